@@ -1,0 +1,97 @@
+//! The kernel data plane as the daemon sees it. `tables` (floor 1) computes the rows that should be there, the
+//! adapter (floor 2, the only place that names `aya`) compares them with the pinned maps and writes the difference.
+
+mod error;
+pub mod tables;
+
+pub use error::DataplaneError;
+
+use tables::Tables;
+
+use crate::{model::InstanceId, net::HostLink};
+
+/// The data plane of this node. Calls are system calls of microseconds to milliseconds and block: one owner calls
+/// them from its own thread.
+pub trait Dataplane: Send + std::fmt::Debug {
+    /// Attaches the programs to both directions of an instance's host device. From then on every packet is denied
+    /// until [`Dataplane::sync`] brings a row for its interface. Attaching again replaces the programs in place,
+    /// without a moment in which packets pass unseen or are lost.
+    fn attach(&mut self, id: &InstanceId, link: &HostLink) -> Result<(), DataplaneError>;
+
+    /// Detaches and unpins. Ok if nothing is attached, or the device is gone.
+    fn detach(&mut self, id: &InstanceId) -> Result<(), DataplaneError>;
+
+    /// The instances that have pinned links.
+    fn attached(&mut self) -> Result<Vec<InstanceId>, DataplaneError>;
+
+    /// Attaches the programs for published ports to the node's uplinks (interface names), and detaches from others.
+    fn attach_uplinks(&mut self, devices: &[String]) -> Result<(), DataplaneError>;
+
+    /// Writes the difference between `desired` and the maps: additions first, then removals, so that a packet never
+    /// meets a half-written service. With a row refused (map full), the others are still written and the error
+    /// names all that failed; calling again retries them.
+    fn sync(&mut self, desired: &Tables) -> Result<SyncReport, DataplaneError>;
+
+    /// All counters, summed over the CPUs.
+    fn counters(&mut self) -> Result<Vec<Counter>, DataplaneError>;
+
+    /// Bookkeeping to be called every few seconds: removes what has timed out.
+    fn sweep(&mut self) -> Result<SweepReport, DataplaneError>;
+
+    /// What is used of the kernel, for `node info` and `doctor`.
+    fn info(&self) -> DataplaneInfo;
+
+    /// Detaches and unpins everything. Nothing of hivemind is left in the kernel's BPF file system.
+    fn unload(&mut self) -> Result<(), DataplaneError>;
+}
+
+/// What [`Dataplane::sync`] did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct SyncReport {
+    /// Rows written.
+    pub written: u64,
+    /// Rows removed.
+    pub removed: u64,
+    /// Rows that were not what this daemon last wrote: someone else changed them.
+    pub repaired: u64,
+}
+
+/// What [`Dataplane::sweep`] did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct SweepReport {
+    /// Connections that are tracked.
+    pub connections: u64,
+    /// Connections that were removed.
+    pub expired: u64,
+}
+
+/// One counter: packets and bytes of an endpoint in one direction, for a service (0: none), and a reason
+/// (0: forwarded; else a drop reason).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Counter {
+    /// Interface index of the instance's host device; 0 for the node itself.
+    pub endpoint: u32,
+    /// The service's number; 0 for none.
+    pub service: u32,
+    /// Out of the instance (0) or into it (1).
+    pub direction: u8,
+    /// 0 for forwarded, else the drop reason's number.
+    pub reason: u8,
+    /// Packets.
+    pub packets: u64,
+    /// Bytes, with the Ethernet header.
+    pub bytes: u64,
+}
+
+/// What the data plane uses.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct DataplaneInfo {
+    /// ABI version of programs and maps.
+    pub abi: u32,
+    /// `tcx` or `tc`.
+    pub attach: String,
+    /// Name and verified instructions of every program.
+    pub programs: Vec<(String, u32)>,
+    /// Name, entries it can hold, and bytes of memory of every map.
+    pub maps: Vec<(String, u32, u64)>,
+}

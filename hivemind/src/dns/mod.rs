@@ -1,0 +1,1 @@
+//! Floor 2: the name server of a node (hickory).

@@ -1,0 +1,4 @@
+//! Leaf: drain, supervision, back-off, the clock.
+
+pub mod backoff;
+pub mod clock;

@@ -1,0 +1,111 @@
+//! What one node is told: its instances, every service with its Ready instances, and who has which address.
+//!
+//! The words of the feed from `control` to an agent. The agent never reads the store.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use serde::{Deserialize, Serialize};
+
+use super::{Addresses, Instance, InstanceId, InstanceStatus, NodeName, Revision, Service, ServiceKey};
+
+/// A service with those that serve it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServedService {
+    /// The service.
+    pub service: Service,
+    /// Its Ready instances, ordered by id.
+    pub backends: Vec<Backend>,
+}
+
+/// A Ready instance behind a service.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Backend {
+    /// The instance.
+    pub id: InstanceId,
+    /// Where it runs.
+    pub node: NodeName,
+    /// Its addresses.
+    pub addresses: Addresses,
+}
+
+/// Whose an address is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Peer {
+    /// Where it runs.
+    pub node: NodeName,
+    /// Its addresses.
+    pub addresses: Addresses,
+    /// Its identity.
+    pub identity: u32,
+}
+
+/// One message of the feed. A feed begins with everything there is, then [`FeedMessage::SnapshotEnd`], then changes.
+/// Before the end mark nothing may be deleted: what was not named yet may still come.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum FeedMessage {
+    /// An instance of this node is new or has changed.
+    Instance(Arc<Instance>),
+    /// An instance of this node is no longer wanted and all of it is to be removed.
+    InstanceGone(InstanceId),
+    /// A service is new or has changed.
+    Service(Arc<ServedService>),
+    /// A service is gone.
+    ServiceGone(ServiceKey),
+    /// An instance of any node has these addresses.
+    Peer(InstanceId, Arc<Peer>),
+    /// It is gone.
+    PeerGone(InstanceId),
+    /// All that was there at this revision has been said; sent again after each later revision's changes.
+    SnapshotEnd(Revision),
+}
+
+/// What an agent should bring about, assembled from the feed.
+#[derive(Clone, Debug, PartialEq, Default)]
+pub struct NodeDesired {
+    /// The revision of the last complete state; 0 before the first end mark, and then nothing may be deleted.
+    pub revision: Revision,
+    /// The instances of this node.
+    pub instances: BTreeMap<InstanceId, Arc<Instance>>,
+    /// All services.
+    pub services: BTreeMap<ServiceKey, Arc<ServedService>>,
+    /// All instances' addresses.
+    pub peers: BTreeMap<InstanceId, Arc<Peer>>,
+}
+
+impl NodeDesired {
+    /// Takes in one message.
+    pub fn apply(&mut self, message: FeedMessage) {
+        match message {
+            FeedMessage::Instance(instance) => {
+                self.instances.insert(instance.id.clone(), instance);
+            }
+            FeedMessage::InstanceGone(id) => {
+                self.instances.remove(&id);
+            }
+            FeedMessage::Service(served) => {
+                self.services.insert(served.service.key.clone(), served);
+            }
+            FeedMessage::ServiceGone(key) => {
+                self.services.remove(&key);
+            }
+            FeedMessage::Peer(id, peer) => {
+                self.peers.insert(id, peer);
+            }
+            FeedMessage::PeerGone(id) => {
+                self.peers.remove(&id);
+            }
+            FeedMessage::SnapshotEnd(revision) => self.revision = revision,
+        }
+    }
+}
+
+/// What an agent says of one of its instances. [`super::Phase::Gone`] is said when nothing of it is left.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StatusReport {
+    /// The instance.
+    pub id: InstanceId,
+    /// Its app: the status is stored under it, also when the instance's row is gone.
+    pub app: super::AppKey,
+    /// What was seen.
+    pub status: InstanceStatus,
+}

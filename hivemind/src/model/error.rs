@@ -1,0 +1,216 @@
+//! The errors users see. Every edge (CLI, REST) speaks [`Problem`]; every inner error becomes one there.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+macro_rules! codes {
+    ($($(#[$doc:meta])* $variant:ident = $code:literal, $status:literal, $exit:literal, $explain:literal;)*) => {
+        /// A stable error code. Codes are never reused or renumbered.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum ErrorCode { $($(#[$doc])* $variant),* }
+
+        impl ErrorCode {
+            /// Every code.
+            pub const ALL: &[Self] = &[$(Self::$variant),*];
+
+            /// The code as text, e.g. `E-APP-001`.
+            pub const fn as_str(self) -> &'static str { match self { $(Self::$variant => $code),* } }
+
+            /// The HTTP status it travels with.
+            pub const fn status(self) -> u16 { match self { $(Self::$variant => $status),* } }
+
+            /// The exit code of the CLI (DESIGN section 7).
+            pub const fn exit_code(self) -> u8 { match self { $(Self::$variant => $exit),* } }
+
+            /// What `hivemind explain CODE` prints: the meaning and how to mend it.
+            pub const fn explain(self) -> &'static str { match self { $(Self::$variant => $explain),* } }
+        }
+    };
+}
+
+codes! {
+    /// The document or a flag is not valid.
+    Invalid = "E-SPEC-001", 422, 2, "A document, flag or field is not valid. Every fault found is listed. Correct them and run the command again.";
+    /// The request is not valid HTTP for this API.
+    BadRequest = "E-API-001", 400, 2, "The request could not be read: malformed JSON, an unknown field or a bad query parameter. See /openapi.json.";
+    /// There is no such route.
+    NoRoute = "E-API-002", 404, 3, "There is no such path in the API. The paths are listed in /openapi.json.";
+    /// Not authenticated or not allowed.
+    Forbidden = "E-AUTH-001", 403, 5, "You may not do this. Local commands need root (the socket is root-only); TCP requests need the header 'Authorization: Bearer TOKEN', the token is in the daemon's state directory, file 'api-token'.";
+    /// No credentials were given.
+    Unauthenticated = "E-AUTH-002", 401, 5, "The request carries no token. TCP requests need the header 'Authorization: Bearer TOKEN', the token is in the daemon's state directory, file 'api-token'.";
+    /// The app, instance, service or node does not exist.
+    NotFound = "E-OBJ-001", 404, 3, "There is no object of that name in that tenant and namespace. 'hivemind app ls', 'ps', 'service ls' and 'node ls' list what there is.";
+    /// The name is taken by something else.
+    Taken = "E-OBJ-002", 409, 4, "The name, DNS name or published port is used by another object. Choose another one, or remove the other object.";
+    /// The object changed since it was read.
+    Conflict = "E-OBJ-003", 412, 4, "The object changed since it was read (If-Match did not hold). Read it again and repeat the change.";
+    /// Nothing fits.
+    Unschedulable = "E-SCHED-001", 422, 6, "No node can take the instance: not enough CPU, memory or addresses. 'hivemind node ls' shows what is free.";
+    /// Addresses are used up.
+    NoAddress = "E-NET-001", 507, 6, "The address range of the instances or services is used up. Remove instances or configure a larger range.";
+    /// The configured ranges overlap the host's.
+    RangeOverlap = "E-NET-002", 409, 1, "A configured address range overlaps an address or route of this machine. Choose other ranges: --instance-cidr4, --instance-cidr6, --service-cidr4, --service-cidr6.";
+    /// A port of the host is in use.
+    PortTaken = "E-NET-003", 409, 4, "The port is used by another process of this machine. 'ss -ltnup' names it. Choose another port.";
+    /// Netlink or nftables refused.
+    Network = "E-NET-004", 500, 1, "The kernel refused a network change; the message names the object. 'hivemind doctor' checks what is needed.";
+    /// The image is not in the registry.
+    ImageNotFound = "E-IMG-001", 404, 3, "The registry does not have that image or tag. Check the spelling, and the registry's host in front of the name.";
+    /// The registry cannot be reached.
+    RegistryDown = "E-IMG-002", 502, 9, "The registry did not answer. Check its name, the network and the time; a registry without TLS needs --plain-http-registry HOST:PORT.";
+    /// The registry refused the credentials.
+    RegistryAuth = "E-IMG-003", 401, 5, "The registry refused the credentials or wants some. They are read from the file of --registry-auth (Docker's config.json format).";
+    /// No manifest for this machine.
+    ImagePlatform = "E-IMG-004", 422, 1, "The image has no variant for this machine's operating system and architecture. The message lists those it has.";
+    /// The image's data is not what its digest says.
+    ImageCorrupt = "E-IMG-005", 502, 1, "What the registry sent does not match its digest or is not an image. Push the image again.";
+    /// The disk is full.
+    DiskFull = "E-DISK-001", 507, 1, "A file system is full. Free space (the message names the path) and repeat; nothing half done was kept.";
+    /// containerd does not answer.
+    NoContainerd = "E-RUN-001", 503, 1, "containerd does not answer. Install it ('apt-get install containerd'), start it ('systemctl start containerd'), or name its socket with --containerd-socket.";
+    /// The container could not be created or started.
+    StartFailed = "E-RUN-002", 500, 1, "The container could not be created or started; the message is the runtime's. Often the command does not exist in the image.";
+    /// The instance is not running.
+    NotRunning = "E-RUN-003", 409, 4, "The instance is not running. 'hivemind ps' shows its state, 'hivemind logs' its last words.";
+    /// The health check failed.
+    Unhealthy = "E-HEALTH-001", 500, 1, "The health check did not pass in time. The last log lines are printed; 'hivemind logs' shows more.";
+    /// A deadline passed.
+    TimedOut = "E-TIME-001", 504, 8, "The wait was longer than --timeout. The change goes on: 'hivemind ps' shows how far it is.";
+    /// The daemon does not answer.
+    Unreachable = "E-CLI-001", 503, 9, "The daemon does not answer on its socket. Start it with 'hivemind daemon' (or 'systemctl start hivemind'), or name the socket with --socket.";
+    /// The kernel lacks something.
+    Kernel = "E-KERN-001", 500, 1, "The kernel lacks what the data plane needs. 'hivemind doctor' says what, and how to mend it. Linux 6.1 or newer with BTF is needed.";
+    /// Not root.
+    NotRoot = "E-KERN-002", 403, 5, "The daemon needs root: it loads eBPF programs and makes network namespaces. Run it with sudo.";
+    /// A data-plane map is full or refused an entry.
+    MapFull = "E-BPF-001", 507, 6, "A table of the data plane is full. The message names it and its size. Remove instances or services, or raise its size.";
+    /// The data plane refused something.
+    Dataplane = "E-BPF-002", 500, 1, "The kernel refused a data-plane program, map or link; the message names it. 'hivemind doctor' checks what is needed.";
+    /// Programs and daemon do not belong together.
+    NoPrograms = "E-BPF-003", 500, 1, "This binary was built without the eBPF programs. Build it with 'cargo xtask build'.";
+    /// The store failed.
+    Store = "E-STORE-001", 500, 1, "The store could not be read or written; the message names the file. Check the disk and its permissions.";
+    /// The store belongs to a newer version.
+    StoreVersion = "E-STORE-002", 500, 1, "The store was written by a newer version of hivemind. Use that version.";
+    /// Something that should not happen.
+    Internal = "E-INT-001", 500, 1, "A fault in hivemind itself. Please report it with the message and the daemon's log.";
+    /// The server is stopping or not ready.
+    Unavailable = "E-API-003", 503, 9, "The daemon is starting or stopping. Repeat in a moment; /readyz says what it waits for.";
+    /// A wished-for change needs a body field the server refuses.
+    TooLarge = "E-API-004", 413, 2, "The request is larger than the API accepts (1 MiB).";
+}
+
+impl fmt::Display for ErrorCode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl Serialize for ErrorCode {
+    fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.serialize_str(self.as_str())
+    }
+}
+
+impl<'de> Deserialize<'de> for ErrorCode {
+    fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(d)?;
+        let known = Self::ALL.iter().copied().find(|code| code.as_str() == text);
+        known.ok_or_else(|| serde::de::Error::custom(format!("unknown error code {text:?}")))
+    }
+}
+
+impl utoipa::PartialSchema for ErrorCode {
+    fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::schema::Schema> {
+        utoipa::openapi::ObjectBuilder::new()
+            .schema_type(utoipa::openapi::schema::Type::String)
+            .enum_values(Some(Self::ALL.iter().map(|code| code.as_str())))
+            .into()
+    }
+}
+
+impl utoipa::ToSchema for ErrorCode {}
+
+/// An error as users see it (RFC 9457 on the wire).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Problem {
+    /// The stable code.
+    pub code: ErrorCode,
+    /// What failed, where and why, in one line in the user's words.
+    pub title: String,
+    /// Further lines: one for each fault, node or instance concerned.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub details: Vec<String>,
+    /// The next command to try.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
+}
+
+impl Problem {
+    /// A problem with only its one line.
+    pub fn new(code: ErrorCode, title: impl Into<String>) -> Self {
+        Self { code, title: title.into(), details: Vec::new(), hint: None }
+    }
+
+    /// Adds a line.
+    #[must_use]
+    pub fn detail(mut self, line: impl Into<String>) -> Self {
+        self.details.push(line.into());
+        self
+    }
+
+    /// Sets the next command to try.
+    #[must_use]
+    pub fn hint(mut self, command: impl Into<String>) -> Self {
+        self.hint = Some(command.into());
+        self
+    }
+}
+
+/// `error[E-APP-001]: title`, the details indented, then `try: hint`.
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "error[{}]: {}", self.code, self.title)?;
+        for line in &self.details {
+            write!(f, "\n  {line}")?;
+        }
+        if let Some(hint) = &self.hint {
+            write!(f, "\ntry: {hint}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Problem {}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::{ErrorCode, Problem};
+
+    #[test]
+    fn codes_are_unique_and_have_the_form() {
+        let codes: BTreeSet<_> = ErrorCode::ALL.iter().map(|c| c.as_str()).collect();
+        assert_eq!(codes.len(), ErrorCode::ALL.len());
+        for code in ErrorCode::ALL {
+            let parts: Vec<_> = code.as_str().split('-').collect();
+            assert!(parts.len() == 3 && parts[0] == "E" && parts[2].len() == 3, "{code}");
+            assert!((400..600).contains(&code.status()), "{code}");
+            assert!((1..=9).contains(&code.exit_code()), "{code}");
+        }
+    }
+
+    #[test]
+    fn a_problem_prints_what_why_and_the_next_command() {
+        let problem = Problem::new(ErrorCode::NotFound, "app web-ap not found in default/default")
+            .detail("did you mean web-app?")
+            .hint("hivemind app ls");
+        assert_eq!(
+            problem.to_string(),
+            "error[E-OBJ-001]: app web-ap not found in default/default\n  did you mean web-app?\ntry: hivemind app ls"
+        );
+    }
+}

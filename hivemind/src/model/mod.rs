@@ -1,0 +1,26 @@
+//! Floor 0, the words of the product: ids, quantities, states, objects and errors.
+//!
+//! Nothing here does I/O, reads a clock or draws a random number.
+
+mod desired;
+mod error;
+mod ids;
+mod object;
+mod quantity;
+mod time;
+
+pub use desired::{Backend, FeedMessage, NodeDesired, Peer, ServedService, StatusReport};
+pub use error::{ErrorCode, Problem};
+pub use ids::{
+    AppKey, AppName, InstanceId, InvalidName, NamespaceName, NodeName, Scope, ServiceKey, ServiceName, TenantName,
+};
+pub use object::{
+    Addresses, App, AppStatus, Desired, Event, EventKind, Exit, Instance, InstanceStatus, Node, NodeStatus, Phase,
+    PortProto, Protocol, Service, ServicePort,
+};
+pub use quantity::{Bytes, InvalidQuantity, MilliCpu};
+pub use time::Timestamp;
+
+/// A revision of the store: it grows by one with every committed transaction that changes a row.
+/// 0 is the empty store.
+pub type Revision = u64;

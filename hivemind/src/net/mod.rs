@@ -1,0 +1,50 @@
+//! Floor 2, seam: interfaces, addresses, routes and the firewall's masquerade rules. The real one speaks netlink
+//! (the only place that names `rtnetlink` and `nftables`).
+//!
+//! No bridge: each instance has a network namespace and a routed veth. The host's end has no address of its own
+//! but the gateway's; neighbours on both ends are permanent, so that no ARP and no neighbour discovery is needed.
+
+mod error;
+mod types;
+
+pub use error::NetError;
+pub use types::{Family, HostLink, InstanceLink, Mac, NodeNet, PublishedPort};
+
+use crate::model::InstanceId;
+
+/// Makes and removes what instances are connected with. Every call is idempotent.
+#[async_trait::async_trait]
+pub trait Net: Send + Sync + std::fmt::Debug {
+    /// Fails if a configured range overlaps an address or a route of the host that is not ours.
+    async fn check_ranges(&self, node: &NodeNet) -> Result<(), NetError>;
+
+    /// Forwarding, the node's device with its DNS addresses, unreachable routes for the instance and service ranges,
+    /// and the masquerade rules. Repairs what has drifted.
+    async fn ensure_node(&self, node: &NodeNet) -> Result<(), NetError>;
+
+    /// The rules that hand the first packet of a connection to a published port, after the host's own firewall
+    /// has accepted it, to the data plane. Replaces the former set in one transaction.
+    async fn sync_published(&self, ports: &[PublishedPort]) -> Result<(), NetError>;
+
+    /// The namespace and the veth pair of an instance, **both ends down**, without routes to it: the caller attaches
+    /// the data plane's programs before [`Net::bring_up`].
+    async fn ensure_link(&self, link: &InstanceLink) -> Result<HostLink, NetError>;
+
+    /// Addresses, routes and neighbours on both ends, then the link goes up.
+    async fn bring_up(&self, link: &InstanceLink) -> Result<(), NetError>;
+
+    /// Removes the veth pair, the routes and the namespace. Ok if there is nothing.
+    async fn remove_link(&self, id: &InstanceId) -> Result<(), NetError>;
+
+    /// The instances that have a link or a namespace, found in the kernel.
+    async fn list_links(&self) -> Result<Vec<(InstanceId, Option<HostLink>)>, NetError>;
+
+    /// The node's own addresses (global scope, not on our devices).
+    async fn node_addresses(&self) -> Result<Vec<std::net::IpAddr>, NetError>;
+
+    /// Waits until something of the host's links, addresses or routes may have changed. Safe to cancel.
+    async fn changed(&self) -> Result<(), NetError>;
+
+    /// Removes everything of [`Net::ensure_node`] and [`Net::sync_published`].
+    async fn remove_node(&self) -> Result<(), NetError>;
+}

@@ -1,0 +1,91 @@
+//! What goes to the network adapter and comes from it.
+
+use std::{fmt, net::IpAddr, path::PathBuf};
+
+use ipnet::{Ipv4Net, Ipv6Net};
+
+use crate::model::{Addresses, InstanceId, Protocol};
+
+/// An address family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+/// An Ethernet address.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Mac(pub [u8; 6]);
+
+impl fmt::Display for Mac {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [a, b, c, d, e, g] = self.0;
+        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
+    }
+}
+
+impl fmt::Debug for Mac {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// The ranges and own addresses of a node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeNet {
+    /// The node's range of instance addresses, IPv4. `None` in an IPv6-only cluster.
+    pub instances_v4: Option<Ipv4Net>,
+    /// IPv6.
+    pub instances_v6: Option<Ipv6Net>,
+    /// The cluster's range of service addresses, IPv4.
+    pub services_v4: Option<Ipv4Net>,
+    /// IPv6.
+    pub services_v6: Option<Ipv6Net>,
+    /// The node's own addresses in the instance ranges (the first usable ones): the node's end of every veth,
+    /// where DNS is served, and what the host uses as source towards its instances.
+    pub gateway: Addresses,
+}
+
+/// An instance's connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InstanceLink {
+    /// The instance.
+    pub id: InstanceId,
+    /// Its addresses.
+    pub addresses: Addresses,
+    /// The node's own addresses: the default gateways in the instance.
+    pub gateway: Addresses,
+}
+
+/// What is there for an instance on the host's side.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostLink {
+    /// The network namespace's path, e.g. `/run/netns/hm-x7k2pabcde`.
+    pub netns: PathBuf,
+    /// The host's end of the veth pair.
+    pub name: String,
+    /// Its interface index.
+    pub ifindex: u32,
+    /// Its Ethernet address.
+    pub host_mac: Mac,
+    /// The Ethernet address of the instance's end.
+    pub instance_mac: Mac,
+}
+
+/// A port that is published on the node's addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PublishedPort {
+    /// The port.
+    pub port: u16,
+    /// TCP or UDP.
+    pub protocol: Protocol,
+}
+
+impl NodeNet {
+    /// The node's own addresses.
+    pub fn gateways(&self) -> impl Iterator<Item = IpAddr> + '_ {
+        self.gateway.iter()
+    }
+}

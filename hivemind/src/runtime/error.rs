@@ -1,0 +1,116 @@
+//! What can go wrong with containers and images.
+
+use std::path::PathBuf;
+
+/// An error of the runtime.
+#[derive(Debug, thiserror::Error)]
+pub enum RuntimeError {
+    /// containerd does not answer.
+    #[error("containerd does not answer at {socket}: {why}")]
+    Unavailable {
+        /// Its socket.
+        socket: PathBuf,
+        /// What the connection said.
+        why: String,
+    },
+    /// The reference is not one.
+    #[error("{reference:?} is not an image reference: {why}")]
+    BadReference {
+        /// What was given.
+        reference: String,
+        /// The rule it breaks.
+        why: String,
+    },
+    /// The registry does not have it.
+    #[error("image {reference} was not found in the registry {registry}")]
+    ImageNotFound {
+        /// The image.
+        reference: String,
+        /// The registry's host and port.
+        registry: String,
+    },
+    /// The image is not on the node and may not be fetched.
+    #[error("image {reference} is not on this node, and its pull policy is never")]
+    ImageAbsent {
+        /// The image.
+        reference: String,
+    },
+    /// The registry does not answer.
+    #[error("registry {registry} does not answer: {why}")]
+    RegistryUnreachable {
+        /// The registry's host and port.
+        registry: String,
+        /// What the connection said.
+        why: String,
+    },
+    /// The registry refused.
+    #[error("registry {registry} refused access to {reference}: {why}")]
+    RegistryAuth {
+        /// The registry's host and port.
+        registry: String,
+        /// The image.
+        reference: String,
+        /// What the registry said.
+        why: String,
+    },
+    /// No variant for this machine.
+    #[error("image {reference} has no variant for {wanted}; it has {}", .available.join(", "))]
+    NoPlatform {
+        /// The image.
+        reference: String,
+        /// `linux/amd64`.
+        wanted: String,
+        /// The variants there are.
+        available: Vec<String>,
+    },
+    /// The data is not what its digest says, or is no image.
+    #[error("image {reference} is damaged: {why}")]
+    Corrupt {
+        /// The image.
+        reference: String,
+        /// What was found.
+        why: String,
+    },
+    /// A file system is full.
+    #[error("no space left on {path} while {action}")]
+    DiskFull {
+        /// Where.
+        path: PathBuf,
+        /// What was being done.
+        action: String,
+    },
+    /// The process could not be started: the command does not exist, is not executable, the user is unknown, …
+    #[error("cannot start {id}: {why}")]
+    Start {
+        /// The container.
+        id: String,
+        /// What the runtime said.
+        why: String,
+    },
+    /// There is no such container, or it does not run.
+    #[error("container {id} is not running")]
+    NotRunning {
+        /// The container.
+        id: String,
+    },
+    /// containerd refused something else.
+    #[error("containerd could not {action} {id}: {why}")]
+    Containerd {
+        /// What was tried.
+        action: &'static str,
+        /// On what.
+        id: String,
+        /// What it said.
+        why: String,
+    },
+    /// A file of ours.
+    #[error("cannot {action} {path}: {source}")]
+    File {
+        /// What was tried.
+        action: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+}

@@ -1,0 +1,70 @@
+//! Floor 2, seam: what runs containers. The real one is containerd (the only place that names
+//! `containerd_client` and `oci_client`).
+
+mod error;
+mod types;
+
+pub use error::RuntimeError;
+pub use types::{
+    ContainerSpec, ContainerState, ExecIo, ExecSession, ExecSpec, Image, ImageHealth, LogLine, LogQuery, LogStream,
+    PullProgress, RunState, RuntimeEvent, TtySize,
+};
+
+use futures::stream::BoxStream;
+use tokio::sync::watch;
+
+use crate::model::InstanceId;
+
+/// Runs containers. Every call is idempotent and named by the instance it serves; a call that is repeated after
+/// `kill -9` finds or finishes what the first one began.
+#[async_trait::async_trait]
+pub trait Runtime: Send + Sync + std::fmt::Debug {
+    /// The runtime's version, or why it does not answer.
+    async fn version(&self) -> Result<String, RuntimeError>;
+
+    /// Makes sure that the image is on the node, complete and unpacked: looks it up, and fetches it unless it is
+    /// there and `always` is false. `never` refuses to fetch. Progress is published while it fetches.
+    /// Two calls for the same image at once fetch it once.
+    async fn ensure_image(
+        &self,
+        reference: &str,
+        pull: crate::spec::v1::PullPolicy,
+        progress: watch::Sender<PullProgress>,
+    ) -> Result<Image, RuntimeError>;
+
+    /// Makes the container with its file system, without starting it. An existing one of the same id is kept if it
+    /// was made from an equal spec and has not run yet, else it is removed and made again.
+    async fn create(&self, spec: &ContainerSpec) -> Result<(), RuntimeError>;
+
+    /// Starts the container's process and returns its pid. If it runs already, that pid.
+    async fn start(&self, id: &InstanceId) -> Result<u32, RuntimeError>;
+
+    /// Sends a signal to the process; with `all`, to every process of the container. Ok if there is none any more.
+    async fn kill(&self, id: &InstanceId, signal: i32, all: bool) -> Result<(), RuntimeError>;
+
+    /// Removes process (killing it), container, file system and runtime files. Ok if there is nothing.
+    /// The log stays until [`Runtime::remove_logs`].
+    async fn remove(&self, id: &InstanceId) -> Result<(), RuntimeError>;
+
+    /// Removes the log files of an instance. Ok if there are none.
+    async fn remove_logs(&self, id: &InstanceId) -> Result<(), RuntimeError>;
+
+    /// Every container in hivemind's containerd namespace, whoever made it, running or not.
+    async fn list(&self) -> Result<Vec<ContainerState>, RuntimeError>;
+
+    /// The state of one container; `None` if there is none.
+    async fn state(&self, id: &InstanceId) -> Result<Option<ContainerState>, RuntimeError>;
+
+    /// What happens from now on. The stream ends when the connection breaks; the caller lists again and resubscribes.
+    async fn events(&self) -> Result<BoxStream<'static, RuntimeEvent>, RuntimeError>;
+
+    /// Runs a further process in a running container.
+    async fn exec(&self, id: &InstanceId, spec: ExecSpec) -> Result<ExecSession, RuntimeError>;
+
+    /// The log's lines, oldest first; with `follow`, also those to come until the container is removed.
+    async fn logs(
+        &self,
+        id: &InstanceId,
+        query: LogQuery,
+    ) -> Result<BoxStream<'static, Result<LogLine, RuntimeError>>, RuntimeError>;
+}

@@ -1,0 +1,1 @@
+//! Floor 1, decisions: which instances should exist and where. Pure.

@@ -1,0 +1,204 @@
+//! What can be said of an app.
+
+use std::{collections::BTreeMap, fmt, str::FromStr};
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::health::HealthSpec;
+use crate::model::{Bytes, MilliCpu, Protocol};
+
+fn one() -> u32 {
+    1
+}
+
+/// An app: an image and how to run it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AppSpec {
+    /// The image, e.g. `nginx:latest`, `registry.local:5000/team/web@sha256:…`.
+    pub image: String,
+    /// How many instances, 0 to [`super::MAX_REPLICAS`].
+    #[serde(default = "one")]
+    pub replicas: u32,
+    /// Replaces the image's entrypoint.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub command: Option<Vec<String>>,
+    /// Replaces the image's default arguments.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub args: Option<Vec<String>>,
+    /// Environment variables, added to the image's.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub env: BTreeMap<String, String>,
+    /// `user`, `uid`, `user:group` or `uid:gid`; the image's by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+    /// Working directory, absolute; the image's by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workdir: Option<String>,
+    /// Limits.
+    #[serde(default)]
+    pub resources: Resources,
+    /// Ports of the instances that the service offers, and that are published on the nodes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ports: Vec<PortSpec>,
+    /// DNS names of the app's service besides `<app>.<namespace>.<tenant>.hivemind`, e.g. `web.local`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub services: Vec<String>,
+    /// How to see whether an instance is well. Without it, the first TCP port must accept a connection once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health: Option<HealthSpec>,
+    /// What to do when the process ends.
+    #[serde(default)]
+    pub restart: RestartPolicy,
+    /// How to stop an instance.
+    #[serde(default)]
+    pub stop: StopSpec,
+    /// When to fetch the image.
+    #[serde(default)]
+    pub pull: PullPolicy,
+    /// Labels for people and selectors.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+}
+
+impl AppSpec {
+    /// The specification of one instance of `image` with all defaults.
+    pub fn new(image: impl Into<String>) -> Self {
+        Self {
+            image: image.into(),
+            replicas: one(),
+            command: None,
+            args: None,
+            env: BTreeMap::new(),
+            user: None,
+            workdir: None,
+            resources: Resources::default(),
+            ports: Vec::new(),
+            services: Vec::new(),
+            health: None,
+            restart: RestartPolicy::default(),
+            stop: StopSpec::default(),
+            pull: PullPolicy::default(),
+            labels: BTreeMap::new(),
+        }
+    }
+
+    /// Whether going from `self` to `new` needs new instances, i.e. something other than `replicas` differs.
+    pub fn needs_new_instances(&self, new: &Self) -> bool {
+        let same_count = Self { replicas: self.replicas, ..new.clone() };
+        *self != same_count
+    }
+}
+
+/// The most an instance may use. Absent means unlimited.
+#[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Resources {
+    /// CPUs; at least 10m.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu: Option<MilliCpu>,
+    /// Memory; at least [`super::MIN_MEMORY`]. Swap is not added to it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory: Option<Bytes>,
+    /// Processes and threads; at least 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pids: Option<u32>,
+}
+
+/// A port. As text: `80`, `8080:80`, `8080:80/udp`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PortSpec {
+    /// The instance's port.
+    pub target: u16,
+    /// The port on all addresses of the nodes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub published: Option<u16>,
+    /// TCP by default.
+    #[serde(default)]
+    pub protocol: Protocol,
+}
+
+impl FromStr for PortSpec {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let refuse = |why: &str| format!("port {text:?} {why}; write 80, 8080:80 or 8080:80/udp");
+        let (ports, protocol) = match text.split_once('/') {
+            None => (text, Protocol::Tcp),
+            Some((ports, "tcp")) => (ports, Protocol::Tcp),
+            Some((ports, "udp")) => (ports, Protocol::Udp),
+            Some((_, other)) => return Err(refuse(&format!("has the protocol {other:?}"))),
+        };
+        let number = |part: &str| match part.parse::<u16>() {
+            Ok(0) | Err(_) => Err(refuse("is not a number from 1 to 65535")),
+            Ok(port) => Ok(port),
+        };
+        match ports.split_once(':') {
+            None => Ok(Self { target: number(ports)?, published: None, protocol }),
+            Some((published, target)) => {
+                Ok(Self { target: number(target)?, published: Some(number(published)?), protocol })
+            }
+        }
+    }
+}
+
+impl fmt::Display for PortSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(published) = self.published {
+            write!(f, "{published}:")?;
+        }
+        write!(f, "{}/{}", self.target, self.protocol)
+    }
+}
+
+/// What to do when the process ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum RestartPolicy {
+    /// Start it again, whatever its exit code.
+    #[default]
+    Always,
+    /// Start it again unless its exit code is 0.
+    OnFailure,
+    /// Leave it.
+    Never,
+}
+
+/// How to stop an instance.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct StopSpec {
+    /// The first signal, e.g. `SIGTERM`; the image's by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signal: Option<String>,
+    /// Seconds until SIGKILL, 0 to 3600.
+    #[serde(default = "StopSpec::default_grace")]
+    pub grace_seconds: u32,
+}
+
+impl StopSpec {
+    /// Ten seconds, as Docker gives.
+    fn default_grace() -> u32 {
+        10
+    }
+}
+
+impl Default for StopSpec {
+    fn default() -> Self {
+        Self { signal: None, grace_seconds: Self::default_grace() }
+    }
+}
+
+/// When to fetch the image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum PullPolicy {
+    /// When the node does not have it.
+    #[default]
+    IfMissing,
+    /// Before every creation of an instance.
+    Always,
+    /// Never: the node must have it.
+    Never,
+}

@@ -1,0 +1,51 @@
+//! What can go wrong with the store.
+
+use std::path::PathBuf;
+
+use super::{Compacted, LeaseId};
+
+/// An error of the store.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The change log no longer reaches back that far.
+    #[error("the change log begins after revision {}; read the range again", .0.oldest)]
+    Compacted(Compacted),
+    /// There is no such lease (any more).
+    #[error("lease {0} has ended")]
+    NoLease(LeaseId),
+    /// The file system is full. Nothing of the transaction was kept.
+    #[error("no space left for the store at {path}")]
+    DiskFull {
+        /// The store's file.
+        path: PathBuf,
+    },
+    /// Another process has the store open.
+    #[error("the store at {path} is open in another process (hint: is another hivemind daemon running?)")]
+    Locked {
+        /// The store's file.
+        path: PathBuf,
+    },
+    /// The store was written by a newer version.
+    #[error("the store at {path} has schema {found}, this version knows up to {known}")]
+    NewerSchema {
+        /// The store's file.
+        path: PathBuf,
+        /// The file's schema version.
+        found: u32,
+        /// The newest this program knows.
+        known: u32,
+    },
+    /// The store's file cannot be read or written.
+    #[error("cannot {action} the store at {path}: {why}")]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// The store's file.
+        path: PathBuf,
+        /// What the library or the operating system said.
+        why: String,
+    },
+    /// The store's thread has ended: the daemon is stopping.
+    #[error("the store is closed")]
+    Closed,
+}

@@ -1,0 +1,55 @@
+//! The keys of the store. Tenant and namespace are in every key that belongs to someone.
+
+use crate::model::{AppKey, InstanceId, NodeName, Scope, ServiceKey};
+
+/// All apps.
+pub const APPS: &str = "/v1/apps/";
+/// All instances.
+pub const INSTANCES: &str = "/v1/instances/";
+/// All statuses of instances.
+pub const INSTANCE_STATUS: &str = "/v1/instance-status/";
+/// All services.
+pub const SERVICES: &str = "/v1/services/";
+/// All nodes.
+pub const NODES: &str = "/v1/nodes/";
+/// All statuses of nodes.
+pub const NODE_STATUS: &str = "/v1/node-status/";
+/// Everything.
+pub const ALL: &str = "/v1/";
+/// The next number for a service in the data plane.
+pub const NEXT_SERVICE_ID: &str = "/v1/counters/service-id";
+
+/// `/v1/apps/<tenant>/<namespace>/<app>`
+pub fn app(key: &AppKey) -> String {
+    format!("{APPS}{key}")
+}
+
+/// The apps of a namespace.
+pub fn apps_in(scope: &Scope) -> String {
+    format!("{APPS}{scope}/")
+}
+
+/// `/v1/instances/<tenant>/<namespace>/<app>/<id>`
+pub fn instance(app: &AppKey, id: &InstanceId) -> String {
+    format!("{INSTANCES}{app}/{id}")
+}
+
+/// `/v1/instance-status/<tenant>/<namespace>/<app>/<id>`
+pub fn instance_status(app: &AppKey, id: &InstanceId) -> String {
+    format!("{INSTANCE_STATUS}{app}/{id}")
+}
+
+/// `/v1/services/<tenant>/<namespace>/<service>`
+pub fn service(key: &ServiceKey) -> String {
+    format!("{SERVICES}{key}")
+}
+
+/// `/v1/nodes/<node>`
+pub fn node(name: &NodeName) -> String {
+    format!("{NODES}{name}")
+}
+
+/// `/v1/node-status/<node>`
+pub fn node_status(name: &NodeName) -> String {
+    format!("{NODE_STATUS}{name}")
+}
