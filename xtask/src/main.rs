@@ -1,2 +1,60 @@
-//! The only entry: cargo xtask.
-fn main() {}
+//! The only entry for people, documents and CI: `cargo xtask COMMAND`.
+
+mod build;
+mod setup;
+mod shell;
+mod test;
+mod tidy;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "Sets up, builds, shows and tests hivemind")]
+struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Install what building and testing need; does nothing when all is there
+    Setup,
+    /// Build the eBPF programs, then the binary with the programs inside
+    Build {
+        /// With optimisation, as it is shipped
+        #[arg(long)]
+        release: bool,
+    },
+    /// Set up and run all tests
+    Test {
+        /// Only what needs neither root nor containerd
+        #[arg(long)]
+        quick: bool,
+        /// Only tests whose names contain this
+        filter: Option<String>,
+    },
+    /// Measure, side by side with what others do
+    Bench {
+        /// Arguments of the benchmark program; without any it lists the measurements
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
+    /// Check the structure: floors, libraries, lints, documents
+    Tidy,
+    /// What the continuous integration runs: the same as `test`, then `demo --check`
+    Ci,
+}
+
+fn main() -> Result<()> {
+    let args = Args::parse();
+    std::env::set_current_dir(shell::root())?;
+    match args.command {
+        Command::Setup => setup::run(),
+        Command::Build { release } => build::run(release).map(drop),
+        Command::Test { quick, filter } => test::run(quick, filter.as_deref()),
+        Command::Bench { args } => build::bench(&args),
+        Command::Tidy => tidy::run(),
+        Command::Ci => test::run(false, None),
+    }
+}

@@ -10,7 +10,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{AppKey, InstanceId, NodeName, ServiceKey, Timestamp};
+use super::{AppKey, ErrorCode, InstanceId, NodeName, ServiceKey, Timestamp};
 use crate::spec::v1::AppSpec;
 
 /// A transport protocol that carries ports.
@@ -218,6 +218,9 @@ pub struct Exit {
 pub struct InstanceStatus {
     /// Where it is in its life.
     pub phase: Phase,
+    /// The code of the fault that keeps it from being Ready.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub code: Option<ErrorCode>,
     /// Why it is there, in the user's words; empty when there is nothing to say.
     #[serde(default)]
     pub message: String,

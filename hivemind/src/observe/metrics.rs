@@ -1,0 +1,116 @@
+//! Metrics in Prometheus' conventions. Most are read from the daemon's state when somebody asks, so that they cannot
+//! drift from it; only what has no state (requests) is counted as it happens.
+
+use std::sync::{Arc, Mutex, PoisonError, atomic::AtomicU64};
+
+use prometheus_client::{
+    encoding::{EncodeLabelSet, text::encode},
+    metrics::{counter::ConstCounter, counter::Counter, family::Family, gauge::ConstGauge},
+    registry::Registry,
+};
+
+/// A sample that was read from state.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sample {
+    /// Without the `hivemind_` prefix; a counter's without `_total`.
+    pub name: &'static str,
+    /// What it counts, without a final full stop.
+    pub help: &'static str,
+    /// Whether it only grows.
+    pub counter: bool,
+    /// Names and values of its labels.
+    pub labels: Vec<(&'static str, String)>,
+    /// Its value, in base units.
+    pub value: f64,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct RequestLabels {
+    route: String,
+    status: u32,
+}
+
+/// The daemon's metrics. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub struct Metrics {
+    requests: Family<RequestLabels, Counter<u64, AtomicU64>>,
+    rendering: Arc<Mutex<()>>,
+}
+
+impl Metrics {
+    /// Counts a request that was answered.
+    pub fn request(&self, route: &str, status: u16) {
+        let labels = RequestLabels { route: route.to_owned(), status: status.into() };
+        self.requests.get_or_create(&labels).inc();
+    }
+
+    /// The text exposition of all metrics: what was counted, and `samples`.
+    pub fn render(&self, samples: Vec<Sample>) -> Result<String, std::fmt::Error> {
+        // One at a time: a scraper that asks too often waits instead of multiplying the work.
+        let _one = self.rendering.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut registry = Registry::with_prefix("hivemind");
+        registry.register("api_requests", "Requests answered by the API", self.requests.clone());
+        registry.register_collector(Box::new(Samples(samples)));
+        let mut text = String::new();
+        encode(&mut text, &registry)?;
+        Ok(text)
+    }
+}
+
+/// Hands samples to the encoder, grouped by name.
+#[derive(Debug)]
+struct Samples(Vec<Sample>);
+
+impl prometheus_client::collector::Collector for Samples {
+    fn encode(&self, mut encoder: prometheus_client::encoding::DescriptorEncoder<'_>) -> std::fmt::Result {
+        let mut names: Vec<_> = self.0.iter().map(|s| (s.name, s.help, s.counter)).collect();
+        names.sort_unstable();
+        names.dedup();
+        for (name, help, counter) in names {
+            let kind = if counter {
+                prometheus_client::metrics::MetricType::Counter
+            } else {
+                prometheus_client::metrics::MetricType::Gauge
+            };
+            let mut family = encoder.encode_descriptor(name, help, None, kind)?;
+            for sample in self.0.iter().filter(|sample| sample.name == name) {
+                let metric = family.encode_family(&sample.labels)?;
+                if counter {
+                    prometheus_client::encoding::EncodeMetric::encode(&ConstCounter::new(sample.value), metric)?;
+                } else {
+                    prometheus_client::encoding::EncodeMetric::encode(&ConstGauge::new(sample.value), metric)?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn renders_what_was_counted_and_what_was_read() {
+        let metrics = Metrics::default();
+        metrics.request("/v1/nodes", 200);
+        let sample = |phase: &str, value| Sample {
+            name: "instances",
+            help: "Instances by phase",
+            counter: false,
+            labels: vec![("phase", phase.to_owned())],
+            value,
+        };
+        let dropped = Sample { name: "dropped_packets", help: "Drops", counter: true, labels: vec![], value: 7.0 };
+        let text = metrics.render(vec![sample("ready", 3.0), dropped, sample("failed", 1.0)]).expect("renders");
+        for line in [
+            "hivemind_api_requests_total{route=\"/v1/nodes\",status=\"200\"} 1",
+            "hivemind_instances{phase=\"ready\"} 3.0",
+            "hivemind_instances{phase=\"failed\"} 1.0",
+            "hivemind_dropped_packets_total{} 7.0",
+        ] {
+            assert!(text.contains(line), "{line} is not in\n{text}");
+        }
+        assert_eq!(text.matches("# TYPE hivemind_instances gauge").count(), 1);
+    }
+}

@@ -1,0 +1,64 @@
+//! `cargo xtask build`: the eBPF object first, then the binary that embeds it.
+
+use std::{path::PathBuf, process::Command};
+
+use anyhow::{Result, ensure};
+
+use crate::{
+    setup,
+    shell::{root, run as sh},
+};
+
+/// Tells the daemon's build script which object to embed.
+pub(crate) const OBJECT: &str = "HIVEMIND_EBPF_OBJECT";
+
+/// Builds the eBPF programs and returns the object's path.
+///
+/// The stable toolchain lacks the source of `core`, which the BPF target needs; Debian's rustc has it beside itself.
+/// RUSTC_BOOTSTRAP allows `-Z build-std` there, and is set for this build only.
+pub(crate) fn object() -> Result<PathBuf> {
+    let target = root().join("target/bpf");
+    let arch = std::env::consts::ARCH;
+    let flags = [
+        "-Cdebuginfo=2".to_owned(),
+        "-Clink-arg=--btf".into(),
+        "-Clinker=bpf-linker".into(),
+        format!("--cfg=bpf_target_arch=\"{arch}\""),
+    ];
+    let mut cargo = Command::new("cargo");
+    cargo
+        .args(["build", "--quiet", "--release", "--package", "hivemind-ebpf", "--bin", "hivemind-ebpf"])
+        .args(["-Z", "build-std=core", "--target", "bpfel-unknown-none", "--target-dir"])
+        .arg(&target)
+        .env("RUSTC", "/usr/bin/rustc")
+        .env("RUSTC_BOOTSTRAP", "1")
+        .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}"))
+        .env_remove("RUSTUP_TOOLCHAIN");
+    sh(&mut cargo)?;
+    let object = target.join("bpfel-unknown-none/release/hivemind-ebpf");
+    ensure!(object.is_file(), "the build made no object at {}", object.display());
+    Ok(object)
+}
+
+/// `cargo xtask build`; returns the binary's path.
+pub(crate) fn run(release: bool) -> Result<PathBuf> {
+    setup::run_quietly()?;
+    let mut cargo = Command::new("cargo");
+    cargo.args(["build", "--package", "hivemind"]).env(OBJECT, object()?);
+    if release {
+        cargo.arg("--release");
+    }
+    sh(&mut cargo)?;
+    let profile = if release { "release" } else { "debug" };
+    let binary = root().join("target").join(profile).join("hivemind");
+    println!("build: {}", binary.display());
+    Ok(binary)
+}
+
+/// `cargo xtask bench`: the benchmark program with everything built for speed.
+pub(crate) fn bench(args: &[String]) -> Result<()> {
+    let binary = run(true)?;
+    let mut cargo = Command::new("cargo");
+    cargo.args(["run", "--release", "--package", "hivemind-bench", "--"]).args(args);
+    sh(cargo.env(OBJECT, object()?).env("HIVEMIND_BINARY", binary))
+}

@@ -1,0 +1,234 @@
+//! `cargo xtask tidy`: the structure that `docs/ARCHITECTURE.md` promises, checked.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result, bail};
+
+use crate::shell::root;
+
+/// A module's floor: it may use floors below its own, and itself. Longer paths win over shorter ones.
+const FLOORS: &[(&str, u8)] = &[
+    ("model", 0),
+    ("spec", 0),
+    ("lifecycle", 0),
+    ("schedule", 1),
+    ("ipam", 1),
+    ("dataplane::tables", 1),
+    ("agent::machine", 1),
+    ("store", 2),
+    ("runtime", 2),
+    ("net", 2),
+    ("dataplane", 2),
+    ("dns", 2),
+    ("health", 2),
+    ("observe", 2),
+    ("control", 3),
+    ("agent", 3),
+    ("api", 4),
+    ("client", 4),
+    ("cli", 4),
+    ("daemon", 5),
+];
+
+/// Edges inside a floor, or up, that are meant, each with its reason.
+const MEANT: &[(&str, &str, &str)] = &[
+    ("model", "spec", "an app's row holds its specification"),
+    ("spec", "model", "quantities and protocols are words"),
+    ("dataplane::tables", "net", "rows are made of links (types only)"),
+    ("dataplane", "net", "programs are attached to links (types only)"),
+    ("agent::machine", "runtime", "the state of a container is a word of the seam (types only)"),
+    ("health", "runtime", "an exec check runs in the container"),
+    ("observe", "dataplane", "the data plane's counters become metrics (types only)"),
+    ("control", "observe", "what was decided is said as events"),
+    ("api", "client", "both ends share the framing of exec"),
+    ("cli", "client", "the command line speaks through the client"),
+    ("cli", "api", "the client's answers are the API's documents"),
+    ("client", "api", "the client's answers are the API's documents"),
+    ("cli", "daemon", "the daemon command starts the daemon"),
+];
+
+/// Libraries that one module alone may name.
+const LIBRARIES: &[(&str, &[&str])] = &[
+    ("redb", &["store"]),
+    ("containerd_client", &["runtime"]),
+    ("oci_client", &["runtime"]),
+    ("rtnetlink", &["net"]),
+    ("netlink_packet_route", &["net"]),
+    ("nftables", &["net"]),
+    ("aya", &["dataplane"]),
+    ("hickory_server", &["dns"]),
+    ("hickory_resolver", &["dns"]),
+    ("hickory_proto", &["dns"]),
+    ("prometheus_client", &["observe"]),
+    ("axum", &["api"]),
+    ("indicatif", &["cli"]),
+    ("comfy_table", &["cli"]),
+    ("tokio_tungstenite", &["client"]),
+];
+
+/// The longest file that is not asked to be split.
+const LONGEST: usize = 500;
+/// Longer files, each with its reason.
+const LONG: &[(&str, &str)] = &[];
+
+/// Checks everything and names all faults.
+pub(crate) fn run() -> Result<()> {
+    let mut faults = Vec::new();
+    for file in files(&root(), &["rs", "md", "toml", "sh"])? {
+        let text = fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
+        let name = file.strip_prefix(root()).unwrap_or(&file).to_string_lossy().into_owned();
+        check_text(&name, &text, &mut faults);
+        if let Some(path) = name.strip_prefix("hivemind/src/").and_then(|name| name.strip_suffix(".rs")) {
+            check_module(&name, path, &text, &mut faults);
+        }
+        if name.ends_with("Cargo.toml") && name.contains('/') && !text.contains("[lints]\nworkspace = true") {
+            faults.push(format!("{name}: does not inherit the workspace's lints"));
+        }
+        if name.ends_with(".md") {
+            check_links(&file, &name, &text, &mut faults);
+        }
+    }
+    if !faults.is_empty() {
+        bail!("tidy found {} fault(s):\n  {}", faults.len(), faults.join("\n  "));
+    }
+    println!("tidy: floors, libraries, lints and documents are as they should be");
+    Ok(())
+}
+
+fn check_text(name: &str, text: &str, faults: &mut Vec<String>) {
+    let lines = text.lines().count();
+    if name.ends_with(".rs") && lines > LONGEST && !LONG.iter().any(|(long, _)| *long == name) {
+        faults.push(format!("{name}: {lines} lines; split it, or say in tidy why not"));
+    }
+    let unfinished = ["to", "do!("].concat();
+    if name.ends_with(".rs") && text.contains(&unfinished) {
+        faults.push(format!("{name}: unfinished"));
+    }
+}
+
+/// Floors and libraries of one file of the main crate.
+fn check_module(name: &str, path: &str, text: &str, faults: &mut Vec<String>) {
+    let module = path.trim_end_matches("/mod").replace('/', "::");
+    if matches!(module.as_str(), "lib" | "main") || module.starts_with("testkit") {
+        return;
+    }
+    let Some((own, floor)) = floor(&module) else {
+        faults.push(format!("{name}: the module is on no floor; add it to tidy and docs/ARCHITECTURE.md"));
+        return;
+    };
+    // Tests may use anything: they compose.
+    let shipped = text.split("#[cfg(test)]").next().unwrap_or_default();
+    let code: String =
+        shipped.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n");
+    for used in uses(&code) {
+        let Some((other, above)) = self::floor(&used) else { continue };
+        let meant = MEANT.iter().any(|(from, to, _)| *from == own && *to == other);
+        let same = other == own || own.split("::").next() == other.split("::").next();
+        if !same && above >= floor && other != "lifecycle" && !meant {
+            faults.push(format!("{name}: {own} (floor {floor}) uses {other} (floor {above})"));
+        }
+    }
+    for (library, homes) in LIBRARIES {
+        let names = code.contains(&format!("{library}::")) || code.contains(&format!("use {library};"));
+        if names && !homes.contains(&own.split("::").next().unwrap_or_default()) {
+            faults.push(format!("{name}: names {library}, which only {} may", homes.join(", ")));
+        }
+    }
+}
+
+/// The entry of [`FLOORS`] that a module path stands under.
+fn floor(module: &str) -> Option<(&'static str, u8)> {
+    let under = |prefix: &str| module == prefix || module.starts_with(&format!("{prefix}::"));
+    FLOORS.iter().filter(|(prefix, _)| under(prefix)).max_by_key(|(prefix, _)| prefix.len()).copied()
+}
+
+/// The module paths after `crate::`, groups expanded to their first two steps.
+fn uses(code: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    for (at, _) in code.match_indices("crate::") {
+        let rest = &code[at + "crate::".len()..];
+        if let Some(group) = rest.strip_prefix('{') {
+            let mut depth = 0;
+            let mut item = String::new();
+            for c in group.chars() {
+                match c {
+                    '{' => depth += 1,
+                    '}' if depth == 0 => break,
+                    '}' => depth -= 1,
+                    ',' if depth == 0 => found.push(std::mem::take(&mut item)),
+                    c if depth == 0 => item.push(c),
+                    _ => {}
+                }
+            }
+            found.push(item);
+        } else {
+            found.push(rest.chars().take_while(|c| c.is_alphanumeric() || *c == '_' || *c == ':').collect());
+        }
+    }
+    found.iter().map(|path| path.trim().trim_end_matches(':').to_owned()).filter(|path| !path.is_empty()).collect()
+}
+
+/// Relative links of a document must lead somewhere.
+fn check_links(file: &Path, name: &str, text: &str, faults: &mut Vec<String>) {
+    for part in text.split("](").skip(1) {
+        let link = part.split([')', '#', ' ']).next().unwrap_or_default();
+        let local = !link.is_empty() && !link.contains("://");
+        if local && !file.parent().is_some_and(|dir| dir.join(link).exists()) {
+            faults.push(format!("{name}: the link to {link} leads nowhere"));
+        }
+    }
+}
+
+/// All files with one of these extensions that git would keep.
+fn files(dir: &Path, extensions: &[&str]) -> Result<Vec<PathBuf>> {
+    let mut found = BTreeMap::new();
+    let mut dirs = vec![dir.to_owned()];
+    while let Some(dir) = dirs.pop() {
+        for entry in fs::read_dir(&dir).with_context(|| format!("cannot list {}", dir.display()))? {
+            let path = entry?.path();
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            if path.is_dir() {
+                if name != "target" && !name.starts_with(".git") {
+                    dirs.push(path);
+                }
+            } else if path.extension().is_some_and(|e| extensions.iter().any(|wanted| e == *wanted)) {
+                found.insert(path, ());
+            }
+        }
+    }
+    Ok(found.into_keys().collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn faults_of(path: &str, text: &str) -> Vec<String> {
+        let mut faults = Vec::new();
+        check_module("f.rs", path, text, &mut faults);
+        faults
+    }
+
+    #[test]
+    fn looking_up_is_a_fault() {
+        assert_eq!(faults_of("model/ids", "use crate::control::Control;").len(), 1);
+        assert_eq!(faults_of("control/mod", "use crate::{model::App, store::{Store, Txn}};").len(), 0);
+        assert_eq!(faults_of("store/mod", "use crate::{model::App, api::{A, B}, runtime::Runtime};").len(), 2);
+        assert_eq!(faults_of("store/mod", "// crate::api\n#[cfg(test)]\nuse crate::api::A;").len(), 0);
+    }
+
+    #[test]
+    fn a_library_out_of_its_module_is_a_fault() {
+        assert_eq!(faults_of("control/mod", "fn f(d: redb::Database) {}").len(), 1);
+        assert_eq!(faults_of("store/redb/engine", "fn f(d: redb::Database) {}").len(), 0);
+    }
+
+    #[test]
+    fn a_module_without_a_floor_is_a_fault() {
+        assert_eq!(faults_of("utils", "").len(), 1);
+    }
+}
