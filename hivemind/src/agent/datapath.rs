@@ -1,0 +1,272 @@
+//! The owner of the data plane: one thread that has the [`Dataplane`], knows the links, and keeps the maps equal to
+//! what the feed says.
+//!
+//! Everyone else asks through [`Datapath`]. Nothing is removed from the maps before the feed's first end mark.
+
+use std::{
+    collections::BTreeMap,
+    net::IpAddr,
+    sync::{Arc, mpsc},
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use tokio::sync::{oneshot, watch};
+
+use crate::{
+    dataplane::{
+        Counter, Dataplane, DataplaneError, DataplaneInfo, SweepReport,
+        tables::{self, Tables},
+    },
+    model::{InstanceId, NodeDesired, NodeName, Revision},
+    net::HostLink,
+};
+
+/// How often timed-out connections are removed.
+const SWEEP: Duration = Duration::from_secs(5);
+/// How soon after an error the maps are written again.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// How the maps stand.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DatapathState {
+    /// The revision the maps show.
+    pub revision: Revision,
+    /// Why the last write failed; it is repeated.
+    pub fault: Option<String>,
+    /// Rows found changed by someone else and put right, since the start.
+    pub repaired: u64,
+    /// The last sweep.
+    pub sweep: SweepReport,
+}
+
+#[derive(Debug)]
+enum Request {
+    Attach(InstanceId, HostLink, oneshot::Sender<Result<(), DataplaneError>>),
+    Detach(InstanceId, oneshot::Sender<Result<(), DataplaneError>>),
+    Desired(Arc<NodeDesired>),
+    NodeFacts { uplinks: Vec<String>, addresses: Vec<IpAddr> },
+    Counters(oneshot::Sender<Result<Vec<Counter>, DataplaneError>>),
+    Info(oneshot::Sender<DataplaneInfo>),
+    Links(oneshot::Sender<BTreeMap<InstanceId, HostLink>>),
+    Stop,
+}
+
+/// The way to the owner. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Datapath {
+    requests: mpsc::Sender<Request>,
+    state: watch::Receiver<DatapathState>,
+}
+
+/// The owner's thread. Dropping it without [`DatapathThread::stop`] leaves the thread running until the process ends,
+/// which harms nothing: the data plane is pinned.
+#[derive(Debug)]
+pub struct DatapathThread {
+    requests: mpsc::Sender<Request>,
+    thread: JoinHandle<()>,
+}
+
+impl DatapathThread {
+    /// Lets the owner finish what it does and waits for it. Nothing is detached.
+    pub fn stop(self) {
+        let _ = self.requests.send(Request::Stop);
+        if self.thread.join().is_err() {
+            tracing::error!("the data plane's thread has panicked");
+        }
+    }
+}
+
+/// Starts the owner.
+pub fn start(dataplane: Box<dyn Dataplane>, node: NodeName) -> std::io::Result<(Datapath, DatapathThread)> {
+    let (requests, inbox) = mpsc::channel();
+    let (state_tx, state) = watch::channel(DatapathState::default());
+    let owner = Owner {
+        dataplane,
+        node,
+        links: BTreeMap::new(),
+        desired: Arc::default(),
+        addresses: Vec::new(),
+        state: state_tx,
+        dirty: false,
+    };
+    let thread = std::thread::Builder::new().name("datapath".into()).spawn(move || owner.run(&inbox))?;
+    Ok((Datapath { requests: requests.clone(), state }, DatapathThread { requests, thread }))
+}
+
+/// The owner has ended: the daemon is stopping.
+fn stopped() -> DataplaneError {
+    DataplaneError::Map { action: "reach", map: "(all)", why: "the daemon is stopping".into() }
+}
+
+impl Datapath {
+    /// Attaches the programs to an instance's device and writes its rows. When this returns, the link may go up.
+    pub async fn attach(&self, id: InstanceId, link: HostLink) -> Result<(), DataplaneError> {
+        self.ask(|reply| Request::Attach(id, link, reply)).await?
+    }
+
+    /// Removes an instance's rows and programs.
+    pub async fn detach(&self, id: InstanceId) -> Result<(), DataplaneError> {
+        self.ask(|reply| Request::Detach(id, reply)).await?
+    }
+
+    /// Tells the newest desired state.
+    pub fn desired(&self, desired: Arc<NodeDesired>) {
+        let _ = self.requests.send(Request::Desired(desired));
+    }
+
+    /// Tells the node's uplinks and addresses.
+    pub fn node_facts(&self, uplinks: Vec<String>, addresses: Vec<IpAddr>) {
+        let _ = self.requests.send(Request::NodeFacts { uplinks, addresses });
+    }
+
+    /// All counters.
+    pub async fn counters(&self) -> Result<Vec<Counter>, DataplaneError> {
+        self.ask(Request::Counters).await?
+    }
+
+    /// What the data plane uses.
+    pub async fn info(&self) -> Result<DataplaneInfo, DataplaneError> {
+        self.ask(Request::Info).await
+    }
+
+    /// The links it knows: whose interface index is whose.
+    pub async fn links(&self) -> Result<BTreeMap<InstanceId, HostLink>, DataplaneError> {
+        self.ask(Request::Links).await
+    }
+
+    /// How the maps stand, now and at every change.
+    pub fn state(&self) -> watch::Receiver<DatapathState> {
+        self.state.clone()
+    }
+
+    /// Waits until the maps show `revision` or a later one. Safe to cancel.
+    pub async fn shows(&self, revision: Revision) {
+        let mut state = self.state.clone();
+        // An error means that the owner has ended; there is nothing to wait for then.
+        let _ = state.wait_for(|state| state.revision >= revision).await;
+    }
+
+    async fn ask<T>(&self, request: impl FnOnce(oneshot::Sender<T>) -> Request) -> Result<T, DataplaneError> {
+        let (reply, answer) = oneshot::channel();
+        self.requests.send(request(reply)).map_err(|_| stopped())?;
+        answer.await.map_err(|_| stopped())
+    }
+}
+
+struct Owner {
+    dataplane: Box<dyn Dataplane>,
+    node: NodeName,
+    links: BTreeMap<InstanceId, HostLink>,
+    desired: Arc<NodeDesired>,
+    addresses: Vec<IpAddr>,
+    state: watch::Sender<DatapathState>,
+    /// The maps may not be what they should be.
+    dirty: bool,
+}
+
+impl Owner {
+    fn run(mut self, inbox: &mpsc::Receiver<Request>) {
+        let mut next_sweep = tokio::time::Instant::now() + SWEEP;
+        loop {
+            let until_sweep = next_sweep.saturating_duration_since(tokio::time::Instant::now());
+            let wait = if self.dirty { until_sweep.min(RETRY) } else { until_sweep };
+            let mut waiting = Vec::new();
+            match inbox.recv_timeout(wait) {
+                Ok(first) => {
+                    // What has piled up is taken in one go, and the maps are written once for all of it.
+                    for request in std::iter::once(first).chain(inbox.try_iter()) {
+                        if self.handle(request, &mut waiting).is_break() {
+                            return;
+                        }
+                    }
+                }
+                Err(mpsc::RecvTimeoutError::Timeout) => {}
+                Err(mpsc::RecvTimeoutError::Disconnected) => return,
+            }
+            if self.dirty {
+                self.write();
+            }
+            for (reply, result) in waiting {
+                let _ = reply.send(result);
+            }
+            if tokio::time::Instant::now() >= next_sweep {
+                self.sweep();
+                next_sweep = tokio::time::Instant::now() + SWEEP;
+            }
+        }
+    }
+
+    fn handle(&mut self, request: Request, waiting: &mut Waiting) -> std::ops::ControlFlow<()> {
+        match request {
+            Request::Attach(id, link, reply) => {
+                let result = self.dataplane.attach(&id, &link);
+                if result.is_ok() {
+                    self.links.insert(id, link);
+                    self.dirty = true;
+                }
+                waiting.push((reply, result));
+            }
+            Request::Detach(id, reply) => {
+                // The device is kept closed by its missing row even if the detaching fails.
+                self.links.remove(&id);
+                self.dirty = true;
+                waiting.push((reply, self.dataplane.detach(&id)));
+            }
+            Request::Desired(desired) => {
+                self.desired = desired;
+                self.dirty = true;
+            }
+            Request::NodeFacts { uplinks, addresses } => {
+                if let Err(error) = self.dataplane.attach_uplinks(&uplinks) {
+                    tracing::error!(%error, ?uplinks, "published ports are not reachable through some uplinks");
+                }
+                self.addresses = addresses;
+                self.dirty = true;
+            }
+            Request::Counters(reply) => {
+                let _ = reply.send(self.dataplane.counters());
+            }
+            Request::Info(reply) => {
+                let _ = reply.send(self.dataplane.info());
+            }
+            Request::Links(reply) => {
+                let _ = reply.send(self.links.clone());
+            }
+            Request::Stop => return std::ops::ControlFlow::Break(()),
+        }
+        std::ops::ControlFlow::Continue(())
+    }
+
+    fn write(&mut self) {
+        if self.desired.revision == 0 {
+            // What was not named yet may still come: the maps keep what the last daemon wrote.
+            return;
+        }
+        let tables: Tables = tables::compute(&self.desired, &self.node, &self.links, &self.addresses);
+        let result = self.dataplane.sync(&tables);
+        self.dirty = result.is_err();
+        let revision = self.desired.revision;
+        self.state.send_modify(|state| match &result {
+            Ok(report) => {
+                state.revision = revision;
+                state.fault = None;
+                state.repaired += report.repaired;
+            }
+            Err(error) => {
+                tracing::error!(%error, revision, "the data plane's maps are not complete; trying again");
+                state.fault = Some(error.to_string());
+            }
+        });
+    }
+
+    fn sweep(&mut self) {
+        match self.dataplane.sweep() {
+            Ok(report) => self.state.send_modify(|state| state.sweep = report),
+            Err(error) => tracing::error!(%error, "timed-out connections could not be removed"),
+        }
+    }
+}
+
+/// Answers that wait until the maps are written.
+type Waiting = Vec<(oneshot::Sender<Result<(), DataplaneError>>, Result<(), DataplaneError>)>;

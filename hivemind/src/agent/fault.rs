@@ -1,0 +1,54 @@
+//! Why a step failed, with the code users see.
+
+use std::fmt;
+
+use crate::{dataplane::DataplaneError, model::ErrorCode, net::NetError, runtime::RuntimeError};
+
+/// A failed step.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Fault {
+    pub(super) code: ErrorCode,
+    pub(super) message: String,
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({})", self.message, self.code)
+    }
+}
+
+impl From<RuntimeError> for Fault {
+    fn from(error: RuntimeError) -> Self {
+        let code = match &error {
+            RuntimeError::Unavailable { .. } => ErrorCode::NoContainerd,
+            RuntimeError::BadReference { .. } => ErrorCode::Invalid,
+            RuntimeError::ImageNotFound { .. } | RuntimeError::ImageAbsent { .. } => ErrorCode::ImageNotFound,
+            RuntimeError::RegistryUnreachable { .. } => ErrorCode::RegistryDown,
+            RuntimeError::RegistryAuth { .. } => ErrorCode::RegistryAuth,
+            RuntimeError::NoPlatform { .. } => ErrorCode::ImagePlatform,
+            RuntimeError::Corrupt { .. } => ErrorCode::ImageCorrupt,
+            RuntimeError::DiskFull { .. } => ErrorCode::DiskFull,
+            RuntimeError::Start { .. } => ErrorCode::StartFailed,
+            RuntimeError::NotRunning { .. } => ErrorCode::NotRunning,
+            RuntimeError::Containerd { .. } | RuntimeError::File { .. } => ErrorCode::StartFailed,
+        };
+        Self { code, message: error.to_string() }
+    }
+}
+
+impl From<NetError> for Fault {
+    fn from(error: NetError) -> Self {
+        Self { code: ErrorCode::Network, message: error.to_string() }
+    }
+}
+
+impl From<DataplaneError> for Fault {
+    fn from(error: DataplaneError) -> Self {
+        let code = match &error {
+            DataplaneError::Full { .. } => ErrorCode::MapFull,
+            DataplaneError::Stub => ErrorCode::NoPrograms,
+            _ => ErrorCode::Dataplane,
+        };
+        Self { code, message: error.to_string() }
+    }
+}

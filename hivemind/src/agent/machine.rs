@@ -1,0 +1,297 @@
+//! Floor 1: what to do next for one instance. Pure: time comes in as an argument, the step comes out as a value.
+//!
+//! The machine is level-triggered. It looks at what is wanted and what is there, never at how it came about, so
+//! that after `kill -9` at any moment the next call names the step that finishes or removes what was begun.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::{lifecycle::backoff, model::Desired, runtime::RunState, spec::v1::RestartPolicy};
+
+/// First pause before a restart or another try.
+const FIRST_PAUSE: Duration = Duration::from_millis(200);
+/// Longest pause.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// A process that ran this long was well: the pauses begin anew.
+pub const WELL_AFTER: Duration = Duration::from_secs(10);
+/// How long after SIGKILL to send it again.
+const KILL_AGAIN: Duration = Duration::from_secs(5);
+
+/// What the user wants of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Want {
+    /// Run or stop.
+    pub desired: Desired,
+    /// When to start it again.
+    pub restart: RestartPolicy,
+    /// From the first signal to SIGKILL.
+    pub grace: Duration,
+}
+
+/// What is there, and what this process remembers of its own doing.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Seen {
+    /// The image was looked up or fetched.
+    pub image: bool,
+    /// The link was made, attached, programmed and brought up by this process.
+    pub link: bool,
+    /// The container.
+    pub container: Option<RunState>,
+    /// The end of the container's process has been dealt with by [`Step::RecordExit`].
+    pub exit_recorded: bool,
+    /// The process is not to be started again.
+    pub finished: bool,
+    /// The health check says that the process must be started again.
+    pub unhealthy: bool,
+    /// No new connection reaches it any more.
+    pub drained: bool,
+    /// How far its stop is.
+    pub stop: Stop,
+    /// Nothing further towards running before this moment.
+    pub retry_at: Option<Instant>,
+    /// Nothing further towards stopping before this moment: a step of it was refused.
+    pub stop_retry_at: Option<Instant>,
+    /// Tries that failed in a row.
+    pub failures: u32,
+    /// The container and its files are removed for good.
+    pub container_removed: bool,
+    /// The link is removed for good.
+    pub link_removed: bool,
+}
+
+/// How far the stop of a process is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Stop {
+    /// Nothing was sent.
+    #[default]
+    NotBegun,
+    /// The first signal was sent.
+    Signalled(Instant),
+    /// SIGKILL was sent.
+    Killed(Instant),
+}
+
+/// What to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Look up or fetch the image.
+    EnsureImage,
+    /// Make the link, attach the programs, program the tables, bring it up.
+    EnsureLink,
+    /// Make the container.
+    Create,
+    /// Start its process.
+    Start,
+    /// The process runs: watch its health until something changes.
+    Watch,
+    /// The process has ended: note how, and decide whether and when to start it again.
+    RecordExit,
+    /// Wait until the data plane sends no new connection there.
+    Drain,
+    /// Send the stop signal.
+    Signal,
+    /// Send SIGKILL to all processes.
+    Kill,
+    /// Remove the container.
+    RemoveContainer,
+    /// Remove the link.
+    RemoveLink,
+    /// Nothing to do until this moment, or until something changes.
+    Wait(Instant),
+    /// Nothing to do until something changes.
+    Rest,
+    /// Nothing is left of it.
+    Gone,
+}
+
+/// The next step.
+pub fn next(want: &Want, seen: &Seen, now: Instant) -> Step {
+    match want.desired {
+        Desired::Run => next_to_run(want, seen, now),
+        Desired::Stop => next_to_stop(want, seen, now),
+    }
+}
+
+fn next_to_run(want: &Want, seen: &Seen, now: Instant) -> Step {
+    match &seen.container {
+        Some(RunState::Running { .. }) if seen.link && !seen.unhealthy => Step::Watch,
+        Some(RunState::Exited { .. }) if !seen.exit_recorded => Step::RecordExit,
+        _ if seen.finished => Step::Rest,
+        container => match (seen.retry_at, container) {
+            (Some(at), _) if now < at => Step::Wait(at),
+            (_, Some(RunState::Running { .. })) if !seen.link => Step::EnsureLink,
+            (_, Some(RunState::Running { .. })) => end_process(want, seen, now),
+            _ if !seen.image => Step::EnsureImage,
+            _ if !seen.link => Step::EnsureLink,
+            (_, Some(RunState::Created)) => Step::Start,
+            _ => Step::Create,
+        },
+    }
+}
+
+fn next_to_stop(want: &Want, seen: &Seen, now: Instant) -> Step {
+    if let Some(at) = seen.stop_retry_at.filter(|at| now < *at) {
+        return Step::Wait(at);
+    }
+    match &seen.container {
+        Some(RunState::Running { .. }) if !seen.drained => Step::Drain,
+        Some(RunState::Running { .. }) => end_process(want, seen, now),
+        _ if !seen.container_removed => Step::RemoveContainer,
+        _ if !seen.link_removed => Step::RemoveLink,
+        _ => Step::Gone,
+    }
+}
+
+/// Signal, grace, kill.
+fn end_process(want: &Want, seen: &Seen, now: Instant) -> Step {
+    let due = |at: Instant, step| if now < at { Step::Wait(at) } else { step };
+    match seen.stop {
+        Stop::NotBegun if want.grace.is_zero() => Step::Kill,
+        Stop::NotBegun => Step::Signal,
+        Stop::Signalled(at) => due(at + want.grace, Step::Kill),
+        Stop::Killed(at) => due(at + KILL_AGAIN, Step::Kill),
+    }
+}
+
+/// Whether a process that ended with `code` is to be started again.
+pub fn restarts(policy: RestartPolicy, code: u32) -> bool {
+    match policy {
+        RestartPolicy::Always => true,
+        RestartPolicy::OnFailure => code != 0,
+        RestartPolicy::Never => false,
+    }
+}
+
+/// The pause before the next try after so many failures in a row; `jitter` is a random number from 0 to 1.
+pub fn pause(failures: u32, jitter: f64) -> Duration {
+    backoff::delay(failures, FIRST_PAUSE, LONGEST_PAUSE, jitter)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Timestamp;
+
+    const RUN: Want = Want { desired: Desired::Run, restart: RestartPolicy::Always, grace: Duration::from_secs(10) };
+    const STOP: Want = Want { desired: Desired::Stop, ..RUN };
+
+    fn exited() -> Option<RunState> {
+        Some(RunState::Exited { code: 1, oom: false, at: Timestamp::from_millis(0) })
+    }
+
+    fn running() -> Option<RunState> {
+        Some(RunState::Running { pid: 7 })
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_fresh_instance_goes_through_every_step_in_order() {
+        let now = Instant::now();
+        let mut seen = Seen::default();
+        assert_eq!(next(&RUN, &seen, now), Step::EnsureImage);
+        seen.image = true;
+        assert_eq!(next(&RUN, &seen, now), Step::EnsureLink);
+        seen.link = true;
+        assert_eq!(next(&RUN, &seen, now), Step::Create);
+        seen.container = Some(RunState::Created);
+        assert_eq!(next(&RUN, &seen, now), Step::Start);
+        seen.container = running();
+        assert_eq!(next(&RUN, &seen, now), Step::Watch);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_running_container_found_after_a_restart_is_adopted_not_touched() {
+        let now = Instant::now();
+        let mut seen = Seen { container: running(), ..Seen::default() };
+        assert_eq!(next(&RUN, &seen, now), Step::EnsureLink);
+        seen.link = true;
+        assert_eq!(next(&RUN, &seen, now), Step::Watch, "neither pulled nor created again");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_exit_is_recorded_once_then_waits_then_creates_anew() {
+        let now = Instant::now();
+        let mut seen = Seen { image: true, link: true, container: exited(), ..Seen::default() };
+        assert_eq!(next(&RUN, &seen, now), Step::RecordExit);
+        seen.exit_recorded = true;
+        seen.retry_at = Some(now + Duration::from_secs(1));
+        assert_eq!(next(&RUN, &seen, now), Step::Wait(now + Duration::from_secs(1)));
+        assert_eq!(next(&RUN, &seen, now + Duration::from_secs(1)), Step::Create);
+        seen.finished = true;
+        assert_eq!(next(&RUN, &seen, now + Duration::from_secs(9)), Step::Rest);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stop_drains_signals_waits_kills_and_removes() {
+        let now = Instant::now();
+        let mut seen = Seen { image: true, link: true, container: running(), ..Seen::default() };
+        assert_eq!(next(&STOP, &seen, now), Step::Drain);
+        seen.drained = true;
+        assert_eq!(next(&STOP, &seen, now), Step::Signal);
+        seen.stop = Stop::Signalled(now);
+        let killed = now + RUN.grace;
+        assert_eq!(next(&STOP, &seen, now), Step::Wait(killed));
+        assert_eq!(next(&STOP, &seen, killed), Step::Kill);
+        seen.stop = Stop::Killed(killed);
+        assert_eq!(next(&STOP, &seen, killed), Step::Wait(killed + KILL_AGAIN));
+        assert_eq!(next(&STOP, &seen, killed + KILL_AGAIN), Step::Kill);
+        seen.container = exited();
+        assert_eq!(next(&STOP, &seen, killed), Step::RemoveContainer);
+        seen.container = None;
+        seen.container_removed = true;
+        assert_eq!(next(&STOP, &seen, killed), Step::RemoveLink);
+        seen.link_removed = true;
+        assert_eq!(next(&STOP, &seen, killed), Step::Gone);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stop_in_the_middle_of_creation_removes_what_is_there() {
+        let now = Instant::now();
+        for container in [None, Some(RunState::Created), exited()] {
+            let seen = Seen { container, retry_at: Some(now + Duration::from_secs(60)), ..Seen::default() };
+            assert_eq!(next(&STOP, &seen, now), Step::RemoveContainer, "back-off does not delay it");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_refused_step_of_a_stop_is_repeated_after_its_pause() {
+        let now = Instant::now();
+        let at = now + Duration::from_secs(1);
+        let seen = Seen { stop_retry_at: Some(at), ..Seen::default() };
+        assert_eq!(next(&STOP, &seen, now), Step::Wait(at));
+        assert_eq!(next(&STOP, &seen, at), Step::RemoveContainer);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_grace_means_kill_at_once() {
+        let want = Want { grace: Duration::ZERO, ..STOP };
+        let seen = Seen { container: running(), drained: true, ..Seen::default() };
+        assert_eq!(next(&want, &seen, Instant::now()), Step::Kill);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_unhealthy_process_is_ended_as_a_stop_would_end_it() {
+        let now = Instant::now();
+        let seen = Seen { image: true, link: true, container: running(), unhealthy: true, ..Seen::default() };
+        assert_eq!(next(&RUN, &seen, now), Step::Signal);
+    }
+
+    #[test]
+    fn restart_policies() {
+        for (policy, code, again) in [
+            (RestartPolicy::Always, 0, true),
+            (RestartPolicy::Always, 1, true),
+            (RestartPolicy::OnFailure, 0, false),
+            (RestartPolicy::OnFailure, 137, true),
+            (RestartPolicy::Never, 1, false),
+        ] {
+            assert_eq!(restarts(policy, code), again, "{policy:?} {code}");
+        }
+    }
+
+    #[test]
+    fn pauses_grow_to_a_minute() {
+        let millis = |n| pause(n, 0.5).as_millis();
+        assert_eq!([millis(1), millis(2), millis(4), millis(20)], [200, 400, 1_600, 60_000]);
+    }
+}

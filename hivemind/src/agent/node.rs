@@ -1,0 +1,174 @@
+//! Keeps the node itself as it should be, and says how it is.
+
+use std::{net::IpAddr, sync::Arc, time::Duration};
+
+use tokio::{sync::watch, time::timeout};
+
+use super::{datapath::Datapath, upstream::Upstream};
+use crate::{
+    model::{EventKind, Node, NodeStatus},
+    net::{Net, NodeNet},
+    observe::Events,
+    runtime::Runtime,
+};
+
+/// How often the node's state is looked at when nothing says that it changed.
+const PERIOD: Duration = Duration::from_secs(30);
+/// How long to gather changes before acting on them: addresses come in bursts.
+const SETTLE: Duration = Duration::from_millis(200);
+/// How long the runtime may take to say its version.
+const VERSION: Duration = Duration::from_secs(5);
+
+/// What keeping the node needs.
+#[derive(Debug)]
+pub struct NodeKeeper {
+    /// Who it is.
+    pub node: Node,
+    /// Its ranges and own addresses.
+    pub network: NodeNet,
+    /// Devices that count as uplinks; all with a default route or a global address if empty.
+    pub uplinks: Vec<String>,
+    /// Links, routes, rules.
+    pub net: Arc<dyn Net>,
+    /// The owner of the maps.
+    pub datapath: Datapath,
+    /// Runs the containers.
+    pub runtime: Arc<dyn Runtime>,
+    /// Where the node's status goes.
+    pub upstream: Arc<dyn Upstream>,
+    /// Where it says what happened.
+    pub events: Events,
+    /// Facts that do not change while the daemon runs.
+    pub facts: NodeStatus,
+}
+
+impl NodeKeeper {
+    /// Runs until cancelled. `first` becomes true after the first round.
+    pub async fn run(self, first: watch::Sender<bool>) {
+        let mut said: Option<NodeStatus> = None;
+        let mut facts: Option<(Vec<String>, Vec<IpAddr>)> = None;
+        let mut state = self.datapath.state();
+        loop {
+            let mut faults = Vec::new();
+            if let Err(error) = self.net.ensure_node(&self.network).await {
+                faults.push(error.to_string());
+            }
+            match self.look().await {
+                Ok(now) => {
+                    if facts.as_ref() != Some(&now) {
+                        self.datapath.node_facts(now.0.clone(), now.1.clone());
+                        facts = Some(now);
+                    }
+                }
+                Err(error) => faults.push(error.to_string()),
+            }
+            let version = match timeout(VERSION, self.runtime.version()).await {
+                Ok(Ok(version)) => version,
+                Ok(Err(error)) => {
+                    faults.push(error.to_string());
+                    String::new()
+                }
+                Err(_) => {
+                    faults.push("containerd does not answer".into());
+                    String::new()
+                }
+            };
+            faults.extend(state.borrow_and_update().fault.clone());
+            let status = NodeStatus {
+                ready: faults.is_empty(),
+                message: faults.join("; "),
+                containerd: version,
+                addresses: facts.iter().flat_map(|(_, addresses)| addresses.iter().copied()).collect(),
+                ..self.facts.clone()
+            };
+            if said.as_ref() != Some(&status) {
+                self.event(&status, said.as_ref());
+                match self.upstream.register(self.node.clone(), status.clone()).await {
+                    Ok(()) => said = Some(status),
+                    Err(error) => tracing::warn!(%error, "the node's status could not be sent; trying again"),
+                }
+            }
+            first.send_replace(true);
+            self.wait(&mut state, said.as_ref().is_some_and(|said| said.ready)).await;
+        }
+    }
+
+    async fn look(&self) -> Result<(Vec<String>, Vec<IpAddr>), crate::net::NetError> {
+        let uplinks = if self.uplinks.is_empty() { self.net.uplinks().await? } else { self.uplinks.clone() };
+        Ok((uplinks, self.net.node_addresses().await?))
+    }
+
+    /// Until something may have changed.
+    async fn wait(&self, state: &mut watch::Receiver<super::datapath::DatapathState>, well: bool) {
+        let period = if well { PERIOD } else { Duration::from_secs(1) };
+        let fault = state.borrow().fault.clone();
+        tokio::select! {
+            result = self.net.changed() => if result.is_err() {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            },
+            result = state.wait_for(|state| state.fault != fault) => if result.is_err() {
+                tokio::time::sleep(period).await;
+            },
+            () = tokio::time::sleep(period) => {}
+        }
+        tokio::time::sleep(SETTLE).await;
+    }
+
+    fn event(&self, status: &NodeStatus, before: Option<&NodeStatus>) {
+        if before.is_some_and(|before| before.ready == status.ready && before.message == status.message) {
+            return;
+        }
+        let object = format!("node/{}", self.node.name);
+        if status.ready {
+            self.events.emit(EventKind::Normal, "NodeReady", object, "the node is ready".into());
+        } else {
+            self.events.emit(EventKind::Warning, "NodeNotReady", object, status.message.clone());
+        }
+    }
+}
+
+/// What does not change while the daemon runs: size, kernel, operating system.
+pub fn facts() -> NodeStatus {
+    let uname = nix::sys::utsname::uname().ok();
+    let text = |value: Option<&std::ffi::OsStr>| value.map(|v| v.to_string_lossy().into_owned()).unwrap_or_default();
+    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+    let arch = match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    };
+    NodeStatus {
+        cpu_milli: u32::try_from(cpus * 1000).unwrap_or(u32::MAX),
+        memory_bytes: memory_bytes(&std::fs::read_to_string("/proc/meminfo").unwrap_or_default()),
+        kernel: text(uname.as_ref().map(|uname| uname.release())),
+        hivemind: env!("CARGO_PKG_VERSION").into(),
+        os: os_name(&std::fs::read_to_string("/etc/os-release").unwrap_or_default()),
+        arch: arch.into(),
+        ..NodeStatus::default()
+    }
+}
+
+/// `MemTotal` of /proc/meminfo; 0 if it is not there.
+fn memory_bytes(meminfo: &str) -> u64 {
+    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"));
+    let kib: Option<u64> = line.and_then(|rest| rest.trim().strip_suffix(" kB")?.trim().parse().ok());
+    kib.unwrap_or(0) * 1024
+}
+
+/// `PRETTY_NAME` of os-release(5).
+fn os_name(os_release: &str) -> String {
+    let line = os_release.lines().find_map(|line| line.strip_prefix("PRETTY_NAME="));
+    line.unwrap_or("Linux").trim_matches('"').to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_the_systems_own_files() {
+        assert_eq!(memory_bytes("MemTotal:       16384 kB\nMemFree: 1 kB\n"), 16 << 20);
+        assert_eq!(memory_bytes(""), 0);
+        assert_eq!(os_name("ID=debian\nPRETTY_NAME=\"Debian GNU/Linux 12\"\n"), "Debian GNU/Linux 12");
+    }
+}

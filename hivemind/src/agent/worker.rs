@@ -1,0 +1,448 @@
+//! One task for each instance: looks, asks [`machine::next`] for the step, takes it, and says what it saw.
+//!
+//! Every step is safe to repeat and safe to cancel: a change of what is wanted cancels a fetch or a wait at once.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use tokio::{
+    sync::{Notify, Semaphore, watch},
+    time::{Instant, timeout},
+};
+
+use super::{
+    datapath::Datapath,
+    fault::Fault,
+    machine::{self, Seen, Step, Stop, Want},
+    reporter::Reporter,
+    words,
+};
+use crate::{
+    dns,
+    health::{self, HealthState},
+    model::{
+        Addresses, Desired, ErrorCode, EventKind, Exit, Instance, InstanceStatus, Phase, Revision, StatusReport,
+    },
+    net::{HostLink, InstanceLink, Net},
+    observe::Events,
+    runtime::{ContainerSpec, Image, PullProgress, RunState, Runtime},
+    spec::v1::PullPolicy,
+};
+
+/// Label on every container of ours: the instance's app, `tenant/namespace/app`.
+pub(super) const LABEL_APP: &str = "hivemind.app";
+/// Label: how often the process had been started again when this container was made.
+const LABEL_RESTARTS: &str = "hivemind.restarts";
+/// How long a stop waits for the data plane to send nothing new to the instance.
+const DRAIN: Duration = Duration::from_secs(2);
+
+/// What all workers share.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) runtime: Arc<dyn Runtime>,
+    pub(super) net: Arc<dyn Net>,
+    pub(super) datapath: Datapath,
+    pub(super) reporter: Reporter,
+    pub(super) events: Events,
+    /// The node's own addresses: gateways and name servers of the instances.
+    pub(super) gateway: Addresses,
+    /// How many instances may be made at the same moment.
+    pub(super) slots: Semaphore,
+}
+
+/// What is wanted of an instance, and the revision that says so.
+#[derive(Clone, Debug)]
+pub(super) struct Wanted {
+    pub(super) instance: Arc<Instance>,
+    pub(super) revision: Revision,
+}
+
+/// The worker.
+pub(super) struct Worker {
+    shared: Arc<Shared>,
+    wanted: watch::Receiver<Wanted>,
+    /// Something happened to the container.
+    wake: Arc<Notify>,
+    seen: Seen,
+    image: Option<Image>,
+    link: Option<HostLink>,
+    status: InstanceStatus,
+    started: Option<Instant>,
+    health: Option<Watching>,
+    /// Said at the next exit, when we were the ones who ended the process.
+    ended_because: Option<String>,
+}
+
+/// The health check of a running process. Dropping it ends it.
+struct Watching {
+    state: watch::Receiver<HealthState>,
+    _task: tokio_util::task::AbortOnDropHandle<()>,
+}
+
+impl Worker {
+    pub(super) fn new(shared: Arc<Shared>, wanted: watch::Receiver<Wanted>, wake: Arc<Notify>) -> Self {
+        Self {
+            shared,
+            wanted,
+            wake,
+            seen: Seen::default(),
+            image: None,
+            link: None,
+            status: InstanceStatus::default(),
+            started: None,
+            health: None,
+            ended_because: None,
+        }
+    }
+
+    /// Runs until nothing is left of the instance.
+    pub(super) async fn run(mut self) {
+        loop {
+            let wanted = self.wanted.borrow_and_update().clone();
+            let instance = &wanted.instance;
+            if let Err(fault) = self.observe(instance).await {
+                // The instance may well be running: its status stays as it was.
+                tracing::warn!(instance = %instance.id, %fault, "the runtime does not answer; trying again");
+                self.pause_or_change(Instant::now() + Duration::from_secs(1)).await;
+                continue;
+            }
+            let want = self.want(instance);
+            let step = machine::next(&want, &self.seen, Instant::now());
+            tracing::debug!(instance = %instance.id, ?step, "next");
+            match step {
+                Step::Gone => {
+                    self.say(instance, Phase::Gone, String::new(), None);
+                    return;
+                }
+                Step::Rest => self.changed().await,
+                Step::Wait(until) => self.pause_or_change(until).await,
+                Step::Watch => self.watch(instance).await,
+                step => {
+                    // A change of what is wanted cancels what takes long; what is short is finished.
+                    let mut wanted_again = self.wanted.clone();
+                    let interruptible = matches!(step, Step::EnsureImage);
+                    let result = tokio::select! {
+                        biased;
+                        result = self.take(step, &wanted) => result,
+                        _ = wanted_again.changed(), if interruptible => continue,
+                    };
+                    if let Err(fault) = result {
+                        self.failed(instance, step, fault);
+                    }
+                }
+            }
+        }
+    }
+
+    fn want(&self, instance: &Instance) -> Want {
+        Want {
+            desired: instance.desired,
+            restart: instance.spec.restart,
+            grace: Duration::from_secs(instance.spec.stop.grace_seconds.into()),
+        }
+    }
+
+    /// Looks at the container.
+    async fn observe(&mut self, instance: &Instance) -> Result<(), Fault> {
+        if self.seen.container_removed {
+            self.seen.container = None;
+            return Ok(());
+        }
+        let state = self.shared.runtime.state(&instance.id).await?;
+        if let Some(state) = &state
+            && let Some(restarts) = state.labels.get(LABEL_RESTARTS).and_then(|text| text.parse().ok())
+        {
+            self.status.restarts = self.status.restarts.max(restarts);
+        }
+        self.seen.container = state.map(|state| state.run);
+        Ok(())
+    }
+
+    async fn changed(&mut self) {
+        tokio::select! {
+            _ = self.wanted.changed() => {}
+            () = self.wake.notified() => {}
+        }
+    }
+
+    async fn pause_or_change(&mut self, until: Instant) {
+        tokio::select! {
+            () = tokio::time::sleep_until(until) => {}
+            () = self.changed() => {}
+        }
+    }
+
+    async fn take(&mut self, step: Step, wanted: &Wanted) -> Result<(), Fault> {
+        let instance = &*wanted.instance;
+        let shared = Arc::clone(&self.shared);
+        match step {
+            Step::EnsureImage => self.ensure_image(instance).await?,
+            Step::EnsureLink => {
+                let _slot = shared.slots.acquire().await;
+                let link = InstanceLink {
+                    id: instance.id.clone(),
+                    addresses: instance.addresses,
+                    gateway: shared.gateway,
+                };
+                let host = shared.net.ensure_link(&link).await?;
+                // The programs deny everything before the link comes up, and know the instance's row.
+                shared.datapath.attach(instance.id.clone(), host.clone()).await?;
+                shared.net.bring_up(&link).await?;
+                self.link = Some(host);
+                self.seen.link = true;
+            }
+            Step::Create => {
+                self.say(instance, Phase::Creating, String::new(), None);
+                let _slot = shared.slots.acquire().await;
+                let spec = self.container_spec(instance)?;
+                shared.runtime.create(&spec).await?;
+                self.seen.exit_recorded = false;
+            }
+            Step::Start => {
+                let _slot = shared.slots.acquire().await;
+                shared.runtime.start(&instance.id).await?;
+                self.started = Some(Instant::now());
+                self.status.started_at = Some(crate::lifecycle::clock::now());
+                self.say(instance, Phase::Starting, String::new(), None);
+                self.event(EventKind::Normal, "Started", instance, format!("{} started", instance.name()));
+            }
+            Step::RecordExit => self.record_exit(instance),
+            Step::Drain => {
+                self.health = None;
+                self.say(instance, Phase::Stopping, String::new(), None);
+                // A data plane that cannot be written must not keep an instance from stopping.
+                let _ = timeout(DRAIN, shared.datapath.shows(wanted.revision)).await;
+                self.seen.drained = true;
+            }
+            Step::Signal => {
+                shared.runtime.kill(&instance.id, self.stop_signal(instance), false).await?;
+                self.seen.stop = Stop::Signalled(Instant::now());
+            }
+            Step::Kill => {
+                shared.runtime.kill(&instance.id, nix::libc::SIGKILL, true).await?;
+                self.seen.stop = Stop::Killed(Instant::now());
+            }
+            Step::RemoveContainer => {
+                self.health = None;
+                self.say(instance, Phase::Stopping, String::new(), None);
+                shared.runtime.remove(&instance.id).await?;
+                shared.runtime.remove_logs(&instance.id).await?;
+                self.seen.container_removed = true;
+            }
+            Step::RemoveLink => {
+                shared.datapath.detach(instance.id.clone()).await?;
+                shared.net.remove_link(&instance.id).await?;
+                self.seen.link_removed = true;
+                self.event(EventKind::Normal, "Stopped", instance, format!("{} stopped", instance.name()));
+            }
+            Step::Watch | Step::Wait(_) | Step::Rest | Step::Gone => {}
+        }
+        Ok(())
+    }
+
+    async fn ensure_image(&mut self, instance: &Instance) -> Result<(), Fault> {
+        let (progress, mut seen) = watch::channel(PullProgress::default());
+        let runtime = Arc::clone(&self.shared.runtime);
+        let reference = instance.spec.image.clone();
+        let fetch = runtime.ensure_image(&reference, instance.spec.pull, progress);
+        tokio::pin!(fetch);
+        // Statuses are rows in the store: a few a second are enough for a progress bar.
+        let mut tick = tokio::time::interval(Duration::from_millis(250));
+        let mut fetched = false;
+        let image = loop {
+            tokio::select! {
+                biased;
+                image = &mut fetch => break image?,
+                _ = tick.tick() => {
+                    let now = seen.borrow_and_update().clone();
+                    if !now.step.is_empty() && now.step != "done" {
+                        fetched = true;
+                        self.say(instance, Phase::Pulling, words::progress(&now), None);
+                    }
+                }
+            }
+        };
+        if fetched {
+            self.event(EventKind::Normal, "Pulled", instance, format!("{} is on the node", image.reference));
+        }
+        self.take_image(image);
+        Ok(())
+    }
+
+    fn take_image(&mut self, image: Image) {
+        self.status.image_digest = Some(image.digest.clone());
+        self.status.exposed.clone_from(&image.exposed);
+        self.image = Some(image);
+        self.seen.image = true;
+    }
+
+    /// The image of a container that this process did not make itself.
+    async fn recall_image(&mut self, instance: &Instance) {
+        if self.image.is_none() {
+            let (progress, _) = watch::channel(PullProgress::default());
+            let known = self.shared.runtime.ensure_image(&instance.spec.image, PullPolicy::Never, progress).await;
+            match known {
+                Ok(image) => self.take_image(image),
+                Err(error) => tracing::debug!(instance = %instance.id, %error, "its image is no longer known"),
+            }
+        }
+    }
+
+    fn container_spec(&self, instance: &Instance) -> Result<ContainerSpec, Fault> {
+        let (Some(image), Some(link)) = (self.image.clone(), &self.link) else {
+            let message = "the image or the link is not known".into();
+            return Err(Fault { code: ErrorCode::Internal, message });
+        };
+        let spec = &instance.spec;
+        let labels = [
+            (LABEL_APP.to_owned(), instance.app.to_string()),
+            (LABEL_RESTARTS.to_owned(), self.status.restarts.to_string()),
+        ];
+        Ok(ContainerSpec {
+            id: instance.id.clone(),
+            image,
+            hostname: instance.name(),
+            command: spec.command.clone(),
+            args: spec.args.clone(),
+            env: spec.env.clone(),
+            user: spec.user.clone(),
+            workdir: spec.workdir.clone(),
+            resources: spec.resources.clone(),
+            netns: link.netns.clone(),
+            resolv_conf: dns::resolv_conf(&self.shared.gateway, &instance.app.scope),
+            addresses: instance.addresses.iter().collect(),
+            labels: BTreeMap::from(labels),
+        })
+    }
+
+    fn stop_signal(&self, instance: &Instance) -> i32 {
+        let named = instance.spec.stop.signal.as_deref();
+        let named = named.or_else(|| self.image.as_ref().and_then(|image| image.stop_signal.as_deref()));
+        words::signal(named)
+    }
+
+    /// The process runs: follows its health until something changes.
+    async fn watch(&mut self, instance: &Instance) {
+        self.recall_image(instance).await;
+        if self.health.is_none() {
+            self.health = Some(self.begin_health(instance));
+        }
+        let Some(health) = &mut self.health else { return };
+        let state = health.state.borrow_and_update().clone();
+        match state {
+            // An adopted instance keeps the status it had until its health is known.
+            HealthState::Unknown => {}
+            HealthState::Waiting(why) => self.say_unless_ready(instance, why),
+            HealthState::Ready => {
+                if self.status.phase != Phase::Ready {
+                    self.event(EventKind::Normal, "Ready", instance, format!("{} is ready", instance.name()));
+                }
+                self.seen.failures = 0;
+                self.say(instance, Phase::Ready, String::new(), None);
+            }
+            HealthState::Unhealthy(why) => {
+                let message = format!("health check failed: {why}");
+                self.event(EventKind::Warning, "Unhealthy", instance, format!("{}: {message}", instance.name()));
+                self.say(instance, Phase::Unhealthy, message.clone(), Some(ErrorCode::Unhealthy));
+                self.ended_because = Some(message);
+                self.seen.unhealthy = true;
+                self.health = None;
+                return;
+            }
+        }
+        let Some(health) = &mut self.health else { return };
+        tokio::select! {
+            _ = self.wanted.changed() => {}
+            () = self.wake.notified() => {}
+            changed = health.state.changed() => if changed.is_err() {
+                // The check's task has ended, which only a fault of its own can bring about: begin anew.
+                self.health = None;
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            },
+            // A lost event must not leave an ended process unnoticed for long.
+            () = tokio::time::sleep(Duration::from_secs(10)) => {}
+        }
+    }
+
+    /// While an instance is not Ready, its status says what it waits for; a Ready one stays so until it is Unhealthy.
+    fn say_unless_ready(&mut self, instance: &Instance, why: String) {
+        if self.started.is_some() && self.status.phase != Phase::Ready {
+            self.say(instance, Phase::Starting, why, None);
+        }
+    }
+
+    fn begin_health(&self, instance: &Instance) -> Watching {
+        let (tx, state) = watch::channel(HealthState::Unknown);
+        let subject = health::Subject {
+            id: instance.id.clone(),
+            addresses: instance.addresses.iter().collect(),
+            spec: instance.spec.health.clone(),
+            image: self.image.as_ref().and_then(|image| image.health.clone()),
+            first_tcp_port: words::first_tcp_port(&instance.spec, self.image.as_ref()),
+        };
+        let task = tokio::spawn(health::watch(subject, Arc::clone(&self.shared.runtime), tx));
+        Watching { state, _task: tokio_util::task::AbortOnDropHandle::new(task) }
+    }
+
+    fn record_exit(&mut self, instance: &Instance) {
+        let Some(RunState::Exited { code, oom, at }) = self.seen.container else { return };
+        self.health = None;
+        self.status.last_exit = Some(Exit { code, oom, at });
+        let ran = self.started.take().map_or(Duration::ZERO, |started| started.elapsed());
+        self.seen.failures = if ran >= machine::WELL_AFTER { 1 } else { self.seen.failures + 1 };
+        self.seen.exit_recorded = true;
+        self.seen.unhealthy = false;
+        self.seen.stop = Stop::NotBegun;
+        let how = words::exit(code, oom, instance.spec.resources.memory);
+        let how = self.ended_because.take().unwrap_or(how);
+        if machine::restarts(instance.spec.restart, code) {
+            self.status.restarts += 1;
+            let pause = machine::pause(self.seen.failures, rand::random());
+            self.seen.retry_at = Some(Instant::now() + pause);
+            let message = format!("{how}; started again in {:.1} s", pause.as_secs_f32());
+            self.event(EventKind::Warning, "BackOff", instance, format!("{}: {message}", instance.name()));
+            self.say(instance, Phase::Backoff, message, Some(ErrorCode::StartFailed));
+        } else {
+            self.seen.finished = true;
+            let (phase, kind) =
+                if code == 0 { (Phase::Completed, EventKind::Normal) } else { (Phase::Failed, EventKind::Warning) };
+            self.event(kind, "Exited", instance, format!("{}: {how}", instance.name()));
+            self.say(instance, phase, how, (code != 0).then_some(ErrorCode::StartFailed));
+        }
+    }
+
+    /// A step failed: say so and try again after a pause.
+    fn failed(&mut self, instance: &Instance, step: Step, fault: Fault) {
+        self.seen.failures += 1;
+        let pause = machine::pause(self.seen.failures, rand::random());
+        self.seen.retry_at = Some(Instant::now() + pause);
+        tracing::warn!(instance = %instance.id, ?step, %fault, failures = self.seen.failures, "a step failed");
+        let name = instance.name();
+        self.event(EventKind::Warning, "Failed", instance, format!("{name}: {}", fault.message));
+        if instance.desired == Desired::Stop {
+            // The machine repeats a refused step of a stop after the pause; the pauses of a start do not count there.
+            self.seen.stop_retry_at = Some(Instant::now() + pause);
+            self.say(instance, Phase::Stopping, fault.message, Some(fault.code));
+        } else if !matches!(self.seen.container, Some(RunState::Running { .. })) {
+            self.say(instance, Phase::Backoff, fault.message, Some(fault.code));
+        }
+    }
+
+    fn event(&self, kind: EventKind, reason: &str, instance: &Instance, message: String) {
+        self.shared.events.emit(kind, reason, format!("instance/{}", instance.name()), message);
+    }
+
+    /// Says what was seen, unless it was said already.
+    fn say(&mut self, instance: &Instance, phase: Phase, message: String, code: Option<ErrorCode>) {
+        let before = self.status.clone();
+        self.status.phase = phase;
+        self.status.message = message;
+        self.status.code = code;
+        if self.status != before || phase == Phase::Gone {
+            self.shared.reporter.leave(StatusReport {
+                id: instance.id.clone(),
+                app: instance.app.clone(),
+                status: self.status.clone(),
+            });
+        }
+    }
+}

@@ -1,0 +1,239 @@
+//! The documents that the API answers with. Their JSON is stable: fields are added, never changed.
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::{
+    control::{ClusterSnapshot, Row},
+    model::{
+        Addresses, App, AppStatus, ErrorCode, Exit, Instance, InstanceId, NamespaceName, Node, NodeName, NodeStatus,
+        Phase, PortProto, Revision, Service, ServicePort, TenantName, Timestamp,
+    },
+    spec::v1::AppSpec,
+};
+
+/// An app and how it stands.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct AppView {
+    /// Its tenant.
+    pub tenant: TenantName,
+    /// Its namespace.
+    pub namespace: NamespaceName,
+    /// Its name.
+    pub name: String,
+    /// What was asked for.
+    pub spec: AppSpec,
+    /// How it stands.
+    pub status: AppStatus,
+    /// `ready`, `updating`, `degraded`, `stopped` or `removing`.
+    pub state: String,
+    /// Grows with every change that needs new instances.
+    pub generation: u64,
+    /// The ETag: the revision that last wrote it.
+    pub revision: Revision,
+    /// When it was first deployed.
+    pub created_at: Timestamp,
+}
+
+/// An instance and what was seen of it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct InstanceView {
+    /// Its id.
+    pub id: InstanceId,
+    /// Its name.
+    pub name: String,
+    /// Its tenant.
+    pub tenant: TenantName,
+    /// Its namespace.
+    pub namespace: NamespaceName,
+    /// Its app.
+    pub app: String,
+    /// The app's generation that it runs.
+    pub generation: u64,
+    /// Its node.
+    pub node: NodeName,
+    /// Its image, as it was asked for.
+    pub image: String,
+    /// The digest of its image.
+    pub image_digest: Option<String>,
+    /// Where it is in its life.
+    pub phase: Phase,
+    /// Why it is there.
+    pub message: String,
+    /// The code of what keeps it from being Ready.
+    pub code: Option<ErrorCode>,
+    /// Its addresses.
+    pub addresses: Addresses,
+    /// How often it was started again.
+    pub restarts: u32,
+    /// How its process last ended.
+    pub last_exit: Option<Exit>,
+    /// The ports its image says it listens on.
+    pub exposed: Vec<PortProto>,
+    /// When it was placed.
+    pub created_at: Timestamp,
+    /// When its process was last started.
+    pub started_at: Option<Timestamp>,
+}
+
+/// A service and who serves it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct ServiceView {
+    /// Its tenant.
+    pub tenant: TenantName,
+    /// Its namespace.
+    pub namespace: NamespaceName,
+    /// Its name.
+    pub name: String,
+    /// All names it is found under.
+    pub dns_names: Vec<String>,
+    /// Its virtual addresses.
+    pub addresses: Addresses,
+    /// Its ports.
+    pub ports: Vec<ServicePort>,
+    /// The app whose instances serve it.
+    pub app: String,
+    /// Its Ready instances.
+    pub backends: Vec<BackendView>,
+    /// What went to its instances and came back, as this node's data plane counted it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub traffic: Option<Traffic>,
+}
+
+/// A Ready instance behind a service.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct BackendView {
+    /// Its name.
+    pub instance: String,
+    /// Its node.
+    pub node: NodeName,
+    /// Its addresses.
+    pub addresses: Addresses,
+}
+
+/// Packets and bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Traffic {
+    /// Packets to the instances.
+    pub packets_in: u64,
+    /// Bytes to the instances.
+    pub bytes_in: u64,
+    /// Packets from the instances.
+    pub packets_out: u64,
+    /// Bytes from the instances.
+    pub bytes_out: u64,
+    /// Packets that were dropped.
+    pub packets_dropped: u64,
+}
+
+/// A node and how it is.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct NodeView {
+    /// What it is.
+    #[serde(flatten)]
+    pub node: Node,
+    /// How it is.
+    pub status: NodeStatus,
+    /// How many instances it has.
+    pub instances: u32,
+}
+
+impl AppView {
+    /// An app of the snapshot.
+    pub fn new(snapshot: &ClusterSnapshot, row: &Row<App>) -> Self {
+        let app = &row.object;
+        let mut status = AppStatus { desired: app.spec.replicas, ..AppStatus::default() };
+        for instance in snapshot.instances_of(&app.key) {
+            status.total += 1;
+            if instance.generation == app.generation {
+                status.updated += 1;
+                status.ready += u32::from(snapshot.status_of(&instance.id).phase == Phase::Ready);
+            }
+        }
+        let state = if app.deleting {
+            "removing"
+        } else if status.desired == 0 && status.total == 0 {
+            "stopped"
+        } else if status.ready >= status.desired && status.total == status.desired {
+            "ready"
+        } else if status.total != status.updated {
+            "updating"
+        } else {
+            "degraded"
+        };
+        Self {
+            tenant: app.key.scope.tenant.clone(),
+            namespace: app.key.scope.namespace.clone(),
+            name: app.key.name.to_string(),
+            spec: app.spec.clone(),
+            status,
+            state: state.into(),
+            generation: app.generation,
+            revision: row.modified,
+            created_at: app.created_at,
+        }
+    }
+}
+
+impl InstanceView {
+    /// An instance of the snapshot.
+    pub fn new(snapshot: &ClusterSnapshot, instance: &Instance) -> Self {
+        let status = snapshot.status_of(&instance.id);
+        Self {
+            id: instance.id.clone(),
+            name: instance.name(),
+            tenant: instance.app.scope.tenant.clone(),
+            namespace: instance.app.scope.namespace.clone(),
+            app: instance.app.name.to_string(),
+            generation: instance.generation,
+            node: instance.node.clone(),
+            image: instance.spec.image.clone(),
+            image_digest: status.image_digest,
+            phase: status.phase,
+            message: status.message,
+            code: status.code,
+            addresses: instance.addresses,
+            restarts: status.restarts,
+            last_exit: status.last_exit,
+            exposed: status.exposed,
+            created_at: instance.created_at,
+            started_at: status.started_at,
+        }
+    }
+}
+
+impl ServiceView {
+    /// A service of the snapshot.
+    pub fn new(snapshot: &ClusterSnapshot, service: &Service, traffic: Option<Traffic>) -> Self {
+        let scope = &service.key.scope;
+        let own = format!("{}.{}.{}.hivemind", service.key.name, scope.namespace, scope.tenant);
+        let backends = snapshot.served(service).backends.into_iter().map(|backend| BackendView {
+            instance: snapshot.instances.get(&backend.id).map_or_else(|| backend.id.to_string(), |row| row.object.name()),
+            node: backend.node,
+            addresses: backend.addresses,
+        });
+        Self {
+            tenant: scope.tenant.clone(),
+            namespace: scope.namespace.clone(),
+            name: service.key.name.to_string(),
+            dns_names: service.dns_names.iter().cloned().chain([own]).collect(),
+            addresses: service.addresses,
+            ports: service.ports.clone(),
+            app: service.app.name.to_string(),
+            backends: backends.collect(),
+            traffic,
+        }
+    }
+}
+
+impl NodeView {
+    /// A node of the snapshot.
+    pub fn new(snapshot: &ClusterSnapshot, node: &Node) -> Self {
+        let on_it = snapshot.instances.values().filter(|row| row.object.node == node.name).count();
+        Self {
+            node: node.clone(),
+            status: snapshot.node_status.get(&node.name).map(|row| (*row.object).clone()).unwrap_or_default(),
+            instances: u32::try_from(on_it).unwrap_or(u32::MAX),
+        }
+    }
+}
