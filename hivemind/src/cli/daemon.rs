@@ -1,0 +1,163 @@
+//! `hivemind daemon`.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::PathBuf,
+};
+
+use clap::{Args, ValueEnum};
+use ipnet::{Ipv4Net, Ipv6Net};
+
+use crate::{
+    daemon::{DaemonConfig, IpFamilies},
+    model::{ErrorCode, NodeName, Problem},
+};
+
+/// Run the daemon: store, control loops, agent and API of this machine
+#[derive(Args, Debug)]
+pub(super) struct DaemonArgs {
+    /// Port of the API and the web UI on 127.0.0.1, for those who have the token
+    #[arg(long, env = "HIVEMIND_WEB_PORT", default_value_t = 3000, value_parser = clap::value_parser!(u16).range(1..))]
+    web_port: u16,
+    /// Address of the API and the web UI instead of 127.0.0.1
+    #[arg(long, env = "HIVEMIND_LISTEN", default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
+    listen: IpAddr,
+    /// Name of this node; the host's name by default
+    #[arg(long, env = "HIVEMIND_NODE_NAME")]
+    node_name: Option<NodeName>,
+    /// Store, logs and token
+    #[arg(long, env = "HIVEMIND_STATE_DIR", default_value = "/var/lib/hivemind")]
+    state_dir: PathBuf,
+    /// Files that need not outlive a reboot
+    #[arg(long, env = "HIVEMIND_RUN_DIR", default_value = "/run/hivemind")]
+    run_dir: PathBuf,
+    /// containerd's socket
+    #[arg(long, env = "HIVEMIND_CONTAINERD_SOCKET", default_value = "/run/containerd/containerd.sock")]
+    containerd_socket: PathBuf,
+    /// Hivemind's namespace in containerd
+    #[arg(long, env = "HIVEMIND_CONTAINERD_NAMESPACE", default_value = "hivemind")]
+    containerd_namespace: String,
+    /// Address families of instances and services
+    #[arg(long, env = "HIVEMIND_IP_FAMILY", value_enum, default_value_t = FamilyArg::Dual)]
+    ip_family: FamilyArg,
+    /// Addresses of instances, IPv4
+    #[arg(long, env = "HIVEMIND_INSTANCE_CIDR4", default_value = "10.88.0.0/16")]
+    instance_cidr4: Ipv4Net,
+    /// Addresses of instances, IPv6
+    #[arg(long, env = "HIVEMIND_INSTANCE_CIDR6", default_value = "fd68:6d00:0:1::/64")]
+    instance_cidr6: Ipv6Net,
+    /// Addresses of services, IPv4
+    #[arg(long, env = "HIVEMIND_SERVICE_CIDR4", default_value = "10.96.0.0/16")]
+    service_cidr4: Ipv4Net,
+    /// Addresses of services, IPv6
+    #[arg(long, env = "HIVEMIND_SERVICE_CIDR6", default_value = "fd68:6d00:0:2::/112")]
+    service_cidr6: Ipv6Net,
+    /// Folder in the BPF file system for the data plane
+    #[arg(long, env = "HIVEMIND_BPF_ROOT", default_value = "/sys/fs/bpf/hivemind")]
+    bpf_root: PathBuf,
+    /// Only processes of this cgroup2 folder reach services; all processes of the machine by default
+    #[arg(long, env = "HIVEMIND_CGROUP_ROOT")]
+    cgroup_root: Option<PathBuf>,
+    /// cgroup under which the containers run
+    #[arg(long, env = "HIVEMIND_CGROUP_PARENT", default_value = "/hivemind")]
+    cgroup_parent: String,
+    /// Name server for other names, ADDRESS or ADDRESS:PORT; those of /etc/resolv.conf by default
+    #[arg(long, env = "HIVEMIND_DNS_UPSTREAM", value_delimiter = ',', value_parser = upstream)]
+    dns_upstream: Vec<SocketAddr>,
+    /// Registry that is spoken to without TLS, HOST:PORT
+    #[arg(long, env = "HIVEMIND_PLAIN_HTTP_REGISTRY", value_delimiter = ',')]
+    plain_http_registry: Vec<String>,
+    /// File with credentials for registries, in the format of Docker's config.json
+    #[arg(long, env = "HIVEMIND_REGISTRY_AUTH")]
+    registry_auth: Option<PathBuf>,
+    /// Device through which published ports are reached; found by itself by default
+    #[arg(long, env = "HIVEMIND_UPLINK", value_delimiter = ',')]
+    uplink: Vec<String>,
+    /// Form of the log on standard error
+    #[arg(long, env = "HIVEMIND_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
+    log_format: LogFormat,
+    /// What to log: error, warn, info, debug, trace, or a tracing filter
+    #[arg(long, env = "HIVEMIND_LOG_LEVEL", default_value = "info")]
+    log_level: String,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum FamilyArg {
+    Dual,
+    V4,
+    V6,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum LogFormat {
+    Text,
+    Json,
+}
+
+fn upstream(text: &str) -> Result<SocketAddr, String> {
+    let alone = text.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, 53));
+    alone.or_else(|_| text.parse()).map_err(|_| "write ADDRESS or ADDRESS:PORT, e.g. 9.9.9.9 or [2620:fe::fe]:53".into())
+}
+
+impl DaemonArgs {
+    /// Starts the daemon and stays until it is told to stop.
+    pub(super) async fn run(self, socket: PathBuf) -> Result<(), Problem> {
+        self.log()?;
+        let config = self.config(socket)?;
+        config.validate()?;
+        crate::daemon::run(config).await
+    }
+
+    fn log(&self) -> Result<(), Problem> {
+        let filter = tracing_subscriber::EnvFilter::try_new(&self.log_level)
+            .map_err(|error| Problem::new(ErrorCode::Invalid, format!("--log-level {:?}: {error}", self.log_level)))?;
+        let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+        match self.log_format {
+            LogFormat::Text => log.with_target(false).init(),
+            LogFormat::Json => log.json().init(),
+        }
+        Ok(())
+    }
+
+    fn config(self, socket: PathBuf) -> Result<DaemonConfig, Problem> {
+        let node_name = match self.node_name {
+            Some(name) => name,
+            None => host_name()?,
+        };
+        Ok(DaemonConfig {
+            node_name,
+            socket,
+            listen: SocketAddr::new(self.listen, self.web_port),
+            state_dir: self.state_dir,
+            run_dir: self.run_dir,
+            containerd_socket: self.containerd_socket,
+            containerd_namespace: self.containerd_namespace,
+            families: match self.ip_family {
+                FamilyArg::Dual => IpFamilies::Dual,
+                FamilyArg::V4 => IpFamilies::V4,
+                FamilyArg::V6 => IpFamilies::V6,
+            },
+            instances_v4: self.instance_cidr4,
+            instances_v6: self.instance_cidr6,
+            services_v4: self.service_cidr4,
+            services_v6: self.service_cidr6,
+            bpf_root: self.bpf_root,
+            cgroup_root: self.cgroup_root,
+            cgroup_parent: self.cgroup_parent,
+            dns_upstreams: self.dns_upstream,
+            plain_http_registries: self.plain_http_registry,
+            registry_auth: self.registry_auth,
+            uplinks: self.uplink,
+        })
+    }
+}
+
+/// The host's name as a node's name: its first label in lower case.
+fn host_name() -> Result<NodeName, Problem> {
+    let full = nix::unistd::gethostname().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
+    let label = full.split('.').next().unwrap_or_default();
+    label.parse().map_err(|error| {
+        Problem::new(ErrorCode::Invalid, format!("the host's name cannot name the node: {error}"))
+            .hint("hivemind daemon --node-name NAME")
+    })
+}

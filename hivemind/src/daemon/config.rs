@@ -1,0 +1,141 @@
+//! How the daemon is configured. Flags win over the environment, the environment over the defaults.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+};
+
+use ipnet::{Ipv4Net, Ipv6Net};
+
+use crate::{
+    model::{ErrorCode, NodeName, Problem},
+    net::NodeNet,
+};
+
+/// Which address families instances and services have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum IpFamilies {
+    /// Both.
+    #[default]
+    Dual,
+    /// IPv4 only.
+    V4,
+    /// IPv6 only.
+    V6,
+}
+
+/// Everything that can be configured.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DaemonConfig {
+    /// The node's name.
+    pub node_name: NodeName,
+    /// Store, logs and token.
+    pub state_dir: PathBuf,
+    /// Network namespaces, generated files; does not outlive a reboot.
+    pub run_dir: PathBuf,
+    /// The root-only socket of the API.
+    pub socket: PathBuf,
+    /// Where the API listens for those who have the token.
+    pub listen: SocketAddr,
+    /// containerd's socket.
+    pub containerd_socket: PathBuf,
+    /// Our namespace in containerd.
+    pub containerd_namespace: String,
+    /// Families.
+    pub families: IpFamilies,
+    /// Range of the instances, IPv4.
+    pub instances_v4: Ipv4Net,
+    /// Range of the instances, IPv6.
+    pub instances_v6: Ipv6Net,
+    /// Range of the services, IPv4.
+    pub services_v4: Ipv4Net,
+    /// Range of the services, IPv6.
+    pub services_v6: Ipv6Net,
+    /// Where programs, maps and links are pinned.
+    pub bpf_root: PathBuf,
+    /// The cgroup whose processes reach services; the root of the cgroup2 tree if not given.
+    pub cgroup_root: Option<PathBuf>,
+    /// The cgroup under which containers run.
+    pub cgroup_parent: String,
+    /// Name servers for other names; those of the host's resolv.conf if empty.
+    pub dns_upstreams: Vec<SocketAddr>,
+    /// Registries that are spoken to without TLS, as `host:port`.
+    pub plain_http_registries: Vec<String>,
+    /// Credentials for registries, in the format of Docker's config.json.
+    pub registry_auth: Option<PathBuf>,
+    /// Devices through which published ports are reached; found if empty.
+    pub uplinks: Vec<String>,
+}
+
+impl DaemonConfig {
+    /// Checks what flags cannot check one by one, and names all faults.
+    pub fn validate(&self) -> Result<(), Problem> {
+        let mut faults = Vec::new();
+        let dirs =
+            [("--state-dir", &self.state_dir), ("--run-dir", &self.run_dir), ("--socket", &self.socket)];
+        for (flag, path) in dirs {
+            if !path.is_absolute() {
+                faults.push(format!("{flag} {}: must be an absolute path", path.display()));
+            }
+        }
+        // A socket's address holds 108 bytes with the final zero (unix(7)).
+        if self.socket.as_os_str().len() > 107 {
+            faults.push(format!("--socket {}: is longer than 107 bytes", self.socket.display()));
+        }
+        let v4 = [("--instance-cidr4", self.instances_v4), ("--service-cidr4", self.services_v4)];
+        for (flag, range) in v4 {
+            if range.addr() != range.network() {
+                faults.push(format!("{flag} {range}: has host bits set; write {}", range.trunc()));
+            }
+            if !(8..=28).contains(&range.prefix_len()) {
+                faults.push(format!("{flag} {range}: the prefix must be from /8 to /28"));
+            }
+        }
+        let v6 = [("--instance-cidr6", self.instances_v6), ("--service-cidr6", self.services_v6)];
+        for (flag, range) in v6 {
+            if range.addr() != range.network() {
+                faults.push(format!("{flag} {range}: has host bits set; write {}", range.trunc()));
+            }
+            if !(32..=120).contains(&range.prefix_len()) {
+                faults.push(format!("{flag} {range}: the prefix must be from /32 to /120"));
+            }
+        }
+        let (i4, s4) = (self.instances_v4, self.services_v4);
+        if i4.contains(&s4) || s4.contains(&i4) {
+            faults.push(format!("--instance-cidr4 {i4} and --service-cidr4 {s4} overlap"));
+        }
+        let (i6, s6) = (self.instances_v6, self.services_v6);
+        if i6.contains(&s6) || s6.contains(&i6) {
+            faults.push(format!("--instance-cidr6 {i6} and --service-cidr6 {s6} overlap"));
+        }
+        if !self.cgroup_parent.starts_with('/') || self.cgroup_parent.contains("..") {
+            faults.push(format!("--cgroup-parent {}: must be an absolute path in the cgroup tree", self.cgroup_parent));
+        }
+        if faults.is_empty() {
+            return Ok(());
+        }
+        let title = format!("the daemon's configuration has {} fault(s)", faults.len());
+        Err(Problem { code: ErrorCode::Invalid, title, details: faults, hint: Some("hivemind daemon --help".into()) })
+    }
+
+    /// The node's network: ranges of the families that are on, and the node's own addresses in them.
+    pub fn network(&self) -> NodeNet {
+        let v4 = self.families != IpFamilies::V6;
+        let v6 = self.families != IpFamilies::V4;
+        NodeNet {
+            instances_v4: v4.then_some(self.instances_v4),
+            instances_v6: v6.then_some(self.instances_v6),
+            services_v4: v4.then_some(self.services_v4),
+            services_v6: v6.then_some(self.services_v6),
+            gateway: crate::model::Addresses {
+                v4: v4.then(|| self.instances_v4.hosts().next()).flatten(),
+                v6: v6.then(|| std::net::Ipv6Addr::from(u128::from(self.instances_v6.network()) + 1)),
+            },
+        }
+    }
+
+    /// The name servers that instances ask: the node's own addresses.
+    pub fn name_servers(&self) -> Vec<IpAddr> {
+        self.network().gateway.iter().collect()
+    }
+}

@@ -1,0 +1,8 @@
+//! Floor 5: configuration → build → bind → run → stop. The only place that knows everyone.
+
+mod config;
+mod local;
+mod run;
+
+pub use config::{DaemonConfig, IpFamilies};
+pub use run::run;
