@@ -17,7 +17,7 @@ use super::{
     view::{AppView, InstanceView, NodeView, ServiceView},
 };
 use crate::{
-    control::ClusterSnapshot,
+    model::ClusterSnapshot,
     model::{Event, Revision},
 };
 

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::{
-    control::{ClusterSnapshot, Row},
+    model::{ClusterSnapshot, Row},
     model::{
         Addresses, App, AppStatus, ErrorCode, Exit, Instance, InstanceId, NamespaceName, Node, NodeName, NodeStatus,
         Phase, PortProto, Revision, Service, ServicePort, TenantName, Timestamp,

@@ -1,26 +1,35 @@
-//! Floor 3: the loops that turn desired state into instances, services and feeds. One file per controller.
+//! Floor 3: turns desired state into instances, services and feeds.
 //!
-//! [`Control`] is the one writer of the store. It keeps a decoded snapshot of all rows, publishes it, and answers a
-//! command only when the snapshot contains its result, so that whoever reads after writing sees what was written.
+//! [`Control`] is the handle; one loop ([`run`]) is the only writer of the store. It keeps a decoded snapshot of all
+//! rows, publishes it, and answers a command only when the snapshot contains its result, so that whoever reads after
+//! writing sees what was written (`docs/adr/0004-control-writes.md`).
 
+mod commands;
+mod decode;
 mod error;
-mod snapshot;
+mod feed;
+mod run;
+#[cfg(test)]
+mod tests;
 
 pub use error::ControlError;
-pub use snapshot::{ClusterSnapshot, Row};
+pub use run::{ControlConfig, start};
 
 use std::sync::Arc;
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::{
-    model::{AppKey, FeedMessage, Node, NodeName, NodeStatus, Revision, StatusReport},
+    model::{AppKey, ClusterSnapshot, FeedMessage, Node, NodeName, NodeStatus, Revision, StatusReport},
     spec::v1::AppSpec,
 };
 
-/// The handle of the control loops; cheap to clone.
+/// The handle of the control loop; cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Control {}
+pub struct Control {
+    commands: mpsc::Sender<Command>,
+    snapshot: watch::Receiver<Arc<ClusterSnapshot>>,
+}
 
 /// What a command did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,57 +45,82 @@ pub struct Written {
 /// A condition on a command: the app's row was last written at this revision (the ETag of a former read).
 pub type IfMatch = Option<Revision>;
 
+type Answer<T> = oneshot::Sender<Result<T, ControlError>>;
+
+/// What the loop is asked to do.
+#[derive(Debug)]
+enum Command {
+    Write { key: AppKey, change: AppChange, if_match: IfMatch, answer: Answer<Written> },
+    Register { node: Box<Node>, status: Box<NodeStatus>, answer: Answer<()> },
+    Feed { node: NodeName, answer: Answer<mpsc::Receiver<FeedMessage>> },
+    Report { reports: Vec<StatusReport>, answer: Answer<()> },
+}
+
+/// A change of an app's row.
+#[derive(Debug)]
+enum AppChange {
+    Deploy(Box<AppSpec>),
+    Scale(u32),
+    Restart,
+    Remove,
+}
+
 impl Control {
     /// Everything, as of its revision.
     pub fn snapshot(&self) -> Arc<ClusterSnapshot> {
-        todo!()
+        Arc::clone(&self.snapshot.borrow())
     }
 
     /// Every later snapshot; intermediate ones may be skipped.
     pub fn subscribe(&self) -> watch::Receiver<Arc<ClusterSnapshot>> {
-        todo!()
+        self.snapshot.clone()
     }
 
     /// Creates the app or changes it to `spec`. The same spec twice changes nothing.
-    /// Fails with all faults of the spec at once; if a DNS name or a published port is another app's; or if `if_match` does not hold.
+    /// Fails with all faults of the spec at once; if a DNS name or a published port is another app's; or if
+    /// `if_match` does not hold.
     pub async fn deploy(&self, key: AppKey, spec: AppSpec, if_match: IfMatch) -> Result<Written, ControlError> {
-        let _ = (key, spec, if_match);
-        todo!()
+        self.write(key, AppChange::Deploy(Box::new(spec)), if_match).await
     }
 
     /// Changes only the number of instances.
     pub async fn scale(&self, key: &AppKey, replicas: u32, if_match: IfMatch) -> Result<Written, ControlError> {
-        let _ = (key, replicas, if_match);
-        todo!()
+        self.write(key.clone(), AppChange::Scale(replicas), if_match).await
     }
 
     /// Replaces all instances, one after the other.
     pub async fn restart(&self, key: &AppKey, if_match: IfMatch) -> Result<Written, ControlError> {
-        let _ = (key, if_match);
-        todo!()
+        self.write(key.clone(), AppChange::Restart, if_match).await
     }
 
     /// Stops the instances and removes the app and its services.
     pub async fn remove(&self, key: &AppKey, if_match: IfMatch) -> Result<Written, ControlError> {
-        let _ = (key, if_match);
-        todo!()
+        self.write(key.clone(), AppChange::Remove, if_match).await
     }
 
     /// Creates or updates a node and its status.
     pub async fn register_node(&self, node: Node, status: NodeStatus) -> Result<(), ControlError> {
-        let _ = (node, status);
-        todo!()
+        let (node, status) = (Box::new(node), Box::new(status));
+        self.ask(|answer| Command::Register { node, status, answer }).await
     }
 
     /// The feed of a node: everything, the end mark, then changes.
     pub async fn feed(&self, node: &NodeName) -> Result<mpsc::Receiver<FeedMessage>, ControlError> {
-        let _ = node;
-        todo!()
+        self.ask(|answer| Command::Feed { node: node.clone(), answer }).await
     }
 
     /// What agents saw. Many reports are written in one transaction.
     pub async fn report(&self, reports: Vec<StatusReport>) -> Result<(), ControlError> {
-        let _ = reports;
-        todo!()
+        self.ask(|answer| Command::Report { reports, answer }).await
+    }
+
+    async fn write(&self, key: AppKey, change: AppChange, if_match: IfMatch) -> Result<Written, ControlError> {
+        self.ask(|answer| Command::Write { key, change, if_match, answer }).await
+    }
+
+    async fn ask<T>(&self, command: impl FnOnce(Answer<T>) -> Command) -> Result<T, ControlError> {
+        let (answer, result) = oneshot::channel();
+        self.commands.send(command(answer)).await.map_err(|_| ControlError::Stopping)?;
+        result.await.map_err(|_| ControlError::Stopping)?
     }
 }

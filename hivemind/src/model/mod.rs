@@ -2,6 +2,7 @@
 //!
 //! Nothing here does I/O, reads a clock or draws a random number.
 
+mod cluster;
 mod desired;
 mod error;
 mod ids;
@@ -9,6 +10,7 @@ mod object;
 mod quantity;
 mod time;
 
+pub use cluster::{ClusterSnapshot, Row};
 pub use desired::{Backend, FeedMessage, NodeDesired, Peer, ServedService, StatusReport};
 pub use error::{ErrorCode, Problem};
 pub use ids::{

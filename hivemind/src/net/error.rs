@@ -2,21 +2,14 @@
 
 use std::path::PathBuf;
 
+use super::Overlap;
+
 /// An error of the network adapter.
 #[derive(Debug, thiserror::Error)]
 pub enum NetError {
-    /// A configured range overlaps something of the host.
-    #[error("the range {range} ({option}) overlaps {other} on {device}")]
-    Overlap {
-        /// The configured range.
-        range: String,
-        /// The option that sets it.
-        option: &'static str,
-        /// The address or route it overlaps.
-        other: String,
-        /// The device that has it.
-        device: String,
-    },
+    /// Configured ranges overlap something of the host. Every overlap is named.
+    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+    Overlaps(Vec<Overlap>),
     /// The kernel refused a netlink request.
     #[error("cannot {action} {object}: {why}")]
     Netlink {
@@ -33,6 +26,14 @@ pub enum NetError {
         /// What it said.
         why: String,
     },
+    /// The program of nftables could not be run.
+    #[error("cannot run {program}: {source} (hint: install the package nftables)")]
+    NoNft {
+        /// The program.
+        program: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
     /// A file, a mount or a namespace.
     #[error("cannot {action} {path}: {source}")]
     File {
@@ -43,4 +44,15 @@ pub enum NetError {
         /// What the system said.
         source: std::io::Error,
     },
+}
+
+impl NetError {
+    /// [`NetError::File`], for `map_err`.
+    pub(super) fn file<E: Into<std::io::Error>>(
+        action: &'static str,
+        path: impl Into<PathBuf>,
+    ) -> impl FnOnce(E) -> Self {
+        let path = path.into();
+        move |source| Self::File { action, path, source: source.into() }
+    }
 }

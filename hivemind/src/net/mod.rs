@@ -5,10 +5,14 @@
 //! but the gateway's; neighbours on both ends are permanent, so that no ARP and no neighbour discovery is needed.
 
 mod error;
+pub mod linux;
+mod names;
+mod nft;
+mod ranges;
 mod types;
 
 pub use error::NetError;
-pub use types::{Family, HostLink, InstanceLink, Mac, NodeNet, PublishedPort};
+pub use types::{Family, HostLink, InstanceLink, Mac, NodeNet, Overlap, PublishedPort, Uplink};
 
 use crate::model::InstanceId;
 
@@ -41,6 +45,9 @@ pub trait Net: Send + Sync + std::fmt::Debug {
 
     /// The node's own addresses (global scope, not on our devices).
     async fn node_addresses(&self) -> Result<Vec<std::net::IpAddr>, NetError>;
+
+    /// The devices that lead out of the node, ordered by interface index.
+    async fn uplinks(&self) -> Result<Vec<Uplink>, NetError>;
 
     /// Waits until something of the host's links, addresses or routes may have changed. Safe to cancel.
     async fn changed(&self) -> Result<(), NetError>;

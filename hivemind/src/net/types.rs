@@ -89,3 +89,33 @@ impl NodeNet {
         self.gateway.iter()
     }
 }
+
+/// A device that leads out of the node: it holds a default route or an address of global scope, and is not ours.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Uplink {
+    /// Its interface index.
+    pub ifindex: u32,
+    /// Its name.
+    pub name: String,
+    /// The largest packet it takes, in bytes.
+    pub mtu: u32,
+}
+
+/// A configured range that overlaps something of the host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Overlap {
+    /// The configured range.
+    pub range: ipnet::IpNet,
+    /// The option that sets it.
+    pub option: &'static str,
+    /// The address or route it overlaps.
+    pub other: ipnet::IpNet,
+    /// The device that has it, or the option that sets it.
+    pub device: String,
+}
+
+impl fmt::Display for Overlap {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the range {} ({}) overlaps {} on {}", self.range, self.option, self.other, self.device)
+    }
+}

@@ -1,1 +1,83 @@
-//! Floor 1, decisions: which instances should exist and where. Pure.
+//! Floor 1, decisions: which instances and services should exist. Pure: snapshot, time and random numbers come in,
+//! changes come out. `control` writes all changes of a plan in one transaction, or none.
+
+mod app;
+mod place;
+mod service;
+#[cfg(test)]
+mod tests;
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use ipnet::{Ipv4Net, Ipv6Net};
+
+use crate::model::{AppKey, ClusterSnapshot, Instance, InstanceId, Scope, Service, ServiceKey, Timestamp};
+
+/// A change of one row.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Change {
+    /// A new instance.
+    CreateInstance(Instance),
+    /// An instance is to stop.
+    StopInstance(InstanceId),
+    /// Nothing is left of an instance: its rows go.
+    DeleteInstance(InstanceId),
+    /// A new service, or a changed one.
+    PutService(Service),
+    /// A service goes.
+    DeleteService(ServiceKey),
+    /// A namespace gets its identity.
+    PutIdentity(Scope, u32),
+    /// An app goes.
+    DeleteApp(AppKey),
+}
+
+/// The cluster's ranges of service addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct ServiceRanges {
+    /// IPv4; absent in an IPv6-only cluster.
+    pub v4: Option<Ipv4Net>,
+    /// IPv6; absent in an IPv4-only cluster.
+    pub v6: Option<Ipv6Net>,
+}
+
+/// What a plan needs besides the snapshot.
+pub struct Input<'a> {
+    /// Everything that is.
+    pub snapshot: &'a ClusterSnapshot,
+    /// Ranges of service addresses.
+    pub services: ServiceRanges,
+    /// Now.
+    pub now: Timestamp,
+    /// Random numbers.
+    pub random: &'a mut dyn FnMut() -> u64,
+    /// The addresses that were given last: the search goes on behind them.
+    pub cursor: &'a mut Cursor,
+}
+
+/// The addresses that were given last.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Cursor {
+    /// To an instance.
+    pub v4: Option<Ipv4Addr>,
+    /// To an instance.
+    pub v6: Option<Ipv6Addr>,
+}
+
+/// What should change for one app.
+#[derive(Clone, Debug, PartialEq, Default)]
+pub struct Plan {
+    /// The changes.
+    pub changes: Vec<Change>,
+    /// Why something that is wanted is not among them: one line for each reason.
+    pub unmet: Vec<String>,
+}
+
+/// What should change for `app`, so that its instances and its service are what its row says. An empty plan means
+/// that nothing is to do until something changes.
+pub fn plan(input: &mut Input<'_>, app: &AppKey) -> Plan {
+    let mut plan = Plan::default();
+    app::plan(input, app, &mut plan);
+    service::plan(input, app, &mut plan);
+    plan
+}

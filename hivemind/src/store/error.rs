@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use super::{Compacted, LeaseId};
 
 /// An error of the store.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum StoreError {
     /// The change log no longer reaches back that far.
     #[error("the change log begins after revision {}; read the range again", .0.oldest)]
@@ -13,6 +13,12 @@ pub enum StoreError {
     /// There is no such lease (any more).
     #[error("lease {0} has ended")]
     NoLease(LeaseId),
+    /// A transaction names a key twice: there is no order among its changes that could say which one holds.
+    #[error("the transaction names the key {key} twice")]
+    DuplicateKey {
+        /// The key.
+        key: String,
+    },
     /// The file system is full. Nothing of the transaction was kept.
     #[error("no space left for the store at {path}")]
     DiskFull {

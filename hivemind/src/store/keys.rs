@@ -14,10 +14,12 @@ pub const SERVICES: &str = "/v1/services/";
 pub const NODES: &str = "/v1/nodes/";
 /// All statuses of nodes.
 pub const NODE_STATUS: &str = "/v1/node-status/";
+/// The numbers of the namespaces that policies are compiled against.
+pub const IDENTITIES: &str = "/v1/identities/";
 /// Everything.
 pub const ALL: &str = "/v1/";
-/// The next number for a service in the data plane.
-pub const NEXT_SERVICE_ID: &str = "/v1/counters/service-id";
+/// The highest number that a service had in the data plane.
+pub const LAST_SERVICE_ID: &str = "/v1/counters/service-id";
 
 /// `/v1/apps/<tenant>/<namespace>/<app>`
 pub fn app(key: &AppKey) -> String {
@@ -42,6 +44,11 @@ pub fn instance_status(app: &AppKey, id: &InstanceId) -> String {
 /// `/v1/services/<tenant>/<namespace>/<service>`
 pub fn service(key: &ServiceKey) -> String {
     format!("{SERVICES}{key}")
+}
+
+/// `/v1/identities/<tenant>/<namespace>`
+pub fn identity(scope: &Scope) -> String {
+    format!("{IDENTITIES}{scope}")
 }
 
 /// `/v1/nodes/<node>`

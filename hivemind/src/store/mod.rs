@@ -4,13 +4,21 @@
 //! no clock and no random number inside a transaction (pass them in); a value that was read is a constant; every
 //! field has one writer. Events, logs and samples never go into it.
 
+#[cfg(any(test, feature = "testkit"))]
+pub mod conformance;
+#[cfg(test)]
+mod crash_tests;
 mod error;
 pub mod keys;
+#[cfg(test)]
+mod model_tests;
+mod redb;
 mod types;
 
 pub use error::StoreError;
+pub use redb::RedbStore;
 pub use types::{
-    Compacted, Compare, Entry, Lease, LeaseId, Op, Range, Txn, TxnOutcome, WatchBatch, WatchEvent, Watcher,
+    Compacted, Compare, Entry, Lease, LeaseId, Op, Range, Txn, TxnOutcome, WatchBatch, WatchEvent, WatchItem, Watcher,
 };
 
 use crate::model::Revision;

@@ -44,6 +44,25 @@ pub enum Compare {
     Present(String),
 }
 
+impl Compare {
+    /// The row it is about.
+    pub fn key(&self) -> &str {
+        match self {
+            Self::Modified(key, _) | Self::Created(key, _) | Self::Absent(key) | Self::Present(key) => key,
+        }
+    }
+
+    /// Whether it holds for `row`, the row of its key.
+    pub fn holds(&self, row: Option<&Entry>) -> bool {
+        match self {
+            Self::Modified(_, revision) => row.is_some_and(|row| row.modified == *revision),
+            Self::Created(_, revision) => row.is_some_and(|row| row.created == *revision),
+            Self::Absent(_) => row.is_none(),
+            Self::Present(_) => row.is_some(),
+        }
+    }
+}
+
 /// One change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Op {
@@ -61,6 +80,15 @@ pub enum Op {
         /// Its key.
         key: String,
     },
+}
+
+impl Op {
+    /// The row it changes.
+    pub fn key(&self) -> &str {
+        match self {
+            Self::Put { key, .. } | Self::Delete { key } => key,
+        }
+    }
 }
 
 /// A transaction.
@@ -89,6 +117,13 @@ impl Txn {
     #[must_use]
     pub fn put(mut self, key: impl Into<String>, value: impl Into<Vec<u8>>) -> Self {
         self.ops.push(Op::Put { key: key.into(), value: value.into(), lease: None });
+        self
+    }
+
+    /// Adds the writing of a row that ends with `lease`.
+    #[must_use]
+    pub fn put_leased(mut self, key: impl Into<String>, value: impl Into<Vec<u8>>, lease: LeaseId) -> Self {
+        self.ops.push(Op::Put { key: key.into(), value: value.into(), lease: Some(lease) });
         self
     }
 
@@ -123,6 +158,16 @@ pub enum WatchEvent {
     },
 }
 
+impl WatchEvent {
+    /// The row that changed.
+    pub fn key(&self) -> &Arc<str> {
+        match self {
+            Self::Put(entry) => &entry.key,
+            Self::Delete { key, .. } => key,
+        }
+    }
+}
+
 /// All changes of one revision under the watched prefix: never split, never merged with another revision's.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WatchBatch {
@@ -132,23 +177,51 @@ pub struct WatchBatch {
     pub events: Vec<WatchEvent>,
 }
 
+/// What an implementation of the store sends to a [`Watcher`].
+pub enum WatchItem {
+    /// A revision's changes.
+    Batch(WatchBatch),
+    /// The watch has ended.
+    Failed(StoreError),
+    /// The channel was about to overflow. What is missing stays in the log until the watcher, having taken all that
+    /// came before, calls this.
+    Behind(Box<dyn FnOnce() + Send>),
+}
+
+impl fmt::Debug for WatchItem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Batch(batch) => batch.fmt(f),
+            Self::Failed(error) => error.fmt(f),
+            Self::Behind(_) => f.write_str("Behind"),
+        }
+    }
+}
+
 /// A running watch. Dropping it ends it.
 ///
 /// A watcher that falls behind costs no memory beyond its channel: the store re-reads what it missed from the log.
 #[derive(Debug)]
 pub struct Watcher {
-    batches: mpsc::Receiver<Result<WatchBatch, StoreError>>,
+    items: mpsc::Receiver<WatchItem>,
 }
 
 impl Watcher {
-    /// A watch fed through `batches`; for implementations of the store.
-    pub fn new(batches: mpsc::Receiver<Result<WatchBatch, StoreError>>) -> Self {
-        Self { batches }
+    /// A watch fed through `items`; for implementations of the store.
+    pub fn new(items: mpsc::Receiver<WatchItem>) -> Self {
+        Self { items }
     }
 
     /// The next batch; waits for it. After an error the watch has ended. Safe to cancel.
     pub async fn next(&mut self) -> Result<WatchBatch, StoreError> {
-        self.batches.recv().await.unwrap_or(Err(StoreError::Closed))
+        loop {
+            match self.items.recv().await {
+                Some(WatchItem::Batch(batch)) => return Ok(batch),
+                Some(WatchItem::Failed(error)) => return Err(error),
+                Some(WatchItem::Behind(resume)) => resume(),
+                None => return Err(StoreError::Closed),
+            }
+        }
     }
 }
 

@@ -1,10 +1,12 @@
-//! All rows, decoded.
+//! All rows of the store, decoded. The maps share structure, so that a copy costs next to nothing.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
-use crate::model::{
-    App, AppKey, Backend, Instance, InstanceId, InstanceStatus, Node, NodeName, NodeStatus, Phase, Revision,
-    ServedService, Service, ServiceKey,
+use imbl::OrdMap;
+
+use super::{
+    App, AppKey, Backend, Desired, Instance, InstanceId, InstanceStatus, Node, NodeName, NodeStatus, Phase, Revision,
+    Scope, ServedService, Service, ServiceKey,
 };
 
 /// A decoded row with the revision that last wrote it (its ETag).
@@ -22,25 +24,32 @@ pub struct ClusterSnapshot {
     /// The revision.
     pub revision: Revision,
     /// Apps.
-    pub apps: BTreeMap<AppKey, Row<App>>,
+    pub apps: OrdMap<AppKey, Row<App>>,
     /// Instances.
-    pub instances: BTreeMap<InstanceId, Row<Instance>>,
+    pub instances: OrdMap<InstanceId, Row<Instance>>,
     /// What agents saw of them.
-    pub instance_status: BTreeMap<InstanceId, Row<InstanceStatus>>,
+    pub instance_status: OrdMap<InstanceId, Row<InstanceStatus>>,
     /// Services.
-    pub services: BTreeMap<ServiceKey, Row<Service>>,
+    pub services: OrdMap<ServiceKey, Row<Service>>,
     /// Nodes.
-    pub nodes: BTreeMap<NodeName, Row<Node>>,
+    pub nodes: OrdMap<NodeName, Row<Node>>,
     /// What agents say of them.
-    pub node_status: BTreeMap<NodeName, Row<NodeStatus>>,
-    /// The next number for a service in the data plane.
-    pub next_service_id: u32,
+    pub node_status: OrdMap<NodeName, Row<NodeStatus>>,
+    /// The identity of each namespace.
+    pub identities: OrdMap<Scope, u32>,
+    /// The highest number that a service ever had.
+    pub last_service_id: u32,
 }
 
 impl ClusterSnapshot {
     /// The status of an instance; pending if its agent has said nothing yet.
     pub fn status_of(&self, id: &InstanceId) -> InstanceStatus {
         self.instance_status.get(id).map(|row| (*row.object).clone()).unwrap_or_default()
+    }
+
+    /// The phase of an instance.
+    pub fn phase_of(&self, id: &InstanceId) -> Phase {
+        self.instance_status.get(id).map(|row| row.object.phase).unwrap_or_default()
     }
 
     /// The instances of an app, in id order.
@@ -50,7 +59,8 @@ impl ClusterSnapshot {
 
     /// A service with its Ready instances.
     pub fn served(&self, service: &Service) -> ServedService {
-        let ready = |instance: &&Arc<Instance>| self.status_of(&instance.id).phase == Phase::Ready;
+        // One that is to stop gets no new connections from this revision on.
+        let ready = |instance: &&Arc<Instance>| instance.desired == Desired::Run && self.phase_of(&instance.id) == Phase::Ready;
         let backends = self
             .instances_of(&service.app)
             .filter(ready)

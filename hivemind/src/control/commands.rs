@@ -1,0 +1,81 @@
+//! What a command makes of an app's row. Pure.
+
+use super::{AppChange, ControlError, IfMatch};
+use crate::{
+    model::{App, AppKey, ClusterSnapshot, Timestamp},
+    spec::v1::{AppSpec, validate_app},
+};
+
+/// The row after the command; `None` if nothing changes.
+pub(super) fn app_after(
+    snapshot: &ClusterSnapshot,
+    key: &AppKey,
+    change: AppChange,
+    if_match: IfMatch,
+    now: Timestamp,
+) -> Result<Option<App>, ControlError> {
+    let row = snapshot.apps.get(key);
+    if let Some(expected) = if_match {
+        let found = row.map_or(0, |row| row.modified);
+        if found != expected {
+            return Err(ControlError::Conflict { key: key.clone(), expected, found });
+        }
+    }
+    let existing = row.map(|row| (*row.object).clone());
+    let not_found = || ControlError::NotFound { key: key.clone() };
+    let after = match change {
+        AppChange::Deploy(spec) => deploy(snapshot, key, *spec, existing.clone(), now)?,
+        AppChange::Scale(replicas) => {
+            let mut app = existing.clone().filter(|app| !app.deleting).ok_or_else(not_found)?;
+            app.spec.replicas = replicas;
+            check(key, &app.spec)?;
+            app
+        }
+        AppChange::Restart => {
+            let mut app = existing.clone().filter(|app| !app.deleting).ok_or_else(not_found)?;
+            app.generation += 1;
+            app
+        }
+        AppChange::Remove => App { deleting: true, ..existing.clone().ok_or_else(not_found)? },
+    };
+    Ok((existing.as_ref() != Some(&after)).then_some(after))
+}
+
+fn check(key: &AppKey, spec: &AppSpec) -> Result<(), ControlError> {
+    let faults = validate_app(spec);
+    if faults.is_empty() { Ok(()) } else { Err(ControlError::Invalid { key: key.clone(), faults }) }
+}
+
+fn deploy(
+    snapshot: &ClusterSnapshot,
+    key: &AppKey,
+    spec: AppSpec,
+    existing: Option<App>,
+    now: Timestamp,
+) -> Result<App, ControlError> {
+    check(key, &spec)?;
+    let others = || snapshot.apps.values().map(|row| &row.object).filter(|app| app.key != *key);
+    for name in &spec.services {
+        if let Some(by) = others().find(|app| app.spec.services.iter().any(|other| other.eq_ignore_ascii_case(name))) {
+            return Err(ControlError::Taken { what: format!("DNS name {name}"), by: by.key.clone() });
+        }
+    }
+    for port in &spec.ports {
+        let Some(published) = port.published else { continue };
+        let same = |other: &crate::spec::v1::PortSpec| {
+            other.published == Some(published) && other.protocol == port.protocol
+        };
+        if let Some(by) = others().find(|app| app.spec.ports.iter().any(same)) {
+            let what = format!("published port {published}/{}", port.protocol);
+            return Err(ControlError::Taken { what, by: by.key.clone() });
+        }
+    }
+    Ok(match existing {
+        Some(app) => {
+            // Deploying what is being removed brings it back, with new instances.
+            let renewed = app.deleting || app.spec.needs_new_instances(&spec);
+            App { generation: app.generation + u64::from(renewed), spec, deleting: false, ..app }
+        }
+        None => App { key: key.clone(), spec, generation: 1, created_at: now, deleting: false },
+    })
+}

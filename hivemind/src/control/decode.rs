@@ -1,0 +1,127 @@
+//! From rows to the snapshot, and what a change of rows makes dirty.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use serde::{Serialize, de::DeserializeOwned};
+
+use crate::{
+    model::{App, AppKey, ClusterSnapshot, Instance, InstanceId, NodeName, Row, Scope, ServiceKey},
+    store::{Entry, WatchEvent, keys},
+};
+
+/// What changed since the loop last looked.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Dirty {
+    /// Apps whose plan, service or backends may differ.
+    pub(super) apps: BTreeSet<AppKey>,
+    /// Instances whose row changed or went.
+    pub(super) instances: BTreeSet<InstanceId>,
+    /// Services whose row changed or went.
+    pub(super) services: BTreeSet<ServiceKey>,
+    /// A node changed: every app may be placed differently.
+    pub(super) nodes: bool,
+}
+
+impl Dirty {
+    pub(super) fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// A row's value. Rows are JSON: fields are added over time, and a person can read them.
+pub(super) fn encode(object: &impl Serialize) -> Vec<u8> {
+    // Only maps with keys that are no strings could fail; the objects have none.
+    serde_json::to_vec(object).unwrap_or_default()
+}
+
+fn read<T: DeserializeOwned>(entry: &Entry) -> Option<Row<T>> {
+    match serde_json::from_slice(&entry.value) {
+        Ok(object) => Some(Row { object: Arc::new(object), modified: entry.modified }),
+        Err(error) => {
+            // Left alone: a newer version may have written it, and deleting it would lose it.
+            tracing::error!(key = %entry.key, %error, "a row cannot be read and is not acted upon");
+            None
+        }
+    }
+}
+
+/// The parts of a key behind its prefix: `tenant/namespace/name[/id]`.
+fn parts(rest: &str) -> Option<(Scope, &str, Option<&str>)> {
+    let mut parts = rest.split('/');
+    let scope = Scope { tenant: parts.next()?.parse().ok()?, namespace: parts.next()?.parse().ok()? };
+    Some((scope, parts.next()?, parts.next()))
+}
+
+fn app_key(rest: &str) -> Option<AppKey> {
+    let (scope, name, _) = parts(rest)?;
+    Some(AppKey::new(scope, name.parse().ok()?))
+}
+
+/// Takes one change into the snapshot.
+pub(super) fn apply(snapshot: &mut ClusterSnapshot, event: &WatchEvent, dirty: &mut Dirty) {
+    let (key, entry) = match event {
+        WatchEvent::Put(entry) => (&*entry.key, Some(entry)),
+        WatchEvent::Delete { key, .. } => (&**key, None),
+    };
+    if apply_known(snapshot, key, entry, dirty).is_none() {
+        tracing::debug!(key, "a row of an unknown kind is left alone");
+    }
+}
+
+fn apply_known(snapshot: &mut ClusterSnapshot, key: &str, entry: Option<&Entry>, dirty: &mut Dirty) -> Option<()> {
+    if let Some(rest) = key.strip_prefix(keys::APPS) {
+        let app = app_key(rest)?;
+        match entry.and_then(read::<App>) {
+            Some(row) => snapshot.apps.insert(app.clone(), row),
+            None => snapshot.apps.remove(&app),
+        };
+        dirty.apps.insert(app);
+    } else if let Some(rest) = key.strip_prefix(keys::INSTANCES) {
+        let (app, id) = (app_key(rest)?, parts(rest)?.2?.parse::<InstanceId>().ok()?);
+        match entry.and_then(read::<Instance>) {
+            Some(row) => snapshot.instances.insert(id.clone(), row),
+            None => snapshot.instances.remove(&id),
+        };
+        dirty.apps.insert(app);
+        dirty.instances.insert(id);
+    } else if let Some(rest) = key.strip_prefix(keys::INSTANCE_STATUS) {
+        let (app, id) = (app_key(rest)?, parts(rest)?.2?.parse::<InstanceId>().ok()?);
+        match entry.and_then(read) {
+            Some(row) => snapshot.instance_status.insert(id, row),
+            None => snapshot.instance_status.remove(&id),
+        };
+        dirty.apps.insert(app);
+    } else if let Some(rest) = key.strip_prefix(keys::SERVICES) {
+        let (scope, name, _) = parts(rest)?;
+        let service = ServiceKey::new(scope, name.parse().ok()?);
+        match entry.and_then(read) {
+            Some(row) => snapshot.services.insert(service.clone(), row),
+            None => snapshot.services.remove(&service),
+        };
+        dirty.services.insert(service);
+    } else if let Some(name) = key.strip_prefix(keys::NODES) {
+        let name: NodeName = name.parse().ok()?;
+        match entry.and_then(read) {
+            Some(row) => snapshot.nodes.insert(name, row),
+            None => snapshot.nodes.remove(&name),
+        };
+        dirty.nodes = true;
+    } else if let Some(name) = key.strip_prefix(keys::NODE_STATUS) {
+        let name: NodeName = name.parse().ok()?;
+        match entry.and_then(read) {
+            Some(row) => snapshot.node_status.insert(name, row),
+            None => snapshot.node_status.remove(&name),
+        };
+        dirty.nodes = true;
+    } else if let Some(rest) = key.strip_prefix(keys::IDENTITIES) {
+        let (tenant, namespace) = rest.split_once('/')?;
+        let scope = Scope { tenant: tenant.parse().ok()?, namespace: namespace.parse().ok()? };
+        let number = entry.and_then(|entry| std::str::from_utf8(&entry.value).ok()?.parse().ok())?;
+        snapshot.identities.insert(scope, number);
+    } else if key == keys::LAST_SERVICE_ID {
+        snapshot.last_service_id = entry.and_then(|entry| std::str::from_utf8(&entry.value).ok()?.parse().ok())?;
+    } else {
+        return None;
+    }
+    Some(())
+}

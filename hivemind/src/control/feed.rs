@@ -1,0 +1,102 @@
+//! What a node is told, and what it was told already.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use tokio::sync::mpsc;
+
+use super::decode::Dirty;
+use crate::model::{
+    AppKey, Backend, ClusterSnapshot, Desired, FeedMessage, Instance, NodeName, Peer, Phase, ServedService, ServiceKey,
+};
+
+/// Messages that may wait for a slow agent; beyond that its feed is ended, and it asks for a new one.
+const QUEUE: usize = 65_536;
+
+/// The feed of one agent.
+#[derive(Debug)]
+pub(super) struct Feed {
+    node: NodeName,
+    to: mpsc::Sender<FeedMessage>,
+    /// What was last said of each service: the same is not said twice.
+    said: BTreeMap<ServiceKey, Arc<ServedService>>,
+    /// A message did not fit or the agent has gone: the feed ends, so that nothing is missed silently.
+    broken: bool,
+}
+
+impl Feed {
+    /// A new feed, with everything there is already in it.
+    pub(super) fn begin(node: NodeName, snapshot: &ClusterSnapshot) -> (Self, mpsc::Receiver<FeedMessage>) {
+        // Everything must fit beside what may come while the agent takes it in.
+        let size = snapshot.instances.len() * 2 + snapshot.services.len() + QUEUE;
+        let (to, messages) = mpsc::channel(size);
+        let mut feed = Self { node, to, said: BTreeMap::new(), broken: false };
+        let mut backends: BTreeMap<&AppKey, Vec<Backend>> = BTreeMap::new();
+        for row in snapshot.instances.values() {
+            let instance = &row.object;
+            feed.say_instance(instance);
+            if instance.desired == Desired::Run && snapshot.phase_of(&instance.id) == Phase::Ready {
+                let (id, node) = (instance.id.clone(), instance.node.clone());
+                let backend = Backend { id, node, addresses: instance.addresses };
+                backends.entry(&instance.app).or_default().push(backend);
+            }
+        }
+        for row in snapshot.services.values() {
+            let service = (*row.object).clone();
+            let backends = backends.get(&service.app).cloned().unwrap_or_default();
+            feed.say_service(ServedService { service, backends });
+        }
+        feed.say(FeedMessage::SnapshotEnd(snapshot.revision));
+        (feed, messages)
+    }
+
+    /// Says what changed. False if the agent has gone, or is too slow.
+    pub(super) fn update(&mut self, snapshot: &ClusterSnapshot, dirty: &Dirty) -> bool {
+        for id in &dirty.instances {
+            match snapshot.instances.get(id) {
+                Some(row) => self.say_instance(&row.object),
+                None => {
+                    self.say(FeedMessage::InstanceGone(id.clone()));
+                    self.say(FeedMessage::PeerGone(id.clone()));
+                }
+            }
+        }
+        let of_apps = dirty.apps.iter().filter_map(|app| {
+            // A service has the name of its app.
+            app.name.as_str().parse().ok().map(|name| ServiceKey::new(app.scope.clone(), name))
+        });
+        for key in of_apps.chain(dirty.services.iter().cloned()) {
+            match snapshot.services.get(&key) {
+                Some(row) => self.say_service(snapshot.served(&row.object)),
+                None => {
+                    if self.said.remove(&key).is_some() {
+                        self.say(FeedMessage::ServiceGone(key));
+                    }
+                }
+            }
+        }
+        self.say(FeedMessage::SnapshotEnd(snapshot.revision));
+        !self.broken
+    }
+
+    fn say_instance(&mut self, instance: &Arc<Instance>) {
+        if instance.node == self.node {
+            self.say(FeedMessage::Instance(Arc::clone(instance)));
+        }
+        let Instance { id, node, addresses, identity, .. } = &**instance;
+        let peer = Peer { node: node.clone(), addresses: *addresses, identity: *identity };
+        self.say(FeedMessage::Peer(id.clone(), Arc::new(peer)));
+    }
+
+    fn say_service(&mut self, served: ServedService) {
+        let key = served.service.key.clone();
+        if self.said.get(&key).is_none_or(|said| **said != served) {
+            let served = Arc::new(served);
+            self.said.insert(key, Arc::clone(&served));
+            self.say(FeedMessage::Service(served));
+        }
+    }
+
+    fn say(&mut self, message: FeedMessage) {
+        self.broken |= self.to.try_send(message).is_err();
+    }
+}

@@ -1,0 +1,325 @@
+//! The loop: takes commands, follows the store, plans, writes, publishes.
+
+use std::{
+    collections::BTreeMap,
+    future::Future,
+    sync::Arc,
+};
+
+use tokio::sync::{mpsc, watch};
+
+use super::{
+    Answer, AppChange, Command, Control, ControlError, IfMatch, Written,
+    commands::app_after,
+    decode::{Dirty, apply, encode},
+    feed::Feed,
+};
+use crate::{
+    lifecycle::clock,
+    model::{AppKey, ClusterSnapshot, EventKind, InstanceId, Node, NodeStatus, Revision, StatusReport},
+    observe::Events,
+    schedule::{self, Change, Cursor, Input, ServiceRanges},
+    store::{Compare, Store, StoreError, Txn, TxnOutcome, WatchBatch, WatchEvent, Watcher, keys},
+};
+
+/// Commands that may wait.
+const QUEUE: usize = 256;
+/// Revisions of the change log that are kept for watchers and point-in-time recovery.
+const LOG_KEPT: Revision = 10_000;
+/// The log is compacted when it is longer than this.
+const LOG_LONGEST: Revision = 12_000;
+
+/// How the loop is configured.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ControlConfig {
+    /// Ranges of service addresses.
+    pub services: ServiceRanges,
+}
+
+/// Reads the store, and returns the handle with the loop, which the caller owns and runs. The loop ends when the
+/// store fails for good, or when the last handle is dropped.
+pub async fn start(
+    store: Arc<dyn Store>,
+    config: ControlConfig,
+    events: Events,
+) -> Result<(Control, impl Future<Output = Result<(), StoreError>> + Send + use<>), StoreError> {
+    let range = store.range(keys::ALL).await?;
+    let mut snapshot = ClusterSnapshot { revision: range.revision, ..ClusterSnapshot::default() };
+    let mut dirty = Dirty::default();
+    for entry in range.entries {
+        apply(&mut snapshot, &WatchEvent::Put(entry), &mut dirty);
+    }
+    // Everything is planned once at the start: the last daemon may have ended between two transactions.
+    dirty.nodes = true;
+    let watcher = store.watch(keys::ALL, range.revision).await?;
+    let (commands, inbox) = mpsc::channel(QUEUE);
+    let (publish, published) = watch::channel(Arc::new(snapshot.clone()));
+    let run = Loop {
+        store,
+        config,
+        events,
+        watcher,
+        snapshot,
+        dirty,
+        feeds: Vec::new(),
+        publish,
+        cursor: Cursor::default(),
+        unmet: BTreeMap::new(),
+        compacted: 0,
+    };
+    Ok((Control { commands, snapshot: published }, run.run(inbox)))
+}
+
+struct Loop {
+    store: Arc<dyn Store>,
+    config: ControlConfig,
+    events: Events,
+    watcher: Watcher,
+    snapshot: ClusterSnapshot,
+    dirty: Dirty,
+    feeds: Vec<Feed>,
+    publish: watch::Sender<Arc<ClusterSnapshot>>,
+    cursor: Cursor,
+    /// What could not be planned, as it was last said.
+    unmet: BTreeMap<AppKey, Vec<String>>,
+    compacted: Revision,
+}
+
+impl Loop {
+    async fn run(mut self, mut inbox: mpsc::Receiver<Command>) -> Result<(), StoreError> {
+        loop {
+            self.settle().await?;
+            tokio::select! {
+                command = inbox.recv() => match command {
+                    Some(command) => self.handle(command).await?,
+                    None => return Ok(()),
+                },
+                batch = self.watcher.next() => self.take(batch?),
+            }
+        }
+    }
+
+    fn take(&mut self, batch: WatchBatch) {
+        self.snapshot.revision = batch.revision;
+        for event in &batch.events {
+            apply(&mut self.snapshot, event, &mut self.dirty);
+        }
+    }
+
+    /// Writes, and takes in everything up to the new revision. `None` if a condition did not hold.
+    async fn commit(&mut self, txn: Txn) -> Result<Option<Revision>, StoreError> {
+        let (revision, done) = match self.store.txn(txn).await? {
+            TxnOutcome::Committed(revision) => (revision, true),
+            TxnOutcome::Refused(revision) => (revision, false),
+        };
+        while self.snapshot.revision < revision {
+            let batch = self.watcher.next().await?;
+            self.take(batch);
+        }
+        Ok(done.then_some(revision))
+    }
+
+    /// Plans until there is nothing to plan, then publishes.
+    async fn settle(&mut self) -> Result<(), StoreError> {
+        if self.dirty.is_empty() {
+            return Ok(());
+        }
+        let mut said = Dirty::default();
+        loop {
+            let dirty = std::mem::take(&mut self.dirty);
+            let mut apps = dirty.apps.clone();
+            if dirty.nodes {
+                apps.extend(self.snapshot.apps.keys().cloned());
+                apps.extend(self.snapshot.instances.values().map(|row| row.object.app.clone()));
+            }
+            said.apps.extend(dirty.apps);
+            said.instances.extend(dirty.instances);
+            said.services.extend(dirty.services);
+            for app in apps {
+                self.plan(&app).await?;
+            }
+            if self.dirty.is_empty() {
+                break;
+            }
+        }
+        self.publish.send_replace(Arc::new(self.snapshot.clone()));
+        let snapshot = &self.snapshot;
+        self.feeds.retain_mut(|feed| feed.update(snapshot, &said));
+        self.compact().await
+    }
+
+    async fn plan(&mut self, app: &AppKey) -> Result<(), StoreError> {
+        let mut random = rand::random;
+        let mut input = Input {
+            snapshot: &self.snapshot,
+            services: self.config.services,
+            now: clock::now(),
+            random: &mut random,
+            cursor: &mut self.cursor,
+        };
+        let plan = schedule::plan(&mut input, app);
+        self.say_unmet(app, plan.unmet);
+        if !plan.changes.is_empty() {
+            // Refused means that the app changed meanwhile: it is dirty then, and planned again.
+            let txn = transaction(&self.snapshot, app, &plan.changes);
+            self.commit(txn).await?;
+        }
+        Ok(())
+    }
+
+    /// Says once what keeps an app from what it should be.
+    fn say_unmet(&mut self, app: &AppKey, unmet: Vec<String>) {
+        if unmet.is_empty() {
+            self.unmet.remove(app);
+        } else if self.unmet.get(app) != Some(&unmet) {
+            let message = format!("no node can take an instance of {}: {}", app.name, unmet.join("; "));
+            self.events.emit(EventKind::Warning, "Unschedulable", format!("app/{}", app.name), message);
+            self.unmet.insert(app.clone(), unmet);
+        }
+    }
+
+    async fn compact(&mut self) -> Result<(), StoreError> {
+        if self.snapshot.revision.saturating_sub(self.compacted) > LOG_LONGEST {
+            let to = self.snapshot.revision - LOG_KEPT;
+            self.store.compact(to).await?;
+            self.compacted = to;
+        }
+        Ok(())
+    }
+
+    async fn handle(&mut self, command: Command) -> Result<(), StoreError> {
+        match command {
+            Command::Write { key, change, if_match, answer } => {
+                let result = self.write(&key, change, if_match).await;
+                self.answer(answer, result).await
+            }
+            Command::Register { node, status, answer } => {
+                let result = self.register(*node, *status).await;
+                self.answer(answer, result).await
+            }
+            Command::Report { reports, answer } => {
+                let result = self.report(reports).await;
+                self.answer(answer, result).await
+            }
+            Command::Feed { node, answer } => {
+                self.settle().await?;
+                let (feed, messages) = Feed::begin(node, &self.snapshot);
+                if answer.send(Ok(messages)).is_ok() {
+                    self.feeds.push(feed);
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Answers when the published snapshot has the result. A full disk is the asker's to know and no end of the loop.
+    async fn answer<T>(&mut self, answer: Answer<T>, result: Result<T, ControlError>) -> Result<(), StoreError> {
+        self.settle().await?;
+        if let Err(ControlError::Store(error)) = &result {
+            tracing::error!(%error, "the store refused a write");
+        }
+        // The asker may have gone: the command is done all the same.
+        let _ = answer.send(result);
+        Ok(())
+    }
+
+    async fn write(&mut self, key: &AppKey, change: AppChange, if_match: IfMatch) -> Result<Written, ControlError> {
+        let what = match &change {
+            AppChange::Deploy(_) => "Deployed",
+            AppChange::Scale(_) => "Scaled",
+            AppChange::Restart => "Restarted",
+            AppChange::Remove => "Removed",
+        };
+        let before = self.snapshot.apps.get(key).cloned();
+        let after = app_after(&self.snapshot, key, change, if_match, clock::now())?;
+        let Some(after) = after else {
+            let row = before.ok_or_else(|| ControlError::NotFound { key: key.clone() })?;
+            return Ok(Written { revision: row.modified, created: false, generation: row.object.generation });
+        };
+        let row = keys::app(key);
+        let compare = match &before {
+            Some(before) => Compare::Modified(row.clone(), before.modified),
+            None => Compare::Absent(row.clone()),
+        };
+        let Some(revision) = self.commit(Txn::new().when(compare).put(row, encode(&after))).await? else {
+            let found = self.snapshot.apps.get(key).map_or(0, |row| row.modified);
+            let expected = before.map_or(0, |row| row.modified);
+            return Err(ControlError::Conflict { key: key.clone(), expected, found });
+        };
+        let message = format!("{}: {} instances of {}", key.name, after.spec.replicas, after.spec.image);
+        self.events.emit(EventKind::Normal, what, format!("app/{}", key.name), message);
+        Ok(Written { revision, created: before.is_none(), generation: after.generation })
+    }
+
+    async fn register(&mut self, mut node: Node, status: NodeStatus) -> Result<(), ControlError> {
+        if let Some(row) = self.snapshot.nodes.get(&node.name) {
+            node.created_at = row.object.created_at;
+        }
+        let mut txn = Txn::new();
+        if self.snapshot.nodes.get(&node.name).is_none_or(|row| *row.object != node) {
+            txn = txn.put(keys::node(&node.name), encode(&node));
+        }
+        if self.snapshot.node_status.get(&node.name).is_none_or(|row| *row.object != status) {
+            txn = txn.put(keys::node_status(&node.name), encode(&status));
+        }
+        if !txn.ops.is_empty() {
+            self.commit(txn).await?;
+        }
+        Ok(())
+    }
+
+    async fn report(&mut self, reports: Vec<StatusReport>) -> Result<(), ControlError> {
+        let mut txn = Txn::new();
+        for StatusReport { id, app, status } in reports {
+            let known = self.snapshot.instances.get(&id).is_some_and(|row| row.object.app == app);
+            let same = self.snapshot.instance_status.get(&id).is_some_and(|row| *row.object == status);
+            if known && !same {
+                txn = txn.put(keys::instance_status(&app, &id), encode(&status));
+            }
+        }
+        if !txn.ops.is_empty() {
+            self.commit(txn).await?;
+        }
+        Ok(())
+    }
+}
+
+/// All changes of a plan in one transaction, on the condition that the app's row is the one that was planned for.
+fn transaction(snapshot: &ClusterSnapshot, app: &AppKey, changes: &[Change]) -> Txn {
+    let row = keys::app(app);
+    let mut txn = Txn::new().when(match snapshot.apps.get(app) {
+        Some(known) => Compare::Modified(row.clone(), known.modified),
+        None => Compare::Absent(row.clone()),
+    });
+    let of = |id: &InstanceId| snapshot.instances.get(id).map(|row| &row.object);
+    for change in changes {
+        txn = match change {
+            Change::CreateInstance(instance) => {
+                let key = keys::instance(&instance.app, &instance.id);
+                txn.when(Compare::Absent(key.clone())).put(key, encode(instance))
+            }
+            Change::StopInstance(id) => match of(id) {
+                Some(instance) => {
+                    let mut stopped = (**instance).clone();
+                    stopped.desired = crate::model::Desired::Stop;
+                    txn.put(keys::instance(&instance.app, id), encode(&stopped))
+                }
+                None => txn,
+            },
+            Change::DeleteInstance(id) => {
+                txn.delete(keys::instance(app, id)).delete(keys::instance_status(app, id))
+            }
+            Change::PutService(service) => {
+                let key = keys::service(&service.key);
+                if service.id > snapshot.last_service_id {
+                    txn = txn.put(keys::LAST_SERVICE_ID, service.id.to_string());
+                }
+                txn.put(key, encode(service))
+            }
+            Change::DeleteService(key) => txn.delete(keys::service(key)),
+            Change::PutIdentity(scope, number) => txn.put(keys::identity(scope), number.to_string()),
+            Change::DeleteApp(key) => txn.delete(keys::app(key)),
+        };
+    }
+    txn
+}

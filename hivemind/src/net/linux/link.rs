@@ -1,0 +1,179 @@
+//! An instance's namespace and veth pair.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    os::fd::AsRawFd,
+    path::Path,
+};
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use rtnetlink::{
+    LinkMessageBuilder, LinkUnspec, LinkVeth,
+    packet_route::link::{InfoData, InfoVeth},
+};
+
+use super::{
+    netns,
+    rtnl::{self, Link, Netlink, WantedRoute},
+};
+use crate::{
+    model::InstanceId,
+    net::{
+        HostLink, InstanceLink, NetError,
+        names::{
+            INSTANCE_DEVICE, host_device, host_mac, instance_mac, instance_of_device, instance_of_netns, netns_path,
+        },
+    },
+};
+
+/// What the kernel makes of an IPv6 route without a metric (`IP6_RT_PRIO_USER`).
+pub(super) const V6_METRIC: u32 = 1024;
+
+/// The namespace and the pair, both ends down. A pair that is whole is left as it is, so that a running instance is
+/// adopted without a packet lost; half of one is removed and made again.
+pub(super) async fn ensure(host: &Netlink, dir: &Path, id: &InstanceId, mtu: u32) -> Result<HostLink, NetError> {
+    let path = netns_path(dir, id);
+    let inside = netns::in_ensured(path.clone(), Netlink::open).await?;
+    if let Some(lo) = inside.link("lo").await? {
+        inside.ensure_up(&lo).await?;
+    }
+    let name = host_device(id);
+    let (outer, inner) = (host.link(&name).await?, inside.link(INSTANCE_DEVICE).await?);
+    let outer = match (outer, inner) {
+        (Some(outer), Some(inner)) if is_pair(id, &outer, &inner) => outer,
+        (outer, inner) => {
+            if outer.is_some() {
+                host.remove_link(&name).await?;
+            }
+            if inner.is_some() {
+                inside.remove_link(INSTANCE_DEVICE).await?;
+            }
+            make_pair(host, &path, id, mtu).await?;
+            find(host, &name).await?
+        }
+    };
+    if !outer.up {
+        host.change_link(&name, rtnl::quiet(outer.index)).await?;
+    }
+    Ok(host_link(dir, id, &outer))
+}
+
+/// Addresses, routes and neighbours on both ends. The host's end comes up last: before that there is no carrier.
+pub(super) async fn bring_up(host: &Netlink, dir: &Path, link: &InstanceLink) -> Result<(), NetError> {
+    let inside = netns::in_existing(netns_path(dir, &link.id), Netlink::open).await?;
+    let inner = find(&inside, INSTANCE_DEVICE).await?;
+    let addresses: Vec<IpAddr> = link.addresses.iter().collect();
+    let pairs: Vec<(IpAddr, IpAddr)> = addresses
+        .iter()
+        .filter_map(|ip| Some((*ip, link.gateway.iter().find(|gw| gw.is_ipv4() == ip.is_ipv4())?)))
+        .collect();
+
+    inside.ensure_addresses(&inner, &addresses).await?;
+    inside.ensure_up(&inner).await?;
+    let routes: Vec<WantedRoute> =
+        pairs.iter().flat_map(|(ip, gateway)| inner_routes(*ip, *gateway, inner.index)).collect();
+    for (_, gateway) in &pairs {
+        inside.ensure_neighbour(&inner, *gateway, host_mac(&link.id)).await?;
+    }
+    inside.ensure_routes(&routes, &inside.routes().await?).await?;
+
+    let outer = find(host, &host_device(&link.id)).await?;
+    for ip in &addresses {
+        host.ensure_neighbour(&outer, *ip, instance_mac(&link.id)).await?;
+    }
+    host.ensure_up(&outer).await?;
+    for (ip, gateway) in &pairs {
+        let (to, device, source) = (IpNet::from(*ip), Some(outer.index), Some(*gateway));
+        host.put_route(&WantedRoute { to, device, via: None, source, metric: metric(*ip) }).await?;
+    }
+    Ok(())
+}
+
+/// Removes all of it. The routes and neighbours go with the devices.
+pub(super) async fn remove(host: &Netlink, dir: &Path, id: &InstanceId) -> Result<(), NetError> {
+    host.remove_link(&host_device(id)).await?;
+    let path = netns_path(dir, id);
+    super::node::blocking(move || netns::remove(&path)).await
+}
+
+/// Every instance of which a device or a namespace's file is there, whole or not.
+pub(super) async fn list(host: &Netlink, dir: &Path) -> Result<Vec<(InstanceId, Option<HostLink>)>, NetError> {
+    let mut found: BTreeMap<InstanceId, Option<HostLink>> = BTreeMap::new();
+    let entries = match std::fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(error) => return Err(NetError::file("read", dir)(error)),
+    };
+    for entry in entries {
+        let entry = entry.map_err(NetError::file("read", dir))?;
+        if let Some(id) = entry.file_name().to_str().and_then(instance_of_netns) {
+            found.insert(id, None);
+        }
+    }
+    for link in host.links().await? {
+        if let Some(id) = instance_of_device(&link.name) {
+            let there = host_link(dir, &id, &link);
+            found.insert(id, Some(there));
+        }
+    }
+    Ok(found.into_iter().collect())
+}
+
+async fn make_pair(host: &Netlink, netns: &Path, id: &InstanceId, mtu: u32) -> Result<(), NetError> {
+    let namespace = netns::open(netns)?;
+    let inner = LinkMessageBuilder::<LinkUnspec>::new()
+        .name(INSTANCE_DEVICE)
+        .address(instance_mac(id).0.to_vec())
+        .mtu(mtu)
+        .setns_by_fd(namespace.as_raw_fd())
+        .build();
+    let name = host_device(id);
+    let pair = LinkVeth::new(&name, INSTANCE_DEVICE)
+        .address(host_mac(id).0.to_vec())
+        .mtu(mtu)
+        .set_info_data(InfoData::Veth(InfoVeth::Peer(inner)))
+        .build();
+    host.add_link(&name, pair).await
+}
+
+fn is_pair(id: &InstanceId, outer: &Link, inner: &Link) -> bool {
+    outer.peer == Some(inner.index)
+        && inner.peer == Some(outer.index)
+        && outer.mac == Some(host_mac(id))
+        && inner.mac == Some(instance_mac(id))
+}
+
+/// The gateway is beyond no network of the device's: it is on the link because we say so.
+fn inner_routes(ip: IpAddr, gateway: IpAddr, device: u32) -> [WantedRoute; 2] {
+    let everything: IpNet = match ip {
+        IpAddr::V4(_) => Ipv4Net::new_assert(Ipv4Addr::UNSPECIFIED, 0).into(),
+        IpAddr::V6(_) => Ipv6Net::new_assert(Ipv6Addr::UNSPECIFIED, 0).into(),
+    };
+    let (device, metric) = (Some(device), metric(ip));
+    [
+        WantedRoute { to: gateway.into(), device, via: None, source: None, metric },
+        WantedRoute { to: everything, device, via: Some(gateway), source: None, metric },
+    ]
+}
+
+fn metric(ip: IpAddr) -> u32 {
+    if ip.is_ipv4() { 0 } else { V6_METRIC }
+}
+
+async fn find(netlink: &Netlink, name: &str) -> Result<Link, NetError> {
+    netlink.link(name).await?.ok_or_else(|| NetError::Netlink {
+        action: "find the device",
+        object: name.to_owned(),
+        why: "there is none of that name".to_owned(),
+    })
+}
+
+fn host_link(dir: &Path, id: &InstanceId, link: &Link) -> HostLink {
+    HostLink {
+        netns: netns_path(dir, id),
+        name: link.name.clone(),
+        ifindex: link.index,
+        host_mac: host_mac(id),
+        instance_mac: instance_mac(id),
+    }
+}

@@ -1,0 +1,132 @@
+//! The real network: netlink for devices, addresses, routes and neighbours, nftables for masquerade and published
+//! ports.
+//!
+//! It keeps no record of what it made: names follow from ids, and everything else is read from the kernel. Making a
+//! link is a handful of system calls and no process; `nft` is run only for what concerns the whole node.
+
+mod link;
+mod monitor;
+mod netns;
+mod node;
+mod rtnl;
+mod sysctl;
+
+use std::{
+    net::IpAddr,
+    path::PathBuf,
+    sync::atomic::{AtomicU32, Ordering},
+};
+
+use self::{monitor::Monitor, rtnl::Netlink};
+use super::{HostLink, InstanceLink, Net, NetError, NodeNet, PublishedPort, Uplink, nft, ranges};
+use crate::model::InstanceId;
+
+/// What can be chosen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NetConfig {
+    /// Where the instances' network namespaces are mounted, as `hm-<id>`. Made if it is not there.
+    pub netns_dir: PathBuf,
+    /// The MTU of the instances' devices, 1280 to 65535 bytes; `None`: the smallest of the uplinks.
+    pub mtu: Option<u32>,
+    /// Whether instances reach the outside with the node's address.
+    pub masquerade: bool,
+    /// The program of nftables.
+    pub nft: PathBuf,
+}
+
+impl NetConfig {
+    /// Everything by default: derived MTU, masquerade, `nft` from where Debian puts it.
+    pub fn new(netns_dir: impl Into<PathBuf>) -> Self {
+        Self { netns_dir: netns_dir.into(), mtu: None, masquerade: true, nft: PathBuf::from("/usr/sbin/nft") }
+    }
+}
+
+/// The network of the node that it was made on.
+#[derive(Debug)]
+pub struct LinuxNet {
+    config: NetConfig,
+    netlink: Netlink,
+    monitor: Monitor,
+    /// The derived MTU, as `ensure_node` last saw it; 0 before. A cache: making a link should not list every route.
+    derived_mtu: AtomicU32,
+}
+
+impl LinuxNet {
+    /// Opens the sockets in the network namespace of the calling thread, which must be that of all threads of the
+    /// runtime it is called in.
+    pub fn new(config: NetConfig) -> Result<Self, NetError> {
+        netns::prepare_dir(&config.netns_dir)?;
+        let (netlink, monitor) = (Netlink::open()?, Monitor::start()?);
+        Ok(Self { config, netlink, monitor, derived_mtu: AtomicU32::new(0) })
+    }
+
+    async fn mtu(&self) -> Result<u32, NetError> {
+        if let Some(mtu) = self.config.mtu {
+            return Ok(mtu);
+        }
+        match self.derived_mtu.load(Ordering::Relaxed) {
+            0 => self.derive_mtu().await,
+            mtu => Ok(mtu),
+        }
+    }
+
+    async fn derive_mtu(&self) -> Result<u32, NetError> {
+        let mtu = node::smallest_mtu(&self.netlink).await?;
+        self.derived_mtu.store(mtu, Ordering::Relaxed);
+        Ok(mtu)
+    }
+}
+
+#[async_trait::async_trait]
+impl Net for LinuxNet {
+    async fn check_ranges(&self, node: &NodeNet) -> Result<(), NetError> {
+        let overlaps = ranges::overlaps(node, &node::taken(&self.netlink).await?);
+        if overlaps.is_empty() { Ok(()) } else { Err(NetError::Overlaps(overlaps)) }
+    }
+
+    async fn ensure_node(&self, node: &NodeNet) -> Result<(), NetError> {
+        node::ensure(&self.netlink, node).await?;
+        self.derive_mtu().await?;
+        nft::apply(&self.config.nft, &nft::node_rules(node, self.config.masquerade)).await
+    }
+
+    async fn sync_published(&self, ports: &[PublishedPort]) -> Result<(), NetError> {
+        nft::apply(&self.config.nft, &nft::published_rules(ports, node::PUBLISH_NEXT_HOPS)).await
+    }
+
+    async fn ensure_link(&self, link: &InstanceLink) -> Result<HostLink, NetError> {
+        link::ensure(&self.netlink, &self.config.netns_dir, &link.id, self.mtu().await?).await
+    }
+
+    async fn bring_up(&self, link: &InstanceLink) -> Result<(), NetError> {
+        link::bring_up(&self.netlink, &self.config.netns_dir, link).await
+    }
+
+    async fn remove_link(&self, id: &InstanceId) -> Result<(), NetError> {
+        link::remove(&self.netlink, &self.config.netns_dir, id).await
+    }
+
+    async fn list_links(&self) -> Result<Vec<(InstanceId, Option<HostLink>)>, NetError> {
+        link::list(&self.netlink, &self.config.netns_dir).await
+    }
+
+    async fn node_addresses(&self) -> Result<Vec<IpAddr>, NetError> {
+        node::addresses(&self.netlink).await
+    }
+
+    async fn uplinks(&self) -> Result<Vec<Uplink>, NetError> {
+        node::uplinks(&self.netlink).await
+    }
+
+    async fn changed(&self) -> Result<(), NetError> {
+        self.monitor.changed().await;
+        Ok(())
+    }
+
+    async fn remove_node(&self) -> Result<(), NetError> {
+        nft::apply(&self.config.nft, &nft::no_rules()).await?;
+        node::remove(&self.netlink).await?;
+        let dir = self.config.netns_dir.clone();
+        node::blocking(move || netns::release_dir(&dir)).await
+    }
+}

@@ -1,0 +1,191 @@
+//! What the node has, once, for all its instances.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnet::IpNet;
+use rtnetlink::{
+    LinkDummy, LinkUnspec,
+    packet_route::{link::InfoKind, route::RouteType},
+};
+
+use super::{
+    rtnl::{self, Link, Netlink, Route, TABLE_LOCAL, TABLE_MAIN, WantedRoute},
+    sysctl,
+};
+use crate::net::{
+    NetError, NodeNet, Uplink,
+    names::{NODE_DEVICE, PUBLISH_DEVICE, is_ours},
+    ranges::Taken,
+};
+
+/// What duplicated packets are sent "to": the kernel asks for a next hop, but nobody is behind the publish device
+/// whose address could matter. Link-local, so that they exist on that device alone.
+pub(super) const PUBLISH_NEXT_HOPS: [IpAddr; 2] =
+    [IpAddr::V4(Ipv4Addr::new(169, 254, 104, 1)), IpAddr::V6(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0x68))];
+
+/// The unreachable routes give way to every other route to the same network.
+const LAST_RESORT: u32 = 0x7fff_ffff;
+
+/// The publish device takes what the stack has put together (a whole UDP datagram); the instance's device decides.
+const PUBLISH_MTU: u32 = 65_535;
+
+/// What a container may assume to pass when the host has no uplink at all.
+const DEFAULT_MTU: u32 = 1500;
+/// Below this there is no IPv6 (RFC 8200, section 5).
+const MIN_MTU: u32 = 1280;
+
+/// The node's devices, addresses, routes and kernel parameters.
+pub(super) async fn ensure(netlink: &Netlink, node: &NodeNet) -> Result<(), NetError> {
+    let others: Vec<String> =
+        netlink.links().await?.into_iter().map(|link| link.name).filter(|name| !is_ours(name)).collect();
+    let (v4, v6) = (node.instances_v4.is_some(), node.instances_v6.is_some());
+    blocking(move || sysctl::ensure_forwarding(v4, v6, &others)).await?;
+
+    let device = ensure_dummy(netlink, NODE_DEVICE, None).await?;
+    let gateways: Vec<IpAddr> = node.gateways().collect();
+    netlink.ensure_addresses(&device, &gateways).await?;
+    let publish = ensure_dummy(netlink, PUBLISH_DEVICE, Some(PUBLISH_MTU)).await?;
+
+    let wanted = wanted_routes(node, publish.index);
+    let there = netlink.routes().await?;
+    netlink.ensure_routes(&wanted, &there).await?;
+    for stale in there.iter().filter(|route| is_unreachable_of_ours(route) && !wanted.iter().any(|w| w.to == route.to))
+    {
+        netlink.remove_route(stale).await?;
+    }
+    Ok(())
+}
+
+/// Undoes [`ensure`], but for the kernel parameters: who else relies on forwarding by now is not known.
+pub(super) async fn remove(netlink: &Netlink) -> Result<(), NetError> {
+    netlink.remove_link(NODE_DEVICE).await?;
+    netlink.remove_link(PUBLISH_DEVICE).await?;
+    for route in netlink.routes().await?.iter().filter(|route| is_unreachable_of_ours(route)) {
+        netlink.remove_route(route).await?;
+    }
+    Ok(())
+}
+
+/// What the configured ranges must not overlap.
+pub(super) async fn taken(netlink: &Netlink) -> Result<Vec<Taken>, NetError> {
+    let links = netlink.links().await?;
+    let name = |index: u32| links.iter().find(|link| link.index == index).map_or("?", |link| &link.name);
+    let mut taken = Vec::new();
+    for address in netlink.addresses().await? {
+        taken.push(Taken { net: address.net, device: name(address.index).to_owned() });
+    }
+    for route in netlink.routes().await? {
+        if route.ours || route.table == TABLE_LOCAL {
+            continue;
+        }
+        let device = route.devices.first().map_or("no device", |index| name(*index));
+        taken.push(Taken { net: route.to, device: device.to_owned() });
+    }
+    taken.retain(|taken| !is_ours(&taken.device));
+    Ok(taken)
+}
+
+/// The devices that lead out of the node.
+pub(super) async fn uplinks(netlink: &Netlink) -> Result<Vec<Uplink>, NetError> {
+    let default_routes: Vec<u32> = netlink
+        .routes()
+        .await?
+        .into_iter()
+        .filter(|route| route.to.prefix_len() == 0 && route.table == TABLE_MAIN && route.kind == RouteType::Unicast)
+        .flat_map(|route| route.devices)
+        .collect();
+    let addresses = netlink.addresses().await?;
+    let leads_out = |link: &Link| {
+        let has_address = || addresses.iter().any(|address| address.index == link.index && address.global);
+        link.up && !link.loopback && !is_ours(&link.name) && (default_routes.contains(&link.index) || has_address())
+    };
+    let mut uplinks: Vec<Uplink> = netlink
+        .links()
+        .await?
+        .into_iter()
+        .filter(leads_out)
+        .map(|link| Uplink { ifindex: link.index, name: link.name, mtu: link.mtu })
+        .collect();
+    uplinks.sort();
+    Ok(uplinks)
+}
+
+/// The MTU that fits through every uplink.
+pub(super) async fn smallest_mtu(netlink: &Netlink) -> Result<u32, NetError> {
+    let smallest = uplinks(netlink).await?.iter().map(|uplink| uplink.mtu).min();
+    Ok(smallest.unwrap_or(DEFAULT_MTU).max(MIN_MTU))
+}
+
+/// The node's own addresses.
+pub(super) async fn addresses(netlink: &Netlink) -> Result<Vec<IpAddr>, NetError> {
+    let links = netlink.links().await?;
+    let is_others = |index| links.iter().any(|link| link.index == index && !is_ours(&link.name));
+    let all = netlink.addresses().await?;
+    let mut found: Vec<IpAddr> =
+        all.into_iter().filter(|a| a.global && is_others(a.index)).map(|address| address.net.addr()).collect();
+    found.sort();
+    found.dedup();
+    Ok(found)
+}
+
+/// A dummy device of that name that is up. A device of that name and another kind cannot be ours and is replaced.
+async fn ensure_dummy(netlink: &Netlink, name: &str, mtu: Option<u32>) -> Result<Link, NetError> {
+    let mut there = netlink.link(name).await?;
+    if there.as_ref().is_some_and(|link| link.kind != Some(InfoKind::Dummy)) {
+        netlink.remove_link(name).await?;
+        there = None;
+    }
+    let link = match there {
+        Some(link) => link,
+        None => {
+            netlink.add_link(name, LinkDummy::new(name).build()).await?;
+            let made = netlink.link(name).await?;
+            made.ok_or_else(|| NetError::Netlink {
+                action: "find the device",
+                object: name.to_owned(),
+                why: "it was removed the moment it was made".to_owned(),
+            })?
+        }
+    };
+    if let Some(mtu) = mtu.filter(|mtu| *mtu != link.mtu) {
+        netlink.change_link(name, LinkUnspec::new_with_index(link.index).mtu(mtu).build()).await?;
+    }
+    if !link.up {
+        let ipv6 = format!("net/ipv6/conf/{name}/disable_ipv6");
+        blocking(move || sysctl::set(&ipv6, "0")).await?;
+        netlink.change_link(name, rtnl::quiet(link.index)).await?;
+    }
+    netlink.ensure_up(&link).await?;
+    Ok(link)
+}
+
+fn wanted_routes(node: &NodeNet, publish_device: u32) -> Vec<WantedRoute> {
+    let ranges = [
+        node.instances_v4.map(IpNet::from),
+        node.services_v4.map(IpNet::from),
+        node.instances_v6.map(IpNet::from),
+        node.services_v6.map(IpNet::from),
+    ];
+    let unreachable =
+        |to: IpNet| WantedRoute { to: to.trunc(), device: None, via: None, source: None, metric: LAST_RESORT };
+    let publish = |next_hop: IpAddr| {
+        let (to, device) = (IpNet::from(next_hop), Some(publish_device));
+        let metric = if next_hop.is_ipv4() { 0 } else { super::link::V6_METRIC };
+        WantedRoute { to, device, via: None, source: None, metric }
+    };
+    let has_v6 = node.instances_v6.is_some();
+    let next_hops = PUBLISH_NEXT_HOPS.into_iter().filter(|ip| ip.is_ipv4() || has_v6);
+    ranges.into_iter().flatten().map(unreachable).chain(next_hops.map(publish)).collect()
+}
+
+fn is_unreachable_of_ours(route: &Route) -> bool {
+    route.ours && route.kind == RouteType::Unreachable
+}
+
+/// Kernel parameters are files, and some wait for the kernel's network lock.
+pub(super) async fn blocking(work: impl FnOnce() -> Result<(), NetError> + Send + 'static) -> Result<(), NetError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) => Err(NetError::file("finish the work on", "/proc/sys/net")(std::io::Error::other(error))),
+    }
+}

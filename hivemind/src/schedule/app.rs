@@ -1,0 +1,104 @@
+//! An app's instances: how many, which generation, which go.
+
+use std::sync::Arc;
+
+use super::{Change, Input, Plan, place};
+use crate::model::{App, AppKey, ClusterSnapshot, Desired, Instance, Phase};
+
+/// The first identity that is given; below it are those with a fixed meaning.
+const FIRST_IDENTITY: u32 = 256;
+/// How many instances more than asked for a replacement may make.
+const SURGE: usize = 1;
+
+pub(super) fn plan(input: &mut Input<'_>, key: &AppKey, plan: &mut Plan) {
+    let snapshot = input.snapshot;
+    let mut alive = Vec::new();
+    for instance in snapshot.instances_of(key) {
+        if snapshot.phase_of(&instance.id) == Phase::Gone {
+            plan.changes.push(Change::DeleteInstance(instance.id.clone()));
+        } else {
+            alive.push(Arc::clone(instance));
+        }
+    }
+    let app = snapshot.apps.get(key).map(|row| &row.object);
+    let wanted = app.filter(|app| !app.deleting);
+    let running = || alive.iter().filter(|instance| instance.desired == Desired::Run);
+    match wanted {
+        None => {
+            plan.changes.extend(running().map(|instance| Change::StopInstance(instance.id.clone())));
+            if alive.is_empty() && app.is_some() {
+                plan.changes.push(Change::DeleteApp(key.clone()));
+            }
+        }
+        Some(app) => replicas(input, app, running().cloned().collect(), plan),
+    }
+}
+
+/// Instances of the newest generation are made before older ones are stopped, and older Ready ones are stopped only
+/// as newer ones become Ready: a generation that does not come up takes nothing down.
+fn replicas(input: &mut Input<'_>, app: &App, running: Vec<Arc<Instance>>, plan: &mut Plan) {
+    let snapshot = input.snapshot;
+    let desired = app.spec.replicas as usize;
+    let (mut new, mut old): (Vec<_>, Vec<_>) = running.into_iter().partition(|i| i.generation == app.generation);
+    let ready = |instance: &Arc<Instance>| snapshot.phase_of(&instance.id) == Phase::Ready;
+
+    // What goes first: what serves nobody, then the youngest.
+    let worth = |instance: &Arc<Instance>| (ready(instance), std::cmp::Reverse(instance.created_at));
+    new.sort_by_key(worth);
+    old.sort_by_key(worth);
+    let stop = |instance: Arc<Instance>, plan: &mut Plan| plan.changes.push(Change::StopInstance(instance.id.clone()));
+
+    while new.len() > desired {
+        stop(new.remove(0), plan);
+    }
+    // An old one goes for each new one that is Ready; those that are not Ready serve nobody and go at once, but only
+    // when all places are covered by new ones or the app has fewer Ready old ones than it may keep.
+    let new_ready = new.iter().filter(|instance| ready(instance)).count();
+    let keep = desired.saturating_sub(new_ready);
+    while old.len() > keep {
+        stop(old.remove(0), plan);
+    }
+    let room = (desired + SURGE).saturating_sub(new.len() + old.len());
+    let missing = desired.saturating_sub(new.len());
+    // With nothing old to protect, all are made at once.
+    let make = if old.is_empty() { missing } else { missing.min(room) };
+    create(input, app, make, plan);
+}
+
+fn create(input: &mut Input<'_>, app: &App, count: usize, plan: &mut Plan) {
+    if count == 0 {
+        return;
+    }
+    let identity = identity(input.snapshot, app, plan);
+    let mut nodes = place::Nodes::new(input.snapshot);
+    for _ in 0..count {
+        match nodes.place(&app.spec.resources, input.cursor) {
+            Ok((node, addresses)) => plan.changes.push(Change::CreateInstance(Instance {
+                id: crate::model::InstanceId::from_bits((input.random)()),
+                app: app.key.clone(),
+                generation: app.generation,
+                spec: app.spec.clone(),
+                node,
+                addresses,
+                identity,
+                desired: Desired::Run,
+                created_at: input.now,
+            })),
+            Err(reasons) => {
+                plan.unmet = reasons;
+                break;
+            }
+        }
+    }
+}
+
+/// The identity of the app's namespace; a new one is among the changes.
+fn identity(snapshot: &ClusterSnapshot, app: &App, plan: &mut Plan) -> u32 {
+    let scope = &app.key.scope;
+    if let Some(known) = snapshot.identities.get(scope) {
+        return *known;
+    }
+    let next = snapshot.identities.values().max().map_or(FIRST_IDENTITY, |highest| highest + 1);
+    plan.changes.push(Change::PutIdentity(scope.clone(), next));
+    next
+}

@@ -1,0 +1,84 @@
+//! An app's service: its number, addresses, names and ports.
+
+use std::collections::BTreeSet;
+
+use super::{Change, Input, Plan};
+use crate::{
+    ipam,
+    model::{Addresses, App, AppKey, ClusterSnapshot, PortProto, Service, ServiceKey, ServicePort},
+};
+
+pub(super) fn plan(input: &Input<'_>, key: &AppKey, plan: &mut Plan) {
+    let snapshot = input.snapshot;
+    let Ok(name) = key.name.as_str().parse() else { return };
+    let key_of_service = ServiceKey::new(key.scope.clone(), name);
+    let existing = snapshot.services.get(&key_of_service).map(|row| &*row.object);
+    let app = snapshot.apps.get(key).map(|row| &*row.object);
+    let wanted = app.filter(|app| !app.deleting && (!app.spec.ports.is_empty() || !app.spec.services.is_empty()));
+    let Some(app) = wanted else {
+        if existing.is_some() {
+            plan.changes.push(Change::DeleteService(key_of_service));
+        }
+        return;
+    };
+    let ports = ports(snapshot, app);
+    let dns_names: Vec<_> = app.spec.services.iter().map(|name| name.to_ascii_lowercase()).collect();
+    let service = match existing {
+        Some(service) => Service { ports, dns_names, ..service.clone() },
+        None => match addresses(input) {
+            Ok(addresses) => Service {
+                key: key_of_service,
+                id: snapshot.last_service_id + 1,
+                addresses,
+                dns_names,
+                ports,
+                app: key.clone(),
+                created_at: input.now,
+            },
+            Err(reason) => {
+                plan.unmet.push(reason);
+                return;
+            }
+        },
+    };
+    if existing != Some(&service) {
+        plan.changes.push(Change::PutService(service));
+    }
+}
+
+/// The declared ports; without any, those the image says it listens on.
+fn ports(snapshot: &ClusterSnapshot, app: &App) -> Vec<ServicePort> {
+    if !app.spec.ports.is_empty() {
+        let port = |port: &crate::spec::v1::PortSpec| ServicePort {
+            port: port.target,
+            target: port.target,
+            protocol: port.protocol,
+            published: port.published,
+        };
+        return app.spec.ports.iter().map(port).collect();
+    }
+    let statuses = snapshot.instances_of(&app.key).filter_map(|instance| snapshot.instance_status.get(&instance.id));
+    let exposed: BTreeSet<PortProto> = statuses.flat_map(|row| row.object.exposed.iter().copied()).collect();
+    let port = |exposed: PortProto| ServicePort {
+        port: exposed.port,
+        target: exposed.port,
+        protocol: exposed.protocol,
+        published: None,
+    };
+    exposed.into_iter().map(port).collect()
+}
+
+fn addresses(input: &Input<'_>) -> Result<Addresses, String> {
+    let services = || input.snapshot.services.values().map(|row| &row.object);
+    let newest = services().max_by_key(|service| service.id).map(|service| service.addresses).unwrap_or_default();
+    let used_up = |range: &dyn std::fmt::Display| format!("no free service address in {range}");
+    let v4 = input.services.v4.map(|range| {
+        let used = services().filter_map(|service| service.addresses.v4).collect();
+        ipam::free_v4(range, &used, newest.v4).ok_or_else(|| used_up(&range))
+    });
+    let v6 = input.services.v6.map(|range| {
+        let used = services().filter_map(|service| service.addresses.v6).collect();
+        ipam::free_v6(range, &used, newest.v6).ok_or_else(|| used_up(&range))
+    });
+    Ok(Addresses { v4: v4.transpose()?, v6: v6.transpose()? })
+}
