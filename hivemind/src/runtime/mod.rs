@@ -5,7 +5,7 @@ mod auth;
 mod cgroup;
 mod containerd;
 mod error;
-pub mod logs;
+mod logs;
 mod manifest;
 mod oci;
 mod registry;
@@ -16,6 +16,7 @@ mod user;
 
 pub use containerd::{ContainerdRuntime, RuntimeConfig};
 pub use error::RuntimeError;
+pub use logs::log_writer;
 pub use types::{
     ContainerSpec, ContainerState, ExecIo, ExecSession, ExecSpec, Image, ImageHealth, LogLine, LogQuery, LogStream,
     PullProgress, RunState, RuntimeEvent, TtySize,

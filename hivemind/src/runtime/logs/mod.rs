@@ -18,7 +18,7 @@ use std::{
 
 use bytes::Bytes;
 
-pub use writer::log_writer_main;
+pub use writer::log_writer;
 
 pub(super) use reader::{remove, stream};
 

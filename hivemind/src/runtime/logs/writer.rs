@@ -28,7 +28,7 @@ const READ_BYTES: usize = 64 << 10;
 
 /// The log writer: standard output arrives on descriptor 3, standard error on 4; closing 5 says that we are ready.
 /// Never returns. Must be called first thing in `main`, before anything opens a file.
-pub fn log_writer_main(dir: &Path) -> ! {
+pub fn log_writer(dir: &Path) -> ! {
     // SAFETY: the shim hands over these descriptors, and nothing in this process has opened or owns them.
     let [stdout, stderr, ready] = unsafe { [3, 4, 5].map(|fd| File::from(OwnedFd::from_raw_fd(fd))) };
     // SAFETY: no handler is installed that could run; the signals are ignored.
