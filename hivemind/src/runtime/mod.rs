@@ -1,10 +1,22 @@
 //! Floor 2, seam: what runs containers. The real one is containerd (the only place that names
 //! `containerd_client` and `oci_client`).
 
+mod auth;
+mod cgroup;
+mod containerd;
 mod error;
+mod logs;
+mod manifest;
+mod oci;
+mod registry;
+mod rootfs;
+mod seccomp;
 mod types;
+mod user;
 
+pub use containerd::{ContainerdRuntime, RuntimeConfig};
 pub use error::RuntimeError;
+pub use logs::log_writer;
 pub use types::{
     ContainerSpec, ContainerState, ExecIo, ExecSession, ExecSpec, Image, ImageHealth, LogLine, LogQuery, LogStream,
     PullProgress, RunState, RuntimeEvent, TtySize,

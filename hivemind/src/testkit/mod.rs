@@ -1,1 +1,3 @@
 //! Fakes and helpers for tests. Never shipped.
+
+pub mod runtime;

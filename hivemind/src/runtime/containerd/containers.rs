@@ -1,0 +1,211 @@
+//! Containers: record, file system, generated files; and what there is.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::{Arc, PoisonError},
+};
+
+use containerd_client::{
+    services::v1::{
+        Container, CreateContainerRequest, DeleteContainerRequest, GetContainerRequest, ListContainersRequest,
+        container::Runtime,
+    },
+    types,
+};
+use prost_types::Any;
+
+use super::{
+    ContainerdRuntime,
+    client::found,
+    tasks::{Task, TaskStatus},
+};
+use crate::{
+    model::InstanceId,
+    runtime::{
+        ContainerSpec, ContainerState, RunState, RuntimeError, manifest::digest_of, oci, rootfs, seccomp, user::UserDb,
+    },
+};
+
+/// The digest of everything a container was made from.
+const SPEC_LABEL: &str = "hivemind.io/spec";
+
+/// containerd's name of runc, since 1.4.
+const RUNC: &str = "io.containerd.runc.v2";
+
+const SPEC_TYPE: &str = "types.containerd.io/opencontainers/runtime-spec/1/Spec";
+
+/// User databases kept in memory; some kilobytes each.
+const USERS_KEPT: usize = 64;
+
+impl ContainerdRuntime {
+    pub(super) async fn create_container(&self, spec: &ContainerSpec) -> Result<(), RuntimeError> {
+        let id = spec.id.as_str();
+        let refuse = |why| RuntimeError::Start { id: id.to_owned(), why };
+        let users = self.users_of(&spec.image.chain_id).await?;
+        let user = users.resolve(spec.user.as_deref().or(spec.image.user.as_deref())).map_err(refuse)?;
+        let files = self.files(&spec.id);
+        let host = oci::Host {
+            cgroup_parent: &self.config.cgroup_parent,
+            files: &files,
+            swap: self.memory.as_ref().is_some_and(|m| m.limits_swap()),
+            seccomp: seccomp::supported(),
+            cgroup_namespace: Path::new("/proc/self/ns/cgroup").exists(),
+        };
+        let oci = oci::container(spec, &user, host).map_err(refuse)?.to_string();
+        let contents = [
+            ("resolv.conf", spec.resolv_conf.clone()),
+            ("hosts", oci::hosts(&spec.hostname, &spec.addresses)),
+            ("hostname", format!("{}\n", spec.hostname)),
+        ];
+        let digest = digest_of(format!("{oci}{contents:?}{:?}{}", spec.labels, spec.image.chain_id).as_bytes());
+
+        let existing = self.container(id).await?;
+        let equal = existing.as_ref().is_some_and(|c| c.labels.get(SPEC_LABEL) == Some(&digest));
+        let keep = equal && self.task(id).await?.is_none();
+        if existing.is_some() && !keep {
+            self.remove_task(id).await?;
+            self.remove_container(id).await?;
+        }
+        write_files(files, contents).await?;
+        if !keep {
+            self.create_record(spec, oci, digest).await?;
+        }
+        if !keep || !self.snapshots.exists(id).await? {
+            self.snapshots.prepare(id, &spec.image.chain_id, None).await?;
+        }
+        Ok(())
+    }
+
+    async fn create_record(&self, spec: &ContainerSpec, oci: String, digest: String) -> Result<(), RuntimeError> {
+        let mut labels: std::collections::HashMap<_, _> = spec.labels.clone().into_iter().collect();
+        labels.insert(SPEC_LABEL.to_owned(), digest);
+        let container = Container {
+            id: spec.id.to_string(),
+            labels,
+            image: spec.image.reference.clone(),
+            runtime: Some(Runtime { name: RUNC.to_owned(), options: None }),
+            spec: Some(Any { type_url: SPEC_TYPE.to_owned(), value: oci.into_bytes() }),
+            snapshotter: self.snapshots.name.clone(),
+            snapshot_key: spec.id.to_string(),
+            ..Default::default()
+        };
+        let c = &self.client;
+        let request = c.request(CreateContainerRequest { container: Some(container) });
+        let created = c.call(c.containers().create(request)).await;
+        created.map(|_| ()).map_err(|s| c.error("create", spec.id.as_str(), &s))
+    }
+
+    /// Removes record and file system; ok if there are none. The task must be gone.
+    pub(super) async fn remove_container(&self, id: &str) -> Result<(), RuntimeError> {
+        let c = &self.client;
+        let request = c.request(DeleteContainerRequest { id: id.to_owned() });
+        found(c.call(c.containers().delete(request)).await).map_err(|s| c.error("remove", id, &s))?;
+        self.snapshots.remove(id).await
+    }
+
+    pub(super) async fn remove_files(&self, id: &InstanceId) -> Result<(), RuntimeError> {
+        let dir = self.files(id);
+        match tokio::fs::remove_dir_all(&dir).await {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(file_error("remove", dir)(e)),
+            _ => Ok(()),
+        }
+    }
+
+    pub(super) async fn container(&self, id: &str) -> Result<Option<Container>, RuntimeError> {
+        let c = &self.client;
+        let request = c.request(GetContainerRequest { id: id.to_owned() });
+        let answer = found(c.call(c.containers().get(request)).await);
+        answer.map(|a| a.and_then(|a| a.container)).map_err(|s| c.error("look up", id, &s))
+    }
+
+    pub(super) async fn container_state(&self, id: &str) -> Result<Option<ContainerState>, RuntimeError> {
+        let Some(container) = self.container(id).await? else { return Ok(None) };
+        let task = self.task(id).await?;
+        Ok(Some(self.state_of(container, task)))
+    }
+
+    pub(super) async fn list_containers(&self) -> Result<Vec<ContainerState>, RuntimeError> {
+        let c = &self.client;
+        let request = c.request(ListContainersRequest::default());
+        let containers = c.call(c.containers().list(request)).await;
+        let containers = containers.map_err(|s| c.error("list", "containers", &s))?.containers;
+        let mut tasks = self.tasks().await?;
+        Ok(containers.into_iter().map(|c| (tasks.remove(&c.id), c)).map(|(t, c)| self.state_of(c, t)).collect())
+    }
+
+    fn state_of(&self, mut container: Container, task: Option<Task>) -> ContainerState {
+        container.labels.remove(SPEC_LABEL);
+        let run = match task.map(|t| t.status) {
+            None | Some(TaskStatus::Created) => RunState::Created,
+            Some(TaskStatus::Running { pid }) => RunState::Running { pid },
+            Some(TaskStatus::Ended { code, at }) => {
+                RunState::Exited { code, oom: self.out_of_memory(&container.id), at }
+            }
+        };
+        ContainerState { id: container.id, run, labels: container.labels.into_iter().collect() }
+    }
+
+    fn out_of_memory(&self, id: &str) -> bool {
+        let cgroup = format!("{}/{id}", self.config.cgroup_parent.trim_end_matches('/'));
+        self.memory.as_ref().is_some_and(|m| m.killed(&cgroup))
+    }
+
+    /// The user database of an unpacked image.
+    async fn users_of(&self, chain: &str) -> Result<Arc<UserDb>, RuntimeError> {
+        let known = self.users.lock().unwrap_or_else(PoisonError::into_inner).get(chain).cloned();
+        if let Some(known) = known {
+            return Ok(known);
+        }
+        // The view is not held by anything, so that a crash leaves nothing: the garbage collector may take it in this
+        // moment, and then it is made again.
+        let key = format!("hivemind-users-{chain}");
+        let _one = self.puller.locks.lock(&key).await;
+        let failed = |e| file_error("read the users of the image", PathBuf::from(chain))(e);
+        tokio::fs::create_dir_all(&self.config.run_dir)
+            .await
+            .map_err(file_error("make", self.config.run_dir.clone()))?;
+        let mut last = None;
+        for _ in 0..3 {
+            let plan = mount_plan(self.snapshots.view(&key, chain).await?);
+            match rootfs::user_db_of_image(plan, self.config.run_dir.clone()).await {
+                Ok(users) => {
+                    self.snapshots.remove(&key).await?;
+                    let users = Arc::new(users);
+                    let mut all = self.users.lock().unwrap_or_else(PoisonError::into_inner);
+                    if all.len() >= USERS_KEPT {
+                        all.clear();
+                    }
+                    all.insert(chain.to_owned(), users.clone());
+                    return Ok(users);
+                }
+                Err(e) => last = Some(e),
+            }
+        }
+        self.snapshots.remove(&key).await?;
+        Err(failed(last.unwrap_or_else(|| io::ErrorKind::NotFound.into())))
+    }
+}
+
+fn mount_plan(mounts: Vec<types::Mount>) -> rootfs::MountPlan {
+    // A snapshotter for containers gives one mount.
+    let mount = mounts.into_iter().next().unwrap_or_default();
+    rootfs::MountPlan { kind: mount.r#type, source: mount.source, options: mount.options }
+}
+
+/// Writes the generated files in place: the container may be looking at them.
+async fn write_files(dir: PathBuf, contents: [(&'static str, String); 3]) -> Result<(), RuntimeError> {
+    tokio::fs::create_dir_all(&dir).await.map_err(file_error("make", dir.clone()))?;
+    for (name, content) in contents {
+        let path = dir.join(name);
+        tokio::fs::write(&path, content).await.map_err(file_error("write", path))?;
+    }
+    Ok(())
+}
+
+pub(super) fn file_error(action: &'static str, path: PathBuf) -> impl FnOnce(io::Error) -> RuntimeError {
+    move |source| match source.kind() {
+        io::ErrorKind::StorageFull => RuntimeError::DiskFull { path, action: action.to_owned() },
+        _ => RuntimeError::File { action, path, source },
+    }
+}

@@ -1,0 +1,321 @@
+//! Further processes in a running container, with their standard streams.
+//!
+//! The streams are pipes in the container's folder, which containerd's shim opens too. One task per exec moves the
+//! bytes, passes on sizes, waits for the end and cleans up; it is owned by the runtime. When the receiver of the exit
+//! code is dropped, nobody waits any more and the process is killed.
+
+use std::{io, path::PathBuf, sync::PoisonError, time::Duration};
+
+use bytes::Bytes;
+use containerd_client::{
+    services::v1::{
+        CloseIoRequest, DeleteProcessRequest, ExecProcessRequest, KillRequest, ResizePtyRequest, StartRequest,
+        WaitRequest,
+    },
+    tonic::{Code, Status},
+};
+use nix::sys::{signal::Signal, stat::Mode};
+use prost_types::Any;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::unix::pipe,
+    sync::{mpsc, oneshot, watch},
+};
+
+use super::{
+    ContainerdRuntime,
+    client::Client,
+    containers::file_error,
+    tasks::{TaskStatus, reason},
+};
+use crate::{
+    model::InstanceId,
+    runtime::{ExecIo, ExecSession, ExecSpec, RuntimeError, TtySize, oci, rootfs},
+};
+
+const PROCESS_TYPE: &str = "types.containerd.io/opencontainers/runtime-spec/1/Process";
+
+/// What the shell answers when a command cannot be run, and when there is none.
+const CANNOT_RUN: u32 = 126;
+const NOT_FOUND: u32 = 127;
+
+/// Chunks of output under way.
+const QUEUE: usize = 16;
+
+/// Bytes read at once.
+const READ_BYTES: usize = 32 << 10;
+
+/// After the process has ended, output that is silent for so long is over: a child in the background may hold the
+/// streams open for ever.
+const LINGER: Duration = Duration::from_secs(2);
+
+impl ContainerdRuntime {
+    pub(super) async fn start_exec(&self, id: &InstanceId, spec: ExecSpec) -> Result<ExecSession, RuntimeError> {
+        let not_running = || RuntimeError::NotRunning { id: id.to_string() };
+        let refuse = |why: String| RuntimeError::Start { id: id.to_string(), why };
+        let task = self.task(id.as_str()).await?;
+        let Some(TaskStatus::Running { pid }) = task.map(|t| t.status) else { return Err(not_running()) };
+        let container = self.container(id.as_str()).await?.and_then(|c| c.spec).ok_or_else(not_running)?;
+        let container = serde_json::from_slice(&container.value).map_err(|e| refuse(e.to_string()))?;
+        if spec.command.is_empty() {
+            return Err(refuse("no command was given".to_owned()));
+        }
+        let user = match spec.user.as_deref() {
+            None => None,
+            Some(wanted) => {
+                let users = rootfs::user_db_of_process(pid).await;
+                let users = users.map_err(file_error("read the users of", format!("/proc/{pid}/root").into()))?;
+                Some(users.resolve(Some(wanted)).map_err(refuse)?)
+            }
+        };
+        let process = oci::exec_process(&container, &spec, user.as_ref());
+
+        let exec_id = format!("exec-{:016x}", rand::random::<u64>());
+        let pipes = Pipes::make(self.files(id).join(&exec_id), &spec)?;
+        let exec = Exec { client: self.client.clone(), container: id.to_string(), exec_id };
+        let (stdout, stderr) = (pipes.reader("stdout")?, pipes.reader("stderr")?);
+        let session = match exec.start(&spec, process.to_string(), &pipes).await {
+            Ok(()) => {
+                let (session, ends) = session();
+                let stdin = if spec.stdin { pipes.writer("stdin") } else { None };
+                let run = run(exec, pipes, ends, stdin, [stdout, stderr]);
+                let mut execs = self.execs.lock().unwrap_or_else(PoisonError::into_inner);
+                while execs.try_join_next().is_some() {}
+                execs.spawn(run);
+                session
+            }
+            Err(status) => {
+                exec.delete().await;
+                refused(&status).ok_or_else(|| match status.code() {
+                    Code::NotFound | Code::FailedPrecondition => not_running(),
+                    _ => self.client.error("run a command in", id.as_str(), &status),
+                })?
+            }
+        };
+        Ok(session)
+    }
+}
+
+/// A process of a container.
+struct Exec {
+    client: Client,
+    container: String,
+    exec_id: String,
+}
+
+impl Exec {
+    async fn start(&self, spec: &ExecSpec, process: String, pipes: &Pipes) -> Result<(), Status> {
+        let c = &self.client;
+        let path = |name: &str, wanted: bool| {
+            if wanted { pipes.dir.join(name).display().to_string() } else { String::new() }
+        };
+        let request = ExecProcessRequest {
+            container_id: self.container.clone(),
+            exec_id: self.exec_id.clone(),
+            stdin: path("stdin", spec.stdin),
+            stdout: path("stdout", true),
+            stderr: path("stderr", spec.tty.is_none()),
+            terminal: spec.tty.is_some(),
+            spec: Some(Any { type_url: PROCESS_TYPE.to_owned(), value: process.into_bytes() }),
+        };
+        c.call(c.tasks().exec(c.request(request))).await?;
+        let request = StartRequest { container_id: self.container.clone(), exec_id: self.exec_id.clone() };
+        c.call(c.tasks().start(c.request(request))).await?;
+        if let Some(size) = spec.tty {
+            self.resize(size).await;
+        }
+        Ok(())
+    }
+
+    /// Too late is no harm: the process has ended.
+    async fn resize(&self, size: TtySize) {
+        let c = &self.client;
+        let request = ResizePtyRequest {
+            container_id: self.container.clone(),
+            exec_id: self.exec_id.clone(),
+            width: size.cols.into(),
+            height: size.rows.into(),
+        };
+        let _ = c.call(c.tasks().resize_pty(c.request(request))).await;
+    }
+
+    async fn close_stdin(&self) {
+        let c = &self.client;
+        let request =
+            CloseIoRequest { container_id: self.container.clone(), exec_id: self.exec_id.clone(), stdin: true };
+        let _ = c.call(c.tasks().close_io(c.request(request))).await;
+    }
+
+    async fn kill(&self) {
+        let c = &self.client;
+        let (container_id, exec_id) = (self.container.clone(), self.exec_id.clone());
+        let request = KillRequest { container_id, exec_id, signal: Signal::SIGKILL as u32, all: false };
+        let _ = c.call(c.tasks().kill(c.request(request))).await;
+    }
+
+    /// The exit code; 255 if containerd cannot tell, because the container was removed.
+    async fn wait(&self) -> u32 {
+        let c = &self.client;
+        let request = WaitRequest { container_id: self.container.clone(), exec_id: self.exec_id.clone() };
+        c.tasks().wait(c.request(request)).await.map_or(255, |w| w.into_inner().exit_status)
+    }
+
+    async fn delete(&self) {
+        let c = &self.client;
+        let request = DeleteProcessRequest { container_id: self.container.clone(), exec_id: self.exec_id.clone() };
+        let _ = c.call(c.tasks().delete_process(c.request(request))).await;
+    }
+}
+
+/// Our ends of a session's channels.
+struct Ends {
+    stdin: mpsc::Receiver<Bytes>,
+    output: mpsc::Sender<ExecIo>,
+    resize: mpsc::Receiver<TtySize>,
+    exit: oneshot::Sender<u32>,
+}
+
+fn session() -> (ExecSession, Ends) {
+    let (stdin_tx, stdin) = mpsc::channel(QUEUE);
+    let (output, output_rx) = mpsc::channel(QUEUE);
+    let (resize_tx, resize) = mpsc::channel(1);
+    let (exit, exit_rx) = oneshot::channel();
+    let session = ExecSession { stdin: stdin_tx, output: output_rx, resize: resize_tx, exit: exit_rx };
+    (session, Ends { stdin, output, resize, exit })
+}
+
+/// A session that is over already, if the message says that the command cannot be run.
+fn refused(status: &Status) -> Option<ExecSession> {
+    let why = reason(status.message());
+    let missing = ["executable file not found", "no such file or directory"];
+    let code = if missing.iter().any(|m| why.contains(m)) {
+        NOT_FOUND
+    } else if ["permission denied", "is a directory", "exec format error"].iter().any(|m| why.contains(m)) {
+        CANNOT_RUN
+    } else {
+        return None;
+    };
+    let (session, ends) = session();
+    // Neither can fail: both receivers are in `session`, and the queue is empty.
+    let _ = ends.output.try_send(ExecIo::Stderr(Bytes::from(format!("{why}\n"))));
+    let _ = ends.exit.send(code);
+    Some(session)
+}
+
+async fn run(exec: Exec, pipes: Pipes, ends: Ends, stdin: Option<pipe::Sender>, outputs: [Option<pipe::Receiver>; 2]) {
+    let Ends { stdin: input, output, mut resize, mut exit } = ends;
+    let (ended, watch_end) = watch::channel(false);
+    let [stdout, stderr] = outputs;
+    let reading = async {
+        let out = read(stdout, output.clone(), ExecIo::Stdout, watch_end.clone());
+        let err = read(stderr, output, ExecIo::Stderr, watch_end);
+        tokio::join!(out, err);
+    };
+    let resizing = async {
+        while let Some(size) = resize.recv().await {
+            exec.resize(size).await;
+        }
+    };
+    let waiting = async {
+        let mut wait = std::pin::pin!(exec.wait());
+        let code = tokio::select! {
+            code = &mut wait => code,
+            () = exit.closed() => {
+                exec.kill().await;
+                wait.await
+            }
+        };
+        // If nobody waits for it, it was killed.
+        let _ = exit.send(code);
+    };
+    let living = async {
+        tokio::select! {
+            () = waiting => {}
+            // Input and sizes end with the process, not the other way round.
+            () = async { tokio::join!(feed(&exec, input, stdin), resizing, std::future::pending::<()>()); } => {}
+        }
+        exec.delete().await;
+        let _ = ended.send(true);
+    };
+    tokio::join!(reading, living);
+    drop(pipes);
+}
+
+async fn feed(exec: &Exec, mut input: mpsc::Receiver<Bytes>, stdin: Option<pipe::Sender>) {
+    let Some(mut stdin) = stdin else { return };
+    while let Some(bytes) = input.recv().await {
+        if stdin.write_all(&bytes).await.is_err() {
+            break;
+        }
+    }
+    drop(stdin);
+    exec.close_stdin().await;
+}
+
+async fn read(
+    pipe: Option<pipe::Receiver>,
+    output: mpsc::Sender<ExecIo>,
+    kind: fn(Bytes) -> ExecIo,
+    mut ended: watch::Receiver<bool>,
+) {
+    let Some(mut pipe) = pipe else { return };
+    let mut buffer = vec![0; READ_BYTES];
+    loop {
+        let read = async {
+            tokio::select! {
+                read = pipe.read(&mut buffer) => read,
+                _ = async { let _ = ended.wait_for(|ended| *ended).await; tokio::time::sleep(LINGER).await } => Ok(0),
+            }
+        };
+        match read.await {
+            Ok(n) if n > 0 => {
+                // Without a receiver it is read all the same, or the process would stand still.
+                let _ = output.send(kind(Bytes::copy_from_slice(&buffer[..n]))).await;
+            }
+            _ => return,
+        }
+    }
+}
+
+/// The pipes of an exec; removed when dropped.
+struct Pipes {
+    dir: PathBuf,
+    stderr: bool,
+}
+
+impl Pipes {
+    fn make(dir: PathBuf, spec: &ExecSpec) -> Result<Self, RuntimeError> {
+        let pipes = Self { stderr: spec.tty.is_none(), dir };
+        let names = [("stdin", spec.stdin), ("stdout", true), ("stderr", pipes.stderr)];
+        let make = || {
+            std::fs::create_dir_all(&pipes.dir)?;
+            for (name, _) in names.iter().filter(|(_, wanted)| *wanted) {
+                nix::unistd::mkfifo(&pipes.dir.join(name), Mode::S_IRUSR | Mode::S_IWUSR)?;
+            }
+            Ok::<_, io::Error>(())
+        };
+        make().map_err(file_error("make pipes in", pipes.dir.clone()))?;
+        Ok(pipes)
+    }
+
+    /// Opens before the process is started, so that the shim finds a reader.
+    fn reader(&self, name: &str) -> Result<Option<pipe::Receiver>, RuntimeError> {
+        if name == "stderr" && !self.stderr {
+            return Ok(None);
+        }
+        let path = self.dir.join(name);
+        pipe::OpenOptions::new().open_receiver(&path).map(Some).map_err(file_error("open", path))
+    }
+
+    /// Opens after the process was started; `None` if it has ended already.
+    fn writer(&self, name: &str) -> Option<pipe::Sender> {
+        pipe::OpenOptions::new().open_sender(self.dir.join(name)).ok()
+    }
+}
+
+impl Drop for Pipes {
+    fn drop(&mut self) {
+        // What is left goes with the container's folder.
+        let _ = std::fs::remove_dir_all(&self.dir);
+    }
+}

@@ -1,0 +1,350 @@
+//! Brings images onto the node. containerd before 2.0 cannot fetch, so this does: resolve, fetch, unpack, name.
+//!
+//! Everything is written under a lease. A pull that is killed leaves blobs which only its lease holds: the next pull
+//! of the same image finds them, and when the lease expires the garbage collector takes them.
+
+use std::path::PathBuf;
+
+use containerd_client::{
+    services::v1::{CreateImageRequest, GetImageRequest, Image as Record, UpdateImageRequest},
+    tonic::Code,
+    types,
+};
+use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _, stream};
+use tokio::sync::watch;
+
+use super::{
+    client::{Client, Lease, found},
+    content::{Labels, WriteFailure},
+    locks::Locks,
+    snapshots::{Snapshots, Unpacked},
+};
+use crate::{
+    runtime::{
+        Image, PullProgress, RuntimeError,
+        manifest::{Descriptor, Document, ImageConfig, MAX_DOCUMENT, Machine, Manifest},
+        registry::{self, Source},
+    },
+    spec::v1::PullPolicy,
+};
+
+/// Layers fetched at once.
+const PARALLEL: usize = 3;
+
+/// How long a killed pull's blobs are kept, hours. Longer than any pull takes.
+const LEASE_HOURS: u32 = 24;
+
+/// Fetches images.
+#[derive(Debug)]
+pub(super) struct Puller {
+    pub client: Client,
+    pub snapshots: Snapshots,
+    pub plain_http: Vec<String>,
+    pub auth_file: Option<PathBuf>,
+    /// One pull of an image, one writer of a blob, one unpacker of a snapshot at a time: by name.
+    pub locks: Locks,
+}
+
+/// One variant of an image, read but perhaps not unpacked.
+struct Resolved {
+    manifest: Manifest,
+    config: ImageConfig,
+    digest: String,
+}
+
+impl Puller {
+    pub(super) async fn ensure(
+        &self,
+        reference: &str,
+        pull: PullPolicy,
+        progress: &watch::Sender<PullProgress>,
+    ) -> Result<Image, RuntimeError> {
+        let parsed = registry::parse(reference)?;
+        let name = registry::full_name(&parsed);
+        let step = |step| progress.send_modify(|p| p.step = step);
+        step("resolving");
+        let _one = self.locks.lock(&name).await;
+        if pull != PullPolicy::Always
+            && let Some(image) = self.local(&name, &step).await?
+        {
+            step("done");
+            return Ok(image);
+        }
+        if pull == PullPolicy::Never {
+            return Err(RuntimeError::ImageAbsent { reference: name });
+        }
+        let source = Source::open(parsed, &self.plain_http, self.auth_file.as_deref()).await?;
+        let lease = self.client.lease(&format!("hivemind-{:016x}", rand::random::<u64>()), LEASE_HOURS).await?;
+        let fetched = self.fetch(&source, &name, &lease, progress).await;
+        match &fetched {
+            // Kept: the next attempt goes on from what there is.
+            Err(RuntimeError::RegistryUnreachable { .. } | RuntimeError::Unavailable { .. }) => {}
+            // Room is needed now.
+            Err(RuntimeError::DiskFull { .. }) => self.client.release(lease, true).await,
+            _ => self.client.release(lease, false).await,
+        }
+        let fetched = self.name_full_disk(fetched).await?;
+        step("done");
+        Ok(fetched)
+    }
+
+    /// containerd says that a disk is full, not which.
+    async fn name_full_disk<T>(&self, result: Result<T, RuntimeError>) -> Result<T, RuntimeError> {
+        match result {
+            Err(RuntimeError::DiskFull { path, action }) => {
+                let path = self.client.plugin_root(&self.snapshots.name).await.unwrap_or(path);
+                Err(RuntimeError::DiskFull { path, action })
+            }
+            other => other,
+        }
+    }
+
+    /// The image if the node has it, unpacked now if need be; `None` if a part is missing.
+    async fn local(&self, name: &str, step: &impl Fn(&'static str)) -> Result<Option<Image>, RuntimeError> {
+        let request = self.client.request(GetImageRequest { name: name.to_owned() });
+        let found = found(self.client.call(self.client.images().get(request)).await);
+        let record = found.map_err(|s| self.client.error("look up the image", name, &s))?.and_then(|r| r.image);
+        let Some(target) = record.and_then(|r| r.target) else { return Ok(None) };
+        let Some(resolved) = self.read(name, &target.digest).await? else { return Ok(None) };
+        let image = resolved.config.image(name.to_owned(), resolved.digest.clone());
+        if self.snapshots.exists(&image.chain_id).await? {
+            return Ok(Some(image));
+        }
+        step("unpacking");
+        let lease = self.client.lease(&format!("hivemind-{:016x}", rand::random::<u64>()), LEASE_HOURS).await?;
+        let unpacked = self.unpack(name, &resolved, &lease).await;
+        self.client.release(lease, false).await;
+        let complete = self.name_full_disk(unpacked).await?;
+        Ok(complete.then_some(image))
+    }
+
+    /// Reads manifest and configuration from the content store.
+    async fn read(&self, name: &str, digest: &str) -> Result<Option<Resolved>, RuntimeError> {
+        let corrupt = |why| RuntimeError::Corrupt { reference: name.to_owned(), why };
+        let Some(bytes) = self.client.read_blob(digest).await? else { return Ok(None) };
+        let manifest = match Document::parse(&bytes).map_err(corrupt)? {
+            Document::Manifest(manifest) => manifest,
+            Document::Index(entries) => {
+                let chosen = self.choose(name, &entries)?;
+                let Some(bytes) = self.client.read_blob(&chosen.digest).await? else { return Ok(None) };
+                as_manifest(Document::parse(&bytes).map_err(corrupt)?).map_err(corrupt)?
+            }
+        };
+        let Some(bytes) = self.client.read_blob(&manifest.config.digest).await? else { return Ok(None) };
+        let config = ImageConfig::parse(&bytes).map_err(corrupt)?;
+        Ok(Some(Resolved { manifest, config, digest: digest.to_owned() }))
+    }
+
+    fn choose<'a>(&self, name: &str, entries: &'a [Descriptor]) -> Result<&'a Descriptor, RuntimeError> {
+        let machine = Machine::here();
+        machine.choose(entries).map_err(|available| no_platform(name, &machine, available))
+    }
+
+    async fn fetch(
+        &self,
+        source: &Source,
+        name: &str,
+        lease: &Lease,
+        progress: &watch::Sender<PullProgress>,
+    ) -> Result<Image, RuntimeError> {
+        source.login().await?;
+        let (top, digest) = source.manifest(None).await?;
+        let (manifest, manifest_bytes, index) = match Document::parse(&top).map_err(|e| source.corrupt(e))? {
+            Document::Manifest(manifest) => (manifest, top.clone(), None),
+            Document::Index(entries) => {
+                let chosen = self.choose(name, &entries)?.clone();
+                let (bytes, _) = source.manifest(Some(&chosen.digest)).await?;
+                let document = Document::parse(&bytes).map_err(|e| source.corrupt(e))?;
+                (as_manifest(document).map_err(|e| source.corrupt(e))?, bytes, Some(chosen))
+            }
+        };
+        let total = manifest.layers.iter().map(|l| l.size.unsigned_abs()).sum();
+        progress.send_modify(|p| *p = PullProgress { done: 0, total, step: "fetching" });
+
+        let config = self.fetch_config(source, &manifest, lease).await?;
+        if index.is_none() {
+            check_platform(name, &config)?;
+        }
+        if config.diff_ids().len() != manifest.layers.len() || manifest.layers.is_empty() {
+            let (diffs, layers) = (config.diff_ids().len(), manifest.layers.len());
+            return Err(
+                source.corrupt(format!("its configuration tells of {diffs} layers and its manifest of {layers}"))
+            );
+        }
+        let tell = |n: u64| progress.send_modify(|p| p.done += n);
+        let mut layers = Vec::with_capacity(manifest.layers.len());
+        for layer in &manifest.layers {
+            layers.push(self.fetch_blob(source, layer, Labels::new(), lease, tell).boxed());
+        }
+        stream::iter(layers).buffer_unordered(PARALLEL).try_collect::<()>().await?;
+
+        // From the leaves to the root: whatever is there is whole.
+        self.store_document(source, &manifest_bytes, manifest_labels(&manifest), lease).await?;
+        if let Some(chosen) = index {
+            let labels = [("containerd.io/gc.ref.content.m.0".to_owned(), chosen.digest)].into();
+            self.store_document(source, &top, labels, lease).await?;
+        }
+        progress.send_modify(|p| p.step = "unpacking");
+        let resolved = Resolved { manifest, config, digest: digest.clone() };
+        if !self.unpack(name, &resolved, lease).await? {
+            return Err(source.corrupt("a layer vanished while it was unpacked".to_owned()));
+        }
+        self.name(name, &top, &digest).await?;
+        Ok(resolved.config.image(name.to_owned(), digest))
+    }
+
+    async fn fetch_config(
+        &self,
+        source: &Source,
+        manifest: &Manifest,
+        lease: &Lease,
+    ) -> Result<ImageConfig, RuntimeError> {
+        let blob = &manifest.config;
+        let mut bytes = match self.client.read_blob(&blob.digest).await? {
+            Some(bytes) => bytes,
+            None => {
+                let parts = source.blob(blob).await?;
+                let mut all = Vec::new();
+                let mut parts = parts.map_err(|e| source.blob_error(e));
+                while let Some(part) = parts.try_next().await? {
+                    all.extend_from_slice(&part);
+                    if all.len() as i64 > blob.size.min(MAX_DOCUMENT) {
+                        return Err(source.corrupt("its configuration is longer than its manifest says".to_owned()));
+                    }
+                }
+                all.into()
+            }
+        };
+        let config = ImageConfig::parse(&bytes).map_err(|e| source.corrupt(e))?;
+        let chain = config.chain_ids().pop().unwrap_or_default();
+        let labels = [(format!("containerd.io/gc.ref.snapshot.{}", self.snapshots.name), chain)].into();
+        self.store(source, blob, &mut bytes, labels, lease).await?;
+        Ok(config)
+    }
+
+    async fn store_document(
+        &self,
+        source: &Source,
+        bytes: &bytes::Bytes,
+        labels: Labels,
+        lease: &Lease,
+    ) -> Result<(), RuntimeError> {
+        let digest = crate::runtime::manifest::digest_of(bytes);
+        let size = bytes.len() as i64;
+        let blob = Descriptor { media_type: String::new(), digest, size, urls: None, platform: None };
+        self.store(source, &blob, &mut bytes.clone(), labels, lease).await
+    }
+
+    async fn store(
+        &self,
+        source: &Source,
+        blob: &Descriptor,
+        bytes: &mut bytes::Bytes,
+        labels: Labels,
+        lease: &Lease,
+    ) -> Result<(), RuntimeError> {
+        let _one = self.locks.lock(&blob.digest).await;
+        let Some(writer) = self.client.open_blob(blob, &labels, lease).await? else { return Ok(()) };
+        let content = stream::iter([Ok::<_, RuntimeError>(std::mem::take(bytes))]);
+        let written = self.client.fill_blob(writer, blob, &labels, content, |_| {}).await;
+        written.map_err(|failure| match failure {
+            WriteFailure::Store(e) | WriteFailure::Source(e) => e,
+            WriteFailure::Mismatch(why) => source.corrupt(why),
+        })
+    }
+
+    async fn fetch_blob(
+        &self,
+        source: &Source,
+        blob: &Descriptor,
+        labels: Labels,
+        lease: &Lease,
+        progress: impl Fn(u64),
+    ) -> Result<(), RuntimeError> {
+        let _one = self.locks.lock(&blob.digest).await;
+        let Some(writer) = self.client.open_blob(blob, &labels, lease).await? else {
+            progress(blob.size.unsigned_abs());
+            return Ok(());
+        };
+        let content = source.blob(blob).await?;
+        let written = self.client.fill_blob(writer, blob, &labels, content, progress).await;
+        written.map_err(|failure| match failure {
+            WriteFailure::Store(e) => e,
+            WriteFailure::Source(e) => source.blob_error(e),
+            WriteFailure::Mismatch(why) => source.corrupt(why),
+        })
+    }
+
+    /// Makes the snapshots of all layers. `false` if a layer is not in the content store.
+    async fn unpack(&self, name: &str, image: &Resolved, lease: &Lease) -> Result<bool, RuntimeError> {
+        let mut parent = String::new();
+        let layers = image.manifest.layers.iter().zip(image.config.diff_ids());
+        for ((blob, diff), chain) in layers.zip(image.config.chain_ids()) {
+            let _one = self.locks.lock(&chain).await;
+            match self.snapshots.unpack(&chain, &parent, blob, diff, lease).await? {
+                Unpacked::Yes => parent = chain,
+                Unpacked::BlobMissing => return Ok(false),
+                Unpacked::Mismatch(actual) => {
+                    let why = format!("the layer {} unpacks to {actual} instead of {diff}", blob.digest);
+                    return Err(RuntimeError::Corrupt { reference: name.to_owned(), why });
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    /// Gives the image its name, which holds everything from now on.
+    async fn name(&self, name: &str, top: &[u8], digest: &str) -> Result<(), RuntimeError> {
+        #[derive(serde::Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Typed {
+            media_type: Option<String>,
+            manifests: Option<serde::de::IgnoredAny>,
+        }
+        let typed = serde_json::from_slice::<Typed>(top).ok();
+        let is_index = typed.as_ref().is_some_and(|t| t.manifests.is_some());
+        let default = crate::runtime::manifest::MANIFEST_TYPES[usize::from(!is_index)];
+        let media_type = typed.and_then(|t| t.media_type).unwrap_or_else(|| default.to_owned());
+        let size = top.len() as i64;
+        let target = types::Descriptor { media_type, digest: digest.to_owned(), size, annotations: Default::default() };
+        let image = Some(Record { name: name.to_owned(), target: Some(target), ..Default::default() });
+        let c = &self.client;
+        let request = c.request(CreateImageRequest { image: image.clone(), ..Default::default() });
+        let failed = |s| c.error("name the image", name, &s);
+        match c.call(c.images().create(request)).await {
+            Err(s) if s.code() == Code::AlreadyExists => {
+                let request = c.request(UpdateImageRequest { image, ..Default::default() });
+                c.call(c.images().update(request)).await.map(|_| ()).map_err(failed)
+            }
+            other => other.map(|_| ()).map_err(failed),
+        }
+    }
+}
+
+fn as_manifest(document: Document) -> Result<Manifest, String> {
+    match document {
+        Document::Manifest(manifest) => Ok(manifest),
+        Document::Index(_) => Err("its index names another index".to_owned()),
+    }
+}
+
+fn manifest_labels(manifest: &Manifest) -> Labels {
+    let config = ("containerd.io/gc.ref.content.config".to_owned(), manifest.config.digest.clone());
+    let layer = |(n, l): (usize, &Descriptor)| (format!("containerd.io/gc.ref.content.l.{n}"), l.digest.clone());
+    std::iter::once(config).chain(manifest.layers.iter().enumerate().map(layer)).collect()
+}
+
+/// An image without an index says only in its configuration what it is for.
+fn check_platform(name: &str, config: &ImageConfig) -> Result<(), RuntimeError> {
+    let machine = Machine::here();
+    let p = &config.platform;
+    if p.os == "linux" && p.architecture == machine.architecture {
+        return Ok(());
+    }
+    Err(no_platform(name, &machine, vec![p.to_string()]))
+}
+
+fn no_platform(name: &str, machine: &Machine, available: Vec<String>) -> RuntimeError {
+    let wanted = format!("linux/{}", machine.architecture);
+    RuntimeError::NoPlatform { reference: name.to_owned(), wanted, available }
+}

@@ -1,0 +1,199 @@
+//! Tasks: containerd's word for a container's first process.
+
+use std::{collections::HashMap, fmt::Write as _, path::Path, time::Duration};
+
+use containerd_client::{
+    services::v1::{
+        CreateTaskRequest, DeleteTaskRequest, GetRequest, KillRequest, ListTasksRequest, StartRequest, WaitRequest,
+    },
+    tonic::{Code, Status},
+    types::v1,
+};
+use nix::sys::signal::Signal;
+
+use super::{ContainerdRuntime, client::found, containers::file_error, timestamp};
+use crate::{
+    model::{InstanceId, Timestamp},
+    runtime::RuntimeError,
+};
+
+/// How long a killed process may take to vanish. It does so at once unless the kernel is stuck in its I/O.
+const KILL_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Attempts at removing a task: between looking and deleting it may change.
+const REMOVE_ATTEMPTS: u32 = 3;
+
+/// A task as it is now.
+#[derive(Debug)]
+pub(super) struct Task {
+    pub status: TaskStatus,
+}
+
+#[derive(Debug)]
+pub(super) enum TaskStatus {
+    Created,
+    Running { pid: u32 },
+    Ended { code: u32, at: Timestamp },
+}
+
+impl From<v1::Process> for Task {
+    fn from(p: v1::Process) -> Self {
+        let status = match p.status() {
+            v1::Status::Unknown | v1::Status::Created => TaskStatus::Created,
+            v1::Status::Stopped => TaskStatus::Ended { code: p.exit_status, at: timestamp(p.exited_at.as_ref()) },
+            v1::Status::Running | v1::Status::Paused | v1::Status::Pausing => TaskStatus::Running { pid: p.pid },
+        };
+        Self { status }
+    }
+}
+
+impl ContainerdRuntime {
+    pub(super) async fn task(&self, id: &str) -> Result<Option<Task>, RuntimeError> {
+        let c = &self.client;
+        let request = c.request(GetRequest { container_id: id.to_owned(), exec_id: String::new() });
+        let answer = found(c.call(c.tasks().get(request)).await);
+        let process = answer.map_err(|s| c.error("look up", id, &s))?.and_then(|a| a.process);
+        Ok(process.map(Task::from))
+    }
+
+    /// All tasks, by container.
+    pub(super) async fn tasks(&self) -> Result<HashMap<String, Task>, RuntimeError> {
+        let c = &self.client;
+        let answer = c.call(c.tasks().list(c.request(ListTasksRequest::default()))).await;
+        let tasks = answer.map_err(|s| c.error("list", "tasks", &s))?.tasks;
+        Ok(tasks.into_iter().map(|p| (p.id.clone(), Task::from(p))).collect())
+    }
+
+    pub(super) async fn start_task(&self, id: &InstanceId) -> Result<u32, RuntimeError> {
+        let name = id.as_str();
+        let refuse = |why: &str| RuntimeError::Start { id: name.to_owned(), why: why.to_owned() };
+        match self.task(name).await?.map(|t| t.status) {
+            Some(TaskStatus::Running { pid }) => return Ok(pid),
+            Some(TaskStatus::Ended { .. }) => return Err(refuse("it has ended, and must be created again")),
+            // A predecessor of ours was killed before it could start it.
+            Some(TaskStatus::Created) => {}
+            None => self.create_task(id).await?,
+        }
+        let c = &self.client;
+        let request = c.request(StartRequest { container_id: name.to_owned(), exec_id: String::new() });
+        match c.call(c.tasks().start(request)).await {
+            Ok(started) => Ok(started.pid),
+            Err(status) => {
+                self.remove_task(name).await?;
+                Err(self.start_error(name, &status))
+            }
+        }
+    }
+
+    async fn create_task(&self, id: &InstanceId) -> Result<(), RuntimeError> {
+        let name = id.as_str();
+        let logs = self.log_files(id);
+        tokio::fs::create_dir_all(&logs).await.map_err(file_error("make", logs.clone()))?;
+        let io = binary_uri(&self.config.log_writer, &logs);
+        let c = &self.client;
+        for last in [false, true] {
+            let request = CreateTaskRequest {
+                container_id: name.to_owned(),
+                rootfs: self.snapshots.mounts(name).await?,
+                stdout: io.clone(),
+                stderr: io.clone(),
+                ..Default::default()
+            };
+            match c.call(c.tasks().create(c.request(request))).await {
+                Ok(_) => return Ok(()),
+                // Left by a creation that was broken off.
+                Err(s) if s.code() == Code::AlreadyExists && !last => self.remove_task(name).await?,
+                Err(s) => return Err(self.start_error(name, &s)),
+            }
+        }
+        Ok(())
+    }
+
+    /// What the runtime says when it cannot start a process, without the words of the layers between.
+    fn start_error(&self, id: &str, status: &Status) -> RuntimeError {
+        match self.client.error("start", id, status) {
+            RuntimeError::Containerd { id, why, .. } => RuntimeError::Start { id, why: reason(&why).to_owned() },
+            other => other,
+        }
+    }
+
+    /// Sends a signal; ok if there is no process any more.
+    pub(super) async fn kill_task(&self, id: &str, signal: i32, all: bool) -> Result<(), RuntimeError> {
+        let c = &self.client;
+        let signal = signal.unsigned_abs();
+        let request = KillRequest { container_id: id.to_owned(), exec_id: String::new(), signal, all };
+        match found(c.call(c.tasks().kill(c.request(request))).await) {
+            Ok(_) => Ok(()),
+            Err(s) if ["already finished", "not running"].iter().any(|w| s.message().contains(w)) => Ok(()),
+            Err(s) => Err(c.error("send a signal to", id, &s)),
+        }
+    }
+
+    /// Kills the process and deletes the task, which also ends its log writer; ok if there is none.
+    pub(super) async fn remove_task(&self, id: &str) -> Result<(), RuntimeError> {
+        let c = &self.client;
+        let failed = |s: &Status| c.error("remove the process of", id, s);
+        for attempt in 1.. {
+            match self.task(id).await?.map(|t| t.status) {
+                None => return Ok(()),
+                Some(TaskStatus::Ended { .. }) => {}
+                Some(TaskStatus::Created | TaskStatus::Running { .. }) => {
+                    // The first process of a pid namespace takes all others with it.
+                    self.kill_task(id, Signal::SIGKILL as i32, false).await?;
+                    let request = c.request(WaitRequest { container_id: id.to_owned(), exec_id: String::new() });
+                    if let Ok(waited) = tokio::time::timeout(KILL_TIMEOUT, c.tasks().wait(request)).await {
+                        found(waited).map_err(|s| failed(&s))?;
+                    }
+                }
+            }
+            let request = c.request(DeleteTaskRequest { container_id: id.to_owned() });
+            match found(c.call(c.tasks().delete(request)).await) {
+                Ok(_) => return Ok(()),
+                Err(s) if attempt >= REMOVE_ATTEMPTS || s.code() != Code::FailedPrecondition => return Err(failed(&s)),
+                Err(_) => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The part of runc's message that says what is wrong.
+pub(super) fn reason(message: &str) -> &str {
+    let message = message.strip_suffix(": unknown").unwrap_or(message);
+    let layers = ["unable to start container process: ", "runc create failed: ", "OCI runtime create failed: "];
+    layers.iter().find_map(|l| message.split_once(l)).map_or(message, |(_, rest)| rest)
+}
+
+/// containerd starts the path's program with the query's keys and values as arguments.
+fn binary_uri(program: &Path, dir: &Path) -> String {
+    let encode = |path: &Path| {
+        let mut text = String::new();
+        for b in path.as_os_str().as_encoded_bytes() {
+            match b {
+                b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'/' | b'-' | b'_' | b'.' => text.push(char::from(*b)),
+                other => write!(text, "%{other:02X}").unwrap_or_default(),
+            }
+        }
+        text
+    };
+    format!("binary://{}?log-writer={}", encode(program), encode(dir))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn uri_is_encoded() {
+        let uri = binary_uri(Path::new("/usr/bin/hive mind"), Path::new("/l/a&b?c"));
+        assert_eq!(uri, "binary:///usr/bin/hive%20mind?log-writer=/l/a%26b%3Fc");
+    }
+
+    #[test]
+    fn reason_is_what_people_need() {
+        let long = "failed to create shim task: OCI runtime create failed: runc create failed: unable to start \
+                    container process: exec: \"nope\": executable file not found in $PATH: unknown";
+        assert_eq!(reason(long), "exec: \"nope\": executable file not found in $PATH");
+        assert_eq!(reason("other"), "other");
+    }
+}
