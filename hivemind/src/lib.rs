@@ -8,6 +8,7 @@ pub mod api;
 pub mod cli;
 pub mod client;
 pub mod control;
+pub mod daemon;
 pub mod dataplane;
 pub mod dns;
 pub mod health;

@@ -8,6 +8,7 @@ pub mod datapath;
 mod fault;
 pub mod machine;
 pub mod node;
+mod publish;
 mod reporter;
 mod supervisor;
 pub mod upstream;
@@ -68,6 +69,7 @@ impl Agent {
         });
         let mut tasks = JoinSet::new();
         tasks.spawn(reporter.run(Arc::clone(&self.upstream)));
+        tasks.spawn(publish::run(Arc::clone(&shared.net), desired.subscribe()));
         tasks.spawn(supervisor::run(shared, desired.subscribe()));
         tasks.spawn(follow(self.upstream, self.datapath, desired));
         // None of them returns. One that panics takes the agent down, and the daemon's supervisor starts it again.

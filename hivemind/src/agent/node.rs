@@ -94,7 +94,8 @@ impl NodeKeeper {
     }
 
     async fn look(&self) -> Result<(Vec<String>, Vec<IpAddr>), crate::net::NetError> {
-        let uplinks = if self.uplinks.is_empty() { self.net.uplinks().await? } else { self.uplinks.clone() };
+        let found = || async { Ok(self.net.uplinks().await?.into_iter().map(|uplink| uplink.name).collect()) };
+        let uplinks = if self.uplinks.is_empty() { found().await? } else { self.uplinks.clone() };
         Ok((uplinks, self.net.node_addresses().await?))
     }
 
@@ -106,9 +107,7 @@ impl NodeKeeper {
             result = self.net.changed() => if result.is_err() {
                 tokio::time::sleep(Duration::from_secs(1)).await;
             },
-            result = state.wait_for(|state| state.fault != fault) => if result.is_err() {
-                tokio::time::sleep(period).await;
-            },
+            () = differs(state, fault) => {}
             () = tokio::time::sleep(period) => {}
         }
         tokio::time::sleep(SETTLE).await;
@@ -124,6 +123,13 @@ impl NodeKeeper {
         } else {
             self.events.emit(EventKind::Warning, "NodeNotReady", object, status.message.clone());
         }
+    }
+}
+
+/// Waits until the fault is another one; for ever if the owner of the maps has ended.
+async fn differs(state: &mut watch::Receiver<super::datapath::DatapathState>, fault: Option<String>) {
+    if state.wait_for(|state| state.fault != fault).await.is_err() {
+        std::future::pending().await
     }
 }
 

@@ -98,7 +98,7 @@ async fn samples(state: &ApiState) -> Vec<Sample> {
             ("instance", instance),
             ("service", service.unwrap_or_default()),
             ("direction", if counter.direction == 0 { "out" } else { "in" }.into()),
-            ("reason", hivemind_ebpf::reason_name(counter.reason).into()),
+            ("reason", reason(counter.reason).into()),
         ];
         for (name, help, value) in [
             ("dataplane_packets", "Packets seen by the data plane", counter.packets),
@@ -109,6 +109,15 @@ async fn samples(state: &ApiState) -> Vec<Sample> {
         }
     }
     all
+}
+
+/// `forwarded`, or the drop reason's name.
+fn reason(number: u8) -> &'static str {
+    match hivemind_ebpf::reason::Reason::from_number(number) {
+        None if number == 0 => "forwarded",
+        None => "unknown",
+        Some(reason) => reason.as_str(),
+    }
 }
 
 fn app_labels(key: &crate::model::AppKey) -> Vec<(&'static str, String)> {

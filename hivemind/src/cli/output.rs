@@ -56,7 +56,8 @@ impl Output {
                 let wide = self.format == Format::Wide;
                 let columns: Vec<_> = narrow.iter().chain(extra.iter().filter(|_| wide)).collect();
                 let mut table = Table::new();
-                table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
+                table.load_style(presets::NOTHING);
+                table.set_content_arrangement(ContentArrangement::Disabled);
                 if !self.quiet {
                     table.set_header(columns.iter().map(|column| (**column).to_owned()));
                 }

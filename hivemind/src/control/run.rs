@@ -18,7 +18,7 @@ use crate::{
     lifecycle::clock,
     model::{AppKey, ClusterSnapshot, EventKind, InstanceId, Node, NodeStatus, Revision, StatusReport},
     observe::Events,
-    schedule::{self, Change, Cursor, Input, ServiceRanges},
+    schedule::{self, Change, Cursor, Input, Plan, ServiceRanges},
     store::{Compare, Store, StoreError, Txn, TxnOutcome, WatchBatch, WatchEvent, Watcher, keys},
 };
 
@@ -149,15 +149,7 @@ impl Loop {
     }
 
     async fn plan(&mut self, app: &AppKey) -> Result<(), StoreError> {
-        let mut random = rand::random;
-        let mut input = Input {
-            snapshot: &self.snapshot,
-            services: self.config.services,
-            now: clock::now(),
-            random: &mut random,
-            cursor: &mut self.cursor,
-        };
-        let plan = schedule::plan(&mut input, app);
+        let plan = self.decide(app);
         self.say_unmet(app, plan.unmet);
         if !plan.changes.is_empty() {
             // Refused means that the app changed meanwhile: it is dirty then, and planned again.
@@ -165,6 +157,17 @@ impl Loop {
             self.commit(txn).await?;
         }
         Ok(())
+    }
+
+    fn decide(&mut self, app: &AppKey) -> Plan {
+        let mut input = Input {
+            snapshot: &self.snapshot,
+            services: self.config.services,
+            now: clock::now(),
+            random: &mut rand::random,
+            cursor: &mut self.cursor,
+        };
+        schedule::plan(&mut input, app)
     }
 
     /// Says once what keeps an app from what it should be.

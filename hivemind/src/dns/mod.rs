@@ -1,1 +1,8 @@
-//! Floor 2: the name server of a node (hickory).
+//! Floor 2: the name server of a node, for its instances. It listens on the node's own addresses only, so that it is no
+//! open resolver, and answers from what the node is told: nothing is asked of anyone for names of the cluster.
+
+mod server;
+mod table;
+
+pub use server::{DnsConfig, DnsError, DnsServer};
+pub use table::{Answer, DnsTable, resolv_conf};

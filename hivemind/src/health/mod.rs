@@ -1,1 +1,116 @@
-//! Floor 2: health checks.
+//! Floor 2: health checks. [`gate`] decides (pure), [`probe`] asks, [`watch`] brings both together for one process.
+
+mod gate;
+mod probe;
+
+use std::{net::IpAddr, sync::Arc, time::Duration};
+
+use tokio::{sync::watch, time::Instant};
+
+use crate::{
+    model::InstanceId,
+    runtime::{ImageHealth, Runtime},
+    spec::v1::{Check, HealthSpec},
+};
+use gate::{Gate, Limits};
+
+/// The first pause of the start-up check of an instance without a health check; it doubles up to [`START_LONGEST`].
+const START_FIRST: Duration = Duration::from_millis(20);
+const START_LONGEST: Duration = Duration::from_secs(1);
+/// While an instance is not Ready, it is looked at at least this often, so that Ready is not late by an interval.
+const EAGER: Duration = Duration::from_millis(500);
+
+/// What is known of a process's health.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HealthState {
+    /// Nothing yet.
+    Unknown,
+    /// Not Ready yet, and what it waits for.
+    Waiting(String),
+    /// Ready.
+    Ready,
+    /// It fails, and why: it must be started again.
+    Unhealthy(String),
+}
+
+/// Whose health.
+#[derive(Clone, Debug)]
+pub struct Subject {
+    /// The instance.
+    pub id: InstanceId,
+    /// Its addresses; network checks go to all of them.
+    pub addresses: Vec<IpAddr>,
+    /// The check that the user wrote.
+    pub spec: Option<HealthSpec>,
+    /// The check that the image brings, used if the user wrote none.
+    pub image: Option<ImageHealth>,
+    /// Without any check: the port that must accept a connection once.
+    pub first_tcp_port: Option<u16>,
+}
+
+/// Follows the health of one process for ever. Cancel it when the process ends.
+pub async fn watch(subject: Subject, runtime: Arc<dyn Runtime>, state: watch::Sender<HealthState>) {
+    match effective(&subject) {
+        Some(spec) => follow(&subject, &spec, &runtime, &state).await,
+        None => started(&subject, &runtime, &state).await,
+    }
+    // Ready for good: nothing to look at. The channel must stay open.
+    state.closed().await;
+}
+
+/// The user's check, else the image's.
+fn effective(subject: &Subject) -> Option<HealthSpec> {
+    subject.spec.clone().or_else(|| {
+        let image = subject.image.as_ref()?;
+        let mut spec = HealthSpec::new(image.check.clone());
+        spec.interval_ms = image.interval_ms.unwrap_or(spec.interval_ms);
+        spec.timeout_ms = image.timeout_ms.unwrap_or(spec.timeout_ms);
+        spec.start_period_ms = image.start_period_ms.unwrap_or(spec.start_period_ms);
+        spec.unhealthy_after = image.retries.unwrap_or(spec.unhealthy_after);
+        Some(spec)
+    })
+}
+
+async fn follow(
+    subject: &Subject,
+    spec: &HealthSpec,
+    runtime: &Arc<dyn Runtime>,
+    state: &watch::Sender<HealthState>,
+) {
+    let millis = |n: u32| Duration::from_millis(n.into());
+    let limits = Limits {
+        healthy_after: spec.healthy_after,
+        unhealthy_after: spec.unhealthy_after,
+        start_period: millis(spec.start_period_ms),
+    };
+    let (interval, limit) = (millis(spec.interval_ms), millis(spec.timeout_ms));
+    let begun = Instant::now();
+    let mut gate = Gate::new(limits);
+    loop {
+        let at = Instant::now();
+        let result = probe::probe(&spec.check, &subject.id, &subject.addresses, runtime, limit).await;
+        let now = gate.take(result, begun.elapsed());
+        let pause = if now == HealthState::Ready { interval } else { interval.min(EAGER) };
+        state.send_if_modified(|before| {
+            let differs = *before != now;
+            *before = now;
+            differs
+        });
+        // From begin to begin, as the interval says, but never without a pause.
+        tokio::time::sleep_until((at + pause).max(Instant::now() + Duration::from_millis(10))).await;
+    }
+}
+
+/// Without a check, a process is Ready when its first TCP port accepts a connection, or at once if it has none.
+async fn started(subject: &Subject, runtime: &Arc<dyn Runtime>, state: &watch::Sender<HealthState>) {
+    let mut pause = START_FIRST;
+    if let Some(port) = subject.first_tcp_port {
+        let check = Check::Tcp { port };
+        while let Err(why) = probe::probe(&check, &subject.id, &subject.addresses, runtime, START_LONGEST).await {
+            state.send_replace(HealthState::Waiting(why));
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(START_LONGEST);
+        }
+    }
+    state.send_replace(HealthState::Ready);
+}

@@ -28,7 +28,7 @@ const TC_HANDLE: u16 = 1;
 
 /// Whether the kernel has TCX (6.6).
 pub(super) fn has_tcx() -> bool {
-    KernelVersion::at_least(6, 6, 0)
+    KernelVersion::current().is_ok_and(|version| version >= KernelVersion::new(6, 6, 0))
 }
 
 /// Loads every program. A refusal is shown in short and kept in full.

@@ -21,7 +21,6 @@ use crate::dataplane::{Counter, DataplaneError, SweepReport};
 type Table<K, V> = HashMap<MapData, K, V>;
 
 /// All maps that the daemon reads or writes.
-#[derive(Debug)]
 pub(super) struct Maps {
     pub(super) endpoints: Table<u32, Endpoint>,
     pub(super) peers: Table<Addr, Peer>,
@@ -31,6 +30,12 @@ pub(super) struct Maps {
     pub(super) served: Table<ServedKey, u32>,
     connections: Table<Tuple, Connection>,
     counters: PerCpuHashMap<MapData, CounterKey, Count>,
+}
+
+impl std::fmt::Debug for Maps {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Maps")
+    }
 }
 
 pub(super) fn failed(action: &'static str, map: &'static str, error: &MapError) -> DataplaneError {

@@ -69,8 +69,11 @@ pub(super) fn prepare_dir(dir: &Path) -> Result<(), NetError> {
 /// Undoes [`prepare_dir`]. Leaves a directory that still keeps a namespace.
 pub(super) fn release_dir(dir: &Path) -> Result<(), NetError> {
     match std::fs::read_dir(dir) {
-        Ok(entries) if entries.count() > 0 => return Ok(()),
-        Ok(_) => {}
+        Ok(mut entries) => {
+            if entries.next().is_some() {
+                return Ok(());
+            }
+        }
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(NetError::file("read", dir)(error)),
     }

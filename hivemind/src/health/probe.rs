@@ -1,0 +1,160 @@
+//! One check, once.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
+
+use http_body_util::Empty;
+use hyper_util::rt::TokioIo;
+use tokio::{net::TcpStream, time::timeout};
+
+use crate::{
+    model::InstanceId,
+    runtime::{ExecSpec, Runtime},
+    spec::v1::Check,
+};
+
+/// Does a check within `limit`. Network checks must pass on every address. An error says why, for people.
+pub(super) async fn probe(
+    check: &Check,
+    id: &InstanceId,
+    addresses: &[IpAddr],
+    runtime: &Arc<dyn Runtime>,
+    limit: Duration,
+) -> Result<(), String> {
+    let what = async {
+        match check {
+            Check::Tcp { port } => {
+                for address in addresses {
+                    connect(SocketAddr::new(*address, *port)).await?;
+                }
+                Ok(())
+            }
+            Check::Http { port, path } => {
+                for address in addresses {
+                    http(SocketAddr::new(*address, *port), path).await?;
+                }
+                Ok(())
+            }
+            Check::Exec { command } => exec(command, id, runtime).await,
+        }
+    };
+    let late = || match check {
+        Check::Tcp { port } => format!("port {port} did not accept a connection within {} ms", limit.as_millis()),
+        Check::Http { port, path } => format!("GET :{port}{path} was not answered within {} ms", limit.as_millis()),
+        Check::Exec { .. } => format!("the command did not end within {} ms", limit.as_millis()),
+    };
+    timeout(limit, what).await.unwrap_or_else(|_| Err(late()))
+}
+
+async fn connect(to: SocketAddr) -> Result<TcpStream, String> {
+    TcpStream::connect(to).await.map_err(|error| match error.kind() {
+        std::io::ErrorKind::ConnectionRefused => format!("port {} does not accept connections ({})", to.port(), to.ip()),
+        _ => format!("port {} cannot be reached at {}: {error}", to.port(), to.ip()),
+    })
+}
+
+/// A status from 200 to 399 is well; the body is not read, redirects are not followed.
+async fn http(to: SocketAddr, path: &str) -> Result<(), String> {
+    let stream = connect(to).await?;
+    let failed = |error: hyper::Error| format!("GET {to}{path}: {error}");
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(failed)?;
+    let request = http::Request::get(path)
+        .header(http::header::HOST, to.to_string())
+        .header(http::header::USER_AGENT, concat!("hivemind-health/", env!("CARGO_PKG_VERSION")))
+        .body(Empty::<bytes::Bytes>::new())
+        .map_err(|error| format!("GET {to}{path}: {error}"))?;
+    tokio::select! {
+        answer = sender.send_request(request) => {
+            let status = answer.map_err(failed)?.status();
+            if (200..400).contains(&status.as_u16()) { Ok(()) } else { Err(format!("GET {to}{path}: {status}")) }
+        }
+        ended = connection => Err(match ended {
+            Ok(()) => format!("GET {to}{path}: the connection was closed without an answer"),
+            Err(error) => failed(error),
+        }),
+    }
+}
+
+async fn exec(command: &[String], id: &InstanceId, runtime: &Arc<dyn Runtime>) -> Result<(), String> {
+    let spec = ExecSpec { command: command.to_vec(), env: vec![], user: None, workdir: None, tty: None, stdin: false };
+    let mut session = runtime.exec(id, spec).await.map_err(|error| error.to_string())?;
+    // The output is drained, so that the command does not block on a full pipe; its first line tells why it failed.
+    let mut first = Vec::new();
+    while let Some(chunk) = session.output.recv().await {
+        let (crate::runtime::ExecIo::Stdout(data) | crate::runtime::ExecIo::Stderr(data)) = chunk;
+        if first.len() < 200 {
+            first.extend_from_slice(&data);
+        }
+    }
+    match session.exit.await {
+        Ok(0) => Ok(()),
+        Ok(code) => {
+            let text = String::from_utf8_lossy(&first);
+            let line: String = text.lines().next().unwrap_or_default().chars().take(120).collect();
+            Err(format!("the command ended with {code}: {line}"))
+        }
+        Err(_) => Err("the command was lost".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpListener,
+    };
+
+    use super::*;
+    use crate::testkit::FakeRuntime;
+
+    /// Answers every connection on a port of loopback with these bytes.
+    async fn server(answer: &'static str) -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
+        let address = listener.local_addr().expect("has an address");
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let mut request = [0; 1024];
+                let _ = stream.read(&mut request).await;
+                let _ = stream.write_all(answer.as_bytes()).await;
+                if answer.is_empty() {
+                    std::future::pending::<()>().await;
+                }
+            }
+        });
+        address
+    }
+
+    async fn check(check: Check, address: IpAddr) -> Result<(), String> {
+        let runtime: Arc<dyn Runtime> = Arc::new(FakeRuntime::default());
+        probe(&check, &InstanceId::from_bits(1), &[address], &runtime, Duration::from_millis(300)).await
+    }
+
+    #[tokio::test]
+    async fn http_statuses() {
+        for (answer, well, part) in [
+            ("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok", true, ""),
+            ("HTTP/1.1 302 Found\r\nlocation: /x\r\ncontent-length: 0\r\n\r\n", true, ""),
+            ("HTTP/1.1 500 Oh\r\ncontent-length: 0\r\n\r\n", false, "500"),
+            ("nonsense\r\n\r\n", false, "GET"),
+            ("", false, "within 300 ms"),
+        ] {
+            let at = server(answer).await;
+            let result = check(Check::Http { port: at.port(), path: "/".into() }, at.ip()).await;
+            assert_eq!(result.is_ok(), well, "{answer:?}: {result:?}");
+            assert!(result.err().unwrap_or_default().contains(part), "{answer:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn tcp_open_and_refused() {
+        let at = server("x").await;
+        assert_eq!(check(Check::Tcp { port: at.port() }, at.ip()).await, Ok(()));
+        let closed = TcpListener::bind("127.0.0.1:0").await.expect("binds").local_addr().expect("has an address");
+        let why = check(Check::Tcp { port: closed.port() }, closed.ip()).await.expect_err("refused");
+        assert!(why.contains("does not accept connections"), "{why}");
+    }
+}
