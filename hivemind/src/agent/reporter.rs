@@ -51,12 +51,8 @@ impl Reporter {
                     failures += 1;
                     tracing::warn!(%error, reports = reports.len(), "statuses could not be sent; trying again");
                     self.put_back(reports);
-                    let pause = backoff::delay(
-                        failures,
-                        Duration::from_millis(100),
-                        Duration::from_secs(5),
-                        rand::random(),
-                    );
+                    let pause =
+                        backoff::delay(failures, Duration::from_millis(100), Duration::from_secs(5), rand::random());
                     tokio::time::sleep(pause).await;
                 }
             }

@@ -49,8 +49,7 @@ pub(super) fn signal(name: Option<&str>) -> i32 {
         Some(nix::libc::SIGRTMIN() + offset)
     };
     let number = |name: &str| name.parse().ok().filter(|n| (1..=64).contains(n));
-    name.and_then(|name| named(name).or_else(|| real_time(name)).or_else(|| number(name)))
-        .unwrap_or(nix::libc::SIGTERM)
+    name.and_then(|name| named(name).or_else(|| real_time(name)).or_else(|| number(name))).unwrap_or(nix::libc::SIGTERM)
 }
 
 /// The port whose first accepted connection shows that an instance without a health check is up.

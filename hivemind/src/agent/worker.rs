@@ -19,9 +19,7 @@ use super::{
 use crate::{
     dns,
     health::{self, HealthState},
-    model::{
-        Addresses, Desired, ErrorCode, EventKind, Exit, Instance, InstanceStatus, Phase, Revision, StatusReport,
-    },
+    model::{Addresses, Desired, ErrorCode, EventKind, Exit, Instance, InstanceStatus, Phase, Revision, StatusReport},
     net::{HostLink, InstanceLink, Net},
     observe::Events,
     runtime::{ContainerSpec, Image, PullProgress, RunState, Runtime},
@@ -178,11 +176,8 @@ impl Worker {
             Step::EnsureImage => self.ensure_image(instance).await?,
             Step::EnsureLink => {
                 let _slot = shared.slots.acquire().await;
-                let link = InstanceLink {
-                    id: instance.id.clone(),
-                    addresses: instance.addresses,
-                    gateway: shared.gateway,
-                };
+                let link =
+                    InstanceLink { id: instance.id.clone(), addresses: instance.addresses, gateway: shared.gateway };
                 let host = shared.net.ensure_link(&link).await?;
                 // The programs deny everything before the link comes up, and know the instance's row.
                 shared.datapath.attach(instance.id.clone(), host.clone()).await?;

@@ -112,7 +112,11 @@ pub(super) async fn put(
 #[utoipa::path(delete, path = "/v1/tenants/{tenant}/namespaces/{namespace}/apps/{name}", tag = "apps",
     params(("tenant" = String, Path), ("namespace" = String, Path), ("name" = String, Path)),
     responses((status = 202, body = WrittenView), (status = "4XX", body = Problem)))]
-pub(super) async fn delete(State(state): State<ApiState>, named: Named, headers: HeaderMap) -> Result<Response, ApiError> {
+pub(super) async fn delete(
+    State(state): State<ApiState>,
+    named: Named,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
     Ok(written(state.control.remove(&named.app()?, if_match(&headers)?).await?))
 }
 
@@ -134,7 +138,11 @@ pub(super) async fn scale(
 #[utoipa::path(post, path = "/v1/tenants/{tenant}/namespaces/{namespace}/apps/{name}/restart", tag = "apps",
     params(("tenant" = String, Path), ("namespace" = String, Path), ("name" = String, Path)),
     responses((status = 202, body = WrittenView), (status = "4XX", body = Problem)))]
-pub(super) async fn restart(State(state): State<ApiState>, named: Named, headers: HeaderMap) -> Result<Response, ApiError> {
+pub(super) async fn restart(
+    State(state): State<ApiState>,
+    named: Named,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
     Ok(written(state.control.restart(&named.app()?, if_match(&headers)?).await?))
 }
 
@@ -167,7 +175,9 @@ fn distance(a: &str, b: &str) -> usize {
 mod tests {
     #[test]
     fn near_names_are_near() {
-        for (a, b, d) in [("web", "web", 0), ("web", "wep", 1), ("web-ap", "web-app", 1), ("", "abc", 3), ("kitten", "sitting", 3)] {
+        for (a, b, d) in
+            [("web", "web", 0), ("web", "wep", 1), ("web-ap", "web-app", 1), ("", "abc", 3), ("kitten", "sitting", 3)]
+        {
             assert_eq!(super::distance(a, b), d, "{a} {b}");
         }
     }

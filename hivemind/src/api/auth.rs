@@ -1,11 +1,6 @@
 //! Who may ask: the one place where requests are authorised.
 
-use std::{
-    fs, io,
-    os::unix::fs::OpenOptionsExt,
-    path::Path,
-    sync::Arc,
-};
+use std::{fs, io, os::unix::fs::OpenOptionsExt, path::Path, sync::Arc};
 
 use axum::{
     extract::{Request, State},

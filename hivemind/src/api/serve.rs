@@ -35,9 +35,8 @@ pub async fn bind(socket: &Path, tcp: Option<(SocketAddr, Token)>) -> Result<Lis
         let title = format!("another hivemind daemon answers on {}", socket.display());
         return Err(Problem::new(ErrorCode::Taken, title).hint("hivemind node ls"));
     }
-    let fail = |error: io::Error| {
-        Problem::new(ErrorCode::Internal, format!("cannot listen on {}: {error}", socket.display()))
-    };
+    let fail =
+        |error: io::Error| Problem::new(ErrorCode::Internal, format!("cannot listen on {}: {error}", socket.display()));
     if let Some(dir) = socket.parent() {
         fs::create_dir_all(dir).map_err(fail)?;
     }

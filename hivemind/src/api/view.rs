@@ -4,11 +4,11 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::{
-    model::{ClusterSnapshot, Row},
     model::{
         Addresses, App, AppStatus, ErrorCode, Exit, Instance, InstanceId, NamespaceName, Node, NodeName, NodeStatus,
         Phase, PortProto, Revision, Service, ServicePort, TenantName, Timestamp,
     },
+    model::{ClusterSnapshot, Row},
     spec::v1::AppSpec,
 };
 
@@ -208,7 +208,10 @@ impl ServiceView {
         let scope = &service.key.scope;
         let own = format!("{}.{}.{}.hivemind", service.key.name, scope.namespace, scope.tenant);
         let backends = snapshot.served(service).backends.into_iter().map(|backend| BackendView {
-            instance: snapshot.instances.get(&backend.id).map_or_else(|| backend.id.to_string(), |row| row.object.name()),
+            instance: snapshot
+                .instances
+                .get(&backend.id)
+                .map_or_else(|| backend.id.to_string(), |row| row.object.name()),
             node: backend.node,
             addresses: backend.addresses,
         });

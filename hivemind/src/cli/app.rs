@@ -5,7 +5,11 @@ use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 use clap::{Args, Subcommand, ValueEnum};
 use http::Method;
 
-use super::{Context, output::{Format, Listed, age}, wait};
+use super::{
+    Context,
+    output::{Format, Listed, age},
+    wait,
+};
 use crate::{
     api::{
         apps::{Scale, WrittenView},
@@ -236,7 +240,9 @@ pub(super) async fn run(context: &Context, command: AppCommand) -> Result<(), Pr
         AppCommand::Deploy(args) => deploy(context, *args).await,
         AppCommand::Ls => {
             let apps: Vec<AppView> = context.client.get(&context.path("apps")).await?;
-            context.output.list(&apps, "no apps yet; try: hivemind app deploy --image nginx:latest --name web --port 8080:80")
+            context
+                .output
+                .list(&apps, "no apps yet; try: hivemind app deploy --image nginx:latest --name web --port 8080:80")
         }
         AppCommand::Info(named) => info(context, named.get()?).await,
         AppCommand::Scale(args) => {

@@ -96,7 +96,9 @@ enum LogFormat {
 
 fn upstream(text: &str) -> Result<SocketAddr, String> {
     let alone = text.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, 53));
-    alone.or_else(|_| text.parse()).map_err(|_| "write ADDRESS or ADDRESS:PORT, e.g. 9.9.9.9 or [2620:fe::fe]:53".into())
+    alone
+        .or_else(|_| text.parse())
+        .map_err(|_| "write ADDRESS or ADDRESS:PORT, e.g. 9.9.9.9 or [2620:fe::fe]:53".into())
 }
 
 impl DaemonArgs {

@@ -1,6 +1,11 @@
 //! `hivemind doctor`: looks at this machine, without the daemon.
 
-use std::{fs, os::unix::net::UnixStream, path::{Path, PathBuf}, process::ExitCode};
+use std::{
+    fs,
+    os::unix::net::UnixStream,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use clap::Args;
 use serde::Serialize;
@@ -90,7 +95,9 @@ pub(super) async fn run(context: &Context, args: &DoctorArgs) -> Result<ExitCode
     context.output.list(&findings, "")?;
     let failed = findings.iter().filter(|finding| finding.verdict == Verdict::Fail).count();
     if failed > 0 {
-        context.output.say(&format!("{failed} check(s) failed: the daemon will not work on this machine until they are mended"));
+        context
+            .output
+            .say(&format!("{failed} check(s) failed: the daemon will not work on this machine until they are mended"));
     }
     Ok(if failed > 0 { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
@@ -104,7 +111,8 @@ fn root() -> Finding {
 }
 
 fn kernel() -> Finding {
-    let release = nix::sys::utsname::uname().map(|uname| uname.release().to_string_lossy().into_owned()).unwrap_or_default();
+    let release =
+        nix::sys::utsname::uname().map(|uname| uname.release().to_string_lossy().into_owned()).unwrap_or_default();
     let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|part| part.parse::<u32>().unwrap_or(0));
     let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
     if version < KERNEL {
@@ -118,7 +126,12 @@ fn btf() -> Finding {
     if Path::new("/sys/kernel/btf/vmlinux").exists() {
         ok("btf", "/sys/kernel/btf/vmlinux")
     } else {
-        bad("btf", Verdict::Fail, "no /sys/kernel/btf/vmlinux", "use a kernel with CONFIG_DEBUG_INFO_BTF=y (Debian's and Ubuntu's have it)")
+        bad(
+            "btf",
+            Verdict::Fail,
+            "no /sys/kernel/btf/vmlinux",
+            "use a kernel with CONFIG_DEBUG_INFO_BTF=y (Debian's and Ubuntu's have it)",
+        )
     }
 }
 
@@ -143,7 +156,12 @@ fn cgroups(mounts: &str) -> Finding {
     match (mounted(mounts, "cgroup2").next(), v1) {
         (Some(point), 0) => ok("cgroups", format!("v2 at {point}")),
         (Some(point), _) => ok("cgroups", format!("hybrid: v2 at {point}, limits through v1")),
-        (None, _) => bad("cgroups", Verdict::Fail, "no cgroup2 tree", "mount -t cgroup2 none /sys/fs/cgroup, or boot with systemd.unified_cgroup_hierarchy=1"),
+        (None, _) => bad(
+            "cgroups",
+            Verdict::Fail,
+            "no cgroup2 tree",
+            "mount -t cgroup2 none /sys/fs/cgroup, or boot with systemd.unified_cgroup_hierarchy=1",
+        ),
     }
 }
 
@@ -161,7 +179,10 @@ fn containerd(socket: &Path) -> Finding {
 
 fn program(name: &'static str, mend: &str) -> Finding {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let found = std::env::split_paths(&path).chain(["/usr/sbin".into(), "/sbin".into()]).map(|dir| dir.join(name)).find(|file| file.is_file());
+    let found = std::env::split_paths(&path)
+        .chain(["/usr/sbin".into(), "/sbin".into()])
+        .map(|dir| dir.join(name))
+        .find(|file| file.is_file());
     match found {
         Some(file) => ok(name, file.display().to_string()),
         None => bad(name, Verdict::Fail, "not found", mend),
@@ -179,9 +200,15 @@ fn disk(dir: &Path) -> Finding {
         Ok(stat) => {
             let free = stat.blocks_available() * stat.fragment_size();
             let found = format!("{} free on {}", super::output::bytes(free), existing.display());
-            if free < FREE { bad("disk", Verdict::Warn, found, "free some space: images and logs need room") } else { ok("disk", found) }
+            if free < FREE {
+                bad("disk", Verdict::Warn, found, "free some space: images and logs need room")
+            } else {
+                ok("disk", found)
+            }
         }
-        Err(error) => bad("disk", Verdict::Warn, format!("{}: {error}", existing.display()), "choose another --state-dir"),
+        Err(error) => {
+            bad("disk", Verdict::Warn, format!("{}: {error}", existing.display()), "choose another --state-dir")
+        }
     }
 }
 
@@ -195,7 +222,12 @@ fn clock() -> Finding {
     if synchronised {
         ok("time", "synchronised")
     } else {
-        bad("time", Verdict::Warn, "not synchronised", "apt-get install chrony: certificates and logs need the right time")
+        bad(
+            "time",
+            Verdict::Warn,
+            "not synchronised",
+            "apt-get install chrony: certificates and logs need the right time",
+        )
     }
 }
 
@@ -203,7 +235,12 @@ fn port(port: u16, daemon: bool) -> Finding {
     match std::net::TcpListener::bind(("127.0.0.1", port)) {
         Ok(_) => ok("port", format!("{port} is free")),
         Err(_) if daemon => ok("port", format!("{port} is used, a hivemind daemon runs")),
-        Err(error) => bad("port", Verdict::Fail, format!("{port}: {error}"), "ss -ltnp names who has it; or choose another --web-port"),
+        Err(error) => bad(
+            "port",
+            Verdict::Fail,
+            format!("{port}: {error}"),
+            "ss -ltnp names who has it; or choose another --web-port",
+        ),
     }
 }
 

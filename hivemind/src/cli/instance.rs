@@ -15,10 +15,8 @@ pub(super) struct PsArgs {
 }
 
 impl Listed for InstanceView {
-    const COLUMNS: (&'static [&'static str], &'static [&'static str]) = (
-        &["INSTANCE", "APP", "PHASE", "RESTARTS", "AGE", "ADDRESSES", "MESSAGE"],
-        &["NODE", "IMAGE", "ID"],
-    );
+    const COLUMNS: (&'static [&'static str], &'static [&'static str]) =
+        (&["INSTANCE", "APP", "PHASE", "RESTARTS", "AGE", "ADDRESSES", "MESSAGE"], &["NODE", "IMAGE", "ID"]);
 
     fn name(&self) -> String {
         self.name.clone()

@@ -68,7 +68,12 @@ fn path(context: &Context, args: &LogsArgs, instance: &InstanceView) -> String {
     context.path(&format!("instances/{}/logs?{}", instance.id, query.join("&")))
 }
 
-fn show(context: &Context, args: &LogsArgs, prefix: Option<(&String, usize)>, line: &LogLineView) -> Result<(), Problem> {
+fn show(
+    context: &Context,
+    args: &LogsArgs,
+    prefix: Option<(&String, usize)>,
+    line: &LogLineView,
+) -> Result<(), Problem> {
     use std::io::Write;
     let mut text = String::new();
     if context.output.wants_document() {

@@ -39,7 +39,13 @@ struct Global {
     #[arg(short, long, global = true, env = "HIVEMIND_NAMESPACE", default_value = "default", value_name = "NAME")]
     namespace: NamespaceName,
     /// The daemon's socket
-    #[arg(long, global = true, env = "HIVEMIND_SOCKET", default_value = "/run/hivemind/hivemind.sock", value_name = "PATH")]
+    #[arg(
+        long,
+        global = true,
+        env = "HIVEMIND_SOCKET",
+        default_value = "/run/hivemind/hivemind.sock",
+        value_name = "PATH"
+    )]
     socket: PathBuf,
     /// Form of the output
     #[arg(short, long, global = true, value_enum, default_value_t = Format::Table)]

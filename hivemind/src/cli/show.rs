@@ -110,7 +110,8 @@ pub(super) async fn service(context: &Context, command: ServiceCommand) -> Resul
             context.output.list(&services, "no services; an app with --service or --port has one")
         }
         ServiceCommand::Info { name } => {
-            let service: ServiceView = context.client.get(&context.path(&format!("services/{}", escape(&name)))).await?;
+            let service: ServiceView =
+                context.client.get(&context.path(&format!("services/{}", escape(&name)))).await?;
             if context.output.wants_document() {
                 return context.output.document(&service);
             }

@@ -81,7 +81,12 @@ pub(super) async fn until_ready(context: &Context, app: &str, limit: Duration) -
         }
         if tokio::time::Instant::now() >= end {
             drop(progress);
-            let title = format!("{app} is not ready after {} s: {} of {}", limit.as_secs(), view.status.ready, view.status.desired);
+            let title = format!(
+                "{app} is not ready after {} s: {} of {}",
+                limit.as_secs(),
+                view.status.ready,
+                view.status.desired
+            );
             let mut problem = Problem::new(ErrorCode::TimedOut, title).hint(format!("hivemind app info {app}"));
             for instance in instances.iter().filter(|instance| instance.phase != Phase::Ready) {
                 problem = problem.detail(line(instance));
@@ -144,7 +149,9 @@ fn lost(instance: &InstanceView, generation: u64) -> bool {
     match instance.phase {
         Phase::Failed => true,
         // The runtime refused to start it at all: the same will happen again.
-        Phase::Backoff => hopeless || instance.restarts >= CRASHES || (instance.code.is_some() && instance.last_exit.is_none()),
+        Phase::Backoff => {
+            hopeless || instance.restarts >= CRASHES || (instance.code.is_some() && instance.last_exit.is_none())
+        }
         Phase::Unhealthy => true,
         _ => false,
     }

@@ -62,9 +62,8 @@ fn deploy(
     }
     for port in &spec.ports {
         let Some(published) = port.published else { continue };
-        let same = |other: &crate::spec::v1::PortSpec| {
-            other.published == Some(published) && other.protocol == port.protocol
-        };
+        let same =
+            |other: &crate::spec::v1::PortSpec| other.published == Some(published) && other.protocol == port.protocol;
         if let Some(by) = others().find(|app| app.spec.ports.iter().any(same)) {
             let what = format!("published port {published}/{}", port.protocol);
             return Err(ControlError::Taken { what, by: by.key.clone() });

@@ -1,10 +1,6 @@
 //! The loop: takes commands, follows the store, plans, writes, publishes.
 
-use std::{
-    collections::BTreeMap,
-    future::Future,
-    sync::Arc,
-};
+use std::{collections::BTreeMap, future::Future, sync::Arc};
 
 use tokio::sync::{mpsc, watch};
 
@@ -309,9 +305,7 @@ fn transaction(snapshot: &ClusterSnapshot, app: &AppKey, changes: &[Change]) -> 
                 }
                 None => txn,
             },
-            Change::DeleteInstance(id) => {
-                txn.delete(keys::instance(app, id)).delete(keys::instance_status(app, id))
-            }
+            Change::DeleteInstance(id) => txn.delete(keys::instance(app, id)).delete(keys::instance_status(app, id)),
             Change::PutService(service) => {
                 let key = keys::service(&service.key);
                 if service.id > snapshot.last_service_id {

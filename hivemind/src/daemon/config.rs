@@ -71,8 +71,7 @@ impl DaemonConfig {
     /// Checks what flags cannot check one by one, and names all faults.
     pub fn validate(&self) -> Result<(), Problem> {
         let mut faults = Vec::new();
-        let dirs =
-            [("--state-dir", &self.state_dir), ("--run-dir", &self.run_dir), ("--socket", &self.socket)];
+        let dirs = [("--state-dir", &self.state_dir), ("--run-dir", &self.run_dir), ("--socket", &self.socket)];
         for (flag, path) in dirs {
             if !path.is_absolute() {
                 faults.push(format!("{flag} {}: must be an absolute path", path.display()));

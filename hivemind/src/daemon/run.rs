@@ -76,9 +76,8 @@ pub async fn run(config: DaemonConfig) -> Result<(), Problem> {
     let events = Events::default();
     let store = RedbStore::open(config.state_dir.join("store.redb")).await.map_err(store_problem)?;
     let services = ServiceRanges { v4: network.services_v4, v6: network.services_v6 };
-    let (control, control_loop) = control::start(Arc::new(store), ControlConfig { services }, events.clone())
-        .await
-        .map_err(store_problem)?;
+    let (control, control_loop) =
+        control::start(Arc::new(store), ControlConfig { services }, events.clone()).await.map_err(store_problem)?;
     let upstream: Arc<dyn Upstream> =
         Arc::new(LocalUpstream { control: control.clone(), node: config.node_name.clone() });
 
@@ -175,7 +174,10 @@ pub async fn run(config: DaemonConfig) -> Result<(), Problem> {
 }
 
 /// Rebuilds the table of names whenever the node is told something new.
-async fn follow_names(mut told: watch::Receiver<Arc<NodeDesired>>, names: watch::Sender<Arc<DnsTable>>) -> &'static str {
+async fn follow_names(
+    mut told: watch::Receiver<Arc<NodeDesired>>,
+    names: watch::Sender<Arc<DnsTable>>,
+) -> &'static str {
     loop {
         let desired = told.borrow_and_update().clone();
         let table = DnsTable::new(&desired);

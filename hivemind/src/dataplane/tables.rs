@@ -126,7 +126,10 @@ mod tests {
 
     use super::*;
     use crate::{
-        model::{Addresses, AppKey, Backend, Desired, Instance, Peer, Scope, ServedService, Service, ServiceKey, ServicePort, Timestamp},
+        model::{
+            Addresses, AppKey, Backend, Desired, Instance, Peer, Scope, ServedService, Service, ServiceKey,
+            ServicePort, Timestamp,
+        },
         spec::v1::AppSpec,
     };
 

@@ -78,7 +78,9 @@ mod tests {
 
     #[test]
     fn failures_count_after_the_start_period_only() {
-        assert!(run(&[(false, 1), (false, 2), (false, 3), (false, 9)]).iter().all(|s| matches!(s, HealthState::Waiting(_))));
+        assert!(
+            run(&[(false, 1), (false, 2), (false, 3), (false, 9)]).iter().all(|s| matches!(s, HealthState::Waiting(_)))
+        );
         let late = run(&[(false, 9), (false, 10), (false, 11), (false, 12)]);
         assert_eq!(late[3], HealthState::Unhealthy("no".into()));
         assert!(matches!(late[2], HealthState::Waiting(_)));
@@ -86,7 +88,8 @@ mod tests {
 
     #[test]
     fn a_ready_one_stands_single_failures_even_in_the_start_period() {
-        let states = run(&[(true, 0), (true, 1), (false, 2), (false, 3), (true, 4), (false, 5), (false, 6), (false, 7)]);
+        let states =
+            run(&[(true, 0), (true, 1), (false, 2), (false, 3), (true, 4), (false, 5), (false, 6), (false, 7)]);
         assert!(states[1..7].iter().all(|state| *state == HealthState::Ready), "{states:?}");
         assert_eq!(states[7], HealthState::Unhealthy("no".into()));
     }

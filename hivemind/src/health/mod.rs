@@ -71,12 +71,7 @@ fn effective(subject: &Subject) -> Option<HealthSpec> {
     })
 }
 
-async fn follow(
-    subject: &Subject,
-    spec: &HealthSpec,
-    runtime: &Arc<dyn Runtime>,
-    state: &watch::Sender<HealthState>,
-) {
+async fn follow(subject: &Subject, spec: &HealthSpec, runtime: &Arc<dyn Runtime>, state: &watch::Sender<HealthState>) {
     let millis = |n: u32| Duration::from_millis(n.into());
     let limits = Limits {
         healthy_after: spec.healthy_after,

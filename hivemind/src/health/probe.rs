@@ -51,7 +51,9 @@ pub(super) async fn probe(
 
 async fn connect(to: SocketAddr) -> Result<TcpStream, String> {
     TcpStream::connect(to).await.map_err(|error| match error.kind() {
-        std::io::ErrorKind::ConnectionRefused => format!("port {} does not accept connections ({})", to.port(), to.ip()),
+        std::io::ErrorKind::ConnectionRefused => {
+            format!("port {} does not accept connections ({})", to.port(), to.ip())
+        }
         _ => format!("port {} cannot be reached at {}: {error}", to.port(), to.ip()),
     })
 }
@@ -60,8 +62,7 @@ async fn connect(to: SocketAddr) -> Result<TcpStream, String> {
 async fn http(to: SocketAddr, path: &str) -> Result<(), String> {
     let stream = connect(to).await?;
     let failed = |error: hyper::Error| format!("GET {to}{path}: {error}");
-    let (mut sender, connection) =
-        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(failed)?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(failed)?;
     let request = http::Request::get(path)
         .header(http::header::HOST, to.to_string())
         .header(http::header::USER_AGENT, concat!("hivemind-health/", env!("CARGO_PKG_VERSION")))
@@ -109,7 +110,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::testkit::FakeRuntime;
+    use crate::testkit::runtime::FakeRuntime;
 
     /// Answers every connection on a port of loopback with these bytes.
     async fn server(answer: &'static str) -> SocketAddr {

@@ -60,7 +60,8 @@ impl ClusterSnapshot {
     /// A service with its Ready instances.
     pub fn served(&self, service: &Service) -> ServedService {
         // One that is to stop gets no new connections from this revision on.
-        let ready = |instance: &&Arc<Instance>| instance.desired == Desired::Run && self.phase_of(&instance.id) == Phase::Ready;
+        let ready =
+            |instance: &&Arc<Instance>| instance.desired == Desired::Run && self.phase_of(&instance.id) == Phase::Ready;
         let backends = self
             .instances_of(&service.app)
             .filter(ready)

@@ -108,12 +108,14 @@ impl Candidate {
 
     fn addresses(&self, cursor: Cursor) -> Result<Addresses, String> {
         let used_up = |range: &dyn std::fmt::Display| format!("no free address in {range}");
-        let v4 = self.node.instances_v4.map(|range| {
-            ipam::free_v4(range, &self.used_v4, cursor.v4).ok_or_else(|| used_up(&range))
-        });
-        let v6 = self.node.instances_v6.map(|range| {
-            ipam::free_v6(range, &self.used_v6, cursor.v6).ok_or_else(|| used_up(&range))
-        });
+        let v4 = self
+            .node
+            .instances_v4
+            .map(|range| ipam::free_v4(range, &self.used_v4, cursor.v4).ok_or_else(|| used_up(&range)));
+        let v6 = self
+            .node
+            .instances_v6
+            .map(|range| ipam::free_v6(range, &self.used_v6, cursor.v6).ok_or_else(|| used_up(&range)));
         Ok(Addresses { v4: v4.transpose()?, v6: v6.transpose()? })
     }
 }

@@ -64,12 +64,7 @@ fn direction(name: &str) -> TcAttachType {
 
 impl BpfDataplane {
     /// Attaches a device's program, or puts it in the place of the one that a former daemon attached.
-    pub(super) fn attach_device(
-        &mut self,
-        name: &'static str,
-        link: &str,
-        device: &str,
-    ) -> Result<(), DataplaneError> {
+    pub(super) fn attach_device(&mut self, name: &'static str, link: &str, device: &str) -> Result<(), DataplaneError> {
         let fail = |why: String| DataplaneError::Attach { program: name, to: device.to_owned(), why };
         let pin = self.links().join(link);
         let program: &mut SchedClassifier = match self.ebpf.program_mut(name) {

@@ -135,10 +135,8 @@ pub(super) fn rows<K: Pod + Ord, V: Pod>(
 
 /// Compares every pinned map with what the object wants: aya takes any that is there (PLATFORM: fact 1).
 pub(super) fn check_pinned(dir: &Path, object: &[u8]) -> Result<(), DataplaneError> {
-    let parsed = aya_obj::Object::parse(object).map_err(|error| DataplaneError::Kernel {
-        what: "a readable object",
-        why: error.to_string(),
-    })?;
+    let parsed = aya_obj::Object::parse(object)
+        .map_err(|error| DataplaneError::Kernel { what: "a readable object", why: error.to_string() })?;
     for name in map::ALL {
         let path = dir.join(name);
         if !path.exists() {

@@ -147,7 +147,13 @@ fn netns_cookie() -> u64 {
     let mut length = size_of::<u64>() as libc::socklen_t;
     // SAFETY: the option writes at most `length` bytes to `cookie`, which has as many.
     let result = unsafe {
-        libc::getsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, SO_NETNS_COOKIE, (&raw mut cookie).cast(), &raw mut length)
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            SO_NETNS_COOKIE,
+            (&raw mut cookie).cast(),
+            &raw mut length,
+        )
     };
     if result == 0 { cookie } else { 0 }
 }

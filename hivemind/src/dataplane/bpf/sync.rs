@@ -5,7 +5,10 @@
 
 use std::collections::BTreeMap;
 
-use aya::{Pod, maps::{HashMap, MapData, MapError}};
+use aya::{
+    Pod,
+    maps::{HashMap, MapData, MapError},
+};
 use hivemind_ebpf::{
     abi::{Addr, Backend, Endpoint, Frontend as FrontendRow, FrontendKey, Peer, ServedKey, SlotKey},
     map,
@@ -230,9 +233,7 @@ fn served(desired: &Tables) -> BTreeMap<ServedKey, u32> {
 fn frontend(front: &Frontend) -> FrontendKey {
     match front {
         Frontend::Address(ip) => FrontendKey::address(Addr::from(*ip)),
-        Frontend::Virtual(ip, port, protocol) => {
-            FrontendKey::service(Addr::from(*ip), port.to_be(), protocol.number())
-        }
+        Frontend::Virtual(ip, port, protocol) => FrontendKey::service(Addr::from(*ip), port.to_be(), protocol.number()),
         Frontend::Published(family, port, protocol) => {
             FrontendKey::published(*family == Family::V4, port.to_be(), protocol.number())
         }

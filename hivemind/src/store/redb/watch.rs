@@ -80,7 +80,8 @@ impl Watch {
     fn catch_up(&mut self, engine: &Engine, requests: &Sender<Request>) -> bool {
         if self.sent < engine.compacted() {
             // Not being able to send means that nobody listens.
-            let _ = self.items.try_send(WatchItem::Failed(StoreError::Compacted(Compacted { oldest: engine.compacted() })));
+            let _ =
+                self.items.try_send(WatchItem::Failed(StoreError::Compacted(Compacted { oldest: engine.compacted() })));
             return false;
         }
         let mut alive = true;
