@@ -226,11 +226,8 @@ pub fn shown(args: &[&str]) -> String {
 
 /// Runs a command to its end, or kills it when `limit` is over.
 pub fn finish(mut command: Command, shown: &str, limit: Duration) -> Result<Said> {
-    let mut child = command
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .with_context(|| format!("cannot run {shown}"))?;
+    let mut child =
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().with_context(|| format!("cannot run {shown}"))?;
     let (out, err) = (child.stdout.take(), child.stderr.take());
     std::thread::scope(|scope| {
         let out = scope.spawn(|| text(out));

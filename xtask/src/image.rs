@@ -242,8 +242,7 @@ impl Index {
             entry
         });
         let media_type = "application/vnd.oci.image.index.v1+json";
-        let document =
-            json!({ "schemaVersion": 2, "mediaType": media_type, "manifests": listed.collect::<Vec<_>>() });
+        let document = json!({ "schemaVersion": 2, "mediaType": media_type, "manifests": listed.collect::<Vec<_>>() });
         Self { manifest: Blob::json(media_type, &document), images }
     }
 }

@@ -62,9 +62,8 @@ impl Registry {
         command.arg("serve").arg(dir.join("config.yml")).stdout(Stdio::null()).stderr(log);
         let child = command.spawn().context("cannot start docker-registry")?;
         let registry = Self { host: format!("127.0.0.1:{port}"), access, child };
-        sandbox.on_network(|| {
-            wait::until("the registry", PATIENCE, || registry.call("GET", "/v2/", "", &[]).map(drop))
-        })?;
+        sandbox
+            .on_network(|| wait::until("the registry", PATIENCE, || registry.call("GET", "/v2/", "", &[]).map(drop)))?;
         Ok(registry)
     }
 
