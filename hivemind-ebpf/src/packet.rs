@@ -112,7 +112,10 @@ impl Packet {
     /// Whether it is a message of IPv6 neighbour discovery.
     #[inline(always)]
     pub const fn is_neighbour(&self) -> bool {
-        self.tuple.protocol == ICMPV6 && self.fragment != LATER && self.detail >= ND_FIRST && self.detail <= ND_LAST
+        self.tuple.protocol == ICMPV6
+            && self.fragment != LATER
+            && self.detail >= ND_FIRST
+            && self.detail <= ND_LAST
     }
 
     /// Whether it asks for or tells an Ethernet address, on this very link (a router lowers the hop limit).

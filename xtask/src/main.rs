@@ -2,12 +2,12 @@
 
 mod build;
 mod setup;
-mod shell;
 mod test;
 mod tidy;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
+use xtask::shell;
 
 #[derive(Parser)]
 #[command(name = "cargo xtask", about = "Sets up, builds, shows and tests hivemind")]

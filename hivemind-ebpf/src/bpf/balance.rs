@@ -1,6 +1,4 @@
 //! Services: which backend, and the table of connections that are balanced packet by packet.
-//!
-//! What needs much of the 512 bytes of stack is a function of its own, so that the frames take turns.
 
 use aya_ebpf::helpers::bpf_get_prandom_u32;
 use hivemind_ebpf::{
@@ -65,21 +63,20 @@ pub(super) fn served(ifindex: u32, port_be: u16, protocol: u8) -> u32 {
 }
 
 /// What the table says of a packet.
-pub(super) enum Known {
-    /// Nothing, or of a connection that is over: whoever may begin one decides.
-    No,
-    /// It goes to a backend: destination replaced.
-    ToBackend {
-        service: u32,
-        /// The backend's host device, 0 on another node.
-        ifindex: u32,
-    },
-    /// It comes from a backend: source replaced.
-    FromBackend {
-        service: u32,
-        /// The device the client's packets come from.
-        ifindex: u32,
-    },
+#[derive(Clone, Copy)]
+pub(super) struct Known {
+    /// 0: nothing, or it is of a connection that is over, so that whoever may begin one decides. [`FORWARD`]: it goes
+    /// to a backend, its destination was replaced. [`REVERSE`]: it comes from one, its source was replaced.
+    pub(super) kind: u8,
+    /// The service's number.
+    pub(super) service: u32,
+    /// [`Connection::ifindex`].
+    pub(super) ifindex: u32,
+}
+
+impl Known {
+    /// Nothing is known.
+    pub(super) const NOTHING: Self = Self { kind: 0, service: 0, ifindex: 0 };
 }
 
 /// Whether the table knows these addresses as those of a client towards a backend.
@@ -90,46 +87,38 @@ pub(super) fn is_forward(tuple: &Tuple) -> bool {
 }
 
 /// Looks a packet up in the table, follows the connection's state, and rewrites the packet.
+///
+/// Not inlined, as some others here: the stack has 512 bytes, and functions that do not run at the same time share it.
 #[inline(never)]
-pub(super) fn follow(skb: &Skb, packet: &mut Packet) -> Result<Known, Reason> {
-    if !packet.has_ports() {
-        return Ok(Known::No);
-    }
-    let Some(entry) = CONNECTIONS.get_ptr_mut(packet.tuple) else { return Ok(Known::No) };
-    // SAFETY: a row of the table, copied. Rows are removed long after their connection's last packet only.
-    let known = unsafe { *entry };
+pub(super) fn follow(skb: Skb, packet: &mut Packet, known: &mut Known) -> Result<(), Reason> {
+    let Some(entry) = CONNECTIONS.get_ptr_mut(packet.tuple) else { return Ok(()) };
+    // SAFETY: a row of the table. Rows are removed long after their connection's last packet only.
+    let entry = unsafe { &mut *entry };
     let tcp = packet.tuple.protocol == TCP;
-    if known.kind == FORWARD {
+    if entry.kind == FORWARD {
         // A new connection from the port of an old one that is over is new.
         if tcp && packet.opens() {
-            // SAFETY: copied.
-            let reverse = unsafe { CONNECTIONS.get(known.other(&packet.tuple)) }.map_or(0, |c| c.seen);
-            if connection::is_closed(known.seen, reverse) {
-                return Ok(Known::No);
+            // SAFETY: one byte.
+            let reverse = unsafe { CONNECTIONS.get(entry.other(&packet.tuple)) }.map_or(0, |c| c.seen);
+            if connection::is_closed(entry.seen, reverse) {
+                return Ok(());
             }
         }
-        if !is_served(&known, tcp) {
-            return if tcp && !packet.opens() { Err(Reason::BackendGone) } else { Ok(Known::No) };
+        if !is_served(entry, tcp) {
+            return if tcp && !packet.opens() { Err(Reason::BackendGone) } else { Ok(()) };
         }
     }
-    let seen = known.seen | if tcp { connection::seen(packet.detail) } else { SENT };
+    let seen = entry.seen | if tcp { connection::seen(packet.detail) } else { SENT };
     let tick = now();
-    if seen != known.seen || tick != known.last {
-        // SAFETY: as above. Two CPUs may write at once: the same tick, and bits of flags that the next packet
-        // brings again.
-        unsafe {
-            (*entry).seen = seen;
-            (*entry).last = tick;
-        }
+    // Two CPUs may write at once: the same tick, and bits that the next packet brings again.
+    if seen != entry.seen || tick != entry.last {
+        entry.seen = seen;
+        entry.last = tick;
     }
-    let (service, ifindex) = (known.service, known.ifindex);
-    if known.kind == FORWARD {
-        rewrite::replace(skb, packet, End::Destination, &known.addr, known.port_be)?;
-        Ok(Known::ToBackend { service, ifindex })
-    } else {
-        rewrite::replace(skb, packet, End::Source, &known.addr, known.port_be)?;
-        Ok(Known::FromBackend { service, ifindex })
-    }
+    *known = Known { kind: entry.kind, service: entry.service, ifindex: entry.ifindex };
+    let end = if entry.kind == FORWARD { End::Destination } else { End::Source };
+    let (addr, port_be) = (entry.addr, entry.port_be);
+    rewrite::replace(skb, packet, end, &addr, port_be)
 }
 
 /// Whether the backend is still there: TCP stays as long as it exists (it may be draining), UDP, which has no end,
@@ -145,10 +134,17 @@ fn is_served(known: &Connection, tcp: bool) -> bool {
 }
 
 /// Chooses a backend for the packet, remembers both directions, and replaces the packet's destination.
-/// `came_by` is where answers go back. Returns the backend's host device and the service.
+/// `came_by` is where answers go back. `known` tells the backend's host device and the service.
 #[inline(never)]
-pub(super) fn begin(skb: &Skb, packet: &mut Packet, key: &FrontendKey, came_by: u32) -> Result<(u32, u32), Reason> {
-    if packet.tuple.protocol == TCP && !packet.opens() {
+pub(super) fn begin(
+    skb: Skb,
+    packet: &mut Packet,
+    key: &FrontendKey,
+    came_by: u32,
+    known: &mut Known,
+) -> Result<(), Reason> {
+    let tcp = packet.tuple.protocol == TCP;
+    if tcp && !packet.opens() {
         return Err(Reason::NoConnection);
     }
     // SAFETY: a helper without arguments.
@@ -158,32 +154,34 @@ pub(super) fn begin(skb: &Skb, packet: &mut Packet, key: &FrontendKey, came_by: 
         Some(Err(_)) => return Err(Reason::NoBackend),
         None => return Err(Reason::NoSuchPort),
     };
-    // SAFETY: copied.
-    let Some(peer) = (unsafe { PEERS.get(choice.addr) }).copied() else { return Err(Reason::NoBackend) };
-    let last = now();
-    let opening = if packet.tuple.protocol == TCP { connection::seen(packet.detail) } else { SENT };
-    let there = Connection {
-        addr: choice.addr,
-        port_be: choice.port_be,
-        kind: FORWARD,
-        seen: opening,
-        service: choice.service,
-        ifindex: peer.ifindex,
-        last,
-    };
-    let back = Connection {
+    // SAFETY: one aligned word.
+    let Some(ifindex) = (unsafe { PEERS.get(choice.addr) }).map(|p| p.ifindex) else { return Err(Reason::NoBackend) };
+    let service = choice.service;
+    *known = Known { kind: FORWARD, service, ifindex };
+    let mut row = Connection {
         addr: packet.tuple.dst,
         port_be: packet.tuple.dport_be,
         kind: REVERSE,
         seen: 0,
-        service: choice.service,
+        service,
         ifindex: came_by,
-        last,
+        last: now(),
     };
-    remember(&there.other(&packet.tuple), &back)?;
-    CONNECTIONS.insert(packet.tuple, there, 0).map_err(|_| Reason::TableFull)?;
-    rewrite::replace(skb, packet, End::Destination, &choice.addr, choice.port_be)?;
-    Ok((peer.ifindex, choice.service))
+    let back = Tuple {
+        src: choice.addr,
+        dst: packet.tuple.src,
+        sport_be: choice.port_be,
+        dport_be: packet.tuple.sport_be,
+        ..packet.tuple
+    };
+    remember(&back, &row)?;
+    row.addr = choice.addr;
+    row.port_be = choice.port_be;
+    row.kind = FORWARD;
+    row.seen = if tcp { connection::seen(packet.detail) } else { SENT };
+    row.ifindex = ifindex;
+    CONNECTIONS.insert(packet.tuple, row, 0).map_err(|_| Reason::TableFull)?;
+    rewrite::replace(skb, packet, End::Destination, &row.addr, row.port_be)
 }
 
 /// Writes the way back. The client may use one port towards two of a service's addresses: if both lead to the same
@@ -193,19 +191,15 @@ fn remember(key: &Tuple, back: &Connection) -> Result<(), Reason> {
     if CONNECTIONS.insert(key, back, NEW).is_ok() {
         return Ok(());
     }
-    // SAFETY: copied.
-    let Some(old) = (unsafe { CONNECTIONS.get(key) }).copied() else { return Err(Reason::TableFull) };
+    // SAFETY: read at once.
+    let Some(old) = (unsafe { CONNECTIONS.get(key) }) else { return Err(Reason::TableFull) };
     let same = old.addr == back.addr && old.port_be == back.port_be;
-    // SAFETY: copied.
-    let forward = unsafe { CONNECTIONS.get(old.other(key)) }.copied();
-    let over = match forward {
-        None => true,
-        Some(forward) => {
-            let ticks = connection::lifetime(key.protocol, forward.seen, old.seen);
-            connection::is_closed(forward.seen, old.seen)
-                || connection::is_over(back.last, forward.last, old.last, ticks)
-        }
-    };
+    let (seen, last) = (old.seen, old.last);
+    // SAFETY: read at once.
+    let over = unsafe { CONNECTIONS.get(old.other(key)) }.is_none_or(|forward| {
+        let ticks = connection::lifetime(key.protocol, forward.seen, seen);
+        connection::is_closed(forward.seen, seen) || connection::is_over(back.last, forward.last, last, ticks)
+    });
     if !same && !over {
         return Err(Reason::TupleClash);
     }

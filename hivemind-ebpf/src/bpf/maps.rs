@@ -61,7 +61,7 @@ pub(super) fn now() -> u32 {
 }
 
 /// Adds one packet to a counter.
-#[inline(always)]
+#[inline(never)]
 pub(super) fn count(endpoint: u32, service: u32, direction: u8, reason: u8, bytes: u64) {
     let key = CounterKey { endpoint, service, direction, reason, pad: 0 };
     if add(&key, bytes) {

@@ -33,7 +33,7 @@ enum Verdict {
 
 /// Turns a verdict into the return code. Drops are counted for the endpoint.
 #[inline(always)]
-fn finish(verdict: Verdict, skb: &Skb, endpoint: u32, direction: u8) -> i32 {
+fn finish(verdict: Verdict, skb: Skb, endpoint: u32, direction: u8) -> i32 {
     match verdict {
         Verdict::Pass => TC_ACT_UNSPEC,
         Verdict::Redirect(code) => code,

@@ -26,8 +26,8 @@ pub(super) enum End {
 }
 
 /// Replaces address and port of one end, in the packet and in `packet`.
-#[inline(always)]
-pub(super) fn replace(skb: &Skb, packet: &mut Packet, end: End, addr: &Addr, port_be: u16) -> Result<(), Reason> {
+#[inline(never)]
+pub(super) fn replace(skb: Skb, packet: &mut Packet, end: End, addr: &Addr, port_be: u16) -> Result<(), Reason> {
     let source = matches!(end, End::Source);
     let tuple = &mut packet.tuple;
     let (old, old_port) = if source { (tuple.src, tuple.sport_be) } else { (tuple.dst, tuple.dport_be) };
@@ -68,7 +68,7 @@ fn bytes(words: &[u32; 4]) -> [u8; 16] {
 
 /// Lowers the time to live by one, as a router does; it must be above 0.
 #[inline(always)]
-pub(super) fn lower_ttl(skb: &Skb, packet: &Packet) -> Result<(), Reason> {
+pub(super) fn lower_ttl(skb: Skb, packet: &Packet) -> Result<(), Reason> {
     use hivemind_ebpf::packet::Bytes;
     if packet.v4 == 0 {
         return skb.store(ETH + 7, &[packet.ttl - 1], RECOMPUTE);

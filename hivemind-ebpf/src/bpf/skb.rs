@@ -10,6 +10,8 @@ use aya_ebpf::{
 use hivemind_ebpf::{packet::Bytes, reason::Reason};
 
 /// A packet of a TC hook.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
 pub(super) struct Skb(*mut __sk_buff);
 
 impl Bytes for Skb {
@@ -36,41 +38,41 @@ impl Skb {
 
     /// Bytes of the packet.
     #[inline(always)]
-    pub(super) fn len(&self) -> u32 {
-        Bytes::len(self)
+    pub(super) fn len(self) -> u32 {
+        Bytes::len(&self)
     }
 
     /// The device whose hook this is.
     #[inline(always)]
-    pub(super) fn ifindex(&self) -> u32 {
+    pub(super) fn ifindex(self) -> u32 {
         // SAFETY: as in `len`.
         unsafe { (*self.0).ifindex }
     }
 
     /// The device the packet came in by, 0 if the node itself made it.
     #[inline(always)]
-    pub(super) fn came_by(&self) -> u32 {
+    pub(super) fn came_by(self) -> u32 {
         // SAFETY: as in `len`.
         unsafe { (*self.0).ingress_ifindex }
     }
 
     /// Overwrites bytes. `flags` as the kernel's helper has them.
     #[inline(always)]
-    pub(super) fn store<const N: usize>(&self, offset: u32, bytes: &[u8; N], flags: u64) -> Result<(), Reason> {
+    pub(super) fn store<const N: usize>(self, offset: u32, bytes: &[u8; N], flags: u64) -> Result<(), Reason> {
         // SAFETY: `bytes` has N bytes; the helper checks the packet's bounds.
         done(unsafe { bpf_skb_store_bytes(self.0, offset, bytes.as_ptr().cast(), N as u32, flags) })
     }
 
     /// Corrects IPv4's header checksum at `offset` for a word that changes.
     #[inline(always)]
-    pub(super) fn fix_header(&self, offset: u32, old: u32, new: u32) -> Result<(), Reason> {
+    pub(super) fn fix_header(self, offset: u32, old: u32, new: u32) -> Result<(), Reason> {
         // SAFETY: the helper checks the packet's bounds.
         done(unsafe { bpf_l3_csum_replace(self.0, offset, old.into(), new.into(), 4) })
     }
 
     /// Corrects a transport checksum at `offset` for a field of `flags & 15` bytes, or (0) by the difference `new`.
     #[inline(always)]
-    pub(super) fn fix_transport(&self, offset: u32, old: u64, new: u64, flags: u64) -> Result<(), Reason> {
+    pub(super) fn fix_transport(self, offset: u32, old: u64, new: u64, flags: u64) -> Result<(), Reason> {
         // SAFETY: the helper checks the packet's bounds.
         done(unsafe { bpf_l4_csum_replace(self.0, offset, old, new, flags) })
     }

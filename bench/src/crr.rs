@@ -1,0 +1,169 @@
+//! Connect, request, close: what reaching a service costs each new connection.
+//!
+//! Every way there has its own namespaces of the same shape, all at the same time, and each round tries every way
+//! once, in an order that rotates: what the machine does beside it falls on all alike.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use anyhow::{Context, Result};
+
+use crate::{
+    Common,
+    child::{Requests, Role},
+    lab::{Lab, Place, SERVER, Server, pick},
+    report::Report,
+    rules::{self, ANSWERING, BULK_PORT, ECHO_PORT, SERVICE_PORT, iptables, nft},
+    stats::Series,
+    supervisor::Run,
+};
+
+/// What is measured.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Sizes of the rule sets
+    #[arg(long, value_delimiter = ',', default_values_t = [1, 1000, 10000])]
+    services: Vec<u32>,
+    /// Over IPv6; without nftables and iptables, whose rules here are of IPv4
+    #[arg(long)]
+    ipv6: bool,
+    /// Client and server on CPUs of their own, so that every exchange also waits for the other CPU to wake
+    #[arg(long)]
+    apart: bool,
+    /// The command that loads iptables rules
+    #[arg(long, default_value = "iptables-restore")]
+    iptables: String,
+}
+
+/// A way to the server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    /// Inside one container.
+    Loopback,
+    /// From container to container without a service.
+    Direct,
+    /// The same once more: how far two equal ways differ is what this machine cannot tell apart.
+    DirectAgain,
+    /// Through a service of so many in nftables.
+    Nft(u32),
+    /// In iptables.
+    Iptables(u32),
+}
+
+/// A way that is ready, and what it gave so far.
+struct Contestant {
+    way: Way,
+    client: Place,
+    to: SocketAddr,
+    rate: Series,
+    p50: Series,
+    p99: Series,
+    /// Kept for the namespaces' programs and the server behind it.
+    _server: Server,
+}
+
+impl Way {
+    fn name(self) -> String {
+        match self {
+            Self::Loopback => "loopback inside one container".to_owned(),
+            Self::Direct => "direct".to_owned(),
+            Self::DirectAgain => "direct, again".to_owned(),
+            Self::Nft(count) => format!("nftables [{count}]"),
+            Self::Iptables(count) => format!("iptables [{count}]"),
+        }
+    }
+
+    fn tag(self) -> String {
+        match self {
+            Self::Loopback => "loop".to_owned(),
+            Self::Direct => "direct".to_owned(),
+            Self::DirectAgain => "again".to_owned(),
+            Self::Nft(count) => format!("nft{count}"),
+            Self::Iptables(count) => format!("ipt{count}"),
+        }
+    }
+}
+
+/// Measures and reports.
+pub(crate) fn run(run: &Run, common: &Common, args: &Args) -> Result<()> {
+    let mut ways = vec![Way::Loopback, Way::Direct, Way::DirectAgain];
+    if !args.ipv6 {
+        ways.extend(args.services.iter().map(|count| Way::Nft(*count)));
+        ways.extend(args.services.iter().map(|count| Way::Iptables(*count)));
+    }
+    let mut contestants = Vec::new();
+    for way in ways {
+        eprintln!("preparing {}", way.name());
+        contestants.push(prepare(run, args, way)?);
+    }
+    let (rounds, millis) = common.pick((5, 100), (21, 500));
+    for round in 0..rounds {
+        eprintln!("round {} of {rounds}", round + 1);
+        let count = contestants.len();
+        for i in 0..count {
+            contestants[(i + round) % count].measure(millis)?;
+        }
+    }
+    report(args, &contestants).print(common.json)
+}
+
+fn prepare(run: &Run, args: &Args, way: Way) -> Result<Contestant> {
+    let lab = Lab::new(run, &way.tag())?;
+    let cgroup = run.cgroup()?;
+    let [client_cpu, server_cpu] = if args.apart { [0, 1] } else { [0, 0] };
+    let server = Place { netns: lab.server.clone(), cgroup: cgroup.clone(), cpu: Some(server_cpu) };
+    let mut client = Place { netns: lab.client.clone(), cgroup, cpu: Some(client_cpu) };
+    let mut to = SocketAddr::new(pick(SERVER, args.ipv6), ANSWERING[0]);
+    match way {
+        Way::Loopback => {
+            client.netns = lab.server.clone();
+            to.set_ip(if args.ipv6 { IpAddr::from(Ipv6Addr::LOCALHOST) } else { Ipv4Addr::LOCALHOST.into() });
+        }
+        Way::Direct | Way::DirectAgain => {}
+        Way::Nft(count) => {
+            lab.node.run("nft", &["-f", "-"], &nft::load(&rules::services(count, false)))?;
+            to = service(count, args.ipv6);
+        }
+        Way::Iptables(count) => {
+            lab.node.run(&args.iptables, &[], &iptables::load(&rules::services(count, false)))?;
+            to = service(count, args.ipv6);
+        }
+    }
+    let role = Role::Serve { request: ANSWERING.to_vec(), bulk: BULK_PORT, echo: ECHO_PORT };
+    let server = server.serve(&role).with_context(|| way.name())?;
+    let [rate, p50, p99] = [const { Series(Vec::new()) }; 3];
+    Ok(Contestant { way, client, to, rate, p50, p99, _server: server })
+}
+
+/// The measured one of `count` services.
+fn service(count: u32, ipv6: bool) -> SocketAddr {
+    SocketAddr::new(rules::virtual_address(rules::measured(count), ipv6), SERVICE_PORT)
+}
+
+impl Contestant {
+    fn measure(&mut self, millis: u64) -> Result<()> {
+        let requests: Requests =
+            self.client.ask(&Role::Request { to: self.to, millis }).with_context(|| self.way.name())?;
+        anyhow::ensure!(requests.failed == 0, "{}: {} exchanges failed", self.way.name(), requests.failed);
+        self.rate.0.push(requests.rate);
+        self.p50.0.push(requests.p50);
+        self.p99.0.push(requests.p99);
+        Ok(())
+    }
+}
+
+fn report(args: &Args, contestants: &[Contestant]) -> Report {
+    let cpus = if args.apart { "client and server on a CPU each" } else { "client and server on one CPU" };
+    let family = if args.ipv6 { "IPv6" } else { "IPv4" };
+    let mut report = Report::new(format!("Connect, request (64 B), response (128 B), close; {family}; {cpus}"));
+    for one in contestants {
+        report.figure(one.way.name(), "1/s", &one.rate);
+        report.figure(one.way.name(), "p50 µs", &one.p50);
+        report.figure(one.way.name(), "p99 µs", &one.p99);
+    }
+    let find = |way| contestants.iter().find(|one| one.way == way);
+    if let (Some(direct), Some(again)) = (find(Way::Direct), find(Way::DirectAgain)) {
+        report.ratio(("direct, again: rate", &again.rate), ("direct", &direct.rate), None);
+    }
+    report.note("nftables and iptables: the rules' shapes are those of kube-proxy; three endpoints for each service; the measured service is in the middle.");
+    report
+}

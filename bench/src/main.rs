@@ -1,0 +1,86 @@
+//! Measures hivemind beside what others do, in one run on one machine: medians, and ratios taken within each round.
+//!
+//! Everything happens in network namespaces of its own that have no way out, and nothing is left behind
+//! ([`supervisor`]). `docs/BENCHMARKS.md` holds the results and says how to read them.
+
+mod child;
+mod clock;
+mod crr;
+mod lab;
+mod loss;
+#[cfg_attr(not(test), expect(dead_code, reason = "hivemind's own contestant comes with its data plane"))]
+mod report;
+mod rules;
+mod services;
+mod stats;
+mod supervisor;
+mod throughput;
+
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::{Parser, Subcommand};
+
+#[derive(Debug, Parser)]
+#[command(name = "hivemind-bench", about = "Measures hivemind beside what others do", arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    #[command(flatten)]
+    common: Common,
+}
+
+/// What every measurement knows.
+#[derive(Clone, Debug, clap::Args)]
+struct Common {
+    /// Fewer and shorter rounds: shows that it works, not how fast
+    #[arg(long, global = true)]
+    quick: bool,
+    /// JSON instead of tables
+    #[arg(long, global = true)]
+    json: bool,
+    /// The run that this process belongs to; its supervisor sets it
+    #[arg(long, global = true, hide = true)]
+    run: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// New connections through a service, beside nftables, iptables, the direct way and loopback
+    Crr(crr::Args),
+    /// Bulk data over TCP, beside a plain routed veth
+    Throughput(throughput::Args),
+    /// Loading many services and adding one, beside nftables and iptables
+    Services(services::Args),
+    /// One of the measuring processes
+    #[command(hide = true)]
+    Child(child::Args),
+}
+
+impl Common {
+    /// The one or the other, as `--quick` says.
+    const fn pick<T: Copy>(&self, quick: T, full: T) -> T {
+        if self.quick { quick } else { full }
+    }
+}
+
+fn main() -> Result<ExitCode> {
+    let cli = Cli::parse();
+    let measured = match (&cli.command, &cli.common.run) {
+        (Command::Child(args), _) => child::run(args),
+        (_, None) => return supervisor::supervise(),
+        (command, Some(run)) => measure(command, &cli.common, &supervisor::Run::named(run)?),
+    };
+    measured.map(|()| ExitCode::SUCCESS)
+}
+
+fn measure(command: &Command, common: &Common, run: &supervisor::Run) -> Result<()> {
+    let own = run.cgroup()?.join("cgroup.procs");
+    std::fs::write(&own, "0").with_context(|| format!("cannot join {}", own.display()))?;
+    match command {
+        Command::Crr(args) => crr::run(run, common, args),
+        Command::Throughput(args) => throughput::run(run, common, args),
+        Command::Services(args) => services::run(run, common, args),
+        Command::Child(_) => Ok(()),
+    }
+}

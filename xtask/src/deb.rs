@@ -1,0 +1,59 @@
+//! Files out of Debian packages, without installing them: nothing is started, nothing of the machine is changed.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context, Result, bail};
+
+use crate::shell;
+
+/// The unpacked files of a package; fetched once, kept under `target/`.
+pub fn unpacked(package: &str) -> Result<PathBuf> {
+    let dir = shell::cache("debs").join(package);
+    if dir.is_dir() {
+        return Ok(dir);
+    }
+    // Made beside it and moved, so that a half-done one is never taken for a whole one.
+    let half = shell::cache("debs").join(format!(".{package}-{}", std::process::id()));
+    let result = fetch(package, &half);
+    if result.is_ok() && fs::rename(half.join("files"), &dir).is_err() && !dir.is_dir() {
+        bail!("cannot move {} to {}", half.display(), dir.display());
+    }
+    // What is left is a copy; it is in the way of nobody.
+    let _ = fs::remove_dir_all(&half);
+    result.map(|()| dir)
+}
+
+fn fetch(package: &str, into: &Path) -> Result<()> {
+    fs::create_dir_all(into).with_context(|| format!("cannot make {}", into.display()))?;
+    let mut download = Command::new("apt-get");
+    download.args(["download", "-q", package]).current_dir(into);
+    shell::output(&mut download).context("cannot fetch a Debian package (hint: apt-get update, or no network)")?;
+    let archive = fs::read_dir(into)?.next().context("apt-get download fetched nothing")??.path();
+    shell::output(Command::new("dpkg-deb").arg("-x").arg(&archive).arg(into.join("files"))).map(drop)
+}
+
+/// The libraries a package needs by itself, and its configuration: direct dependencies of these kinds.
+pub fn libraries(package: &str) -> Result<Vec<String>> {
+    let depends = shell::output(Command::new("apt-cache").args(["depends", package]))?;
+    let named = depends.lines().filter_map(|line| line.trim().strip_prefix("Depends: "));
+    let needed = |name: &&str| name.starts_with("lib") || *name == "zlib1g" || name.ends_with("-common");
+    let mut found: Vec<String> = named.filter(needed).map(str::to_owned).collect();
+    found.sort_unstable();
+    found.dedup();
+    Ok(found)
+}
+
+/// A program of a package: the machine's own if it is installed, otherwise out of the package.
+pub fn program(name: &str, package: &str) -> Result<PathBuf> {
+    if let Some(installed) = shell::find(name) {
+        return Ok(installed);
+    }
+    let dir = unpacked(package)?;
+    let places = ["usr/bin", "usr/sbin", "bin", "sbin"];
+    let found = places.iter().map(|place| dir.join(place).join(name)).find(|file| file.is_file());
+    found.with_context(|| format!("the package {package} has no {name}"))
+}
