@@ -1,2 +1,85 @@
-//! The kernel half of hivemind: the ABI, and pure code for both sides.
+//! The kernel half of hivemind: the ABI, and the pure code that both sides use.
+//!
+//! The library is compiled twice: for the host, where it is tested, and for the kernel, where the programs of the
+//! binary use it. One Rust type serves both sides of every map, so that there is nothing to keep in step.
+//!
+//! Rules of the ABI: `repr(C)`; every byte is a named field, padding included (the kernel compares keys byte by
+//! byte); numbers in network order end in `_be`; no `bool`, `enum`, `Option` or `usize`; size, alignment and offsets
+//! are asserted. Any change of a key, a value or of what a map means raises [`ABI_VERSION`].
 #![cfg_attr(target_arch = "bpf", no_std)]
+
+pub mod abi;
+pub mod checksum;
+pub mod choose;
+pub mod connection;
+pub mod packet;
+pub mod reason;
+
+/// Version of keys, values and map meanings. It is part of the path under which everything is pinned.
+pub const ABI_VERSION: u32 = 1;
+
+/// Names of the maps: at most 15 bytes, which is what the kernel keeps.
+pub mod map {
+    /// Interface index of a host device → [`super::abi::Endpoint`].
+    pub const ENDPOINTS: &str = "hm_endpoints";
+    /// [`super::abi::Addr`] → [`super::abi::Peer`].
+    pub const PEERS: &str = "hm_peers";
+    /// [`super::abi::Addr`] of the node → 1.
+    pub const NODE_ADDRS: &str = "hm_node_addrs";
+    /// [`super::abi::FrontendKey`] → [`super::abi::Frontend`].
+    pub const FRONTENDS: &str = "hm_frontends";
+    /// [`super::abi::SlotKey`] → [`super::abi::Backend`].
+    pub const SLOTS: &str = "hm_slots";
+    /// [`super::abi::ServedKey`] → number of the service.
+    pub const SERVED: &str = "hm_served";
+    /// [`super::abi::SocketKey`] → [`super::abi::Original`].
+    pub const SOCKETS: &str = "hm_sockets";
+    /// [`super::abi::Tuple`] → [`super::abi::Connection`].
+    pub const CONNECTIONS: &str = "hm_connections";
+    /// [`super::abi::CounterKey`] → [`super::abi::Count`] of each CPU.
+    pub const COUNTERS: &str = "hm_counters";
+
+    /// All of them.
+    pub const ALL: [&str; 9] =
+        [ENDPOINTS, PEERS, NODE_ADDRS, FRONTENDS, SLOTS, SERVED, SOCKETS, CONNECTIONS, COUNTERS];
+}
+
+/// Names of the programs: at most 15 bytes.
+pub mod program {
+    /// Ingress of an instance's host device.
+    pub const FROM_CONTAINER: &str = "hm_from_cont";
+    /// Egress of an instance's host device.
+    pub const TO_CONTAINER: &str = "hm_to_cont";
+    /// Ingress of an uplink.
+    pub const FROM_UPLINK: &str = "hm_from_uplink";
+    /// Egress of the device that the firewall hands accepted connections to.
+    pub const PUB_SELECT: &str = "hm_pub_select";
+
+    /// The programs of network devices.
+    pub const DEVICE: [&str; 4] = [FROM_CONTAINER, TO_CONTAINER, FROM_UPLINK, PUB_SELECT];
+    /// The programs of the cgroup.
+    pub const SOCKET: [&str; 8] = [
+        "hm_connect4",
+        "hm_connect6",
+        "hm_sendmsg4",
+        "hm_sendmsg6",
+        "hm_recvmsg4",
+        "hm_recvmsg6",
+        "hm_peername4",
+        "hm_peername6",
+    ];
+}
+
+/// Name of the read-only [`abi::Config`] in the object.
+pub const CONFIG: &str = "HM_CONFIG";
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_kernel_keeps_every_name_whole() {
+        let names = super::map::ALL.iter().chain(&super::program::DEVICE).chain(&super::program::SOCKET);
+        for name in names {
+            assert!(name.len() <= 15 && name.starts_with("hm_"), "{name}");
+        }
+    }
+}

@@ -1,0 +1,468 @@
+//! Keys and values of the maps.
+
+use core::mem::{align_of, offset_of, size_of};
+
+/// A network address of either family, IPv4 as `::ffff:a.b.c.d`, in four words of network order.
+/// The zero address stands for none.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct Addr {
+    /// The 128 bits, most significant word first.
+    pub words_be: [u32; 4],
+}
+
+/// The word before the 32 bits of an IPv4 address.
+const MAPPED_BE: u32 = 0xffff_u32.to_be();
+
+impl Addr {
+    /// The IPv4 address `word_be`.
+    #[inline(always)]
+    pub const fn v4(word_be: u32) -> Self {
+        Self { words_be: [0, 0, MAPPED_BE, word_be] }
+    }
+
+    /// The IPv6 address of these words.
+    #[inline(always)]
+    pub const fn v6(words_be: [u32; 4]) -> Self {
+        Self { words_be }
+    }
+
+    /// Whether it is an IPv4 address.
+    #[inline(always)]
+    pub const fn is_v4(&self) -> bool {
+        self.words_be[0] == 0 && self.words_be[1] == 0 && self.words_be[2] == MAPPED_BE
+    }
+
+    /// Whether it stands for none.
+    #[inline(always)]
+    pub const fn is_none(&self) -> bool {
+        self.words_be[0] | self.words_be[1] | self.words_be[2] | self.words_be[3] == 0
+    }
+
+    /// The IPv4 address, of one that [`Addr::is_v4`].
+    #[inline(always)]
+    pub const fn v4_be(&self) -> u32 {
+        self.words_be[3]
+    }
+
+    /// What a program that connects to it reaches on its own machine: `127.0.0.0/8`, `0.0.0.0`, `::1`, `::`.
+    #[inline(always)]
+    pub const fn is_own_machine(&self) -> bool {
+        if self.is_v4() {
+            let host = u32::from_be(self.v4_be());
+            return host >> 24 == 127 || host == 0;
+        }
+        let [a, b, c, d] = self.words_be;
+        a | b | c == 0 && u32::from_be(d) <= 1
+    }
+}
+
+#[cfg(not(target_arch = "bpf"))]
+mod host {
+    use core::net::{IpAddr, Ipv6Addr};
+
+    use super::Addr;
+
+    impl From<IpAddr> for Addr {
+        fn from(ip: IpAddr) -> Self {
+            let octets = match ip {
+                IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
+                IpAddr::V6(v6) => v6.octets(),
+            };
+            let (words, _) = octets.as_chunks::<4>();
+            Self { words_be: [0, 1, 2, 3].map(|i| u32::from_ne_bytes(words[i])) }
+        }
+    }
+
+    impl From<Addr> for IpAddr {
+        fn from(addr: Addr) -> Self {
+            let mut octets = [0; 16];
+            for (chunk, word) in octets.chunks_exact_mut(4).zip(addr.words_be) {
+                chunk.copy_from_slice(&word.to_ne_bytes());
+            }
+            Self::V6(Ipv6Addr::from(octets)).to_canonical()
+        }
+    }
+}
+
+/// A range of addresses: those whose bits under `mask` are `network`. An absent range matches nothing.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Range {
+    /// The bits.
+    pub network: Addr,
+    /// Which bits.
+    pub mask: Addr,
+}
+
+impl Range {
+    /// Matches nothing: no address has a bit where the mask has none.
+    pub const NONE: Self = Self { network: Addr { words_be: [u32::MAX; 4] }, mask: Addr { words_be: [0; 4] } };
+
+    /// Whether `addr` is in it.
+    #[inline(always)]
+    pub const fn contains(&self, addr: &Addr) -> bool {
+        let (n, m, a) = (&self.network.words_be, &self.mask.words_be, &addr.words_be);
+        // The words that differ most come last in most addresses of a range.
+        (a[3] & m[3] == n[3]) & (a[2] & m[2] == n[2]) & (a[1] & m[1] == n[1]) & (a[0] & m[0] == n[0])
+    }
+}
+
+/// What the programs know as constants. The loader sets it; to change it the programs are replaced.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Config {
+    /// The cookie of the network namespace in which loopback means the node.
+    pub host_netns: u64,
+    /// Virtual addresses, IPv4 and IPv6.
+    pub services: [Range; 2],
+    /// Instances' addresses, IPv4 and IPv6.
+    pub instances: [Range; 2],
+    /// The node's own addresses in the instance ranges, IPv4 and IPv6.
+    pub gateways: [Addr; 2],
+}
+
+impl Config {
+    /// A node without ranges.
+    pub const EMPTY: Self = Self {
+        host_netns: 0,
+        services: [Range::NONE; 2],
+        instances: [Range::NONE; 2],
+        gateways: [Addr { words_be: [0; 4] }; 2],
+    };
+}
+
+/// An instance of this node; the key is the interface index of its host device.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Endpoint {
+    /// Its IPv4 address, or none.
+    pub v4: Addr,
+    /// Its IPv6 address, or none.
+    pub v6: Addr,
+    /// Destination and source Ethernet address of a frame to it: its own, then the host device's.
+    pub frame_to: [u8; 12],
+    /// Its identity.
+    pub identity: u32,
+}
+
+/// Whose an address is; the key is an [`Addr`].
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Peer {
+    /// Its identity.
+    pub identity: u32,
+    /// The interface index of its host device if it is on this node, else 0.
+    pub ifindex: u32,
+}
+
+/// [`FrontendKey::scope`]: a virtual address.
+pub const SCOPE_VIRTUAL: u8 = 0;
+/// [`FrontendKey::scope`]: any address of the node; `addr` is the family's unspecified one.
+pub const SCOPE_PUBLISHED: u8 = 1;
+
+/// Where a service is reached. With port and protocol 0: that the virtual address exists.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct FrontendKey {
+    /// The address.
+    pub addr: Addr,
+    /// The port.
+    pub port_be: u16,
+    /// TCP (6) or UDP (17).
+    pub protocol: u8,
+    /// Virtual (0) or published (1).
+    pub scope: u8,
+}
+
+impl FrontendKey {
+    /// A virtual address, port and protocol.
+    #[inline(always)]
+    pub const fn service(addr: Addr, port_be: u16, protocol: u8) -> Self {
+        Self { addr, port_be, protocol, scope: SCOPE_VIRTUAL }
+    }
+
+    /// The row that says that `addr` is some service's.
+    #[inline(always)]
+    pub const fn address(addr: Addr) -> Self {
+        Self { addr, port_be: 0, protocol: 0, scope: SCOPE_VIRTUAL }
+    }
+
+    /// A port on the node's addresses of one family.
+    #[inline(always)]
+    pub const fn published(v4: bool, port_be: u16, protocol: u8) -> Self {
+        let addr = if v4 { Addr::v4(0) } else { Addr { words_be: [0; 4] } };
+        Self { addr, port_be, protocol, scope: SCOPE_PUBLISHED }
+    }
+}
+
+/// What is behind a frontend: `count` slots of `group`. A change writes a new group first, then this row, then
+/// removes the old group, so that every reader sees the one or the other.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Frontend {
+    /// The service's number.
+    pub service: u32,
+    /// The group of its backends.
+    pub group: u32,
+    /// How many there are. 0: refuse.
+    pub count: u32,
+    /// Always 0.
+    pub reserved: u32,
+}
+
+/// One backend of a group.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct SlotKey {
+    /// The group.
+    pub group: u32,
+    /// 0 to `count` - 1.
+    pub index: u32,
+}
+
+/// Where a backend is reached.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Backend {
+    /// Its address.
+    pub addr: Addr,
+    /// Its port.
+    pub port_be: u16,
+    /// Always 0.
+    pub pad: u16,
+    /// The group it belongs to: the kernel reuses a removed element at once, so a reader checks whose it is.
+    pub group: u32,
+}
+
+/// A port that an instance of this node serves. The value is the number of the service, so that its packets are
+/// counted for the service although they carry no virtual address.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct ServedKey {
+    /// The interface index of the instance's host device.
+    pub ifindex: u32,
+    /// The instance's port.
+    pub port_be: u16,
+    /// TCP (6) or UDP (17).
+    pub protocol: u8,
+    /// Always 0.
+    pub pad: u8,
+}
+
+/// A socket and the backend chosen for it.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SocketKey {
+    /// The socket's cookie.
+    pub cookie: u64,
+    /// The backend.
+    pub addr: Addr,
+    /// The backend's port.
+    pub port_be: u16,
+    /// Always 0.
+    pub pad: [u16; 3],
+}
+
+/// What a program asked for before a backend was put in its place.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Original {
+    /// The address.
+    pub addr: Addr,
+    /// The port.
+    pub port_be: u16,
+    /// Always 0.
+    pub pad: u16,
+}
+
+/// Addresses, ports and protocol of a packet, as it is sent.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Tuple {
+    /// Source address.
+    pub src: Addr,
+    /// Destination address.
+    pub dst: Addr,
+    /// Source port.
+    pub sport_be: u16,
+    /// Destination port.
+    pub dport_be: u16,
+    /// TCP (6) or UDP (17).
+    pub protocol: u8,
+    /// Always 0.
+    pub pad: [u8; 3],
+}
+
+/// [`Connection::kind`]: from the client; the destination is replaced by the backend.
+pub const FORWARD: u8 = 1;
+/// [`Connection::kind`]: from the backend; the source is replaced by what the client asked for.
+pub const REVERSE: u8 = 2;
+
+/// One direction of a connection that is balanced packet by packet; the other is [`Connection::other`].
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Connection {
+    /// The address put in place.
+    pub addr: Addr,
+    /// The port put in place.
+    pub port_be: u16,
+    /// [`FORWARD`] or [`REVERSE`].
+    pub kind: u8,
+    /// What this direction has sent: bits of [`crate::connection`].
+    pub seen: u8,
+    /// The service's number.
+    pub service: u32,
+    /// Forward: the backend's host device, 0 on another node. Reverse: the device the client's packets come from.
+    pub ifindex: u32,
+    /// When this direction last sent, in units of [`crate::connection::TICK_NS`].
+    pub last: u32,
+}
+
+impl Connection {
+    /// The key of the other direction of the one whose key is `own`.
+    #[inline(always)]
+    pub const fn other(&self, own: &Tuple) -> Tuple {
+        if self.kind == FORWARD {
+            Tuple { src: self.addr, dst: own.src, sport_be: self.port_be, dport_be: own.sport_be, ..*own }
+        } else {
+            Tuple { src: own.dst, dst: self.addr, sport_be: own.dport_be, dport_be: self.port_be, ..*own }
+        }
+    }
+}
+
+/// [`CounterKey::direction`]: packets out of the instance.
+pub const OUT: u8 = 0;
+/// [`CounterKey::direction`]: packets into the instance.
+pub const IN: u8 = 1;
+/// [`CounterKey::direction`]: connections opened by sockets; they are counted as packets without bytes.
+pub const OPENED: u8 = 2;
+
+/// [`CounterKey::endpoint`] of what was counted for instances that are gone. Written by the daemon only.
+pub const RETIRED: u32 = u32::MAX;
+
+/// What a counter counts.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct CounterKey {
+    /// Interface index of the instance's host device; 0: the node.
+    pub endpoint: u32,
+    /// The service's number; 0: none.
+    pub service: u32,
+    /// [`OUT`], [`IN`] or [`OPENED`].
+    pub direction: u8,
+    /// 0: forwarded; else a [`crate::reason::Reason`].
+    pub reason: u8,
+    /// Always 0.
+    pub pad: u16,
+}
+
+/// A counter of one CPU.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Count {
+    /// Packets; a packet that the kernel will still cut (GSO) is one.
+    pub packets: u64,
+    /// Bytes, with the Ethernet header.
+    pub bytes: u64,
+}
+
+/// Asserts size and alignment of a type and the offsets of its fields.
+macro_rules! layout {
+    ($type:ty, $size:literal, $align:literal, $($field:ident: $offset:literal),+) => {
+        const _: () = {
+            assert!(size_of::<$type>() == $size);
+            assert!(align_of::<$type>() == $align);
+            $(assert!(offset_of!($type, $field) == $offset);)+
+        };
+        // SAFETY: `repr(C)` of integers without implicit padding: every bit pattern is a value.
+        #[cfg(not(target_arch = "bpf"))]
+        unsafe impl aya::Pod for $type {}
+    };
+}
+
+layout!(Addr, 16, 4, words_be: 0);
+layout!(Range, 32, 4, network: 0, mask: 16);
+layout!(Config, 168, 8, host_netns: 0, services: 8, instances: 72, gateways: 136);
+layout!(Endpoint, 48, 4, v4: 0, v6: 16, frame_to: 32, identity: 44);
+layout!(Peer, 8, 4, identity: 0, ifindex: 4);
+layout!(FrontendKey, 20, 4, addr: 0, port_be: 16, protocol: 18, scope: 19);
+layout!(Frontend, 16, 4, service: 0, group: 4, count: 8, reserved: 12);
+layout!(SlotKey, 8, 4, group: 0, index: 4);
+layout!(Backend, 24, 4, addr: 0, port_be: 16, pad: 18, group: 20);
+layout!(ServedKey, 8, 4, ifindex: 0, port_be: 4, protocol: 6, pad: 7);
+layout!(SocketKey, 32, 8, cookie: 0, addr: 8, port_be: 24, pad: 26);
+layout!(Original, 20, 4, addr: 0, port_be: 16, pad: 18);
+layout!(Tuple, 40, 4, src: 0, dst: 16, sport_be: 32, dport_be: 34, protocol: 36, pad: 37);
+layout!(Connection, 32, 4, addr: 0, port_be: 16, kind: 18, seen: 19, service: 20, ifindex: 24, last: 28);
+layout!(CounterKey, 12, 4, endpoint: 0, service: 4, direction: 8, reason: 9, pad: 10);
+layout!(Count, 16, 8, packets: 0, bytes: 8);
+
+#[cfg(test)]
+mod tests {
+    use core::net::IpAddr;
+
+    use super::*;
+
+    fn addr(text: &str) -> Addr {
+        text.parse::<IpAddr>().unwrap().into()
+    }
+
+    #[test]
+    fn addresses_come_back_as_they_went() {
+        for text in ["10.88.0.5", "0.0.0.0", "255.255.255.255", "fd68:6d00:0:1::5", "::1", "2001:db8::"] {
+            let ip: IpAddr = text.parse().unwrap();
+            assert_eq!(IpAddr::from(Addr::from(ip)), ip);
+            assert_eq!(Addr::from(ip).is_v4(), ip.is_ipv4());
+        }
+        assert_eq!(addr("10.88.0.5"), addr("::ffff:10.88.0.5"));
+        assert_eq!(addr("10.0.0.1").v4_be().to_ne_bytes(), [10, 0, 0, 1]);
+    }
+
+    #[test]
+    fn own_machine_is_loopback_and_unspecified() {
+        for (text, own) in [
+            ("127.0.0.1", true),
+            ("127.255.255.255", true),
+            ("0.0.0.0", true),
+            ("::1", true),
+            ("::", true),
+            ("128.0.0.1", false),
+            ("::2", false),
+            ("fe80::1", false),
+        ] {
+            assert_eq!(addr(text).is_own_machine(), own, "{text}");
+        }
+    }
+
+    #[test]
+    fn ranges_match_their_addresses_only() {
+        let range = Range { network: addr("10.88.0.0"), mask: addr("ffff:ffff:ffff:ffff:ffff:ffff:ffff:0") };
+        assert!(range.contains(&addr("10.88.255.1")));
+        assert!(!range.contains(&addr("10.89.0.1")));
+        assert!(!range.contains(&addr("fd68::1")));
+        for text in ["::", "0.0.0.0", "255.255.255.255", "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"] {
+            assert!(!Range::NONE.contains(&addr(text)), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_two_directions_name_each_other() {
+        let pad = [0; 3];
+        let forward = Tuple {
+            src: addr("192.0.2.7"),
+            dst: addr("10.96.0.1"),
+            sport_be: 4000u16.to_be(),
+            dport_be: 80u16.to_be(),
+            protocol: 6,
+            pad,
+        };
+        let blank = Connection { addr: addr("::"), port_be: 0, kind: 0, seen: 0, service: 1, ifindex: 0, last: 0 };
+        let there = Connection { addr: addr("10.88.0.5"), port_be: 8080u16.to_be(), kind: FORWARD, ..blank };
+        let reverse = there.other(&forward);
+        assert_eq!((reverse.src, reverse.sport_be), (there.addr, there.port_be));
+        assert_eq!((reverse.dst, reverse.dport_be), (forward.src, forward.sport_be));
+        let back = Connection { addr: forward.dst, port_be: forward.dport_be, kind: REVERSE, ..blank };
+        assert_eq!(back.other(&reverse), forward);
+    }
+}

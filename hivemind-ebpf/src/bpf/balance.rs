@@ -1,0 +1,207 @@
+//! Services: which backend, and the table of connections that are balanced packet by packet.
+
+use aya_ebpf::helpers::bpf_get_prandom_u32;
+use hivemind_ebpf::{
+    abi::{Addr, Backend, Connection, FORWARD, FrontendKey, REVERSE, ServedKey, SlotKey, Tuple},
+    choose,
+    connection::{self, SENT},
+    packet::{Packet, TCP},
+    reason::Reason,
+};
+
+use super::{
+    maps::{CONNECTIONS, FRONTENDS, NEW, PEERS, SERVED, SLOTS, now},
+    rewrite::{self, End},
+    skb::Skb,
+};
+
+/// A backend of a service.
+pub(super) struct Choice {
+    pub(super) addr: Addr,
+    pub(super) port_be: u16,
+    pub(super) service: u32,
+}
+
+/// The backend of a frontend for these 32 random bits; not `avoid`, if there is another.
+///
+/// `None`: no such frontend. `Err`: a frontend without backends, with its service's number.
+#[inline(always)]
+pub(super) fn choose(key: &FrontendKey, random: u32, avoid: Option<&Addr>) -> Option<Result<Choice, u32>> {
+    let mut service = 0;
+    // The second time round: the group was replaced between the two look-ups.
+    for _ in 0..2 {
+        // SAFETY: copied at once; a row that was reused in between names a group that has no such slot.
+        let front = *unsafe { FRONTENDS.get(key) }?;
+        service = front.service;
+        if front.count == 0 {
+            return Some(Err(service));
+        }
+        let index = choose::index(random, front.count);
+        let Some(backend) = slot(front.group, index) else { continue };
+        let mut backend = backend;
+        if avoid.is_some_and(|addr| *addr == backend.addr) && front.count > 1 {
+            let next = if index + 1 == front.count { 0 } else { index + 1 };
+            backend = slot(front.group, next).unwrap_or(backend);
+        }
+        return Some(Ok(Choice { addr: backend.addr, port_be: backend.port_be, service }));
+    }
+    Some(Err(service))
+}
+
+#[inline(always)]
+fn slot(group: u32, index: u32) -> Option<Backend> {
+    // SAFETY: copied at once, and its group compared.
+    let backend = *unsafe { SLOTS.get(SlotKey { group, index }) }?;
+    (backend.group == group).then_some(backend)
+}
+
+/// The service whose backend this port of an instance is; 0: none.
+#[inline(always)]
+pub(super) fn served(ifindex: u32, port_be: u16, protocol: u8) -> u32 {
+    // SAFETY: one aligned word.
+    unsafe { SERVED.get(ServedKey { ifindex, port_be, protocol, pad: 0 }) }.copied().unwrap_or(0)
+}
+
+/// What the table says of a packet.
+#[derive(Clone, Copy)]
+pub(super) struct Known {
+    /// 0: nothing, or it is of a connection that is over, so that whoever may begin one decides. [`FORWARD`]: it goes
+    /// to a backend, its destination was replaced. [`REVERSE`]: it comes from one, its source was replaced.
+    pub(super) kind: u8,
+    /// The service's number.
+    pub(super) service: u32,
+    /// [`Connection::ifindex`].
+    pub(super) ifindex: u32,
+}
+
+impl Known {
+    /// Nothing is known.
+    pub(super) const NOTHING: Self = Self { kind: 0, service: 0, ifindex: 0 };
+}
+
+/// Whether the table knows these addresses as those of a client towards a backend.
+#[inline(always)]
+pub(super) fn is_forward(tuple: &Tuple) -> bool {
+    // SAFETY: one byte.
+    unsafe { CONNECTIONS.get(tuple) }.is_some_and(|c| c.kind == FORWARD)
+}
+
+/// Looks a packet up in the table, follows the connection's state, and rewrites the packet.
+///
+/// Not inlined, as some others here: the stack has 512 bytes, and functions that do not run at the same time share it.
+#[inline(never)]
+pub(super) fn follow(skb: Skb, packet: &mut Packet, known: &mut Known) -> Result<(), Reason> {
+    let Some(entry) = CONNECTIONS.get_ptr_mut(packet.tuple) else { return Ok(()) };
+    // SAFETY: a row of the table. Rows are removed long after their connection's last packet only.
+    let entry = unsafe { &mut *entry };
+    let tcp = packet.tuple.protocol == TCP;
+    if entry.kind == FORWARD {
+        // A new connection from the port of an old one that is over is new.
+        if tcp && packet.opens() {
+            // SAFETY: one byte.
+            let reverse = unsafe { CONNECTIONS.get(entry.other(&packet.tuple)) }.map_or(0, |c| c.seen);
+            if connection::is_closed(entry.seen, reverse) {
+                return Ok(());
+            }
+        }
+        if !is_served(entry, tcp) {
+            return if tcp && !packet.opens() { Err(Reason::BackendGone) } else { Ok(()) };
+        }
+    }
+    let seen = entry.seen | if tcp { connection::seen(packet.detail) } else { SENT };
+    let tick = now();
+    // Two CPUs may write at once: the same tick, and bits that the next packet brings again.
+    if seen != entry.seen || tick != entry.last {
+        entry.seen = seen;
+        entry.last = tick;
+    }
+    *known = Known { kind: entry.kind, service: entry.service, ifindex: entry.ifindex };
+    let end = if entry.kind == FORWARD { End::Destination } else { End::Source };
+    let (addr, port_be) = (entry.addr, entry.port_be);
+    rewrite::replace(skb, packet, end, &addr, port_be)
+}
+
+/// Whether the backend is still there: TCP stays as long as it exists (it may be draining), UDP, which has no end,
+/// only as long as it serves. An instance that got the same address later has another device.
+#[inline(always)]
+fn is_served(known: &Connection, tcp: bool) -> bool {
+    // SAFETY: copied.
+    let Some(peer) = (unsafe { PEERS.get(known.addr) }).copied() else { return false };
+    if peer.ifindex != known.ifindex {
+        return false;
+    }
+    tcp || peer.ifindex == 0 || served(peer.ifindex, known.port_be, hivemind_ebpf::packet::UDP) == known.service
+}
+
+/// Chooses a backend for the packet, remembers both directions, and replaces the packet's destination.
+/// `came_by` is where answers go back. `known` tells the backend's host device and the service.
+#[inline(never)]
+pub(super) fn begin(
+    skb: Skb,
+    packet: &mut Packet,
+    key: &FrontendKey,
+    came_by: u32,
+    known: &mut Known,
+) -> Result<(), Reason> {
+    let tcp = packet.tuple.protocol == TCP;
+    if tcp && !packet.opens() {
+        return Err(Reason::NoConnection);
+    }
+    // SAFETY: a helper without arguments.
+    let random = unsafe { bpf_get_prandom_u32() };
+    let choice = match choose(key, random, Some(&packet.tuple.src)) {
+        Some(Ok(choice)) => choice,
+        Some(Err(_)) => return Err(Reason::NoBackend),
+        None => return Err(Reason::NoSuchPort),
+    };
+    // SAFETY: one aligned word.
+    let Some(ifindex) = (unsafe { PEERS.get(choice.addr) }).map(|p| p.ifindex) else { return Err(Reason::NoBackend) };
+    let service = choice.service;
+    *known = Known { kind: FORWARD, service, ifindex };
+    let mut row = Connection {
+        addr: packet.tuple.dst,
+        port_be: packet.tuple.dport_be,
+        kind: REVERSE,
+        seen: 0,
+        service,
+        ifindex: came_by,
+        last: now(),
+    };
+    let back = Tuple {
+        src: choice.addr,
+        dst: packet.tuple.src,
+        sport_be: choice.port_be,
+        dport_be: packet.tuple.sport_be,
+        ..packet.tuple
+    };
+    remember(&back, &row)?;
+    row.addr = choice.addr;
+    row.port_be = choice.port_be;
+    row.kind = FORWARD;
+    row.seen = if tcp { connection::seen(packet.detail) } else { SENT };
+    row.ifindex = ifindex;
+    CONNECTIONS.insert(packet.tuple, row, 0).map_err(|_| Reason::TableFull)?;
+    rewrite::replace(skb, packet, End::Destination, &row.addr, row.port_be)
+}
+
+/// Writes the way back. The client may use one port towards two of a service's addresses: if both lead to the same
+/// backend, answers could not be told apart, unless the older connection is over.
+#[inline(never)]
+fn remember(key: &Tuple, back: &Connection) -> Result<(), Reason> {
+    if CONNECTIONS.insert(key, back, NEW).is_ok() {
+        return Ok(());
+    }
+    // SAFETY: read at once.
+    let Some(old) = (unsafe { CONNECTIONS.get(key) }) else { return Err(Reason::TableFull) };
+    let same = old.addr == back.addr && old.port_be == back.port_be;
+    let (seen, last) = (old.seen, old.last);
+    // SAFETY: read at once.
+    let over = unsafe { CONNECTIONS.get(old.other(key)) }.is_none_or(|forward| {
+        let ticks = connection::lifetime(key.protocol, forward.seen, seen);
+        connection::is_closed(forward.seen, seen) || connection::is_over(back.last, forward.last, last, ticks)
+    });
+    if !same && !over {
+        return Err(Reason::TupleClash);
+    }
+    CONNECTIONS.insert(key, back, 0).map_err(|_| Reason::TableFull)
+}

@@ -1,0 +1,228 @@
+//! An instance's host device: what the instance sends, and what goes into it.
+
+use aya_ebpf::{
+    bindings::bpf_redir_neigh,
+    helpers::generated::{bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer},
+    macros::classifier,
+    programs::TcContext,
+};
+use hivemind_ebpf::{
+    abi::{Endpoint, FrontendKey, IN, OUT, REVERSE},
+    packet::{self, ARP, Bytes, ETH, Packet},
+    reason::Reason,
+};
+
+use super::{
+    Verdict,
+    balance::{self, Known, served},
+    finish,
+    maps::{ENDPOINTS, FRONTENDS, PEERS, config, count},
+    rewrite,
+    skb::Skb,
+};
+
+/// Bytes of an ARP message for IPv4 over Ethernet.
+const ARP_LEN: usize = 28;
+
+/// Ingress of the host device: the instance sends.
+#[classifier]
+fn hm_from_cont(context: TcContext) -> i32 {
+    let skb = Skb::new(&context);
+    let own = skb.ifindex();
+    let verdict = from_container(skb, own).unwrap_or_else(Verdict::Drop);
+    finish(verdict, skb, own, OUT)
+}
+
+/// Egress of the host device: the host's stack, or a redirect, sends to the instance.
+#[classifier]
+fn hm_to_cont(context: TcContext) -> i32 {
+    let skb = Skb::new(&context);
+    let own = skb.ifindex();
+    let verdict = to_container(skb, own).unwrap_or_else(Verdict::Drop);
+    finish(verdict, skb, own, IN)
+}
+
+#[inline(always)]
+fn from_container(skb: Skb, own: u32) -> Result<Verdict, Reason> {
+    // SAFETY: a row goes only when its device does.
+    let endpoint = unsafe { ENDPOINTS.get(own) }.ok_or(Reason::NotReady)?;
+    let eth: [u8; ETH as usize] = skb.load(0).ok_or(Reason::Malformed)?;
+    if eth[6..12] != endpoint.frame_to[..6] {
+        return Err(Reason::SpoofedMac);
+    }
+    let ether_type = u16::from_be_bytes([eth[12], eth[13]]);
+    if ether_type == ARP {
+        return arp(skb, endpoint);
+    }
+    let mut packet = packet::parse(&skb, ether_type)?;
+    check_source(&packet, endpoint)?;
+    let length = u64::from(skb.len());
+    if packet.is_neighbour() {
+        // The host's entries for instances are permanent: nothing that is said here changes them.
+        let near = packet::is_group(&packet.tuple.dst)
+            || packet::is_link_local(&packet.tuple.dst)
+            || packet.tuple.dst == config().gateways[1];
+        return if packet.is_resolution() && near { Ok(Verdict::Pass) } else { Err(Reason::Neighbour) };
+    }
+    if packet::is_group(&packet.tuple.dst) {
+        return Err(Reason::Multicast);
+    }
+    if packet::is_unroutable(&packet.tuple.dst) {
+        return Err(Reason::Unroutable);
+    }
+
+    let config = config();
+    let mut known = Known::NOTHING;
+    if packet.has_ports() {
+        balance::follow(skb, &mut packet, &mut known)?;
+    }
+    if known.kind == 0 {
+        let dst = &packet.tuple.dst;
+        if config.services[0].contains(dst) || config.services[1].contains(dst) {
+            to_service(skb, &mut packet, own, &mut known)?;
+        }
+    }
+    let rewritten = known.kind != 0;
+    let returns_by = if known.kind == REVERSE { known.ifindex } else { 0 };
+    let mut service = known.service;
+    if !rewritten && packet.has_ports() {
+        service = served(own, packet.tuple.sport_be, packet.tuple.protocol);
+    }
+    let dst = packet.tuple.dst;
+    let within = config.instances[0].contains(&dst) || config.instances[1].contains(&dst);
+    if within && dst != config.gateways[0] && dst != config.gateways[1] {
+        // SAFETY: one aligned word.
+        let ifindex = unsafe { PEERS.get(dst) }.ok_or(Reason::NoSuchInstance)?.ifindex;
+        if ifindex != 0 {
+            // With a time to live of 1 a router answers "time exceeded": that is left to the stack.
+            if packet.ttl <= 1 && !rewritten {
+                count(own, service, OUT, 0, length);
+                return Ok(Verdict::Pass);
+            }
+            let verdict = to_local(skb, &packet, ifindex, service)?;
+            count(own, service, OUT, 0, length);
+            return Ok(verdict);
+        }
+    } else if returns_by != 0 {
+        count(own, service, OUT, 0, length);
+        // The source is an address of the node: the stack would refuse it as forged. Out by the device the client's
+        // packets come from; the kernel finds the next hop.
+        let none: *mut bpf_redir_neigh = core::ptr::null_mut();
+        // SAFETY: no parameters are passed.
+        return Ok(Verdict::Redirect(unsafe { bpf_redirect_neigh(returns_by, none, 0, 0) } as i32));
+    }
+    count(own, service, OUT, 0, length);
+    Ok(Verdict::Pass)
+}
+
+/// Hands a packet to an instance of this node: straight into its namespace, past its host device's egress hook, so
+/// what that would check and count is checked and counted here.
+#[inline(always)]
+pub(super) fn to_local(skb: Skb, packet: &Packet, ifindex: u32, service: u32) -> Result<Verdict, Reason> {
+    // SAFETY: copied.
+    let to = unsafe { ENDPOINTS.get(ifindex) }.ok_or(Reason::PeerNotReady)?.frame_to;
+    let length = u64::from(skb.len());
+    if packet.ttl > 1 {
+        rewrite::lower_ttl(skb, packet)?;
+    }
+    skb.store(0, &to, 0)?;
+    let mut service = service;
+    if packet.has_ports() {
+        let of = served(ifindex, packet.tuple.dport_be, packet.tuple.protocol);
+        if of != 0 {
+            service = of;
+        }
+    }
+    count(ifindex, service, IN, 0, length);
+    // SAFETY: no pointers.
+    Ok(Verdict::Redirect(unsafe { bpf_redirect_peer(ifindex, 0) } as i32))
+}
+
+/// The same from an egress hook, where the shorter way is not allowed: the instance's host device sends it, and its
+/// own egress hook checks and counts.
+#[inline(always)]
+pub(super) fn to_local_by_device(skb: Skb, ifindex: u32) -> Result<Verdict, Reason> {
+    // SAFETY: copied.
+    let to = unsafe { ENDPOINTS.get(ifindex) }.ok_or(Reason::PeerNotReady)?.frame_to;
+    skb.store(0, &to, 0)?;
+    // SAFETY: no pointers.
+    Ok(Verdict::Redirect(unsafe { bpf_redirect(ifindex, 0) } as i32))
+}
+
+/// A packet to a virtual address that did not go through a socket hook.
+#[inline(always)]
+fn to_service(skb: Skb, packet: &mut Packet, own: u32, known: &mut Known) -> Result<(), Reason> {
+    if packet.fragment != packet::WHOLE {
+        return Err(Reason::Fragment);
+    }
+    let dst = packet.tuple.dst;
+    // SAFETY: only whether it is there.
+    if unsafe { FRONTENDS.get(FrontendKey::address(dst)) }.is_none() {
+        return Err(Reason::NoSuchService);
+    }
+    if !packet.has_ports() {
+        return Err(Reason::NoSuchPort);
+    }
+    let key = FrontendKey::service(dst, packet.tuple.dport_be, packet.tuple.protocol);
+    balance::begin(skb, packet, &key, own, known)
+}
+
+/// Only the instance's own addresses; its link-local ones in neighbour discovery only.
+#[inline(always)]
+fn check_source(packet: &Packet, endpoint: &Endpoint) -> Result<(), Reason> {
+    let src = packet.tuple.src;
+    let own = if packet.is_v4() { endpoint.v4 } else { endpoint.v6 };
+    if src == own && !own.is_none() {
+        return Ok(());
+    }
+    // `::` asks whether an address is taken.
+    let quiet = !packet.is_v4() && (packet::is_link_local(&src) || src.is_none());
+    if quiet && packet.is_neighbour() { Ok(()) } else { Err(Reason::SpoofedAddress) }
+}
+
+/// ARP for IPv4 over Ethernet that speaks for nobody else.
+#[inline(always)]
+fn arp(skb: Skb, endpoint: &Endpoint) -> Result<Verdict, Reason> {
+    let arp: [u8; ARP_LEN] = skb.load(ETH).ok_or(Reason::Malformed)?;
+    let sender = u32::from_ne_bytes([arp[14], arp[15], arp[16], arp[17]]);
+    if arp[8..14] != endpoint.frame_to[..6] || sender != endpoint.v4.v4_be() || endpoint.v4.is_none() {
+        return Err(Reason::SpoofedAddress);
+    }
+    Ok(Verdict::Pass)
+}
+
+#[inline(always)]
+fn to_container(skb: Skb, own: u32) -> Result<Verdict, Reason> {
+    // SAFETY: a row goes only when its device does.
+    let endpoint = unsafe { ENDPOINTS.get(own) }.ok_or(Reason::NotReady)?;
+    let eth: [u8; ETH as usize] = skb.load(0).ok_or(Reason::Malformed)?;
+    let ether_type = u16::from_be_bytes([eth[12], eth[13]]);
+    if ether_type == ARP {
+        return Ok(Verdict::Pass);
+    }
+    let mut packet = packet::parse(&skb, ether_type)?;
+    let dst = packet.tuple.dst;
+    if packet.is_neighbour() {
+        return if packet.is_resolution() { Ok(Verdict::Pass) } else { Err(Reason::Neighbour) };
+    }
+    if packet::is_group(&dst) {
+        return Err(Reason::Multicast);
+    }
+    if dst != if packet.is_v4() { endpoint.v4 } else { endpoint.v6 } {
+        return Err(Reason::NotForInstance);
+    }
+    let length = u64::from(skb.len());
+    let mut service = 0;
+    if packet.has_ports() {
+        service = served(own, packet.tuple.dport_be, packet.tuple.protocol);
+        // Answers of a backend on another node come by the stack. What goes to a backend was rewritten before and is
+        // not in the table under these addresses.
+        if service == 0 {
+            let mut known = Known::NOTHING;
+            balance::follow(skb, &mut packet, &mut known)?;
+            service = known.service;
+        }
+    }
+    count(own, service, IN, 0, length);
+    Ok(Verdict::Pass)
+}

@@ -1,0 +1,84 @@
+//! The maps and the constants. Sizes are the defaults; the loader may set others.
+//!
+//! Tables that the daemon writes are allocated row by row: small on a small node. What packets create is
+//! allocated in advance (connections: measured twice as quick as LRU) or evicts the oldest (sockets).
+
+use aya_ebpf::{
+    helpers::generated::bpf_ktime_get_coarse_ns,
+    macros::map,
+    maps::{HashMap, LruHashMap, PerCpuHashMap},
+};
+use hivemind_ebpf::{
+    abi::{
+        Addr, Backend, Config, Connection, Count, CounterKey, Endpoint, Frontend, FrontendKey, Original, Peer,
+        ServedKey, SlotKey, SocketKey, Tuple,
+    },
+    connection::TICK_NS,
+};
+
+/// The map flag `BPF_F_NO_PREALLOC`.
+const BY_ROW: u32 = 1;
+/// The update flag `BPF_NOEXIST`.
+pub(super) const NEW: u64 = 1;
+
+#[unsafe(no_mangle)]
+static HM_CONFIG: Config = Config::EMPTY;
+
+#[map(name = "hm_endpoints")]
+pub(super) static ENDPOINTS: HashMap<u32, Endpoint> = HashMap::with_max_entries(4096, BY_ROW);
+#[map(name = "hm_peers")]
+pub(super) static PEERS: HashMap<Addr, Peer> = HashMap::with_max_entries(65_536, BY_ROW);
+#[map(name = "hm_node_addrs")]
+pub(super) static NODE_ADDRS: HashMap<Addr, u32> = HashMap::with_max_entries(1024, BY_ROW);
+#[map(name = "hm_frontends")]
+pub(super) static FRONTENDS: HashMap<FrontendKey, Frontend> = HashMap::with_max_entries(131_072, BY_ROW);
+#[map(name = "hm_slots")]
+pub(super) static SLOTS: HashMap<SlotKey, Backend> = HashMap::with_max_entries(262_144, BY_ROW);
+#[map(name = "hm_served")]
+pub(super) static SERVED: HashMap<ServedKey, u32> = HashMap::with_max_entries(16_384, BY_ROW);
+#[map(name = "hm_sockets")]
+pub(super) static SOCKETS: LruHashMap<SocketKey, Original> = LruHashMap::with_max_entries(65_536, 0);
+#[map(name = "hm_connections")]
+pub(super) static CONNECTIONS: HashMap<Tuple, Connection> = HashMap::with_max_entries(65_536, 0);
+#[map(name = "hm_counters")]
+static COUNTERS: PerCpuHashMap<CounterKey, Count> = PerCpuHashMap::with_max_entries(65_536, BY_ROW);
+
+/// The constants. Read as they are in memory: the loader changes them after the compiler has seen them.
+#[inline(always)]
+pub(super) fn config() -> &'static Config {
+    let mut config = &raw const HM_CONFIG;
+    // SAFETY: an empty instruction; it only hides from the compiler where the pointer comes from.
+    unsafe { core::arch::asm!("/* {0} */", inout(reg) config) };
+    // SAFETY: `HM_CONFIG` is a static that nothing writes once the program is loaded.
+    unsafe { &*config }
+}
+
+/// Now, in the unit of [`Connection::last`]. The coarse clock costs a load; it is as old as the last timer tick.
+#[inline(always)]
+pub(super) fn now() -> u32 {
+    // SAFETY: a helper without arguments.
+    (unsafe { bpf_ktime_get_coarse_ns() } / TICK_NS) as u32
+}
+
+/// Adds one packet to a counter.
+#[inline(never)]
+pub(super) fn count(endpoint: u32, service: u32, direction: u8, reason: u8, bytes: u64) {
+    let key = CounterKey { endpoint, service, direction, reason, pad: 0 };
+    if add(&key, bytes) {
+        return;
+    }
+    // Another CPU may have made the row in the meantime: then this fails and the row is there.
+    if COUNTERS.insert(&key, &Count { packets: 1, bytes }, NEW).is_err() {
+        add(&key, bytes);
+    }
+}
+
+#[inline(always)]
+fn add(key: &CounterKey, bytes: u64) -> bool {
+    let Some(count) = COUNTERS.get_ptr_mut(key) else { return false };
+    // SAFETY: the row of this CPU; a program on this hook is not interrupted by another one on the same CPU.
+    let count = unsafe { &mut *count };
+    count.packets += 1;
+    count.bytes += bytes;
+    true
+}

@@ -1,0 +1,91 @@
+//! A packet as the kernel hands it over.
+
+use aya_ebpf::{
+    bindings::__sk_buff,
+    helpers::generated::{
+        bpf_csum_diff, bpf_l3_csum_replace, bpf_l4_csum_replace, bpf_skb_load_bytes, bpf_skb_store_bytes,
+    },
+    programs::TcContext,
+};
+use hivemind_ebpf::{packet::Bytes, reason::Reason};
+
+/// A packet of a TC hook.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+pub(super) struct Skb(*mut __sk_buff);
+
+impl Bytes for Skb {
+    #[inline(always)]
+    fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
+        let mut bytes = [0u8; N];
+        // SAFETY: `bytes` has room for N bytes; the helper checks the packet's bounds.
+        let code = unsafe { bpf_skb_load_bytes(self.0.cast(), offset, bytes.as_mut_ptr().cast(), N as u32) };
+        (code == 0).then_some(bytes)
+    }
+
+    #[inline(always)]
+    fn len(&self) -> u32 {
+        // SAFETY: the context is valid for the run of the program.
+        unsafe { (*self.0).len }
+    }
+}
+
+impl Skb {
+    #[inline(always)]
+    pub(super) const fn new(context: &TcContext) -> Self {
+        Self(context.skb.skb)
+    }
+
+    /// Bytes of the packet.
+    #[inline(always)]
+    pub(super) fn len(self) -> u32 {
+        Bytes::len(&self)
+    }
+
+    /// The device whose hook this is.
+    #[inline(always)]
+    pub(super) fn ifindex(self) -> u32 {
+        // SAFETY: as in `len`.
+        unsafe { (*self.0).ifindex }
+    }
+
+    /// The device the packet came in by, 0 if the node itself made it.
+    #[inline(always)]
+    pub(super) fn came_by(self) -> u32 {
+        // SAFETY: as in `len`.
+        unsafe { (*self.0).ingress_ifindex }
+    }
+
+    /// Overwrites bytes. `flags` as the kernel's helper has them.
+    #[inline(always)]
+    pub(super) fn store<const N: usize>(self, offset: u32, bytes: &[u8; N], flags: u64) -> Result<(), Reason> {
+        // SAFETY: `bytes` has N bytes; the helper checks the packet's bounds.
+        done(unsafe { bpf_skb_store_bytes(self.0, offset, bytes.as_ptr().cast(), N as u32, flags) })
+    }
+
+    /// Corrects IPv4's header checksum at `offset` for a word that changes.
+    #[inline(always)]
+    pub(super) fn fix_header(self, offset: u32, old: u32, new: u32) -> Result<(), Reason> {
+        // SAFETY: the helper checks the packet's bounds.
+        done(unsafe { bpf_l3_csum_replace(self.0, offset, old.into(), new.into(), 4) })
+    }
+
+    /// Corrects a transport checksum at `offset` for a field of `flags & 15` bytes, or (0) by the difference `new`.
+    #[inline(always)]
+    pub(super) fn fix_transport(self, offset: u32, old: u64, new: u64, flags: u64) -> Result<(), Reason> {
+        // SAFETY: the helper checks the packet's bounds.
+        done(unsafe { bpf_l4_csum_replace(self.0, offset, old, new, flags) })
+    }
+}
+
+/// The difference that a changed IPv6 address makes to a checksum.
+#[inline(always)]
+pub(super) fn difference(old: &mut [u32; 4], new: &mut [u32; 4]) -> u64 {
+    // SAFETY: both are 16 bytes; the helper only reads them.
+    (unsafe { bpf_csum_diff(old.as_mut_ptr(), 16, new.as_mut_ptr(), 16, 0) }) as u64
+}
+
+#[inline(always)]
+const fn done(code: i64) -> Result<(), Reason> {
+    if code == 0 { Ok(()) } else { Err(Reason::Rewrite) }
+}

@@ -1,0 +1,192 @@
+//! Services where sockets name their peer: the backend's address is put in its place before the first packet, and
+//! what was asked for is shown wherever a program asks for its peer. No packet is rewritten afterwards.
+
+use core::ptr;
+
+use aya_ebpf::{
+    bindings::bpf_sock_addr,
+    helpers::{
+        bpf_get_prandom_u32,
+        generated::{bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_set_retval},
+    },
+    macros::cgroup_sock_addr,
+    programs::SockAddrContext,
+};
+use hivemind_ebpf::{
+    abi::{Addr, FrontendKey, OPENED, Original, SocketKey},
+    choose::mix,
+    packet::{TCP, UDP},
+    reason::Reason,
+};
+
+use super::{
+    balance,
+    maps::{FRONTENDS, NODE_ADDRS, SOCKETS, config, count},
+};
+
+/// The programs' return codes.
+const ALLOW: i32 = 1;
+const REFUSE: i32 = 0;
+/// What the calling program sees.
+const ECONNREFUSED: i32 = 111;
+const EHOSTUNREACH: i32 = 113;
+
+/// An address that a socket call names.
+struct Call(*mut bpf_sock_addr);
+
+// The fields are read and written one by one and at fixed offsets: the verifier allows nothing else on a context.
+impl Call {
+    #[inline(always)]
+    fn addr_v4(&self) -> Addr {
+        // SAFETY: the context is valid for the run of the program.
+        Addr::v4(unsafe { ptr::read_volatile(&raw const (*self.0).user_ip4) })
+    }
+
+    #[inline(always)]
+    fn addr_v6(&self) -> Addr {
+        // SAFETY: as above.
+        unsafe {
+            let words = &raw const (*self.0).user_ip6;
+            Addr::v6([
+                ptr::read_volatile(&raw const (*words)[0]),
+                ptr::read_volatile(&raw const (*words)[1]),
+                ptr::read_volatile(&raw const (*words)[2]),
+                ptr::read_volatile(&raw const (*words)[3]),
+            ])
+        }
+    }
+
+    #[inline(always)]
+    fn port_be(&self) -> u16 {
+        // SAFETY: as above.
+        (unsafe { ptr::read_volatile(&raw const (*self.0).user_port) }) as u16
+    }
+
+    #[inline(always)]
+    fn protocol(&self) -> u8 {
+        // SAFETY: as above.
+        (unsafe { ptr::read_volatile(&raw const (*self.0).protocol) }) as u8
+    }
+
+    #[inline(always)]
+    fn set(&self, v4: bool, addr: &Addr, port_be: u16) {
+        // SAFETY: as above.
+        unsafe {
+            if v4 {
+                ptr::write_volatile(&raw mut (*self.0).user_ip4, addr.v4_be());
+            } else {
+                let words = &raw mut (*self.0).user_ip6;
+                ptr::write_volatile(&raw mut (*words)[0], addr.words_be[0]);
+                ptr::write_volatile(&raw mut (*words)[1], addr.words_be[1]);
+                ptr::write_volatile(&raw mut (*words)[2], addr.words_be[2]);
+                ptr::write_volatile(&raw mut (*words)[3], addr.words_be[3]);
+            }
+            ptr::write_volatile(&raw mut (*self.0).user_port, port_be.into());
+        }
+    }
+
+    #[inline(always)]
+    fn cookie(&self) -> u64 {
+        // SAFETY: as above.
+        unsafe { bpf_get_socket_cookie(self.0.cast()) }
+    }
+
+    #[inline(always)]
+    fn on_host(&self) -> bool {
+        // SAFETY: as above.
+        (unsafe { bpf_get_netns_cookie(self.0.cast()) }) == config().host_netns
+    }
+}
+
+/// The call names a peer: replaces it by a backend if it is a service.
+#[inline(always)]
+fn towards(call: &Call, v4: bool, addr: &Addr) -> i32 {
+    let (protocol, port_be) = (call.protocol(), call.port_be());
+    if protocol != TCP && protocol != UDP {
+        return ALLOW;
+    }
+    let cookie = call.cookie();
+    // A UDP socket stays with its backend as long as the set of backends does.
+    // SAFETY: a helper without arguments.
+    let random = if protocol == TCP { unsafe { bpf_get_prandom_u32() } } else { mix(cookie) };
+    let config = config();
+    let found = if config.services[0].contains(addr) || config.services[1].contains(addr) {
+        let found = balance::choose(&FrontendKey::service(*addr, port_be, protocol), random, None);
+        if found.is_none() {
+            return unknown(addr);
+        }
+        found
+    } else if call.on_host() && is_of_node(addr) {
+        balance::choose(&FrontendKey::published(addr.is_v4(), port_be, protocol), random, None)
+    } else {
+        None
+    };
+    let choice = match found {
+        None => return ALLOW,
+        Some(Err(service)) => return refuse(service, Reason::NoBackend, ECONNREFUSED),
+        Some(Ok(choice)) => choice,
+    };
+    let key = SocketKey { cookie, addr: choice.addr, port_be: choice.port_be, pad: [0; 3] };
+    let original = Original { addr: *addr, port_be, pad: 0 };
+    // When it fails the program sees the backend's address as its peer's: the connection itself works.
+    let _ = SOCKETS.insert(key, original, 0);
+    call.set(v4, &choice.addr, choice.port_be);
+    count(0, choice.service, OPENED, 0, 0);
+    ALLOW
+}
+
+/// A virtual address or port that is nobody's.
+#[inline(always)]
+fn unknown(addr: &Addr) -> i32 {
+    // SAFETY: copied.
+    match unsafe { FRONTENDS.get(FrontendKey::address(*addr)) } {
+        Some(row) => refuse(row.service, Reason::NoSuchPort, ECONNREFUSED),
+        None => refuse(0, Reason::NoSuchService, EHOSTUNREACH),
+    }
+}
+
+#[inline(always)]
+fn refuse(service: u32, reason: Reason, errno: i32) -> i32 {
+    count(0, service, OPENED, reason as u8, 0);
+    // SAFETY: a helper without pointers.
+    unsafe { bpf_set_retval(-errno) };
+    REFUSE
+}
+
+#[inline(always)]
+fn is_of_node(addr: &Addr) -> bool {
+    // SAFETY: only whether it is there.
+    addr.is_own_machine() || unsafe { NODE_ADDRS.get(addr) }.is_some()
+}
+
+/// The call tells a peer: shows what was asked for if it is a backend that was put in its place.
+#[inline(always)]
+fn from(call: &Call, v4: bool, addr: &Addr) -> i32 {
+    let key = SocketKey { cookie: call.cookie(), addr: *addr, port_be: call.port_be(), pad: [0; 3] };
+    // SAFETY: copied.
+    if let Some(original) = unsafe { SOCKETS.get(key) }.copied() {
+        call.set(v4, &original.addr, original.port_be);
+    }
+    ALLOW
+}
+
+macro_rules! hooks {
+    ($($hook:ident $name:ident: $direction:ident $family:ident $v4:literal;)+) => { $(
+        #[cgroup_sock_addr($hook)]
+        fn $name(context: SockAddrContext) -> i32 {
+            let call = Call(context.sock_addr);
+            $direction(&call, $v4, &call.$family())
+        }
+    )+ };
+}
+
+hooks! {
+    connect4 hm_connect4: towards addr_v4 true;
+    connect6 hm_connect6: towards addr_v6 false;
+    sendmsg4 hm_sendmsg4: towards addr_v4 true;
+    sendmsg6 hm_sendmsg6: towards addr_v6 false;
+    recvmsg4 hm_recvmsg4: from addr_v4 true;
+    recvmsg6 hm_recvmsg6: from addr_v6 false;
+    getpeername4 hm_peername4: from addr_v4 true;
+    getpeername6 hm_peername6: from addr_v6 false;
+}

@@ -1,0 +1,482 @@
+//! What the programs read of a packet. Pure: the bytes come through [`Bytes`], from the kernel or from a slice.
+//!
+//! Absent on purpose: VLAN tags and tunnels (an instance's veth carries neither), and anything behind the ports but
+//! TCP's flags and ICMP's type.
+
+use crate::{
+    abi::{Addr, Tuple},
+    reason::Reason,
+};
+
+/// Bytes of an Ethernet header; where the network header begins.
+pub const ETH: u32 = 14;
+/// Ethernet protocol numbers, in host order.
+pub const IPV4: u16 = 0x0800;
+/// See [`IPV4`].
+pub const IPV6: u16 = 0x86dd;
+/// See [`IPV4`].
+pub const ARP: u16 = 0x0806;
+
+/// Protocol numbers of IANA.
+pub const ICMP: u8 = 1;
+/// See [`ICMP`].
+pub const TCP: u8 = 6;
+/// See [`ICMP`].
+pub const UDP: u8 = 17;
+/// See [`ICMP`].
+pub const ICMPV6: u8 = 58;
+
+/// Bits of TCP's flags.
+pub const FIN: u8 = 1;
+/// See [`FIN`].
+pub const SYN: u8 = 2;
+/// See [`FIN`].
+pub const RST: u8 = 4;
+/// See [`FIN`].
+pub const ACK: u8 = 16;
+
+/// ICMPv6 types of neighbour discovery (RFC 4861), first and last.
+const ND_FIRST: u8 = 133;
+const ND_LAST: u8 = 137;
+const NEIGHBOUR_SOLICITATION: u8 = 135;
+const NEIGHBOUR_ADVERTISEMENT: u8 = 136;
+
+/// How many extension headers of IPv6 are looked at; real packets have at most two.
+const EXTENSIONS: usize = 4;
+
+/// A packet's bytes, from the Ethernet header on.
+pub trait Bytes {
+    /// `N` bytes at `offset`, if the packet has them.
+    fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]>;
+    /// Bytes of the packet.
+    fn len(&self) -> u32;
+    /// Whether there are none.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+impl Bytes for [u8] {
+    fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
+        self.get(offset as usize..)?.first_chunk().copied()
+    }
+
+    fn len(&self) -> u32 {
+        self.len() as u32
+    }
+}
+
+/// Not a fragment.
+pub const WHOLE: u8 = 0;
+/// The first fragment: it has the ports, but not all of the data.
+pub const FIRST: u8 = 1;
+/// A later fragment: the ports are unknown.
+pub const LATER: u8 = 2;
+
+/// The headers of an IPv4 or IPv6 packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Packet {
+    /// Addresses, ports (0 where there are none or they are unknown) and protocol.
+    pub tuple: Tuple,
+    /// Where the transport header begins.
+    pub l4: u32,
+    /// Time to live or hop limit.
+    pub ttl: u8,
+    /// TCP's flags, or ICMP's type.
+    pub detail: u8,
+    /// [`WHOLE`], [`FIRST`] or [`LATER`].
+    pub fragment: u8,
+    /// 1 for IPv4, 0 for IPv6.
+    pub v4: u8,
+}
+
+impl Packet {
+    /// Whether it is IPv4.
+    #[inline(always)]
+    pub const fn is_v4(&self) -> bool {
+        self.v4 != 0
+    }
+
+    /// Whether ports are known.
+    #[inline(always)]
+    pub const fn has_ports(&self) -> bool {
+        (self.tuple.protocol == TCP || self.tuple.protocol == UDP) && self.fragment != LATER
+    }
+
+    /// Whether it begins a TCP connection.
+    #[inline(always)]
+    pub const fn opens(&self) -> bool {
+        self.detail & (SYN | ACK | RST | FIN) == SYN
+    }
+
+    /// Whether it is a message of IPv6 neighbour discovery.
+    #[inline(always)]
+    pub const fn is_neighbour(&self) -> bool {
+        self.tuple.protocol == ICMPV6
+            && self.fragment != LATER
+            && self.detail >= ND_FIRST
+            && self.detail <= ND_LAST
+    }
+
+    /// Whether it asks for or tells an Ethernet address, on this very link (a router lowers the hop limit).
+    #[inline(always)]
+    pub const fn is_resolution(&self) -> bool {
+        self.is_neighbour()
+            && (self.detail == NEIGHBOUR_SOLICITATION || self.detail == NEIGHBOUR_ADVERTISEMENT)
+            && self.ttl == 255
+            && self.fragment == WHOLE
+    }
+}
+
+#[inline(always)]
+const fn be16(high: u8, low: u8) -> u16 {
+    u16::from_be_bytes([high, low])
+}
+
+/// A field of network order as it lies in memory.
+#[inline(always)]
+const fn raw16(first: u8, second: u8) -> u16 {
+    u16::from_ne_bytes([first, second])
+}
+
+#[inline(always)]
+fn word(b: &[u8], at: usize) -> u32 {
+    u32::from_ne_bytes([b[at], b[at + 1], b[at + 2], b[at + 3]])
+}
+
+/// Reads the headers of an IP packet.
+#[inline(always)]
+pub fn parse<B: Bytes + ?Sized>(bytes: &B, ether_type: u16) -> Result<Packet, Reason> {
+    match ether_type {
+        IPV4 => parse_v4(bytes),
+        IPV6 => parse_v6(bytes),
+        _ => Err(Reason::EtherType),
+    }
+}
+
+#[inline(always)]
+fn parse_v4<B: Bytes + ?Sized>(bytes: &B) -> Result<Packet, Reason> {
+    let h: [u8; 20] = bytes.load(ETH).ok_or(Reason::Malformed)?;
+    let header = u32::from(h[0] & 0x0f) * 4;
+    let total = u32::from(be16(h[2], h[3]));
+    if h[0] >> 4 != 4 || header < 20 {
+        return Err(Reason::Malformed);
+    }
+    let end = end(bytes, total)?;
+    let offset = be16(h[6], h[7]);
+    let fragment = match (offset & 0x1fff, offset & 0x2000) {
+        (0, 0) => WHOLE,
+        (0, _) => FIRST,
+        _ => LATER,
+    };
+    let mut packet = Packet {
+        tuple: Tuple {
+            src: Addr::v4(word(&h, 12)),
+            dst: Addr::v4(word(&h, 16)),
+            sport_be: 0,
+            dport_be: 0,
+            protocol: h[9],
+            pad: [0; 3],
+        },
+        l4: ETH + header,
+        ttl: h[8],
+        detail: 0,
+        fragment,
+        v4: 1,
+    };
+    transport(bytes, &mut packet, end)?;
+    Ok(packet)
+}
+
+#[inline(always)]
+fn parse_v6<B: Bytes + ?Sized>(bytes: &B) -> Result<Packet, Reason> {
+    let h: [u8; 40] = bytes.load(ETH).ok_or(Reason::Malformed)?;
+    if h[0] >> 4 != 6 {
+        return Err(Reason::Malformed);
+    }
+    let payload = u32::from(be16(h[4], h[5]));
+    let end = end(bytes, if payload == 0 { 0 } else { payload + 40 })?;
+    let address = |at| Addr::v6([word(&h, at), word(&h, at + 4), word(&h, at + 8), word(&h, at + 12)]);
+    let (src, dst) = (address(8), address(24));
+    // Such an address is never seen on a wire; it would be taken for IPv4.
+    if src.is_v4() || dst.is_v4() {
+        return Err(Reason::Malformed);
+    }
+    let mut l4 = ETH + 40;
+    let mut protocol = h[6];
+    let mut fragment = WHOLE;
+    let mut left = EXTENSIONS;
+    loop {
+        let length = match protocol {
+            // Hop-by-hop options, destination options.
+            0 | 60 => {
+                let e: [u8; 2] = bytes.load(l4).ok_or(Reason::Malformed)?;
+                protocol = e[0];
+                (u32::from(e[1]) + 1) * 8
+            }
+            // Authentication.
+            51 => {
+                let e: [u8; 2] = bytes.load(l4).ok_or(Reason::Malformed)?;
+                protocol = e[0];
+                (u32::from(e[1]) + 2) * 4
+            }
+            // Fragment.
+            44 => {
+                let e: [u8; 4] = bytes.load(l4).ok_or(Reason::Malformed)?;
+                protocol = e[0];
+                fragment = match (be16(e[2], e[3]) & 0xfff8, e[3] & 1) {
+                    (0, 0) => fragment,
+                    (0, _) => FIRST,
+                    _ => LATER,
+                };
+                8
+            }
+            // Routing: the address that counts would be another one.
+            43 => return Err(Reason::ExtensionHeader),
+            _ => break,
+        };
+        l4 += length;
+        if fragment == LATER {
+            break;
+        }
+        left -= 1;
+        if left == 0 {
+            return Err(Reason::ExtensionHeader);
+        }
+    }
+    let tuple = Tuple { src, dst, sport_be: 0, dport_be: 0, protocol, pad: [0; 3] };
+    let mut packet = Packet { tuple, l4, ttl: h[7], detail: 0, fragment, v4: 0 };
+    transport(bytes, &mut packet, end)?;
+    Ok(packet)
+}
+
+/// Where the packet ends by its own length field, without the padding of short frames. 0 is the kernel's way of saying
+/// "more than 65,535" of a packet that it will still cut.
+#[inline(always)]
+fn end<B: Bytes + ?Sized>(bytes: &B, length: u32) -> Result<u32, Reason> {
+    let there = bytes.len();
+    match length {
+        0 => Ok(there),
+        _ if ETH + length > there => Err(Reason::Malformed),
+        _ => Ok(ETH + length),
+    }
+}
+
+/// Reads ports and flags.
+#[inline(always)]
+fn transport<B: Bytes + ?Sized>(bytes: &B, packet: &mut Packet, end: u32) -> Result<(), Reason> {
+    if packet.l4 > end {
+        return Err(Reason::Malformed);
+    }
+    if packet.fragment == LATER {
+        return Ok(());
+    }
+    let room = end - packet.l4;
+    match packet.tuple.protocol {
+        TCP => {
+            let t: [u8; 20] = bytes.load(packet.l4).ok_or(Reason::Malformed)?;
+            if room < 20 || t[12] >> 4 < 5 {
+                return Err(Reason::Malformed);
+            }
+            packet.tuple.sport_be = raw16(t[0], t[1]);
+            packet.tuple.dport_be = raw16(t[2], t[3]);
+            packet.detail = t[13];
+        }
+        UDP => {
+            let u: [u8; 8] = bytes.load(packet.l4).ok_or(Reason::Malformed)?;
+            if room < 8 {
+                return Err(Reason::Malformed);
+            }
+            packet.tuple.sport_be = raw16(u[0], u[1]);
+            packet.tuple.dport_be = raw16(u[2], u[3]);
+        }
+        ICMP | ICMPV6 => {
+            let i: [u8; 4] = bytes.load(packet.l4).ok_or(Reason::Malformed)?;
+            if room < 4 {
+                return Err(Reason::Malformed);
+            }
+            packet.detail = i[0];
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
+/// Whether the address is a group's: multicast, or the broadcast of every network.
+#[inline(always)]
+pub const fn is_group(addr: &Addr) -> bool {
+    if addr.is_v4() {
+        let host = u32::from_be(addr.v4_be());
+        return host >> 28 == 0xe || host == u32::MAX;
+    }
+    u32::from_be(addr.words_be[0]) >> 24 == 0xff
+}
+
+/// Whether the address has no meaning beyond one link or one machine: no router may pass it on
+/// (RFC 1122 3.2.1.3, RFC 3927 7, RFC 4291 2.5).
+#[inline(always)]
+pub const fn is_unroutable(addr: &Addr) -> bool {
+    if addr.is_v4() {
+        let host = u32::from_be(addr.v4_be());
+        return host >> 24 == 127 || host >> 24 == 0 || host >> 16 == 0xa9fe || host >> 28 == 0xf;
+    }
+    addr.is_own_machine() || is_link_local(addr)
+}
+
+/// Whether it is an IPv6 link-local address.
+#[inline(always)]
+pub const fn is_link_local(addr: &Addr) -> bool {
+    u32::from_be(addr.words_be[0]) >> 22 == 0xfe80 >> 6
+}
+
+#[cfg(test)]
+mod tests {
+    use core::net::IpAddr;
+
+    use super::*;
+
+    fn addr(text: &str) -> Addr {
+        text.parse::<IpAddr>().unwrap().into()
+    }
+
+    fn v4(protocol: u8, fragment: u16, l4: &[u8]) -> Vec<u8> {
+        let mut p = vec![0u8; 12];
+        p.extend([0x08, 0x00, 0x45, 0]);
+        p.extend((20 + l4.len() as u16).to_be_bytes());
+        p.extend([0, 1]);
+        p.extend(fragment.to_be_bytes());
+        p.extend([64, protocol, 0xab, 0xcd, 10, 88, 0, 5, 10, 96, 0, 1]);
+        p.extend(l4);
+        p
+    }
+
+    fn v6(next: u8, payload: &[u8]) -> Vec<u8> {
+        let mut p = vec![0u8; 12];
+        p.extend([0x86, 0xdd, 0x60, 0, 0, 0]);
+        p.extend((payload.len() as u16).to_be_bytes());
+        p.extend([next, 255]);
+        p.extend("fd68::5".parse::<core::net::Ipv6Addr>().unwrap().octets());
+        p.extend("fd68::1".parse::<core::net::Ipv6Addr>().unwrap().octets());
+        p.extend(payload);
+        p
+    }
+
+    const TCP_SYN: [u8; 20] = [0x9c, 0x40, 0, 80, 0, 0, 0, 0, 0, 0, 0, 0, 0x50, 2, 0, 0, 0, 0, 0, 0];
+    const UDP_53: [u8; 8] = [0x9c, 0x40, 0, 53, 0, 8, 0, 0];
+
+    #[test]
+    fn reads_ports_and_flags() {
+        let p = parse(v4(TCP, 0x4000, &TCP_SYN).as_slice(), IPV4).unwrap();
+        assert_eq!((p.tuple.src, p.tuple.dst), (addr("10.88.0.5"), addr("10.96.0.1")));
+        assert_eq!((p.tuple.sport_be, p.tuple.dport_be), (40000u16.to_be(), 80u16.to_be()));
+        assert!(p.opens() && p.has_ports() && p.is_v4());
+        assert_eq!((p.l4, p.ttl), (34, 64));
+
+        let p = parse(v6(UDP, &UDP_53).as_slice(), IPV6).unwrap();
+        assert_eq!((p.tuple.dst, p.tuple.dport_be, p.l4), (addr("fd68::1"), 53u16.to_be(), 54));
+        assert!(!p.is_v4());
+    }
+
+    #[test]
+    fn walks_extension_headers_to_the_ports() {
+        let options = [60, 0, 1, 4, 0, 0, 0, 0];
+        let more = [UDP, 0, 1, 4, 0, 0, 0, 0];
+        let p = parse(v6(0, &[&options[..], &more, &UDP_53].concat()).as_slice(), IPV6).unwrap();
+        assert_eq!((p.tuple.protocol, p.tuple.dport_be, p.l4), (UDP, 53u16.to_be(), 70));
+
+        let routing = [UDP, 0, 0, 1, 0, 0, 0, 0];
+        assert_eq!(parse(v6(43, &[&routing[..], &UDP_53].concat()).as_slice(), IPV6), Err(Reason::ExtensionHeader));
+        let endless: Vec<u8> = [60u8, 0, 1, 4, 0, 0, 0, 0].repeat(9);
+        assert_eq!(parse(v6(60, &endless).as_slice(), IPV6), Err(Reason::ExtensionHeader));
+    }
+
+    #[test]
+    fn later_fragments_have_no_ports() {
+        for (field, fragment) in [(0x2000, FIRST), (0x2001, LATER), (0x0001, LATER), (0x4000, WHOLE)] {
+            let p = parse(v4(UDP, field, &UDP_53).as_slice(), IPV4).unwrap();
+            assert_eq!((p.fragment, p.has_ports()), (fragment, fragment != LATER), "{field:#x}");
+        }
+        for (field, fragment) in [([0, 1], FIRST), ([0, 9], LATER), ([0, 8], LATER), ([0, 0], WHOLE)] {
+            let header = [UDP, 0, field[0], field[1], 0, 0, 0, 1];
+            let p = parse(v6(44, &[&header[..], &UDP_53].concat()).as_slice(), IPV6).unwrap();
+            assert_eq!((p.fragment, p.has_ports()), (fragment, fragment != LATER), "{field:?}");
+        }
+    }
+
+    #[test]
+    fn cut_at_any_length_it_is_malformed() {
+        let options = [UDP, 0, 1, 4, 0, 0, 0, 0];
+        for (packet, ether_type) in [
+            (v4(TCP, 0, &TCP_SYN), IPV4),
+            (v4(UDP, 0, &UDP_53), IPV4),
+            (v4(ICMP, 0, &[8, 0, 0, 0]), IPV4),
+            (v6(TCP, &TCP_SYN), IPV6),
+            (v6(0, &[&options[..], &UDP_53].concat()), IPV6),
+        ] {
+            assert!(parse(packet.as_slice(), ether_type).is_ok());
+            for length in 0..packet.len() {
+                assert_eq!(parse(&packet[..length], ether_type), Err(Reason::Malformed), "{length} of {packet:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn contradictions_are_malformed() {
+        let mut header_too_short = v4(UDP, 0, &UDP_53);
+        header_too_short[14] = 0x44;
+        let mut wrong_version = v4(UDP, 0, &UDP_53);
+        wrong_version[14] = 0x65;
+        let mut ports_in_the_padding = v4(UDP, 0, &UDP_53);
+        ports_in_the_padding[17] = 20;
+        let mut options_past_the_end = v4(UDP, 0, &UDP_53);
+        options_past_the_end[14] = 0x4f;
+        for p in [header_too_short, wrong_version, ports_in_the_padding, options_past_the_end] {
+            assert_eq!(parse(p.as_slice(), IPV4), Err(Reason::Malformed), "{p:?}");
+        }
+        let mut mapped = v6(UDP, &UDP_53);
+        mapped[22..38].copy_from_slice(&[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 255, 255, 10, 88, 0, 9]);
+        assert_eq!(parse(mapped.as_slice(), IPV6), Err(Reason::Malformed));
+    }
+
+    #[test]
+    fn random_bytes_do_no_harm() {
+        // xorshift: the same bytes on every run.
+        let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+        for round in 0..20_000 {
+            let bytes: Vec<u8> = (0..round % 120)
+                .map(|_| {
+                    state ^= state << 13;
+                    state ^= state >> 7;
+                    state ^= state << 17;
+                    state as u8
+                })
+                .collect();
+            for ether_type in [IPV4, IPV6] {
+                if let Ok(packet) = parse(bytes.as_slice(), ether_type) {
+                    assert!(packet.l4 as usize <= bytes.len());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn classes_of_addresses() {
+        for (text, group, unroutable) in [
+            ("10.88.0.1", false, false),
+            ("224.0.0.251", true, false),
+            ("239.255.255.250", true, false),
+            ("255.255.255.255", true, true),
+            ("169.254.169.254", false, true),
+            ("127.0.0.1", false, true),
+            ("0.0.0.0", false, true),
+            ("ff02::1", true, false),
+            ("fe80::1", false, true),
+            ("::1", false, true),
+            ("::", false, true),
+            ("fd68::1", false, false),
+            ("2001:db8::1", false, false),
+        ] {
+            assert_eq!((is_group(&addr(text)), is_unroutable(&addr(text))), (group, unroutable), "{text}");
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! Why a packet was dropped or a connection refused.
+
+/// A reason. Numbers are never used again for another meaning: dashboards keep them. They are not the kernel's
+/// verdicts; 0 stands for "forwarded" in counters.
+#[repr(u8)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Reason {
+    /// The instance is not ready for traffic: the daemon has not written its row yet, or has removed it.
+    NotReady = 1,
+    /// The packet is shorter than its headers say, or contradicts itself.
+    Malformed = 2,
+    /// The Ethernet protocol is neither IPv4, IPv6 nor ARP.
+    EtherType = 3,
+    /// The source Ethernet address is not the instance's.
+    SpoofedMac = 4,
+    /// The source address is not the instance's.
+    SpoofedAddress = 5,
+    /// The destination is a multicast or broadcast address.
+    Multicast = 6,
+    /// The destination cannot be routed: loopback, link-local (the cloud's metadata address included), unspecified.
+    Unroutable = 7,
+    /// A router advertisement, redirect or other neighbour message that an instance may not send or receive.
+    Neighbour = 8,
+    /// An IPv6 routing header, or more extension headers than are looked at.
+    ExtensionHeader = 9,
+    /// A fragment to a service: only the first carries the port.
+    Fragment = 10,
+    /// No service has this virtual address.
+    NoSuchService = 11,
+    /// The service has no such port.
+    NoSuchPort = 12,
+    /// No instance of the service is ready.
+    NoBackend = 13,
+    /// A packet of a TCP connection to a service that is not in the table and does not begin one.
+    NoConnection = 14,
+    /// The connection table is full.
+    TableFull = 15,
+    /// The backend of the TCP connection is gone.
+    BackendGone = 16,
+    /// The client's port is in use towards the same backend, through another address of the service.
+    TupleClash = 17,
+    /// The destination is in the instance ranges, but no instance has it.
+    NoSuchInstance = 18,
+    /// The instance the packet is for is not ready for traffic.
+    PeerNotReady = 19,
+    /// The packet is on its way into an instance that does not have its destination address.
+    NotForInstance = 20,
+    /// The packet could not be rewritten: the kernel refused.
+    Rewrite = 21,
+}
+
+impl Reason {
+    /// All reasons, by number.
+    pub const ALL: [Self; 21] = [
+        Self::NotReady,
+        Self::Malformed,
+        Self::EtherType,
+        Self::SpoofedMac,
+        Self::SpoofedAddress,
+        Self::Multicast,
+        Self::Unroutable,
+        Self::Neighbour,
+        Self::ExtensionHeader,
+        Self::Fragment,
+        Self::NoSuchService,
+        Self::NoSuchPort,
+        Self::NoBackend,
+        Self::NoConnection,
+        Self::TableFull,
+        Self::BackendGone,
+        Self::TupleClash,
+        Self::NoSuchInstance,
+        Self::PeerNotReady,
+        Self::NotForInstance,
+        Self::Rewrite,
+    ];
+
+    /// The reason with this number.
+    pub fn from_number(number: u8) -> Option<Self> {
+        Self::ALL.get(usize::from(number).checked_sub(1)?).copied()
+    }
+
+    /// The name that metrics and tables show.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::NotReady => "not-ready",
+            Self::Malformed => "malformed",
+            Self::EtherType => "ether-type",
+            Self::SpoofedMac => "spoofed-mac",
+            Self::SpoofedAddress => "spoofed-address",
+            Self::Multicast => "multicast",
+            Self::Unroutable => "unroutable",
+            Self::Neighbour => "neighbour",
+            Self::ExtensionHeader => "extension-header",
+            Self::Fragment => "fragment",
+            Self::NoSuchService => "no-such-service",
+            Self::NoSuchPort => "no-such-port",
+            Self::NoBackend => "no-backend",
+            Self::NoConnection => "no-connection",
+            Self::TableFull => "table-full",
+            Self::BackendGone => "backend-gone",
+            Self::TupleClash => "tuple-clash",
+            Self::NoSuchInstance => "no-such-instance",
+            Self::PeerNotReady => "peer-not-ready",
+            Self::NotForInstance => "not-for-instance",
+            Self::Rewrite => "rewrite",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Reason;
+
+    #[test]
+    fn numbers_and_names_are_unique_and_come_back() {
+        let mut names: Vec<_> = Reason::ALL.iter().map(|r| r.as_str()).collect();
+        for (i, reason) in Reason::ALL.iter().enumerate() {
+            assert_eq!(*reason as usize, i + 1);
+            assert_eq!(Reason::from_number(*reason as u8), Some(*reason));
+        }
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), Reason::ALL.len());
+        assert_eq!(Reason::from_number(0), None);
+        assert_eq!(Reason::from_number(22), None);
+    }
+}
