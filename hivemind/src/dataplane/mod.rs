@@ -1,6 +1,7 @@
 //! The kernel data plane as the daemon sees it. `tables` (floor 1) computes the rows that should be there, the
 //! adapter (floor 2, the only place that names `aya`) compares them with the pinned maps and writes the difference.
 
+pub mod bpf;
 mod error;
 pub mod tables;
 
@@ -24,7 +25,8 @@ pub trait Dataplane: Send + std::fmt::Debug {
     /// The instances that have pinned links.
     fn attached(&mut self) -> Result<Vec<InstanceId>, DataplaneError>;
 
-    /// Attaches the programs for published ports to the node's uplinks (interface names), and detaches from others.
+    /// Attaches the programs for published ports to the node's uplinks (interface names) and to the device that the
+    /// firewall hands accepted connections to, and detaches from others.
     fn attach_uplinks(&mut self, devices: &[String]) -> Result<(), DataplaneError>;
 
     /// Writes the difference between `desired` and the maps: additions first, then removals, so that a packet never
