@@ -40,8 +40,7 @@ pub mod map {
     pub const COUNTERS: &str = "hm_counters";
 
     /// All of them.
-    pub const ALL: [&str; 9] =
-        [ENDPOINTS, PEERS, NODE_ADDRS, FRONTENDS, SLOTS, SERVED, SOCKETS, CONNECTIONS, COUNTERS];
+    pub const ALL: [&str; 9] = [ENDPOINTS, PEERS, NODE_ADDRS, FRONTENDS, SLOTS, SERVED, SOCKETS, CONNECTIONS, COUNTERS];
 }
 
 /// Names of the programs: at most 15 bytes.

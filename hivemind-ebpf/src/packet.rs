@@ -112,10 +112,7 @@ impl Packet {
     /// Whether it is a message of IPv6 neighbour discovery.
     #[inline(always)]
     pub const fn is_neighbour(&self) -> bool {
-        self.tuple.protocol == ICMPV6
-            && self.fragment != LATER
-            && self.detail >= ND_FIRST
-            && self.detail <= ND_LAST
+        self.tuple.protocol == ICMPV6 && self.fragment != LATER && self.detail >= ND_FIRST && self.detail <= ND_LAST
     }
 
     /// Whether it asks for or tells an Ethernet address, on this very link (a router lowers the hop limit).
@@ -144,18 +141,39 @@ fn word(b: &[u8], at: usize) -> u32 {
     u32::from_ne_bytes([b[at], b[at + 1], b[at + 2], b[at + 3]])
 }
 
-/// Reads the headers of an IP packet.
+impl Packet {
+    /// A packet of which nothing is known yet.
+    pub const BLANK: Self = Self {
+        tuple: Tuple {
+            src: Addr { words_be: [0; 4] },
+            dst: Addr { words_be: [0; 4] },
+            sport_be: 0,
+            dport_be: 0,
+            protocol: 0,
+            pad: [0; 3],
+        },
+        l4: 0,
+        ttl: 0,
+        detail: 0,
+        fragment: WHOLE,
+        v4: 0,
+    };
+}
+
+/// Reads the headers of an IP packet into `packet`, which must be [`Packet::BLANK`]. After an error it holds what was
+/// read so far.
 #[inline(always)]
-pub fn parse<B: Bytes + ?Sized>(bytes: &B, ether_type: u16) -> Result<Packet, Reason> {
-    match ether_type {
-        IPV4 => parse_v4(bytes),
-        IPV6 => parse_v6(bytes),
-        _ => Err(Reason::EtherType),
-    }
+pub fn parse<B: Bytes + ?Sized>(bytes: &B, ether_type: u16, packet: &mut Packet) -> Result<(), Reason> {
+    let end = match ether_type {
+        IPV4 => parse_v4(bytes, packet)?,
+        IPV6 => parse_v6(bytes, packet)?,
+        _ => return Err(Reason::EtherType),
+    };
+    transport(bytes, packet, end)
 }
 
 #[inline(always)]
-fn parse_v4<B: Bytes + ?Sized>(bytes: &B) -> Result<Packet, Reason> {
+fn parse_v4<B: Bytes + ?Sized>(bytes: &B, packet: &mut Packet) -> Result<u32, Reason> {
     let h: [u8; 20] = bytes.load(ETH).ok_or(Reason::Malformed)?;
     let header = u32::from(h[0] & 0x0f) * 4;
     let total = u32::from(be16(h[2], h[3]));
@@ -169,27 +187,18 @@ fn parse_v4<B: Bytes + ?Sized>(bytes: &B) -> Result<Packet, Reason> {
         (0, _) => FIRST,
         _ => LATER,
     };
-    let mut packet = Packet {
-        tuple: Tuple {
-            src: Addr::v4(word(&h, 12)),
-            dst: Addr::v4(word(&h, 16)),
-            sport_be: 0,
-            dport_be: 0,
-            protocol: h[9],
-            pad: [0; 3],
-        },
-        l4: ETH + header,
-        ttl: h[8],
-        detail: 0,
-        fragment,
-        v4: 1,
-    };
-    transport(bytes, &mut packet, end)?;
-    Ok(packet)
+    packet.tuple.src = Addr::v4(word(&h, 12));
+    packet.tuple.dst = Addr::v4(word(&h, 16));
+    packet.tuple.protocol = h[9];
+    packet.l4 = ETH + header;
+    packet.ttl = h[8];
+    packet.fragment = fragment;
+    packet.v4 = 1;
+    Ok(end)
 }
 
 #[inline(always)]
-fn parse_v6<B: Bytes + ?Sized>(bytes: &B) -> Result<Packet, Reason> {
+fn parse_v6<B: Bytes + ?Sized>(bytes: &B, packet: &mut Packet) -> Result<u32, Reason> {
     let h: [u8; 40] = bytes.load(ETH).ok_or(Reason::Malformed)?;
     if h[0] >> 4 != 6 {
         return Err(Reason::Malformed);
@@ -244,10 +253,13 @@ fn parse_v6<B: Bytes + ?Sized>(bytes: &B) -> Result<Packet, Reason> {
             return Err(Reason::ExtensionHeader);
         }
     }
-    let tuple = Tuple { src, dst, sport_be: 0, dport_be: 0, protocol, pad: [0; 3] };
-    let mut packet = Packet { tuple, l4, ttl: h[7], detail: 0, fragment, v4: 0 };
-    transport(bytes, &mut packet, end)?;
-    Ok(packet)
+    packet.tuple.src = src;
+    packet.tuple.dst = dst;
+    packet.tuple.protocol = protocol;
+    packet.l4 = l4;
+    packet.ttl = h[7];
+    packet.fragment = fragment;
+    Ok(end)
 }
 
 /// Where the packet ends by its own length field, without the padding of short frames. 0 is the kernel's way of saying
@@ -337,6 +349,11 @@ mod tests {
 
     fn addr(text: &str) -> Addr {
         text.parse::<IpAddr>().unwrap().into()
+    }
+
+    fn parse(bytes: &[u8], ether_type: u16) -> Result<Packet, Reason> {
+        let mut packet = Packet::BLANK;
+        super::parse(bytes, ether_type, &mut packet).map(|()| packet)
     }
 
     fn v4(protocol: u8, fragment: u16, l4: &[u8]) -> Vec<u8> {

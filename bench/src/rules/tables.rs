@@ -30,7 +30,7 @@ pub(crate) fn tables(host_ends: [u32; 2], services: &[Service]) -> Tables {
     for service in services {
         frontends.insert(Frontend::Virtual(service.address, SERVICE_PORT, Protocol::Tcp), row(service));
     }
-    Tables { endpoints, peers, services: frontends, node_addresses: BTreeSet::new() }
+    Tables { endpoints, peers, services: frontends, node_addresses: BTreeSet::new(), served: BTreeMap::new() }
 }
 
 /// Adds to `tables` the measured service's other ports: bulk data over TCP, numbered messages over TCP and UDP.

@@ -65,8 +65,11 @@ pub(super) fn served(ifindex: u32, port_be: u16, protocol: u8) -> u32 {
 /// What the table says of a packet.
 #[derive(Clone, Copy)]
 pub(super) struct Known {
+    /// What is to be put in place of destination ([`FORWARD`]) or source ([`REVERSE`]).
+    addr: Addr,
+    port_be: u16,
     /// 0: nothing, or it is of a connection that is over, so that whoever may begin one decides. [`FORWARD`]: it goes
-    /// to a backend, its destination was replaced. [`REVERSE`]: it comes from one, its source was replaced.
+    /// to a backend. [`REVERSE`]: it comes from one.
     pub(super) kind: u8,
     /// The service's number.
     pub(super) service: u32,
@@ -76,7 +79,15 @@ pub(super) struct Known {
 
 impl Known {
     /// Nothing is known.
-    pub(super) const NOTHING: Self = Self { kind: 0, service: 0, ifindex: 0 };
+    pub(super) const NOTHING: Self =
+        Self { addr: Addr { words_be: [0; 4] }, port_be: 0, kind: 0, service: 0, ifindex: 0 };
+
+    /// Rewrites the packet.
+    #[inline(always)]
+    pub(super) fn apply(&self, skb: Skb, packet: &mut Packet) -> Result<(), Reason> {
+        let end = if self.kind == FORWARD { End::Destination } else { End::Source };
+        rewrite::replace(skb, packet, end, &self.addr, self.port_be)
+    }
 }
 
 /// Whether the table knows these addresses as those of a client towards a backend.
@@ -86,11 +97,11 @@ pub(super) fn is_forward(tuple: &Tuple) -> bool {
     unsafe { CONNECTIONS.get(tuple) }.is_some_and(|c| c.kind == FORWARD)
 }
 
-/// Looks a packet up in the table, follows the connection's state, and rewrites the packet.
+/// Looks a packet that has ports up in the table, and follows the connection's state.
 ///
 /// Not inlined, as some others here: the stack has 512 bytes, and functions that do not run at the same time share it.
 #[inline(never)]
-pub(super) fn follow(skb: Skb, packet: &mut Packet, known: &mut Known) -> Result<(), Reason> {
+pub(super) fn follow(packet: &Packet, known: &mut Known) -> Result<(), Reason> {
     let Some(entry) = CONNECTIONS.get_ptr_mut(packet.tuple) else { return Ok(()) };
     // SAFETY: a row of the table. Rows are removed long after their connection's last packet only.
     let entry = unsafe { &mut *entry };
@@ -115,10 +126,9 @@ pub(super) fn follow(skb: Skb, packet: &mut Packet, known: &mut Known) -> Result
         entry.seen = seen;
         entry.last = tick;
     }
-    *known = Known { kind: entry.kind, service: entry.service, ifindex: entry.ifindex };
-    let end = if entry.kind == FORWARD { End::Destination } else { End::Source };
-    let (addr, port_be) = (entry.addr, entry.port_be);
-    rewrite::replace(skb, packet, end, &addr, port_be)
+    let Connection { addr, port_be, kind, service, ifindex, .. } = *entry;
+    *known = Known { addr, port_be, kind, service, ifindex };
+    Ok(())
 }
 
 /// Whether the backend is still there: TCP stays as long as it exists (it may be draining), UDP, which has no end,
@@ -133,16 +143,9 @@ fn is_served(known: &Connection, tcp: bool) -> bool {
     tcp || peer.ifindex == 0 || served(peer.ifindex, known.port_be, hivemind_ebpf::packet::UDP) == known.service
 }
 
-/// Chooses a backend for the packet, remembers both directions, and replaces the packet's destination.
-/// `came_by` is where answers go back. `known` tells the backend's host device and the service.
+/// Chooses a backend for a packet that has ports, and remembers both directions. `came_by` is where answers go back.
 #[inline(never)]
-pub(super) fn begin(
-    skb: Skb,
-    packet: &mut Packet,
-    key: &FrontendKey,
-    came_by: u32,
-    known: &mut Known,
-) -> Result<(), Reason> {
+pub(super) fn begin(packet: &Packet, key: &FrontendKey, came_by: u32, known: &mut Known) -> Result<(), Reason> {
     let tcp = packet.tuple.protocol == TCP;
     if tcp && !packet.opens() {
         return Err(Reason::NoConnection);
@@ -157,7 +160,7 @@ pub(super) fn begin(
     // SAFETY: one aligned word.
     let Some(ifindex) = (unsafe { PEERS.get(choice.addr) }).map(|p| p.ifindex) else { return Err(Reason::NoBackend) };
     let service = choice.service;
-    *known = Known { kind: FORWARD, service, ifindex };
+    *known = Known { addr: choice.addr, port_be: choice.port_be, kind: FORWARD, service, ifindex };
     let mut row = Connection {
         addr: packet.tuple.dst,
         port_be: packet.tuple.dport_be,
@@ -180,8 +183,7 @@ pub(super) fn begin(
     row.kind = FORWARD;
     row.seen = if tcp { connection::seen(packet.detail) } else { SENT };
     row.ifindex = ifindex;
-    CONNECTIONS.insert(packet.tuple, row, 0).map_err(|_| Reason::TableFull)?;
-    rewrite::replace(skb, packet, End::Destination, &row.addr, row.port_be)
+    CONNECTIONS.insert(packet.tuple, row, 0).map_err(|_| Reason::TableFull)
 }
 
 /// Writes the way back. The client may use one port towards two of a service's addresses: if both lead to the same

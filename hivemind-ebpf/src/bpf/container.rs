@@ -13,12 +13,12 @@ use hivemind_ebpf::{
 };
 
 use super::{
-    Verdict,
+    PASS,
     balance::{self, Known, served},
     finish,
     maps::{ENDPOINTS, FRONTENDS, PEERS, config, count},
     rewrite,
-    skb::Skb,
+    skb::{Skb, read},
 };
 
 /// Bytes of an ARP message for IPv4 over Ethernet.
@@ -29,8 +29,9 @@ const ARP_LEN: usize = 28;
 fn hm_from_cont(context: TcContext) -> i32 {
     let skb = Skb::new(&context);
     let own = skb.ifindex();
-    let verdict = from_container(skb, own).unwrap_or_else(Verdict::Drop);
-    finish(verdict, skb, own, OUT)
+    let mut verdict = PASS;
+    let result = from_container(skb, own, &mut verdict);
+    finish(result, verdict, skb, own, OUT)
 }
 
 /// Egress of the host device: the host's stack, or a redirect, sends to the instance.
@@ -38,23 +39,23 @@ fn hm_from_cont(context: TcContext) -> i32 {
 fn hm_to_cont(context: TcContext) -> i32 {
     let skb = Skb::new(&context);
     let own = skb.ifindex();
-    let verdict = to_container(skb, own).unwrap_or_else(Verdict::Drop);
-    finish(verdict, skb, own, IN)
+    finish(to_container(skb, own), PASS, skb, own, IN)
 }
 
 #[inline(always)]
-fn from_container(skb: Skb, own: u32) -> Result<Verdict, Reason> {
+fn from_container(skb: Skb, own: u32, verdict: &mut i32) -> Result<(), Reason> {
     // SAFETY: a row goes only when its device does.
     let endpoint = unsafe { ENDPOINTS.get(own) }.ok_or(Reason::NotReady)?;
     let eth: [u8; ETH as usize] = skb.load(0).ok_or(Reason::Malformed)?;
-    if eth[6..12] != endpoint.frame_to[..6] {
+    if !same_mac(&eth, 6, &endpoint.frame_to) {
         return Err(Reason::SpoofedMac);
     }
     let ether_type = u16::from_be_bytes([eth[12], eth[13]]);
     if ether_type == ARP {
         return arp(skb, endpoint);
     }
-    let mut packet = packet::parse(&skb, ether_type)?;
+    let mut packet = Packet::BLANK;
+    read(skb, ether_type, &mut packet)?;
     check_source(&packet, endpoint)?;
     let length = u64::from(skb.len());
     if packet.is_neighbour() {
@@ -62,7 +63,7 @@ fn from_container(skb: Skb, own: u32) -> Result<Verdict, Reason> {
         let near = packet::is_group(&packet.tuple.dst)
             || packet::is_link_local(&packet.tuple.dst)
             || packet.tuple.dst == config().gateways[1];
-        return if packet.is_resolution() && near { Ok(Verdict::Pass) } else { Err(Reason::Neighbour) };
+        return if packet.is_resolution() && near { Ok(()) } else { Err(Reason::Neighbour) };
     }
     if packet::is_group(&packet.tuple.dst) {
         return Err(Reason::Multicast);
@@ -74,15 +75,18 @@ fn from_container(skb: Skb, own: u32) -> Result<Verdict, Reason> {
     let config = config();
     let mut known = Known::NOTHING;
     if packet.has_ports() {
-        balance::follow(skb, &mut packet, &mut known)?;
+        balance::follow(&packet, &mut known)?;
     }
     if known.kind == 0 {
         let dst = &packet.tuple.dst;
         if config.services[0].contains(dst) || config.services[1].contains(dst) {
-            to_service(skb, &mut packet, own, &mut known)?;
+            to_service(&packet, own, &mut known)?;
         }
     }
     let rewritten = known.kind != 0;
+    if rewritten {
+        known.apply(skb, &mut packet)?;
+    }
     let returns_by = if known.kind == REVERSE { known.ifindex } else { 0 };
     let mut service = known.service;
     if !rewritten && packet.has_ports() {
@@ -95,30 +99,25 @@ fn from_container(skb: Skb, own: u32) -> Result<Verdict, Reason> {
         let ifindex = unsafe { PEERS.get(dst) }.ok_or(Reason::NoSuchInstance)?.ifindex;
         if ifindex != 0 {
             // With a time to live of 1 a router answers "time exceeded": that is left to the stack.
-            if packet.ttl <= 1 && !rewritten {
-                count(own, service, OUT, 0, length);
-                return Ok(Verdict::Pass);
+            if packet.ttl > 1 || rewritten {
+                to_local(skb, &packet, ifindex, service, verdict)?;
             }
-            let verdict = to_local(skb, &packet, ifindex, service)?;
-            count(own, service, OUT, 0, length);
-            return Ok(verdict);
         }
     } else if returns_by != 0 {
-        count(own, service, OUT, 0, length);
         // The source is an address of the node: the stack would refuse it as forged. Out by the device the client's
         // packets come from; the kernel finds the next hop.
         let none: *mut bpf_redir_neigh = core::ptr::null_mut();
         // SAFETY: no parameters are passed.
-        return Ok(Verdict::Redirect(unsafe { bpf_redirect_neigh(returns_by, none, 0, 0) } as i32));
+        *verdict = unsafe { bpf_redirect_neigh(returns_by, none, 0, 0) } as i32;
     }
     count(own, service, OUT, 0, length);
-    Ok(Verdict::Pass)
+    Ok(())
 }
 
 /// Hands a packet to an instance of this node: straight into its namespace, past its host device's egress hook, so
 /// what that would check and count is checked and counted here.
 #[inline(always)]
-pub(super) fn to_local(skb: Skb, packet: &Packet, ifindex: u32, service: u32) -> Result<Verdict, Reason> {
+pub(super) fn to_local(skb: Skb, packet: &Packet, ifindex: u32, service: u32, verdict: &mut i32) -> Result<(), Reason> {
     // SAFETY: copied.
     let to = unsafe { ENDPOINTS.get(ifindex) }.ok_or(Reason::PeerNotReady)?.frame_to;
     let length = u64::from(skb.len());
@@ -135,23 +134,25 @@ pub(super) fn to_local(skb: Skb, packet: &Packet, ifindex: u32, service: u32) ->
     }
     count(ifindex, service, IN, 0, length);
     // SAFETY: no pointers.
-    Ok(Verdict::Redirect(unsafe { bpf_redirect_peer(ifindex, 0) } as i32))
+    *verdict = unsafe { bpf_redirect_peer(ifindex, 0) } as i32;
+    Ok(())
 }
 
 /// The same from an egress hook, where the shorter way is not allowed: the instance's host device sends it, and its
 /// own egress hook checks and counts.
 #[inline(always)]
-pub(super) fn to_local_by_device(skb: Skb, ifindex: u32) -> Result<Verdict, Reason> {
+pub(super) fn to_local_by_device(skb: Skb, ifindex: u32, verdict: &mut i32) -> Result<(), Reason> {
     // SAFETY: copied.
     let to = unsafe { ENDPOINTS.get(ifindex) }.ok_or(Reason::PeerNotReady)?.frame_to;
     skb.store(0, &to, 0)?;
     // SAFETY: no pointers.
-    Ok(Verdict::Redirect(unsafe { bpf_redirect(ifindex, 0) } as i32))
+    *verdict = unsafe { bpf_redirect(ifindex, 0) } as i32;
+    Ok(())
 }
 
 /// A packet to a virtual address that did not go through a socket hook.
 #[inline(always)]
-fn to_service(skb: Skb, packet: &mut Packet, own: u32, known: &mut Known) -> Result<(), Reason> {
+fn to_service(packet: &Packet, own: u32, known: &mut Known) -> Result<(), Reason> {
     if packet.fragment != packet::WHOLE {
         return Err(Reason::Fragment);
     }
@@ -164,7 +165,7 @@ fn to_service(skb: Skb, packet: &mut Packet, own: u32, known: &mut Known) -> Res
         return Err(Reason::NoSuchPort);
     }
     let key = FrontendKey::service(dst, packet.tuple.dport_be, packet.tuple.protocol);
-    balance::begin(skb, packet, &key, own, known)
+    balance::begin(packet, &key, own, known)
 }
 
 /// Only the instance's own addresses; its link-local ones in neighbour discovery only.
@@ -180,30 +181,41 @@ fn check_source(packet: &Packet, endpoint: &Endpoint) -> Result<(), Reason> {
     if quiet && packet.is_neighbour() { Ok(()) } else { Err(Reason::SpoofedAddress) }
 }
 
+/// Whether the Ethernet address at `at` is the instance's own. Spelled out: a comparison of slices is a loop.
+#[inline(always)]
+fn same_mac(bytes: &[u8], at: usize, frame_to: &[u8; 12]) -> bool {
+    let mut differs = 0;
+    for i in 0..6 {
+        differs |= bytes[at + i] ^ frame_to[i];
+    }
+    differs == 0
+}
+
 /// ARP for IPv4 over Ethernet that speaks for nobody else.
 #[inline(always)]
-fn arp(skb: Skb, endpoint: &Endpoint) -> Result<Verdict, Reason> {
+fn arp(skb: Skb, endpoint: &Endpoint) -> Result<(), Reason> {
     let arp: [u8; ARP_LEN] = skb.load(ETH).ok_or(Reason::Malformed)?;
     let sender = u32::from_ne_bytes([arp[14], arp[15], arp[16], arp[17]]);
-    if arp[8..14] != endpoint.frame_to[..6] || sender != endpoint.v4.v4_be() || endpoint.v4.is_none() {
+    if !same_mac(&arp, 8, &endpoint.frame_to) || sender != endpoint.v4.v4_be() || endpoint.v4.is_none() {
         return Err(Reason::SpoofedAddress);
     }
-    Ok(Verdict::Pass)
+    Ok(())
 }
 
 #[inline(always)]
-fn to_container(skb: Skb, own: u32) -> Result<Verdict, Reason> {
+fn to_container(skb: Skb, own: u32) -> Result<(), Reason> {
     // SAFETY: a row goes only when its device does.
     let endpoint = unsafe { ENDPOINTS.get(own) }.ok_or(Reason::NotReady)?;
     let eth: [u8; ETH as usize] = skb.load(0).ok_or(Reason::Malformed)?;
     let ether_type = u16::from_be_bytes([eth[12], eth[13]]);
     if ether_type == ARP {
-        return Ok(Verdict::Pass);
+        return Ok(());
     }
-    let mut packet = packet::parse(&skb, ether_type)?;
+    let mut packet = Packet::BLANK;
+    read(skb, ether_type, &mut packet)?;
     let dst = packet.tuple.dst;
     if packet.is_neighbour() {
-        return if packet.is_resolution() { Ok(Verdict::Pass) } else { Err(Reason::Neighbour) };
+        return if packet.is_resolution() { Ok(()) } else { Err(Reason::Neighbour) };
     }
     if packet::is_group(&dst) {
         return Err(Reason::Multicast);
@@ -219,10 +231,13 @@ fn to_container(skb: Skb, own: u32) -> Result<Verdict, Reason> {
         // not in the table under these addresses.
         if service == 0 {
             let mut known = Known::NOTHING;
-            balance::follow(skb, &mut packet, &mut known)?;
-            service = known.service;
+            balance::follow(&packet, &mut known)?;
+            if known.kind == REVERSE {
+                known.apply(skb, &mut packet)?;
+                service = known.service;
+            }
         }
     }
     count(own, service, IN, 0, length);
-    Ok(Verdict::Pass)
+    Ok(())
 }

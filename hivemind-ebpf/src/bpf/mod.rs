@@ -1,5 +1,6 @@
-//! The programs and what they share. Every packet's fate is a [`Verdict`]; only [`finish`] turns one into a return
-//! code, and counts drops.
+//! The programs and what they share. What judges a packet returns the reason for a drop, and leaves any other verdict
+//! in a variable of the caller: one byte is returned, because the verifier follows a register that is set on every
+//! path, but not the two halves of an enum. Only [`finish`] makes a return code of it, and counts drops.
 //!
 //! Passing is `TC_ACT_UNSPEC`, not `TC_ACT_OK`: programs of others on the same hook still see the packet.
 
@@ -21,23 +22,15 @@ use skb::Skb;
 #[unsafe(no_mangle)]
 static LICENSE: [u8; 11] = *b"Apache-2.0\0";
 
-/// What becomes of a packet.
-enum Verdict {
-    /// To the host's stack, or on with what the stack has decided.
-    Pass,
-    /// What a redirect helper returned.
-    Redirect(i32),
-    /// Dropped.
-    Drop(Reason),
-}
+/// What becomes of a packet that is not dropped: the code of a redirect, or this, which leaves it to the stack.
+const PASS: i32 = TC_ACT_UNSPEC;
 
-/// Turns a verdict into the return code. Drops are counted for the endpoint.
+/// The return code. Drops are counted for the endpoint.
 #[inline(always)]
-fn finish(verdict: Verdict, skb: Skb, endpoint: u32, direction: u8) -> i32 {
-    match verdict {
-        Verdict::Pass => TC_ACT_UNSPEC,
-        Verdict::Redirect(code) => code,
-        Verdict::Drop(reason) => {
+fn finish(result: Result<(), Reason>, verdict: i32, skb: Skb, endpoint: u32, direction: u8) -> i32 {
+    match result {
+        Ok(()) => verdict,
+        Err(reason) => {
             maps::count(endpoint, 0, direction, reason as u8, u64::from(skb.len()));
             TC_ACT_SHOT
         }

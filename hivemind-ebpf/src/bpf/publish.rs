@@ -3,32 +3,34 @@
 use aya_ebpf::{macros::classifier, programs::TcContext};
 use hivemind_ebpf::{
     abi::{FORWARD, FrontendKey, IN},
-    packet::{self, Bytes, ETH, WHOLE},
+    packet::{Bytes, ETH, Packet, WHOLE},
     reason::Reason,
 };
 
 use super::{
-    Verdict,
+    PASS,
     balance::{self, Known},
     container::{to_local, to_local_by_device},
     finish,
-    skb::Skb,
+    skb::{Skb, read},
 };
 
 /// Ingress of an uplink: packets of connections that were accepted go straight to their backend. All others pass.
 #[classifier]
 fn hm_from_uplink(context: TcContext) -> i32 {
     let skb = Skb::new(&context);
-    let verdict = from_uplink(skb).unwrap_or_else(Verdict::Drop);
-    finish(verdict, skb, 0, IN)
+    let mut verdict = PASS;
+    let result = from_uplink(skb, &mut verdict);
+    finish(result, verdict, skb, 0, IN)
 }
 
 /// Egress of the device to which a rule copies what the firewall's input chains have accepted.
 #[classifier]
 fn hm_pub_select(context: TcContext) -> i32 {
     let skb = Skb::new(&context);
-    let verdict = pub_select(skb).unwrap_or_else(Verdict::Drop);
-    finish(verdict, skb, 0, IN)
+    let mut verdict = PASS;
+    let result = pub_select(skb, &mut verdict);
+    finish(result, verdict, skb, 0, IN)
 }
 
 #[inline(always)]
@@ -38,23 +40,28 @@ fn ether_type(skb: Skb) -> Option<u16> {
 }
 
 #[inline(always)]
-fn from_uplink(skb: Skb) -> Result<Verdict, Reason> {
+fn from_uplink(skb: Skb, verdict: &mut i32) -> Result<(), Reason> {
     // What cannot be read is not ours to judge.
-    let Some(Ok(mut packet)) = ether_type(skb).map(|t| packet::parse(&skb, t)) else { return Ok(Verdict::Pass) };
-    if packet.fragment != WHOLE || !balance::is_forward(&packet.tuple) {
-        return Ok(Verdict::Pass);
+    let mut packet = Packet::BLANK;
+    if ether_type(skb).is_none_or(|t| read(skb, t, &mut packet).is_err()) {
+        return Ok(());
+    }
+    if !packet.has_ports() || packet.fragment != WHOLE || !balance::is_forward(&packet.tuple) {
+        return Ok(());
     }
     let mut known = Known::NOTHING;
-    balance::follow(skb, &mut packet, &mut known)?;
+    balance::follow(&packet, &mut known)?;
     if known.ifindex == 0 {
-        return Ok(Verdict::Pass);
+        return Ok(());
     }
-    to_local(skb, &packet, known.ifindex, known.service)
+    known.apply(skb, &mut packet)?;
+    to_local(skb, &packet, known.ifindex, known.service, verdict)
 }
 
 #[inline(always)]
-fn pub_select(skb: Skb) -> Result<Verdict, Reason> {
-    let mut packet = packet::parse(&skb, ether_type(skb).ok_or(Reason::Malformed)?)?;
+fn pub_select(skb: Skb, verdict: &mut i32) -> Result<(), Reason> {
+    let mut packet = Packet::BLANK;
+    read(skb, ether_type(skb).ok_or(Reason::Malformed)?, &mut packet)?;
     if !packet.has_ports() {
         return Err(Reason::NoSuchPort);
     }
@@ -62,14 +69,15 @@ fn pub_select(skb: Skb) -> Result<Verdict, Reason> {
         return Err(Reason::Fragment);
     }
     let mut known = Known::NOTHING;
-    balance::follow(skb, &mut packet, &mut known)?;
+    balance::follow(&packet, &mut known)?;
     if known.kind == 0 {
         let key = FrontendKey::published(packet.is_v4(), packet.tuple.dport_be, packet.tuple.protocol);
-        balance::begin(skb, &mut packet, &key, skb.came_by(), &mut known)?;
+        balance::begin(&packet, &key, skb.came_by(), &mut known)?;
     }
     // A backend on another node is reached there: its node publishes the port as well.
     if known.kind != FORWARD || known.ifindex == 0 {
         return Err(Reason::PeerNotReady);
     }
-    to_local_by_device(skb, known.ifindex)
+    known.apply(skb, &mut packet)?;
+    to_local_by_device(skb, known.ifindex, verdict)
 }

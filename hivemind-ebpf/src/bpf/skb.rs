@@ -7,7 +7,10 @@ use aya_ebpf::{
     },
     programs::TcContext,
 };
-use hivemind_ebpf::{packet::Bytes, reason::Reason};
+use hivemind_ebpf::{
+    packet::{self, Bytes, Packet},
+    reason::Reason,
+};
 
 /// A packet of a TC hook.
 #[derive(Clone, Copy)]
@@ -88,4 +91,10 @@ pub(super) fn difference(old: &mut [u32; 4], new: &mut [u32; 4]) -> u64 {
 #[inline(always)]
 const fn done(code: i64) -> Result<(), Reason> {
     if code == 0 { Ok(()) } else { Err(Reason::Rewrite) }
+}
+
+/// Reads the headers of an IP packet. Not inlined: its buffers are off the stack when it returns.
+#[inline(never)]
+pub(super) fn read(skb: Skb, ether_type: u16, packet: &mut Packet) -> Result<(), Reason> {
+    packet::parse(&skb, ether_type, packet)
 }

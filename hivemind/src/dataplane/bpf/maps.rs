@@ -34,7 +34,7 @@ pub(super) struct Maps {
 
 impl std::fmt::Debug for Maps {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Maps")
+        f.debug_struct("Maps").finish_non_exhaustive()
     }
 }
 

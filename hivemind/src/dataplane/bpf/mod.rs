@@ -93,6 +93,30 @@ impl BpfDataplane {
         Ok(dataplane)
     }
 
+    /// Runs a device's program on one packet that seems to have come by the interface `ifindex`, without sending
+    /// anything. Returns the verdict and the packet as it is afterwards.
+    #[cfg(feature = "testkit")]
+    pub fn test_run(&self, name: &str, packet: &[u8], ifindex: u32) -> Result<(i32, Vec<u8>), DataplaneError> {
+        use aya::{TestRun, TestRunOptions, programs::Program};
+        let fail = |why| DataplaneError::Kernel { what: "a test run of a program", why };
+        let Some(Program::SchedClassifier(program)) = self.ebpf.program(name) else {
+            return Err(fail(format!("{name} is not a device's program")));
+        };
+        // `struct __sk_buff`: the interface index is its eleventh word.
+        let mut context = [0u8; 192];
+        context[40..44].copy_from_slice(&ifindex.to_ne_bytes());
+        let mut out = vec![0; packet.len() + 256];
+        let options = TestRunOptions {
+            data_in: Some(packet),
+            data_out: Some(&mut out),
+            ctx_in: Some(&context),
+            ..TestRunOptions::default()
+        };
+        let result = program.test_run(options).map_err(|error| fail(chain(&error)))?;
+        out.truncate(result.data_size_out as usize);
+        Ok((result.return_value.cast_signed(), out))
+    }
+
     fn links(&self) -> PathBuf {
         base(&self.config.root).join("links")
     }
