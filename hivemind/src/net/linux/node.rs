@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 use rtnetlink::{
-    LinkDummy, LinkUnspec,
+    LinkUnspec, LinkVeth,
     packet_route::{link::InfoKind, route::RouteType},
 };
 
@@ -41,10 +41,9 @@ pub(super) async fn ensure(netlink: &Netlink, node: &NodeNet) -> Result<(), NetE
     let (v4, v6) = (node.instances_v4.is_some(), node.instances_v6.is_some());
     blocking(move || sysctl::ensure_forwarding(v4, v6, &others)).await?;
 
-    let device = ensure_dummy(netlink, NODE_DEVICE, None).await?;
+    let (device, publish) = ensure_pair(netlink).await?;
     let gateways: Vec<IpAddr> = node.gateways().collect();
     netlink.ensure_addresses(&device, &gateways).await?;
-    let publish = ensure_dummy(netlink, PUBLISH_DEVICE, Some(PUBLISH_MTU)).await?;
 
     let wanted = wanted_routes(node, publish.index);
     let there = netlink.routes().await?;
@@ -58,8 +57,8 @@ pub(super) async fn ensure(netlink: &Netlink, node: &NodeNet) -> Result<(), NetE
 
 /// Undoes [`ensure`], but for the kernel parameters: who else relies on forwarding by now is not known.
 pub(super) async fn remove(netlink: &Netlink) -> Result<(), NetError> {
+    // The other end goes with it.
     netlink.remove_link(NODE_DEVICE).await?;
-    netlink.remove_link(PUBLISH_DEVICE).await?;
     for route in netlink.routes().await?.iter().filter(|route| is_unreachable_of_ours(route)) {
         netlink.remove_route(route).await?;
     }
@@ -128,27 +127,28 @@ pub(super) async fn addresses(netlink: &Netlink) -> Result<Vec<IpAddr>, NetError
     Ok(found)
 }
 
-/// A dummy device of that name that is up. A device of that name and another kind cannot be ours and is replaced.
-async fn ensure_dummy(netlink: &Netlink, name: &str, mtu: Option<u32>) -> Result<Link, NetError> {
-    let mut there = netlink.link(name).await?;
-    if there.as_ref().is_some_and(|link| link.kind != Some(InfoKind::Dummy)) {
-        netlink.remove_link(name).await?;
-        there = None;
+/// The node's two devices, up. They are the ends of one veth pair: a dummy device would do for either, but not every
+/// kernel has it. Nothing ever goes through the pair: the program on the publish device redirects or drops.
+async fn ensure_pair(netlink: &Netlink) -> Result<(Link, Link), NetError> {
+    let ends = (netlink.link(NODE_DEVICE).await?, netlink.link(PUBLISH_DEVICE).await?);
+    let veth = |link: &Option<Link>| link.as_ref().is_some_and(|link| link.kind == Some(InfoKind::Veth));
+    if !(veth(&ends.0) && veth(&ends.1)) {
+        // Devices of these names and another kind cannot be ours, and half a pair is of no use.
+        netlink.remove_link(NODE_DEVICE).await?;
+        netlink.remove_link(PUBLISH_DEVICE).await?;
+        netlink.add_link(NODE_DEVICE, LinkVeth::new(NODE_DEVICE, PUBLISH_DEVICE).build()).await?;
     }
-    let link = match there {
-        Some(link) => link,
-        None => {
-            netlink.add_link(name, LinkDummy::new(name).build()).await?;
-            let made = netlink.link(name).await?;
-            made.ok_or_else(|| NetError::Netlink {
-                action: "find the device",
-                object: name.to_owned(),
-                why: "it was removed the moment it was made".to_owned(),
-            })?
-        }
-    };
-    if let Some(mtu) = mtu.filter(|mtu| *mtu != link.mtu) {
-        netlink.change_link(name, LinkUnspec::new_with_index(link.index).mtu(mtu).build()).await?;
+    Ok((ensure_end(netlink, NODE_DEVICE).await?, ensure_end(netlink, PUBLISH_DEVICE).await?))
+}
+
+async fn ensure_end(netlink: &Netlink, name: &str) -> Result<Link, NetError> {
+    let link = netlink.link(name).await?.ok_or_else(|| NetError::Netlink {
+        action: "find the device",
+        object: name.to_owned(),
+        why: "it was removed the moment it was made".to_owned(),
+    })?;
+    if link.mtu != PUBLISH_MTU {
+        netlink.change_link(name, LinkUnspec::new_with_index(link.index).mtu(PUBLISH_MTU).build()).await?;
     }
     if !link.up {
         let ipv6 = format!("net/ipv6/conf/{name}/disable_ipv6");
