@@ -101,17 +101,19 @@ impl Client {
         }
     }
 
-    /// Takes a lease of `hours`, after which the garbage collector may remove what only it holds.
+    /// Takes the lease `id` for `hours`, after which the garbage collector may remove what only it holds. One that a
+    /// killed predecessor left under this id is given back, so that attempts do not pile up.
     pub(super) async fn lease(&self, id: &str, hours: u32) -> Result<Lease, RuntimeError> {
+        let failed = |s: &Status| self.error("take the lease", id, s);
+        let lease = id.parse().map(Lease).map_err(|_| failed(&Status::internal("bad id")))?;
+        let old = self.request(DeleteRequest { id: id.to_owned(), sync: false });
+        found(self.call(self.leases().delete(old)).await).map_err(|s| failed(&s))?;
         let until = crate::lifecycle::clock::now().as_millis() + i64::from(hours) * 3_600_000;
         let until = crate::model::Timestamp::from_millis(until).to_string();
         let labels = [("containerd.io/gc.expire".to_owned(), until)].into();
         let request = self.request(CreateRequest { id: id.to_owned(), labels });
-        let made = self.call(self.leases().create(request)).await;
-        match made {
-            Err(s) if s.code() != Code::AlreadyExists => Err(self.error("take the lease", id, &s)),
-            _ => id.parse().map(Lease).map_err(|_| self.error("take the lease", id, &Status::internal("bad id"))),
-        }
+        self.call(self.leases().create(request)).await.map_err(|s| failed(&s))?;
+        Ok(lease)
     }
 
     /// Gives a lease back; with `sync`, what only it held is removed before this returns.

@@ -22,7 +22,7 @@ use super::{
 use crate::{
     runtime::{
         Image, PullProgress, RuntimeError,
-        manifest::{Descriptor, Document, ImageConfig, MAX_DOCUMENT, Machine, Manifest},
+        manifest::{Descriptor, Document, ImageConfig, MAX_DOCUMENT, Machine, Manifest, digest_of},
         registry::{self, Source},
     },
     spec::v1::PullPolicy,
@@ -74,7 +74,7 @@ impl Puller {
             return Err(RuntimeError::ImageAbsent { reference: name });
         }
         let source = Source::open(parsed, &self.plain_http, self.auth_file.as_deref()).await?;
-        let lease = self.client.lease(&format!("hivemind-{:016x}", rand::random::<u64>()), LEASE_HOURS).await?;
+        let lease = self.client.lease(&lease_id(&name), LEASE_HOURS).await?;
         let fetched = self.fetch(&source, &name, &lease, progress).await;
         match &fetched {
             // Kept: the next attempt goes on from what there is.
@@ -111,7 +111,7 @@ impl Puller {
             return Ok(Some(image));
         }
         step("unpacking");
-        let lease = self.client.lease(&format!("hivemind-{:016x}", rand::random::<u64>()), LEASE_HOURS).await?;
+        let lease = self.client.lease(&lease_id(name), LEASE_HOURS).await?;
         let unpacked = self.unpack(name, &resolved, &lease).await;
         self.client.release(lease, false).await;
         let complete = self.name_full_disk(unpacked).await?;
@@ -229,7 +229,7 @@ impl Puller {
         labels: Labels,
         lease: &Lease,
     ) -> Result<(), RuntimeError> {
-        let digest = crate::runtime::manifest::digest_of(bytes);
+        let digest = digest_of(bytes);
         let size = bytes.len() as i64;
         let blob = Descriptor { media_type: String::new(), digest, size, urls: None, platform: None };
         self.store(source, &blob, &mut bytes.clone(), labels, lease).await
@@ -319,6 +319,11 @@ impl Puller {
             other => other.map(|_| ()).map_err(failed),
         }
     }
+}
+
+/// One lease per image: its lock says that nobody else uses it.
+fn lease_id(name: &str) -> String {
+    format!("hivemind-{}", digest_of(name.as_bytes()).trim_start_matches("sha256:"))
 }
 
 fn as_manifest(document: Document) -> Result<Manifest, String> {
