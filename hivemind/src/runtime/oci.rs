@@ -54,8 +54,11 @@ const READ_ONLY: &[&str] = &["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", 
 /// The scheduler's accounting period, microseconds: the kernel's default.
 const CPU_PERIOD: u64 = 100_000;
 
-/// Open files: systemd's defaults. A soft limit above 1024 breaks `select`, programs that need more raise it.
-const OPEN_FILES: (u64, u64) = (1024, 524_288);
+/// Open files, unless a process raises it: more breaks `select`.
+const OPEN_FILES: u64 = 1024;
+
+/// Open files at most: systemd's default.
+pub(super) const MAX_OPEN_FILES: u64 = 524_288;
 
 /// What the specification depends on besides the container.
 #[derive(Clone, Copy, Debug)]
@@ -64,6 +67,8 @@ pub(super) struct Host<'a> {
     pub cgroup_parent: &'a str,
     /// Where `resolv.conf`, `hosts` and `hostname` of this container are.
     pub files: &'a Path,
+    /// How far a process may raise its limit of open files.
+    pub open_files: u64,
     /// Whether swap can be limited.
     pub swap: bool,
     /// Whether system calls can be filtered.
@@ -95,13 +100,13 @@ pub(super) fn container(spec: &ContainerSpec, user: &ResolvedUser, host: Host<'_
         "ociVersion": "1.0.2",
         "root": {"path": "rootfs", "readonly": false},
         "hostname": spec.hostname,
-        "process": process(spec, user)?,
+        "process": process(spec, user, host.open_files)?,
         "mounts": mounts(host.files),
         "linux": linux,
     }))
 }
 
-fn process(spec: &ContainerSpec, user: &ResolvedUser) -> Result<Value, String> {
+fn process(spec: &ContainerSpec, user: &ResolvedUser, open_files: u64) -> Result<Value, String> {
     let image = &spec.image;
     let (first, rest) = match (&spec.command, &spec.args) {
         (Some(command), args) => (command, args.as_deref().unwrap_or_default()),
@@ -126,7 +131,7 @@ fn process(spec: &ContainerSpec, user: &ResolvedUser) -> Result<Value, String> {
         "env": env,
         "cwd": cwd,
         "capabilities": caps,
-        "rlimits": [{"type": "RLIMIT_NOFILE", "soft": OPEN_FILES.0, "hard": OPEN_FILES.1}],
+        "rlimits": [{"type": "RLIMIT_NOFILE", "soft": OPEN_FILES.min(open_files), "hard": open_files}],
         "noNewPrivileges": true,
     }))
 }
@@ -277,7 +282,14 @@ mod tests {
 
     fn build(spec: &ContainerSpec) -> Result<Value, String> {
         let files = Path::new("/run/h/x");
-        let host = Host { cgroup_parent: "/hivemind", files, swap: true, seccomp: true, cgroup_namespace: true };
+        let host = Host {
+            cgroup_parent: "/hivemind",
+            files,
+            open_files: 4096,
+            swap: true,
+            seccomp: true,
+            cgroup_namespace: true,
+        };
         container(spec, &user(), host)
     }
 

@@ -187,7 +187,7 @@ pub enum ExecIo {
 /// A running exec. Dropping it kills the process.
 #[derive(Debug)]
 pub struct ExecSession {
-    /// Its input; dropping the sender closes it.
+    /// Its input; dropping the sender closes it, but not that of a terminal.
     pub stdin: mpsc::Sender<bytes::Bytes>,
     /// Its output; ends when both streams have ended.
     pub output: mpsc::Receiver<ExecIo>,

@@ -13,6 +13,7 @@ use containerd_client::{
     },
     types,
 };
+use nix::sys::resource::{Resource, getrlimit};
 use prost_types::Any;
 
 use super::{
@@ -48,6 +49,7 @@ impl ContainerdRuntime {
         let host = oci::Host {
             cgroup_parent: &self.config.cgroup_parent,
             files: &files,
+            open_files: open_files(),
             swap: self.memory.as_ref().is_some_and(|m| m.limits_swap()),
             seccomp: seccomp::supported(),
             cgroup_namespace: Path::new("/proc/self/ns/cgroup").exists(),
@@ -185,6 +187,11 @@ impl ContainerdRuntime {
         self.snapshots.remove(&key).await?;
         Err(failed(last.unwrap_or_else(|| io::ErrorKind::NotFound.into())))
     }
+}
+
+/// Where even root may not raise limits (no CAP_SYS_RESOURCE), asking for more than we have fails every start.
+fn open_files() -> u64 {
+    getrlimit(Resource::RLIMIT_NOFILE).map_or(oci::MAX_OPEN_FILES, |(_, hard)| hard.min(oci::MAX_OPEN_FILES))
 }
 
 fn mount_plan(mounts: Vec<types::Mount>) -> rootfs::MountPlan {

@@ -232,7 +232,7 @@ async fn run(exec: Exec, pipes: Pipes, ends: Ends, stdin: Option<pipe::Sender>, 
         tokio::select! {
             () = waiting => {}
             // Input and sizes end with the process, not the other way round.
-            () = async { tokio::join!(feed(&exec, input, stdin), resizing, std::future::pending::<()>()); } => {}
+            () = async { tokio::join!(feed(&exec, input, stdin, !pipes.stderr), resizing, std::future::pending::<()>()); } => {}
         }
         exec.delete().await;
         let _ = ended.send(true);
@@ -241,12 +241,17 @@ async fn run(exec: Exec, pipes: Pipes, ends: Ends, stdin: Option<pipe::Sender>, 
     drop(pipes);
 }
 
-async fn feed(exec: &Exec, mut input: mpsc::Receiver<Bytes>, stdin: Option<pipe::Sender>) {
+/// Passes input on. With a terminal it never ends.
+async fn feed(exec: &Exec, mut input: mpsc::Receiver<Bytes>, stdin: Option<pipe::Sender>, tty: bool) {
     let Some(mut stdin) = stdin else { return };
     while let Some(bytes) = input.recv().await {
         if stdin.write_all(&bytes).await.is_err() {
             break;
         }
+    }
+    if tty {
+        // Closing a terminal's input would hang it up (SIGHUP); its end of input is a character.
+        std::future::pending::<()>().await;
     }
     drop(stdin);
     exec.close_stdin().await;

@@ -10,6 +10,7 @@ use containerd_client::{
     types::v1,
 };
 use nix::sys::signal::Signal;
+use tokio::time::Instant;
 
 use super::{ContainerdRuntime, client::found, containers::file_error, timestamp};
 use crate::{
@@ -19,6 +20,10 @@ use crate::{
 
 /// How long a killed process may take to vanish. It does so at once unless the kernel is stuck in its I/O.
 const KILL_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long containerd may clean up after a creation that was broken off, and how often we look.
+const LEFTOVER_TIMEOUT: Duration = Duration::from_secs(15);
+const LEFTOVER_PAUSE: Duration = Duration::from_millis(50);
 
 /// Attempts at removing a task: between looking and deleting it may change.
 const REMOVE_ATTEMPTS: u32 = 3;
@@ -91,7 +96,8 @@ impl ContainerdRuntime {
         tokio::fs::create_dir_all(&logs).await.map_err(file_error("make", logs.clone()))?;
         let io = binary_uri(&self.config.log_writer, &logs);
         let c = &self.client;
-        for last in [false, true] {
+        let deadline = Instant::now() + LEFTOVER_TIMEOUT;
+        loop {
             let request = CreateTaskRequest {
                 container_id: name.to_owned(),
                 rootfs: self.snapshots.mounts(name).await?,
@@ -101,12 +107,13 @@ impl ContainerdRuntime {
             };
             match c.call(c.tasks().create(c.request(request))).await {
                 Ok(_) => return Ok(()),
-                // Left by a creation that was broken off.
-                Err(s) if s.code() == Code::AlreadyExists && !last => self.remove_task(name).await?,
+                Err(s) if is_leftover(&s) && Instant::now() < deadline => {
+                    self.remove_task(name).await?;
+                    tokio::time::sleep(LEFTOVER_PAUSE).await;
+                }
                 Err(s) => return Err(self.start_error(name, &s)),
             }
         }
-        Ok(())
     }
 
     /// What the runtime says when it cannot start a process, without the words of the layers between.
@@ -155,6 +162,11 @@ impl ContainerdRuntime {
         }
         Ok(())
     }
+}
+
+/// Whether a creation failed because of an earlier one that was broken off: containerd is still cleaning up after it.
+fn is_leftover(status: &Status) -> bool {
+    status.code() == Code::AlreadyExists || status.message().contains("file exists")
 }
 
 /// The part of runc's message that says what is wrong.

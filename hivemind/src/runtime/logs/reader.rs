@@ -75,11 +75,24 @@ impl Reading {
             }
             if !self.at_end {
                 self.at_end = true;
+                if !self.query.follow {
+                    self.take_partial();
+                }
             } else if alive {
                 tokio::time::sleep(POLL).await;
             } else {
-                return None;
+                self.take_partial();
+                self.over = self.ready.is_empty();
             }
+        }
+    }
+
+    /// Nothing more is awaited: what was begun is all there is of it.
+    fn take_partial(&mut self) {
+        let partial = self.reader.partial.iter_mut().filter_map(Option::take);
+        self.ready.extend(partial.filter(|l| self.query.since.is_none_or(|since| l.at >= since)));
+        if let Some(tail) = self.query.tail.filter(|_| !self.query.follow) {
+            self.ready.drain(..self.ready.len().saturating_sub(tail));
         }
     }
 
@@ -222,6 +235,8 @@ mod tests {
         let since = since.map(Timestamp::from_millis);
         assert_eq!(all(path, LogQuery { since, ..query }).await, ["c", "de", "f"]);
         assert_eq!(all(&path.join("none"), query).await, [""; 0]);
+        write(path, 5, &["~begun"]);
+        assert_eq!(all(path, LogQuery { tail: Some(2), ..query }).await, ["f", "begun"]);
     }
 
     #[tokio::test]

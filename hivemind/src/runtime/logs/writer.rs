@@ -23,6 +23,10 @@ use nix::{
 use super::{FILE_BYTES, FILES_KEPT, LogStream, RECORD_BYTES, Record, numbers, path_of};
 use crate::lifecycle::clock;
 
+/// A line that has not gone on for so long is written as far as it is: a prompt, or the last words of a process whose
+/// pipe its runtime keeps open.
+const PATIENCE_MILLIS: u16 = 250;
+
 /// Bytes taken from a pipe at once: what a pipe holds.
 const READ_BYTES: usize = 64 << 10;
 
@@ -51,12 +55,18 @@ fn pump(pipes: [File; 2], sink: &mut Sink) {
     let mut out = Vec::new();
     while !inputs.is_empty() {
         let mut fds: Vec<PollFd<'_>> = inputs.iter().map(|i| PollFd::new(i.pipe.as_fd(), PollFlags::POLLIN)).collect();
-        match poll(&mut fds, PollTimeout::NONE) {
-            Ok(_) | Err(Errno::EINTR) => {}
+        let pending = inputs.iter().any(|i| !i.line.is_empty());
+        let timeout = if pending { PollTimeout::from(PATIENCE_MILLIS) } else { PollTimeout::NONE };
+        let count = match poll(&mut fds, timeout) {
+            Err(Errno::EINTR) => continue,
             Err(_) => return,
-        }
+            Ok(count) => count,
+        };
         let ready: Vec<bool> = fds.iter().map(|f| f.any().unwrap_or(true)).collect();
         drop(fds);
+        if count == 0 {
+            inputs.iter_mut().filter(|i| !i.line.is_empty()).for_each(|i| i.record(false, &mut out));
+        }
         let mut ready = ready.into_iter();
         inputs.retain_mut(|input| {
             if !ready.next().unwrap_or_default() {
@@ -85,11 +95,13 @@ struct Input {
     pipe: File,
     stream: LogStream,
     line: Vec<u8>,
+    /// Whether a part of the line has been written already.
+    begun: bool,
 }
 
 impl Input {
     fn new((pipe, stream): (File, LogStream)) -> Self {
-        Self { pipe, stream, line: Vec::new() }
+        Self { pipe, stream, line: Vec::new(), begun: false }
     }
 
     /// Cuts what was read into records.
@@ -111,7 +123,7 @@ impl Input {
 
     /// The pipe has ended: so has its last line.
     fn finish(&mut self, out: &mut Vec<u8>) {
-        if !self.line.is_empty() {
+        if self.begun || !self.line.is_empty() {
             self.record(true, out);
         }
     }
@@ -119,6 +131,7 @@ impl Input {
     fn record(&mut self, full: bool, out: &mut Vec<u8>) {
         record(self.stream, full, Bytes::copy_from_slice(&self.line)).write_to(out);
         self.line.clear();
+        self.begun = !full;
     }
 }
 
