@@ -1,3 +1,1 @@
 //! tests
-
-pub mod containerd;

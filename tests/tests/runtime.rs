@@ -1,5 +1,7 @@
 //! The runtime against a real containerd, a real registry and real containers. Needs root.
 
+#[path = "runtime/containerd.rs"]
+mod containerd;
 #[path = "runtime/image.rs"]
 mod image;
 #[path = "runtime/world.rs"]

@@ -14,12 +14,14 @@ use hivemind::{
     runtime::{ContainerSpec, ContainerdRuntime, Image, LogQuery, PullProgress, RunState, Runtime as _, RuntimeConfig},
     spec::v1::{PullPolicy, Resources},
 };
-use hivemind_tests::containerd::Containerd;
 use nix::sched::{CloneFlags, unshare};
 use serde_json::{Value, json};
 use tokio::{sync::watch, time::Instant};
 
-use super::image::{Packed, Target, busybox, users};
+use super::{
+    containerd::Containerd,
+    image::{Packed, Target, busybox, users},
+};
 
 /// Generous, because the machines are small and shared; a hang still ends.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(60);

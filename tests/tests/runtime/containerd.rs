@@ -1,4 +1,6 @@
 //! A containerd of a test's own: its own root, state and socket, ended and cleaned up with everything it started.
+//!
+//! Not the sandbox of `xtask`: the runtime under test is this process, which must see containerd's mounts and pids.
 
 use std::{
     fs,
@@ -24,7 +26,7 @@ const DISABLED: &str = r#"["io.containerd.grpc.v1.cri", "io.containerd.snapshott
 
 /// A running containerd. Dropping it kills its shims and containers, and removes their mounts and cgroups.
 #[derive(Debug)]
-pub struct Containerd {
+pub(crate) struct Containerd {
     root: PathBuf,
     cgroup: String,
     child: Child,
@@ -33,7 +35,7 @@ pub struct Containerd {
 impl Containerd {
     /// Starts one in the network namespace of the calling thread. `root` must be an empty directory; `cgroup` is where
     /// the test makes its containers' cgroups, e.g. `/hivemind-test-1`.
-    pub async fn start(root: &Path, cgroup: &str) -> Result<Self> {
+    pub(crate) async fn start(root: &Path, cgroup: &str) -> Result<Self> {
         let path = root.display();
         let config = format!(
             "version = 2\nroot = \"{path}/lib\"\nstate = \"{path}/run\"\ndisabled_plugins = {DISABLED}\n\
@@ -49,12 +51,12 @@ impl Containerd {
     }
 
     /// Its socket.
-    pub fn socket(&self) -> PathBuf {
+    pub(crate) fn socket(&self) -> PathBuf {
         self.root.join("c.sock")
     }
 
     /// Kills containerd, not its containers, and starts it again.
-    pub async fn restart(&mut self) -> Result<()> {
+    pub(crate) async fn restart(&mut self) -> Result<()> {
         self.child.kill()?;
         self.child.wait()?;
         self.child = spawn(&self.root)?;
@@ -62,7 +64,7 @@ impl Containerd {
     }
 
     /// What `ctr <args>` prints for `namespace`.
-    pub fn ctr(&self, namespace: &str, args: &[&str]) -> Result<String> {
+    pub(crate) fn ctr(&self, namespace: &str, args: &[&str]) -> Result<String> {
         let mut command = Command::new("ctr");
         let output = command.arg("-a").arg(self.socket()).args(["-n", namespace]).args(args).output()?;
         anyhow::ensure!(output.status.success(), "ctr {args:?}: {}", String::from_utf8_lossy(&output.stderr));
@@ -70,7 +72,7 @@ impl Containerd {
     }
 
     /// The pids of its shims.
-    pub fn shims(&self) -> Vec<Pid> {
+    pub(crate) fn shims(&self) -> Vec<Pid> {
         let socket = self.socket();
         let ours = |cmdline: &[u8]| {
             let args: Vec<&[u8]> = cmdline.split(|b| *b == 0).collect();
@@ -94,12 +96,12 @@ impl Containerd {
     }
 
     /// What it has said so far.
-    pub fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         fs::read_to_string(self.root.join("log")).unwrap_or_default()
     }
 
     /// The test's cgroup in every hierarchy.
-    pub fn cgroups(&self) -> Vec<PathBuf> {
+    pub(crate) fn cgroups(&self) -> Vec<PathBuf> {
         let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
         let points = mounts.lines().filter(|l| l.contains(" - cgroup")).filter_map(|l| l.split(' ').nth(4));
         points.map(|p| Path::new(p).join(self.cgroup.trim_start_matches('/'))).filter(|p| p.exists()).collect()
