@@ -7,7 +7,7 @@ fn main() -> ExitCode {
     let mut args = std::env::args_os().skip(1);
     if args.next().is_some_and(|word| word == "log-writer") {
         let dir = args.next().unwrap_or_default();
-        return hivemind::runtime::log_writer(std::path::Path::new(&dir));
+        hivemind::runtime::log_writer(std::path::Path::new(&dir));
     }
     hivemind::cli::run()
 }

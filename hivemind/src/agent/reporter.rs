@@ -18,7 +18,7 @@ use crate::{
 
 /// Where workers leave statuses. Cheap to clone.
 #[derive(Clone, Debug, Default)]
-pub struct Reporter {
+pub(super) struct Reporter {
     shared: Arc<Shared>,
 }
 
@@ -30,13 +30,13 @@ struct Shared {
 
 impl Reporter {
     /// Leaves a status; it replaces an unsent one of the same instance.
-    pub fn leave(&self, report: StatusReport) {
+    pub(super) fn leave(&self, report: StatusReport) {
         self.lock().insert(report.id.clone(), report);
         self.shared.wake.notify_one();
     }
 
     /// Sends for ever. Cancelling it loses nothing but what was left since the last send.
-    pub async fn run(self, upstream: Arc<dyn Upstream>) {
+    pub(super) async fn run(self, upstream: Arc<dyn Upstream>) {
         let mut failures = 0;
         loop {
             let batch = self.take();

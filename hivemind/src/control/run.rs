@@ -295,7 +295,7 @@ fn transaction(snapshot: &ClusterSnapshot, app: &AppKey, changes: &[Change]) -> 
         txn = match change {
             Change::CreateInstance(instance) => {
                 let key = keys::instance(&instance.app, &instance.id);
-                txn.when(Compare::Absent(key.clone())).put(key, encode(instance))
+                txn.when(Compare::Absent(key.clone())).put(key, encode(&**instance))
             }
             Change::StopInstance(id) => match of(id) {
                 Some(instance) => {

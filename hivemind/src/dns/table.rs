@@ -5,7 +5,7 @@ use std::{collections::HashMap, net::IpAddr};
 use crate::model::{Addresses, NodeDesired, Scope};
 
 /// The top of all names that hivemind gives.
-pub const ZONE: &str = "hivemind";
+pub(super) const ZONE: &str = "hivemind";
 
 /// All names of services, in lower case without a final dot.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

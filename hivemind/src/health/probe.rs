@@ -68,16 +68,16 @@ async fn http(to: SocketAddr, path: &str) -> Result<(), String> {
         .header(http::header::USER_AGENT, concat!("hivemind-health/", env!("CARGO_PKG_VERSION")))
         .body(Empty::<bytes::Bytes>::new())
         .map_err(|error| format!("GET {to}{path}: {error}"))?;
-    tokio::select! {
-        answer = sender.send_request(request) => {
-            let status = answer.map_err(failed)?.status();
-            if (200..400).contains(&status.as_u16()) { Ok(()) } else { Err(format!("GET {to}{path}: {status}")) }
-        }
-        ended = connection => Err(match ended {
-            Ok(()) => format!("GET {to}{path}: the connection was closed without an answer"),
-            Err(error) => failed(error),
-        }),
-    }
+    // The connection carries the request; when it ends, the answer is there or will never be.
+    let answer = sender.send_request(request);
+    tokio::pin!(answer);
+    let answer = tokio::select! {
+        biased;
+        answer = &mut answer => answer,
+        _ = connection => answer.await,
+    };
+    let status = answer.map_err(failed)?.status();
+    if (200..400).contains(&status.as_u16()) { Ok(()) } else { Err(format!("GET {to}{path}: {status}")) }
 }
 
 async fn exec(command: &[String], id: &InstanceId, runtime: &Arc<dyn Runtime>) -> Result<(), String> {

@@ -73,7 +73,7 @@ fn create(input: &mut Input<'_>, app: &App, count: usize, plan: &mut Plan) {
     let mut nodes = place::Nodes::new(input.snapshot);
     for _ in 0..count {
         match nodes.place(&app.spec.resources, input.cursor) {
-            Ok((node, addresses)) => plan.changes.push(Change::CreateInstance(Instance {
+            Ok((node, addresses)) => plan.changes.push(Change::CreateInstance(Box::new(Instance {
                 id: crate::model::InstanceId::from_bits((input.random)()),
                 app: app.key.clone(),
                 generation: app.generation,
@@ -83,7 +83,7 @@ fn create(input: &mut Input<'_>, app: &App, count: usize, plan: &mut Plan) {
                 identity,
                 desired: Desired::Run,
                 created_at: input.now,
-            })),
+            }))),
             Err(reasons) => {
                 plan.unmet = reasons;
                 break;

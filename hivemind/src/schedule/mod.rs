@@ -17,7 +17,7 @@ use crate::model::{AppKey, ClusterSnapshot, Instance, InstanceId, Scope, Service
 #[derive(Clone, Debug, PartialEq)]
 pub enum Change {
     /// A new instance.
-    CreateInstance(Instance),
+    CreateInstance(Box<Instance>),
     /// An instance is to stop.
     StopInstance(InstanceId),
     /// Nothing is left of an instance: its rows go.

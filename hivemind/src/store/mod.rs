@@ -6,12 +6,8 @@
 
 #[cfg(any(test, feature = "testkit"))]
 pub mod conformance;
-#[cfg(test)]
-mod crash_tests;
 mod error;
 pub mod keys;
-#[cfg(test)]
-mod model_tests;
 mod redb;
 mod types;
 

@@ -76,7 +76,10 @@ pub(super) fn initialise(db: &Database, path: &Path) -> Result<(), StoreError> {
     let fail = Fail { path, action: "create" };
     let txn = db.begin_write().map_err(|e| fail.by(e))?;
     Tables::open(&txn)
-        .and_then(|mut t| Ok(t.meta.insert(SCHEMA, u64::from(SCHEMA_VERSION))?).map(drop))
+        .and_then(|mut t| {
+            t.meta.insert(SCHEMA, u64::from(SCHEMA_VERSION))?;
+            Ok(())
+        })
         .map_err(|e| fail.by(e))?;
     txn.commit().map_err(|e| fail.by(e))
 }

@@ -3,7 +3,7 @@
 use std::{
     fs::{File, OpenOptions, TryLockError},
     io,
-    os::unix::fs::OpenOptionsExt,
+    os::unix::fs::{OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
 };
 
@@ -50,6 +50,8 @@ pub(super) fn make(
         Err(TryLockError::WouldBlock) => return Err(StoreError::Locked { path: path.to_owned() }),
         Err(TryLockError::Error(e)) => return Err(io(e)),
     }
+    // A leftover may have been made by anyone, with any mode.
+    file.set_permissions(std::fs::Permissions::from_mode(0o600)).map_err(io)?;
     let written = write(&file, path, share, fill);
     // After the renaming there is nothing under this name.
     let _ = std::fs::remove_file(&temporary);
