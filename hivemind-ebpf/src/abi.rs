@@ -5,10 +5,20 @@ use core::mem::{align_of, offset_of, size_of};
 /// A network address of either family, IPv4 as `::ffff:a.b.c.d`, in four words of network order.
 /// The zero address stands for none.
 #[repr(C)]
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+#[expect(clippy::derived_hash_with_manual_eq, reason = "the same equality, spelled out")]
+#[derive(Clone, Copy, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct Addr {
     /// The 128 bits, most significant word first.
     pub words_be: [u32; 4],
+}
+
+impl PartialEq for Addr {
+    /// Without a loop: the derived comparison calls one over 16 bytes, each an exit for the verifier to follow.
+    #[inline(always)]
+    fn eq(&self, other: &Self) -> bool {
+        let ([a, b, c, d], [e, f, g, h]) = (self.words_be, other.words_be);
+        (a ^ e) | (b ^ f) | (c ^ g) | (d ^ h) == 0
+    }
 }
 
 /// The word before the 32 bits of an IPv4 address.

@@ -51,7 +51,7 @@ pub(super) fn choose(key: &FrontendKey, random: u32, avoid: Option<&Addr>) -> Op
 #[inline(always)]
 fn slot(group: u32, index: u32) -> Option<Backend> {
     // SAFETY: copied at once, and its group compared.
-    let backend = *unsafe { SLOTS.get(SlotKey { group, index }) }?;
+    let backend = *unsafe { SLOTS.get(&SlotKey { group, index }) }?;
     (backend.group == group).then_some(backend)
 }
 
@@ -59,7 +59,7 @@ fn slot(group: u32, index: u32) -> Option<Backend> {
 #[inline(always)]
 pub(super) fn served(ifindex: u32, port_be: u16, protocol: u8) -> u32 {
     // SAFETY: one aligned word.
-    unsafe { SERVED.get(ServedKey { ifindex, port_be, protocol, pad: 0 }) }.copied().unwrap_or(0)
+    unsafe { SERVED.get(&ServedKey { ifindex, port_be, protocol, pad: 0 }) }.copied().unwrap_or(0)
 }
 
 /// What the table says of a packet.
@@ -102,7 +102,7 @@ pub(super) fn is_forward(tuple: &Tuple) -> bool {
 /// Not inlined, as some others here: the stack has 512 bytes, and functions that do not run at the same time share it.
 #[inline(never)]
 pub(super) fn follow(packet: &Packet, known: &mut Known) -> Result<(), Reason> {
-    let Some(entry) = CONNECTIONS.get_ptr_mut(packet.tuple) else { return Ok(()) };
+    let Some(entry) = CONNECTIONS.get_ptr_mut(&packet.tuple) else { return Ok(()) };
     // SAFETY: a row of the table. Rows are removed long after their connection's last packet only.
     let entry = unsafe { &mut *entry };
     let tcp = packet.tuple.protocol == TCP;
@@ -110,7 +110,7 @@ pub(super) fn follow(packet: &Packet, known: &mut Known) -> Result<(), Reason> {
         // A new connection from the port of an old one that is over is new.
         if tcp && packet.opens() {
             // SAFETY: one byte.
-            let reverse = unsafe { CONNECTIONS.get(entry.other(&packet.tuple)) }.map_or(0, |c| c.seen);
+            let reverse = unsafe { CONNECTIONS.get(&entry.other(&packet.tuple)) }.map_or(0, |c| c.seen);
             if connection::is_closed(entry.seen, reverse) {
                 return Ok(());
             }
@@ -136,7 +136,7 @@ pub(super) fn follow(packet: &Packet, known: &mut Known) -> Result<(), Reason> {
 #[inline(always)]
 fn is_served(known: &Connection, tcp: bool) -> bool {
     // SAFETY: copied.
-    let Some(peer) = (unsafe { PEERS.get(known.addr) }).copied() else { return false };
+    let Some(peer) = (unsafe { PEERS.get(&known.addr) }).copied() else { return false };
     if peer.ifindex != known.ifindex {
         return false;
     }
@@ -158,7 +158,7 @@ pub(super) fn begin(packet: &Packet, key: &FrontendKey, came_by: u32, known: &mu
         None => return Err(Reason::NoSuchPort),
     };
     // SAFETY: one aligned word.
-    let Some(ifindex) = (unsafe { PEERS.get(choice.addr) }).map(|p| p.ifindex) else { return Err(Reason::NoBackend) };
+    let Some(ifindex) = (unsafe { PEERS.get(&choice.addr) }).map(|p| p.ifindex) else { return Err(Reason::NoBackend) };
     let service = choice.service;
     *known = Known { addr: choice.addr, port_be: choice.port_be, kind: FORWARD, service, ifindex };
     let mut row = Connection {
@@ -183,7 +183,7 @@ pub(super) fn begin(packet: &Packet, key: &FrontendKey, came_by: u32, known: &mu
     row.kind = FORWARD;
     row.seen = if tcp { connection::seen(packet.detail) } else { SENT };
     row.ifindex = ifindex;
-    CONNECTIONS.insert(packet.tuple, row, 0).map_err(|_| Reason::TableFull)
+    CONNECTIONS.insert(&packet.tuple, &row, 0).map_err(|_| Reason::TableFull)
 }
 
 /// Writes the way back. The client may use one port towards two of a service's addresses: if both lead to the same
@@ -198,7 +198,7 @@ fn remember(key: &Tuple, back: &Connection) -> Result<(), Reason> {
     let same = old.addr == back.addr && old.port_be == back.port_be;
     let (seen, last) = (old.seen, old.last);
     // SAFETY: read at once.
-    let over = unsafe { CONNECTIONS.get(old.other(key)) }.is_none_or(|forward| {
+    let over = unsafe { CONNECTIONS.get(&old.other(key)) }.is_none_or(|forward| {
         let ticks = connection::lifetime(key.protocol, forward.seen, seen);
         connection::is_closed(forward.seen, seen) || connection::is_over(back.last, forward.last, last, ticks)
     });

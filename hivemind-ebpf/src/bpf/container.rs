@@ -8,7 +8,7 @@ use aya_ebpf::{
 };
 use hivemind_ebpf::{
     abi::{Endpoint, FrontendKey, IN, OUT, REVERSE},
-    packet::{self, ARP, Bytes, ETH, Packet},
+    packet::{self as model, ARP, Bytes, ETH, Packet},
     reason::Reason,
 };
 
@@ -18,7 +18,7 @@ use super::{
     finish,
     maps::{ENDPOINTS, FRONTENDS, PEERS, config, count},
     rewrite,
-    skb::{Skb, read},
+    skb::{Skb, packet, read},
 };
 
 /// Bytes of an ARP message for IPv4 over Ethernet.
@@ -45,7 +45,7 @@ fn hm_to_cont(context: TcContext) -> i32 {
 #[inline(always)]
 fn from_container(skb: Skb, own: u32, verdict: &mut i32) -> Result<(), Reason> {
     // SAFETY: a row goes only when its device does.
-    let endpoint = unsafe { ENDPOINTS.get(own) }.ok_or(Reason::NotReady)?;
+    let endpoint = unsafe { ENDPOINTS.get(&own) }.ok_or(Reason::NotReady)?;
     let eth: [u8; ETH as usize] = skb.load(0).ok_or(Reason::Malformed)?;
     if !same_mac(&eth, 6, &endpoint.frame_to) {
         return Err(Reason::SpoofedMac);
@@ -54,38 +54,38 @@ fn from_container(skb: Skb, own: u32, verdict: &mut i32) -> Result<(), Reason> {
     if ether_type == ARP {
         return arp(skb, endpoint);
     }
-    let mut packet = Packet::BLANK;
-    read(skb, ether_type, &mut packet)?;
-    check_source(&packet, endpoint)?;
+    read(skb, ether_type)?;
+    let packet = packet().ok_or(Reason::Malformed)?;
+    check_source(packet, endpoint)?;
     let length = u64::from(skb.len());
     if packet.is_neighbour() {
         // The host's entries for instances are permanent: nothing that is said here changes them.
-        let near = packet::is_group(&packet.tuple.dst)
-            || packet::is_link_local(&packet.tuple.dst)
+        let near = model::is_group(&packet.tuple.dst)
+            || model::is_link_local(&packet.tuple.dst)
             || packet.tuple.dst == config().gateways[1];
         return if packet.is_resolution() && near { Ok(()) } else { Err(Reason::Neighbour) };
     }
-    if packet::is_group(&packet.tuple.dst) {
+    if model::is_group(&packet.tuple.dst) {
         return Err(Reason::Multicast);
     }
-    if packet::is_unroutable(&packet.tuple.dst) {
+    if model::is_unroutable(&packet.tuple.dst) {
         return Err(Reason::Unroutable);
     }
 
     let config = config();
     let mut known = Known::NOTHING;
     if packet.has_ports() {
-        balance::follow(&packet, &mut known)?;
+        balance::follow(packet, &mut known)?;
     }
     if known.kind == 0 {
         let dst = &packet.tuple.dst;
         if config.services[0].contains(dst) || config.services[1].contains(dst) {
-            to_service(&packet, own, &mut known)?;
+            to_service(packet, own, &mut known)?;
         }
     }
     let rewritten = known.kind != 0;
     if rewritten {
-        known.apply(skb, &mut packet)?;
+        known.apply(skb, packet)?;
     }
     let returns_by = if known.kind == REVERSE { known.ifindex } else { 0 };
     let mut service = known.service;
@@ -96,11 +96,11 @@ fn from_container(skb: Skb, own: u32, verdict: &mut i32) -> Result<(), Reason> {
     let within = config.instances[0].contains(&dst) || config.instances[1].contains(&dst);
     if within && dst != config.gateways[0] && dst != config.gateways[1] {
         // SAFETY: one aligned word.
-        let ifindex = unsafe { PEERS.get(dst) }.ok_or(Reason::NoSuchInstance)?.ifindex;
+        let ifindex = unsafe { PEERS.get(&dst) }.ok_or(Reason::NoSuchInstance)?.ifindex;
         if ifindex != 0 {
             // With a time to live of 1 a router answers "time exceeded": that is left to the stack.
             if packet.ttl > 1 || rewritten {
-                to_local(skb, &packet, ifindex, service, verdict)?;
+                to_local(skb, packet, ifindex, service, verdict)?;
             }
         }
     } else if returns_by != 0 {
@@ -119,7 +119,7 @@ fn from_container(skb: Skb, own: u32, verdict: &mut i32) -> Result<(), Reason> {
 #[inline(always)]
 pub(super) fn to_local(skb: Skb, packet: &Packet, ifindex: u32, service: u32, verdict: &mut i32) -> Result<(), Reason> {
     // SAFETY: copied.
-    let to = unsafe { ENDPOINTS.get(ifindex) }.ok_or(Reason::PeerNotReady)?.frame_to;
+    let to = unsafe { ENDPOINTS.get(&ifindex) }.ok_or(Reason::PeerNotReady)?.frame_to;
     let length = u64::from(skb.len());
     if packet.ttl > 1 {
         rewrite::lower_ttl(skb, packet)?;
@@ -143,7 +143,7 @@ pub(super) fn to_local(skb: Skb, packet: &Packet, ifindex: u32, service: u32, ve
 #[inline(always)]
 pub(super) fn to_local_by_device(skb: Skb, ifindex: u32, verdict: &mut i32) -> Result<(), Reason> {
     // SAFETY: copied.
-    let to = unsafe { ENDPOINTS.get(ifindex) }.ok_or(Reason::PeerNotReady)?.frame_to;
+    let to = unsafe { ENDPOINTS.get(&ifindex) }.ok_or(Reason::PeerNotReady)?.frame_to;
     skb.store(0, &to, 0)?;
     // SAFETY: no pointers.
     *verdict = unsafe { bpf_redirect(ifindex, 0) } as i32;
@@ -153,12 +153,12 @@ pub(super) fn to_local_by_device(skb: Skb, ifindex: u32, verdict: &mut i32) -> R
 /// A packet to a virtual address that did not go through a socket hook.
 #[inline(always)]
 fn to_service(packet: &Packet, own: u32, known: &mut Known) -> Result<(), Reason> {
-    if packet.fragment != packet::WHOLE {
+    if packet.fragment != model::WHOLE {
         return Err(Reason::Fragment);
     }
     let dst = packet.tuple.dst;
     // SAFETY: only whether it is there.
-    if unsafe { FRONTENDS.get(FrontendKey::address(dst)) }.is_none() {
+    if unsafe { FRONTENDS.get(&FrontendKey::address(dst)) }.is_none() {
         return Err(Reason::NoSuchService);
     }
     if !packet.has_ports() {
@@ -177,7 +177,7 @@ fn check_source(packet: &Packet, endpoint: &Endpoint) -> Result<(), Reason> {
         return Ok(());
     }
     // `::` asks whether an address is taken.
-    let quiet = !packet.is_v4() && (packet::is_link_local(&src) || src.is_none());
+    let quiet = !packet.is_v4() && (model::is_link_local(&src) || src.is_none());
     if quiet && packet.is_neighbour() { Ok(()) } else { Err(Reason::SpoofedAddress) }
 }
 
@@ -205,19 +205,19 @@ fn arp(skb: Skb, endpoint: &Endpoint) -> Result<(), Reason> {
 #[inline(always)]
 fn to_container(skb: Skb, own: u32) -> Result<(), Reason> {
     // SAFETY: a row goes only when its device does.
-    let endpoint = unsafe { ENDPOINTS.get(own) }.ok_or(Reason::NotReady)?;
+    let endpoint = unsafe { ENDPOINTS.get(&own) }.ok_or(Reason::NotReady)?;
     let eth: [u8; ETH as usize] = skb.load(0).ok_or(Reason::Malformed)?;
     let ether_type = u16::from_be_bytes([eth[12], eth[13]]);
     if ether_type == ARP {
         return Ok(());
     }
-    let mut packet = Packet::BLANK;
-    read(skb, ether_type, &mut packet)?;
+    read(skb, ether_type)?;
+    let packet = packet().ok_or(Reason::Malformed)?;
     let dst = packet.tuple.dst;
     if packet.is_neighbour() {
         return if packet.is_resolution() { Ok(()) } else { Err(Reason::Neighbour) };
     }
-    if packet::is_group(&dst) {
+    if model::is_group(&dst) {
         return Err(Reason::Multicast);
     }
     if dst != if packet.is_v4() { endpoint.v4 } else { endpoint.v6 } {
@@ -231,9 +231,9 @@ fn to_container(skb: Skb, own: u32) -> Result<(), Reason> {
         // not in the table under these addresses.
         if service == 0 {
             let mut known = Known::NOTHING;
-            balance::follow(&packet, &mut known)?;
+            balance::follow(packet, &mut known)?;
             if known.kind == REVERSE {
-                known.apply(skb, &mut packet)?;
+                known.apply(skb, packet)?;
                 service = known.service;
             }
         }

@@ -3,7 +3,7 @@
 use aya_ebpf::{macros::classifier, programs::TcContext};
 use hivemind_ebpf::{
     abi::{FORWARD, FrontendKey, IN},
-    packet::{Bytes, ETH, Packet, WHOLE},
+    packet::{Bytes, ETH, WHOLE},
     reason::Reason,
 };
 
@@ -12,7 +12,7 @@ use super::{
     balance::{self, Known},
     container::{to_local, to_local_by_device},
     finish,
-    skb::{Skb, read},
+    skb::{Skb, packet, read},
 };
 
 /// Ingress of an uplink: packets of connections that were accepted go straight to their backend. All others pass.
@@ -42,26 +42,26 @@ fn ether_type(skb: Skb) -> Option<u16> {
 #[inline(always)]
 fn from_uplink(skb: Skb, verdict: &mut i32) -> Result<(), Reason> {
     // What cannot be read is not ours to judge.
-    let mut packet = Packet::BLANK;
-    if ether_type(skb).is_none_or(|t| read(skb, t, &mut packet).is_err()) {
+    if ether_type(skb).is_none_or(|t| read(skb, t).is_err()) {
         return Ok(());
     }
+    let packet = packet().ok_or(Reason::Malformed)?;
     if !packet.has_ports() || packet.fragment != WHOLE || !balance::is_forward(&packet.tuple) {
         return Ok(());
     }
     let mut known = Known::NOTHING;
-    balance::follow(&packet, &mut known)?;
+    balance::follow(packet, &mut known)?;
     if known.ifindex == 0 {
         return Ok(());
     }
-    known.apply(skb, &mut packet)?;
-    to_local(skb, &packet, known.ifindex, known.service, verdict)
+    known.apply(skb, packet)?;
+    to_local(skb, packet, known.ifindex, known.service, verdict)
 }
 
 #[inline(always)]
 fn pub_select(skb: Skb, verdict: &mut i32) -> Result<(), Reason> {
-    let mut packet = Packet::BLANK;
-    read(skb, ether_type(skb).ok_or(Reason::Malformed)?, &mut packet)?;
+    read(skb, ether_type(skb).ok_or(Reason::Malformed)?)?;
+    let packet = packet().ok_or(Reason::Malformed)?;
     if !packet.has_ports() {
         return Err(Reason::NoSuchPort);
     }
@@ -69,15 +69,15 @@ fn pub_select(skb: Skb, verdict: &mut i32) -> Result<(), Reason> {
         return Err(Reason::Fragment);
     }
     let mut known = Known::NOTHING;
-    balance::follow(&packet, &mut known)?;
+    balance::follow(packet, &mut known)?;
     if known.kind == 0 {
         let key = FrontendKey::published(packet.is_v4(), packet.tuple.dport_be, packet.tuple.protocol);
-        balance::begin(&packet, &key, skb.came_by(), &mut known)?;
+        balance::begin(packet, &key, skb.came_by(), &mut known)?;
     }
     // A backend on another node is reached there: its node publishes the port as well.
     if known.kind != FORWARD || known.ifindex == 0 {
         return Err(Reason::PeerNotReady);
     }
-    known.apply(skb, &mut packet)?;
+    known.apply(skb, packet)?;
     to_local_by_device(skb, known.ifindex, verdict)
 }

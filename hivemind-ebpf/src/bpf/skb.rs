@@ -5,12 +5,17 @@ use aya_ebpf::{
     helpers::generated::{
         bpf_csum_diff, bpf_l3_csum_replace, bpf_l4_csum_replace, bpf_skb_load_bytes, bpf_skb_store_bytes,
     },
+    macros::map,
+    maps::PerCpuArray,
     programs::TcContext,
 };
 use hivemind_ebpf::{
     packet::{self, Bytes, Packet},
     reason::Reason,
 };
+
+#[map(name = "hm_packet")]
+static PACKET: PerCpuArray<Packet> = PerCpuArray::with_max_entries(1, 0);
 
 /// A packet of a TC hook.
 #[derive(Clone, Copy)]
@@ -93,8 +98,19 @@ const fn done(code: i64) -> Result<(), Reason> {
     if code == 0 { Ok(()) } else { Err(Reason::Rewrite) }
 }
 
-/// Reads the headers of an IP packet. Not inlined: its buffers are off the stack when it returns.
+/// Reads the headers of an IP packet, into memory of this CPU: what lies on the stack the verifier follows byte by byte,
+/// on every path through here and on from here (it took ten times as many steps). Programs of one CPU do not interrupt
+/// each other, and one has done with its packet before the next begins.
 #[inline(never)]
-pub(super) fn read(skb: Skb, ether_type: u16, packet: &mut Packet) -> Result<(), Reason> {
+pub(super) fn read(skb: Skb, ether_type: u16) -> Result<(), Reason> {
+    let Some(packet) = packet() else { return Err(Reason::Malformed) };
+    *packet = Packet::BLANK;
     packet::parse(&skb, ether_type, packet)
+}
+
+/// What [`read`] has read. Always there: the verifier does not know that.
+#[inline(always)]
+pub(super) fn packet() -> Option<&'static mut Packet> {
+    // SAFETY: the CPU's own memory, see `read`.
+    PACKET.get_ptr_mut(0).map(|packet| unsafe { &mut *packet })
 }

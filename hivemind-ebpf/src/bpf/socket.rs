@@ -129,7 +129,7 @@ fn towards(call: &Call, v4: bool, addr: &Addr) -> i32 {
     let key = SocketKey { cookie, addr: choice.addr, port_be: choice.port_be, pad: [0; 3] };
     let original = Original { addr: *addr, port_be, pad: 0 };
     // When it fails the program sees the backend's address as its peer's: the connection itself works.
-    let _ = SOCKETS.insert(key, original, 0);
+    let _ = SOCKETS.insert(&key, &original, 0);
     call.set(v4, &choice.addr, choice.port_be);
     count(0, choice.service, OPENED, 0, 0);
     ALLOW
@@ -139,7 +139,7 @@ fn towards(call: &Call, v4: bool, addr: &Addr) -> i32 {
 #[inline(always)]
 fn unknown(addr: &Addr) -> i32 {
     // SAFETY: copied.
-    match unsafe { FRONTENDS.get(FrontendKey::address(*addr)) } {
+    match unsafe { FRONTENDS.get(&FrontendKey::address(*addr)) } {
         Some(row) => refuse(row.service, Reason::NoSuchPort, ECONNREFUSED),
         None => refuse(0, Reason::NoSuchService, EHOSTUNREACH),
     }
@@ -164,7 +164,7 @@ fn is_of_node(addr: &Addr) -> bool {
 fn from(call: &Call, v4: bool, addr: &Addr) -> i32 {
     let key = SocketKey { cookie: call.cookie(), addr: *addr, port_be: call.port_be(), pad: [0; 3] };
     // SAFETY: copied.
-    if let Some(original) = unsafe { SOCKETS.get(key) }.copied() {
+    if let Some(original) = unsafe { SOCKETS.get(&key) }.copied() {
         call.set(v4, &original.addr, original.port_be);
     }
     ALLOW

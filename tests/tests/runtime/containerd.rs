@@ -72,7 +72,7 @@ impl Containerd {
     }
 
     /// The pids of its shims.
-    pub(crate) fn shims(&self) -> Vec<Pid> {
+    fn shims(&self) -> Vec<Pid> {
         let socket = self.socket();
         let ours = |cmdline: &[u8]| {
             let args: Vec<&[u8]> = cmdline.split(|b| *b == 0).collect();
@@ -129,6 +129,11 @@ impl Drop for Containerd {
         }
         let _ = self.child.kill();
         let _ = self.child.wait();
+        // A killed shim leaves its socket.
+        for dir in children(&self.root.join("run/io.containerd.runtime.v2.task")) {
+            let address = fs::read_to_string(dir.join("address")).unwrap_or_default();
+            let _ = address.strip_prefix("unix://").map(fs::remove_file);
+        }
         let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
         let points = mounts.lines().rev().filter_map(|l| l.split(' ').nth(4));
         for point in points.filter(|p| Path::new(p).starts_with(&self.root)) {
@@ -148,6 +153,7 @@ impl Drop for Containerd {
 
 /// `dir` and everything below it, parents first.
 fn children(dir: &Path) -> Vec<PathBuf> {
-    let below = fs::read_dir(dir).into_iter().flatten().flatten().map(|e| e.path()).filter(|p| p.is_dir());
+    let below = fs::read_dir(dir).into_iter().flatten().flatten();
+    let below = below.filter(|e| e.file_type().is_ok_and(|t| t.is_dir())).map(|e| e.path());
     std::iter::once(dir.to_owned()).chain(below.flat_map(|p| children(&p))).collect()
 }

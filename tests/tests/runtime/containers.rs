@@ -5,7 +5,7 @@ use std::{path::PathBuf, time::Duration};
 use futures::StreamExt as _;
 use hivemind::{
     model::{Bytes, MilliCpu},
-    runtime::{RunState, Runtime as _, RuntimeError, RuntimeEvent},
+    runtime::{ContainerSpec, RunState, Runtime as _, RuntimeError, RuntimeEvent},
     spec::v1::Resources,
 };
 use tokio::time::Instant;
@@ -46,6 +46,10 @@ fn runs_what_the_spec_says() {
             let error = runtime.start(&spec.id).await.expect_err("must fail");
             assert!(matches!(&error, RuntimeError::Start { why: w, .. } if w.contains(why)), "{error:?}");
         }
+        let nowhere = ContainerSpec { netns: "/run/netns/none".into(), ..spec.clone() };
+        runtime.create(&nowhere).await?;
+        let error = runtime.start(&spec.id).await.expect_err("must fail");
+        assert!(matches!(&error, RuntimeError::Start { why, .. } if why.contains("/run/netns/none")), "{error:?}");
         spec.user = Some("nobody-knows".to_owned());
         let error = runtime.create(&spec).await.expect_err("must fail");
         assert!(matches!(error, RuntimeError::Start { .. }), "{error:?}");

@@ -177,3 +177,26 @@ fn at_once_and_broken_off() {
         Ok(())
     });
 }
+
+#[test]
+fn a_full_disk() {
+    sandboxed(|| async {
+        let world = World::with_disk(Some(16)).await?;
+        let runtime = world.runtime()?;
+        let target = &world.registry.target;
+        let small = [(busybox()?, Packed::Gzip)];
+        target.push("team/small", Some("latest"), &small, architecture(), json!({}))?;
+        let noise: Vec<u8> =
+            (0..3_000_000u64).flat_map(|n| n.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes()).collect();
+        let large = [(busybox()?, Packed::Gzip), (layer("srv/noise", &noise), Packed::Plain)];
+        target.push("team/large", Some("latest"), &large, architecture(), json!({}))?;
+
+        let error = pull(&runtime, &format!("{}/team/large", target.host)).await.expect_err("must fail");
+        let error = error.downcast::<RuntimeError>()?;
+        let root = world.dir.join("containerd");
+        assert!(matches!(&error, RuntimeError::DiskFull { path, .. } if path.starts_with(&root)), "{error:?}");
+        // What was fetched is gone, so that others find room.
+        pull(&runtime, &format!("{}/team/small", target.host)).await?;
+        Ok(())
+    });
+}

@@ -14,7 +14,10 @@ use hivemind::{
     runtime::{ContainerSpec, ContainerdRuntime, Image, LogQuery, PullProgress, RunState, Runtime as _, RuntimeConfig},
     spec::v1::{PullPolicy, Resources},
 };
-use nix::sched::{CloneFlags, unshare};
+use nix::{
+    mount::{MsFlags, mount},
+    sched::{CloneFlags, unshare},
+};
 use serde_json::{Value, json};
 use tokio::{sync::watch, time::Instant};
 
@@ -101,22 +104,32 @@ pub(crate) struct World {
     name: String,
     cgroup: String,
     /// Last: containerd has mounts in it.
-    _dir: Cleanup,
+    _dirs: Cleanup,
 }
 
 impl World {
     pub(crate) async fn new() -> Result<Self> {
+        Self::with_disk(None).await
+    }
+
+    /// With containerd's directory on a file system of so many megabytes.
+    pub(crate) async fn with_disk(megabytes: Option<u32>) -> Result<Self> {
         static COUNT: AtomicU64 = AtomicU64::new(0);
         let unique = format!("{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let dir = std::env::temp_dir().join(format!("hivemind-runtime-{unique}"));
         std::fs::create_dir_all(dir.join("containerd"))?;
         let cgroup = format!("/hivemind-test-{unique}");
+        if let Some(megabytes) = megabytes {
+            let options = format!("size={megabytes}m");
+            mount(Some("tmpfs"), &dir.join("containerd"), Some("tmpfs"), MsFlags::empty(), Some(options.as_str()))?;
+        }
         let containerd = Containerd::start(&dir.join("containerd"), &cgroup).await?;
         let registry = Registry::start(&dir, 5000, None, None).await?;
         let name = format!("hmtest-{unique}");
         anyhow::ensure!(Command::new("ip").args(["netns", "add", &name]).status()?.success(), "no netns");
-        let _dir = Cleanup(dir.clone());
-        Ok(Self { dir, containerd, registry, name, cgroup, _dir })
+        // runc's state is outside of containerd's.
+        let _dirs = Cleanup([dir.clone(), Path::new("/run/containerd/runc").join(&name)]);
+        Ok(Self { dir, containerd, registry, name, cgroup, _dirs })
     }
 
     pub(crate) fn config(&self) -> RuntimeConfig {
@@ -183,16 +196,17 @@ impl World {
 impl Drop for World {
     fn drop(&mut self) {
         let _ = Command::new("ip").args(["netns", "del", &self.name]).status();
-        let _ = std::fs::remove_dir_all(Path::new("/run/containerd/runc").join(&self.name));
     }
 }
 
-/// Removes a directory when it is dropped.
-struct Cleanup(PathBuf);
+/// Removes directories when it is dropped.
+struct Cleanup([PathBuf; 2]);
 
 impl Drop for Cleanup {
     fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
+        for dir in &self.0 {
+            let _ = std::fs::remove_dir_all(dir);
+        }
     }
 }
 

@@ -70,7 +70,8 @@ impl Default for RuntimeConfig {
             log_dir: "/var/lib/hivemind/logs".into(),
             run_dir: "/run/hivemind/containers".into(),
             snapshotter: "overlayfs".to_owned(),
-            log_writer: "/proc/self/exe".into(),
+            // A link like /proc/self/exe would name the shim, which starts it.
+            log_writer: std::env::current_exe().unwrap_or_else(|_| "/usr/bin/hivemind".into()),
             cgroup_parent: "/hivemind".to_owned(),
             plain_http_registries: Vec::new(),
             registry_auth: None,

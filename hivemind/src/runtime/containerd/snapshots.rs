@@ -124,20 +124,23 @@ impl Snapshots {
         Ok(Vec::new())
     }
 
-    /// A read-only view `key` of the image `parent`; an existing one is used.
+    /// A read-only view `key` of the image `parent`, anew if there is one already.
     pub(super) async fn view(&self, key: &str, parent: &str) -> Result<Vec<types::Mount>, RuntimeError> {
         let c = &self.client;
-        let request = ViewSnapshotRequest {
-            snapshotter: self.name.clone(),
-            key: key.to_owned(),
-            parent: parent.to_owned(),
-            labels: Default::default(),
-        };
-        match c.call(c.snapshots().view(c.request(request))).await {
-            Ok(view) => Ok(view.mounts),
-            Err(s) if s.code() == Code::AlreadyExists => self.mounts(key).await,
-            Err(s) => Err(c.error("look into", parent, &s)),
+        for last in [false, true] {
+            let request = c.request(ViewSnapshotRequest {
+                snapshotter: self.name.clone(),
+                key: key.to_owned(),
+                parent: parent.to_owned(),
+                labels: Default::default(),
+            });
+            match c.call(c.snapshots().view(request)).await {
+                Ok(view) => return Ok(view.mounts),
+                Err(s) if s.code() == Code::AlreadyExists && !last => self.remove(key).await?,
+                Err(s) => return Err(c.error("look into", parent, &s)),
+            }
         }
+        Ok(Vec::new())
     }
 
     /// How to mount the snapshot `key`.

@@ -164,9 +164,12 @@ impl ContainerdRuntime {
     }
 }
 
-/// Whether a creation failed because of an earlier one that was broken off: containerd is still cleaning up after it.
+/// Whether a creation failed because of an earlier one that was broken off: containerd is still cleaning up after it,
+/// and finds its folder where there should be none, or loses the new one.
 fn is_leftover(status: &Status) -> bool {
-    status.code() == Code::AlreadyExists || status.message().contains("file exists")
+    let why = status.message();
+    let folder = ["file exists", "no such file or directory"].iter().any(|w| why.contains(w));
+    status.code() == Code::AlreadyExists || (why.contains("failed to start shim") && folder)
 }
 
 /// The part of runc's message that says what is wrong.

@@ -1,0 +1,347 @@
+//! A node in namespaces of its own: a "host" with the real data plane, instances behind routed veth pairs, and an
+//! outside that reaches the host by an uplink. Nothing of it is in the root namespaces, so that nothing can be left
+//! but a cgroup, which is swept at the next start.
+
+use std::{
+    fs::{self, File},
+    io::Write,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    os::fd::AsFd,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    sync::mpsc,
+    thread,
+};
+
+use hivemind::{
+    dataplane::{
+        Dataplane,
+        bpf::{BpfDataplane, DataplaneConfig},
+        tables::{EndpointRow, Frontend, PeerRow, ServiceRow, Tables},
+    },
+    model::{Addresses, InstanceId, Protocol},
+    net::{Family, HostLink, Mac, NodeNet},
+};
+use nix::{
+    mount::{MsFlags, mount},
+    sched::{CloneFlags, setns, unshare},
+};
+
+/// Where the host's namespace has the BPF file system: the usual place, in a mount namespace of its own.
+pub const BPF_ROOT: &str = "/sys/fs/bpf/hivemind";
+/// What all cgroups of these tests begin with.
+const CGROUP: &str = "hivemind-test-";
+/// Addresses of host and outside on the uplink.
+pub const UPLINK: [(Ipv4Addr, Ipv6Addr); 2] = [
+    (Ipv4Addr::new(192, 0, 2, 1), Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1)),
+    (Ipv4Addr::new(192, 0, 2, 2), Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 2)),
+];
+
+/// Runs `test` on a thread with its own network and mount namespace, in a cgroup of its own.
+pub fn isolated(test: impl FnOnce(&Path) + Send) {
+    if std::env::var_os("HIVEMIND_ALLOW_SKIP").is_some() && !nix::unistd::geteuid().is_root() {
+        println!("skipped: not root");
+        return;
+    }
+    // Tests of one process share its cgroup: one at a time.
+    static ONE: std::sync::Mutex<()> = std::sync::Mutex::new(());
+    let one = ONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let cgroup = Cgroup::enter();
+    let result = thread::scope(|scope| {
+        let body = || {
+            unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS).expect("unshare (these tests need root)");
+            mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>).expect("/");
+            mount(Some("bpf"), "/sys/fs/bpf", Some("bpf"), MsFlags::empty(), None::<&str>).expect("bpffs");
+            sh("ip link set lo up");
+            test(&cgroup.path);
+        };
+        scope.spawn(body).join()
+    });
+    drop(cgroup);
+    drop(one);
+    if let Err(panic) = result {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+/// A cgroup with this process in it.
+struct Cgroup {
+    path: PathBuf,
+    former: PathBuf,
+}
+
+impl Cgroup {
+    fn enter() -> Self {
+        let mounts = fs::read_to_string("/proc/self/mountinfo").expect("mountinfo");
+        let line = mounts.lines().find(|line| line.contains(" - cgroup2 ")).expect("a cgroup2 mount");
+        let root = PathBuf::from(line.split(' ').nth(4).expect("the mount point"));
+        for entry in fs::read_dir(&root).expect("cgroups").flatten() {
+            if entry.file_name().to_string_lossy().starts_with(CGROUP) {
+                // Busy if its process is alive.
+                let _ = fs::remove_dir(entry.path());
+            }
+        }
+        let own = fs::read_to_string("/proc/self/cgroup").expect("own cgroup");
+        let own = own.lines().find_map(|line| line.strip_prefix("0::/")).expect("own cgroup2");
+        let path = root.join(format!("{CGROUP}{}", std::process::id()));
+        fs::create_dir_all(&path).expect("a cgroup");
+        fs::write(path.join("cgroup.procs"), "0").expect("to enter the cgroup");
+        Self { path, former: root.join(own) }
+    }
+}
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        let _ = fs::write(self.former.join("cgroup.procs"), "0");
+        let _ = fs::remove_dir(&self.path);
+    }
+}
+
+/// Runs a command line in the calling thread's namespaces.
+#[track_caller]
+pub fn sh(line: &str) {
+    let output = Command::new("sh").args(["-ec", line]).output().expect("sh");
+    assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// Feeds rules to nft in the calling thread's namespaces.
+#[track_caller]
+pub fn nft(rules: &str) {
+    let mut child = Command::new("nft").args(["-f", "-"]).stdin(Stdio::piped()).spawn().expect("nft");
+    child.stdin.take().expect("stdin").write_all(rules.as_bytes()).expect("to write rules");
+    assert!(child.wait().expect("nft").success(), "{rules}");
+}
+
+/// A network namespace.
+#[derive(Debug)]
+pub struct Ns {
+    file: File,
+    /// A thread in it, by which `ip link … netns` finds it.
+    tid: i32,
+    _park: mpsc::Sender<()>,
+}
+
+impl Ns {
+    pub fn new() -> Self {
+        let (park, parked) = mpsc::channel::<()>();
+        let (tell, told) = mpsc::channel();
+        thread::spawn(move || {
+            unshare(CloneFlags::CLONE_NEWNET).expect("unshare");
+            let file = File::open("/proc/thread-self/ns/net").expect("own namespace");
+            tell.send((file, nix::unistd::gettid().as_raw())).expect("a listener");
+            // Until the sender is dropped.
+            let _ = parked.recv();
+        });
+        let (file, tid) = told.recv().expect("a namespace");
+        let ns = Self { file, tid, _park: park };
+        ns.run(|| sh("ip link set lo up"));
+        ns
+    }
+
+    /// Runs `f` in the namespace, on a thread of its own.
+    pub fn run<R: Send>(&self, f: impl FnOnce() -> R + Send) -> R {
+        let body = || {
+            setns(self.file.as_fd(), CloneFlags::CLONE_NEWNET).expect("setns");
+            f()
+        };
+        thread::scope(|scope| scope.spawn(body).join()).unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    }
+
+    /// Starts `f` in the namespace, on a thread of its own.
+    pub fn spawn<R: Send + 'static>(&self, f: impl FnOnce() -> R + Send + 'static) -> thread::JoinHandle<R> {
+        let file = self.file.try_clone().expect("a descriptor");
+        thread::spawn(move || {
+            setns(file.as_fd(), CloneFlags::CLONE_NEWNET).expect("setns");
+            f()
+        })
+    }
+}
+
+/// An instance.
+#[derive(Debug)]
+pub struct Instance {
+    pub id: InstanceId,
+    pub ns: Ns,
+    pub link: HostLink,
+    pub v4: Ipv4Addr,
+    pub v6: Ipv6Addr,
+}
+
+impl Instance {
+    /// Its address of a family.
+    pub fn address(&self, family: Family) -> IpAddr {
+        match family {
+            Family::V4 => self.v4.into(),
+            Family::V6 => self.v6.into(),
+        }
+    }
+}
+
+/// The node.
+#[derive(Debug)]
+pub struct Lab {
+    pub dataplane: BpfDataplane,
+    pub tables: Tables,
+    pub instances: Vec<Instance>,
+    pub outside: Ns,
+}
+
+/// The configuration of the data plane in these tests.
+pub fn config(cgroup: &Path) -> DataplaneConfig {
+    let parse = |text: &str| text.parse().expect("a range");
+    DataplaneConfig {
+        root: BPF_ROOT.into(),
+        cgroup: cgroup.into(),
+        network: NodeNet {
+            instances_v4: Some(parse("10.88.0.0/16")),
+            instances_v6: Some("fd68:6d00:0:1::/64".parse().expect("a range")),
+            services_v4: Some(parse("10.96.0.0/16")),
+            services_v6: Some("fd68:6d00:0:2::/112".parse().expect("a range")),
+            gateway: Addresses { v4: Some(GATEWAY.0), v6: Some(GATEWAY.1) },
+        },
+        publish_device: "hm-pub".into(),
+        log_dir: std::env::temp_dir().join("hivemind-test-verifier"),
+    }
+}
+
+/// The node's own addresses towards its instances.
+pub const GATEWAY: (Ipv4Addr, Ipv6Addr) =
+    (Ipv4Addr::new(10, 88, 0, 1), Ipv6Addr::new(0xfd68, 0x6d00, 0, 1, 0, 0, 0, 1));
+
+/// The n-th virtual address of a family.
+pub fn vip(family: Family, n: u8) -> IpAddr {
+    match family {
+        Family::V4 => Ipv4Addr::new(10, 96, 0, n).into(),
+        Family::V6 => Ipv6Addr::new(0xfd68, 0x6d00, 0, 2, 0, 0, 0, n.into()).into(),
+    }
+}
+
+pub const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
+
+impl Lab {
+    /// A node with `count` instances that are attached and up, but not in the tables yet. In the calling thread's
+    /// namespaces.
+    pub fn new(cgroup: &Path, count: u8) -> Self {
+        sh("echo 1 > /proc/sys/net/ipv4/ip_forward; echo 1 > /proc/sys/net/ipv6/conf/all/forwarding
+            for device in hm-node hm-pub; do
+                ip link add $device type dummy 2>/dev/null || ip link add $device type ifb; done
+            ip link set hm-node up
+            ip addr add 10.88.0.1/32 dev hm-node; ip addr add fd68:6d00:0:1::1/128 dev hm-node nodad
+            ip link set hm-pub mtu 65535 up
+            for range in 10.88.0.0/16 10.96.0.0/16; do ip route add unreachable $range metric 4294967295; done
+            for range in fd68:6d00:0:1::/64 fd68:6d00:0:2::/112; do
+                ip -6 route add unreachable $range metric 4294967295; done");
+        let outside = Ns::new();
+        sh(&format!("ip link add uplink type veth peer name eth0 netns {}", outside.tid));
+        sh("ip addr add 192.0.2.1/24 dev uplink; ip addr add 2001:db8::1/64 dev uplink nodad; ip link set uplink up");
+        outside.run(|| {
+            sh("ip addr add 192.0.2.2/24 dev eth0; ip addr add 2001:db8::2/64 dev eth0 nodad; ip link set eth0 up
+                ip route add default via 192.0.2.1; ip -6 route add default via 2001:db8::1");
+        });
+        let mut dataplane = BpfDataplane::open(config(cgroup)).unwrap_or_else(|error| panic!("{error}"));
+        dataplane.attach_uplinks(&["uplink".into()]).unwrap_or_else(|error| panic!("{error}"));
+        let node_addresses = [UPLINK[0].0.into(), UPLINK[0].1.into(), GATEWAY.0.into(), GATEWAY.1.into()];
+        let tables = Tables { node_addresses: node_addresses.into(), ..Tables::default() };
+        let mut lab = Self { dataplane, tables, instances: Vec::new(), outside };
+        for _ in 0..count {
+            lab.add_instance();
+        }
+        lab
+    }
+
+    /// One more instance, attached and up, not in the tables.
+    pub fn add_instance(&mut self) -> usize {
+        let n = u8::try_from(self.instances.len()).expect("few instances") + 2;
+        let id = InstanceId::from_bits(n.into());
+        let ns = Ns::new();
+        let name = format!("hm{id}");
+        let (host_mac, own_mac) = (Mac([2, 0, 0, 0, 1, n]), Mac([2, 0, 0, 0, 2, n]));
+        sh(&format!(
+            "ip link add {name} address {host_mac} type veth peer name eth0 address {own_mac} netns {tid}
+             echo 1 > /proc/sys/net/ipv6/conf/{name}/addr_gen_mode",
+            tid = ns.tid
+        ));
+        let ifindex = nix::net::if_::if_nametoindex(name.as_str()).expect("the device");
+        let link = HostLink { netns: PathBuf::new(), name: name.clone(), ifindex, host_mac, instance_mac: own_mac };
+        self.dataplane.attach(&id, &link).unwrap_or_else(|error| panic!("{error}"));
+        let (v4, v6) = (Ipv4Addr::new(10, 88, 0, n), Ipv6Addr::new(0xfd68, 0x6d00, 0, 1, 0, 0, 0, n.into()));
+        ns.run(|| {
+            sh(&format!(
+                "echo 0 > /proc/sys/net/ipv6/conf/eth0/accept_ra; ip link set eth0 up
+                 ip addr add {v4}/32 dev eth0; ip addr add {v6}/128 dev eth0 nodad
+                 ip neigh replace 10.88.0.1 lladdr {host_mac} dev eth0 nud permanent
+                 ip neigh replace fd68:6d00:0:1::1 lladdr {host_mac} dev eth0 nud permanent
+                 ip route add 10.88.0.1 dev eth0 scope link; ip route add default via 10.88.0.1 dev eth0
+                 ip -6 route add fd68:6d00:0:1::1 dev eth0; ip -6 route add default via fd68:6d00:0:1::1 dev eth0"
+            ));
+        });
+        sh(&format!(
+            "ip link set {name} up; ip neigh replace {v4} lladdr {own_mac} dev {name} nud permanent
+             ip neigh replace {v6} lladdr {own_mac} dev {name} nud permanent
+             ip route add {v4}/32 dev {name} src 10.88.0.1; ip -6 route add {v6}/128 dev {name} src fd68:6d00:0:1::1"
+        ));
+        self.instances.push(Instance { id, ns, link, v4, v6 });
+        self.instances.len() - 1
+    }
+
+    /// Puts an instance into the tables.
+    pub fn ready(&mut self, index: usize) {
+        let instance = &self.instances[index];
+        let HostLink { ifindex, host_mac, instance_mac, .. } = instance.link;
+        let identity = 100;
+        let (v4, v6) = (Some(instance.v4), Some(instance.v6));
+        self.tables.endpoints.insert(ifindex, EndpointRow { v4, v6, instance_mac, host_mac, identity });
+        for address in [instance.v4.into(), instance.v6.into()] {
+            self.tables.peers.insert(address, PeerRow { identity, ifindex });
+        }
+    }
+
+    /// Takes an instance out of the tables.
+    pub fn gone(&mut self, index: usize) {
+        let instance = &self.instances[index];
+        self.tables.endpoints.remove(&instance.link.ifindex);
+        for address in [instance.v4.into(), instance.v6.into()] {
+            self.tables.peers.remove(&address);
+        }
+    }
+
+    /// Service number `n` on the n-th virtual addresses, both families: `port` leads to `target` of `backends`.
+    pub fn service(&mut self, n: u8, port: u16, target: u16, protocol: Protocol, backends: &[usize]) {
+        for family in FAMILIES {
+            let row = self.row(n, target, family, backends);
+            self.tables.services.insert(Frontend::Virtual(vip(family, n), port, protocol), row);
+            let known = ServiceRow { id: n.into(), backends: Vec::new() };
+            self.tables.services.insert(Frontend::Address(vip(family, n)), known);
+        }
+        self.tables.served.retain(|key, of| (*of, key.1) != (u32::from(n), target));
+        for index in backends {
+            self.tables.served.insert((self.instances[*index].link.ifindex, target, protocol), n.into());
+        }
+    }
+
+    /// Publishes a port on the node.
+    pub fn publish(&mut self, n: u8, port: u16, target: u16, protocol: Protocol, backends: &[usize]) {
+        for family in FAMILIES {
+            let row = self.row(n, target, family, backends);
+            self.tables.services.insert(Frontend::Published(family, port, protocol), row);
+        }
+    }
+
+    fn row(&self, n: u8, target: u16, family: Family, backends: &[usize]) -> ServiceRow {
+        let backends = backends.iter().map(|index| (self.instances[*index].address(family), target)).collect();
+        ServiceRow { id: n.into(), backends }
+    }
+
+    /// Writes the tables.
+    #[track_caller]
+    pub fn sync(&mut self) -> hivemind::dataplane::SyncReport {
+        self.dataplane.sync(&self.tables).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// Packets counted for an endpoint, direction and reason, over all services.
+    pub fn packets(&mut self, endpoint: u32, direction: u8, reason: u8) -> u64 {
+        let all = self.dataplane.counters().unwrap_or_else(|error| panic!("{error}"));
+        let of = all.iter().filter(|c| (c.endpoint, c.direction, c.reason) == (endpoint, direction, reason));
+        of.map(|c| c.packets).sum()
+    }
+}

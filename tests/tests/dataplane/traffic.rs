@@ -1,0 +1,156 @@
+//! Clients and servers.
+
+use std::{
+    io::{self, Read, Write},
+    net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use super::lab::Ns;
+
+/// How long a client waits for an answer that should come.
+pub const PATIENCE: Duration = Duration::from_secs(3);
+/// How often a server looks whether it is to stop.
+const TURN: Duration = Duration::from_millis(20);
+
+/// What a server answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// The server's name.
+    pub name: String,
+    /// Whom the server saw.
+    pub client: IpAddr,
+    /// Whom the client saw.
+    pub peer: SocketAddr,
+}
+
+/// A server of both families, TCP and UDP, that answers with its name and the address it sees. Over TCP it answers every
+/// line; a message `x` over UDP too.
+pub struct Echo {
+    stop: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Echo {
+    pub fn start(ns: &Ns, port: u16, name: &str) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let (listener, socket) = ns.run(|| {
+            let any = SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port);
+            (TcpListener::bind(any).expect("a listener"), UdpSocket::bind(any).expect("a socket"))
+        });
+        let tcp = {
+            let (stop, name) = (Arc::clone(&stop), name.to_owned());
+            ns.spawn(move || serve_tcp(&listener, &name, &stop))
+        };
+        let udp = {
+            let (stop, name) = (Arc::clone(&stop), name.to_owned());
+            ns.spawn(move || serve_udp(&socket, &name, &stop))
+        };
+        Self { stop, threads: vec![tcp, udp] }
+    }
+}
+
+impl Drop for Echo {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        for thread in self.threads.drain(..) {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn serve_tcp(listener: &TcpListener, name: &str, stop: &AtomicBool) {
+    listener.set_nonblocking(true).expect("nonblocking");
+    std::thread::scope(|scope| {
+        while !stop.load(Ordering::Relaxed) {
+            wait_readable(listener);
+            let Ok((mut stream, from)) = listener.accept() else { continue };
+            scope.spawn(move || {
+                stream.set_nonblocking(false).expect("blocking");
+                stream.set_read_timeout(Some(TURN)).expect("a timeout");
+                let mut buffer = [0; 2048];
+                while !stop.load(Ordering::Relaxed) {
+                    match stream.read(&mut buffer) {
+                        Ok(0) => return,
+                        Ok(n) if buffer[..n].ends_with(b"\n") => {
+                            let answer = format!("{name} {}\n", from.ip().to_canonical());
+                            if stream.write_all(answer.as_bytes()).is_err() {
+                                return;
+                            }
+                        }
+                        Ok(_) => {}
+                        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                        Err(_) => return,
+                    }
+                }
+            });
+        }
+    });
+}
+
+fn serve_udp(socket: &UdpSocket, name: &str, stop: &AtomicBool) {
+    socket.set_read_timeout(Some(TURN)).expect("a timeout");
+    let mut buffer = [0; 2048];
+    while !stop.load(Ordering::Relaxed) {
+        let Ok((_, from)) = socket.recv_from(&mut buffer) else { continue };
+        let _ = socket.send_to(format!("{name} {}\n", from.ip().to_canonical()).as_bytes(), from);
+    }
+}
+
+fn wait_readable(listener: &TcpListener) {
+    use std::os::fd::AsFd;
+    let mut fds = [nix::poll::PollFd::new(listener.as_fd(), nix::poll::PollFlags::POLLIN)];
+    let _ = nix::poll::poll(&mut fds, nix::poll::PollTimeout::try_from(TURN).expect("short"));
+}
+
+fn parse(text: &str, peer: SocketAddr) -> Answer {
+    let (name, client) = text.trim().split_once(' ').unwrap_or_else(|| panic!("an odd answer: {text:?}"));
+    Answer { name: name.into(), client: client.parse().expect("an address"), peer: canonical(peer) }
+}
+
+fn canonical(at: SocketAddr) -> SocketAddr {
+    SocketAddr::new(at.ip().to_canonical(), at.port())
+}
+
+/// Asks over TCP, in the calling thread's namespace.
+pub fn tcp_ask(to: SocketAddr) -> io::Result<Answer> {
+    let stream = TcpStream::connect_timeout(&to, PATIENCE)?;
+    tcp_ask_on(&stream)
+}
+
+/// Asks over an open connection.
+pub fn tcp_ask_on(mut stream: &TcpStream) -> io::Result<Answer> {
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.write_all(b"who\n")?;
+    let mut text = String::new();
+    while !text.ends_with('\n') {
+        let mut buffer = [0; 256];
+        match stream.read(&mut buffer)? {
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            n => text += &String::from_utf8_lossy(&buffer[..n]),
+        }
+    }
+    Ok(parse(&text, stream.peer_addr()?))
+}
+
+/// Asks over UDP, with a connected socket or an unconnected one.
+pub fn udp_ask(to: SocketAddr, connected: bool) -> io::Result<Answer> {
+    let any: SocketAddr = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" }.parse().expect("an address");
+    let socket = UdpSocket::bind(any)?;
+    socket.set_read_timeout(Some(PATIENCE))?;
+    let mut buffer = [0; 2048];
+    let (length, from) = if connected {
+        socket.connect(to)?;
+        socket.send(b"who\n")?;
+        (socket.recv(&mut buffer)?, socket.peer_addr()?)
+    } else {
+        socket.send_to(b"who\n", to)?;
+        socket.recv_from(&mut buffer)?
+    };
+    Ok(parse(&String::from_utf8_lossy(&buffer[..length]), from))
+}
