@@ -29,9 +29,15 @@ pub(super) const TABLE_MAIN: u32 = 254;
 /// `RT_TABLE_LOCAL`: what the kernel keeps for itself.
 pub(super) const TABLE_LOCAL: u32 = 255;
 
+/// How often a listing is tried while the kernel still answers another one, and the pause between.
+const BUSY_TRIES: u32 = 200;
+const BUSY_PAUSE: std::time::Duration = std::time::Duration::from_millis(5);
+
 /// A netlink socket of one network namespace.
 pub(super) struct Netlink {
     handle: Handle,
+    /// The kernel takes one listing at a time on a socket.
+    listing: tokio::sync::Mutex<()>,
     _connection: AbortOnDropHandle<()>,
 }
 
@@ -133,18 +139,37 @@ impl Netlink {
     /// Opens a socket in the calling thread's network namespace. Must be called within a runtime.
     pub(super) fn open() -> Result<Self, NetError> {
         let (connection, handle, _) = rtnetlink::new_connection().map_err(refused("open", "a netlink socket"))?;
-        Ok(Self { handle, _connection: AbortOnDropHandle::new(tokio::spawn(connection)) })
+        Ok(Self { handle, listing: tokio::sync::Mutex::default(), _connection: AbortOnDropHandle::new(tokio::spawn(connection)) })
+    }
+
+    /// All answers to a request. A request that was cancelled may still be answered when the next one comes; the
+    /// kernel refuses that one for a moment.
+    async fn collect<T, S>(&self, request: impl Fn() -> S) -> Result<Vec<T>, rtnetlink::Error>
+    where
+        S: Stream<Item = Result<T, rtnetlink::Error>>,
+    {
+        let _one = self.listing.lock().await;
+        let mut tries = 0;
+        loop {
+            match request().try_collect().await {
+                Err(error) if is(&error, libc::EBUSY) && tries < BUSY_TRIES => {
+                    tries += 1;
+                    tokio::time::sleep(BUSY_PAUSE).await;
+                }
+                result => return result,
+            }
+        }
     }
 
     /// All devices.
     pub(super) async fn links(&self) -> Result<Vec<Link>, NetError> {
-        let links = collect(self.handle.link().get().execute()).await.map_err(refused("list", "devices"))?;
+        let links = self.collect(|| self.handle.link().get().execute()).await.map_err(refused("list", "devices"))?;
         Ok(links.into_iter().map(Link::from).collect())
     }
 
     /// A device by its name.
     pub(super) async fn link(&self, name: &str) -> Result<Option<Link>, NetError> {
-        match collect(self.handle.link().get().match_name(name).execute()).await {
+        match self.collect(|| self.handle.link().get().match_name(name.to_owned()).execute()).await {
             Ok(links) => Ok(links.into_iter().next().map(Link::from)),
             Err(error) if is(&error, libc::ENODEV) => Ok(None),
             Err(error) => Err(refused("look up", name)(error)),
@@ -180,7 +205,7 @@ impl Netlink {
 
     /// All addresses.
     pub(super) async fn addresses(&self) -> Result<Vec<Address>, NetError> {
-        let all = collect(self.handle.address().get().execute()).await.map_err(refused("list", "addresses"))?;
+        let all = self.collect(|| self.handle.address().get().execute()).await.map_err(refused("list", "addresses"))?;
         Ok(all.into_iter().filter_map(Address::new).collect())
     }
 
@@ -218,10 +243,10 @@ impl Netlink {
 
     /// All routes of all tables.
     pub(super) async fn routes(&self) -> Result<Vec<Route>, NetError> {
-        let v4 = self.handle.route().get(RouteMessageBuilder::<Ipv4Addr>::new().build()).execute();
-        let v6 = self.handle.route().get(RouteMessageBuilder::<Ipv6Addr>::new().build()).execute();
-        let mut all = collect(v4).await.map_err(refused("list", "IPv4 routes"))?;
-        match collect(v6).await {
+        let v4 = || self.handle.route().get(RouteMessageBuilder::<Ipv4Addr>::new().build()).execute();
+        let v6 = || self.handle.route().get(RouteMessageBuilder::<Ipv6Addr>::new().build()).execute();
+        let mut all = self.collect(v4).await.map_err(refused("list", "IPv4 routes"))?;
+        match self.collect(v6).await {
             Ok(v6) => all.extend(v6),
             // A kernel without IPv6.
             Err(error) if is(&error, libc::EAFNOSUPPORT) || is(&error, libc::EOPNOTSUPP) => {}
@@ -361,10 +386,6 @@ fn ip_of(address: &RouteAddress) -> Option<IpAddr> {
         RouteAddress::Inet6(ip) => Some((*ip).into()),
         _ => None,
     }
-}
-
-async fn collect<T>(stream: impl Stream<Item = Result<T, rtnetlink::Error>>) -> Result<Vec<T>, rtnetlink::Error> {
-    stream.try_collect().await
 }
 
 fn is(error: &rtnetlink::Error, errno: i32) -> bool {
