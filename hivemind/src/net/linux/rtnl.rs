@@ -139,7 +139,11 @@ impl Netlink {
     /// Opens a socket in the calling thread's network namespace. Must be called within a runtime.
     pub(super) fn open() -> Result<Self, NetError> {
         let (connection, handle, _) = rtnetlink::new_connection().map_err(refused("open", "a netlink socket"))?;
-        Ok(Self { handle, listing: tokio::sync::Mutex::default(), _connection: AbortOnDropHandle::new(tokio::spawn(connection)) })
+        Ok(Self {
+            handle,
+            listing: tokio::sync::Mutex::default(),
+            _connection: AbortOnDropHandle::new(tokio::spawn(connection)),
+        })
     }
 
     /// All answers to a request. A request that was cancelled may still be answered when the next one comes; the
