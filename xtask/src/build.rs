@@ -2,21 +2,20 @@
 
 use std::{path::PathBuf, process::Command};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
+use xtask::shell::{root, run as sh};
 
-use crate::{
-    setup,
-    shell::{root, run as sh},
-};
+use crate::setup;
 
 /// Tells the daemon's build script which object to embed.
 pub(crate) const OBJECT: &str = "HIVEMIND_EBPF_OBJECT";
 
 /// Builds the eBPF programs and returns the object's path.
 ///
-/// The stable toolchain lacks the source of `core`, which the BPF target needs; Debian's rustc has it beside itself.
-/// RUSTC_BOOTSTRAP allows `-Z build-std` there, and is set for this build only.
+/// The BPF target has no ready-made `core`, so it is built from source, by a compiler that has the source beside it.
+/// RUSTC_BOOTSTRAP allows `-Z build-std` with a stable one, and is set for this build only.
 pub(crate) fn object() -> Result<PathBuf> {
+    let rustc = setup::ebpf_rustc().context("no Rust compiler has the source of core (hint: cargo xtask setup)")?;
     let target = root().join("target/bpf");
     let arch = std::env::consts::ARCH;
     let flags = [
@@ -30,10 +29,9 @@ pub(crate) fn object() -> Result<PathBuf> {
         .args(["build", "--quiet", "--release", "--package", "hivemind-ebpf", "--bin", "hivemind-ebpf"])
         .args(["-Z", "build-std=core", "--target", "bpfel-unknown-none", "--target-dir"])
         .arg(&target)
-        .env("RUSTC", "/usr/bin/rustc")
+        .env("RUSTC", rustc)
         .env("RUSTC_BOOTSTRAP", "1")
-        .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}"))
-        .env_remove("RUSTUP_TOOLCHAIN");
+        .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}"));
     sh(&mut cargo)?;
     let object = target.join("bpfel-unknown-none/release/hivemind-ebpf");
     ensure!(object.is_file(), "the build made no object at {}", object.display());

@@ -10,6 +10,11 @@ use anyhow::{Context, Result, bail};
 
 use crate::shell;
 
+/// Whether [`unpacked`] has it already.
+pub fn is_unpacked(package: &str) -> bool {
+    shell::cache("debs").join(package).is_dir()
+}
+
 /// The unpacked files of a package; fetched once, kept under `target/`.
 pub fn unpacked(package: &str) -> Result<PathBuf> {
     let dir = shell::cache("debs").join(package);

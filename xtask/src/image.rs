@@ -272,10 +272,23 @@ const SERVE: &str = "#!/bin/sh\n\
     echo \"$(hostname) serves on port 80\"\n\
     exec httpd -f -vv -p 80 -h /www\n";
 
+/// `ask 6 http://web.local/ 10`: looks the name up in one family, which busybox's wget cannot be told to, and gets the
+/// page ten times, looking up each time.
+const ASK: &str = r#"#!/bin/sh
+[ "$1" = 6 ] && kind=aaaa || kind=a
+name=${2#http://} name=${name%%/*} path=/${2#http://*/}
+for _ in $(seq "${3:-1}"); do
+    address=$(nslookup -type="$kind" "$name" | sed -n '/^Name:/,$ s/^Address: *//p' | head -n 1)
+    [ -n "$address" ] || { echo "ask: $name has no IPv$1 address" >&2; exit 1; }
+    [ "$1" = 6 ] && address="[$address]"
+    wget -q -T 5 -O - --header "Host: $name" "http://$address$path" || exit 1
+done
+"#;
+
 /// A small web server that says which instance it is: busybox's httpd on port 80, IPv4 and IPv6.
 pub fn web() -> Result<Image> {
     let mut own = Files::default();
-    own.file("serve", 0o755, SERVE);
+    own.file("serve", 0o755, SERVE).file("bin/ask", 0o755, ASK);
     let config = Config { entrypoint: vec!["/serve".into()], ports: vec!["80/tcp".into()], ..Config::default() };
     Image::new(&[&busybox()?, &own], &config)
 }

@@ -1,6 +1,9 @@
 //! The only entry for people, documents and CI: `cargo xtask COMMAND`.
 
 mod build;
+mod demo;
+mod forward;
+mod interrupt;
 mod setup;
 mod test;
 mod tidy;
@@ -26,6 +29,12 @@ enum Command {
         #[arg(long)]
         release: bool,
     },
+    /// Set up, build, and show hivemind at work: a real web server behind a service, on IPv4 and IPv6
+    Demo {
+        /// Unattended: every statement is checked, the first that does not hold ends it with an error
+        #[arg(long)]
+        check: bool,
+    },
     /// Set up and run all tests
     Test {
         /// Only what needs neither root nor containerd
@@ -42,6 +51,15 @@ enum Command {
     },
     /// Check the structure: floors, libraries, lints, documents
     Tidy,
+    /// Accept on standard input, connect to a port of loopback; the demo's way in
+    #[command(name = forward::COMMAND, hide = true)]
+    Forward {
+        /// The port
+        port: u16,
+        /// IPv6 instead of IPv4
+        #[arg(long)]
+        v6: bool,
+    },
     /// What the continuous integration runs: the same as `test`, then `demo --check`
     Ci,
 }
@@ -52,6 +70,8 @@ fn main() -> Result<()> {
     match args.command {
         Command::Setup => setup::run(),
         Command::Build { release } => build::run(release).map(drop),
+        Command::Demo { check } => demo::run(check),
+        Command::Forward { port, v6 } => forward::run(port, v6),
         Command::Test { quick, filter } => test::run(quick, filter.as_deref()),
         Command::Bench { args } => build::bench(&args),
         Command::Tidy => tidy::run(),

@@ -1,10 +1,20 @@
-//! `cargo xtask setup`: installs what building and testing need, and says so first.
+//! `cargo xtask setup`: installs what building and testing need, and says so first. When all is there it only looks,
+//! which takes well under a second.
 
-use std::{path::Path, process::Command};
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use anyhow::{Result, bail};
+use xtask::{deb, image, shell};
 
-use crate::shell::works;
+/// The version of bpf-linker that links for the LLVM below.
+const BPF_LINKER: &str = "0.13.0";
+/// Where Debian puts LLVM 22.
+const LLVM: &str = "/usr/lib/llvm-22";
+/// Debian's rustc, beside which its `core` source is installed.
+const DEBIAN_RUSTC: &str = "/usr/bin/rustc";
 
 /// A thing that must be there.
 struct Need {
@@ -14,96 +24,80 @@ struct Need {
     packages: &'static [&'static str],
     /// Whether it is there.
     there: fn() -> bool,
-}
-
-fn program(name: &str) -> bool {
-    let dirs = std::env::var_os("PATH").unwrap_or_default();
-    // Daemons live in sbin, which is not on everybody's path.
-    let extra = ["/usr/sbin", "/sbin"].map(Into::into);
-    std::env::split_paths(&dirs).chain(extra).any(|dir| dir.join(name).is_file())
-}
-
-fn llvm() -> bool {
-    Path::new("/usr/lib/llvm-22/bin/llvm-config").exists() && Path::new("/usr/lib/llvm-22/lib/libLLVM.so").exists()
+    /// What to do where the distribution lacks the packages.
+    otherwise: &'static str,
 }
 
 const NEEDS: &[Need] = &[
-    Need { what: "containerd runs the containers", packages: &["containerd"], there: || program("containerd") },
-    Need { what: "runc starts them", packages: &["runc"], there: || program("runc") },
-    Need { what: "nft writes the masquerade rules", packages: &["nftables"], there: || program("nft") },
-    Need { what: "ip makes the tests' namespaces", packages: &["iproute2"], there: || program("ip") },
-    Need { what: "protoc builds containerd's client", packages: &["protobuf-compiler"], there: || program("protoc") },
-    Need { what: "cc builds crates with C parts", packages: &["gcc", "libc6-dev"], there: || program("cc") },
     Need {
-        what: "busybox is the demo's web server",
-        packages: &["busybox-static"],
-        there: || Path::new("/usr/share/doc/busybox-static").exists(),
+        what: "containerd runs the containers (a service of this machine from now on)",
+        packages: &["containerd"],
+        there: || found("containerd"),
+        otherwise: "install containerd 1.6 or newer",
     },
     Need {
-        what: "docker-registry is the tests' registry",
-        packages: &["docker-registry"],
-        there: || program("docker-registry"),
+        what: "runc starts them",
+        packages: &["runc"],
+        there: || found("runc"),
+        otherwise: "install runc 1.1 or newer",
     },
     Need {
-        what: "a rustc with the source of core builds the eBPF programs",
+        what: "nft writes the rules for traffic to the outside",
+        packages: &["nftables"],
+        there: || found("nft"),
+        otherwise: "install nftables",
+    },
+    Need {
+        what: "ip prepares the tests' network namespaces",
+        packages: &["iproute2"],
+        there: || found("ip"),
+        otherwise: "install iproute2",
+    },
+    Need {
+        what: "protoc builds containerd's client",
+        packages: &["protobuf-compiler"],
+        there: || found("protoc"),
+        otherwise: "install protoc",
+    },
+    Need {
+        what: "cc builds the crates that have parts in C",
+        packages: &["gcc", "libc6-dev"],
+        there: || found("cc"),
+        otherwise: "install a C compiler",
+    },
+    Need {
+        what: "a Rust compiler with the source of core builds the eBPF programs",
         packages: &["rustc-web", "rust-web-src", "cargo-web"],
-        there: || Path::new("/usr/bin/rustc").exists() && has_core_source("/usr/bin/rustc"),
+        there: || ebpf_rustc().is_some(),
+        otherwise: "rustup component add rust-src",
     },
     Need {
-        what: "LLVM 22 is bpf-linker's code generator",
+        what: "LLVM 22 is what bpf-linker, built next, generates code with",
         packages: &["llvm-22-dev", "libpolly-22-dev", "zlib1g-dev", "libzstd-dev"],
-        there: llvm,
+        there: || bpf_linker() || Path::new(LLVM).join("bin/llvm-config").exists(),
+        otherwise: "cargo install cargo-binstall && cargo binstall bpf-linker, or LLVM 22 from https://apt.llvm.org",
     },
 ];
 
-/// Whether this rustc has the source of `core` beside it.
-fn has_core_source(rustc: &str) -> bool {
-    let sysroot = crate::shell::output(Command::new(rustc).args(["--print", "sysroot"])).unwrap_or_default();
-    Path::new(sysroot.trim()).join("lib/rustlib/src/rust/library/core/src/lib.rs").exists()
+/// Packages whose files the demo and the tests use, without installing them.
+const FILES: &[&str] = &["busybox-static", "nginx"];
+
+fn found(program: &str) -> bool {
+    shell::find(program).is_some()
 }
 
-/// Installs what is missing.
-pub(crate) fn run_quietly() -> Result<()> {
-    let missing: Vec<&Need> = NEEDS.iter().filter(|need| !(need.there)()).collect();
-    let packages: Vec<&str> = missing.iter().flat_map(|need| need.packages.iter().copied()).collect();
-    if !packages.is_empty() {
-        if !program("apt-get") {
-            let lines: Vec<_> =
-                missing.iter().map(|need| format!("  {}: {}", need.packages.join(" "), need.what)).collect();
-            bail!(
-                "this machine has no apt-get, so setup cannot install what is missing. Install the equivalents of these \
-                 Debian packages and run it again:\n{}",
-                lines.join("\n")
-            );
-        }
-        println!("setup: going to install with apt-get:");
-        for need in &missing {
-            println!("  {:<44} {}", need.packages.join(" "), need.what);
-        }
-        apt(&["update", "-qq"])?;
-        let install = ["install", "-y", "-qq", "--no-install-recommends"];
-        apt(&[&install[..], &packages].concat())?;
-    }
-    if !works("bpf-linker", &["--version"]) {
-        println!("setup: going to build and install bpf-linker with cargo (about a minute)");
-        let mut cargo = Command::new("cargo");
-        cargo.args([
-            "install",
-            "bpf-linker",
-            "--version",
-            "0.13.0",
-            "--locked",
-            "--no-default-features",
-            "--features",
-            "llvm-22",
-        ]);
-        crate::shell::run(cargo.env("LLVM_PREFIX", "/usr/lib/llvm-22"))?;
-    }
-    let left: Vec<_> = NEEDS.iter().filter(|need| !(need.there)()).map(|need| need.packages.join(" ")).collect();
-    if !left.is_empty() {
-        bail!("still missing after the installation: {}", left.join(", "));
-    }
-    Ok(())
+fn bpf_linker() -> bool {
+    shell::works("bpf-linker", &["--version"])
+}
+
+/// A compiler that has the source of `core` beside it: rustup's if `rust-src` was added to it, else Debian's.
+pub(crate) fn ebpf_rustc() -> Option<PathBuf> {
+    let complete = |rustc: &PathBuf| {
+        let sysroot = shell::output(Command::new(rustc).args(["--print", "sysroot"])).unwrap_or_default();
+        Path::new(sysroot.trim()).join("lib/rustlib/src/rust/library/core/src/lib.rs").exists()
+    };
+    let own = std::env::var_os("RUSTC").map_or_else(|| PathBuf::from("rustc"), PathBuf::from);
+    [own, PathBuf::from(DEBIAN_RUSTC)].into_iter().find(complete)
 }
 
 /// `cargo xtask setup`.
@@ -113,18 +107,100 @@ pub(crate) fn run() -> Result<()> {
     Ok(())
 }
 
-fn apt(args: &[&str]) -> Result<()> {
-    let root = nix::unistd::geteuid().is_root();
-    if !root && !program("sudo") {
-        bail!("installing packages needs root: run 'cargo xtask setup' as root, or install sudo");
+/// Installs what is missing, and says nothing if nothing is.
+pub(crate) fn run_quietly() -> Result<()> {
+    let missing: Vec<&Need> = NEEDS.iter().filter(|need| !(need.there)()).collect();
+    if !missing.is_empty() {
+        install(&missing)?;
     }
-    let mut command = if root {
+    if !bpf_linker() {
+        println!("setup: going to build bpf-linker {BPF_LINKER} with cargo install (a minute or two)");
+        let mut cargo = Command::new("cargo");
+        cargo.args(["install", "bpf-linker", "--version", BPF_LINKER, "--locked", "--no-default-features"]);
+        cargo.args(["--features", "llvm-22"]).env("LLVM_PREFIX", LLVM);
+        shell::run(&mut cargo)?;
+    }
+    let left: Vec<&Need> = NEEDS.iter().filter(|need| !(need.there)()).collect();
+    if !left.is_empty() {
+        bail!("still missing after the installation:\n{}", list(&left));
+    }
+    fetch()
+}
+
+fn install(missing: &[&Need]) -> Result<()> {
+    if !found("apt-get") {
+        bail!(
+            "setup installs with apt-get, which this machine does not have. It is meant for Debian and Ubuntu; \
+             elsewhere install these by hand and run it again:\n{}",
+            by_hand(missing)
+        );
+    }
+    println!("setup: going to install with apt-get:\n{}", list(missing));
+    apt(&["update", "-qq"])?;
+    let (here, elsewhere): (Vec<&Need>, Vec<&Need>) = missing.iter().partition(|need| offered(need));
+    let packages: Vec<&str> = here.iter().flat_map(|need| need.packages.iter().copied()).collect();
+    if !packages.is_empty() {
+        apt(&[&["install", "-y", "-qq", "--no-install-recommends"][..], &packages].concat())?;
+    }
+    let (rust_src, others): (Vec<&Need>, Vec<&Need>) =
+        elsewhere.into_iter().partition(|need| need.otherwise.starts_with("rustup "));
+    if !rust_src.is_empty() {
+        println!("setup: going to run rustup component add rust-src");
+        shell::run(Command::new("rustup").args(["component", "add", "rust-src"]))?;
+    }
+    if !others.is_empty() {
+        bail!("this distribution's packages lack some things; install them by hand:\n{}", by_hand(&others));
+    }
+    Ok(())
+}
+
+/// Whether the distribution has all packages of a need.
+fn offered(need: &Need) -> bool {
+    need.packages.iter().all(|package| {
+        let policy = shell::output(Command::new("apt-cache").args(["policy", package])).unwrap_or_default();
+        policy.contains("Candidate:") && !policy.contains("Candidate: (none)")
+    })
+}
+
+fn list(needs: &[&Need]) -> String {
+    let line = |need: &&Need| format!("  {}: {}", need.packages.join(" "), need.what);
+    needs.iter().map(line).collect::<Vec<_>>().join("\n")
+}
+
+fn by_hand(needs: &[&Need]) -> String {
+    let line = |need: &&Need| format!("  {}: {}", need.what, need.otherwise);
+    needs.iter().map(line).collect::<Vec<_>>().join("\n")
+}
+
+/// Fetches the packages whose files are used, so that the tests need no network.
+fn fetch() -> Result<()> {
+    let registry = (!found("docker-registry")).then_some("docker-registry");
+    let wanted: Vec<&str> =
+        FILES.iter().copied().chain(registry).filter(|package| !deb::is_unpacked(package)).collect();
+    if wanted.is_empty() {
+        return Ok(());
+    }
+    println!("setup: fetching packages for the demo and the tests (not installed): {}", wanted.join(" "));
+    if wanted.iter().any(|package| deb::unpacked(package).is_err()) {
+        apt(&["update", "-qq"])?;
+    }
+    for package in wanted {
+        deb::unpacked(package)?;
+    }
+    image::nginx().map(drop)
+}
+
+fn apt(args: &[&str]) -> Result<()> {
+    let mut command = if nix::unistd::geteuid().is_root() {
         Command::new("apt-get")
-    } else {
+    } else if found("sudo") {
         let mut sudo = Command::new("sudo");
-        sudo.args(["--preserve-env=DEBIAN_FRONTEND,RUNLEVEL", "apt-get"]);
+        sudo.args(["DEBIAN_FRONTEND=noninteractive", "apt-get"]);
         sudo
+    } else {
+        bail!("installing packages needs root: run 'cargo xtask setup' as root, or install sudo");
     };
-    // RUNLEVEL=1 keeps the packages from starting services: the tests start their own.
-    crate::shell::run(command.args(args).env("DEBIAN_FRONTEND", "noninteractive").env("RUNLEVEL", "1"))
+    // Another apt may be at work, e.g. unattended upgrades: wait for it.
+    command.args(["-o", "DPkg::Lock::Timeout=300"]).args(args).env("DEBIAN_FRONTEND", "noninteractive");
+    shell::run(&mut command)
 }
