@@ -37,7 +37,11 @@ pub(crate) fn run(check: bool) -> Result<()> {
     let mut machine = Machine::prepare(NAME, &[])?;
     let interrupt = Interrupt::watch(machine.sandbox.cgroup())?;
     let result = machine.daemon.start(&machine.sandbox).and_then(|()| {
-        println!("hivemind is ready (pid {}, log in {}/log)", machine.daemon.pid().unwrap_or(0), machine.daemon.dir().display());
+        println!(
+            "hivemind is ready (pid {}, log in {}/log)",
+            machine.daemon.pid().unwrap_or(0),
+            machine.daemon.dir().display()
+        );
         step.end();
         let mut demo = Demo { machine: &machine, check };
         demo.steps()?;
@@ -100,15 +104,38 @@ impl Demo<'_> {
         let step = Step::begin("Three instances of a web server, under a name and on a port");
         let port = format!("{PORT}:80");
         self.show(&[
-            "app", "deploy", "--image", &image, "--name", "web-app", "--service", "web.local", "--replicas", "3",
-            "--port", &port, "--wait",
+            "app",
+            "deploy",
+            "--image",
+            &image,
+            "--name",
+            "web-app",
+            "--service",
+            "web.local",
+            "--replicas",
+            "3",
+            "--port",
+            &port,
+            "--wait",
         ])?;
         self.show(&["ps"])?;
         let first = self.ready("web-app", 3)?;
         step.end();
 
         let step = Step::begin("Another container asks for it by name: all instances answer, on IPv4 and on IPv6");
-        self.show(&["app", "deploy", "--image", &image, "--name", "client", "--entrypoint", "sleep", "--wait", "--", "infinity"])?;
+        self.show(&[
+            "app",
+            "deploy",
+            "--image",
+            &image,
+            "--name",
+            "client",
+            "--entrypoint",
+            "sleep",
+            "--wait",
+            "--",
+            "infinity",
+        ])?;
         for family in ["4", "6"] {
             self.ask(family, &first)?;
         }
@@ -142,8 +169,13 @@ impl Demo<'_> {
             self.show(&["app", "rm", "web-app", "--wait"])?;
             self.show(&["app", "rm", "client", "--wait"])?;
             self.ready("web-app", 0)?;
-            let kept: Vec<_> =
-                self.machine.containerd.keeps()?.into_iter().filter(|kept| !kept.starts_with("snapshot sha256:")).collect();
+            let kept: Vec<_> = self
+                .machine
+                .containerd
+                .keeps()?
+                .into_iter()
+                .filter(|kept| !kept.starts_with("snapshot sha256:"))
+                .collect();
             ensure!(kept.is_empty(), "containerd still keeps {}", kept.join(", "));
             step.end();
         }
@@ -171,7 +203,8 @@ impl Demo<'_> {
         let mut command = self.machine.daemon.command(&self.machine.sandbox, args);
         // Progress is shown as it comes.
         command.stderr(Stdio::inherit());
-        let said = Said { err: String::new(), ..daemon::finish(command, &daemon::shown(args), Duration::from_secs(300))? };
+        let said =
+            Said { err: String::new(), ..daemon::finish(command, &daemon::shown(args), Duration::from_secs(300))? };
         print!("{}", said.out);
         ensure!(said.code == 0, "{} ended with exit code {}", said.command, said.code);
         Ok(said.out)
@@ -266,7 +299,9 @@ impl Demo<'_> {
 /// What the demo cannot do without; said before the long build.
 fn preconditions() -> Result<()> {
     if !nix::unistd::geteuid().is_root() {
-        bail!("the demo makes namespaces and loads eBPF programs: run it as root, e.g. with 'sudo -E env PATH=$PATH cargo xtask demo'");
+        bail!(
+            "the demo makes namespaces and loads eBPF programs: run it as root, e.g. with 'sudo -E env PATH=$PATH cargo xtask demo'"
+        );
     }
     Ok(())
 }

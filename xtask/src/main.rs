@@ -8,6 +8,8 @@ mod setup;
 mod test;
 mod tidy;
 
+use std::process::ExitCode;
+
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use xtask::shell;
@@ -64,10 +66,19 @@ enum Command {
     Ci,
 }
 
-fn main() -> Result<()> {
-    let args = Args::parse();
+fn main() -> ExitCode {
+    match run(Args::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> Result<()> {
     std::env::set_current_dir(shell::root())?;
-    match args.command {
+    match command {
         Command::Setup => setup::run(),
         Command::Build { release } => build::run(release).map(drop),
         Command::Demo { check } => demo::run(check),

@@ -1,14 +1,4 @@
-//! `cargo xtask tidy`: the structure that `docs/ARCHITECTURE.md` promises, checked.
-
-use std::{
-    collections::BTreeMap,
-    fs,
-    path::{Path, PathBuf},
-};
-
-use anyhow::{Context, Result, bail};
-
-use crate::shell::root;
+//! Floors and libraries: which module may use which, and name what.
 
 /// A module's floor: it may use floors below its own, and itself. Longer paths win over shorter ones.
 const FLOORS: &[(&str, u8)] = &[
@@ -37,6 +27,7 @@ const FLOORS: &[(&str, u8)] = &[
 /// Edges inside a floor, or up, that are meant, each with its reason.
 const MEANT: &[(&str, &str, &str)] = &[
     ("model", "spec", "an app's row holds its specification"),
+    ("lifecycle", "model", "the clock gives timestamps"),
     ("spec", "model", "quantities and protocols are words"),
     ("dataplane::tables", "net", "rows are made of links (types only)"),
     ("dataplane", "net", "programs are attached to links (types only)"),
@@ -70,48 +61,8 @@ const LIBRARIES: &[(&str, &[&str])] = &[
     ("tokio_tungstenite", &["client"]),
 ];
 
-/// The longest file that is not asked to be split.
-const LONGEST: usize = 500;
-/// Longer files, each with its reason.
-const LONG: &[(&str, &str)] = &[];
-
-/// Checks everything and names all faults.
-pub(crate) fn run() -> Result<()> {
-    let mut faults = Vec::new();
-    for file in files(&root(), &["rs", "md", "toml", "sh"])? {
-        let text = fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
-        let name = file.strip_prefix(root()).unwrap_or(&file).to_string_lossy().into_owned();
-        check_text(&name, &text, &mut faults);
-        if let Some(path) = name.strip_prefix("hivemind/src/").and_then(|name| name.strip_suffix(".rs")) {
-            check_module(&name, path, &text, &mut faults);
-        }
-        if name.ends_with("Cargo.toml") && name.contains('/') && !text.contains("[lints]\nworkspace = true") {
-            faults.push(format!("{name}: does not inherit the workspace's lints"));
-        }
-        if name.ends_with(".md") {
-            check_links(&file, &name, &text, &mut faults);
-        }
-    }
-    if !faults.is_empty() {
-        bail!("tidy found {} fault(s):\n  {}", faults.len(), faults.join("\n  "));
-    }
-    println!("tidy: floors, libraries, lints and documents are as they should be");
-    Ok(())
-}
-
-fn check_text(name: &str, text: &str, faults: &mut Vec<String>) {
-    let lines = text.lines().count();
-    if name.ends_with(".rs") && lines > LONGEST && !LONG.iter().any(|(long, _)| *long == name) {
-        faults.push(format!("{name}: {lines} lines; split it, or say in tidy why not"));
-    }
-    let unfinished = ["to", "do!("].concat();
-    if name.ends_with(".rs") && text.contains(&unfinished) {
-        faults.push(format!("{name}: unfinished"));
-    }
-}
-
 /// Floors and libraries of one file of the main crate.
-fn check_module(name: &str, path: &str, text: &str, faults: &mut Vec<String>) {
+pub(super) fn check(name: &str, path: &str, text: &str, faults: &mut Vec<String>) {
     let module = path.trim_end_matches("/mod").replace('/', "::");
     if matches!(module.as_str(), "lib" | "main") || module.starts_with("testkit") {
         return;
@@ -172,44 +123,13 @@ fn uses(code: &str) -> Vec<String> {
     found.iter().map(|path| path.trim().trim_end_matches(':').to_owned()).filter(|path| !path.is_empty()).collect()
 }
 
-/// Relative links of a document must lead somewhere.
-fn check_links(file: &Path, name: &str, text: &str, faults: &mut Vec<String>) {
-    for part in text.split("](").skip(1) {
-        let link = part.split([')', '#', ' ']).next().unwrap_or_default();
-        let local = !link.is_empty() && !link.contains("://");
-        if local && !file.parent().is_some_and(|dir| dir.join(link).exists()) {
-            faults.push(format!("{name}: the link to {link} leads nowhere"));
-        }
-    }
-}
-
-/// All files with one of these extensions that git would keep.
-fn files(dir: &Path, extensions: &[&str]) -> Result<Vec<PathBuf>> {
-    let mut found = BTreeMap::new();
-    let mut dirs = vec![dir.to_owned()];
-    while let Some(dir) = dirs.pop() {
-        for entry in fs::read_dir(&dir).with_context(|| format!("cannot list {}", dir.display()))? {
-            let path = entry?.path();
-            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            if path.is_dir() {
-                if name != "target" && !name.starts_with(".git") {
-                    dirs.push(path);
-                }
-            } else if path.extension().is_some_and(|e| extensions.iter().any(|wanted| e == *wanted)) {
-                found.insert(path, ());
-            }
-        }
-    }
-    Ok(found.into_keys().collect())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn faults_of(path: &str, text: &str) -> Vec<String> {
         let mut faults = Vec::new();
-        check_module("f.rs", path, text, &mut faults);
+        check("f.rs", path, text, &mut faults);
         faults
     }
 
