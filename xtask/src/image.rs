@@ -281,7 +281,7 @@ for _ in $(seq "${3:-1}"); do
     address=$(nslookup -type="$kind" "$name" | sed -n '/^Name:/,$ s/^Address: *//p' | head -n 1)
     [ -n "$address" ] || { echo "ask: $name has no IPv$1 address" >&2; exit 1; }
     [ "$1" = 6 ] && address="[$address]"
-    wget -q -T 5 -O - --header "Host: $name" "http://$address$path" || exit 1
+    wget -q -O - --header "Host: $name" "http://$address$path" || exit 1
 done
 "#;
 
@@ -289,7 +289,13 @@ done
 pub fn web() -> Result<Image> {
     let mut own = Files::default();
     own.file("serve", 0o755, SERVE).file("bin/ask", 0o755, ASK);
-    let config = Config { entrypoint: vec!["/serve".into()], ports: vec!["80/tcp".into()], ..Config::default() };
+    let config = Config {
+        entrypoint: vec!["/serve".into()],
+        ports: vec!["80/tcp".into()],
+        // busybox's programs do not handle SIGTERM, and the kernel spares process 1 what it does not handle.
+        stop_signal: "SIGKILL".into(),
+        ..Config::default()
+    };
     Image::new(&[&busybox()?, &own], &config)
 }
 
