@@ -11,8 +11,9 @@ use crate::{
     Common,
     child::{Requests, Role},
     lab::{Lab, Place, SERVER, Server, pick},
-    report::Report,
-    rules::{self, ANSWERING, BULK_PORT, ECHO_PORT, SERVICE_PORT, iptables, nft},
+    plane::Plane,
+    report::{Report, Target},
+    rules::{self, ANSWERING, BULK_PORT, ECHO_PORT, SERVICE_PORT, iptables, nft, tables},
     stats::Series,
     supervisor::Run,
 };
@@ -47,6 +48,8 @@ enum Way {
     Nft(u32),
     /// In iptables.
     Iptables(u32),
+    /// In hivemind's data plane.
+    Hivemind(u32),
 }
 
 /// A way that is ready, and what it gave so far.
@@ -57,7 +60,8 @@ struct Contestant {
     rate: Series,
     p50: Series,
     p99: Series,
-    /// Kept for the namespaces' programs and the server behind it.
+    /// The programs' owner.
+    _plane: Option<Plane>,
     _server: Server,
 }
 
@@ -69,6 +73,7 @@ impl Way {
             Self::DirectAgain => "direct, again".to_owned(),
             Self::Nft(count) => format!("nftables [{count}]"),
             Self::Iptables(count) => format!("iptables [{count}]"),
+            Self::Hivemind(count) => format!("hivemind [{count}]"),
         }
     }
 
@@ -79,6 +84,7 @@ impl Way {
             Self::DirectAgain => "again".to_owned(),
             Self::Nft(count) => format!("nft{count}"),
             Self::Iptables(count) => format!("ipt{count}"),
+            Self::Hivemind(count) => format!("hm{count}"),
         }
     }
 }
@@ -90,6 +96,7 @@ pub(crate) fn run(run: &Run, common: &Common, args: &Args) -> Result<()> {
         ways.extend(args.services.iter().map(|count| Way::Nft(*count)));
         ways.extend(args.services.iter().map(|count| Way::Iptables(*count)));
     }
+    ways.extend(args.services.iter().map(|count| Way::Hivemind(*count)));
     let mut contestants = Vec::new();
     for way in ways {
         eprintln!("preparing {}", way.name());
@@ -108,17 +115,27 @@ pub(crate) fn run(run: &Run, common: &Common, args: &Args) -> Result<()> {
 
 fn prepare(run: &Run, args: &Args, way: Way) -> Result<Contestant> {
     let lab = Lab::new(run, &way.tag())?;
-    let cgroup = run.cgroup()?;
+    let cgroup = run.group(&way.tag())?;
     let [client_cpu, server_cpu] = if args.apart { [0, 1] } else { [0, 0] };
     let server = Place { netns: lab.server.clone(), cgroup: cgroup.clone(), cpu: Some(server_cpu) };
-    let mut client = Place { netns: lab.client.clone(), cgroup, cpu: Some(client_cpu) };
+    let mut client = Place { netns: lab.client.clone(), cgroup: cgroup.clone(), cpu: Some(client_cpu) };
     let mut to = SocketAddr::new(pick(SERVER, args.ipv6), ANSWERING[0]);
+    let mut plane = None;
     match way {
         Way::Loopback => {
             client.netns = lab.server.clone();
             to.set_ip(if args.ipv6 { IpAddr::from(Ipv6Addr::LOCALHOST) } else { Ipv4Addr::LOCALHOST.into() });
         }
         Way::Direct | Way::DirectAgain => {}
+        Way::Hivemind(count) => {
+            let measured = rules::measured(count);
+            let tables = tables::tables(lab.host_ends()?, &rules::services(count, args.ipv6), measured);
+            let mut opened = Plane::open(run, &way.tag(), &lab.node, &cgroup)?;
+            opened.attach(&lab)?;
+            opened.sync(&tables)?;
+            plane = Some(opened);
+            to = service(count, args.ipv6);
+        }
         Way::Nft(count) => {
             lab.node.run("nft", &["-f", "-"], &nft::load(&rules::services(count, false)))?;
             to = service(count, args.ipv6);
@@ -131,7 +148,7 @@ fn prepare(run: &Run, args: &Args, way: Way) -> Result<Contestant> {
     let role = Role::Serve { request: ANSWERING.to_vec(), bulk: BULK_PORT, echo: ECHO_PORT };
     let server = server.serve(&role).with_context(|| way.name())?;
     let [rate, p50, p99] = [const { Series(Vec::new()) }; 3];
-    Ok(Contestant { way, client, to, rate, p50, p99, _server: server })
+    Ok(Contestant { way, client, to, rate, p50, p99, _plane: plane, _server: server })
 }
 
 /// The measured one of `count` services.
@@ -160,10 +177,43 @@ fn report(args: &Args, contestants: &[Contestant]) -> Report {
         report.figure(one.way.name(), "p50 µs", &one.p50);
         report.figure(one.way.name(), "p99 µs", &one.p99);
     }
-    let find = |way| contestants.iter().find(|one| one.way == way);
-    if let (Some(direct), Some(again)) = (find(Way::Direct), find(Way::DirectAgain)) {
-        report.ratio(("direct, again: rate", &again.rate), ("direct", &direct.rate), None);
-    }
+    compare(&mut report, contestants);
     report.note("nftables and iptables: the rules' shapes are those of kube-proxy; three endpoints for each service; the measured service is in the middle.");
     report
+}
+
+/// The ratios that are to be reached, and how far two equal ways are apart.
+fn compare(report: &mut Report, contestants: &[Contestant]) {
+    let find = |way| contestants.iter().find(|one| one.way == way);
+    let most =
+        contestants.iter().filter_map(|one| if let Way::Hivemind(count) = one.way { Some(count) } else { None }).max();
+    for ours in contestants {
+        let Way::Hivemind(count) = ours.way else { continue };
+        let name = ours.way.name();
+        let p50 = format!("{name}: p50");
+        if let Some(loopback) = find(Way::Loopback) {
+            report.ratio((&p50, &ours.p50), ("loopback", &loopback.p50), Some(Target::AtMost(1.05)));
+        }
+        // At the largest rule set, as the targets say; smaller ones are for comparing.
+        let at_most = |limit| (Some(count) == most).then_some(Target::AtLeast(limit));
+        let others = [
+            (Way::Direct, Some(Target::AtLeast(1.0))),
+            (Way::Nft(count), at_most(1.3)),
+            (Way::Iptables(count), at_most(2.0)),
+        ];
+        for (way, target) in others {
+            if let Some(other) = find(way) {
+                report.ratio((format!("{name}: rate"), &ours.rate), (way.name(), &other.rate), target);
+            }
+        }
+        // Flat in the number of services.
+        let fewest = contestants.iter().find(|one| matches!(one.way, Way::Hivemind(_)));
+        if let Some(fewest) = fewest.filter(|fewest| fewest.way != ours.way) {
+            report.ratio((p50, &ours.p50), (fewest.way.name(), &fewest.p50), Some(Target::AtMost(1.05)));
+        }
+    }
+    if let (Some(direct), Some(again)) = (find(Way::Direct), find(Way::DirectAgain)) {
+        report.ratio(("direct, again: rate", &again.rate), ("direct", &direct.rate), None);
+        report.ratio(("direct, again: p50", &again.p50), ("direct", &direct.p50), None);
+    }
 }

@@ -8,7 +8,7 @@ mod clock;
 mod crr;
 mod lab;
 mod loss;
-#[cfg_attr(not(test), expect(dead_code, reason = "hivemind's own contestant comes with its data plane"))]
+mod plane;
 mod report;
 mod rules;
 mod services;
@@ -18,7 +18,7 @@ mod throughput;
 
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::{Parser, Subcommand};
 
 #[derive(Debug, Parser)]
@@ -75,8 +75,7 @@ fn main() -> Result<ExitCode> {
 }
 
 fn measure(command: &Command, common: &Common, run: &supervisor::Run) -> Result<()> {
-    let own = run.cgroup()?.join("cgroup.procs");
-    std::fs::write(&own, "0").with_context(|| format!("cannot join {}", own.display()))?;
+    supervisor::begin(run)?;
     match command {
         Command::Crr(args) => crr::run(run, common, args),
         Command::Throughput(args) => throughput::run(run, common, args),

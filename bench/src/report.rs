@@ -179,11 +179,12 @@ impl Setting {
             |_| "unknown".to_owned(),
             |name| format!("{} {}", name.sysname().to_string_lossy(), name.release().to_string_lossy()),
         );
+        let congestion = fs::read_to_string("/proc/sys/net/ipv4/tcp_congestion_control").unwrap_or_default();
         let args: Vec<String> = std::env::args().skip(1).collect();
         let args: Vec<&str> = crate::supervisor::without_run(&args);
         Self {
             machine: format!("{} ({cpus} CPUs, {:.0} GiB{virtual_machine})", value("model name"), kib / 1048576.0),
-            kernel,
+            kernel: format!("{kernel} (TCP {})", congestion.trim()),
             date: hivemind::lifecycle::clock::now().to_string(),
             command: format!("cargo xtask bench {}", args.join(" ")),
         }

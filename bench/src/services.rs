@@ -4,13 +4,15 @@
 //! them, the start of the program included; hivemind's own adapter as the daemon calls it.
 
 use anyhow::{Context, Result};
+use hivemind::dataplane::tables::Tables;
 
 use crate::{
     Common,
     clock::timed,
     lab::Netns,
-    report::Report,
-    rules::{self, Service, iptables, nft},
+    plane::Plane,
+    report::{Report, Target},
+    rules::{self, Service, iptables, nft, tables},
     stats::Series,
     supervisor::Run,
 };
@@ -88,6 +90,37 @@ impl Contestant for Iptables {
     }
 }
 
+/// The data plane's adapter, with the rows that were written.
+struct Hivemind {
+    plane: Plane,
+    tables: Tables,
+}
+
+impl Hivemind {
+    fn apply(&mut self, change: impl FnOnce(&mut Tables)) -> Result<()> {
+        change(&mut self.tables);
+        self.plane.sync(&self.tables)
+    }
+}
+
+impl Contestant for Hivemind {
+    fn name(&self) -> String {
+        "hivemind".to_owned()
+    }
+    fn load(&mut self, services: &[Service]) -> Result<()> {
+        self.apply(|held| *held = tables::elsewhere(services))
+    }
+    fn add(&mut self, service: &Service) -> Result<()> {
+        self.apply(|held| tables::add(held, service))
+    }
+    fn remove(&mut self, service: &Service) -> Result<()> {
+        self.apply(|held| tables::remove(held, service))
+    }
+    fn clear(&mut self) -> Result<()> {
+        self.apply(|held| *held = Tables::default())
+    }
+}
+
 /// Measures and reports.
 pub(crate) fn run(run: &Run, common: &Common, args: &Args) -> Result<()> {
     let services = rules::services(args.services, false);
@@ -96,6 +129,10 @@ pub(crate) fn run(run: &Run, common: &Common, args: &Args) -> Result<()> {
     let mut contestants: Vec<Box<dyn Contestant>> = vec![
         Box::new(Nftables(Netns::new(run, "nft")?)),
         Box::new(Iptables { netns: Netns::new(run, "ipt")?, command: args.iptables.clone() }),
+        Box::new(Hivemind {
+            plane: Plane::open(run, "hm", &Netns::new(run, "hm")?, &run.cgroup()?)?,
+            tables: Tables::default(),
+        }),
     ];
     let mut load = vec![Series::default(); contestants.len()];
     let mut add = load.clone();
@@ -124,5 +161,11 @@ pub(crate) fn run(run: &Run, common: &Common, args: &Args) -> Result<()> {
         report.figure(format!("{}: load all", one.name()), "s", &load[i]);
         report.figure(format!("{}: add one", one.name()), "ms", &add[i]);
     }
+    let [nftables, _, ours] = [0, 1, 2];
+    report.limit("hivemind: load all", "s", &load[ours], Target::AtMost(1.0));
+    report.limit("hivemind: add one", "ms", &add[ours], Target::AtMost(5.0));
+    report.ratio(("nftables: load all", &load[nftables]), ("hivemind", &load[ours]), None);
+    report.ratio(("nftables: add one", &add[nftables]), ("hivemind", &add[ours]), None);
+    report.note("hivemind: from the rows that should be there to the maps in the kernel; 30,000 backends as instances of other nodes are part of them.");
     report.print(common.json)
 }

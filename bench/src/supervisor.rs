@@ -1,12 +1,12 @@
 //! Leaves nothing behind: the measurement runs in a child, and whatever way that ends, this process removes what
-//! the run made, by name. A run that was itself killed is swept by the next one.
+//! the run made. A run that was itself killed is swept by the next one.
 //!
-//! Names: a run is `hmb-<pid of the supervisor>`; its cgroup, its folder in the BPF file system and its temporary
-//! folder are called so, its network namespaces begin so. Every process of a run is in its cgroup or below it.
+//! The child has a mount namespace of its own, with its own `/run` and BPF file system: network namespaces, pins and
+//! what is attached by them go with its last process. Every process of a run is in its cgroup or below it. What is
+//! left to remove by name is the cgroup and a folder, both called `hmb-<pid of the supervisor>`.
 
 use std::{
     env, fs, io,
-    os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::{Command, ExitCode, Stdio},
     time::Duration,
@@ -14,6 +14,8 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use nix::{
+    mount::{MsFlags, mount},
+    sched::{CloneFlags, unshare},
     sys::{
         signal::{SigSet, Signal},
         wait::{WaitPidFlag, WaitStatus, waitpid},
@@ -27,10 +29,8 @@ use crate::clock;
 const PREFIX: &str = "hmb-";
 /// The argument by which the child knows its run.
 const RUN: &str = "--run";
-/// Where `ip netns` keeps names.
-const NETNS: &str = "/run/netns";
 /// The kernel's BPF file system.
-const BPFFS: &str = "/sys/fs/bpf";
+const PINS: &str = "/sys/fs/bpf";
 
 /// What one run may use.
 #[derive(Clone, Debug)]
@@ -61,9 +61,16 @@ impl Run {
         Ok(cgroup2()?.join(&self.name))
     }
 
+    /// Makes a cgroup beneath its own.
+    pub(crate) fn group(&self, tag: &str) -> Result<PathBuf> {
+        let group = self.cgroup()?.join(tag);
+        fs::create_dir(&group).with_context(|| format!("cannot make {}", group.display()))?;
+        Ok(group)
+    }
+
     /// Its folder for pins.
     pub(crate) fn pins(&self) -> PathBuf {
-        Path::new(BPFFS).join(&self.name)
+        Path::new(PINS).to_owned()
     }
 
     /// Its folder for files.
@@ -80,19 +87,12 @@ impl Run {
                 Ok(remove_groups(&cgroup).is_ok().then_some(()))
             })?;
         }
-        for namespace in names_in(NETNS)? {
-            if namespace.starts_with(&format!("{}-", self.name)) {
-                let status = Command::new("ip").args(["netns", "delete", &namespace]).status();
-                anyhow::ensure!(status.context("cannot run ip")?.success(), "cannot delete the namespace {namespace}");
+        match fs::remove_dir_all(self.files()) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                bail!("cannot remove {}: {e}", self.files().display())
             }
+            _ => Ok(()),
         }
-        for folder in [self.pins(), self.files()] {
-            match fs::remove_dir_all(&folder) {
-                Err(e) if e.kind() != io::ErrorKind::NotFound => bail!("cannot remove {}: {e}", folder.display()),
-                _ => {}
-            }
-        }
-        Ok(())
     }
 }
 
@@ -124,15 +124,32 @@ pub(crate) fn supervise() -> Result<ExitCode> {
 fn start(run: &Run) -> Result<Pid> {
     fs::create_dir(run.cgroup()?).context("cannot make the run's cgroup")?;
     fs::create_dir(run.files()).context("cannot make the run's folder")?;
-    // A group of its own: a Ctrl-C reaches only this process, which then ends the child and all of its children.
     let child = Command::new("/proc/self/exe")
         .args(env::args_os().skip(1))
         .args([RUN, &run.name])
         .stdin(Stdio::null())
-        .process_group(0)
         .spawn()
         .context("cannot start the measuring process")?;
     Ok(Pid::from_raw(i32::try_from(child.id())?))
+}
+
+/// The first thing the child does: enters the run's cgroup, mounts of its own, and a session of its own, so that a
+/// Ctrl-C reaches only the supervisor, which then ends the child and all of its children.
+pub(crate) fn begin(run: &Run) -> Result<()> {
+    let own = run.cgroup()?.join("cgroup.procs");
+    fs::write(&own, "0").with_context(|| format!("cannot join {}", own.display()))?;
+    nix::unistd::setsid().context("cannot begin a session")?;
+    unshare(CloneFlags::CLONE_NEWNS).context("cannot make a mount namespace")?;
+    let none = None::<&str>;
+    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).context("cannot make / private")?;
+    mount(Some("tmpfs"), "/run", Some("tmpfs"), MsFlags::empty(), none).context("cannot mount /run")?;
+    mount(Some("bpf"), PINS, Some("bpf"), MsFlags::empty(), none).with_context(|| format!("cannot mount {PINS}"))?;
+    // Where the scheduler shares the CPUs among sessions, this one goes first, as its processes do by `nice` elsewhere.
+    let group = Path::new("/proc/self/autogroup");
+    if group.exists() {
+        fs::write(group, "-20").context("cannot raise the session's priority")?;
+    }
+    Ok(())
 }
 
 /// Until the child has ended, or a signal asks to stop.
@@ -155,9 +172,7 @@ fn wait(child: Pid, signals: &SigSet) -> Result<ExitCode> {
 
 /// Removes the runs whose supervisor is no more.
 fn sweep() -> Result<()> {
-    let mut names = names_in(NETNS)?;
-    names.extend(names_in(BPFFS)?);
-    names.extend(names_in(env::temp_dir())?);
+    let mut names = names_in(env::temp_dir())?;
     names.extend(names_in(cgroup2()?)?);
     let mut owners: Vec<u32> = names.iter().filter_map(|name| owner_of(name)).collect();
     owners.sort_unstable();

@@ -8,8 +8,9 @@ use crate::{
     Common,
     child::Role,
     lab::{Lab, Place, SERVER, Server, pick},
-    report::Report,
-    rules::{ANSWERING, BULK_PORT, ECHO_PORT},
+    plane::Plane,
+    report::{Report, Target},
+    rules::{self, ANSWERING, BULK_PORT, ECHO_PORT, tables},
     stats::Series,
     supervisor::Run,
 };
@@ -22,19 +23,34 @@ pub(crate) struct Args {
     ipv6: bool,
 }
 
+/// What is between the containers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    /// Routes only.
+    Plain,
+    /// hivemind's programs.
+    Programs,
+    /// The same, reached through a service's address.
+    Service,
+}
+
 struct Contestant {
     name: &'static str,
     client: Place,
     to: SocketAddr,
     rate: Series,
+    /// The programs' owner.
+    _plane: Option<Plane>,
     _server: Server,
 }
 
 /// Measures and reports.
 pub(crate) fn run(run: &Run, common: &Common, args: &Args) -> Result<()> {
     let mut contestants = vec![
-        prepare(run, args, "plain", "plain routed veth")?,
-        prepare(run, args, "again", "plain routed veth, again")?,
+        prepare(run, args, Way::Plain, "plain", "plain routed veth")?,
+        prepare(run, args, Way::Plain, "again", "plain routed veth, again")?,
+        prepare(run, args, Way::Programs, "hm", "hivemind")?,
+        prepare(run, args, Way::Service, "hms", "hivemind, through a service")?,
     ];
     let (rounds, millis) = common.pick((5, 200), (21, 1000));
     for round in 0..rounds {
@@ -51,17 +67,31 @@ pub(crate) fn run(run: &Run, common: &Common, args: &Args) -> Result<()> {
     for one in &contestants {
         report.figure(one.name, "Gbit/s", &one.rate);
     }
-    let [plain, again, ..] = &contestants[..] else { return Ok(()) };
+    let [plain, again, ours @ ..] = &contestants[..] else { return Ok(()) };
+    for one in ours {
+        report.ratio((one.name, &one.rate), (plain.name, &plain.rate), Some(Target::AtLeast(1.0)));
+    }
     report.ratio((again.name, &again.rate), (plain.name, &plain.rate), None);
     report.print(common.json)
 }
 
-fn prepare(run: &Run, args: &Args, tag: &str, name: &'static str) -> Result<Contestant> {
+fn prepare(run: &Run, args: &Args, way: Way, tag: &str, name: &'static str) -> Result<Contestant> {
     let lab = Lab::new(run, tag)?;
-    let cgroup = run.cgroup()?;
+    let cgroup = run.group(tag)?;
+    let mut to = SocketAddr::new(pick(SERVER, args.ipv6), BULK_PORT);
+    let mut plane = None;
+    if way != Way::Plain {
+        let services = rules::services(1, args.ipv6);
+        let mut opened = Plane::open(run, tag, &lab.node, &cgroup)?;
+        opened.attach(&lab)?;
+        opened.sync(&tables::tables(lab.host_ends()?, &services, 0))?;
+        plane = Some(opened);
+        if way == Way::Service {
+            to.set_ip(services[0].address);
+        }
+    }
     let server = Place { netns: lab.server, cgroup: cgroup.clone(), cpu: Some(1) };
     let client = Place { netns: lab.client, cgroup, cpu: Some(0) };
-    let to = SocketAddr::new(pick(SERVER, args.ipv6), BULK_PORT);
     let role = Role::Serve { request: ANSWERING.to_vec(), bulk: BULK_PORT, echo: ECHO_PORT };
-    Ok(Contestant { name, client, to, rate: Series::default(), _server: server.serve(&role)? })
+    Ok(Contestant { name, client, to, rate: Series::default(), _plane: plane, _server: server.serve(&role)? })
 }

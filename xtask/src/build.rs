@@ -1,9 +1,9 @@
 //! `cargo xtask build`: the eBPF object first, then the binary that embeds it.
 
-use std::{path::PathBuf, process::Command};
+use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
-use xtask::shell::{root, run as sh};
+use xtask::shell;
 
 use crate::setup;
 
@@ -16,7 +16,7 @@ pub(crate) const OBJECT: &str = "HIVEMIND_EBPF_OBJECT";
 /// RUSTC_BOOTSTRAP allows `-Z build-std` with a stable one, and is set for this build only.
 pub(crate) fn object() -> Result<PathBuf> {
     let rustc = setup::ebpf_rustc().context("no Rust compiler has the source of core (hint: cargo xtask setup)")?;
-    let target = root().join("target/bpf");
+    let target = shell::root().join("target/bpf");
     let arch = std::env::consts::ARCH;
     let flags = [
         "-Cdebuginfo=2".to_owned(),
@@ -24,7 +24,7 @@ pub(crate) fn object() -> Result<PathBuf> {
         "-Clinker=bpf-linker".into(),
         format!("--cfg=bpf_target_arch=\"{arch}\""),
     ];
-    let mut cargo = Command::new("cargo");
+    let mut cargo = shell::cargo();
     cargo
         .args(["build", "--quiet", "--release", "--package", "hivemind-ebpf", "--bin", "hivemind-ebpf"])
         .args(["-Z", "build-std=core", "--target", "bpfel-unknown-none", "--target-dir"])
@@ -32,7 +32,7 @@ pub(crate) fn object() -> Result<PathBuf> {
         .env("RUSTC", rustc)
         .env("RUSTC_BOOTSTRAP", "1")
         .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}"));
-    sh(&mut cargo)?;
+    shell::run(&mut cargo)?;
     let object = target.join("bpfel-unknown-none/release/hivemind-ebpf");
     ensure!(object.is_file(), "the build made no object at {}", object.display());
     Ok(object)
@@ -41,14 +41,14 @@ pub(crate) fn object() -> Result<PathBuf> {
 /// `cargo xtask build`; returns the binary's path.
 pub(crate) fn run(release: bool) -> Result<PathBuf> {
     setup::run_quietly()?;
-    let mut cargo = Command::new("cargo");
+    let mut cargo = shell::cargo();
     cargo.args(["build", "--package", "hivemind"]).env(OBJECT, object()?);
     if release {
         cargo.arg("--release");
     }
-    sh(&mut cargo)?;
+    shell::run(&mut cargo)?;
     let profile = if release { "release" } else { "debug" };
-    let binary = root().join("target").join(profile).join("hivemind");
+    let binary = shell::root().join("target").join(profile).join("hivemind");
     println!("build: {}", binary.display());
     Ok(binary)
 }
@@ -56,7 +56,7 @@ pub(crate) fn run(release: bool) -> Result<PathBuf> {
 /// `cargo xtask bench`: the benchmark program with everything built for speed.
 pub(crate) fn bench(args: &[String]) -> Result<()> {
     let binary = run(true)?;
-    let mut cargo = Command::new("cargo");
+    let mut cargo = shell::cargo();
     cargo.args(["run", "--release", "--package", "hivemind-bench", "--"]).args(args);
-    sh(cargo.env(OBJECT, object()?).env("HIVEMIND_BINARY", binary))
+    shell::run(cargo.env(OBJECT, object()?).env("HIVEMIND_BINARY", binary))
 }

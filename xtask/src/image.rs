@@ -273,7 +273,7 @@ const SERVE: &str = "#!/bin/sh\n\
     exec httpd -f -vv -p 80 -h /www\n";
 
 /// `ask 6 http://web.local/ 10`: looks the name up in one family, which busybox's wget cannot be told to, and gets the
-/// page ten times, looking up each time. (Debian's static busybox crashes in `wget -T`.)
+/// page ten times, looking up each time.
 const ASK: &str = r#"#!/bin/sh
 [ "$1" = 6 ] && kind=aaaa || kind=a
 name=${2#http://} name=${name%%/*} path=/${2#http://*/}
@@ -281,7 +281,7 @@ for _ in $(seq "${3:-1}"); do
     address=$(nslookup -type="$kind" "$name" | sed -n '/^Name:/,$ s/^Address: *//p' | head -n 1)
     [ -n "$address" ] || { echo "ask: $name has no IPv$1 address" >&2; exit 1; }
     [ "$1" = 6 ] && address="[$address]"
-    timeout 5 wget -q -O - --header "Host: $name" "http://$address$path" || exit 1
+    wget -q -O - --header "Host: $name" "http://$address$path" || exit 1
 done
 "#;
 
@@ -289,7 +289,13 @@ done
 pub fn web() -> Result<Image> {
     let mut own = Files::default();
     own.file("serve", 0o755, SERVE).file("bin/ask", 0o755, ASK);
-    let config = Config { entrypoint: vec!["/serve".into()], ports: vec!["80/tcp".into()], ..Config::default() };
+    let config = Config {
+        entrypoint: vec!["/serve".into()],
+        ports: vec!["80/tcp".into()],
+        // busybox's programs do not handle SIGTERM, and the kernel spares process 1 what it does not handle.
+        stop_signal: "SIGKILL".into(),
+        ..Config::default()
+    };
     Image::new(&[&busybox()?, &own], &config)
 }
 

@@ -115,7 +115,7 @@ pub(crate) fn run_quietly() -> Result<()> {
     }
     if !bpf_linker() {
         println!("setup: going to build bpf-linker {BPF_LINKER} with cargo install (a minute or two)");
-        let mut cargo = Command::new("cargo");
+        let mut cargo = shell::cargo();
         cargo.args(["install", "bpf-linker", "--version", BPF_LINKER, "--locked", "--no-default-features"]);
         cargo.args(["--features", "llvm-22"]).env("LLVM_PREFIX", LLVM);
         shell::run(&mut cargo)?;

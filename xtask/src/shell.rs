@@ -17,6 +17,19 @@ pub fn cache(name: &str) -> PathBuf {
     root().join("target").join(name)
 }
 
+/// cargo, as the user would run it. `cargo run`, which runs us, tells us of our own package in the environment; build
+/// scripts that look there would be built anew each time it is `cargo xtask` that builds, and again when it is not.
+pub fn cargo() -> Command {
+    let mut command = Command::new("cargo");
+    for (name, _) in std::env::vars_os() {
+        let text = name.to_string_lossy();
+        if text.starts_with("CARGO_PKG_") || text.starts_with("CARGO_MANIFEST_") || text == "CARGO" {
+            command.env_remove(&name);
+        }
+    }
+    command
+}
+
 /// Runs a command with its output shown; an error names it.
 pub fn run(command: &mut Command) -> Result<()> {
     let shown = show(command);

@@ -19,13 +19,13 @@ pub(crate) fn run(quick: bool, filter: Option<&str>) -> Result<()> {
     setup::run_quietly()?;
     let mut tally = Tally::default();
     if filter.is_none() {
-        tally.step("fmt", || shell::run(Command::new("cargo").args(["fmt", "--all", "--check"])));
+        tally.step("fmt", || shell::run(shell::cargo().args(["fmt", "--all", "--check"])));
         tally.step("tidy", tidy::run);
     }
     let object = build::object()?;
     if filter.is_none() {
         tally.step("clippy", || {
-            let mut clippy = Command::new("cargo");
+            let mut clippy = shell::cargo();
             clippy.args([
                 "clippy",
                 "--quiet",
@@ -46,7 +46,7 @@ pub(crate) fn run(quick: bool, filter: Option<&str>) -> Result<()> {
         suites.push(&["--package", "hivemind-tests"]);
     }
     for suite in suites {
-        let mut cargo = Command::new("cargo");
+        let mut cargo = shell::cargo();
         cargo.arg("test").arg("--no-fail-fast").args(suite).env(build::OBJECT, &object);
         if let Some(binary) = &binary {
             cargo.env("HIVEMIND_BINARY", binary);

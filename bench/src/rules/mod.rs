@@ -2,7 +2,6 @@
 
 pub(crate) mod iptables;
 pub(crate) mod nft;
-#[expect(dead_code, reason = "hivemind's own contestant comes with its data plane")]
 pub(crate) mod tables;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};

@@ -1,49 +1,76 @@
 //! The services as the rows of hivemind's own data plane.
 
-use std::collections::{BTreeMap, BTreeSet};
-
 use hivemind::{
     dataplane::tables::{EndpointRow, Frontend, PeerRow, ServiceRow, Tables},
     model::Protocol,
     net::Mac,
 };
 
-use super::{BULK_PORT, ECHO_PORT, SERVICE_PORT, Service};
+use super::{ANSWERING, BULK_PORT, ECHO_PORT, SERVICE_PORT, Service};
 use crate::lab::{CLIENT, MACS, SERVER};
 
-/// The identity of both containers.
+/// The identity of every container.
 const IDENTITY: u32 = 1;
 
 /// The rows of a lab whose host ends have these interface indices (client's, server's), with `services`.
-pub(crate) fn tables(host_ends: [u32; 2], services: &[Service]) -> Tables {
-    let mut endpoints = BTreeMap::new();
-    let mut peers = BTreeMap::new();
+/// `measured` is the number of the one that the server serves; it has its streams' ports as well.
+pub(crate) fn tables(host_ends: [u32; 2], services: &[Service], measured: u32) -> Tables {
+    let mut tables = Tables::default();
     for ((ifindex, (v4, v6)), [host, own]) in host_ends.into_iter().zip([CLIENT, SERVER]).zip(MACS) {
         let row =
             EndpointRow { v4: Some(v4), v6: Some(v6), instance_mac: Mac(own), host_mac: Mac(host), identity: IDENTITY };
-        endpoints.insert(ifindex, row);
+        tables.endpoints.insert(ifindex, row);
         for address in [v4.into(), v6.into()] {
-            peers.insert(address, PeerRow { identity: IDENTITY, ifindex });
+            tables.peers.insert(address, PeerRow { identity: IDENTITY, ifindex });
         }
     }
-    let mut frontends = BTreeMap::new();
     for service in services {
-        frontends.insert(Frontend::Virtual(service.address, SERVICE_PORT, Protocol::Tcp), row(service));
+        add(&mut tables, service);
     }
-    Tables { endpoints, peers, services: frontends, node_addresses: BTreeSet::new(), served: BTreeMap::new() }
+    if let Some(service) = services.iter().find(|service| service.number == measured) {
+        let requests = ANSWERING.map(|port| (port, Protocol::Tcp));
+        let streams = [(BULK_PORT, Protocol::Tcp), (ECHO_PORT, Protocol::Tcp), (ECHO_PORT, Protocol::Udp)];
+        for (port, protocol) in requests.into_iter().chain(streams) {
+            tables.served.insert((host_ends[1], port, protocol), id(service));
+        }
+        for (port, protocol) in streams {
+            let backends = service.backends.iter().take(1).map(|backend| (backend.ip(), port)).collect();
+            let row = ServiceRow { id: id(service), backends };
+            tables.services.insert(Frontend::Virtual(service.address, port, protocol), row);
+        }
+    }
+    tables
 }
 
-/// Adds to `tables` the measured service's other ports: bulk data over TCP, numbered messages over TCP and UDP.
-pub(crate) fn add_streams(tables: &mut Tables, service: &Service) {
-    let Some(server) = service.backends.first().map(std::net::SocketAddr::ip) else { return };
-    for (port, protocol) in [(BULK_PORT, Protocol::Tcp), (ECHO_PORT, Protocol::Tcp), (ECHO_PORT, Protocol::Udp)] {
-        let row = ServiceRow { id: service.number + 1, backends: vec![(server, port)] };
-        tables.services.insert(Frontend::Virtual(service.address, port, protocol), row);
-    }
-}
-
-/// What is behind a service; numbers of services begin with 1.
-pub(crate) fn row(service: &Service) -> ServiceRow {
+/// Adds a service, with its backends as instances of another node if they are not of this one.
+pub(crate) fn add(tables: &mut Tables, service: &Service) {
     let backends = service.backends.iter().map(|backend| (backend.ip(), backend.port())).collect();
-    ServiceRow { id: service.number + 1, backends }
+    let row = ServiceRow { id: id(service), backends };
+    tables.services.insert(Frontend::Virtual(service.address, SERVICE_PORT, Protocol::Tcp), row);
+    let address = ServiceRow { id: id(service), backends: Vec::new() };
+    tables.services.insert(Frontend::Address(service.address), address);
+    for backend in &service.backends {
+        tables.peers.entry(backend.ip()).or_insert(PeerRow { identity: IDENTITY, ifindex: 0 });
+    }
+}
+
+/// Removes a service of other nodes, with its backends.
+pub(crate) fn remove(tables: &mut Tables, service: &Service) {
+    tables.services.remove(&Frontend::Virtual(service.address, SERVICE_PORT, Protocol::Tcp));
+    tables.services.remove(&Frontend::Address(service.address));
+    for backend in &service.backends {
+        tables.peers.remove(&backend.ip());
+    }
+}
+
+/// Rows of a node without instances.
+pub(crate) fn elsewhere(services: &[Service]) -> Tables {
+    let mut tables = Tables::default();
+    services.iter().for_each(|service| add(&mut tables, service));
+    tables
+}
+
+/// Numbers of services begin with 1.
+const fn id(service: &Service) -> u32 {
+    service.number + 1
 }

@@ -1,7 +1,7 @@
 //! What `deny.toml` says about dependencies, checked with nothing but `cargo metadata`: licences, sources, bans.
 //! Advisories need a database from the network and are left to cargo-deny.
 
-use std::{collections::BTreeSet, fs, process::Command};
+use std::{collections::BTreeSet, fs};
 
 use anyhow::{Context, Result};
 use serde_json::Value;
@@ -19,7 +19,7 @@ struct Rules {
 /// Adds a fault for every dependency that is not as it should be.
 pub(crate) fn check(faults: &mut Vec<String>) -> Result<()> {
     let rules = Rules::read(&fs::read_to_string(shell::root().join("deny.toml")).context("cannot read deny.toml")?);
-    let mut metadata = Command::new("cargo");
+    let mut metadata = shell::cargo();
     metadata.args(["metadata", "--format-version", "1", "--locked", "--filter-platform", "x86_64-unknown-linux-gnu"]);
     let metadata: Value = serde_json::from_str(&shell::output(&mut metadata)?)?;
     // Those that are not for this platform are in the list of packages, but resolve to nothing.
