@@ -262,7 +262,10 @@ impl Owner {
 
     fn sweep(&mut self) {
         match self.dataplane.sweep() {
-            Ok(report) => self.state.send_modify(|state| state.sweep = report),
+            Ok(report) => self.state.send_modify(|state| {
+                state.sweep = report;
+                state.repaired += report.repaired;
+            }),
             Err(error) => tracing::error!(%error, "timed-out connections could not be removed"),
         }
     }

@@ -2,10 +2,13 @@
 //! adapter (floor 2, the only place that names `aya`) compares them with the pinned maps and writes the difference.
 
 pub mod bpf;
+pub mod diff;
 mod error;
+mod probe;
 pub mod tables;
 
 pub use error::DataplaneError;
+pub use probe::{Finding, probe};
 
 use tables::Tables;
 
@@ -37,7 +40,8 @@ pub trait Dataplane: Send + std::fmt::Debug {
     /// All counters, summed over the CPUs.
     fn counters(&mut self) -> Result<Vec<Counter>, DataplaneError>;
 
-    /// Bookkeeping to be called every few seconds: removes what has timed out.
+    /// Bookkeeping to be called every few seconds: removes what has timed out; now and then compares the maps with what
+    /// was written last, and puts right what someone else has changed.
     fn sweep(&mut self) -> Result<SweepReport, DataplaneError>;
 
     /// What is used of the kernel, for `node info` and `doctor`.
@@ -65,6 +69,8 @@ pub struct SweepReport {
     pub connections: u64,
     /// Connections that were removed.
     pub expired: u64,
+    /// Rows that someone else had changed and that were put right.
+    pub repaired: u64,
 }
 
 /// One counter: packets and bytes of an endpoint in one direction, for a service (0: none), and a reason
@@ -75,7 +81,8 @@ pub struct Counter {
     pub endpoint: u32,
     /// The service's number; 0 for none.
     pub service: u32,
-    /// Out of the instance (0) or into it (1).
+    /// Out of the instance (0), into it (1), or a connection that a socket opened to the service (2: `packets` counts
+    /// connections, `bytes` is 0).
     pub direction: u8,
     /// 0 for forwarded, else the drop reason's number.
     pub reason: u8,

@@ -223,9 +223,7 @@ impl Lab {
     /// namespaces.
     pub fn new(cgroup: &Path, count: u8) -> Self {
         sh("echo 1 > /proc/sys/net/ipv4/ip_forward; echo 1 > /proc/sys/net/ipv6/conf/all/forwarding
-            for device in hm-node hm-pub; do
-                ip link add $device type dummy 2>/dev/null || ip link add $device type ifb; done
-            ip link set hm-node up
+            ip link add hm-node type veth peer name hm-pub; ip link set hm-node up
             ip addr add 10.88.0.1/32 dev hm-node; ip addr add fd68:6d00:0:1::1/128 dev hm-node nodad
             ip link set hm-pub mtu 65535 up
             for range in 10.88.0.0/16 10.96.0.0/16; do ip route add unreachable $range metric 4294967295; done

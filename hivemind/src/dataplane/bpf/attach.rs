@@ -1,32 +1,81 @@
 //! Programs and links.
+//!
+//! With TCX (Linux 6.6) and for cgroups an attachment is a pinned link, and a program is replaced through it. Before
+//! TCX it is a filter of the device's clsact qdisc, which lives as long as the device and is replaced by its handle.
 
 use std::{
     fs::{self, File},
     io,
-    os::fd::AsFd,
+    os::{fd::AsFd, unix::fs::MetadataExt},
     path::Path,
 };
 
 use aya::{
     Ebpf,
     programs::{
-        CgroupAttachMode, CgroupSockAddr, Program, ProgramError, SchedClassifier, TcAttachType,
+        CgroupAttachMode, CgroupSockAddr, LinkOrder, Program, ProgramError, SchedClassifier, TcAttachType,
         links::{FdLink, LinkError},
-        tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle},
+        tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions, TcError, TcHandle},
     },
     util::KernelVersion,
 };
 use hivemind_ebpf::program;
+use nix::net::if_::{if_nameindex, if_nametoindex};
 
 use super::{BpfDataplane, chain, link::PinnedLink};
-use crate::dataplane::DataplaneError;
+use crate::{dataplane::DataplaneError, model::InstanceId};
 
 /// Where our filter stands among others on kernels without TCX.
 const TC_PRIORITY: u16 = 49_000;
 /// Its handle.
-const TC_HANDLE: u16 = 1;
+const TC_HANDLE: u32 = 1;
 
-/// Whether the kernel has TCX (6.6).
+/// A program's place on a device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    /// What an instance sends.
+    From(InstanceId),
+    /// What goes to an instance.
+    To(InstanceId),
+    /// What an uplink, by interface index, receives. (A name may hold a dot, which a pin may not.)
+    Uplink(u32),
+    /// What the firewall has accepted for published ports.
+    Publish,
+}
+
+impl Place {
+    /// The name of its pin.
+    pub(super) fn pin(&self) -> String {
+        match self {
+            Self::From(id) => format!("{id}-from"),
+            Self::To(id) => format!("{id}-to"),
+            Self::Uplink(ifindex) => format!("uplink-{ifindex}"),
+            Self::Publish => "publish".into(),
+        }
+    }
+
+    fn parse(pin: &str) -> Option<Self> {
+        let place = match pin.rsplit_once('-') {
+            Some((id, "from")) => Self::From(id.parse().ok()?),
+            Some((id, "to")) => Self::To(id.parse().ok()?),
+            Some(("uplink", ifindex)) => Self::Uplink(ifindex.parse().ok()?),
+            None if pin == "publish" => Self::Publish,
+            _ => return None,
+        };
+        Some(place)
+    }
+
+    const fn program(&self) -> &'static str {
+        match self {
+            Self::From(_) => program::FROM_CONTAINER,
+            Self::To(_) => program::TO_CONTAINER,
+            Self::Uplink(_) => program::FROM_UPLINK,
+            Self::Publish => program::PUB_SELECT,
+        }
+    }
+}
+
+/// Whether the kernel has TCX.
 pub(super) fn has_tcx() -> bool {
     KernelVersion::current().is_ok_and(|version| version >= KernelVersion::new(6, 6, 0))
 }
@@ -62,71 +111,157 @@ fn direction(name: &str) -> TcAttachType {
     }
 }
 
+/// The instances' devices in the calling thread's namespace.
+fn instance_devices() -> Vec<(InstanceId, String)> {
+    let Ok(all) = if_nameindex() else { return Vec::new() };
+    let names = all.iter().filter_map(|device| device.name().to_str().ok());
+    names.filter_map(|name| Some((name.strip_prefix("hm")?.parse().ok()?, name.to_owned()))).collect()
+}
+
 impl BpfDataplane {
     /// Attaches a device's program, or puts it in the place of the one that a former daemon attached.
-    pub(super) fn attach_device(&mut self, name: &'static str, link: &str, device: &str) -> Result<(), DataplaneError> {
+    pub(super) fn attach_device(&mut self, place: &Place, device: &str) -> Result<(), DataplaneError> {
+        let name = place.program();
         let fail = |why: String| DataplaneError::Attach { program: name, to: device.to_owned(), why };
-        let pin = self.links().join(link);
-        let program: &mut SchedClassifier = match self.ebpf.program_mut(name) {
-            Some(Program::SchedClassifier(program)) => program,
-            _ => return Err(fail("the program is not loaded".into())),
+        let pin = self.links().join(place.pin());
+        let Some(Program::SchedClassifier(program)) = self.ebpf.program_mut(name) else {
+            return Err(fail("the program is not loaded".into()));
         };
-        if !has_tcx() {
+        if !self.tcx {
             return attach_filter(program, name, device).map_err(|error| fail(chain(&error)));
         }
-        let index = nix::net::if_::if_nametoindex(device).map_err(|error| fail(error.to_string()))?;
+        let index = if_nametoindex(device).map_err(|error| fail(error.to_string()))?;
         if let Some(pinned) = PinnedLink::open(&pin).map_err(|error| fail(error.to_string()))? {
             if pinned.ifindex() == Some(index) {
                 let fd = program.fd().map_err(|error| fail(chain(&error)))?;
                 return pinned.update(fd.as_fd()).map_err(|error| fail(error.to_string()));
             }
-            // The device it was on has gone: the link was made anew.
+            // The device it was on has gone: another was made under the same name.
             remove_pin(&pin)?;
         }
-        let id = program.attach(device, direction(name)).map_err(|error| fail(chain(&error)))?;
+        // First: what others attach sees only what may pass.
+        let order = TcAttachOptions::TcxOrder(LinkOrder::first());
+        let id = program.attach_with_options(device, direction(name), order).map_err(|error| fail(chain(&error)))?;
         let taken = program.take_link(id).map_err(|error| fail(chain(&error)))?;
         let fd: FdLink = taken.try_into().map_err(|error: LinkError| fail(chain(&error)))?;
         fd.pin(&pin).map_err(|error| fail(chain(&error)))?;
         Ok(())
     }
 
+    /// Puts these programs in the place of those that a former daemon attached to devices, each in one step.
+    pub(super) fn take_over(&mut self) -> Result<(), DataplaneError> {
+        if !self.tcx {
+            for (id, device) in instance_devices() {
+                self.attach_device(&Place::From(id.clone()), &device)?;
+                self.attach_device(&Place::To(id), &device)?;
+            }
+            return Ok(());
+        }
+        for (pin, place) in self.places()? {
+            let name = place.program();
+            let fail = |why: String| DataplaneError::Attach { program: name, to: place.pin(), why };
+            let Some(Program::SchedClassifier(program)) = self.ebpf.program(name) else {
+                return Err(fail("the program is not loaded".into()));
+            };
+            let fd = program.fd().map_err(|error| fail(chain(&error)))?;
+            let Some(pinned) = PinnedLink::open(&pin).map_err(|error| fail(error.to_string()))? else { continue };
+            match pinned.update(fd.as_fd()) {
+                Ok(()) => {}
+                // The device has gone while no daemon was there.
+                Err(error) if error.raw_os_error() == Some(libc::ENOLINK) => remove_pin(&pin)?,
+                Err(error) => return Err(fail(error.to_string())),
+            }
+        }
+        Ok(())
+    }
+
+    /// The pins of links on devices.
+    pub(super) fn places(&self) -> Result<Vec<(std::path::PathBuf, Place)>, DataplaneError> {
+        let entries = list(&self.links())?;
+        Ok(entries.into_iter().filter_map(|name| Some((self.links().join(&name), Place::parse(&name)?))).collect())
+    }
+
+    /// The instances that something is attached for.
+    pub(super) fn attached_instances(&self) -> Result<Vec<InstanceId>, DataplaneError> {
+        if !self.tcx {
+            return Ok(instance_devices().into_iter().map(|(id, _)| id).collect());
+        }
+        let of_instance = |place| match place {
+            Place::From(id) => Some(id),
+            _ => None,
+        };
+        Ok(self.places()?.into_iter().filter_map(|(_, place)| of_instance(place)).collect())
+    }
+
+    /// Detaches from a device. Ok if nothing is attached, or the device is gone.
+    pub(super) fn detach_device(&mut self, place: &Place, device: &str) -> Result<(), DataplaneError> {
+        if self.tcx {
+            return remove_pin(&self.links().join(place.pin()));
+        }
+        let name = place.program();
+        match tc::qdisc_detach_program(device, direction(name), name) {
+            Ok(()) => Ok(()),
+            Err(_) if if_nametoindex(device).is_err() => Ok(()),
+            Err(TcError::IoError(error)) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(DataplaneError::Attach { program: name, to: device.to_owned(), why: chain(&error) }),
+        }
+    }
+
+    /// Detaches from every device in the calling thread's namespace, on kernels without TCX.
+    pub(super) fn detach_filters(&mut self) {
+        let Ok(all) = if_nameindex() else { return };
+        for device in all.iter().filter_map(|device| device.name().to_str().ok()) {
+            for name in program::DEVICE {
+                // Most devices have none of them.
+                let _ = tc::qdisc_detach_program(device, direction(name), name);
+            }
+        }
+    }
+
     /// Attaches the socket programs to the cgroup, or takes over.
     pub(super) fn attach_sockets(&mut self) -> Result<(), DataplaneError> {
         let path = self.config.cgroup.clone();
-        let cgroup = File::open(&path).map_err(|source| DataplaneError::File { action: "open", path, source })?;
+        let to = path.display().to_string();
+        let file = |source| DataplaneError::File { action: "open", path: path.clone(), source };
+        let cgroup = File::open(&path).map_err(file)?;
+        let id = cgroup.metadata().map_err(file)?.ino();
         for name in program::SOCKET {
-            let to = self.config.cgroup.display().to_string();
             let fail = |why: String| DataplaneError::Attach { program: name, to: to.clone(), why };
             let pin = self.links().join(name);
-            let program: &mut CgroupSockAddr = match self.ebpf.program_mut(name) {
-                Some(Program::CgroupSockAddr(program)) => program,
-                _ => return Err(fail("the program is not loaded".into())),
+            let Some(Program::CgroupSockAddr(program)) = self.ebpf.program_mut(name) else {
+                return Err(fail("the program is not loaded".into()));
             };
+            let program: &mut CgroupSockAddr = program;
             if let Some(pinned) = PinnedLink::open(&pin).map_err(|error| fail(error.to_string()))? {
-                let fd = program.fd().map_err(|error| fail(chain(&error)))?;
-                match pinned.update(fd.as_fd()) {
-                    Ok(()) => continue,
-                    // The cgroup of the old link was removed: attach to the new one.
-                    Err(error) if error.raw_os_error() == Some(libc::ENOLINK) => remove_pin(&pin)?,
-                    Err(error) => return Err(fail(error.to_string())),
+                if pinned.cgroup() == Some(id) {
+                    let fd = program.fd().map_err(|error| fail(chain(&error)))?;
+                    pinned.update(fd.as_fd()).map_err(|error| fail(error.to_string()))?;
+                    continue;
                 }
+                // It is on another cgroup, or on one that was removed.
+                remove_pin(&pin)?;
             }
             // With links this mode lets other programs of the cgroup run as well; the others are refused.
-            let id = program.attach(&cgroup, CgroupAttachMode::Single).map_err(|error| fail(chain(&error)))?;
-            let taken = program.take_link(id).map_err(|error| fail(chain(&error)))?;
+            let link = program.attach(&cgroup, CgroupAttachMode::Single).map_err(|error| fail(chain(&error)))?;
+            let taken = program.take_link(link).map_err(|error| fail(chain(&error)))?;
             let fd: FdLink = taken.try_into().map_err(|error: LinkError| fail(chain(&error)))?;
             fd.pin(&pin).map_err(|error| fail(chain(&error)))?;
         }
         Ok(())
     }
+}
 
-    /// Detaches by removing the pin. Ok if there is none.
-    pub(super) fn unpin_link(&mut self, link: &str) -> Result<(), DataplaneError> {
-        remove_pin(&self.links().join(link))
+/// The names in a folder; none if there is no such folder.
+pub(super) fn list(path: &Path) -> Result<Vec<String>, DataplaneError> {
+    match fs::read_dir(path) {
+        Ok(entries) => Ok(entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(source) => Err(DataplaneError::File { action: "list", path: path.to_owned(), source }),
     }
 }
 
-fn remove_pin(pin: &Path) -> Result<(), DataplaneError> {
+/// Removes a pin. Ok if there is none.
+pub(super) fn remove_pin(pin: &Path) -> Result<(), DataplaneError> {
     match fs::remove_file(pin) {
         Err(source) if source.kind() != io::ErrorKind::NotFound => {
             Err(DataplaneError::File { action: "remove", path: pin.to_owned(), source })
@@ -135,11 +270,10 @@ fn remove_pin(pin: &Path) -> Result<(), DataplaneError> {
     }
 }
 
-/// Before Linux 6.6 the program is a filter of the clsact qdisc, which lives as long as the device.
 fn attach_filter(program: &mut SchedClassifier, name: &str, device: &str) -> Result<(), ProgramError> {
     // It may be there already.
     let _ = tc::qdisc_add_clsact(device);
-    let handle = TcHandle::from(u32::from(TC_HANDLE));
+    let handle = TcHandle::from(TC_HANDLE);
     let existing = SchedClassifierLink::attached(device, direction(name), TC_PRIORITY, handle, None);
     let replaced = existing.ok().and_then(|link| program.attach_to_link(link).ok());
     let id = match replaced {
@@ -152,4 +286,20 @@ fn attach_filter(program: &mut SchedClassifier, name: &str, device: &str) -> Res
     // Dropping the link would remove the filter.
     std::mem::forget(program.take_link(id)?);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_come_back_from_their_pins() {
+        let id = InstanceId::from_bits(42);
+        for place in [Place::From(id.clone()), Place::To(id), Place::Uplink(7), Place::Publish] {
+            assert_eq!(Place::parse(&place.pin()), Some(place));
+        }
+        for pin in ["hm_connect4", "uplink-eth0", "x-from", "publish-1", ""] {
+            assert_eq!(Place::parse(pin), None, "{pin}");
+        }
+    }
 }

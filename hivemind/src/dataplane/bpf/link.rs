@@ -57,7 +57,16 @@ impl PinnedLink {
 
     /// The interface a TCX link is on; 0 once the device has gone (Linux 6.6, commit 054e5fbd2c34).
     pub(super) fn ifindex(&self) -> Option<u32> {
+        self.fact("ifindex:")?.parse().ok()
+    }
+
+    /// The cgroup a link is on, by its inode number; 0 once it was removed.
+    pub(super) fn cgroup(&self) -> Option<u64> {
+        self.fact("cgroup_id:")?.parse().ok()
+    }
+
+    fn fact(&self, name: &str) -> Option<String> {
         let text = fs::read_to_string(format!("/proc/self/fdinfo/{}", self.0.as_raw_fd())).ok()?;
-        text.lines().find_map(|line| line.strip_prefix("ifindex:"))?.trim().parse().ok()
+        Some(text.lines().find_map(|line| line.strip_prefix(name))?.trim().to_owned())
     }
 }

@@ -1,6 +1,6 @@
 //! The maps: checked before reuse, read and written with their types.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{collections::BTreeMap, fs, path::Path};
 
 use aya::{
     Ebpf, Pod,
@@ -8,17 +8,64 @@ use aya::{
 };
 use hivemind_ebpf::{
     abi::{
-        Addr, Backend, Connection, Count, CounterKey, Endpoint, FORWARD, Frontend, FrontendKey, Peer, RETIRED,
-        ServedKey, SlotKey, Tuple,
+        Addr, Backend, Connection, Count, CounterKey, Endpoint, Frontend, FrontendKey, Peer, ServedKey, SlotKey, Tuple,
     },
-    connection, map,
+    map,
 };
 
-use super::chain;
-use crate::dataplane::{Counter, DataplaneError, SweepReport};
+use super::{chain, rows::Row};
+use crate::dataplane::DataplaneError;
 
-/// A hash map whose descriptor we own.
-type Table<K, V> = HashMap<MapData, K, V>;
+/// A hash map with its name.
+pub(super) struct Table<K, V> {
+    pub(super) name: &'static str,
+    capacity: u32,
+    map: HashMap<MapData, K, V>,
+}
+
+impl<K: Pod, V: Pod> Table<K, V> {
+    pub(super) fn insert(&mut self, key: K, value: V) -> Result<(), MapError> {
+        self.map.insert(key, value, 0)
+    }
+
+    pub(super) fn remove(&mut self, key: &K) -> Result<(), MapError> {
+        self.map.remove(key)
+    }
+
+    /// The value, if the key is there.
+    pub(super) fn get(&self, key: &K) -> Option<V> {
+        self.map.get(key, 0).ok()
+    }
+
+    /// All rows. Of a map that the kernel's side changes meanwhile: each row that stays, and some of the others.
+    pub(super) fn raw_rows(&self) -> Result<Vec<(K, V)>, DataplaneError> {
+        // When the row that the walk stands on is removed, the walk begins anew: it must end all the same.
+        let most = self.capacity as usize * 2;
+        let rows = self.map.iter().take(most).filter(|row| !matches!(row, Err(MapError::KeyNotFound)));
+        rows.collect::<Result<_, _>>().map_err(|error| failed("read", self.name, &error))
+    }
+
+    /// All rows in the words of the tables. What cannot be read so is removed: no daemon of this version wrote it.
+    pub(super) fn rows<A, B>(&mut self) -> Result<BTreeMap<A, B>, DataplaneError>
+    where
+        A: Row<Abi = K> + Ord,
+        B: Row<Abi = V>,
+    {
+        let mut rows = BTreeMap::new();
+        for (key, value) in self.raw_rows()? {
+            match (A::decode(key), B::decode(value)) {
+                (Some(key), Some(value)) => {
+                    rows.insert(key, value);
+                }
+                _ => match self.remove(&key) {
+                    Ok(()) | Err(MapError::KeyNotFound | MapError::ElementNotFound) => {}
+                    Err(error) => return Err(failed("clean", self.name, &error)),
+                },
+            }
+        }
+        Ok(rows)
+    }
+}
 
 /// All maps that the daemon reads or writes.
 pub(super) struct Maps {
@@ -28,13 +75,49 @@ pub(super) struct Maps {
     pub(super) frontends: Table<FrontendKey, Frontend>,
     pub(super) slots: Table<SlotKey, Backend>,
     pub(super) served: Table<ServedKey, u32>,
-    connections: Table<Tuple, Connection>,
-    counters: PerCpuHashMap<MapData, CounterKey, Count>,
+    pub(super) connections: Table<Tuple, Connection>,
+    pub(super) counters: PerCpuHashMap<MapData, CounterKey, Count>,
+    capacities: BTreeMap<&'static str, u32>,
 }
 
 impl std::fmt::Debug for Maps {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Maps").finish_non_exhaustive()
+        f.debug_struct("Maps").field("capacities", &self.capacities).finish_non_exhaustive()
+    }
+}
+
+impl Maps {
+    pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self, DataplaneError> {
+        fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<Map, DataplaneError> {
+            ebpf.take_map(name).ok_or_else(|| DataplaneError::Kernel { what: "a map of the object", why: name.into() })
+        }
+        fn table<K: Pod, V: Pod>(
+            ebpf: &mut Ebpf,
+            name: &'static str,
+            capacities: &BTreeMap<&'static str, u32>,
+        ) -> Result<Table<K, V>, DataplaneError> {
+            let map = HashMap::try_from(take(ebpf, name)?).map_err(|error| failed("use", name, &error))?;
+            Ok(Table { name, capacity: capacities.get(name).copied().unwrap_or(0), map })
+        }
+        let capacities = map::ALL.into_iter().filter_map(|name| Some((name, data(ebpf.map(name)?)?.info().ok()?)));
+        let sizes: BTreeMap<_, _> = capacities.map(|(name, info)| (name, info.max_entries())).collect();
+        let counters = take(ebpf, map::COUNTERS)?;
+        Ok(Self {
+            endpoints: table(ebpf, map::ENDPOINTS, &sizes)?,
+            peers: table(ebpf, map::PEERS, &sizes)?,
+            node_addresses: table(ebpf, map::NODE_ADDRS, &sizes)?,
+            frontends: table(ebpf, map::FRONTENDS, &sizes)?,
+            slots: table(ebpf, map::SLOTS, &sizes)?,
+            served: table(ebpf, map::SERVED, &sizes)?,
+            connections: table(ebpf, map::CONNECTIONS, &sizes)?,
+            counters: PerCpuHashMap::try_from(counters).map_err(|error| failed("use", map::COUNTERS, &error))?,
+            capacities: sizes,
+        })
+    }
+
+    /// How many entries a map can hold.
+    pub(super) fn capacity(&self, name: &str) -> u32 {
+        self.capacities.get(name).copied().unwrap_or(0)
     }
 }
 
@@ -48,128 +131,51 @@ pub(super) fn is_full(error: &MapError) -> bool {
     matches!(error.io_error.raw_os_error(), Some(libc::E2BIG | libc::ENOMEM))
 }
 
-impl Maps {
-    pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self, DataplaneError> {
-        fn take<T: TryFrom<Map, Error = MapError>>(ebpf: &mut Ebpf, name: &'static str) -> Result<T, DataplaneError> {
-            let missing = || DataplaneError::Kernel { what: "a map of the object", why: name.into() };
-            let map = ebpf.take_map(name).ok_or_else(missing)?;
-            T::try_from(map).map_err(|error| failed("use", name, &error))
-        }
-        Ok(Self {
-            endpoints: take(ebpf, map::ENDPOINTS)?,
-            peers: take(ebpf, map::PEERS)?,
-            node_addresses: take(ebpf, map::NODE_ADDRS)?,
-            frontends: take(ebpf, map::FRONTENDS)?,
-            slots: take(ebpf, map::SLOTS)?,
-            served: take(ebpf, map::SERVED)?,
-            connections: take(ebpf, map::CONNECTIONS)?,
-            counters: take(ebpf, map::COUNTERS)?,
-        })
-    }
-
-    /// All counters, summed over the CPUs.
-    pub(super) fn counters(&self) -> Result<Vec<Counter>, DataplaneError> {
-        let mut all = Vec::new();
-        for row in self.counters.iter() {
-            let (key, counts) = row.map_err(|error| failed("read", map::COUNTERS, &error))?;
-            all.push(Counter {
-                endpoint: if key.endpoint == RETIRED { 0 } else { key.endpoint },
-                service: key.service,
-                direction: key.direction,
-                reason: key.reason,
-                packets: counts.iter().map(|count| count.packets).sum(),
-                bytes: counts.iter().map(|count| count.bytes).sum(),
-            });
-        }
-        Ok(all)
-    }
-
-    /// Removes connections that have been silent for longer than they may.
-    pub(super) fn sweep(&mut self) -> Result<SweepReport, DataplaneError> {
-        let fail = |error: &MapError| failed("sweep", map::CONNECTIONS, error);
-        let mut report = SweepReport::default();
-        let mut over = Vec::new();
-        let now = now();
-        for row in self.connections.iter() {
-            let (key, there) = row.map_err(|error| fail(&error))?;
-            report.connections += 1;
-            let back = self.connections.get(&there.other(&key), 0).ok();
-            let (forward, reverse) = match (there.kind == FORWARD, back) {
-                (true, back) => (Some(there), back),
-                (false, back) => (back, Some(there)),
-            };
-            let seen = |half: Option<Connection>| half.map_or(0, |half| half.seen);
-            let last = |half: Option<Connection>| half.map_or(there.last, |half| half.last);
-            let ticks = connection::lifetime(key.protocol, seen(forward), seen(reverse));
-            if connection::is_over(now, last(forward), last(reverse), ticks) {
-                over.push(key);
-            }
-        }
-        for key in over {
-            match self.connections.remove(&key) {
-                Ok(()) => report.expired += 1,
-                Err(MapError::KeyNotFound | MapError::ElementNotFound) => {}
-                Err(error) => return Err(fail(&error)),
-            }
-        }
-        Ok(report)
-    }
-}
-
-/// Now, in the unit of [`Connection::last`].
-fn now() -> u32 {
-    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: the call writes one `timespec` to a valid pointer. The clock is the one of bpf_ktime_get_coarse_ns.
-    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC_COARSE, &raw mut time) };
-    let nanos = u64::try_from(time.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(time.tv_nsec).unwrap_or(0);
-    u32::try_from(nanos / connection::TICK_NS).unwrap_or(u32::MAX)
-}
-
-/// All rows of a table.
-pub(super) fn rows<K: Pod + Ord, V: Pod>(
-    table: &Table<K, V>,
-    name: &'static str,
-) -> Result<BTreeMap<K, V>, DataplaneError> {
-    table.iter().collect::<Result<_, _>>().map_err(|error| failed("read", name, &error))
-}
-
-/// Compares every pinned map with what the object wants: aya takes any that is there (PLATFORM: fact 1).
-pub(super) fn check_pinned(dir: &Path, object: &[u8]) -> Result<(), DataplaneError> {
+/// Compares every pinned map with what the object wants: aya takes any that is there. While nothing is attached that
+/// uses them (`in_use`), maps that differ are removed, and made anew by the loader.
+pub(super) fn check_pinned(dir: &Path, object: &[u8], in_use: bool) -> Result<(), DataplaneError> {
     let parsed = aya_obj::Object::parse(object)
         .map_err(|error| DataplaneError::Kernel { what: "a readable object", why: error.to_string() })?;
     for name in map::ALL {
         let path = dir.join(name);
+        let Some(wanted) = parsed.maps.get(name) else { continue };
         if !path.exists() {
             continue;
         }
-        let Some(wanted) = parsed.maps.get(name) else { continue };
         let found = MapInfo::from_pin(&path).map_err(|error| failed("open", name, &error))?;
         let kind = found.map_type().map_or(u32::MAX, |kind| kind as u32);
-        for (field, found, wanted) in [
+        let fields = [
             ("type", kind, wanted.map_type()),
             ("key size", found.key_size(), wanted.key_size()),
             ("value size", found.value_size(), wanted.value_size()),
             ("number of entries", found.max_entries(), wanted.max_entries()),
-        ] {
-            if found != wanted {
-                let (found, wanted) = (found.to_string(), wanted.to_string());
-                return Err(DataplaneError::Incompatible { path, field, found, wanted });
-            }
+            ("flags", found.map_flags(), wanted.map_flags()),
+        ];
+        let Some((field, found, wanted)) = fields.into_iter().find(|(_, found, wanted)| found != wanted) else {
+            continue;
+        };
+        if in_use {
+            let (found, wanted) = (found.to_string(), wanted.to_string());
+            return Err(DataplaneError::Incompatible { path, field, found, wanted });
         }
+        tracing::info!(map = name, field, found, wanted, "a map that nothing uses differs and is made anew");
+        fs::remove_file(&path).map_err(|source| DataplaneError::File { action: "remove", path, source })?;
     }
     Ok(())
 }
 
+fn data(map: &Map) -> Option<&MapData> {
+    match map {
+        Map::HashMap(data) | Map::LruHashMap(data) | Map::PerCpuHashMap(data) => Some(data),
+        _ => None,
+    }
+}
+
 /// Name, entries and bytes of each map. Call before the maps are taken.
 pub(super) fn sizes(ebpf: &Ebpf) -> Vec<(String, u32, u64)> {
-    let names = map::ALL.into_iter();
-    let sizes = names.filter_map(|name| {
-        let data = match ebpf.map(name)? {
-            Map::HashMap(data) | Map::LruHashMap(data) | Map::PerCpuHashMap(data) => data,
-            _ => return None,
-        };
-        let info = data.info().ok()?;
-        Some((name.to_owned(), info.max_entries(), memlock(data)))
+    let sizes = map::ALL.into_iter().filter_map(|name| {
+        let data = data(ebpf.map(name)?)?;
+        Some((name.to_owned(), data.info().ok()?.max_entries(), memlock(data)))
     });
     sizes.collect()
 }
@@ -178,7 +184,7 @@ pub(super) fn sizes(ebpf: &Ebpf) -> Vec<(String, u32, u64)> {
 fn memlock(map: &MapData) -> u64 {
     use std::os::fd::{AsFd, AsRawFd};
     let path = format!("/proc/self/fdinfo/{}", map.fd().as_fd().as_raw_fd());
-    let text = std::fs::read_to_string(path).unwrap_or_default();
+    let text = fs::read_to_string(path).unwrap_or_default();
     let bytes = text.lines().find_map(|line| line.strip_prefix("memlock:"));
     bytes.and_then(|bytes| bytes.trim().parse().ok()).unwrap_or(0)
 }

@@ -7,10 +7,11 @@
 mod attach;
 mod link;
 mod maps;
+mod rows;
+mod sweep;
 mod sync;
 
 use std::{
-    collections::BTreeSet,
     fs,
     net::IpAddr,
     path::{Path, PathBuf},
@@ -23,13 +24,17 @@ use hivemind_ebpf::{
     map, program,
 };
 
-use super::{Counter, Dataplane, DataplaneError, DataplaneInfo, SweepReport, SyncReport, tables::Tables};
+use super::{Counter, Dataplane, DataplaneError, DataplaneInfo, SweepReport, SyncReport, probe, tables::Tables};
 use crate::{
     model::InstanceId,
     net::{HostLink, NodeNet},
 };
+use attach::Place;
 use maps::Maps;
 use sync::Shadow;
+
+/// Every how many sweeps the maps are read and compared.
+const REPAIR_EVERY: u32 = 12;
 
 /// The object that this binary was built with; empty without the BPF toolchain.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/hivemind-ebpf"));
@@ -56,25 +61,37 @@ pub struct BpfDataplane {
     ebpf: Ebpf,
     maps: Maps,
     shadow: Shadow,
-    /// Devices with the uplink's program.
-    uplinks: BTreeSet<String>,
+    tcx: bool,
+    sweeps: u32,
     info: DataplaneInfo,
 }
 
 impl BpfDataplane {
-    /// Loads the programs onto the pinned maps, or onto new ones, and takes over what is attached. The devices of
-    /// instances are taken over one by one with [`Dataplane::attach`].
+    /// Loads the programs onto the pinned maps, or onto new ones, and puts them in the place of those that a former
+    /// daemon attached. Call it in the network namespace that is the host's.
     pub fn open(config: DataplaneConfig) -> Result<Self, DataplaneError> {
+        Self::open_with(config, attach::has_tcx())
+    }
+
+    /// The same with the way of kernels before 6.6, whatever this one has.
+    #[cfg(feature = "testkit")]
+    pub fn open_without_tcx(config: DataplaneConfig) -> Result<Self, DataplaneError> {
+        Self::open_with(config, false)
+    }
+
+    fn open_with(config: DataplaneConfig, tcx: bool) -> Result<Self, DataplaneError> {
         if OBJECT.is_empty() {
             return Err(DataplaneError::Stub);
         }
+        probe::ensure_bpffs(&config.root)?;
         let base = base(&config.root);
         for dir in ["maps", "links"] {
             let path = base.join(dir);
             fs::create_dir_all(&path).map_err(|source| DataplaneError::File { action: "create", path, source })?;
         }
-        maps::check_pinned(&base.join("maps"), OBJECT)?;
-        let constants = constants(&config.network);
+        let in_use = !tcx || !attach::list(&base.join("links"))?.is_empty();
+        maps::check_pinned(&base.join("maps"), OBJECT, in_use)?;
+        let constants = constants(&config.network)?;
         let mut loader = EbpfLoader::new();
         loader.override_global(CONFIG, &constants, true);
         for name in map::ALL {
@@ -85,10 +102,11 @@ impl BpfDataplane {
             why: chain(&error),
         })?;
         attach::load_programs(&mut ebpf, &config.log_dir)?;
-        let info = info(&ebpf);
-        let maps = Maps::take(&mut ebpf)?;
-        let shadow = Shadow::read(&maps)?;
-        let mut dataplane = Self { config, ebpf, maps, shadow, uplinks: BTreeSet::new(), info };
+        let info = info(&ebpf, tcx);
+        let mut maps = Maps::take(&mut ebpf)?;
+        let shadow = Shadow::read(&mut maps)?;
+        let mut dataplane = Self { config, ebpf, maps, shadow, tcx, sweeps: 0, info };
+        dataplane.take_over()?;
         dataplane.attach_sockets()?;
         Ok(dataplane)
     }
@@ -138,7 +156,7 @@ fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-fn constants(network: &NodeNet) -> Config {
+fn constants(network: &NodeNet) -> Result<Config, DataplaneError> {
     let range = |net: Option<ipnet::IpNet>| {
         net.map_or(Range::NONE, |net| {
             let mask = match net {
@@ -153,36 +171,32 @@ fn constants(network: &NodeNet) -> Config {
         })
     };
     let own = |address: Option<IpAddr>| address.map_or(Addr::default(), Addr::from);
-    Config {
-        host_netns: netns_cookie(),
+    let host_netns = netns_cookie()
+        .map_err(|error| DataplaneError::Kernel { what: "cookies of network namespaces", why: error.to_string() })?;
+    Ok(Config {
+        host_netns,
         services: [range(network.services_v4.map(Into::into)), range(network.services_v6.map(Into::into))],
         instances: [range(network.instances_v4.map(Into::into)), range(network.instances_v6.map(Into::into))],
         gateways: [own(network.gateway.v4.map(Into::into)), own(network.gateway.v6.map(Into::into))],
-    }
+    })
 }
 
-/// The cookie of this thread's network namespace; 0, which no namespace has, if the kernel does not say.
-fn netns_cookie() -> u64 {
+/// The cookie of this thread's network namespace. Without it no process would be on the host, so 0 is not good enough.
+fn netns_cookie() -> std::io::Result<u64> {
     use std::os::fd::AsRawFd;
     /// SO_NETNS_COOKIE of asm-generic/socket.h, Linux 5.14 (e8b9eab99232).
     const SO_NETNS_COOKIE: i32 = 71;
-    let Ok(socket) = std::net::UdpSocket::bind("127.0.0.1:0") else { return 0 };
+    let (socket, _) = std::os::unix::net::UnixDatagram::pair()?;
     let mut cookie = 0u64;
     let mut length = size_of::<u64>() as libc::socklen_t;
+    let option = (&raw mut cookie).cast();
     // SAFETY: the option writes at most `length` bytes to `cookie`, which has as many.
-    let result = unsafe {
-        libc::getsockopt(
-            socket.as_raw_fd(),
-            libc::SOL_SOCKET,
-            SO_NETNS_COOKIE,
-            (&raw mut cookie).cast(),
-            &raw mut length,
-        )
-    };
-    if result == 0 { cookie } else { 0 }
+    let result =
+        unsafe { libc::getsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, SO_NETNS_COOKIE, option, &raw mut length) };
+    if result == 0 { Ok(cookie) } else { Err(std::io::Error::last_os_error()) }
 }
 
-fn info(ebpf: &Ebpf) -> DataplaneInfo {
+fn info(ebpf: &Ebpf, tcx: bool) -> DataplaneInfo {
     let names = program::DEVICE.iter().chain(&program::SOCKET);
     let programs = names.filter_map(|name| {
         let info = ebpf.program(name)?.info().ok()?;
@@ -190,7 +204,7 @@ fn info(ebpf: &Ebpf) -> DataplaneInfo {
     });
     DataplaneInfo {
         abi: ABI_VERSION,
-        attach: if attach::has_tcx() { "tcx" } else { "tc" }.into(),
+        attach: if tcx { "tcx" } else { "tc" }.into(),
         programs: programs.collect(),
         maps: maps::sizes(ebpf),
     }
@@ -198,33 +212,42 @@ fn info(ebpf: &Ebpf) -> DataplaneInfo {
 
 impl Dataplane for BpfDataplane {
     fn attach(&mut self, id: &InstanceId, link: &HostLink) -> Result<(), DataplaneError> {
-        self.attach_device(program::FROM_CONTAINER, &format!("{id}-from"), &link.name)?;
-        self.attach_device(program::TO_CONTAINER, &format!("{id}-to"), &link.name)
+        self.attach_device(&Place::From(id.clone()), &link.name)?;
+        self.attach_device(&Place::To(id.clone()), &link.name)
     }
 
     fn detach(&mut self, id: &InstanceId) -> Result<(), DataplaneError> {
-        self.unpin_link(&format!("{id}-from"))?;
-        self.unpin_link(&format!("{id}-to"))
+        let device = format!("hm{id}");
+        self.detach_device(&Place::From(id.clone()), &device)?;
+        self.detach_device(&Place::To(id.clone()), &device)
     }
 
     fn attached(&mut self) -> Result<Vec<InstanceId>, DataplaneError> {
-        let path = self.links();
-        let entries = fs::read_dir(&path).map_err(|source| DataplaneError::File { action: "list", path, source })?;
-        let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
-        Ok(names.filter_map(|name| name.strip_suffix("-from")?.parse().ok()).collect())
+        self.attached_instances()
     }
 
     fn attach_uplinks(&mut self, devices: &[String]) -> Result<(), DataplaneError> {
         let publish = self.config.publish_device.clone();
-        self.attach_device(program::PUB_SELECT, "publish", &publish)?;
-        let wanted: BTreeSet<String> = devices.iter().cloned().collect();
-        for device in self.uplinks.difference(&wanted).cloned().collect::<Vec<_>>() {
-            self.unpin_link(&format!("uplink-{device}"))?;
-            self.uplinks.remove(&device);
+        self.attach_device(&Place::Publish, &publish)?;
+        let mut wanted = Vec::new();
+        for device in devices {
+            if !is_ethernet(device) {
+                // Its packets take the longer way, by the firewall and `publish_device`, each time.
+                tracing::info!(device, "no short way for published ports: not an Ethernet device");
+                continue;
+            }
+            let index = nix::net::if_::if_nametoindex(device.as_str()).map_err(|error| DataplaneError::Attach {
+                program: program::FROM_UPLINK,
+                to: device.clone(),
+                why: error.to_string(),
+            })?;
+            self.attach_device(&Place::Uplink(index), device)?;
+            wanted.push(Place::Uplink(index));
         }
-        for device in wanted {
-            self.attach_device(program::FROM_UPLINK, &format!("uplink-{device}"), &device)?;
-            self.uplinks.insert(device);
+        for (pin, place) in self.places()? {
+            if matches!(place, Place::Uplink(_)) && !wanted.contains(&place) {
+                attach::remove_pin(&pin)?;
+            }
         }
         Ok(())
     }
@@ -234,11 +257,20 @@ impl Dataplane for BpfDataplane {
     }
 
     fn counters(&mut self) -> Result<Vec<Counter>, DataplaneError> {
-        self.maps.counters()
+        sweep::counters(&self.maps)
     }
 
     fn sweep(&mut self) -> Result<SweepReport, DataplaneError> {
-        self.maps.sweep()
+        let mut report = sweep::connections(&mut self.maps)?;
+        let shadow = &self.shadow;
+        let exists = |index| shadow.has_endpoint(index) || nix::net::if_::if_indextoname(index).is_ok();
+        sweep::retire(&mut self.maps, exists)?;
+        self.sweeps += 1;
+        if self.sweeps >= REPAIR_EVERY {
+            self.sweeps = 0;
+            report.repaired = self.shadow.repair(&mut self.maps)?;
+        }
+        Ok(report)
     }
 
     fn info(&self) -> DataplaneInfo {
@@ -246,14 +278,22 @@ impl Dataplane for BpfDataplane {
     }
 
     fn unload(&mut self) -> Result<(), DataplaneError> {
-        let path = self.links();
-        let entries = fs::read_dir(&path).map_err(|source| DataplaneError::File { action: "list", path, source })?;
-        for entry in entries.flatten() {
-            if let Ok(name) = entry.file_name().into_string() {
-                self.unpin_link(&name)?;
-            }
+        if !self.tcx {
+            self.detach_filters();
         }
         let path = self.config.root.clone();
-        fs::remove_dir_all(&path).map_err(|source| DataplaneError::File { action: "remove", path, source })
+        match fs::remove_dir_all(&path) {
+            Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+                Err(DataplaneError::File { action: "remove", path, source })
+            }
+            _ => Ok(()),
+        }
     }
+}
+
+/// Whether packets of a device begin with an Ethernet header. If sysfs does not say, it is taken for one.
+fn is_ethernet(device: &str) -> bool {
+    /// ARPHRD_ETHER
+    const ETHERNET: &str = "1";
+    fs::read_to_string(format!("/sys/class/net/{device}/type")).map_or(true, |kind| kind.trim() == ETHERNET)
 }

@@ -1,49 +1,39 @@
-//! What the maps hold, and the difference to what they should hold.
+//! What the maps hold, and the way from there to what they should hold.
 //!
 //! Additions come before removals, and a service's new backends before the row that points to them. A reader in the
 //! kernel sees the old or the new service, never a part of one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use aya::{
-    Pod,
-    maps::{HashMap, MapData, MapError},
-};
+use aya::maps::MapError;
 use hivemind_ebpf::{
-    abi::{Addr, Backend, Endpoint, Frontend as FrontendRow, FrontendKey, Peer, ServedKey, SlotKey},
+    abi::{Addr, Backend, Frontend as FrontendValue, SlotKey},
     map,
 };
 
-use super::maps::{Maps, failed, is_full, rows};
-use crate::{
-    dataplane::{
-        DataplaneError, SyncReport,
-        tables::{Frontend, Tables},
-    },
-    net::Family,
+use super::{
+    maps::{Maps, Table, failed, is_full},
+    rows::Row,
+};
+use crate::dataplane::{
+    DataplaneError, SyncReport,
+    diff::{Changes, changes},
+    tables::{Frontend, ServiceRow, Tables},
 };
 
-/// A service as it is in the maps.
-#[derive(Clone, Debug, PartialEq)]
-struct Group {
-    row: FrontendRow,
-    backends: Vec<(Addr, u16)>,
-}
-
 /// What the maps hold: read once when the daemon starts, then kept in step with what is written.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Shadow {
-    endpoints: BTreeMap<u32, Endpoint>,
-    peers: BTreeMap<Addr, Peer>,
-    node_addresses: BTreeMap<Addr, u32>,
-    served: BTreeMap<ServedKey, u32>,
-    services: BTreeMap<FrontendKey, Group>,
-    /// Slots that no row points to: left by a daemon that was killed between two writes.
+    rows: Tables,
+    /// The group of slots of each frontend.
+    groups: BTreeMap<Frontend, u32>,
+    /// Slots that no frontend points to: of a group that was replaced, or left by a daemon that was killed between
+    /// two writes.
     stray: Vec<SlotKey>,
     next_group: u32,
 }
 
-/// Counts what is written, and remembers what is refused while the rest goes on.
+/// Counts what is done, and remembers what is refused while the rest goes on.
 #[derive(Default)]
 struct Writes {
     report: SyncReport,
@@ -52,10 +42,10 @@ struct Writes {
 }
 
 impl Writes {
-    /// True if it was written.
-    fn note(&mut self, result: Result<(), MapError>, action: &'static str, map: &'static str) -> bool {
+    /// True if the row is as wanted now.
+    fn done(&mut self, result: Result<(), MapError>, action: &'static str, map: &'static str) -> bool {
         match result {
-            Ok(()) if action == "write" => self.report.written += 1,
+            Ok(()) if action == WRITE => self.report.written += 1,
             Ok(()) => self.report.removed += 1,
             // Removed already, by someone else.
             Err(MapError::KeyNotFound | MapError::ElementNotFound) => self.report.repaired += 1,
@@ -71,171 +61,182 @@ impl Writes {
         true
     }
 
-    fn finish(self) -> Result<SyncReport, DataplaneError> {
+    /// The whole outcome. Of several full maps the first is named; the others come up when it has been mended.
+    fn finish(self, maps: &Maps) -> Result<SyncReport, DataplaneError> {
         if let Some((map, refused)) = self.full.into_iter().next() {
-            return Err(DataplaneError::Full { map, refused, capacity: 0 });
+            return Err(DataplaneError::Full { map, refused, capacity: maps.capacity(map) });
         }
         self.failed.map_or(Ok(self.report), Err)
     }
 
-    /// Writes what differs. What was refused is not in `known`, so that the next call tries again.
-    fn put<K: Pod + Ord, V: Pod + PartialEq>(
-        &mut self,
-        table: &mut HashMap<MapData, K, V>,
-        name: &'static str,
-        known: &mut BTreeMap<K, V>,
-        wanted: &BTreeMap<K, V>,
-    ) {
-        for (key, value) in wanted {
-            if known.get(key) != Some(value) && self.note(table.insert(key, value, 0), "write", name) {
-                known.insert(*key, *value);
+    /// Writes rows. What is refused is not in `have`, so that the next call tries again.
+    fn put<K, V>(&mut self, table: &mut Table<K::Abi, V::Abi>, have: &mut BTreeMap<K, V>, rows: &[(&K, &V)])
+    where
+        K: Row + Ord + Clone,
+        V: Row + Clone,
+    {
+        for (key, value) in rows {
+            if self.done(table.insert(key.encode(), value.encode()), WRITE, table.name) {
+                have.insert((*key).clone(), (*value).clone());
             }
         }
     }
 
-    /// Removes what is not wanted.
-    fn cut<K: Pod + Ord, V: Pod>(
-        &mut self,
-        table: &mut HashMap<MapData, K, V>,
-        name: &'static str,
-        known: &mut BTreeMap<K, V>,
-        wanted: &BTreeMap<K, V>,
-    ) {
-        known.retain(|key, _| wanted.contains_key(key) || !self.note(table.remove(key), "remove", name));
+    fn cut<K, V>(&mut self, table: &mut Table<K::Abi, V::Abi>, have: &mut BTreeMap<K, V>, keys: &[K])
+    where
+        K: Row + Ord,
+        V: Row,
+    {
+        for key in keys {
+            if self.done(table.remove(&key.encode()), REMOVE, table.name) {
+                have.remove(key);
+            }
+        }
     }
 }
 
+const WRITE: &str = "write";
+const REMOVE: &str = "remove";
+
 impl Shadow {
-    pub(super) fn read(maps: &Maps) -> Result<Self, DataplaneError> {
-        let frontends = rows(&maps.frontends, map::FRONTENDS)?;
-        let slots = rows(&maps.slots, map::SLOTS)?;
-        let mut used = std::collections::BTreeSet::new();
-        let mut services = BTreeMap::new();
-        for (key, row) in frontends {
-            let own: Vec<_> = (0..row.count).map(|index| SlotKey { group: row.group, index }).collect();
-            let backends = own.iter().filter_map(|key| slots.get(key)).map(|slot| (slot.addr, slot.port_be)).collect();
+    /// What the maps hold. Rows that cannot be read back are removed.
+    pub(super) fn read(maps: &mut Maps) -> Result<Self, DataplaneError> {
+        let slots: BTreeMap<SlotKey, Backend> = maps.slots.raw_rows()?.into_iter().collect();
+        let mut shadow = Self::default();
+        let mut used = BTreeSet::new();
+        for (key, row) in maps.frontends.raw_rows()? {
+            let Some(front) = Frontend::decode(key) else {
+                let _ = maps.frontends.remove(&key);
+                continue;
+            };
+            let own = (0..row.count).map(|index| SlotKey { group: row.group, index });
+            let backends = own.clone().filter_map(|key| slots.get(&key).filter(|slot| slot.group == key.group));
+            let backends = backends.map(|slot| (slot.addr.into(), u16::from_be(slot.port_be))).collect();
             used.extend(own);
-            services.insert(key, Group { row, backends });
+            shadow.groups.insert(front, row.group);
+            shadow.rows.services.insert(front, ServiceRow { id: row.service, backends });
         }
-        let next_group = slots.keys().map(|key| key.group).chain(services.values().map(|group| group.row.group)).max();
-        Ok(Self {
-            endpoints: rows(&maps.endpoints, map::ENDPOINTS)?,
-            peers: rows(&maps.peers, map::PEERS)?,
-            node_addresses: rows(&maps.node_addresses, map::NODE_ADDRS)?,
-            served: rows(&maps.served, map::SERVED)?,
-            services,
-            stray: slots.into_keys().filter(|key| !used.contains(key)).collect(),
-            next_group: next_group.map_or(1, |group| group.wrapping_add(1).max(1)),
+        let groups = slots.keys().map(|key| key.group).chain(shadow.groups.values().copied());
+        shadow.next_group = groups.max().map_or(1, next);
+        shadow.stray = slots.into_keys().filter(|key| !used.contains(key)).collect();
+        shadow.rows.endpoints = maps.endpoints.rows()?;
+        shadow.rows.peers = maps.peers.rows()?;
+        shadow.rows.served = maps.served.rows()?;
+        shadow.rows.node_addresses = maps.node_addresses.rows::<_, u32>()?.into_keys().collect();
+        Ok(shadow)
+    }
+
+    /// Interface indices that have a row.
+    pub(super) fn has_endpoint(&self, ifindex: u32) -> bool {
+        self.rows.endpoints.contains_key(&ifindex)
+    }
+
+    /// Reads the maps again and puts right what someone else has changed. Returns how many rows.
+    pub(super) fn repair(&mut self, maps: &mut Maps) -> Result<u64, DataplaneError> {
+        let found = Self::read(maps)?;
+        let wanted = std::mem::replace(self, found);
+        // Numbers of groups are not given out again while a reader may still have them.
+        self.next_group = self.next_group.max(wanted.next_group);
+        let report = self.sync(maps, &wanted.rows)?;
+        Ok(report.written + report.removed)
+    }
+
+    /// Writes the difference. After it the shadow is what was written, also after an error.
+    pub(super) fn sync(&mut self, maps: &mut Maps, wanted: &Tables) -> Result<SyncReport, DataplaneError> {
+        let first = self.pass(maps, wanted);
+        if first.full.is_empty() || first.report.removed == 0 {
+            return first.finish(maps);
+        }
+        // Room was made: what was refused is tried again, once.
+        let more = self.pass(maps, wanted).finish(maps)?;
+        first.failed.map_or(Ok(()), Err)?;
+        let report = first.report;
+        Ok(SyncReport {
+            written: report.written + more.written,
+            removed: report.removed + more.removed,
+            repaired: report.repaired + more.repaired,
         })
     }
 
-    pub(super) fn sync(&mut self, maps: &mut Maps, desired: &Tables) -> Result<SyncReport, DataplaneError> {
+    fn pass(&mut self, maps: &mut Maps, wanted: &Tables) -> Writes {
         let mut writes = Writes::default();
-        let endpoints = endpoints(desired);
-        let peers = peers(desired);
-        let node_addresses = desired.node_addresses.iter().map(|ip| (Addr::from(*ip), 1)).collect();
-        let served = served(desired);
-        let services: BTreeMap<_, _> = desired.services.iter().map(|(front, row)| (frontend(front), row)).collect();
+        let all = |set: &BTreeSet<_>| set.iter().map(|ip| (*ip, 1u32)).collect::<BTreeMap<_, _>>();
+        let (mut own, wanted_own) = (all(&self.rows.node_addresses), all(&wanted.node_addresses));
 
-        writes.put(&mut maps.peers, map::PEERS, &mut self.peers, &peers);
-        writes.put(&mut maps.endpoints, map::ENDPOINTS, &mut self.endpoints, &endpoints);
-        writes.put(&mut maps.node_addresses, map::NODE_ADDRS, &mut self.node_addresses, &node_addresses);
-        writes.put(&mut maps.served, map::SERVED, &mut self.served, &served);
-        for (key, row) in &services {
-            let backends: Vec<_> = row.backends.iter().map(|(ip, port)| (Addr::from(*ip), port.to_be())).collect();
-            let same = |group: &Group| group.row.service == row.id && group.backends == backends;
-            if !self.services.get(key).is_some_and(same) {
-                self.replace(&mut writes, maps, *key, row.id, backends);
+        let endpoints = changes(&self.rows.endpoints, &wanted.endpoints);
+        let peers = changes(&self.rows.peers, &wanted.peers);
+        let served = changes(&self.rows.served, &wanted.served);
+        let services = changes(&self.rows.services, &wanted.services);
+        let addresses = changes(&own, &wanted_own);
+
+        // Peers come before services, so that a backend is known when it is chosen.
+        writes.put(&mut maps.endpoints, &mut self.rows.endpoints, &endpoints.put);
+        writes.put(&mut maps.peers, &mut self.rows.peers, &peers.put);
+        writes.put(&mut maps.node_addresses, &mut own, &addresses.put);
+        writes.put(&mut maps.served, &mut self.rows.served, &served.put);
+        self.put_services(&mut writes, maps, &services);
+
+        for front in &services.cut {
+            if writes.done(maps.frontends.remove(&front.encode()), REMOVE, map::FRONTENDS) {
+                self.forget(front);
             }
         }
-        let gone: Vec<_> = self.services.keys().filter(|key| !services.contains_key(key)).copied().collect();
-        for key in gone {
-            if writes.note(maps.frontends.remove(&key), "remove", map::FRONTENDS)
-                && let Some(group) = self.services.remove(&key)
-            {
-                self.stray.extend(slots_of(&group));
-            }
-        }
-        for key in std::mem::take(&mut self.stray) {
-            writes.note(maps.slots.remove(&key), "remove", map::SLOTS);
-        }
-        writes.cut(&mut maps.served, map::SERVED, &mut self.served, &served);
-        writes.cut(&mut maps.node_addresses, map::NODE_ADDRS, &mut self.node_addresses, &node_addresses);
-        writes.cut(&mut maps.endpoints, map::ENDPOINTS, &mut self.endpoints, &endpoints);
-        writes.cut(&mut maps.peers, map::PEERS, &mut self.peers, &peers);
-        writes.finish()
+        self.remove_stray(&mut writes, maps);
+        writes.cut(&mut maps.served, &mut self.rows.served, &served.cut);
+        writes.cut(&mut maps.node_addresses, &mut own, &addresses.cut);
+        writes.cut(&mut maps.peers, &mut self.rows.peers, &peers.cut);
+        writes.cut(&mut maps.endpoints, &mut self.rows.endpoints, &endpoints.cut);
+        self.rows.node_addresses = own.into_keys().collect();
+        writes
     }
 
-    /// Writes the new group, then the row that points to it; the old group becomes stray.
-    fn replace(
-        &mut self,
-        writes: &mut Writes,
-        maps: &mut Maps,
-        key: FrontendKey,
-        service: u32,
-        backends: Vec<(Addr, u16)>,
-    ) {
-        let group = self.next_group;
-        self.next_group = self.next_group.wrapping_add(1).max(1);
-        let count = u32::try_from(backends.len()).unwrap_or(u32::MAX);
-        let row = FrontendRow { service, group, count, reserved: 0 };
-        let new = Group { row, backends };
-        for (slot, (addr, port_be)) in slots_of(&new).zip(&new.backends) {
-            let backend = Backend { addr: *addr, port_be: *port_be, pad: 0, group };
-            if !writes.note(maps.slots.insert(slot, backend, 0), "write", map::SLOTS) {
-                self.stray.extend(slots_of(&new));
-                return;
+    fn put_services(&mut self, writes: &mut Writes, maps: &mut Maps, services: &Changes<'_, Frontend, ServiceRow>) {
+        for (front, row) in &services.put {
+            let group = self.next_group;
+            self.next_group = next(group);
+            let slots = slots(group, row);
+            let mut whole = true;
+            for (index, (ip, port)) in slots.clone().zip(&row.backends) {
+                let backend = Backend { addr: Addr::from(*ip), port_be: port.to_be(), pad: 0, group };
+                whole = writes.done(maps.slots.insert(index, backend), WRITE, map::SLOTS);
+                if !whole {
+                    break;
+                }
+            }
+            let count = u32::try_from(row.backends.len()).unwrap_or(u32::MAX);
+            let value = FrontendValue { service: row.id, group, count, reserved: 0 };
+            if whole && writes.done(maps.frontends.insert(front.encode(), value), WRITE, map::FRONTENDS) {
+                self.forget(front);
+                self.groups.insert(**front, group);
+                self.rows.services.insert(**front, (*row).clone());
+            } else {
+                self.stray.extend(slots);
             }
         }
-        if writes.note(maps.frontends.insert(key, row, 0), "write", map::FRONTENDS) {
-            if let Some(old) = self.services.insert(key, new) {
-                self.stray.extend(slots_of(&old));
-            }
-        } else {
-            self.stray.extend(slots_of(&new));
+    }
+
+    /// The frontend is gone or points elsewhere: its slots are stray.
+    fn forget(&mut self, front: &Frontend) {
+        if let (Some(group), Some(row)) = (self.groups.remove(front), self.rows.services.remove(front)) {
+            self.stray.extend(slots(group, &row));
         }
+    }
+
+    fn remove_stray(&mut self, writes: &mut Writes, maps: &mut Maps) {
+        self.stray.retain(|slot| match maps.slots.remove(slot) {
+            // A slot that was refused when it was written is not there.
+            Err(MapError::KeyNotFound | MapError::ElementNotFound) => false,
+            result => !writes.done(result, REMOVE, map::SLOTS),
+        });
     }
 }
 
-fn slots_of(group: &Group) -> impl Iterator<Item = SlotKey> + use<> {
-    let FrontendRow { group, count, .. } = group.row;
+fn slots(group: u32, row: &ServiceRow) -> impl Iterator<Item = SlotKey> + Clone + use<> {
+    let count = u32::try_from(row.backends.len()).unwrap_or(u32::MAX);
     (0..count).map(move |index| SlotKey { group, index })
 }
 
-fn endpoints(desired: &Tables) -> BTreeMap<u32, Endpoint> {
-    let row = |row: &crate::dataplane::tables::EndpointRow| {
-        let mut frame_to = [0; 12];
-        frame_to[..6].copy_from_slice(&row.instance_mac.0);
-        frame_to[6..].copy_from_slice(&row.host_mac.0);
-        Endpoint {
-            v4: row.v4.map_or(Addr::default(), |ip| Addr::from(std::net::IpAddr::V4(ip))),
-            v6: row.v6.map_or(Addr::default(), |ip| Addr::from(std::net::IpAddr::V6(ip))),
-            frame_to,
-            identity: row.identity,
-        }
-    };
-    desired.endpoints.iter().map(|(ifindex, endpoint)| (*ifindex, row(endpoint))).collect()
-}
-
-fn peers(desired: &Tables) -> BTreeMap<Addr, Peer> {
-    let row = |row: &crate::dataplane::tables::PeerRow| Peer { identity: row.identity, ifindex: row.ifindex };
-    desired.peers.iter().map(|(ip, peer)| (Addr::from(*ip), row(peer))).collect()
-}
-
-fn served(desired: &Tables) -> BTreeMap<ServedKey, u32> {
-    let rows = desired.served.iter().map(|((ifindex, port, protocol), service)| {
-        let key = ServedKey { ifindex: *ifindex, port_be: port.to_be(), protocol: protocol.number(), pad: 0 };
-        (key, *service)
-    });
-    rows.collect()
-}
-
-fn frontend(front: &Frontend) -> FrontendKey {
-    match front {
-        Frontend::Address(ip) => FrontendKey::address(Addr::from(*ip)),
-        Frontend::Virtual(ip, port, protocol) => FrontendKey::service(Addr::from(*ip), port.to_be(), protocol.number()),
-        Frontend::Published(family, port, protocol) => {
-            FrontendKey::published(*family == Family::V4, port.to_be(), protocol.number())
-        }
-    }
+/// The number after this one; never 0.
+fn next(group: u32) -> u32 {
+    group.wrapping_add(1).max(1)
 }
