@@ -129,6 +129,8 @@ pub(super) async fn addresses(netlink: &Netlink) -> Result<Vec<IpAddr>, NetError
 
 /// The node's two devices, up. They are the ends of one veth pair: a dummy device would do for either, but not every
 /// kernel has it. Nothing ever goes through the pair: the program on the publish device redirects or drops.
+/// Without ARP, since a duplicated packet still bears the node's address as its destination, and the kernel would wait
+/// for a neighbour on the pair that has it.
 async fn ensure_pair(netlink: &Netlink) -> Result<(Link, Link), NetError> {
     let ends = (netlink.link(NODE_DEVICE).await?, netlink.link(PUBLISH_DEVICE).await?);
     let veth = |link: &Option<Link>| link.as_ref().is_some_and(|link| link.kind == Some(InfoKind::Veth));
@@ -147,8 +149,9 @@ async fn ensure_end(netlink: &Netlink, name: &str) -> Result<Link, NetError> {
         object: name.to_owned(),
         why: "it was removed the moment it was made".to_owned(),
     })?;
-    if link.mtu != PUBLISH_MTU {
-        netlink.change_link(name, LinkUnspec::new_with_index(link.index).mtu(PUBLISH_MTU).build()).await?;
+    if link.mtu != PUBLISH_MTU || link.arp {
+        let message = LinkUnspec::new_with_index(link.index).mtu(PUBLISH_MTU).arp(false).build();
+        netlink.change_link(name, message).await?;
     }
     if !link.up {
         let ipv6 = format!("net/ipv6/conf/{name}/disable_ipv6");

@@ -55,6 +55,8 @@ pub(super) struct Link {
     pub(super) mac: Option<Mac>,
     pub(super) up: bool,
     pub(super) loopback: bool,
+    /// Whether its neighbours have to be asked for their Ethernet addresses.
+    pub(super) arp: bool,
     pub(super) mtu: u32,
     pub(super) kind: Option<InfoKind>,
     /// For a veth, the index of its other end, in that one's namespace.
@@ -308,6 +310,7 @@ impl From<LinkMessage> for Link {
             mac: None,
             up: flags.contains(LinkFlags::Up),
             loopback: flags.contains(LinkFlags::Loopback),
+            arp: !flags.contains(LinkFlags::Noarp),
             mtu: 0,
             kind: None,
             peer: None,

@@ -1,0 +1,512 @@
+//! The network of a node with the real kernel: what reaches what, what never leaves, and what is mended.
+
+use std::{
+    io::ErrorKind,
+    net::IpAddr,
+    time::{Duration, Instant},
+};
+
+use hivemind::{
+    model::{InstanceId, Protocol},
+    net::{Net, NetError, NodeNet, PublishedPort},
+};
+use hivemind_tests::netlab::{DEADLINE, GATEWAY, HOST, Lab, Ns, OUTSIDE, link, may_run, node, sh, until};
+
+/// Everything of the host's that the network makes, as text to compare.
+fn state(host: &Ns) -> String {
+    host.sh("ip -o addr show | grep -v 'scope link' | sed 's/^[0-9]*: //' | sort
+         ip -o link show | grep -o 'hm-.*mtu [0-9]*' | sed 's/,LOWER_UP//; s/NO-CARRIER,//; s/,M-DOWN//' | sort
+         ip route show table all | grep -v ' uplink ' | sort
+         ip -6 route show table all | grep -v -e ' uplink ' -e '^fe80' -e ff00 | sort
+         nft list ruleset")
+}
+
+/// Counts what arrives at a device, by destination; drops it.
+fn count_arrivals(ns: &Ns, device: &str, rules: &[&str]) {
+    let rules: String = rules.iter().map(|rule| format!("{rule} counter drop; ")).collect();
+    let chain = format!("type filter hook ingress device \"{device}\" priority 0; {rules}");
+    ns.sh(&format!("nft 'table netdev seen {{ chain seen {{ {chain} }}; }}'"));
+}
+
+/// Packets counted by the n-th rule of [`count_arrivals`].
+fn arrivals(ns: &Ns, rule: usize) -> u64 {
+    let text = ns.sh("nft list table netdev seen");
+    let mut counts =
+        text.lines().filter_map(|line| line.split_once("counter packets ")?.1.split(' ').next()?.parse().ok());
+    counts.nth(rule).expect("the rule's counter")
+}
+
+#[test]
+fn host_and_instances_reach_each_other_in_both_families() {
+    if !may_run() {
+        return;
+    }
+    let (lab, instances) = Lab::with_instances("reach", 2);
+    instances[0].ns.tells_peer(80);
+    lab.host.tells_peer(53);
+    for family in 0..2 {
+        let server = instances[0].addresses[family];
+        assert_eq!(lab.host.ask(server, 80).expect("host to instance"), GATEWAY[family], "the host's source");
+        let client = instances[1].addresses[family];
+        assert_eq!(instances[1].ns.ask(server, 80).expect("instance to instance"), client);
+        assert_eq!(instances[1].ns.ask(GATEWAY[family], 53).expect("instance to host"), client);
+    }
+}
+
+#[test]
+fn instances_reach_the_outside_with_the_nodes_address() {
+    if !may_run() {
+        return;
+    }
+    let (lab, instances) = Lab::with_instances("masquerade", 1);
+    lab.outside.tells_peer(80);
+    for family in 0..2 {
+        assert_eq!(instances[0].ns.ask(OUTSIDE[family], 80).expect("outside"), HOST[family]);
+    }
+    // Without it, the outside (which knows the way back) sees the instance.
+    let config = hivemind::net::linux::NetConfig { masquerade: false, ..lab.config() };
+    lab.with_config(config, async |net| net.ensure_node(&node()).await.expect("the node"));
+    for family in 0..2 {
+        assert_eq!(instances[0].ns.ask(OUTSIDE[family], 80).expect("outside"), instances[0].addresses[family]);
+    }
+}
+
+#[test]
+fn what_is_meant_for_our_ranges_never_leaves() {
+    if !may_run() {
+        return;
+    }
+    let (lab, instances) = Lab::with_instances("unreachable", 1);
+    let ours = ["ip daddr { 10.88.0.0/16, 10.96.0.0/16 }", "ip6 daddr fd68:6d00::/32", "ip daddr 203.0.113.0/24"];
+    count_arrivals(&lab.outside, "eth0", &ours);
+    let targets = ["10.88.7.7", "10.96.0.9", "fd68:6d00:0:1::77", "fd68:6d00:0:2::9"];
+    for from in [&lab.host, &instances[0].ns] {
+        for target in targets {
+            let error = from.ask(target.parse().expect("an address"), 80).expect_err("nobody is there");
+            let kinds = [ErrorKind::HostUnreachable, ErrorKind::NetworkUnreachable];
+            assert!(kinds.contains(&error.kind()), "{target}: {error}");
+        }
+    }
+    // The same way, a packet for somebody else does arrive: the counters work.
+    instances[0].ns.send_udp("203.0.113.9".parse().expect("an address"), 9).expect("sent");
+    until("a packet outside", || (arrivals(&lab.outside, 2) > 0).then_some(()));
+    assert_eq!((arrivals(&lab.outside, 0), arrivals(&lab.outside, 1)), (0, 0));
+}
+
+#[test]
+fn the_mtu_is_the_smallest_of_the_uplinks_unless_it_is_given() {
+    if !may_run() {
+        return;
+    }
+    let lab = Lab::new("mtu");
+    lab.host
+        .sh("ip link set uplink mtu 1430; ip link add other mtu 9000 type veth peer name other2; ip link set other up
+                 ip addr add 198.51.100.1/24 dev other");
+    let mtu = |there: hivemind::net::HostLink| {
+        let inside = Ns::open(&there.netns).sh("ip -o link show eth0");
+        (
+            inside.contains("mtu 1430"),
+            inside.contains("mtu 1300"),
+            lab.host.sh(&format!("ip -o link show {}", there.name)),
+        )
+    };
+    let there = lab.with_net(async |net| net.ensure_link(&link(0)).await.expect("a link"));
+    let (derived, _, outer) = mtu(there);
+    assert!(derived && outer.contains("mtu 1430"), "{outer}");
+    let config = hivemind::net::linux::NetConfig { mtu: Some(1300), ..lab.config() };
+    let there = lab.with_config(config, async |net| net.ensure_link(&link(1)).await.expect("a link"));
+    let (_, given, outer) = mtu(there);
+    assert!(given && outer.contains("mtu 1300"), "{outer}");
+}
+
+#[test]
+fn a_second_time_changes_nothing_and_drift_is_repaired() {
+    if !may_run() {
+        return;
+    }
+    let lab = Lab::new("drift");
+    lab.with_net(async |net| {
+        net.ensure_node(&node()).await.expect("the node");
+        let good = state(&lab.host);
+        for part in ["hm-node", "unreachable 10.96.0.0/16", "unreachable fd68:6d00:0:1::/64", "masquerade"] {
+            assert!(good.contains(part), "{part} is missing in {good}");
+        }
+        net.ensure_node(&node()).await.expect("the node again");
+        assert_eq!(state(&lab.host), good);
+        for damage in [
+            "ip addr del 10.88.0.1/32 dev hm-node",
+            "ip addr del fd68:6d00:0:1::1/128 dev hm-node",
+            "ip addr add 10.88.0.9/32 dev hm-node",
+            "ip link set hm-node down",
+            "ip link set hm-pub down",
+            "ip link set hm-pub mtu 1500",
+            "ip link set hm-pub arp on",
+            "ip link del hm-pub",
+            "ip link del hm-node; ip link add hm-node type bridge",
+            "ip route del unreachable 10.96.0.0/16; ip -6 route del unreachable fd68:6d00:0:2::/112",
+            "ip route add unreachable 10.99.0.0/16 metric 2147483647 proto 104",
+            "nft delete table inet hivemind",
+            "nft flush chain inet hivemind postrouting",
+            "sysctl -qw net.ipv4.ip_forward=0 net.ipv6.conf.all.forwarding=0",
+        ] {
+            lab.host.sh(damage);
+            net.ensure_node(&node()).await.unwrap_or_else(|error| panic!("{damage}: {error}"));
+            assert_eq!(state(&lab.host), good, "after {damage}");
+            let forwarding = lab.host.sh("sysctl -n net.ipv4.ip_forward net.ipv6.conf.all.forwarding");
+            assert_eq!(forwarding, "1\n1\n", "after {damage}");
+        }
+    });
+}
+
+#[test]
+fn router_advertisements_keep_working_on_uplinks() {
+    if !may_run() {
+        return;
+    }
+    let lab = Lab::new("accept-ra");
+    lab.host.sh("sysctl -qw net.ipv6.conf.uplink.accept_ra=1");
+    lab.with_net(async |net| net.ensure_node(&node()).await.expect("the node"));
+    assert_eq!(lab.host.sh("sysctl -n net.ipv6.conf.uplink.accept_ra"), "2\n");
+}
+
+#[test]
+fn one_family_alone() {
+    if !may_run() {
+        return;
+    }
+    for (name, keep) in [("only-v4", 0), ("only-v6", 1)] {
+        let lab = Lab::new(name);
+        let full = node();
+        let mut only = NodeNet { instances_v4: None, services_v4: None, ..full.clone() };
+        if keep == 0 {
+            only = NodeNet { instances_v6: None, services_v6: None, ..full };
+        }
+        let mut links = [link(0), link(1)];
+        for addresses in
+            links.iter_mut().flat_map(|link| [&mut link.addresses, &mut link.gateway]).chain([&mut only.gateway])
+        {
+            if keep == 0 {
+                addresses.v6 = None;
+            } else {
+                addresses.v4 = None;
+            }
+        }
+        let spaces: Vec<Ns> = lab.with_net(async |net| {
+            net.ensure_node(&only).await.expect("the node");
+            net.sync_published(&[]).await.expect("no ports");
+            let mut spaces = Vec::new();
+            for link in &links {
+                spaces.push(Ns::open(&net.ensure_link(link).await.expect("a link").netns));
+                net.bring_up(link).await.expect("up");
+            }
+            spaces
+        });
+        spaces[0].tells_peer(80);
+        lab.outside.tells_peer(80);
+        let ip = links[0].addresses.iter().next().expect("one address");
+        spaces[1].ask(ip, 80).expect("instance to instance");
+        assert_eq!(spaces[1].ask(OUTSIDE[keep], 80).expect("outside"), HOST[keep]);
+    }
+}
+
+#[test]
+fn a_running_instance_is_adopted_and_what_is_half_is_made_whole() {
+    if !may_run() {
+        return;
+    }
+    let (lab, instances) = Lab::with_instances("adopt", 1);
+    instances[0].ns.tells_peer(80);
+    let name = format!("hm{}", link(0).id);
+    lab.with_net(async |net| {
+        let before = net.ensure_link(&link(0)).await.expect("the link");
+        assert_eq!(net.list_links().await.expect("a list"), [(link(0).id, Some(before.clone()))]);
+        net.bring_up(&link(0)).await.expect("up");
+        assert_eq!(net.ensure_link(&link(0)).await.expect("the link again"), before, "the device was made anew");
+    });
+    let works = || (0..2).all(|family| lab.host.ask(instances[0].addresses[family], 80).is_ok());
+    assert!(works());
+    let path = lab.netns_dir.join(format!("hm-{}", link(0).id));
+    // The device is gone; the namespace lives.
+    lab.host.sh(&format!("ip link del {name}"));
+    lab.with_net(async |net| {
+        assert_eq!(net.list_links().await.expect("a list"), [(link(0).id, None)]);
+        net.ensure_link(&link(0)).await.expect("the link");
+        net.bring_up(&link(0)).await.expect("up");
+    });
+    assert!(works());
+    // A device of that name whose other end is elsewhere.
+    lab.host.sh(&format!("ip link del {name}; ip link add {name} type veth peer name elsewhere"));
+    lab.with_net(async |net| {
+        net.ensure_link(&link(0)).await.expect("the link");
+        net.bring_up(&link(0)).await.expect("up");
+    });
+    assert!(works());
+    // The namespace is gone, its file stays, the device is an orphan (the old namespace is held by this test).
+    sh(&format!("umount -l {}", path.display()));
+    lab.with_net(async |net| {
+        let listed = net.list_links().await.expect("a list");
+        assert!(matches!(&listed[..], [(id, Some(_))] if *id == link(0).id), "{listed:?}");
+        let there = net.ensure_link(&link(0)).await.expect("the link");
+        net.bring_up(&link(0)).await.expect("up");
+        Ns::open(&there.netns).tells_peer(80);
+    });
+    assert!(works());
+    // Only the file.
+    std::fs::write(lab.netns_dir.join("hm-abcdefghij"), "").expect("a file");
+    lab.with_net(async |net| {
+        let other: InstanceId = "abcdefghij".parse().expect("an id");
+        assert!(net.list_links().await.expect("a list").contains(&(other.clone(), None)));
+        for _ in 0..2 {
+            net.remove_link(&other).await.expect("removed");
+            net.remove_link(&link(0).id).await.expect("removed");
+        }
+        assert_eq!(net.list_links().await.expect("a list"), []);
+    });
+    assert!(!path.exists());
+    assert!(!lab.host.sh("ip -o link; ip route; ip neigh").contains(&name));
+}
+
+#[test]
+fn an_instance_finds_what_containers_expect() {
+    if !may_run() {
+        return;
+    }
+    let (_lab, instances) = Lab::with_instances("inside", 1);
+    let ns = &instances[0].ns;
+    let values =
+        ns.sh("sysctl -n net.ipv4.ip_unprivileged_port_start net.ipv4.ping_group_range net.ipv6.conf.eth0.accept_ra");
+    assert_eq!(values, "0\n0\t2147483647\n0\n");
+    let addresses = ns.sh("ip -o addr");
+    assert!(!addresses.contains("tentative"), "{addresses}");
+    assert!(ns.sh("ip -o link show lo").contains("UP"));
+    let neighbours = ns.sh("ip neigh show nud permanent");
+    assert_eq!(neighbours.lines().count(), 2, "{neighbours}");
+    for gateway in GATEWAY {
+        assert!(neighbours.contains(&gateway.to_string()), "{neighbours}");
+    }
+}
+
+#[test]
+fn a_new_link_is_down_until_it_is_brought_up() {
+    if !may_run() {
+        return;
+    }
+    let lab = Lab::new("down");
+    lab.with_net(async |net| {
+        net.ensure_node(&node()).await.expect("the node");
+        let there = net.ensure_link(&link(0)).await.expect("a link");
+        let down = |text: String| assert!(text.contains("state DOWN") && !text.contains(",UP"), "{text}");
+        down(lab.host.sh(&format!("ip -o link show {}", there.name)));
+        down(Ns::open(&there.netns).sh("ip -o link show eth0"));
+        assert!(!lab.host.sh("ip route").contains(&there.name));
+        let shown = lab.host.sh(&format!("ip -o link show {}", there.name));
+        assert!(shown.contains(&there.host_mac.to_string()), "{shown}");
+        let shown = Ns::open(&there.netns).sh("ip -o link show eth0");
+        assert!(shown.contains(&there.instance_mac.to_string()), "{shown}");
+    });
+}
+
+#[test]
+fn every_overlap_is_named_and_our_own_is_none() {
+    if !may_run() {
+        return;
+    }
+    let (lab, _instances) = Lab::with_instances("overlap", 1);
+    lab.with_net(async |net| {
+        net.check_ranges(&node()).await.expect("our own devices and routes do not count");
+        lab.host.sh("ip addr add 10.88.3.4/24 dev uplink; ip route add 10.96.0.0/12 via 192.0.2.2
+                     ip -6 route add fd68:6d00::/32 via 2001:db8::2");
+        let error = net.check_ranges(&node()).await.expect_err("overlaps");
+        let NetError::Overlaps(all) = &error else { panic!("{error}") };
+        let named: std::collections::BTreeSet<_> = all.iter().map(|o| (o.option, o.other.to_string())).collect();
+        let wanted = [
+            ("--instance-cidr4", "10.88.3.0/24"),
+            ("--instance-cidr6", "fd68:6d00::/32"),
+            ("--service-cidr4", "10.96.0.0/12"),
+            ("--service-cidr6", "fd68:6d00::/32"),
+        ];
+        assert_eq!(named, wanted.map(|(option, net)| (option, net.to_owned())).into(), "{error}");
+        assert!(error.to_string().contains("uplink"), "{error}");
+    });
+}
+
+#[test]
+fn addresses_and_uplinks_of_the_node_are_found_and_changes_are_told() {
+    if !may_run() {
+        return;
+    }
+    let (lab, _instances) = Lab::with_instances("facts", 1);
+    lab.with_net(async |net| {
+        assert_eq!(net.node_addresses().await.expect("addresses"), HOST);
+        let uplinks = net.uplinks().await.expect("uplinks");
+        assert_eq!(uplinks.iter().map(|u| (u.name.as_str(), u.mtu)).collect::<Vec<_>>(), [("uplink", 1500)]);
+
+        // Neither instances that come and go nor a node that is as it should be are changes.
+        net.ensure_link(&link(1)).await.expect("a link");
+        net.bring_up(&link(1)).await.expect("up");
+        net.remove_link(&link(1).id).await.expect("removed");
+        net.ensure_node(&node()).await.expect("the node");
+        let quiet = tokio::time::timeout(Duration::from_millis(300), net.changed()).await;
+        assert!(quiet.is_err(), "woken by its own doing");
+
+        for change in [
+            "ip addr add 192.0.2.77/24 dev uplink",
+            "ip link set uplink mtu 1400",
+            "ip route add 203.0.113.0/24 via 192.0.2.2",
+            "ip link del hm-pub",
+        ] {
+            lab.host.sh(change);
+            let told = tokio::time::timeout(DEADLINE, net.changed()).await;
+            told.unwrap_or_else(|_| panic!("not told of {change}")).expect("told");
+        }
+        let found = net.node_addresses().await.expect("addresses");
+        assert!(found.contains(&"192.0.2.77".parse::<IpAddr>().expect("an address")), "{found:?}");
+    });
+}
+
+/// Whatever goes out at the publish device, comes in at the other end of the pair.
+fn watch_publish_device(lab: &Lab) {
+    let rules = [
+        "ip version 4 tcp dport 8080",
+        "ip6 version 6 tcp dport 8080",
+        "ip version 4 udp dport 8053",
+        "ip6 version 6 udp dport 8053",
+    ];
+    count_arrivals(&lab.host, "hm-node", &rules);
+}
+
+#[test]
+fn the_first_packet_for_a_published_port_goes_to_the_publish_device() {
+    if !may_run() {
+        return;
+    }
+    let (lab, _instances) = Lab::with_instances("publish", 1);
+    let ports =
+        [PublishedPort { port: 8080, protocol: Protocol::Tcp }, PublishedPort { port: 8053, protocol: Protocol::Udp }];
+    lab.with_net(async |net| {
+        for _ in 0..2 {
+            net.sync_published(&ports).await.expect("rules");
+        }
+    });
+    watch_publish_device(&lab);
+    for (family, ip) in HOST.into_iter().enumerate() {
+        lab.outside.run(|| {
+            let error = std::net::TcpStream::connect_timeout(&(ip, 8080).into(), Duration::from_millis(200));
+            assert_eq!(error.expect_err("nobody answers").kind(), ErrorKind::TimedOut, "the host itself answered");
+        });
+        assert!(arrivals(&lab.host, family) > 0, "{ip}: nothing at the publish device");
+        lab.outside.send_udp(ip, 8053).expect("sent");
+        until("a datagram at the publish device", || (arrivals(&lab.host, 2 + family) > 0).then_some(()));
+        // Other ports, and the node's own processes, are none of our business.
+        for (from, port) in [(&lab.outside, 8081), (&lab.host, 8080)] {
+            let error = from.ask(ip, port).expect_err("nobody listens");
+            assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "{ip}:{port}");
+        }
+    }
+    lab.with_net(async |net| net.sync_published(&[]).await.expect("no ports"));
+    for ip in HOST {
+        let error = lab.outside.ask(ip, 8080).expect_err("nobody listens");
+        assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "{ip}");
+    }
+}
+
+#[test]
+fn the_hosts_firewall_decides_before_a_published_port_is_reached() {
+    if !may_run() {
+        return;
+    }
+    let (lab, _instances) = Lab::with_instances("firewall", 1);
+    let ports =
+        [PublishedPort { port: 8080, protocol: Protocol::Tcp }, PublishedPort { port: 8053, protocol: Protocol::Udp }];
+    lab.with_net(async |net| net.sync_published(&ports).await.expect("rules"));
+    watch_publish_device(&lab);
+    let send = || {
+        for ip in HOST {
+            lab.outside.run(|| {
+                let _ = std::net::TcpStream::connect_timeout(&(ip, 8080).into(), Duration::from_millis(100));
+            });
+            lab.outside.send_udp(ip, 8053).expect("sent");
+        }
+    };
+    lab.host.sh("nft 'add table inet fw; add chain inet fw in { type filter hook input priority 0; policy drop; }
+                 add rule inet fw in icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } accept
+                 add rule inet fw in udp dport 9 counter accept'");
+    send();
+    // Behind those on the same path: when it has arrived, they would have.
+    lab.outside.send_udp(HOST[0], 9).expect("sent");
+    until("the last packet at the firewall", || {
+        lab.host.sh("nft list table inet fw").contains("packets 1 ").then_some(())
+    });
+    assert_eq!([0, 1, 2, 3].map(|rule| arrivals(&lab.host, rule)), [0; 4]);
+
+    lab.host.sh("nft 'add rule inet fw in tcp dport 8080 accept; add rule inet fw in udp dport 8053 accept'");
+    send();
+    for rule in 0..4 {
+        until("what the firewall accepts", || (arrivals(&lab.host, rule) > 0).then_some(()));
+    }
+}
+
+#[test]
+fn nothing_is_left_behind() {
+    if !may_run() {
+        return;
+    }
+    let lab = Lab::new("nothing");
+    lab.host.sh("nft 'add table inet other'");
+    let before = state(&lab.host);
+    let mounts = || std::fs::read_to_string("/proc/self/mountinfo").expect("mounts").matches("-nothing ").count();
+    lab.with_net(async |net| {
+        net.ensure_node(&node()).await.expect("the node");
+        net.sync_published(&[PublishedPort { port: 80, protocol: Protocol::Tcp }]).await.expect("rules");
+        net.ensure_link(&link(0)).await.expect("a link");
+        net.bring_up(&link(0)).await.expect("up");
+        assert!(state(&lab.host) != before && mounts() > 0);
+        for _ in 0..2 {
+            net.remove_link(&link(0).id).await.expect("removed");
+            net.remove_node().await.expect("removed");
+        }
+    });
+    assert_eq!(state(&lab.host), before);
+    assert_eq!(mounts(), 0);
+}
+
+#[test]
+fn errors_name_their_object() {
+    if !may_run() {
+        return;
+    }
+    let lab = Lab::new("errors");
+    lab.with_net(async |net| {
+        let error = net.bring_up(&link(0)).await.expect_err("there is none").to_string();
+        assert!(error.contains(&format!("hm-{}", link(0).id)), "{error}");
+    });
+    let config = hivemind::net::linux::NetConfig { nft: "/nonexistent/nft".into(), ..lab.config() };
+    lab.with_config(config, async |net| {
+        let error = net.sync_published(&[]).await.expect_err("no nft").to_string();
+        assert!(error.contains("/nonexistent/nft") && error.contains("install"), "{error}");
+    });
+}
+
+/// Not a benchmark: a bound that running a process for each step would break.
+#[test]
+fn links_are_made_without_processes() {
+    if !may_run() {
+        return;
+    }
+    let lab = Lab::new("quick");
+    lab.with_net(async |net| {
+        net.ensure_node(&node()).await.expect("the node");
+        #[expect(clippy::disallowed_methods, reason = "the time of the real kernel")]
+        let begun = Instant::now();
+        for n in 0..20 {
+            net.ensure_link(&link(n)).await.expect("a link");
+            net.bring_up(&link(n)).await.expect("up");
+        }
+        let each = begun.elapsed() / 20;
+        println!("{each:?} for one link");
+        assert!(each < Duration::from_millis(60), "{each:?} for one link");
+        for n in 0..20 {
+            net.remove_link(&link(n).id).await.expect("removed");
+        }
+    });
+}
