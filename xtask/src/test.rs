@@ -57,6 +57,9 @@ pub(crate) fn run(quick: bool, filter: Option<&str>) -> Result<()> {
         }
         tally.cargo_test(&mut cargo)?;
     }
+    if !quick && filter.is_none() {
+        tally.step("demo --check", || demo::run(true));
+    }
     println!("\n{} passed, {} failed, {} skipped", tally.passed, tally.failed, tally.skipped);
     if tally.failed > 0 {
         bail!("{} of {} failed", tally.failed, tally.failed + tally.passed);
