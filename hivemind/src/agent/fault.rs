@@ -19,20 +19,7 @@ impl fmt::Display for Fault {
 
 impl From<RuntimeError> for Fault {
     fn from(error: RuntimeError) -> Self {
-        let code = match &error {
-            RuntimeError::Unavailable { .. } => ErrorCode::NoContainerd,
-            RuntimeError::BadReference { .. } => ErrorCode::Invalid,
-            RuntimeError::ImageNotFound { .. } | RuntimeError::ImageAbsent { .. } => ErrorCode::ImageNotFound,
-            RuntimeError::RegistryUnreachable { .. } => ErrorCode::RegistryDown,
-            RuntimeError::RegistryAuth { .. } => ErrorCode::RegistryAuth,
-            RuntimeError::NoPlatform { .. } => ErrorCode::ImagePlatform,
-            RuntimeError::Corrupt { .. } => ErrorCode::ImageCorrupt,
-            RuntimeError::DiskFull { .. } => ErrorCode::DiskFull,
-            RuntimeError::Start { .. } => ErrorCode::StartFailed,
-            RuntimeError::NotRunning { .. } => ErrorCode::NotRunning,
-            RuntimeError::Containerd { .. } | RuntimeError::File { .. } => ErrorCode::StartFailed,
-        };
-        Self { code, message: error.to_string() }
+        Self { code: error.code(), message: error.to_string() }
     }
 }
 

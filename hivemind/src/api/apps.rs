@@ -11,14 +11,14 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::{
     ApiState,
-    extract::{Args, InScope, Json, Named, if_match},
-    problem::ApiError,
+    extract::{Args, InScope, Json, Named, NoArgs, if_match},
+    problem::{ApiError, not_found},
     view::AppView,
 };
 use crate::{
     control::{ControlError, Written},
-    model::{AppKey, ErrorCode, Problem, Revision},
-    spec::v1::{AppSpec, validate_app},
+    model::{AppKey, Problem, Revision},
+    spec::v1::AppSpec,
 };
 
 /// What a command did.
@@ -43,7 +43,7 @@ pub struct Scale {
 #[derive(Debug, Default, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 pub(super) struct PutArgs {
-    /// Check only; change nothing.
+    /// Check only and change nothing; the answer says what would be done.
     #[serde(default)]
     dry_run: bool,
 }
@@ -60,14 +60,25 @@ fn written(done: Written) -> Response {
 
 fn find(state: &ApiState, key: &AppKey) -> Result<AppView, ApiError> {
     let snapshot = state.control.snapshot();
-    match snapshot.apps.get(key) {
-        Some(row) => Ok(AppView::new(&snapshot, row)),
-        None => Err(ControlError::NotFound { key: key.clone() }.into()),
+    snapshot.apps.get(key).map(|row| AppView::new(&snapshot, row)).ok_or_else(|| missing(state, key))
+}
+
+/// A refused command; an app that is not there with those that are.
+fn refused(state: &ApiState, error: ControlError) -> ApiError {
+    match error {
+        ControlError::NotFound { key } => missing(state, &key),
+        error => error.into(),
     }
 }
 
+fn missing(state: &ApiState, key: &AppKey) -> ApiError {
+    let snapshot = state.control.snapshot();
+    let here = snapshot.apps.keys().filter(|other| other.scope == key.scope).map(|other| other.name.as_str());
+    not_found("app", key.name.as_str(), Some(&key.scope), here)
+}
+
 /// The apps of a namespace.
-#[utoipa::path(get, path = "/v1/tenants/{tenant}/namespaces/{namespace}/apps", tag = "apps",
+#[utoipa::path(get, operation_id = "listApps", path = "/v1/tenants/{tenant}/namespaces/{namespace}/apps", tag = "apps",
     params(("tenant" = String, Path), ("namespace" = String, Path)),
     responses((status = 200, body = [AppView]), (status = "4XX", body = Problem)))]
 pub(super) async fn list(State(state): State<ApiState>, InScope(scope): InScope) -> Body<Vec<AppView>> {
@@ -77,7 +88,7 @@ pub(super) async fn list(State(state): State<ApiState>, InScope(scope): InScope)
 }
 
 /// An app.
-#[utoipa::path(get, path = "/v1/tenants/{tenant}/namespaces/{namespace}/apps/{name}", tag = "apps",
+#[utoipa::path(get, operation_id = "getApp", path = "/v1/tenants/{tenant}/namespaces/{namespace}/apps/{name}", tag = "apps",
     params(("tenant" = String, Path), ("namespace" = String, Path), ("name" = String, Path)),
     responses((status = 200, body = AppView), (status = "4XX", body = Problem)))]
 pub(super) async fn get(State(state): State<ApiState>, named: Named) -> Result<Response, ApiError> {
@@ -86,10 +97,11 @@ pub(super) async fn get(State(state): State<ApiState>, named: Named) -> Result<R
 }
 
 /// Create an app or change it.
-#[utoipa::path(put, path = "/v1/tenants/{tenant}/namespaces/{namespace}/apps/{name}", tag = "apps",
+#[utoipa::path(put, operation_id = "putApp", path = "/v1/tenants/{tenant}/namespaces/{namespace}/apps/{name}", tag = "apps",
     params(("tenant" = String, Path), ("namespace" = String, Path), ("name" = String, Path), PutArgs),
     request_body = AppSpec,
-    responses((status = 201, body = WrittenView), (status = 202, body = WrittenView), (status = "4XX", body = Problem)))]
+    responses((status = 200, body = WrittenView, description = "Dry run: nothing was changed"),
+        (status = 201, body = WrittenView), (status = 202, body = WrittenView), (status = "4XX", body = Problem)))]
 pub(super) async fn put(
     State(state): State<ApiState>,
     named: Named,
@@ -98,87 +110,56 @@ pub(super) async fn put(
     Json(spec): Json<AppSpec>,
 ) -> Result<Response, ApiError> {
     let key = named.app()?;
+    let if_match = if_match(&headers)?;
     if args.dry_run {
-        let faults = validate_app(&spec);
-        if !faults.is_empty() {
-            return Err(ControlError::Invalid { key, faults }.into());
-        }
-        return Ok(StatusCode::NO_CONTENT.into_response());
+        let Written { revision, created, generation } =
+            state.control.preview(&key, spec, if_match).map_err(|error| refused(&state, error))?;
+        return Ok(Body(WrittenView { revision, created, generation }).into_response());
     }
-    Ok(written(state.control.deploy(key, spec, if_match(&headers)?).await?))
+    let done = state.control.deploy(key, spec, if_match).await.map_err(|error| refused(&state, error))?;
+    Ok(written(done))
 }
 
 /// Stop the instances of an app and remove it.
-#[utoipa::path(delete, path = "/v1/tenants/{tenant}/namespaces/{namespace}/apps/{name}", tag = "apps",
+#[utoipa::path(delete, operation_id = "deleteApp", path = "/v1/tenants/{tenant}/namespaces/{namespace}/apps/{name}", tag = "apps",
     params(("tenant" = String, Path), ("namespace" = String, Path), ("name" = String, Path)),
     responses((status = 202, body = WrittenView), (status = "4XX", body = Problem)))]
 pub(super) async fn delete(
     State(state): State<ApiState>,
     named: Named,
+    Args(NoArgs {}): Args<NoArgs>,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    Ok(written(state.control.remove(&named.app()?, if_match(&headers)?).await?))
+    let done = state.control.remove(&named.app()?, if_match(&headers)?).await;
+    Ok(written(done.map_err(|error| refused(&state, error))?))
 }
 
 /// Change the number of instances.
-#[utoipa::path(post, path = "/v1/tenants/{tenant}/namespaces/{namespace}/apps/{name}/scale", tag = "apps",
+#[utoipa::path(post, operation_id = "scaleApp", path = "/v1/tenants/{tenant}/namespaces/{namespace}/apps/{name}/scale", tag = "apps",
     params(("tenant" = String, Path), ("namespace" = String, Path), ("name" = String, Path)),
     request_body = Scale,
     responses((status = 202, body = WrittenView), (status = "4XX", body = Problem)))]
 pub(super) async fn scale(
     State(state): State<ApiState>,
     named: Named,
+    Args(NoArgs {}): Args<NoArgs>,
     headers: HeaderMap,
     Json(scale): Json<Scale>,
 ) -> Result<Response, ApiError> {
-    Ok(written(state.control.scale(&named.app()?, scale.replicas, if_match(&headers)?).await?))
+    let done = state.control.scale(&named.app()?, scale.replicas, if_match(&headers)?).await;
+    Ok(written(done.map_err(|error| refused(&state, error))?))
 }
 
 /// Replace all instances, one after the other.
-#[utoipa::path(post, path = "/v1/tenants/{tenant}/namespaces/{namespace}/apps/{name}/restart", tag = "apps",
+#[utoipa::path(post, operation_id = "restartApp", path = "/v1/tenants/{tenant}/namespaces/{namespace}/apps/{name}/restart", tag = "apps",
     params(("tenant" = String, Path), ("namespace" = String, Path), ("name" = String, Path)),
     responses((status = 202, body = WrittenView), (status = "4XX", body = Problem)))]
 pub(super) async fn restart(
     State(state): State<ApiState>,
     named: Named,
+    Args(NoArgs {}): Args<NoArgs>,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    Ok(written(state.control.restart(&named.app()?, if_match(&headers)?).await?))
-}
-
-/// The problem of an object that is not there, with names that are near.
-pub(super) fn not_found<'a>(kind: &str, name: &str, there: impl Iterator<Item = &'a str>) -> ApiError {
-    let mut problem = Problem::new(ErrorCode::NotFound, format!("{kind} {name} does not exist"));
-    let near = there.filter(|other| other.contains(name) || name.contains(other) || distance(name, other) <= 2);
-    if let Some(near) = near.min_by_key(|other| distance(name, other)) {
-        problem = problem.detail(format!("did you mean {near}?"));
-    }
-    problem.into()
-}
-
-/// Edit distance (Levenshtein), for short names.
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.chars().enumerate() {
-        let mut corner = row[0];
-        row[0] = i + 1;
-        for (j, y) in b.iter().enumerate() {
-            let here = (corner + usize::from(x != *y)).min(row[j] + 1).min(row[j + 1] + 1);
-            corner = std::mem::replace(&mut row[j + 1], here);
-        }
-    }
-    row[b.len()]
-}
-
-#[cfg(test)]
-mod tests {
-    #[test]
-    fn near_names_are_near() {
-        for (a, b, d) in
-            [("web", "web", 0), ("web", "wep", 1), ("web-ap", "web-app", 1), ("", "abc", 3), ("kitten", "sitting", 3)]
-        {
-            assert_eq!(super::distance(a, b), d, "{a} {b}");
-        }
-    }
+    let done = state.control.restart(&named.app()?, if_match(&headers)?).await;
+    Ok(written(done.map_err(|error| refused(&state, error))?))
 }

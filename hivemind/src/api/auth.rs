@@ -1,16 +1,25 @@
 //! Who may ask: the one place where requests are authorised.
+//!
+//! Whoever reaches the root-only Unix socket is the operator. Over TCP the token is needed, and the request must name
+//! this daemon as its host: a web page whose own name was made to point here names another one (DNS rebinding).
 
-use std::{fs, io, os::unix::fs::OpenOptionsExt, path::Path, sync::Arc};
+use std::{
+    fs, io,
+    net::{IpAddr, SocketAddr},
+    os::unix::fs::{OpenOptionsExt, PermissionsExt},
+    path::Path,
+    sync::Arc,
+};
 
 use axum::{
     extract::{Request, State},
-    http::header,
+    http::{HeaderMap, Uri, header},
     middleware::Next,
     response::{IntoResponse, Response},
 };
 
 use super::problem::ApiError;
-use crate::model::{ErrorCode, Problem};
+use crate::model::{ErrorCode, NodeName, Problem};
 
 /// The token that requests over TCP must carry. Never shown.
 #[derive(Clone)]
@@ -26,14 +35,23 @@ impl Token {
     /// Reads the token, or makes one at the first start. The file is root-only and complete, or not there.
     pub fn read_or_create(path: &Path) -> io::Result<Self> {
         match fs::read_to_string(path) {
-            Ok(text) if !text.trim().is_empty() => return Ok(Self(text.trim().into())),
+            Ok(text) if !text.trim().is_empty() => {
+                // A copied file may have come without its mode.
+                fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
+                return Ok(Self(text.trim().into()));
+            }
             Ok(_) => {}
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(error),
         }
         let token: String = (0..4).map(|_| format!("{:016x}", rand::random::<u64>())).collect();
         let part = path.with_extension("part");
-        let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&part)?;
+        // One that a crash left may have another mode.
+        match fs::remove_file(&part) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&part)?;
         io::Write::write_all(&mut file, token.as_bytes())?;
         file.sync_all()?;
         fs::rename(&part, path)?;
@@ -43,39 +61,144 @@ impl Token {
     /// Compares in a time that does not tell how much is right.
     fn is(&self, given: &str) -> bool {
         let (own, given) = (self.0.as_bytes(), given.as_bytes());
-        own.len() == given.len() && own.iter().zip(given).fold(0, |differs, (a, b)| differs | (a ^ b)) == 0
+        let differs = own.iter().zip(given).fold(0, |differs, (a, b)| differs | (a ^ b));
+        own.len() == given.len() && std::hint::black_box(differs) == 0
     }
 }
 
-/// Lets through what carries the token, and the two questions that probes ask without one.
-pub(super) async fn require_token(State(token): State<Token>, request: Request, next: Next) -> Response {
-    if matches!(request.uri().path(), "/healthz" | "/readyz") {
-        return next.run(request).await;
+/// The way by which a request comes in.
+#[derive(Clone, Debug)]
+pub(super) enum Door {
+    /// The root-only socket: local root.
+    Unix,
+    /// TCP: whoever has the token.
+    Tcp {
+        /// The token.
+        token: Token,
+        /// Host names that mean this daemon, besides addresses and `localhost`.
+        names: Arc<[String]>,
+    },
+}
+
+impl Door {
+    /// TCP at `address` of the node `node`.
+    pub(super) fn tcp(token: Token, address: Option<SocketAddr>, node: NodeName) -> Self {
+        tracing::info!(address = address.map(tracing::field::display), "the API listens with TCP");
+        Self::Tcp { token, names: Arc::new([node.to_string()]) }
     }
-    let value = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-    let given = value.and_then(|value| value.strip_prefix("Bearer "));
-    match given {
-        Some(given) if token.is(given.trim()) => next.run(request).await,
-        Some(_) => ApiError(Problem::new(ErrorCode::Forbidden, "the token is not the right one")).into_response(),
-        None => ApiError(Problem::new(ErrorCode::Unauthenticated, "the request carries no token")).into_response(),
+
+    /// Whether the request may come in.
+    fn check(&self, uri: &Uri, headers: &HeaderMap) -> Result<(), Problem> {
+        let Self::Tcp { token, names } = self else { return Ok(()) };
+        let text = |name| headers.get(name).map(|value: &header::HeaderValue| value.to_str().unwrap_or_default());
+        let host = text(header::HOST).or_else(|| uri.authority().map(|authority| authority.as_str()));
+        if !host.is_some_and(|host| is_ours(host, names)) {
+            let title = format!("{:?} is not a name of this daemon", host.unwrap_or_default());
+            return Err(Problem::new(ErrorCode::WrongHost, title));
+        }
+        if let Some(origin) = text(header::ORIGIN) {
+            let from = origin.split_once("://").map_or(origin, |(_, host)| host);
+            if !host.is_some_and(|host| host.eq_ignore_ascii_case(from)) {
+                return Err(Problem::new(ErrorCode::WrongHost, format!("a page of {origin:?} may not ask")));
+            }
+        }
+        // The two questions that probes ask tell nothing.
+        if matches!(uri.path(), "/healthz" | "/readyz") {
+            return Ok(());
+        }
+        let given = text(header::AUTHORIZATION).and_then(|value| {
+            let (scheme, token) = value.split_once(' ')?;
+            scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+        });
+        match given {
+            Some(given) if token.is(given) => Ok(()),
+            Some(_) => Err(Problem::new(ErrorCode::Forbidden, "the token is not the right one")),
+            None => Err(Problem::new(ErrorCode::Unauthenticated, "the request carries no token")),
+        }
+    }
+}
+
+/// Whether a `Host` means this daemon: an address, `localhost`, or one of its names, with or without a port.
+fn is_ours(host: &str, names: &[String]) -> bool {
+    let name = match host.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((address, _port)) => address,
+        None => host.rsplit_once(':').map_or(host, |(name, _port)| name),
+    };
+    let name = name.trim_end_matches('.');
+    let local = name.eq_ignore_ascii_case("localhost") || name.to_ascii_lowercase().ends_with(".localhost");
+    local || name.parse::<IpAddr>().is_ok() || names.iter().any(|own| own.eq_ignore_ascii_case(name))
+}
+
+/// Lets through what may come in by this door.
+pub(super) async fn guard(State(door): State<Door>, request: Request, next: Next) -> Response {
+    match door.check(request.uri(), request.headers()) {
+        Ok(()) => next.run(request).await,
+        Err(problem) => ApiError(problem).into_response(),
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
-
     use super::*;
 
     #[test]
     fn the_token_is_made_once_and_is_private() {
         let dir = tempfile::tempdir().expect("temporary folder");
         let path = dir.path().join("api-token");
+        fs::write(path.with_extension("part"), "left by a crash").expect("written");
         let first = Token::read_or_create(&path).expect("made");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).expect("opened up");
         let again = Token::read_or_create(&path).expect("read");
         assert!(first.is(&again.0) && first.0.len() == 64);
-        assert!(!first.is("") && !first.is(&"0".repeat(64)));
+        assert!(!first.is("") && !first.is(&"0".repeat(64)) && !first.is(&first.0[..63]));
         assert_eq!(fs::metadata(&path).expect("there").permissions().mode() & 0o777, 0o600);
         assert_eq!(format!("{first:?}"), "Token(…)");
+    }
+
+    #[test]
+    fn only_names_of_this_daemon_are_ours() {
+        let names = ["node-1".to_owned()];
+        for host in ["127.0.0.1:3000", "127.0.0.1", "[::1]:3000", "[::1]", "localhost:3000", "Node-1", "ui.localhost."]
+        {
+            assert!(is_ours(host, &names), "{host}");
+        }
+        for host in ["", "evil.example", "evil.example:3000", "localhost.evil.example", "node-1.evil.example", "[evil]"]
+        {
+            assert!(!is_ours(host, &names), "{host}");
+        }
+    }
+
+    #[test]
+    fn over_tcp_the_token_is_needed_for_all_but_the_probes() {
+        let door = Door::Tcp { token: Token("secret".into()), names: Arc::new([]) };
+        let ask = |path: &'static str, headers: &[(&str, &str)]| {
+            let mut map = HeaderMap::new();
+            map.insert(header::HOST, header::HeaderValue::from_static("localhost:3000"));
+            for (name, value) in headers {
+                let name: header::HeaderName = name.parse().expect("a name");
+                map.insert(name, value.parse().expect("a value"));
+            }
+            door.check(&Uri::from_static(path), &map).map_err(|problem| problem.code)
+        };
+        let right = ("authorization", "Bearer secret");
+        for (path, headers, expected) in [
+            ("/healthz", vec![], Ok(())),
+            ("/readyz", vec![], Ok(())),
+            ("/readyz/", vec![], Err(ErrorCode::Unauthenticated)),
+            ("/metrics", vec![], Err(ErrorCode::Unauthenticated)),
+            ("/v1/nodes", vec![right], Ok(())),
+            ("/v1/nodes", vec![("authorization", "bearer  secret ")], Ok(())),
+            ("/v1/nodes", vec![("authorization", "Bearer Secret")], Err(ErrorCode::Forbidden)),
+            ("/v1/nodes", vec![("authorization", "Basic secret")], Err(ErrorCode::Unauthenticated)),
+            ("/v1/nodes", vec![("authorization", "secret")], Err(ErrorCode::Unauthenticated)),
+            ("/v1/nodes", vec![right, ("host", "evil.example")], Err(ErrorCode::WrongHost)),
+            ("/healthz", vec![("host", "evil.example")], Err(ErrorCode::WrongHost)),
+            ("/v1/nodes", vec![right, ("origin", "http://evil.example")], Err(ErrorCode::WrongHost)),
+            ("/v1/nodes", vec![right, ("origin", "null")], Err(ErrorCode::WrongHost)),
+            ("/v1/nodes", vec![right, ("origin", "http://localhost:3000")], Ok(())),
+        ] {
+            assert_eq!(ask(path, &headers), expected, "{path} {headers:?}");
+        }
+        assert_eq!(Door::Unix.check(&Uri::from_static("/v1/nodes"), &HeaderMap::new()), Ok(()));
     }
 }

@@ -1,25 +1,24 @@
 //! Streams of what happens: events for people, changes for programs.
 
-use std::collections::BTreeMap;
-
 use axum::{
     body::{Body as HttpBody, Bytes},
     extract::State,
     response::{IntoResponse, Response},
 };
-use futures::stream;
+use futures::{Stream, StreamExt, stream};
 use serde::{Deserialize, Serialize};
-use utoipa::{IntoParams, ToSchema};
+use tokio::sync::watch;
+use utoipa::IntoParams;
 
-use super::{
-    ApiState,
-    extract::Args,
-    view::{AppView, InstanceView, NodeView, ServiceView},
-};
+use super::{ApiState, changes::History, extract::Args, serve::Stop};
 use crate::{
-    model::ClusterSnapshot,
-    model::{Event, Revision},
+    lifecycle::clock,
+    model::{Event, EventKind, Revision},
+    observe::Missed,
 };
+
+/// The media type of streams of JSON documents, one on a line.
+pub(super) const NDJSON: &str = "application/x-ndjson";
 
 #[derive(Debug, Default, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
@@ -32,101 +31,96 @@ pub(super) struct EventArgs {
     follow: bool,
 }
 
-fn ndjson(chunks: impl futures::Stream<Item = Result<Bytes, std::convert::Infallible>> + Send + 'static) -> Response {
-    ([("content-type", "application/x-ndjson")], HttpBody::from_stream(chunks)).into_response()
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+pub(super) struct WatchArgs {
+    /// Only changes after this revision; everything there is without it.
+    #[serde(default)]
+    revision: Revision,
 }
 
-fn lines<T: Serialize>(items: &[T]) -> Bytes {
+/// A stream of JSON lines that ends when the daemon stops.
+pub(super) fn ndjson<E: Into<axum::BoxError> + 'static>(
+    chunks: impl Stream<Item = Result<Bytes, E>> + Send + 'static,
+    stop: Stop,
+) -> Response {
+    let chunks = chunks.take_until(stop.stopped());
+    ([("content-type", NDJSON)], HttpBody::from_stream(chunks)).into_response()
+}
+
+/// JSON documents, each with its line's end.
+pub(super) fn lines<T: Serialize>(items: &[T]) -> Bytes {
     let mut text = Vec::new();
     for item in items {
+        // A document that cannot be written would be a line of its own without content; ours all can.
         text.extend(serde_json::to_vec(item).unwrap_or_default());
         text.push(b'\n');
     }
     text.into()
 }
 
-/// What happened, a JSON document for each event.
-#[utoipa::path(get, path = "/v1/events", tag = "events", params(EventArgs),
+/// What happened, a JSON document for each event. The ring keeps the last 10,000; what was overwritten before it was
+/// read is said by an event with the reason `Missed`.
+#[utoipa::path(get, operation_id = "listEvents", path = "/v1/events", tag = "events", params(EventArgs),
     responses((status = 200, body = Event, content_type = "application/x-ndjson")))]
-pub(super) async fn events(State(state): State<ApiState>, Args(args): Args<EventArgs>) -> Response {
+pub(super) async fn events(
+    State(state): State<ApiState>,
+    State(stop): State<Stop>,
+    Args(args): Args<EventArgs>,
+) -> Response {
     let newest = state.events.newest();
-    let chunks = stream::unfold(Some((state.events, newest, args.after)), move |step| async move {
+    // A number from before the daemon's last start means nothing now.
+    let after = if args.after > *newest.borrow() { 0 } else { args.after };
+    let chunks = stream::unfold(Some((state.events, newest, after)), move |step| async move {
         let (events, mut newest, after) = step?;
         loop {
-            let (batch, _missed) = events.after(after);
-            if let Some(last) = batch.last().map(|event| event.seq) {
-                return Some((Ok(lines(&batch)), args.follow.then_some((events, newest, last))));
+            let (mut batch, Missed(missed)) = events.after(after);
+            if let (Some(first), Some(last)) = (batch.first(), batch.last()) {
+                let (first, last) = (first.seq, last.seq);
+                if missed > 0 && after > 0 {
+                    batch.insert(0, missed_event(first - 1, missed));
+                }
+                return Some((
+                    Ok::<_, std::convert::Infallible>(lines(&batch)),
+                    args.follow.then_some((events, newest, last)),
+                ));
             }
             if !args.follow || newest.wait_for(|newest| *newest > after).await.is_err() {
                 return None;
             }
         }
     });
-    ndjson(chunks)
+    ndjson(chunks, stop)
 }
 
-/// A change of an object.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
-pub struct Change {
-    /// Watching after this revision continues behind this change.
-    pub revision: Revision,
-    /// `app`, `instance`, `service`, `node`, or `bookmark` (nothing but the revision).
-    pub kind: String,
-    /// `tenant/namespace/name`, or the id or name.
-    pub key: String,
-    /// The object; absent if it was deleted.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub object: Option<serde_json::Value>,
+fn missed_event(seq: u64, missed: u64) -> Event {
+    Event {
+        seq,
+        at: clock::now(),
+        kind: EventKind::Warning,
+        reason: "Missed".into(),
+        object: "events".into(),
+        message: format!("{missed} events were overwritten before they were read"),
+        fields: std::collections::BTreeMap::from([("missed".into(), missed.to_string())]),
+    }
 }
 
-/// Every change from now on, after everything there is. A line with kind `bookmark` ends each revision.
-#[utoipa::path(get, path = "/v1/watch", tag = "events",
-    responses((status = 200, body = Change, content_type = "application/x-ndjson")))]
-pub(super) async fn watch(State(state): State<ApiState>) -> Response {
-    let snapshots = state.control.subscribe();
-    let chunks = stream::unfold((snapshots, BTreeMap::new(), true), |(mut snapshots, before, first)| async move {
-        if !first && snapshots.changed().await.is_err() {
+/// Changes of apps, instances, services and nodes: what changed after the given revision, or everything there is, then
+/// each change as it happens, and a bookmark after each revision. To go on after a broken connection, ask again with
+/// the revision of the last line.
+#[utoipa::path(get, operation_id = "watch", path = "/v1/watch", tag = "events", params(WatchArgs),
+    responses((status = 200, body = super::changes::Change, content_type = "application/x-ndjson")))]
+pub(super) async fn watch(
+    State(history): State<watch::Receiver<History>>,
+    State(stop): State<Stop>,
+    Args(args): Args<WatchArgs>,
+) -> Response {
+    let chunks = stream::unfold((history, args.revision, true), |(mut history, since, first)| async move {
+        if !first && history.changed().await.is_err() {
             return None;
         }
-        let snapshot = snapshots.borrow_and_update().clone();
-        let now = documents(&snapshot);
-        let changes = differences(&before, &now, snapshot.revision);
-        Some((Ok(lines(&changes)), (snapshots, now, false)))
+        let now = history.borrow_and_update().clone();
+        Some((Ok::<_, std::convert::Infallible>(lines(&now.after(since))), (history, now.revision(), false)))
     });
-    ndjson(chunks)
-}
-
-type Documents = BTreeMap<(&'static str, String), serde_json::Value>;
-
-fn documents(snapshot: &ClusterSnapshot) -> Documents {
-    let value = |view: serde_json::Result<serde_json::Value>| view.unwrap_or_default();
-    let mut all = Documents::new();
-    for (key, row) in &snapshot.apps {
-        all.insert(("app", key.to_string()), value(serde_json::to_value(AppView::new(snapshot, row))));
-    }
-    for (id, row) in &snapshot.instances {
-        all.insert(("instance", id.to_string()), value(serde_json::to_value(InstanceView::new(snapshot, &row.object))));
-    }
-    for (key, row) in &snapshot.services {
-        let view = ServiceView::new(snapshot, &row.object, None);
-        all.insert(("service", key.to_string()), value(serde_json::to_value(view)));
-    }
-    for (name, row) in &snapshot.nodes {
-        all.insert(("node", name.to_string()), value(serde_json::to_value(NodeView::new(snapshot, &row.object))));
-    }
-    all
-}
-
-fn differences(before: &Documents, now: &Documents, revision: Revision) -> Vec<Change> {
-    let change = |(kind, key): &(&'static str, String), object: Option<&serde_json::Value>| Change {
-        revision,
-        kind: (*kind).into(),
-        key: key.clone(),
-        object: object.cloned(),
-    };
-    let gone = before.keys().filter(|key| !now.contains_key(*key)).map(|key| change(key, None));
-    let new = now.iter().filter(|(key, value)| before.get(*key) != Some(*value));
-    let mut changes: Vec<_> = gone.chain(new.map(|(key, value)| change(key, Some(value)))).collect();
-    changes.push(Change { revision, kind: "bookmark".into(), key: String::new(), object: None });
-    changes
+    ndjson(chunks, stop)
 }

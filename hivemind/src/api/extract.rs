@@ -4,7 +4,7 @@ use axum::{
     extract::{FromRequest, FromRequestParts, Path, Query, Request},
     http::{HeaderMap, header, request::Parts},
 };
-use serde::de::DeserializeOwned;
+use serde::{Deserialize, de::DeserializeOwned};
 
 use super::problem::ApiError;
 use crate::{
@@ -34,14 +34,19 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Args<T> {
     }
 }
 
+/// The query string of a change that takes none: a misspelt or misplaced `?dry_run=true` must not become the change.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct NoArgs {}
+
 /// `{tenant}/{namespace}` of the path.
 pub(super) struct InScope(pub(super) Scope);
 
 impl<S: Send + Sync> FromRequestParts<S> for InScope {
     type Rejection = ApiError;
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
-        let Path(names) = path::<(String, String), S>(parts, state).await?;
-        Ok(Self(scope(&names.0, &names.1)?))
+        let Path((tenant, namespace)) = Path::<(String, String)>::from_request_parts(parts, state).await?;
+        Ok(Self(scope(&tenant, &namespace)?))
     }
 }
 
@@ -51,7 +56,8 @@ pub(super) struct Named(pub(super) Scope, pub(super) String);
 impl<S: Send + Sync> FromRequestParts<S> for Named {
     type Rejection = ApiError;
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
-        let Path((tenant, namespace, name)) = path::<(String, String, String), S>(parts, state).await?;
+        let Path((tenant, namespace, name)) =
+            Path::<(String, String, String)>::from_request_parts(parts, state).await?;
         Ok(Self(scope(&tenant, &namespace)?, name))
     }
 }
@@ -63,15 +69,20 @@ impl Named {
     }
 
     /// As a service.
-    pub(super) fn service(self) -> Result<ServiceKey, ApiError> {
-        Ok(ServiceKey::new(self.0, self.1.parse()?))
+    pub(super) fn service(&self) -> Result<ServiceKey, ApiError> {
+        Ok(ServiceKey::new(self.0.clone(), self.1.parse()?))
     }
 }
 
-async fn path<T: DeserializeOwned + Send, S: Send + Sync>(parts: &mut Parts, state: &S) -> Result<Path<T>, ApiError> {
-    Path::<T>::from_request_parts(parts, state)
-        .await
-        .map_err(|error| Problem::new(ErrorCode::BadRequest, error.body_text()).into())
+/// `{name}` of the path, of what belongs to the whole cluster.
+pub(super) struct Name(pub(super) String);
+
+impl<S: Send + Sync> FromRequestParts<S> for Name {
+    type Rejection = ApiError;
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        let Path(name) = Path::<String>::from_request_parts(parts, state).await?;
+        Ok(Self(name))
+    }
 }
 
 fn scope(tenant: &str, namespace: &str) -> Result<Scope, ApiError> {
@@ -88,4 +99,32 @@ pub(super) fn if_match(headers: &HeaderMap) -> Result<IfMatch, ApiError> {
     let number = text.strip_prefix('"').and_then(|text| text.strip_suffix('"')).and_then(|text| text.parse().ok());
     let why = || Problem::new(ErrorCode::BadRequest, format!("If-Match {text:?} is not an ETag of this API"));
     number.map(Some).ok_or_else(|| why().into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn if_match_is_one_strong_etag_of_ours() {
+        let read = |value: &'static str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::IF_MATCH, value.parse().expect("a header's value"));
+            if_match(&headers).map_err(|ApiError(problem)| problem.code)
+        };
+        assert!(matches!(if_match(&HeaderMap::new()), Ok(None)));
+        for (value, expected) in [
+            ("\"17\"", Ok(Some(17))),
+            (" \"0\" ", Ok(Some(0))),
+            ("*", Ok(None)),
+            ("17", Err(ErrorCode::BadRequest)),
+            ("W/\"17\"", Err(ErrorCode::BadRequest)),
+            ("\"17\", \"18\"", Err(ErrorCode::BadRequest)),
+            ("\"-1\"", Err(ErrorCode::BadRequest)),
+            ("\"99999999999999999999\"", Err(ErrorCode::BadRequest)),
+            ("\"", Err(ErrorCode::BadRequest)),
+        ] {
+            assert_eq!(read(value), expected, "{value}");
+        }
+    }
 }

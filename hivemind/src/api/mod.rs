@@ -1,14 +1,18 @@
 //! Floor 4: REST under `/v1`. Handlers decode, authorise, call down; they decide nothing.
 //!
 //! Every request passes [`auth`] first: whoever reaches the root-only Unix socket is the operator, whoever comes over
-//! TCP needs the token. Errors are [`crate::model::Problem`]s as `application/problem+json`.
+//! TCP needs the token. Errors are [`crate::model::Problem`]s as `application/problem+json`. Streams are JSON documents,
+//! one on a line, and end when the daemon stops. `docs/api.md` tells users.
 
 pub mod apps;
 pub mod auth;
+pub mod changes;
 pub mod events;
+pub mod exec;
 mod extract;
 pub mod instances;
 pub mod meta;
+mod metrics;
 mod nodes;
 mod problem;
 mod serve;
@@ -19,17 +23,30 @@ pub use serve::{Listeners, bind, serve};
 
 use std::sync::Arc;
 
-use axum::{Router, extract::DefaultBodyLimit, middleware};
-use utoipa::OpenApi;
+use axum::{
+    Router,
+    body::Bytes,
+    extract::{DefaultBodyLimit, FromRef},
+    middleware,
+};
+use tokio::sync::watch;
+use utoipa::{
+    Modify, OpenApi,
+    openapi::security::{Http, HttpAuthScheme, SecurityScheme},
+};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::{
     agent::datapath::Datapath,
     control::Control,
     lifecycle::readiness::Readiness,
+    model::NodeName,
     observe::{Events, Metrics},
     runtime::Runtime,
 };
+use auth::Door;
+use changes::History;
+use serve::Stop;
 
 /// The largest body: a specification is a few kilobytes.
 const BODY_LIMIT: usize = 1 << 20;
@@ -37,6 +54,8 @@ const BODY_LIMIT: usize = 1 << 20;
 /// What handlers call.
 #[derive(Clone, Debug)]
 pub struct ApiState {
+    /// The node that answers.
+    pub node: NodeName,
     /// Commands and the snapshot.
     pub control: Control,
     /// Logs and exec of this node's instances.
@@ -51,13 +70,43 @@ pub struct ApiState {
     pub readiness: Readiness,
 }
 
+/// What the routes share: the state, and what lives as long as the listeners.
+#[derive(Clone, Debug, FromRef)]
+struct Shared {
+    state: ApiState,
+    history: watch::Receiver<History>,
+    stop: Stop,
+}
+
 #[derive(OpenApi)]
-#[openapi(info(title = "Hivemind", description = "The API of the hivemind container orchestrator"))]
+#[openapi(
+    info(title = "Hivemind", description = "The API of the hivemind container orchestrator"),
+    modifiers(&BearerToken),
+    security((), ("token" = [])),
+    tags(
+        (name = "apps", description = "What is wanted"),
+        (name = "instances", description = "What runs: state, logs, exec"),
+        (name = "services", description = "Names, virtual addresses and who serves them"),
+        (name = "nodes", description = "Machines"),
+        (name = "events", description = "What happens: events for people, changes for programs"),
+        (name = "meta", description = "The daemon itself"),
+    )
+)]
 struct Document;
 
-/// All routes, without authentication (the listener adds it).
-fn routes(state: ApiState) -> Router {
-    let (router, document) = OpenApiRouter::with_openapi(Document::openapi())
+/// Says how requests over TCP are authorised; on the Unix socket nothing is needed.
+struct BearerToken;
+
+impl Modify for BearerToken {
+    fn modify(&self, document: &mut utoipa::openapi::OpenApi) {
+        let token = SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer));
+        document.components.get_or_insert_default().add_security_scheme("token", token);
+    }
+}
+
+/// All routes with their description.
+fn described() -> (Router<Shared>, utoipa::openapi::OpenApi) {
+    OpenApiRouter::with_openapi(Document::openapi())
         .routes(routes!(apps::list))
         .routes(routes!(apps::get, apps::put, apps::delete))
         .routes(routes!(apps::scale))
@@ -65,7 +114,7 @@ fn routes(state: ApiState) -> Router {
         .routes(routes!(instances::list))
         .routes(routes!(instances::get))
         .routes(routes!(instances::logs))
-        .routes(routes!(instances::exec))
+        .routes(routes!(exec::exec))
         .routes(routes!(services::list))
         .routes(routes!(services::get))
         .routes(routes!(nodes::list))
@@ -76,13 +125,77 @@ fn routes(state: ApiState) -> Router {
         .routes(routes!(meta::healthz))
         .routes(routes!(meta::readyz))
         .routes(routes!(meta::metrics))
-        .split_for_parts();
-    let document = Arc::new(document.to_json().unwrap_or_default());
+        .split_for_parts()
+}
+
+/// The description of the API, as `/openapi.json` shows it.
+pub fn openapi() -> utoipa::openapi::OpenApi {
+    described().1
+}
+
+/// All routes; nobody is kept out yet.
+fn routes(state: ApiState, history: watch::Receiver<History>, stop: Stop) -> Router {
+    let (router, document) = described();
+    let document: Bytes = document.to_json().unwrap_or_default().into();
     router
-        .route("/openapi.json", axum::routing::get(move || meta::openapi(Arc::clone(&document))))
+        .route("/openapi.json", axum::routing::get(move || meta::openapi(document.clone())))
         .fallback(meta::no_route)
         .method_not_allowed_fallback(meta::no_method)
         .layer(DefaultBodyLimit::max(BODY_LIMIT))
-        .layer(middleware::from_fn_with_state(state.metrics.clone(), meta::measure))
-        .with_state(state)
+        .with_state(Shared { state, history, stop })
+}
+
+/// The routes behind a door. Every answer is counted and traced, refusals too.
+fn guarded(routes: Router, state: &ApiState, door: Door) -> Router {
+    routes
+        .layer(middleware::from_fn_with_state(door, auth::guard))
+        .layer(middleware::from_fn_with_state(state.metrics.clone(), meta::observe))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    /// The description as JSON, since that is what others read.
+    fn document() -> serde_json::Value {
+        serde_json::to_value(super::openapi()).expect("is JSON")
+    }
+
+    #[test]
+    fn every_operation_is_described_and_has_an_id_of_its_own() {
+        let document = document();
+        let mut ids = BTreeSet::new();
+        for (path, methods) in document["paths"].as_object().expect("paths") {
+            for (method, operation) in methods.as_object().expect("methods") {
+                let id = operation["operationId"].as_str().expect("an id");
+                assert!(ids.insert(id.to_owned()), "{id} is there twice");
+                let says = |field: &str| operation[field].as_str().is_some_and(|text| !text.is_empty());
+                assert!(says("summary") || says("description"), "{method} {path} is not described");
+                assert_eq!(operation["tags"].as_array().map(Vec::len), Some(1), "{method} {path}");
+            }
+        }
+        assert!(ids.len() >= 18, "{ids:?}");
+    }
+
+    #[test]
+    fn every_reference_of_the_document_leads_somewhere() {
+        fn references<'a>(value: &'a serde_json::Value, found: &mut BTreeSet<&'a str>) {
+            match value {
+                serde_json::Value::Object(fields) => {
+                    found.extend(fields.get("$ref").and_then(serde_json::Value::as_str));
+                    fields.values().for_each(|value| references(value, found));
+                }
+                serde_json::Value::Array(items) => items.iter().for_each(|value| references(value, found)),
+                _ => {}
+            }
+        }
+        let document = document();
+        let mut found = BTreeSet::new();
+        references(&document, &mut found);
+        assert!(found.contains("#/components/schemas/AppSpec"), "{found:?}");
+        for reference in found {
+            let pointer = reference.strip_prefix('#').expect("local");
+            assert!(document.pointer(pointer).is_some(), "{reference} leads nowhere");
+        }
+    }
 }

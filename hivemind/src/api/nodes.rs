@@ -1,28 +1,52 @@
 //! Nodes.
 
-use axum::{
-    Json as Body,
-    extract::{Path, State},
-};
+use axum::{Json as Body, extract::State};
 
-use super::{ApiState, apps::not_found, problem::ApiError, view::NodeView};
+use super::{
+    ApiState,
+    extract::Name,
+    problem::{ApiError, not_found},
+    view::{DataplaneView, MapView, NodeView, ProgramView},
+};
 use crate::model::{NodeName, Problem};
 
 /// All nodes.
-#[utoipa::path(get, path = "/v1/nodes", tag = "nodes", responses((status = 200, body = [NodeView])))]
+#[utoipa::path(get, operation_id = "listNodes", path = "/v1/nodes", tag = "nodes", responses((status = 200, body = [NodeView])))]
 pub(super) async fn list(State(state): State<ApiState>) -> Body<Vec<NodeView>> {
     let snapshot = state.control.snapshot();
     Body(snapshot.nodes.values().map(|row| NodeView::new(&snapshot, &row.object)).collect())
 }
 
-/// A node.
-#[utoipa::path(get, path = "/v1/nodes/{name}", tag = "nodes", params(("name" = String, Path)),
+/// A node; with its data plane, if it is the one that answers.
+#[utoipa::path(get, operation_id = "getNode", path = "/v1/nodes/{name}", tag = "nodes", params(("name" = String, Path)),
     responses((status = 200, body = NodeView), (status = "4XX", body = Problem)))]
-pub(super) async fn get(State(state): State<ApiState>, Path(name): Path<String>) -> Result<Body<NodeView>, ApiError> {
+pub(super) async fn get(State(state): State<ApiState>, Name(name): Name) -> Result<Body<NodeView>, ApiError> {
     let snapshot = state.control.snapshot();
     let key: NodeName = name.parse()?;
-    match snapshot.nodes.get(&key) {
-        Some(row) => Ok(Body(NodeView::new(&snapshot, &row.object))),
-        None => Err(not_found("node", &name, snapshot.nodes.keys().map(NodeName::as_str))),
+    let there = || snapshot.nodes.keys().map(NodeName::as_str);
+    let row = snapshot.nodes.get(&key).ok_or_else(|| not_found("node", &name, None, there()))?;
+    let mut view = NodeView::new(&snapshot, &row.object);
+    if key == state.node {
+        view.dataplane = dataplane(&state).await;
     }
+    Ok(Body(view))
+}
+
+async fn dataplane(state: &ApiState) -> Option<DataplaneView> {
+    let info = state.datapath.info().await.ok()?;
+    let (connections, repaired) = {
+        let now = state.datapath.state();
+        let now = now.borrow();
+        (now.sweep.connections, now.repaired)
+    };
+    let program = |(name, instructions)| ProgramView { name, instructions };
+    let map = |(name, capacity, bytes)| MapView { name, capacity, bytes };
+    Some(DataplaneView {
+        abi: info.abi,
+        attach: info.attach,
+        programs: info.programs.into_iter().map(program).collect(),
+        maps: info.maps.into_iter().map(map).collect(),
+        connections,
+        repaired,
+    })
 }

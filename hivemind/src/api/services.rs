@@ -1,72 +1,143 @@
 //! Services, with the traffic that this node's data plane counted.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use axum::{Json as Body, extract::State};
+use hivemind_ebpf::abi;
 
 use super::{
     ApiState,
-    apps::not_found,
     extract::{InScope, Named},
-    problem::ApiError,
-    view::{ServiceView, Traffic},
+    problem::{ApiError, not_found},
+    view::{ServiceView, Traffic, dns_names},
 };
-use crate::{dataplane::Counter, model::Problem};
+use crate::{
+    dataplane::Counter,
+    model::{AppKey, ClusterSnapshot, Problem, Service},
+};
 
-/// Traffic by service number.
-fn traffic(counters: &[Counter]) -> BTreeMap<u32, Traffic> {
-    let mut sums: BTreeMap<u32, Traffic> = BTreeMap::new();
-    for counter in counters {
-        let sum = sums.entry(counter.service).or_default();
-        match (counter.reason, counter.direction) {
-            (0, 0) => {
-                sum.packets_out += counter.packets;
-                sum.bytes_out += counter.bytes;
-            }
-            (0, _) => {
-                sum.packets_in += counter.packets;
-                sum.bytes_in += counter.bytes;
-            }
-            _ => sum.packets_dropped += counter.packets,
-        }
+/// What this node's data plane counted for services.
+struct Counted {
+    counters: Vec<Counter>,
+    /// Whose instance an interface index is.
+    apps: BTreeMap<u32, AppKey>,
+}
+
+impl Counted {
+    /// Reads the counters; without them the rest of the answer is still true.
+    async fn read(state: &ApiState, snapshot: &ClusterSnapshot) -> Self {
+        let counters = state.datapath.counters().await.unwrap_or_default();
+        let links = state.datapath.links().await.unwrap_or_default();
+        let app = |id| snapshot.instances.get(id).map(|row| row.object.app.clone());
+        let apps = links.iter().filter_map(|(id, link)| Some((link.ifindex, app(id)?))).collect();
+        Self { counters, apps }
     }
-    sums
+
+    /// What went to the instances of a service and came from them. A packet between two instances is counted at both
+    /// ends; here only the end that serves counts.
+    fn of(&self, service: &Service) -> Traffic {
+        let mut sum = Traffic::default();
+        for counter in self.counters.iter().filter(|counter| counter.service == service.id) {
+            let client = self.apps.get(&counter.endpoint).is_some_and(|app| *app != service.app);
+            match (counter.reason, counter.direction) {
+                (0, abi::OPENED) => sum.connections += counter.packets,
+                (_, abi::OPENED) => sum.connections_refused += counter.packets,
+                (0, _) if client => {}
+                (0, abi::OUT) => {
+                    sum.packets_out += counter.packets;
+                    sum.bytes_out += counter.bytes;
+                }
+                (0, _) => {
+                    sum.packets_in += counter.packets;
+                    sum.bytes_in += counter.bytes;
+                }
+                (_, _) => sum.packets_dropped += counter.packets,
+            }
+        }
+        sum
+    }
 }
 
 /// The services of a namespace.
-#[utoipa::path(get, path = "/v1/tenants/{tenant}/namespaces/{namespace}/services", tag = "services",
+#[utoipa::path(get, operation_id = "listServices", path = "/v1/tenants/{tenant}/namespaces/{namespace}/services", tag = "services",
     params(("tenant" = String, Path), ("namespace" = String, Path)),
     responses((status = 200, body = [ServiceView]), (status = "4XX", body = Problem)))]
 pub(super) async fn list(State(state): State<ApiState>, InScope(scope): InScope) -> Body<Vec<ServiceView>> {
-    // Without the counters the list is still true.
-    let sums = state.datapath.counters().await.map(|counters| traffic(&counters)).unwrap_or_default();
     let snapshot = state.control.snapshot();
+    let counted = Counted::read(&state, &snapshot).await;
     let services = snapshot.services.values().map(|row| &row.object).filter(|service| service.key.scope == scope);
-    Body(services.map(|service| ServiceView::new(&snapshot, service, sums.get(&service.id).copied())).collect())
+    Body(services.map(|service| ServiceView::new(&snapshot, service, Some(counted.of(service)))).collect())
 }
 
-/// A service.
-#[utoipa::path(get, path = "/v1/tenants/{tenant}/namespaces/{namespace}/services/{name}", tag = "services",
+/// A service, by its name or one of its DNS names.
+#[utoipa::path(get, operation_id = "getService", path = "/v1/tenants/{tenant}/namespaces/{namespace}/services/{name}", tag = "services",
     params(("tenant" = String, Path), ("namespace" = String, Path), ("name" = String, Path)),
     responses((status = 200, body = ServiceView), (status = "4XX", body = Problem)))]
 pub(super) async fn get(State(state): State<ApiState>, named: Named) -> Result<Body<ServiceView>, ApiError> {
-    let sums = state.datapath.counters().await.map(|counters| traffic(&counters)).unwrap_or_default();
     let snapshot = state.control.snapshot();
-    let (scope, name) = (named.0.clone(), named.1.clone());
-    // People know a service by its DNS name as well.
-    let by_dns = |name: &str| {
-        let mut services = snapshot.services.values().filter(|row| row.object.key.scope == scope);
-        services.find(|row| row.object.dns_names.iter().any(|dns| dns.eq_ignore_ascii_case(name)))
-    };
-    let row = named.service().ok().and_then(|key| snapshot.services.get(&key)).or_else(|| by_dns(&name));
-    match row {
-        Some(row) => {
-            let own = sums.get(&row.object.id).copied().unwrap_or_default();
-            Ok(Body(ServiceView::new(&snapshot, &row.object, Some(own))))
+    let here = || snapshot.services.values().map(|row| &row.object).filter(|service| service.key.scope == named.0);
+    let called = |service: &&Arc<Service>| dns_names(service).any(|dns| dns.eq_ignore_ascii_case(&named.1));
+    let by_name = named.service().ok().and_then(|key| snapshot.services.get(&key)).map(|row| &row.object);
+    match by_name.or_else(|| here().find(called)) {
+        Some(service) => {
+            let counted = Counted::read(&state, &snapshot).await;
+            Ok(Body(ServiceView::new(&snapshot, service, Some(counted.of(service)))))
         }
         None => {
-            let there = snapshot.services.keys().filter(|key| key.scope == scope).map(|key| key.name.as_str());
-            Err(not_found("service", &name, there))
+            let names: Vec<_> = here().flat_map(|s| dns_names(s).chain([s.key.name.to_string()])).collect();
+            Err(not_found("service", &named.1, Some(&named.0), names.iter().map(String::as_str)))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Scope, Timestamp};
+
+    #[test]
+    fn a_service_is_billed_for_what_its_instances_see_and_not_for_its_clients() {
+        let app = |name: &str| AppKey::new(Scope::default(), name.parse().expect("valid"));
+        let service = Service {
+            key: crate::model::ServiceKey::new(Scope::default(), "web".parse().expect("valid")),
+            id: 7,
+            addresses: crate::model::Addresses::default(),
+            dns_names: vec![],
+            ports: vec![],
+            app: app("web"),
+            created_at: Timestamp::default(),
+        };
+        let count = |endpoint, service, direction, reason, packets| Counter {
+            endpoint,
+            service,
+            direction,
+            reason,
+            packets,
+            bytes: packets * 100,
+        };
+        let counted = Counted {
+            apps: BTreeMap::from([(3, app("web")), (4, app("client"))]),
+            counters: vec![
+                count(3, 7, abi::IN, 0, 10),
+                count(3, 7, abi::OUT, 0, 9),
+                count(4, 7, abi::OUT, 0, 1_000),
+                count(4, 7, abi::IN, 0, 1_000),
+                count(abi::RETIRED, 7, abi::IN, 0, 5),
+                count(3, 7, abi::IN, 12, 2),
+                count(0, 7, abi::OPENED, 0, 4),
+                count(0, 7, abi::OPENED, 13, 3),
+                count(3, 8, abi::IN, 0, 1_000),
+            ],
+        };
+        let expected = Traffic {
+            packets_in: 15,
+            bytes_in: 1_500,
+            packets_out: 9,
+            bytes_out: 900,
+            packets_dropped: 2,
+            connections: 4,
+            connections_refused: 3,
+        };
+        assert_eq!(counted.of(&service), expected);
     }
 }

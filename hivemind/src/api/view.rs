@@ -12,6 +12,44 @@ use crate::{
     spec::v1::AppSpec,
 };
 
+/// How an app stands, in a word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum AppState {
+    /// All instances that are wanted are Ready, and there are no others.
+    Ready,
+    /// Instances are being replaced, started or stopped.
+    Updating,
+    /// An instance of the newest generation does not come up, or was Ready and no longer is.
+    Degraded,
+    /// All instances have done their work and are not to be started again.
+    Completed,
+    /// No instance is wanted, and there is none.
+    Stopped,
+    /// It was removed; its instances are being stopped.
+    Removing,
+}
+
+impl AppState {
+    /// The state as the API writes it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Ready => "ready",
+            Self::Updating => "updating",
+            Self::Degraded => "degraded",
+            Self::Completed => "completed",
+            Self::Stopped => "stopped",
+            Self::Removing => "removing",
+        }
+    }
+}
+
+impl std::fmt::Display for AppState {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
 /// An app and how it stands.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct AppView {
@@ -25,8 +63,8 @@ pub struct AppView {
     pub spec: AppSpec,
     /// How it stands.
     pub status: AppStatus,
-    /// `ready`, `updating`, `degraded`, `stopped` or `removing`.
-    pub state: String,
+    /// How it stands, in a word.
+    pub state: AppState,
     /// Grows with every change that needs new instances.
     pub generation: u64,
     /// The ETag: the revision that last wrote it.
@@ -124,6 +162,49 @@ pub struct Traffic {
     pub bytes_out: u64,
     /// Packets that were dropped.
     pub packets_dropped: u64,
+    /// Connections that were opened by sockets of this node, the host's processes included.
+    #[serde(default)]
+    pub connections: u64,
+    /// Connections that were refused, as no instance was Ready or the service has no such port.
+    #[serde(default)]
+    pub connections_refused: u64,
+}
+
+/// What the data plane of the answering node uses of the kernel.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct DataplaneView {
+    /// ABI version of programs and maps.
+    pub abi: u32,
+    /// `tcx` or `tc`.
+    pub attach: String,
+    /// The programs.
+    pub programs: Vec<ProgramView>,
+    /// The maps.
+    pub maps: Vec<MapView>,
+    /// Connections that are tracked.
+    pub connections: u64,
+    /// Rows that were found changed by someone else, and put right.
+    pub repaired: u64,
+}
+
+/// A program in the kernel.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ProgramView {
+    /// Its name.
+    pub name: String,
+    /// Instructions that the verifier looked at.
+    pub instructions: u32,
+}
+
+/// A table in the kernel.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct MapView {
+    /// Its name.
+    pub name: String,
+    /// Rows it can hold.
+    pub capacity: u32,
+    /// Memory it takes.
+    pub bytes: u64,
 }
 
 /// A node and how it is.
@@ -136,6 +217,9 @@ pub struct NodeView {
     pub status: NodeStatus,
     /// How many instances it has.
     pub instances: u32,
+    /// Its data plane; only of the node that answers, and only when it is asked for by name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dataplane: Option<DataplaneView>,
 }
 
 impl AppView {
@@ -143,23 +227,30 @@ impl AppView {
     pub fn new(snapshot: &ClusterSnapshot, row: &Row<App>) -> Self {
         let app = &row.object;
         let mut status = AppStatus { desired: app.spec.replicas, ..AppStatus::default() };
+        let (mut completed, mut in_trouble) = (0, false);
         for instance in snapshot.instances_of(&app.key) {
             status.total += 1;
             if instance.generation == app.generation {
+                let phase = snapshot.phase_of(&instance.id);
                 status.updated += 1;
-                status.ready += u32::from(snapshot.status_of(&instance.id).phase == Phase::Ready);
+                status.ready += u32::from(phase == Phase::Ready);
+                completed += u32::from(phase == Phase::Completed);
+                in_trouble |= matches!(phase, Phase::Unhealthy | Phase::Backoff | Phase::Failed);
             }
         }
+        let all_there = status.total == status.desired && status.updated == status.desired;
         let state = if app.deleting {
-            "removing"
+            AppState::Removing
         } else if status.desired == 0 && status.total == 0 {
-            "stopped"
-        } else if status.ready >= status.desired && status.total == status.desired {
-            "ready"
-        } else if status.total != status.updated {
-            "updating"
+            AppState::Stopped
+        } else if all_there && status.ready == status.desired {
+            AppState::Ready
+        } else if all_there && completed > 0 && status.ready + completed == status.desired {
+            AppState::Completed
+        } else if in_trouble {
+            AppState::Degraded
         } else {
-            "degraded"
+            AppState::Updating
         };
         Self {
             tenant: app.key.scope.tenant.clone(),
@@ -167,7 +258,7 @@ impl AppView {
             name: app.key.name.to_string(),
             spec: app.spec.clone(),
             status,
-            state: state.into(),
+            state,
             generation: app.generation,
             revision: row.modified,
             created_at: app.created_at,
@@ -202,11 +293,17 @@ impl InstanceView {
     }
 }
 
+/// All names a service is found under: those that were given to it, then its own.
+pub(super) fn dns_names(service: &Service) -> impl Iterator<Item = String> + use<'_> {
+    let scope = &service.key.scope;
+    let own = format!("{}.{}.{}.hivemind", service.key.name, scope.namespace, scope.tenant);
+    service.dns_names.iter().cloned().chain([own])
+}
+
 impl ServiceView {
     /// A service of the snapshot.
     pub fn new(snapshot: &ClusterSnapshot, service: &Service, traffic: Option<Traffic>) -> Self {
         let scope = &service.key.scope;
-        let own = format!("{}.{}.{}.hivemind", service.key.name, scope.namespace, scope.tenant);
         let backends = snapshot.served(service).backends.into_iter().map(|backend| BackendView {
             instance: snapshot
                 .instances
@@ -219,7 +316,7 @@ impl ServiceView {
             tenant: scope.tenant.clone(),
             namespace: scope.namespace.clone(),
             name: service.key.name.to_string(),
-            dns_names: service.dns_names.iter().cloned().chain([own]).collect(),
+            dns_names: dns_names(service).collect(),
             addresses: service.addresses,
             ports: service.ports.clone(),
             app: service.app.name.to_string(),
@@ -237,6 +334,7 @@ impl NodeView {
             node: node.clone(),
             status: snapshot.node_status.get(&node.name).map(|row| (*row.object).clone()).unwrap_or_default(),
             instances: u32::try_from(on_it).unwrap_or(u32::MAX),
+            dataplane: None,
         }
     }
 }

@@ -226,7 +226,7 @@ impl Listed for AppView {
             self.name.clone(),
             self.spec.image.clone(),
             format!("{}/{}", self.status.ready, self.status.desired),
-            self.state.clone(),
+            self.state.to_string(),
             ports.join(" "),
             age(self.created_at),
             self.spec.services.join(" "),

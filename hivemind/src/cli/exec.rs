@@ -16,7 +16,7 @@ use super::{
     instance::{escape, resolve},
 };
 use crate::{
-    api::instances::channel,
+    api::exec::{ExecEnd, ExecSize, channel},
     model::{ErrorCode, Phase, Problem},
 };
 
@@ -127,7 +127,7 @@ async fn exec(context: &Context, args: ExecArgs) -> Result<u8, Problem> {
                 let written = match kind {
                     channel::STDOUT => write(&mut stdout, &data).await,
                     channel::STDERR => write(&mut stderr, &data).await,
-                    channel::EXIT => break std::str::from_utf8(&data).ok().and_then(|code| code.parse::<u32>().ok()),
+                    channel::EXIT => break serde_json::from_slice::<ExecEnd>(&data).ok().map(|end| end.code),
                     _ => Ok(()),
                 };
                 if written.is_err() {
@@ -173,7 +173,8 @@ async fn resizes(to: tokio::sync::mpsc::Sender<(u8, Bytes)>) {
     let Ok(mut changed) = signal(SignalKind::window_change()) else { return };
     while changed.recv().await.is_some() {
         let (rows, cols) = terminal_size();
-        if to.send((channel::RESIZE, format!("{rows} {cols}").into())).await.is_err() {
+        let size = serde_json::to_vec(&ExecSize { rows, cols }).unwrap_or_default();
+        if to.send((channel::RESIZE, size.into())).await.is_err() {
             return;
         }
     }

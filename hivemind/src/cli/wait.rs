@@ -6,7 +6,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use super::Context;
 use crate::{
-    api::view::{AppView, InstanceView},
+    api::view::{AppState, AppView, InstanceView},
     model::{ErrorCode, Phase, Problem},
 };
 
@@ -70,7 +70,7 @@ pub(super) async fn until_ready(context: &Context, app: &str, limit: Duration) -
             text = format!("{text} ({}: {}{message})", busy.name, busy.phase);
         }
         progress.show(text);
-        if view.state == "ready" || view.state == "stopped" {
+        if matches!(view.state, AppState::Ready | AppState::Stopped | AppState::Completed) {
             drop(progress);
             context.output.say(&format!("{app} is ready: {} of {}", view.status.ready, view.status.desired));
             return Ok(());

@@ -20,6 +20,7 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::{
+    lifecycle::clock,
     model::{AppKey, ClusterSnapshot, FeedMessage, Node, NodeName, NodeStatus, Revision, StatusReport},
     spec::v1::AppSpec,
 };
@@ -81,6 +82,19 @@ impl Control {
     /// `if_match` does not hold.
     pub async fn deploy(&self, key: AppKey, spec: AppSpec, if_match: IfMatch) -> Result<Written, ControlError> {
         self.write(key, AppChange::Deploy(Box::new(spec)), if_match).await
+    }
+
+    /// What [`Control::deploy`] would answer now; changes nothing.
+    pub fn preview(&self, key: &AppKey, spec: AppSpec, if_match: IfMatch) -> Result<Written, ControlError> {
+        let snapshot = self.snapshot();
+        let before = snapshot.apps.get(key);
+        let change = AppChange::Deploy(Box::new(spec));
+        let after = commands::app_after(&snapshot, key, change, if_match, clock::now())?;
+        Ok(Written {
+            revision: before.map_or(0, |row| row.modified),
+            created: before.is_none(),
+            generation: after.as_ref().or(before.map(|row| &*row.object)).map_or(0, |app| app.generation),
+        })
     }
 
     /// Changes only the number of instances.

@@ -139,7 +139,8 @@ pub async fn run(config: DaemonConfig) -> Result<(), Problem> {
         "dns"
     });
     tasks.spawn(follow_names(told.clone(), names));
-    let state = ApiState { control, runtime, datapath, events, metrics: Metrics::default(), readiness };
+    let node = config.node_name.clone();
+    let state = ApiState { node, control, runtime, datapath, events, metrics: Metrics::default(), readiness };
     tasks.spawn(async move {
         api::serve(listeners, state, stopped).await;
         "api"

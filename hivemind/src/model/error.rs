@@ -36,6 +36,12 @@ codes! {
     BadRequest = "E-API-001", 400, 2, "The request could not be read: malformed JSON, an unknown field or a bad query parameter. See /openapi.json.";
     /// There is no such route.
     NoRoute = "E-API-002", 404, 3, "There is no such path in the API. The paths are listed in /openapi.json.";
+    /// The route does not take this method.
+    NoMethod = "E-API-005", 405, 2, "The path does not take this method. The header 'Allow' names those it takes; /openapi.json describes them.";
+    /// The request comes from a web page of elsewhere.
+    WrongHost = "E-API-006", 421, 5, "The request names a host that is not this daemon, as a web page does that has its own name point here. Use the address, 'localhost' or the node's name.";
+    /// Another daemon has the socket.
+    DaemonRuns = "E-API-007", 409, 4, "Another hivemind daemon answers on the socket. Stop it, or give this one other folders: --socket, --state-dir, --run-dir.";
     /// Not authenticated or not allowed.
     Forbidden = "E-AUTH-001", 403, 5, "You may not do this. Local commands need root (the socket is root-only); TCP requests need the header 'Authorization: Bearer TOKEN', the token is in the daemon's state directory, file 'api-token'.";
     /// No credentials were given.

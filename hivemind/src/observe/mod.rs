@@ -2,6 +2,7 @@
 
 mod events;
 mod metrics;
+pub mod process;
 
 pub use events::{Events, Missed};
 pub use metrics::{Metrics, Sample};

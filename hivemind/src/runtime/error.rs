@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use crate::model::ErrorCode;
+
 /// An error of the runtime.
 #[derive(Debug, thiserror::Error)]
 pub enum RuntimeError {
@@ -113,4 +115,22 @@ pub enum RuntimeError {
         /// What the system said.
         source: std::io::Error,
     },
+}
+
+impl RuntimeError {
+    /// The code that users see.
+    pub const fn code(&self) -> ErrorCode {
+        match self {
+            Self::Unavailable { .. } => ErrorCode::NoContainerd,
+            Self::BadReference { .. } => ErrorCode::Invalid,
+            Self::ImageNotFound { .. } | Self::ImageAbsent { .. } => ErrorCode::ImageNotFound,
+            Self::RegistryUnreachable { .. } => ErrorCode::RegistryDown,
+            Self::RegistryAuth { .. } => ErrorCode::RegistryAuth,
+            Self::NoPlatform { .. } => ErrorCode::ImagePlatform,
+            Self::Corrupt { .. } => ErrorCode::ImageCorrupt,
+            Self::DiskFull { .. } => ErrorCode::DiskFull,
+            Self::NotRunning { .. } => ErrorCode::NotRunning,
+            Self::Start { .. } | Self::Containerd { .. } | Self::File { .. } => ErrorCode::StartFailed,
+        }
+    }
 }

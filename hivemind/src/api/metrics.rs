@@ -1,0 +1,194 @@
+//! What `/metrics` shows of state that lives elsewhere.
+
+use std::collections::{BTreeMap, HashMap};
+
+use hivemind_ebpf::{abi, reason::Reason};
+
+use super::ApiState;
+use crate::{
+    dataplane::{Counter, DataplaneInfo},
+    model::{AppKey, ClusterSnapshot, Phase},
+    observe::{Sample, process},
+};
+
+/// Everything, read now.
+pub(super) async fn samples(state: &ApiState) -> Vec<Sample> {
+    let snapshot = state.control.snapshot();
+    let version = vec![("version", env!("CARGO_PKG_VERSION").to_owned())];
+    let mut all = vec![
+        gauge("build_info", "Version of hivemind", version, 1.0),
+        gauge(
+            "ready",
+            "Whether the daemon is ready",
+            vec![],
+            f64::from(u8::from(state.readiness.waiting().is_empty())),
+        ),
+        gauge("store_revision", "Revision of the store", vec![], float(snapshot.revision)),
+        counter("events", "Events said since the start", vec![], *state.events.newest().borrow()),
+    ];
+    all.extend(process::samples());
+    cluster(&snapshot, &mut all);
+
+    let counters = state.datapath.counters().await.unwrap_or_default();
+    let links = state.datapath.links().await.unwrap_or_default();
+    let instance = |id| snapshot.instances.get(id).map(|row| row.object.name());
+    let names = links.iter().filter_map(|(id, link)| Some((link.ifindex, instance(id)?))).collect();
+    traffic(&counters, &names, &snapshot, &mut all);
+    if let Ok(info) = state.datapath.info().await {
+        dataplane(&info, &mut all);
+    }
+    let datapath = state.datapath.state();
+    let datapath = datapath.borrow();
+    let help = "Connections that the data plane tracks";
+    all.push(gauge("dataplane_connections", help, vec![], float(datapath.sweep.connections)));
+    let help = "Rows of the data plane found changed by someone else and put right";
+    all.push(counter("dataplane_repaired_rows", help, vec![], datapath.repaired));
+    let help = "Whether the data plane is what it should be";
+    all.push(gauge("dataplane_in_sync", help, vec![], f64::from(u8::from(datapath.fault.is_none()))));
+    all
+}
+
+fn cluster(snapshot: &ClusterSnapshot, all: &mut Vec<Sample>) {
+    let mut phases = BTreeMap::<Phase, u32>::new();
+    let mut ready = HashMap::<&AppKey, u32>::new();
+    for (id, row) in &snapshot.instances {
+        let phase = snapshot.phase_of(id);
+        *phases.entry(phase).or_default() += 1;
+        *ready.entry(&row.object.app).or_default() += u32::from(phase == Phase::Ready);
+        let restarts = snapshot.instance_status.get(id).map_or(0, |row| row.object.restarts);
+        let mut labels = app_labels(&row.object.app);
+        labels.push(("instance", row.object.name()));
+        all.push(counter("instance_restarts", "How often the process was started again", labels, restarts.into()));
+    }
+    for (phase, count) in phases {
+        let labels = vec![("phase", phase.to_string())];
+        all.push(gauge("instances", "Instances by phase", labels, count.into()));
+    }
+    let total = |name, help, count| gauge(name, help, vec![], float(u64::try_from(count).unwrap_or(u64::MAX)));
+    all.push(total("apps", "Apps", snapshot.apps.len()));
+    all.push(total("services", "Services", snapshot.services.len()));
+    for (key, row) in &snapshot.apps {
+        let wanted = row.object.spec.replicas.into();
+        all.push(gauge("app_replicas", "Instances that are wanted", app_labels(key), wanted));
+        let there = ready.get(key).copied().unwrap_or_default().into();
+        all.push(gauge("app_ready_replicas", "Instances that are Ready", app_labels(key), there));
+    }
+    for (name, row) in &snapshot.node_status {
+        let labels = vec![("node", name.to_string())];
+        let ready = f64::from(u8::from(row.object.ready));
+        all.push(gauge("node_ready", "Whether the node takes and serves instances", labels, ready));
+    }
+}
+
+/// `names` are the instances by the interface index of their host device.
+fn traffic(counters: &[Counter], names: &BTreeMap<u32, String>, snapshot: &ClusterSnapshot, all: &mut Vec<Sample>) {
+    let services: HashMap<u32, String> =
+        snapshot.services.values().map(|row| (row.object.id, row.object.key.to_string())).collect();
+    for counted in counters {
+        let endpoint = match counted.endpoint {
+            0 => "node".to_owned(),
+            abi::RETIRED => "gone".to_owned(),
+            index => names.get(&index).cloned().unwrap_or_else(|| format!("interface-{index}")),
+        };
+        let mut labels = vec![
+            ("instance", endpoint),
+            ("service", services.get(&counted.service).cloned().unwrap_or_default()),
+            ("reason", reason(counted.reason).to_owned()),
+        ];
+        if counted.direction == abi::OPENED {
+            let help = "Connections to services that sockets of the node opened or were refused";
+            all.push(counter("dataplane_opened_connections", help, labels, counted.packets));
+            continue;
+        }
+        labels.push(("direction", if counted.direction == abi::OUT { "out" } else { "in" }.to_owned()));
+        let help = "Packets seen by the data plane, forwarded or dropped for a reason";
+        all.push(counter("dataplane_packets", help, labels.clone(), counted.packets));
+        let help = "Bytes seen by the data plane, forwarded or dropped for a reason";
+        all.push(counter("dataplane_bytes", help, labels, counted.bytes));
+    }
+}
+
+fn dataplane(info: &DataplaneInfo, all: &mut Vec<Sample>) {
+    for (map, capacity, bytes) in &info.maps {
+        let labels = || vec![("map", map.clone())];
+        all.push(gauge("dataplane_map_capacity", "Rows that a map can hold", labels(), (*capacity).into()));
+        all.push(gauge("dataplane_map_size_bytes", "Memory that a map takes", labels(), float(*bytes)));
+    }
+    for (program, instructions) in &info.programs {
+        let labels = vec![("program", program.clone())];
+        let help = "Instructions that the verifier looked at";
+        all.push(gauge("dataplane_program_instructions", help, labels, (*instructions).into()));
+    }
+}
+
+/// `forwarded`, or the drop reason's name.
+fn reason(number: u8) -> &'static str {
+    match Reason::from_number(number) {
+        None if number == 0 => "forwarded",
+        None => "unknown",
+        Some(reason) => reason.as_str(),
+    }
+}
+
+fn app_labels(key: &AppKey) -> Vec<(&'static str, String)> {
+    vec![
+        ("tenant", key.scope.tenant.to_string()),
+        ("namespace", key.scope.namespace.to_string()),
+        ("app", key.name.to_string()),
+    ]
+}
+
+fn gauge(name: &'static str, help: &'static str, labels: Vec<(&'static str, String)>, value: f64) -> Sample {
+    Sample { name, help, counter: false, labels, value }
+}
+
+fn counter(name: &'static str, help: &'static str, labels: Vec<(&'static str, String)>, value: u64) -> Sample {
+    Sample { name, help, counter: true, labels, value: float(value) }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "metrics are floating point; exact up to 2^53")]
+fn float(value: u64) -> f64 {
+    value as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counters_are_named_after_instances_and_reasons() {
+        let count = |endpoint, direction, reason, packets| Counter {
+            endpoint,
+            service: 0,
+            direction,
+            reason,
+            packets,
+            bytes: 10 * packets,
+        };
+        let counters = [
+            count(3, abi::OUT, 0, 5),
+            count(0, abi::OPENED, Reason::NoBackend as u8, 2),
+            count(abi::RETIRED, abi::IN, Reason::NotReady as u8, 1),
+        ];
+        let mut all = Vec::new();
+        let names = BTreeMap::from([(3, "web-abcde".to_owned())]);
+        traffic(&counters, &names, &ClusterSnapshot::default(), &mut all);
+        let shown: Vec<_> = all
+            .iter()
+            .map(|sample| {
+                let label = |name| sample.labels.iter().find(|(key, _)| *key == name).map_or("", |(_, v)| v.as_str());
+                (sample.name, label("instance"), label("direction"), label("reason"), sample.value)
+            })
+            .collect();
+        assert_eq!(
+            shown,
+            [
+                ("dataplane_packets", "web-abcde", "out", "forwarded", 5.0),
+                ("dataplane_bytes", "web-abcde", "out", "forwarded", 50.0),
+                ("dataplane_opened_connections", "node", "", Reason::NoBackend.as_str(), 2.0),
+                ("dataplane_packets", "gone", "in", Reason::NotReady.as_str(), 1.0),
+                ("dataplane_bytes", "gone", "in", Reason::NotReady.as_str(), 10.0),
+            ]
+        );
+    }
+}
