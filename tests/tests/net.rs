@@ -1,5 +1,7 @@
 //! The network of a node with the real kernel: what reaches what, what never leaves, and what is mended.
 
+#![expect(clippy::needless_range_loop, reason = "the two families are indices into several tables")]
+
 use std::{
     io::ErrorKind,
     net::IpAddr,

@@ -4,7 +4,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
-use crate::{build, setup, shell, tidy};
+use crate::{build, demo, setup, shell, tidy};
 
 /// Tests that were run, summed over all programs.
 #[derive(Default)]
