@@ -17,7 +17,12 @@ use nix::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{clock::Moment, lab, loss, stats::percentile};
+use crate::{
+    clock::Moment,
+    lab, loss,
+    stats::percentile,
+    stream::{self, Stream},
+};
 
 /// Bytes of a request.
 const REQUEST: usize = 64;
@@ -72,7 +77,14 @@ pub(crate) enum Role {
         millis: u64,
     },
     /// Sends numbered messages and counts the answers.
-    Count(loss::Stream),
+    Count(Stream),
+    /// Loads the data plane of a lab, as a daemon that starts does, and stays.
+    Load {
+        /// The run.
+        run: String,
+        /// The lab.
+        tag: String,
+    },
 }
 
 /// What [`Role::Request`] saw.
@@ -104,6 +116,13 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         Role::Request { to, millis } => say(&requests(to, Duration::from_millis(millis))?),
         Role::Bulk { to, millis } => say(&send(to, Duration::from_millis(millis))?),
         Role::Count(stream) => say(&stream.run()?),
+        Role::Load { run, tag } => {
+            let _plane = loss::load(&run, &tag, &args.cgroup)?;
+            println!("ready");
+            loop {
+                thread::park();
+            }
+        }
     }
 }
 
@@ -123,11 +142,10 @@ fn serve(request: &[u16], bulk: u16, echo: u16) -> Result<()> {
             scope.spawn(move || each(&listener, answer));
         }
         scope.spawn(move || each(&swallowing, swallow));
-        scope.spawn(move || loss::echo_datagrams(&datagrams));
-        each(&echoing, |mut stream| {
-            let mut reader = stream.try_clone()?;
-            io::copy(&mut reader, &mut stream).map(drop)
-        });
+        scope.spawn(move || stream::echo_datagrams(&datagrams));
+        for stream in echoing.incoming().flatten() {
+            scope.spawn(move || io::copy(&mut &stream, &mut &stream));
+        }
     });
     Ok(())
 }

@@ -12,7 +12,11 @@ use std::{
 };
 
 use anyhow::{Context, Result, anyhow};
-use nix::sched::{CloneFlags, setns};
+use nix::{
+    sched::{CloneFlags, setns},
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use serde::de::DeserializeOwned;
 
 use crate::{child::Role, supervisor::Run};
@@ -54,9 +58,13 @@ impl Netns {
     /// Makes an empty one with its loopback up.
     pub(crate) fn new(run: &Run, tag: &str) -> Result<Self> {
         let namespace = Self { name: format!("{}-{tag}", run.name()) };
-        check(Command::new("ip").args(["netns", "add", &namespace.name]))?;
-        namespace.ip("link set lo up\n")?;
+        namespace.make()?;
         Ok(namespace)
+    }
+
+    fn make(&self) -> Result<()> {
+        check(Command::new("ip").args(["netns", "add", &self.name]))?;
+        self.ip("link set lo up\n")
     }
 
     /// Where it is mounted.
@@ -93,13 +101,19 @@ impl Netns {
 }
 
 impl Lab {
+    /// The one of this tag, which is there.
+    pub(crate) fn there(run: &Run, tag: &str) -> Self {
+        let [node, client, server] =
+            ["n", "c", "s"].map(|which| Netns { name: format!("{}-{tag}-{which}", run.name()) });
+        Self { node, client, server }
+    }
+
     /// Makes the namespaces and connects them.
     pub(crate) fn new(run: &Run, tag: &str) -> Result<Self> {
-        let lab = Self {
-            node: Netns::new(run, &format!("{tag}-n"))?,
-            client: Netns::new(run, &format!("{tag}-c"))?,
-            server: Netns::new(run, &format!("{tag}-s"))?,
-        };
+        let lab = Self::there(run, tag);
+        for namespace in [&lab.node, &lab.client, &lab.server] {
+            namespace.make()?;
+        }
         lab.node.sysctl("ipv4/ip_forward", "1")?;
         lab.node.sysctl("ipv6/conf/all/forwarding", "1")?;
         let (v4, v6) = GATEWAY;
@@ -178,7 +192,7 @@ impl Place {
         Ok(command)
     }
 
-    /// Starts a server here and waits until it listens.
+    /// Starts a server, or a loader, here and waits until it is ready.
     pub(crate) fn serve(&self, role: &Role) -> Result<Server> {
         let mut server = Server(self.command(role)?.spawn().context("cannot start the server")?);
         let mut line = String::new();
@@ -216,6 +230,22 @@ impl Client {
         let status = self.child.wait()?;
         anyhow::ensure!(status.success(), "the client failed ({status})");
         serde_json::from_str(&line).context("the client's answer is not what it should be")
+    }
+}
+
+impl Client {
+    /// Whether it still runs.
+    pub(crate) fn is_running(&mut self) -> Result<bool> {
+        Ok(self.child.try_wait()?.is_none())
+    }
+}
+
+impl Server {
+    /// Ends it by this signal, and waits until it is gone.
+    pub(crate) fn end(mut self, signal: Signal) -> Result<()> {
+        kill(Pid::from_raw(i32::try_from(self.0.id())?), signal)?;
+        self.0.wait()?;
+        Ok(())
     }
 }
 

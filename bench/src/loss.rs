@@ -1,136 +1,146 @@
-//! Packets lost while the loader is restarted, killed or replaced.
+//! Messages lost while the loader of the data plane comes and goes.
+//!
+//! Four streams run at once: over TCP and UDP, each through the socket hooks (the client is in the cgroup they are
+//! attached to) and packet by packet (a client that is not). Meanwhile loaders follow each other; every one opens the
+//! data plane, puts its programs in the place of those that are there, and writes the tables, as the daemon does.
 
-use std::{
-    io::{ErrorKind, Read, Write},
-    net::{IpAddr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket},
-    thread,
-    time::Duration,
-};
+use std::{fs, net::SocketAddr, path::Path, time::Duration};
 
 use anyhow::{Context, Result};
-use serde::{Deserialize, Serialize};
+use nix::sys::signal::Signal;
 
-use crate::clock::{Moment, pause};
+use crate::{
+    Common,
+    child::Role,
+    clock::{Moment, pause},
+    lab::{Lab, Netns, Place, Server},
+    plane::Plane,
+    report::{Report, Target},
+    rules::{self, ANSWERING, BULK_PORT, ECHO_PORT, tables},
+    stats::Series,
+    stream::{Counted, Stream},
+    supervisor::Run,
+};
 
-/// Bytes of a message: its number.
-const MESSAGE: usize = 8;
-/// How long answers are waited for after the last message.
-const GRACE: Duration = Duration::from_secs(2);
+/// Services in the tables.
+const SERVICES: u32 = 100;
+/// How long a loader stays.
+const STAY: Duration = Duration::from_millis(300);
 
-/// A stream of numbered messages, each of which is answered.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-pub(crate) struct Stream {
-    /// The server.
-    pub(crate) to: SocketAddr,
-    /// Over TCP, or else over UDP.
-    pub(crate) tcp: bool,
-    /// How many.
-    pub(crate) messages: u64,
-    /// Messages per second.
-    pub(crate) rate: u64,
+/// What is measured.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Over IPv6
+    #[arg(long)]
+    ipv6: bool,
+    /// Messages of each stream per second
+    #[arg(long, default_value_t = 1000)]
+    rate: u64,
 }
 
-/// What came of a [`Stream`].
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-pub(crate) struct Counted {
-    /// Messages that were sent.
-    pub(crate) sent: u64,
-    /// Answers that never came.
-    pub(crate) lost: u64,
-    /// The longest time between two answers, milliseconds.
-    pub(crate) gap: f64,
+/// How a loader ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    /// It is asked to.
+    Restart,
+    /// It is killed.
+    Kill,
+    /// It is still there when the next one takes over.
+    Upgrade,
 }
 
-impl Stream {
-    /// Sends and counts.
-    pub(crate) fn run(self) -> Result<Counted> {
-        let (answers, gap) = if self.tcp { self.over_tcp()? } else { self.over_udp()? };
-        Ok(Counted { sent: self.messages, lost: self.messages - answers, gap: gap.as_secs_f64() * 1000.0 })
+impl End {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Restart => "restart",
+            Self::Kill => "kill -9",
+            Self::Upgrade => "upgrade",
+        }
     }
+}
 
-    /// Calls `send` with every number at its time.
-    fn pace(&self, mut send: impl FnMut(u64) -> Result<()>) -> Result<()> {
-        let interval = Duration::from_secs(1) / u32::try_from(self.rate)?;
-        let start = Moment::now();
-        for number in 0..self.messages {
-            let due = interval * u32::try_from(number)?;
-            // Whole milliseconds are slept; what is left is not worth waiting for.
-            while let Some(rest) = due.checked_sub(start.elapsed()).filter(|rest| rest.as_millis() > 0) {
-                pause(rest);
+/// Measures and reports.
+pub(crate) fn run(run: &Run, common: &Common, args: &Args) -> Result<()> {
+    let messages = common.pick(1000, 10_000);
+    let family = if args.ipv6 { "IPv6" } else { "IPv4" };
+    let mut report = Report::new(format!("Messages lost of {messages}, {} per second and stream; {family}", args.rate));
+    for end in [End::Restart, End::Kill, End::Upgrade] {
+        eprintln!("{}", end.name());
+        disturb(run, args, end, messages, &mut report).with_context(|| end.name())?;
+    }
+    report.note("\"socket\": the client's socket calls were balanced; \"packet\": each of its packets is, with a connection table.");
+    report.print(common.json)
+}
+
+/// The data plane of the lab `tag`, loaded and written.
+pub(crate) fn load(run: &str, tag: &str, cgroup: &Path) -> Result<Plane> {
+    let run = Run::named(run)?;
+    let lab = Lab::there(&run, tag);
+    let services = rules::services(SERVICES, tag.ends_with('6'));
+    let mut plane = Plane::open(&run, tag, &lab.node, cgroup)?;
+    plane.attach(&lab)?;
+    plane.sync(&tables::tables(lab.host_ends()?, &services, rules::measured(SERVICES)))?;
+    Ok(plane)
+}
+
+/// TCP segments that were sent again in a namespace: a loss that TCP hides, or a delay that it took for one.
+fn sent_again(netns: &Netns) -> Result<u64> {
+    let text = netns.enter(|| fs::read_to_string("/proc/thread-self/net/snmp").context("cannot read the counters"))?;
+    let mut tcp = text.lines().filter_map(|line| line.strip_prefix("Tcp: "));
+    let (names, values) = tcp.next().zip(tcp.next()).context("no TCP counters")?;
+    let found = names.split(' ').zip(values.split(' ')).find(|(name, _)| *name == "RetransSegs");
+    Ok(found.context("no counter of segments sent again")?.1.parse()?)
+}
+
+fn disturb(run: &Run, args: &Args, end: End, messages: u64, report: &mut Report) -> Result<()> {
+    let tag = format!("{}{}", end.name().replace([' ', '-'], ""), if args.ipv6 { 6 } else { 4 });
+    let lab = Lab::new(run, &tag)?;
+    let [hooked, plain] = [run.group(&tag)?, run.group(&format!("{tag}p"))?];
+    let loading = Place { netns: lab.node.clone(), cgroup: hooked.clone(), cpu: None };
+    let load = || loading.serve(&Role::Load { run: run.name().to_owned(), tag: tag.clone() });
+    let mut loader = load()?;
+    let place = |netns: &Netns, cgroup: &Path| Place { netns: netns.clone(), cgroup: cgroup.to_owned(), cpu: None };
+    let role = Role::Serve { request: ANSWERING.to_vec(), bulk: BULK_PORT, echo: ECHO_PORT };
+    let _server: Server = place(&lab.server, &plain).serve(&role)?;
+    let to = SocketAddr::new(rules::virtual_address(rules::measured(SERVICES), args.ipv6), ECHO_PORT);
+    let mut streams = Vec::new();
+    for (path, cgroup) in [("socket", &hooked), ("packet", &plain)] {
+        for (protocol, tcp) in [("TCP", true), ("UDP", false)] {
+            let stream = Stream { to, tcp, messages, rate: args.rate };
+            streams.push((
+                format!("{}: {protocol} by {path}", end.name()),
+                place(&lab.client, cgroup).start(&Role::Count(stream))?,
+            ));
+        }
+    }
+    let mut loads = 0;
+    while streams.iter_mut().map(|(_, client)| client.is_running()).collect::<Result<Vec<_>>>()?.contains(&true) {
+        pause(STAY);
+        let (next, took) = match end {
+            End::Upgrade => {
+                let start = Moment::now();
+                let next = load()?;
+                loader.end(Signal::SIGKILL)?;
+                (next, start.elapsed())
             }
-            send(number)?;
-        }
-        Ok(())
+            End::Restart | End::Kill => {
+                loader.end(if end == End::Kill { Signal::SIGKILL } else { Signal::SIGTERM })?;
+                let start = Moment::now();
+                (load()?, start.elapsed())
+            }
+        };
+        loader = next;
+        loads += 1;
+        eprintln!("  loader {loads} took over within {took:?}");
     }
-
-    fn over_tcp(self) -> Result<(u64, Duration)> {
-        let mut stream = TcpStream::connect_timeout(&self.to, GRACE)?;
-        stream.set_nodelay(true)?;
-        let mut reader = stream.try_clone()?;
-        reader.set_read_timeout(Some(GRACE))?;
-        thread::scope(|scope| {
-            let counting = scope.spawn(move || {
-                count(self.messages, |message| match reader.read_exact(message) {
-                    Ok(()) => Ok(true),
-                    Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::UnexpectedEof) => Ok(false),
-                    Err(e) => Err(e.into()),
-                })
-            });
-            self.pace(|number| stream.write_all(&number.to_be_bytes()).context("the connection broke"))?;
-            counting.join().map_err(|_| anyhow::anyhow!("the counting thread ended in a panic"))?
-        })
+    for (name, client) in streams {
+        let counted: Counted = client.finish().with_context(|| name.clone())?;
+        anyhow::ensure!(counted.sent == messages, "{name}: only {} messages were sent", counted.sent);
+        report.figure(format!("{name}: longest silence"), "ms", &Series(vec![counted.gap]));
+        report.limit(format!("{name}: lost"), "messages", &Series(vec![counted.lost as f64]), Target::AtMost(0.0));
     }
-
-    fn over_udp(self) -> Result<(u64, Duration)> {
-        // Not connected: every message goes through the hook for sending, and its answer through that for receiving.
-        let any: IpAddr = if self.to.is_ipv4() { [0, 0, 0, 0].into() } else { Ipv6Addr::UNSPECIFIED.into() };
-        let socket = UdpSocket::bind((any, 0))?;
-        socket.set_read_timeout(Some(GRACE))?;
-        let reader = socket.try_clone()?;
-        thread::scope(|scope| {
-            let counting = scope.spawn(move || {
-                count(self.messages, |message| match reader.recv_from(message) {
-                    Ok((MESSAGE, from)) => {
-                        anyhow::ensure!(from == self.to, "an answer of {from} instead of {}", self.to);
-                        Ok(true)
-                    }
-                    Ok((length, _)) => anyhow::bail!("an answer of {length} bytes"),
-                    Err(e) if e.kind() == ErrorKind::WouldBlock => Ok(false),
-                    Err(e) => Err(e.into()),
-                })
-            });
-            self.pace(|number| {
-                socket.send_to(&number.to_be_bytes(), self.to).map(drop).context("a message could not be sent")
-            })?;
-            counting.join().map_err(|_| anyhow::anyhow!("the counting thread ended in a panic"))?
-        })
-    }
-}
-
-/// Counts the different numbers that come, until all have or none comes any more, and the longest wait between two.
-fn count(messages: u64, mut next: impl FnMut(&mut [u8; MESSAGE]) -> Result<bool>) -> Result<(u64, Duration)> {
-    let mut seen = vec![false; usize::try_from(messages)?];
-    let (mut answers, mut gap, mut last) = (0, Duration::ZERO, None::<Moment>);
-    let mut message = [0; MESSAGE];
-    while answers < messages && next(&mut message)? {
-        gap = gap.max(last.map_or(Duration::ZERO, |last| last.elapsed()));
-        last = Some(Moment::now());
-        let number = usize::try_from(u64::from_be_bytes(message))?;
-        let entry = seen.get_mut(number).context("a number that was never sent")?;
-        if !std::mem::replace(entry, true) {
-            answers += 1;
-        }
-    }
-    Ok((answers, gap))
-}
-
-/// Sends every datagram back to where it came from.
-pub(crate) fn echo_datagrams(socket: &UdpSocket) {
-    let mut buffer = [0; 2048];
-    loop {
-        // An error is that of an earlier answer (its port is closed), and says nothing about the next message.
-        if let Ok((length, from)) = socket.recv_from(&mut buffer) {
-            let _ = socket.send_to(&buffer[..length], from);
-        }
-    }
+    let again = Series(vec![(sent_again(&lab.client)? + sent_again(&lab.server)?) as f64]);
+    report.figure(format!("{}: TCP segments sent again", end.name()), "segments", &again);
+    report.note(format!("{}: {loads} loaders took over while the streams ran", end.name()));
+    Ok(())
 }

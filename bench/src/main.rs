@@ -13,6 +13,7 @@ mod report;
 mod rules;
 mod services;
 mod stats;
+mod stream;
 mod supervisor;
 mod throughput;
 
@@ -52,6 +53,8 @@ enum Command {
     Throughput(throughput::Args),
     /// Loading many services and adding one, beside nftables and iptables
     Services(services::Args),
+    /// Messages lost while the loader of the data plane restarts, is killed, is replaced
+    Loss(loss::Args),
     /// One of the measuring processes
     #[command(hide = true)]
     Child(child::Args),
@@ -80,6 +83,7 @@ fn measure(command: &Command, common: &Common, run: &supervisor::Run) -> Result<
         Command::Crr(args) => crr::run(run, common, args),
         Command::Throughput(args) => throughput::run(run, common, args),
         Command::Services(args) => services::run(run, common, args),
+        Command::Loss(args) => loss::run(run, common, args),
         Command::Child(_) => Ok(()),
     }
 }

@@ -32,7 +32,7 @@ pub(crate) struct Plane {
 }
 
 impl Plane {
-    /// Loads the programs in `node`, or takes over what is pinned. Processes in `cgroup` reach services.
+    /// Loads the programs in `node`, or takes over what is pinned. Processes in `cgroup` reach services through sockets.
     pub(crate) fn open(run: &Run, tag: &str, node: &Netns, cgroup: &Path) -> Result<Self> {
         let config = DataplaneConfig {
             root: run.pins().join(tag),

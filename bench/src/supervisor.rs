@@ -110,7 +110,7 @@ pub(crate) fn supervise() -> Result<ExitCode> {
     anyhow::ensure!(nix::unistd::geteuid().is_root(), "measuring makes network namespaces: run it as root");
     sweep()?;
     let run = Run { name: format!("{PREFIX}{}", std::process::id()) };
-    // Before the child exists, so that no signal is missed. A child of std's `Command` starts with an empty mask.
+    // Before the child exists, so that no signal is missed.
     let mut signals = SigSet::empty();
     for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGCHLD] {
         signals.add(signal);
@@ -139,6 +139,8 @@ pub(crate) fn begin(run: &Run) -> Result<()> {
     let own = run.cgroup()?.join("cgroup.procs");
     fs::write(&own, "0").with_context(|| format!("cannot join {}", own.display()))?;
     nix::unistd::setsid().context("cannot begin a session")?;
+    // The supervisor's mask was inherited.
+    SigSet::all().thread_unblock()?;
     unshare(CloneFlags::CLONE_NEWNS).context("cannot make a mount namespace")?;
     let none = None::<&str>;
     mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).context("cannot make / private")?;
