@@ -6,6 +6,7 @@
 mod child;
 mod clock;
 mod crr;
+mod daemon;
 mod lab;
 mod loss;
 mod plane;
@@ -55,6 +56,8 @@ enum Command {
     Services(services::Args),
     /// Messages lost while the loader of the data plane restarts, is killed, is replaced
     Loss(loss::Args),
+    /// The daemon's start and memory, with nothing to do and with many instances
+    Daemon(daemon::Args),
     /// One of the measuring processes
     #[command(hide = true)]
     Child(child::Args),
@@ -71,6 +74,8 @@ fn main() -> Result<ExitCode> {
     let cli = Cli::parse();
     let measured = match (&cli.command, &cli.common.run) {
         (Command::Child(args), _) => child::run(args),
+        // Its machine cleans up after itself.
+        (Command::Daemon(args), _) => daemon::run(&cli.common, args),
         (_, None) => return supervisor::supervise(),
         (command, Some(run)) => measure(command, &cli.common, &supervisor::Run::named(run)?),
     };
@@ -84,6 +89,6 @@ fn measure(command: &Command, common: &Common, run: &supervisor::Run) -> Result<
         Command::Throughput(args) => throughput::run(run, common, args),
         Command::Services(args) => services::run(run, common, args),
         Command::Loss(args) => loss::run(run, common, args),
-        Command::Child(_) => Ok(()),
+        Command::Child(_) | Command::Daemon(_) => Ok(()),
     }
 }
