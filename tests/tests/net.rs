@@ -4,7 +4,7 @@
 
 use std::{
     io::ErrorKind,
-    net::IpAddr,
+    net::{IpAddr, UdpSocket},
     time::{Duration, Instant},
 };
 
@@ -305,6 +305,28 @@ fn a_new_link_is_down_until_it_is_brought_up() {
         assert!(shown.contains(&there.host_mac.to_string()), "{shown}");
         let shown = Ns::open(&there.netns).sh("ip -o link show eth0");
         assert!(shown.contains(&there.instance_mac.to_string()), "{shown}");
+    });
+}
+
+#[test]
+fn the_first_packet_after_a_link_is_up_is_not_lost() {
+    if !may_run() {
+        return;
+    }
+    let lab = Lab::new("first");
+    lab.with_net(async |net| {
+        net.ensure_node(&node()).await.expect("the node");
+        let server = lab.host.run(|| UdpSocket::bind("[::]:9").expect("a port"));
+        server.set_read_timeout(Some(DEADLINE)).expect("a timeout");
+        for n in 0..20 {
+            let there = net.ensure_link(&link(n)).await.expect("a link");
+            net.bring_up(&link(n)).await.expect("up");
+            let ns = Ns::open(&there.netns);
+            for gateway in GATEWAY {
+                ns.send_udp(gateway, 9).expect("sent");
+                server.recv_from(&mut [0; 8]).unwrap_or_else(|error| panic!("link {n}, {gateway}: {error}"));
+            }
+        }
     });
 }
 

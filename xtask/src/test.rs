@@ -1,10 +1,14 @@
 //! `cargo xtask test`: everything that must hold, in the order of what fails fastest.
 
-use std::process::{Command, Stdio};
+use std::{
+    path::Path,
+    process::{Command, ExitCode, Stdio},
+};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
+use xtask::{shell, wait::Stopwatch};
 
-use crate::{build, demo, setup, shell, tidy};
+use crate::{build, demo, setup, tidy};
 
 /// Tests that were run, summed over all programs.
 #[derive(Default)]
@@ -12,62 +16,67 @@ struct Tally {
     passed: u64,
     failed: u64,
     skipped: u64,
+    failures: Vec<String>,
 }
 
-/// Runs all; `quick` leaves out what needs root and containerd.
-pub(crate) fn run(quick: bool, filter: Option<&str>) -> Result<()> {
+/// Runs all; `quick` leaves out what needs root and containerd, `filter` all but the tests of that name.
+pub(crate) fn run(quick: bool, filter: Option<&str>) -> Result<ExitCode> {
+    let whole = Stopwatch::start();
     setup::run_quietly()?;
+    let object = build::object()?;
     let mut tally = Tally::default();
     if filter.is_none() {
-        tally.step("fmt", || shell::run(shell::cargo().args(["fmt", "--all", "--check"])));
-        tally.step("tidy", tidy::run);
+        tally.checks(&object);
     }
-    let object = build::object()?;
-    if filter.is_none() {
-        tally.step("clippy", || {
-            let mut clippy = shell::cargo();
-            clippy.args([
-                "clippy",
-                "--quiet",
-                "--workspace",
-                "--all-targets",
-                "--all-features",
-                "--",
-                "-D",
-                "warnings",
-            ]);
-            shell::run(clippy.env(build::OBJECT, &object))
-        });
-    }
-    let mut suites: Vec<&[&str]> = vec![&["--package", "hivemind", "--package", "hivemind-ebpf", "--package", "xtask"]];
-    let binary = (!quick).then(|| build::run(false)).transpose()?;
+    // Everything is built with the same features, so that it is built once.
+    let mut suites = vec![vec!["--workspace", "--exclude", "hivemind-tests"]];
+    let mut binary = None;
     if !quick {
-        // Kernel, namespaces and containerd are shared by the tests of this package: one at a time.
-        suites.push(&["--package", "hivemind-tests"]);
+        binary = Some(build::run(false)?);
+        suites.push(vec!["--package", "hivemind-tests"]);
     }
     for suite in suites {
         let mut cargo = shell::cargo();
-        cargo.arg("test").arg("--no-fail-fast").args(suite).env(build::OBJECT, &object);
+        cargo.args(["test", "--no-fail-fast", "--all-features"]).args(&suite).env(build::OBJECT, &object);
         if let Some(binary) = &binary {
             cargo.env("HIVEMIND_BINARY", binary);
         }
         cargo.arg("--").args(filter);
-        if suite.contains(&"hivemind-tests") {
-            cargo.arg("--test-threads=1");
+        if suite.starts_with(&["--package"]) {
+            // Each has a machine of its own, but all share this one's two or more processors.
+            cargo.arg("--test-threads=2");
         }
         tally.cargo_test(&mut cargo)?;
     }
     if !quick && filter.is_none() {
         tally.step("demo --check", || demo::run(true));
     }
-    println!("\n{} passed, {} failed, {} skipped", tally.passed, tally.failed, tally.skipped);
-    if tally.failed > 0 {
-        bail!("{} of {} failed", tally.failed, tally.failed + tally.passed);
+    println!("\n({:.0} s)", whole.elapsed().as_secs_f64());
+    for failure in &tally.failures {
+        println!("FAILED: {failure}");
     }
-    Ok(())
+    // The last line, alone: it is counted by machines.
+    println!("{} passed, {} failed, {} skipped", tally.passed, tally.failed, tally.skipped);
+    Ok(if tally.failed > 0 { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
 impl Tally {
+    /// What needs nothing to be run: form, structure, dependencies, lints.
+    fn checks(&mut self, object: &Path) {
+        self.step("fmt", || shell::run(shell::cargo().args(["fmt", "--all", "--check"])));
+        self.step("tidy", tidy::run);
+        if shell::works("cargo-deny", &["--version"]) {
+            self.step("deny", || {
+                shell::run(shell::cargo().args(["deny", "--offline", "check", "licenses", "bans", "sources"]))
+            });
+        }
+        self.step("clippy", || {
+            let mut clippy = shell::cargo();
+            clippy.args(["clippy", "--quiet", "--workspace", "--all-targets", "--all-features"]);
+            shell::run(clippy.args(["--", "-D", "warnings"]).env(build::OBJECT, object))
+        });
+    }
+
     /// A check that counts as one test.
     fn step(&mut self, name: &str, check: impl FnOnce() -> Result<()>) {
         println!("\n== {name}");
@@ -75,6 +84,7 @@ impl Tally {
             Ok(()) => self.passed += 1,
             Err(error) => {
                 self.failed += 1;
+                self.failures.push(name.to_owned());
                 println!("FAILED {name}: {error:#}");
             }
         }
@@ -94,12 +104,15 @@ impl Tally {
                 self.failed += count(counts, "failed");
                 self.skipped += count(counts, "ignored");
             }
+            if let Some(name) = line.strip_prefix("test ").and_then(|line| line.strip_suffix(" ... FAILED")) {
+                self.failures.push(name.to_owned());
+            }
             // A test that may not run here says so; it fails unless HIVEMIND_ALLOW_SKIP=1 is set.
             self.skipped += u64::from(line.starts_with("SKIPPED "));
         }
         if !child.wait()?.success() && self.failed == before {
             self.failed += 1;
-            println!("FAILED: cargo test did not end well, though no test failed");
+            self.failures.push("cargo test, though no test failed: see above".into());
         }
         Ok(())
     }

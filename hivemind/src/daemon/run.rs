@@ -83,8 +83,9 @@ pub async fn run(config: DaemonConfig) -> Result<(), Problem> {
 
     let (desired, told) = watch::channel(Arc::new(NodeDesired::default()));
     let dns = DnsConfig {
-        listen: config.name_servers().into_iter().map(|ip| (ip, DNS_PORT).into()).collect(),
+        clients: network.instance_ranges().collect(),
         upstreams: config.dns_upstreams.clone(),
+        ..DnsConfig::new(config.name_servers().into_iter().map(|ip| (ip, DNS_PORT).into()).collect())
     };
     let (names, table) = watch::channel(Arc::new(DnsTable::default()));
     let mut dns = DnsServer::start(&dns, table)

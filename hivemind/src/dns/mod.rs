@@ -3,6 +3,7 @@
 
 mod server;
 mod table;
+mod upstream;
 
 pub use server::{DnsConfig, DnsError, DnsServer};
 pub use table::{Answer, DnsTable, resolv_conf};

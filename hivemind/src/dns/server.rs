@@ -1,19 +1,18 @@
 //! The server: hickory's, with our answers.
+//!
+//! A question is answered from the table of the moment, so that a change is seen by the next question. Bytes that are no
+//! question, and questions of whoever is not ours, never reach us: hickory answers FORMERR and REFUSED.
 
 use std::{
     net::{IpAddr, SocketAddr},
+    path::PathBuf,
     sync::Arc,
     time::Duration,
 };
 
 use hickory_proto::{
-    op::{MessageType, OpCode, ResponseCode},
-    rr::{RData, Record, RecordType, rdata},
-};
-use hickory_resolver::{
-    TokioResolver,
-    config::{ConnectionConfig, NameServerConfig, ResolverConfig},
-    net::{DnsError as UpstreamError, NetError, runtime::TokioRuntimeProvider},
+    op::{Edns, Header, HeaderCounts, MessageType, Metadata, OpCode, ResponseCode},
+    rr::{DNSClass, RData, Record, RecordType, rdata},
 };
 use hickory_server::{
     Server,
@@ -21,31 +20,47 @@ use hickory_server::{
     server::{Request, RequestHandler, ResponseHandler, ResponseInfo},
     zone_handler::MessageResponseBuilder,
 };
+use ipnet::IpNet;
 use tokio::{
     net::{TcpListener, UdpSocket},
-    sync::{Semaphore, watch},
+    sync::watch,
+    time::timeout,
 };
 
-use super::table::{Answer, DnsTable};
+use super::{
+    table::{Answer, DnsTable},
+    upstream::Upstream,
+};
 
 /// How long others may remember our answers, in seconds: as long as a stale one may live.
 const TTL: u32 = 1;
-/// Questions that may be with upstream servers at once; beyond that they are refused.
-const UPSTREAM_QUESTIONS: usize = 512;
-/// How long upstream may take.
-const UPSTREAM_LIMIT: Duration = Duration::from_secs(4);
+/// How long a question waits for the first complete table after the start.
+const FIRST_TABLE: Duration = Duration::from_secs(3);
 /// How long an idle TCP connection is kept.
 const TCP_IDLE: Duration = Duration::from_secs(5);
 /// Bytes of answers that may wait on a TCP connection.
 const TCP_BUFFER: usize = 65_535;
+/// The largest answer over UDP: what every path carries unfragmented (the agreement of DNS Flag Day 2020).
+const UDP_PAYLOAD: u16 = 1232;
 
 /// How the server is configured.
 #[derive(Clone, Debug)]
 pub struct DnsConfig {
     /// Where to listen.
     pub listen: Vec<SocketAddr>,
-    /// Servers for other names; those of the host's resolv.conf if empty.
+    /// Who may ask; everyone if empty. Addresses of the node can be reached from outside where someone routes to them.
+    pub clients: Vec<IpNet>,
+    /// Servers for other names; those of `resolv_conf` if empty.
     pub upstreams: Vec<SocketAddr>,
+    /// The host's resolv.conf.
+    pub resolv_conf: PathBuf,
+}
+
+impl DnsConfig {
+    /// Listening there, everyone may ask, upstream servers are the host's.
+    pub fn new(listen: Vec<SocketAddr>) -> Self {
+        Self { listen, clients: vec![], upstreams: vec![], resolv_conf: "/etc/resolv.conf".into() }
+    }
 }
 
 /// What can go wrong with it.
@@ -58,12 +73,6 @@ pub enum DnsError {
         address: SocketAddr,
         /// What the system said.
         source: std::io::Error,
-    },
-    /// The upstream servers cannot be used.
-    #[error("the upstream name servers cannot be used: {why}")]
-    Upstream {
-        /// What the resolver said.
-        why: String,
     },
 }
 
@@ -81,13 +90,8 @@ impl std::fmt::Debug for DnsServer {
 impl DnsServer {
     /// Binds and serves. `table` may change at any time; the next question sees it.
     pub async fn start(config: &DnsConfig, table: watch::Receiver<Arc<DnsTable>>) -> Result<Self, DnsError> {
-        let own: Vec<IpAddr> = config.listen.iter().map(SocketAddr::ip).collect();
-        let handler = Handler {
-            table,
-            upstream: upstream(&config.upstreams, &own)?,
-            questions: Semaphore::new(UPSTREAM_QUESTIONS),
-        };
-        let mut server = Server::new(handler);
+        let handler = Handler { table, upstream: Upstream::new(config) };
+        let mut server = Server::with_access(handler, [], config.clients.iter().copied());
         for address in &config.listen {
             let fail = |source| DnsError::Bind { address: *address, source };
             server.register_socket(UdpSocket::bind(address).await.map_err(fail)?);
@@ -104,56 +108,30 @@ impl DnsServer {
     }
 }
 
-/// The resolver for other names; none if there is no server to ask but ourselves.
-fn upstream(configured: &[SocketAddr], own: &[IpAddr]) -> Result<Option<TokioResolver>, DnsError> {
-    let provider = TokioRuntimeProvider::default();
-    let mut builder = if configured.is_empty() {
-        match TokioResolver::builder(provider) {
-            Ok(builder) => builder,
-            Err(error) => {
-                tracing::warn!(%error, "the host's resolv.conf cannot be used; only names of the cluster are known");
-                return Ok(None);
-            }
-        }
-    } else {
-        let server = |address: &SocketAddr| {
-            let mut connections = vec![ConnectionConfig::udp(), ConnectionConfig::tcp()];
-            connections.iter_mut().for_each(|connection| connection.port = address.port());
-            NameServerConfig::new(address.ip(), true, connections)
-        };
-        let servers = configured.iter().map(server).collect();
-        TokioResolver::builder_with_config(ResolverConfig::from_parts(None, vec![], servers), provider)
-    };
-    let options = builder.options_mut();
-    options.timeout = UPSTREAM_LIMIT / 2;
-    options.attempts = 2;
-    // Names are complete when they come here: the instances' resolvers have added what they add.
-    options.ndots = 0;
-    let resolver = builder.build().map_err(|error| DnsError::Upstream { why: error.to_string() })?;
-    let _ = own;
-    Ok(Some(resolver))
-}
-
 struct Handler {
     table: watch::Receiver<Arc<DnsTable>>,
-    upstream: Option<TokioResolver>,
-    questions: Semaphore,
+    upstream: Upstream,
 }
 
 /// A code and the records of the answer section.
-type Reply = (ResponseCode, Vec<Record>);
+pub(super) type Reply = (ResponseCode, Vec<Record>);
 
 impl Handler {
     async fn reply(&self, request: &Request) -> Reply {
         if request.metadata.op_code != OpCode::Query || request.metadata.message_type != MessageType::Query {
             return (ResponseCode::NotImp, vec![]);
         }
+        if request.edns.as_ref().is_some_and(|edns| edns.version() > 0) {
+            return (ResponseCode::BADVERS, vec![]);
+        }
         let Ok(info) = request.request_info() else { return (ResponseCode::FormErr, vec![]) };
         let (name, kind) = (info.query.original().name().clone(), info.query.query_type());
+        if info.query.query_class() != DNSClass::IN {
+            return (ResponseCode::Refused, vec![]);
+        }
+        let Some(table) = self.table().await else { return (ResponseCode::ServFail, vec![]) };
         let text = name.to_ascii().to_ascii_lowercase();
-        let text = text.trim_end_matches('.');
-        let table = Arc::clone(&self.table.borrow());
-        match table.answer(text, kind == RecordType::A) {
+        match table.answer(text.trim_end_matches('.'), kind == RecordType::A) {
             Answer::Addresses(addresses) if matches!(kind, RecordType::A | RecordType::AAAA) => {
                 let data = |address| match address {
                     IpAddr::V4(v4) => RData::A(rdata::A(v4)),
@@ -164,21 +142,18 @@ impl Handler {
             }
             Answer::Addresses(_) => (ResponseCode::NoError, vec![]),
             Answer::NoSuchName => (ResponseCode::NXDomain, vec![]),
-            Answer::NotOurs => self.ask_upstream(name, kind).await,
+            Answer::NotOurs => self.upstream.ask(name, kind).await,
         }
     }
 
-    async fn ask_upstream(&self, name: hickory_proto::rr::Name, kind: RecordType) -> Reply {
-        let Some(upstream) = &self.upstream else { return (ResponseCode::Refused, vec![]) };
-        let Ok(_place) = self.questions.try_acquire() else { return (ResponseCode::Refused, vec![]) };
-        match tokio::time::timeout(UPSTREAM_LIMIT, upstream.lookup(name, kind)).await {
-            Ok(Ok(lookup)) => (ResponseCode::NoError, lookup.answers().to_vec()),
-            Ok(Err(NetError::Dns(UpstreamError::NoRecordsFound(none)))) => (none.response_code, vec![]),
-            Ok(Err(error)) => {
-                tracing::debug!(%error, "an upstream name server did not answer");
-                (ResponseCode::ServFail, vec![])
-            }
-            Err(_) => (ResponseCode::ServFail, vec![]),
+    /// The table. Just after the start it may not be complete: a question then waits, since "there is no such name"
+    /// would be a lie that its asker remembers.
+    async fn table(&self) -> Option<Arc<DnsTable>> {
+        let mut table = self.table.clone();
+        let known = table.wait_for(|table| table.is_complete());
+        match timeout(FIRST_TABLE, known).await {
+            Ok(Ok(table)) => Some(Arc::clone(&table)),
+            _ => None,
         }
     }
 }
@@ -187,18 +162,25 @@ impl Handler {
 impl RequestHandler for Handler {
     async fn handle_request<R: ResponseHandler, T: Time>(&self, request: &Request, mut to: R) -> ResponseInfo {
         let (code, records) = self.reply(request).await;
-        let mut metadata = hickory_proto::op::Metadata::response_from_request(&request.metadata);
+        let mut metadata = Metadata::response_from_request(&request.metadata);
         metadata.response_code = code;
         metadata.recursion_available = true;
-        let response =
-            MessageResponseBuilder::from_message_request(request).build(metadata, records.iter(), [], [], []);
-        match to.send_response(response).await {
+        // RFC 6891: who speaks EDNS is answered with it, and is told what we take; answers keep to what it takes.
+        let edns = request.edns.as_ref().map(|theirs| {
+            let mut ours = Edns::new();
+            ours.set_max_payload(theirs.max_payload().clamp(512, UDP_PAYLOAD));
+            ours
+        });
+        let mut builder = MessageResponseBuilder::from_message_request(request);
+        if let Some(edns) = &edns {
+            builder.edns(edns);
+        }
+        match to.send_response(builder.build(metadata, records.iter(), [], [], [])).await {
             Ok(info) => info,
             Err(error) => {
                 tracing::debug!(%error, "an answer could not be sent");
-                let mut metadata = hickory_proto::op::Metadata::response_from_request(&request.metadata);
                 metadata.response_code = ResponseCode::ServFail;
-                hickory_proto::op::Header { metadata, counts: hickory_proto::op::HeaderCounts::default() }.into()
+                Header { metadata, counts: HeaderCounts::default() }.into()
             }
         }
     }

@@ -11,6 +11,7 @@ pub(super) const ZONE: &str = "hivemind";
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DnsTable {
     names: HashMap<String, Addresses>,
+    complete: bool,
 }
 
 /// What the table says of a name.
@@ -38,14 +39,19 @@ impl DnsTable {
                 names.insert(name, addresses);
             }
         }
-        Self { names }
+        Self { names, complete: desired.revision > 0 }
+    }
+
+    /// Whether it was made from a complete state: before, a name that is missing may still come.
+    pub fn is_complete(&self) -> bool {
+        self.complete
     }
 
     /// What it says of `name` (lower case, without a final dot) for one family.
     pub fn answer(&self, name: &str, v4: bool) -> Answer {
         match self.names.get(name) {
             Some(addresses) => Answer::Addresses(addresses.iter().filter(|address| address.is_ipv4() == v4).collect()),
-            None if name == ZONE || name.ends_with(".hivemind") => Answer::NoSuchName,
+            None if name.rsplit('.').next() == Some(ZONE) => Answer::NoSuchName,
             None => Answer::NotOurs,
         }
     }

@@ -2,7 +2,7 @@
 
 use std::{fmt, net::IpAddr, path::PathBuf};
 
-use ipnet::{Ipv4Net, Ipv6Net};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use crate::model::{Addresses, InstanceId, Protocol};
 
@@ -88,6 +88,11 @@ impl NodeNet {
     pub fn gateways(&self) -> impl Iterator<Item = IpAddr> + '_ {
         self.gateway.iter()
     }
+
+    /// The ranges of instances' addresses; the node's own are in them.
+    pub fn instance_ranges(&self) -> impl Iterator<Item = IpNet> {
+        self.instances_v4.map(IpNet::from).into_iter().chain(self.instances_v6.map(IpNet::from))
+    }
 }
 
 /// A device that leads out of the node: it holds a default route or an address of global scope, and is not ours.
@@ -105,11 +110,11 @@ pub struct Uplink {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Overlap {
     /// The configured range.
-    pub range: ipnet::IpNet,
+    pub range: IpNet,
     /// The option that sets it.
     pub option: &'static str,
     /// The address or route it overlaps.
-    pub other: ipnet::IpNet,
+    pub other: IpNet,
     /// The device that has it, or the option that sets it.
     pub device: String,
 }

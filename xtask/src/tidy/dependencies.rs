@@ -80,7 +80,8 @@ impl Rules {
         split(text, " AND ").into_iter().all(|part| {
             match part.strip_prefix('(').and_then(|part| part.strip_suffix(')')) {
                 Some(inner) => self.any(inner),
-                None => self.allowed.contains(part),
+                // "+" is "or any later version".
+                None => self.allowed.contains(part.trim_end_matches('+')),
             }
         })
     }
@@ -129,6 +130,7 @@ mod tests {
             ("(MIT OR GPL-3.0) AND ISC", true),
             ("(MIT OR ISC) AND GPL-3.0", false),
             ("GPL-3.0 AND MIT OR ISC", true),
+            ("ISC+", true),
         ] {
             assert_eq!(rules().allows(license), allowed, "{license}");
         }

@@ -28,7 +28,7 @@ const FLOORS: &[(&str, u8)] = &[
 const MEANT: &[(&str, &str, &str)] = &[
     ("model", "spec", "an app's row holds its specification"),
     ("lifecycle", "model", "the clock gives timestamps"),
-    ("schedule", "ipam", "a placed instance needs an address"),
+    ("schedule", "ipam", "a placed instance, and a service, is given its addresses"),
     ("spec", "model", "quantities and protocols are words"),
     ("dataplane::tables", "net", "rows are made of links (types only)"),
     ("dataplane", "net", "programs are attached to links (types only)"),

@@ -5,6 +5,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     os::fd::AsRawFd,
     path::Path,
+    time::Duration,
 };
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
@@ -29,6 +30,10 @@ use crate::{
 
 /// What the kernel makes of an IPv6 route without a metric (`IP6_RT_PRIO_USER`).
 pub(super) const V6_METRIC: u32 = 1024;
+
+/// How often, and how far apart, a device is looked at until it is running: two seconds in all.
+const RUNNING_TRIES: u32 = 1000;
+const RUNNING_PAUSE: Duration = Duration::from_millis(2);
 
 /// The namespace and the pair, both ends down. A pair that is whole is left as it is, so that a running instance is
 /// adopted without a packet lost; half of one is removed and made again.
@@ -87,7 +92,21 @@ pub(super) async fn bring_up(host: &Netlink, dir: &Path, link: &InstanceLink) ->
         let (to, device, source) = (IpNet::from(*ip), Some(outer.index), Some(*gateway));
         host.put_route(&WantedRoute { to, device, via: None, source, metric: metric(*ip) }).await?;
     }
-    Ok(())
+    until_running(&inside, INSTANCE_DEVICE).await?;
+    until_running(host, &outer.name).await
+}
+
+/// A device that got its carrier while it was up drops what is sent until a worker of the kernel has noticed. From
+/// Linux 6.8 on, looking at the device makes it notice. Whoever is told that the link is up must not lose his first
+/// packet: TCP sends the second one a second later.
+async fn until_running(netlink: &Netlink, name: &str) -> Result<(), NetError> {
+    for _ in 0..RUNNING_TRIES {
+        if find(netlink, name).await?.running {
+            return Ok(());
+        }
+        tokio::time::sleep(RUNNING_PAUSE).await;
+    }
+    Err(NetError::Netlink { action: "bring up", object: name.to_owned(), why: "it has no carrier".to_owned() })
 }
 
 /// Removes all of it. The routes and neighbours go with the devices.

@@ -16,7 +16,9 @@ use rtnetlink::{
     packet_route::{
         AddressFamily,
         address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope},
-        link::{AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage},
+        link::{
+            AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, State,
+        },
         route::{RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteScope, RouteType},
     },
 };
@@ -54,6 +56,8 @@ pub(super) struct Link {
     pub(super) name: String,
     pub(super) mac: Option<Mac>,
     pub(super) up: bool,
+    /// Whether packets go through: it is up, has a carrier, and the kernel has acted on that.
+    pub(super) running: bool,
     pub(super) loopback: bool,
     /// Whether its neighbours have to be asked for their Ethernet addresses.
     pub(super) arp: bool,
@@ -309,6 +313,7 @@ impl From<LinkMessage> for Link {
             name: String::new(),
             mac: None,
             up: flags.contains(LinkFlags::Up),
+            running: false,
             loopback: flags.contains(LinkFlags::Loopback),
             arp: !flags.contains(LinkFlags::Noarp),
             mtu: 0,
@@ -319,6 +324,7 @@ impl From<LinkMessage> for Link {
             match attribute {
                 LinkAttribute::IfName(name) => link.name = name,
                 LinkAttribute::Address(bytes) => link.mac = bytes.try_into().ok().map(Mac),
+                LinkAttribute::OperState(state) => link.running = state == State::Up,
                 LinkAttribute::Mtu(mtu) => link.mtu = mtu,
                 LinkAttribute::Link(peer) => link.peer = Some(peer),
                 LinkAttribute::LinkInfo(infos) => {
