@@ -49,10 +49,10 @@ fn apply(snapshot: &mut ClusterSnapshot, step: Step) {
         Step::App(n) => {
             let generation = now;
             let app = App { key: app_key(n), spec: AppSpec::new("image"), generation, created_at, deleting: false };
-            snapshot.apps.insert(app_key(n), row(app, now));
+            snapshot.set_app(&app_key(n), Some(row(app, now)));
         }
         Step::AppGone(n) => {
-            snapshot.apps.remove(&app_key(n));
+            snapshot.set_app(&app_key(n), None);
         }
         Step::Instance(app, n) => {
             let id = instance_id(app, n);
@@ -67,10 +67,10 @@ fn apply(snapshot: &mut ClusterSnapshot, step: Step) {
                 desired: Desired::Run,
                 created_at,
             };
-            snapshot.instances.insert(id, row(instance, now));
+            snapshot.set_instance(&id, Some(row(instance, now)));
         }
         Step::InstanceGone(app, n) => {
-            snapshot.instances.remove(&instance_id(app, n));
+            snapshot.set_instance(&instance_id(app, n), None);
             snapshot.instance_status.remove(&instance_id(app, n));
         }
         Step::Phase(app, n, phase) => {
@@ -90,11 +90,11 @@ fn apply(snapshot: &mut ClusterSnapshot, step: Step) {
                 app: app_key(n),
                 created_at,
             };
-            snapshot.services.insert(key, row(service, now));
+            snapshot.set_service(&key, Some(row(service, now)));
         }
         Step::ServiceGone(n) => {
             let key = ServiceKey::new(Scope::default(), format!("app-{n}").parse().expect("valid"));
-            snapshot.services.remove(&key);
+            snapshot.set_service(&key, None);
         }
         Step::Node => {
             let node = Node { name: node_name(), instances_v4: None, instances_v6: None, created_at };
@@ -172,7 +172,7 @@ proptest! {
 
 #[test]
 fn whoever_was_away_too_long_or_comes_from_elsewhere_starts_anew() {
-    let mut snapshot = ClusterSnapshot { revision: 100, ..ClusterSnapshot::default() };
+    let mut snapshot = ClusterSnapshot::at(100);
     apply(&mut snapshot, Step::Node);
     let history = History::begin(Arc::new(snapshot));
     for since in [0, 1, 100, 102] {

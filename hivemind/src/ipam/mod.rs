@@ -2,10 +2,7 @@
 //!
 //! There is no table of allocations: an address is used as long as a row has it (`docs/adr/0001-rows-own-addresses.md`).
 
-use std::{
-    collections::BTreeSet,
-    net::{Ipv4Addr, Ipv6Addr},
-};
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use ipnet::{Ipv4Net, Ipv6Net};
 
@@ -14,19 +11,27 @@ const V6_USED: u128 = 1 << 32;
 
 /// The first free address after `after` (wrapping around), so that an address is not used again at once: somebody may
 /// still know it. Never the network's, the node's (the first) or the broadcast address. `None` if all are used.
-pub fn free_v4(range: Ipv4Net, used: &BTreeSet<Ipv4Addr>, after: Option<Ipv4Addr>) -> Option<Ipv4Addr> {
-    let (first, last) = (u32::from(range.network()) + 2, u32::from(range.broadcast()).checked_sub(1)?);
-    let used = |n: u128| u32::try_from(n).is_ok_and(|n| used.contains(&Ipv4Addr::from(n)));
+pub fn free_v4(
+    range: Ipv4Net,
+    used: impl Fn(&Ipv4Addr) -> bool,
+    after: Option<Ipv4Addr>,
+) -> Option<Ipv4Addr> {
+    let (first, last) = (u32::from(range.network()).checked_add(2)?, u32::from(range.broadcast()).checked_sub(1)?);
+    let used = |n: u128| u32::try_from(n).is_ok_and(|n| used(&Ipv4Addr::from(n)));
     let free = free(first.into(), last.into(), after.map(|a| u32::from(a).into()), used)?;
     u32::try_from(free).ok().map(Ipv4Addr::from)
 }
 
 /// As [`free_v4`], in the first 2^32 addresses of the range.
-pub fn free_v6(range: Ipv6Net, used: &BTreeSet<Ipv6Addr>, after: Option<Ipv6Addr>) -> Option<Ipv6Addr> {
+pub fn free_v6(
+    range: Ipv6Net,
+    used: impl Fn(&Ipv6Addr) -> bool,
+    after: Option<Ipv6Addr>,
+) -> Option<Ipv6Addr> {
     let network = u128::from(range.network());
-    let last = (network + V6_USED - 1).min(u128::from(range.broadcast()).checked_sub(1)?);
-    let used = |n: u128| used.contains(&Ipv6Addr::from(n));
-    free(network + 2, last, after.map(u128::from), used).map(Ipv6Addr::from)
+    let last = network.saturating_add(V6_USED - 1).min(u128::from(range.broadcast()).checked_sub(1)?);
+    let used = |n: u128| used(&Ipv6Addr::from(n));
+    free(network.checked_add(2)?, last, after.map(u128::from), used).map(Ipv6Addr::from)
 }
 
 /// Looks from behind `after` to the end, then from the beginning. The number of steps is at most one more than the
@@ -41,6 +46,8 @@ fn free(first: u128, last: u128, after: Option<u128>, used: impl Fn(u128) -> boo
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use proptest::prelude::*;
 
     use super::*;
@@ -55,23 +62,23 @@ mod tests {
         let mut used = BTreeSet::new();
         let mut last = None;
         for expected in ["10.0.0.2", "10.0.0.3", "10.0.0.4", "10.0.0.5", "10.0.0.6"] {
-            let got = free_v4(range, &used, last);
+            let got = free_v4(range, |a| used.contains(a), last);
             assert_eq!(got, Some(v4(expected)));
             used.extend(got);
             last = got;
         }
-        assert_eq!(free_v4(range, &used, last), None, "network, node and broadcast are never given");
+        assert_eq!(free_v4(range, |a| used.contains(a), last), None, "network, node and broadcast are never given");
         used.remove(&v4("10.0.0.3"));
-        assert_eq!(free_v4(range, &used, last), Some(v4("10.0.0.3")));
+        assert_eq!(free_v4(range, |a| used.contains(a), last), Some(v4("10.0.0.3")));
     }
 
     #[test]
     fn what_was_just_freed_is_not_given_again_at_once() {
         let range = "10.0.0.0/24".parse().expect("a range");
-        assert_eq!(free_v4(range, &BTreeSet::new(), Some(v4("10.0.0.9"))), Some(v4("10.0.0.10")));
+        assert_eq!(free_v4(range, |_| false, Some(v4("10.0.0.9"))), Some(v4("10.0.0.10")));
         let range6 = "fd00::/64".parse().expect("a range");
         let last = "fd00::9".parse().ok();
-        assert_eq!(free_v6(range6, &BTreeSet::new(), last), "fd00::a".parse().ok());
+        assert_eq!(free_v6(range6, |_| false, last), "fd00::a".parse().ok());
     }
 
     proptest! {
@@ -84,7 +91,7 @@ mod tests {
             let used: BTreeSet<_> = taken.iter().map(|n| Ipv4Addr::from(base + n)).collect();
             let usable = (base + 2..u32::from(range.broadcast())).map(Ipv4Addr::from);
             let any = usable.clone().any(|address| !used.contains(&address));
-            let got = free_v4(range, &used, Some(Ipv4Addr::from(base + after)));
+            let got = free_v4(range, |a| used.contains(a), Some(Ipv4Addr::from(base + after)));
             prop_assert_eq!(got.is_some(), any);
             if let Some(got) = got {
                 prop_assert!(!used.contains(&got) && usable.clone().any(|address| address == got));

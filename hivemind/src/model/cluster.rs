@@ -5,6 +5,8 @@ use std::sync::Arc;
 use imbl::OrdMap;
 
 use super::{
+    index::{Held, HeldAddresses, Index},
+    Protocol,
     App, AppKey, Backend, Desired, Instance, InstanceId, InstanceStatus, Node, NodeName, NodeStatus, Phase, Revision,
     Scope, ServedService, Service, ServiceKey,
 };
@@ -18,7 +20,8 @@ pub struct Row<T> {
     pub modified: Revision,
 }
 
-/// Everything in the store as of one revision.
+/// Everything in the store as of one revision. Apps, instances and services are written through its methods, which
+/// keep an index of what they hold.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ClusterSnapshot {
     /// The revision.
@@ -39,9 +42,18 @@ pub struct ClusterSnapshot {
     pub identities: OrdMap<Scope, u32>,
     /// The highest number that a service ever had.
     pub last_service_id: u32,
+    /// Why apps are not what they should be, in the user's words: no node fits, no address is free. Not of the
+    /// store; found by the last planning.
+    pub unmet: OrdMap<AppKey, Arc<Vec<String>>>,
+    index: Index,
 }
 
 impl ClusterSnapshot {
+    /// Nothing, as of `revision`.
+    pub fn at(revision: Revision) -> Self {
+        Self { revision, ..Self::default() }
+    }
+
     /// The status of an instance; pending if its agent has said nothing yet.
     pub fn status_of(&self, id: &InstanceId) -> InstanceStatus {
         self.instance_status.get(id).map(|row| (*row.object).clone()).unwrap_or_default()
@@ -54,7 +66,64 @@ impl ClusterSnapshot {
 
     /// The instances of an app, in id order.
     pub fn instances_of<'a>(&'a self, app: &'a AppKey) -> impl Iterator<Item = &'a Arc<Instance>> {
-        self.instances.values().map(|row| &row.object).filter(move |instance| instance.app == *app)
+        let ids = self.index.by_app.get(app).into_iter().flat_map(|ids| ids.iter());
+        ids.filter_map(|id| self.instances.get(id)).map(|row| &row.object)
+    }
+
+    /// What the instances of a node hold of it.
+    pub fn held_of(&self, node: &NodeName) -> Held {
+        self.index.nodes.get(node).copied().unwrap_or_default()
+    }
+
+    /// The addresses of all instances and services.
+    pub fn held_addresses(&self) -> &HeldAddresses {
+        &self.index.addresses
+    }
+
+    /// The app that has a DNS name besides its own, in any case of letters.
+    pub fn app_named(&self, dns_name: &str) -> Option<&AppKey> {
+        self.index.dns_names.get(&dns_name.to_ascii_lowercase())
+    }
+
+    /// The app that publishes a port.
+    pub fn app_publishing(&self, port: u16, protocol: Protocol) -> Option<&AppKey> {
+        self.index.published.get(&(port, protocol))
+    }
+
+    /// Writes an app's row, or removes it.
+    pub fn set_app(&mut self, key: &AppKey, row: Option<Row<App>>) {
+        let new = row.as_ref().map(|row| Arc::clone(&row.object));
+        let old = replace(&mut self.apps, key, row);
+        if let Some(old) = old {
+            self.index.remove_app(&old.object);
+        }
+        if let Some(new) = new {
+            self.index.add_app(&new);
+        }
+    }
+
+    /// Writes an instance's row, or removes it.
+    pub fn set_instance(&mut self, id: &InstanceId, row: Option<Row<Instance>>) {
+        let new = row.as_ref().map(|row| Arc::clone(&row.object));
+        let old = replace(&mut self.instances, id, row);
+        if let Some(old) = old {
+            self.index.remove_instance(&old.object);
+        }
+        if let Some(new) = new {
+            self.index.add_instance(&new);
+        }
+    }
+
+    /// Writes a service's row, or removes it.
+    pub fn set_service(&mut self, key: &ServiceKey, row: Option<Row<Service>>) {
+        let new = row.as_ref().map(|row| row.object.addresses);
+        let old = replace(&mut self.services, key, row);
+        if let Some(old) = old {
+            self.index.remove_service(&old.object.addresses);
+        }
+        if let Some(new) = new {
+            self.index.add_service(&new);
+        }
     }
 
     /// A service with its Ready instances.
@@ -72,5 +141,12 @@ impl ClusterSnapshot {
             })
             .collect();
         ServedService { service: service.clone(), backends }
+    }
+}
+
+fn replace<K: Clone + Ord, V: Clone>(map: &mut OrdMap<K, V>, key: &K, row: Option<V>) -> Option<V> {
+    match row {
+        Some(row) => map.insert(key.clone(), row),
+        None => map.remove(key),
     }
 }

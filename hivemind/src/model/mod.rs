@@ -6,6 +6,7 @@ mod cluster;
 mod desired;
 mod error;
 mod ids;
+mod index;
 mod object;
 mod quantity;
 mod time;
@@ -16,6 +17,7 @@ pub use error::{ErrorCode, Problem};
 pub use ids::{
     AppKey, AppName, InstanceId, InvalidName, NamespaceName, NodeName, Scope, ServiceKey, ServiceName, TenantName,
 };
+pub use index::{Held, HeldAddresses};
 pub use object::{
     Addresses, App, AppStatus, Desired, Event, EventKind, Exit, Instance, InstanceStatus, Node, NodeStatus, Phase,
     PortProto, Protocol, Service, ServicePort,

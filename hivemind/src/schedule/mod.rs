@@ -7,11 +7,9 @@ mod service;
 #[cfg(test)]
 mod tests;
 
-use std::net::{Ipv4Addr, Ipv6Addr};
-
 use ipnet::{Ipv4Net, Ipv6Net};
 
-use crate::model::{AppKey, ClusterSnapshot, Instance, InstanceId, Scope, Service, ServiceKey, Timestamp};
+use crate::model::{Addresses, AppKey, ClusterSnapshot, Instance, InstanceId, Scope, Service, ServiceKey, Timestamp};
 
 /// A change of one row.
 #[derive(Clone, Debug, PartialEq)]
@@ -59,9 +57,21 @@ pub struct Input<'a> {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Cursor {
     /// To an instance.
-    pub v4: Option<Ipv4Addr>,
-    /// To an instance.
-    pub v6: Option<Ipv6Addr>,
+    pub instances: Addresses,
+    /// To a service.
+    pub services: Addresses,
+}
+
+impl Cursor {
+    /// Behind the newest of a snapshot: what was freed shortly before a restart is not given again at once.
+    pub fn of(snapshot: &ClusterSnapshot) -> Self {
+        let instance = snapshot.instances.values().map(|row| &row.object).max_by_key(|instance| instance.created_at);
+        let service = snapshot.services.values().map(|row| &row.object).max_by_key(|service| service.id);
+        Self {
+            instances: instance.map(|instance| instance.addresses).unwrap_or_default(),
+            services: service.map(|service| service.addresses).unwrap_or_default(),
+        }
+    }
 }
 
 /// What should change for one app.

@@ -1,0 +1,111 @@
+//! What the rows of a snapshot hold, so that one question does not go through all of them.
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use imbl::{OrdMap, OrdSet};
+
+use super::{Addresses, App, AppKey, Instance, InstanceId, NodeName, Protocol};
+
+/// What the instances of a node hold of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Held {
+    /// The sum of their CPU limits, in thousandths.
+    pub cpu_milli: u64,
+    /// The sum of their memory limits.
+    pub memory_bytes: u64,
+    /// How many there are.
+    pub instances: usize,
+}
+
+/// The addresses that rows hold.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HeldAddresses {
+    /// IPv4.
+    pub v4: OrdSet<Ipv4Addr>,
+    /// IPv6.
+    pub v6: OrdSet<Ipv6Addr>,
+}
+
+impl HeldAddresses {
+    /// Adds a row's.
+    pub fn add(&mut self, addresses: &Addresses) {
+        addresses.v4.map(|v4| self.v4.insert(v4));
+        addresses.v6.map(|v6| self.v6.insert(v6));
+    }
+
+    fn remove(&mut self, addresses: &Addresses) {
+        addresses.v4.map(|v4| self.v4.remove(&v4));
+        addresses.v6.map(|v6| self.v6.remove(&v6));
+    }
+}
+
+/// Kept by the methods of [`super::ClusterSnapshot`] that write rows.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Index {
+    pub(super) by_app: OrdMap<AppKey, OrdSet<InstanceId>>,
+    pub(super) nodes: OrdMap<NodeName, Held>,
+    pub(super) addresses: HeldAddresses,
+    /// Lower case.
+    pub(super) dns_names: OrdMap<String, AppKey>,
+    pub(super) published: OrdMap<(u16, Protocol), AppKey>,
+}
+
+impl Index {
+    pub(super) fn add_instance(&mut self, instance: &Instance) {
+        self.by_app.entry(instance.app.clone()).or_default().insert(instance.id.clone());
+        let held = self.nodes.entry(instance.node.clone()).or_default();
+        held.cpu_milli += cpu_of(instance);
+        held.memory_bytes += memory_of(instance);
+        held.instances += 1;
+        self.addresses.add(&instance.addresses);
+    }
+
+    pub(super) fn remove_instance(&mut self, instance: &Instance) {
+        if let Some(ids) = self.by_app.get_mut(&instance.app) {
+            ids.remove(&instance.id);
+            if ids.is_empty() {
+                self.by_app.remove(&instance.app);
+            }
+        }
+        if let Some(held) = self.nodes.get_mut(&instance.node) {
+            held.cpu_milli -= cpu_of(instance);
+            held.memory_bytes -= memory_of(instance);
+            held.instances -= 1;
+        }
+        self.addresses.remove(&instance.addresses);
+    }
+
+    pub(super) fn add_service(&mut self, addresses: &Addresses) {
+        self.addresses.add(addresses);
+    }
+
+    pub(super) fn remove_service(&mut self, addresses: &Addresses) {
+        self.addresses.remove(addresses);
+    }
+
+    pub(super) fn add_app(&mut self, app: &App) {
+        for name in &app.spec.services {
+            self.dns_names.insert(name.to_ascii_lowercase(), app.key.clone());
+        }
+        for port in &app.spec.ports {
+            port.published.map(|published| self.published.insert((published, port.protocol), app.key.clone()));
+        }
+    }
+
+    pub(super) fn remove_app(&mut self, app: &App) {
+        for name in &app.spec.services {
+            self.dns_names.remove(&name.to_ascii_lowercase());
+        }
+        for port in &app.spec.ports {
+            port.published.map(|published| self.published.remove(&(published, port.protocol)));
+        }
+    }
+}
+
+fn cpu_of(instance: &Instance) -> u64 {
+    instance.spec.resources.cpu.map_or(0, |cpu| cpu.0.into())
+}
+
+fn memory_of(instance: &Instance) -> u64 {
+    instance.spec.resources.memory.map_or(0, |memory| memory.0)
+}
