@@ -10,7 +10,7 @@ use tokio::{sync::watch, time::Instant};
 use crate::{
     model::InstanceId,
     runtime::{ImageHealth, Runtime},
-    spec::v1::{Check, HealthSpec},
+    spec::v1::HealthSpec,
 };
 use gate::{Gate, Limits};
 
@@ -44,7 +44,7 @@ pub struct Subject {
     pub spec: Option<HealthSpec>,
     /// The check that the image brings, used if the user wrote none.
     pub image: Option<ImageHealth>,
-    /// Without any check: the port that must accept a connection once.
+    /// Without any check: the port that must accept a connection once, on one of the addresses.
     pub first_tcp_port: Option<u16>,
 }
 
@@ -52,7 +52,7 @@ pub struct Subject {
 pub async fn watch(subject: Subject, runtime: Arc<dyn Runtime>, state: watch::Sender<HealthState>) {
     match effective(&subject) {
         Some(spec) => follow(&subject, &spec, &runtime, &state).await,
-        None => started(&subject, &runtime, &state).await,
+        None => started(&subject, &state).await,
     }
     // Ready for good: nothing to look at. The channel must stay open.
     state.closed().await;
@@ -97,11 +97,10 @@ async fn follow(subject: &Subject, spec: &HealthSpec, runtime: &Arc<dyn Runtime>
 }
 
 /// Without a check, a process is Ready when its first TCP port accepts a connection, or at once if it has none.
-async fn started(subject: &Subject, runtime: &Arc<dyn Runtime>, state: &watch::Sender<HealthState>) {
+async fn started(subject: &Subject, state: &watch::Sender<HealthState>) {
     let mut pause = START_FIRST;
     if let Some(port) = subject.first_tcp_port {
-        let check = Check::Tcp { port };
-        while let Err(why) = probe::probe(&check, &subject.id, &subject.addresses, runtime, START_LONGEST).await {
+        while let Err(why) = probe::listens(port, &subject.addresses, START_LONGEST).await {
             state.send_replace(HealthState::Waiting(why));
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(START_LONGEST);

@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use futures::future::{join_all, select_ok};
 use http_body_util::Empty;
 use hyper_util::rt::TokioIo;
 use tokio::{net::TcpStream, time::timeout};
@@ -16,6 +17,9 @@ use crate::{
     spec::v1::Check,
 };
 
+/// The largest head of an answer that is read, in bytes.
+const MAX_HEAD: usize = 64 << 10;
+
 /// Does a check within `limit`. Network checks must pass on every address. An error says why, for people.
 pub(super) async fn probe(
     check: &Check,
@@ -24,29 +28,49 @@ pub(super) async fn probe(
     runtime: &Arc<dyn Runtime>,
     limit: Duration,
 ) -> Result<(), String> {
+    let each = |port: u16| addresses.iter().map(move |address| SocketAddr::new(*address, port));
     let what = async {
         match check {
-            Check::Tcp { port } => {
-                for address in addresses {
-                    connect(SocketAddr::new(*address, *port)).await?;
-                }
-                Ok(())
-            }
-            Check::Http { port, path } => {
-                for address in addresses {
-                    http(SocketAddr::new(*address, *port), path).await?;
-                }
-                Ok(())
-            }
+            Check::Tcp { port } => all(join_all(each(*port).map(connect)).await),
+            Check::Http { port, path } => all(join_all(each(*port).map(|to| http(to, path))).await),
             Check::Exec { command } => exec(command, id, runtime).await,
         }
     };
     let late = || match check {
-        Check::Tcp { port } => format!("port {port} did not accept a connection within {} ms", limit.as_millis()),
+        Check::Tcp { port } => too_late(*port, limit),
         Check::Http { port, path } => format!("GET :{port}{path} was not answered within {} ms", limit.as_millis()),
         Check::Exec { .. } => format!("the command did not end within {} ms", limit.as_millis()),
     };
     timeout(limit, what).await.unwrap_or_else(|_| Err(late()))
+}
+
+/// Whether the port accepts a connection on one of the addresses within `limit`: a process that listens in one address
+/// family only has started all the same.
+pub(super) async fn listens(port: u16, addresses: &[IpAddr], limit: Duration) -> Result<(), String> {
+    if addresses.is_empty() {
+        return Ok(());
+    }
+    let attempts = addresses.iter().map(|address| Box::pin(connect(SocketAddr::new(*address, port))));
+    match timeout(limit, select_ok(attempts)).await {
+        Ok(first) => first.map(drop),
+        Err(_) => Err(too_late(port, limit)),
+    }
+}
+
+fn too_late(port: u16, limit: Duration) -> String {
+    format!("port {port} did not accept a connection within {} ms", limit.as_millis())
+}
+
+/// Passes if all have; else the first failure.
+fn all<T>(results: Vec<Result<T, String>>) -> Result<(), String> {
+    let some_passed = results.iter().any(Result::is_ok);
+    match results.into_iter().find_map(Result::err) {
+        None => Ok(()),
+        Some(why) if some_passed => {
+            Err(format!("{why}; its other address is well: does it listen on both, IPv4 and IPv6?"))
+        }
+        Some(why) => Err(why),
+    }
 }
 
 async fn connect(to: SocketAddr) -> Result<TcpStream, String> {
@@ -62,7 +86,11 @@ async fn connect(to: SocketAddr) -> Result<TcpStream, String> {
 async fn http(to: SocketAddr, path: &str) -> Result<(), String> {
     let stream = connect(to).await?;
     let failed = |error: hyper::Error| format!("GET {to}{path}: {error}");
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(failed)?;
+    let (mut sender, connection) = hyper::client::conn::http1::Builder::new()
+        .max_buf_size(MAX_HEAD)
+        .handshake(TokioIo::new(stream))
+        .await
+        .map_err(failed)?;
     let request = http::Request::get(path)
         .header(http::header::HOST, to.to_string())
         .header(http::header::USER_AGENT, concat!("hivemind-health/", env!("CARGO_PKG_VERSION")))
