@@ -7,7 +7,7 @@ use aya_ebpf::{
     programs::TcContext,
 };
 use hivemind_ebpf::{
-    abi::{Endpoint, FrontendKey, IN, OUT, REVERSE},
+    abi::{Endpoint, FORWARD, FrontendKey, IN, OUT, REVERSE},
     packet::{self as model, ARP, Bytes, ETH, Packet},
     reason::Reason,
 };
@@ -88,7 +88,8 @@ fn from_container(skb: Skb, own: u32, verdict: &mut i32) -> Result<(), Reason> {
         known.apply(skb, packet)?;
     }
     let returns_by = if known.kind == REVERSE { known.ifindex } else { 0 };
-    let mut service = known.service;
+    // A service's packets are counted for it on its backend's side only: once.
+    let mut service = if known.kind == REVERSE { known.service } else { 0 };
     if !rewritten && packet.has_ports() {
         service = served(own, packet.tuple.sport_be, packet.tuple.protocol);
     }
@@ -100,7 +101,7 @@ fn from_container(skb: Skb, own: u32, verdict: &mut i32) -> Result<(), Reason> {
         if ifindex != 0 {
             // With a time to live of 1 a router answers "time exceeded": that is left to the stack.
             if packet.ttl > 1 || rewritten {
-                to_local(skb, packet, ifindex, service, verdict)?;
+                to_local(skb, packet, ifindex, &known, verdict)?;
             }
         }
     } else if returns_by != 0 {
@@ -117,7 +118,13 @@ fn from_container(skb: Skb, own: u32, verdict: &mut i32) -> Result<(), Reason> {
 /// Hands a packet to an instance of this node: straight into its namespace, past its host device's egress hook, so
 /// what that would check and count is checked and counted here.
 #[inline(always)]
-pub(super) fn to_local(skb: Skb, packet: &Packet, ifindex: u32, service: u32, verdict: &mut i32) -> Result<(), Reason> {
+pub(super) fn to_local(
+    skb: Skb,
+    packet: &Packet,
+    ifindex: u32,
+    known: &Known,
+    verdict: &mut i32,
+) -> Result<(), Reason> {
     // SAFETY: copied.
     let to = unsafe { ENDPOINTS.get(&ifindex) }.ok_or(Reason::PeerNotReady)?.frame_to;
     let length = u64::from(skb.len());
@@ -125,13 +132,12 @@ pub(super) fn to_local(skb: Skb, packet: &Packet, ifindex: u32, service: u32, ve
         rewrite::lower_ttl(skb, packet)?;
     }
     skb.store(0, &to, 0)?;
-    let mut service = service;
-    if packet.has_ports() {
-        let of = served(ifindex, packet.tuple.dport_be, packet.tuple.protocol);
-        if of != 0 {
-            service = of;
-        }
-    }
+    let service = match known.kind {
+        FORWARD => known.service,
+        REVERSE => 0,
+        _ if packet.has_ports() => served(ifindex, packet.tuple.dport_be, packet.tuple.protocol),
+        _ => 0,
+    };
     count(ifindex, service, IN, 0, length);
     // SAFETY: no pointers.
     *verdict = unsafe { bpf_redirect_peer(ifindex, 0) } as i32;
@@ -234,7 +240,6 @@ fn to_container(skb: Skb, own: u32) -> Result<(), Reason> {
             balance::follow(packet, &mut known)?;
             if known.kind == REVERSE {
                 known.apply(skb, packet)?;
-                service = known.service;
             }
         }
     }

@@ -55,7 +55,7 @@ fn from_uplink(skb: Skb, verdict: &mut i32) -> Result<(), Reason> {
         return Ok(());
     }
     known.apply(skb, packet)?;
-    to_local(skb, packet, known.ifindex, known.service, verdict)
+    to_local(skb, packet, known.ifindex, &known, verdict)
 }
 
 #[inline(always)]

@@ -15,7 +15,7 @@ use std::{
 
 use hivemind::{
     dataplane::{
-        Dataplane,
+        Dataplane, DataplaneError,
         bpf::{BpfDataplane, DataplaneConfig},
         tables::{EndpointRow, Frontend, PeerRow, ServiceRow, Tables},
     },
@@ -28,17 +28,17 @@ use nix::{
 };
 
 /// Where the host's namespace has the BPF file system: the usual place, in a mount namespace of its own.
-pub const BPF_ROOT: &str = "/sys/fs/bpf/hivemind";
+pub(crate) const BPF_ROOT: &str = "/sys/fs/bpf/hivemind";
 /// What all cgroups of these tests begin with.
 const CGROUP: &str = "hivemind-test-";
 /// Addresses of host and outside on the uplink.
-pub const UPLINK: [(Ipv4Addr, Ipv6Addr); 2] = [
+pub(crate) const UPLINK: [(Ipv4Addr, Ipv6Addr); 2] = [
     (Ipv4Addr::new(192, 0, 2, 1), Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1)),
     (Ipv4Addr::new(192, 0, 2, 2), Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 2)),
 ];
 
 /// Runs `test` on a thread with its own network and mount namespace, in a cgroup of its own.
-pub fn isolated(test: impl FnOnce(&Path) + Send) {
+pub(crate) fn isolated(test: impl FnOnce(&Path) + Send) {
     if std::env::var_os("HIVEMIND_ALLOW_SKIP").is_some() && !nix::unistd::geteuid().is_root() {
         println!("skipped: not root");
         return;
@@ -97,16 +97,54 @@ impl Drop for Cgroup {
     }
 }
 
+/// Runs `f` while this process is in no cgroup of the data plane: sockets made by it go past the socket programs, and
+/// their packets are balanced one by one.
+pub(crate) fn past_the_sockets<R>(cgroup: &Path, f: impl FnOnce() -> R) -> R {
+    let root = cgroup.parent().expect("a parent");
+    fs::write(root.join("cgroup.procs"), "0").expect("to leave the cgroup");
+    let result = f();
+    fs::write(cgroup.join("cgroup.procs"), "0").expect("to come back");
+    result
+}
+
+/// The firewall of a host: what `hivemind` adds for these published TCP and UDP ports, after a filter of the host's own
+/// that refuses what goes to port `refused`.
+pub(crate) fn firewall(ports: &str, refused: u16) {
+    let ours = |family: &str, next_hop: &str| {
+        let rule = |protocol: &str| {
+            format!(
+                "{protocol} dport {{ {ports} }} iifname != \"lo\" fib daddr type local \
+                 dup to {next_hop} device \"hm-pub\" drop\n"
+            )
+        };
+        format!(
+            "table {family} hivemind-test {{ chain input {{ type filter hook input priority 300; policy accept;\n{}{} }}\n}}\n",
+            rule("tcp"),
+            rule("udp")
+        )
+    };
+    nft(&format!(
+        "table inet host {{ chain input {{ type filter hook input priority 0; policy accept;
+            tcp dport {refused} drop\nudp dport {refused} drop\n }}\n}}\n{}{}",
+        ours("ip", "10.88.0.254"),
+        ours("ip6", "fd68:6d00:0:1::fffe")
+    ));
+    sh("ip route add 10.88.0.254 dev hm-pub
+        ip -6 route add fd68:6d00:0:1::fffe dev hm-pub
+        ip neigh replace 10.88.0.254 lladdr 02:00:00:00:00:01 dev hm-pub nud permanent
+        ip neigh replace fd68:6d00:0:1::fffe lladdr 02:00:00:00:00:01 dev hm-pub nud permanent");
+}
+
 /// Runs a command line in the calling thread's namespaces.
 #[track_caller]
-pub fn sh(line: &str) {
+pub(crate) fn sh(line: &str) {
     let output = Command::new("sh").args(["-ec", line]).output().expect("sh");
     assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
 /// Feeds rules to nft in the calling thread's namespaces.
 #[track_caller]
-pub fn nft(rules: &str) {
+pub(crate) fn nft(rules: &str) {
     let mut child = Command::new("nft").args(["-f", "-"]).stdin(Stdio::piped()).spawn().expect("nft");
     child.stdin.take().expect("stdin").write_all(rules.as_bytes()).expect("to write rules");
     assert!(child.wait().expect("nft").success(), "{rules}");
@@ -114,7 +152,7 @@ pub fn nft(rules: &str) {
 
 /// A network namespace.
 #[derive(Debug)]
-pub struct Ns {
+pub(crate) struct Ns {
     file: File,
     /// A thread in it, by which `ip link … netns` finds it.
     tid: i32,
@@ -122,7 +160,7 @@ pub struct Ns {
 }
 
 impl Ns {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let (park, parked) = mpsc::channel::<()>();
         let (tell, told) = mpsc::channel();
         thread::spawn(move || {
@@ -139,7 +177,7 @@ impl Ns {
     }
 
     /// Runs `f` in the namespace, on a thread of its own.
-    pub fn run<R: Send>(&self, f: impl FnOnce() -> R + Send) -> R {
+    pub(crate) fn run<R: Send>(&self, f: impl FnOnce() -> R + Send) -> R {
         let body = || {
             setns(self.file.as_fd(), CloneFlags::CLONE_NEWNET).expect("setns");
             f()
@@ -148,7 +186,7 @@ impl Ns {
     }
 
     /// Starts `f` in the namespace, on a thread of its own.
-    pub fn spawn<R: Send + 'static>(&self, f: impl FnOnce() -> R + Send + 'static) -> thread::JoinHandle<R> {
+    pub(crate) fn spawn<R: Send + 'static>(&self, f: impl FnOnce() -> R + Send + 'static) -> thread::JoinHandle<R> {
         let file = self.file.try_clone().expect("a descriptor");
         thread::spawn(move || {
             setns(file.as_fd(), CloneFlags::CLONE_NEWNET).expect("setns");
@@ -159,17 +197,17 @@ impl Ns {
 
 /// An instance.
 #[derive(Debug)]
-pub struct Instance {
-    pub id: InstanceId,
-    pub ns: Ns,
-    pub link: HostLink,
-    pub v4: Ipv4Addr,
-    pub v6: Ipv6Addr,
+pub(crate) struct Instance {
+    pub(crate) id: InstanceId,
+    pub(crate) ns: Ns,
+    pub(crate) link: HostLink,
+    pub(crate) v4: Ipv4Addr,
+    pub(crate) v6: Ipv6Addr,
 }
 
 impl Instance {
     /// Its address of a family.
-    pub fn address(&self, family: Family) -> IpAddr {
+    pub(crate) fn address(&self, family: Family) -> IpAddr {
         match family {
             Family::V4 => self.v4.into(),
             Family::V6 => self.v6.into(),
@@ -179,15 +217,15 @@ impl Instance {
 
 /// The node.
 #[derive(Debug)]
-pub struct Lab {
-    pub dataplane: BpfDataplane,
-    pub tables: Tables,
-    pub instances: Vec<Instance>,
-    pub outside: Ns,
+pub(crate) struct Lab {
+    pub(crate) dataplane: BpfDataplane,
+    pub(crate) tables: Tables,
+    pub(crate) instances: Vec<Instance>,
+    pub(crate) outside: Ns,
 }
 
 /// The configuration of the data plane in these tests.
-pub fn config(cgroup: &Path) -> DataplaneConfig {
+pub(crate) fn config(cgroup: &Path) -> DataplaneConfig {
     let parse = |text: &str| text.parse().expect("a range");
     DataplaneConfig {
         root: BPF_ROOT.into(),
@@ -205,23 +243,32 @@ pub fn config(cgroup: &Path) -> DataplaneConfig {
 }
 
 /// The node's own addresses towards its instances.
-pub const GATEWAY: (Ipv4Addr, Ipv6Addr) =
+pub(crate) const GATEWAY: (Ipv4Addr, Ipv6Addr) =
     (Ipv4Addr::new(10, 88, 0, 1), Ipv6Addr::new(0xfd68, 0x6d00, 0, 1, 0, 0, 0, 1));
 
 /// The n-th virtual address of a family.
-pub fn vip(family: Family, n: u8) -> IpAddr {
+pub(crate) fn vip(family: Family, n: u8) -> IpAddr {
     match family {
         Family::V4 => Ipv4Addr::new(10, 96, 0, n).into(),
         Family::V6 => Ipv6Addr::new(0xfd68, 0x6d00, 0, 2, 0, 0, 0, n.into()).into(),
     }
 }
 
-pub const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
+pub(crate) const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
 
 impl Lab {
     /// A node with `count` instances that are attached and up, but not in the tables yet. In the calling thread's
     /// namespaces.
-    pub fn new(cgroup: &Path, count: u8) -> Self {
+    pub(crate) fn new(cgroup: &Path, count: u8) -> Self {
+        Self::with(cgroup, count, BpfDataplane::open)
+    }
+
+    /// The same with a data plane opened by `open`.
+    pub(crate) fn with(
+        cgroup: &Path,
+        count: u8,
+        open: impl FnOnce(DataplaneConfig) -> Result<BpfDataplane, DataplaneError>,
+    ) -> Self {
         sh("echo 1 > /proc/sys/net/ipv4/ip_forward; echo 1 > /proc/sys/net/ipv6/conf/all/forwarding
             ip link add hm-node type veth peer name hm-pub; ip link set hm-node up
             ip addr add 10.88.0.1/32 dev hm-node; ip addr add fd68:6d00:0:1::1/128 dev hm-node nodad
@@ -236,7 +283,7 @@ impl Lab {
             sh("ip addr add 192.0.2.2/24 dev eth0; ip addr add 2001:db8::2/64 dev eth0 nodad; ip link set eth0 up
                 ip route add default via 192.0.2.1; ip -6 route add default via 2001:db8::1");
         });
-        let mut dataplane = BpfDataplane::open(config(cgroup)).unwrap_or_else(|error| panic!("{error}"));
+        let mut dataplane = open(config(cgroup)).unwrap_or_else(|error| panic!("{error}"));
         dataplane.attach_uplinks(&["uplink".into()]).unwrap_or_else(|error| panic!("{error}"));
         let node_addresses = [UPLINK[0].0.into(), UPLINK[0].1.into(), GATEWAY.0.into(), GATEWAY.1.into()];
         let tables = Tables { node_addresses: node_addresses.into(), ..Tables::default() };
@@ -248,7 +295,7 @@ impl Lab {
     }
 
     /// One more instance, attached and up, not in the tables.
-    pub fn add_instance(&mut self) -> usize {
+    pub(crate) fn add_instance(&mut self) -> usize {
         let n = u8::try_from(self.instances.len()).expect("few instances") + 2;
         let id = InstanceId::from_bits(n.into());
         let ns = Ns::new();
@@ -283,7 +330,7 @@ impl Lab {
     }
 
     /// Puts an instance into the tables.
-    pub fn ready(&mut self, index: usize) {
+    pub(crate) fn ready(&mut self, index: usize) {
         let instance = &self.instances[index];
         let HostLink { ifindex, host_mac, instance_mac, .. } = instance.link;
         let identity = 100;
@@ -295,7 +342,7 @@ impl Lab {
     }
 
     /// Takes an instance out of the tables.
-    pub fn gone(&mut self, index: usize) {
+    pub(crate) fn gone(&mut self, index: usize) {
         let instance = &self.instances[index];
         self.tables.endpoints.remove(&instance.link.ifindex);
         for address in [instance.v4.into(), instance.v6.into()] {
@@ -304,21 +351,21 @@ impl Lab {
     }
 
     /// Service number `n` on the n-th virtual addresses, both families: `port` leads to `target` of `backends`.
-    pub fn service(&mut self, n: u8, port: u16, target: u16, protocol: Protocol, backends: &[usize]) {
+    pub(crate) fn service(&mut self, n: u8, port: u16, target: u16, protocol: Protocol, backends: &[usize]) {
         for family in FAMILIES {
             let row = self.row(n, target, family, backends);
             self.tables.services.insert(Frontend::Virtual(vip(family, n), port, protocol), row);
             let known = ServiceRow { id: n.into(), backends: Vec::new() };
             self.tables.services.insert(Frontend::Address(vip(family, n)), known);
         }
-        self.tables.served.retain(|key, of| (*of, key.1) != (u32::from(n), target));
+        self.tables.served.retain(|key, of| (*of, key.1, key.2) != (u32::from(n), target, protocol));
         for index in backends {
             self.tables.served.insert((self.instances[*index].link.ifindex, target, protocol), n.into());
         }
     }
 
     /// Publishes a port on the node.
-    pub fn publish(&mut self, n: u8, port: u16, target: u16, protocol: Protocol, backends: &[usize]) {
+    pub(crate) fn publish(&mut self, n: u8, port: u16, target: u16, protocol: Protocol, backends: &[usize]) {
         for family in FAMILIES {
             let row = self.row(n, target, family, backends);
             self.tables.services.insert(Frontend::Published(family, port, protocol), row);
@@ -332,12 +379,12 @@ impl Lab {
 
     /// Writes the tables.
     #[track_caller]
-    pub fn sync(&mut self) -> hivemind::dataplane::SyncReport {
+    pub(crate) fn sync(&mut self) -> hivemind::dataplane::SyncReport {
         self.dataplane.sync(&self.tables).unwrap_or_else(|error| panic!("{error}"))
     }
 
     /// Packets counted for an endpoint, direction and reason, over all services.
-    pub fn packets(&mut self, endpoint: u32, direction: u8, reason: u8) -> u64 {
+    pub(crate) fn packets(&mut self, endpoint: u32, direction: u8, reason: u8) -> u64 {
         let all = self.dataplane.counters().unwrap_or_else(|error| panic!("{error}"));
         let of = all.iter().filter(|c| (c.endpoint, c.direction, c.reason) == (endpoint, direction, reason));
         of.map(|c| c.packets).sum()

@@ -14,30 +14,30 @@ use std::{
 use super::lab::Ns;
 
 /// How long a client waits for an answer that should come.
-pub const PATIENCE: Duration = Duration::from_secs(3);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(3);
 /// How often a server looks whether it is to stop.
 const TURN: Duration = Duration::from_millis(20);
 
 /// What a server answered.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Answer {
+pub(crate) struct Answer {
     /// The server's name.
-    pub name: String,
+    pub(crate) name: String,
     /// Whom the server saw.
-    pub client: IpAddr,
+    pub(crate) client: IpAddr,
     /// Whom the client saw.
-    pub peer: SocketAddr,
+    pub(crate) peer: SocketAddr,
 }
 
 /// A server of both families, TCP and UDP, that answers with its name and the address it sees. Over TCP it answers every
 /// line; a message `x` over UDP too.
-pub struct Echo {
+pub(crate) struct Echo {
     stop: Arc<AtomicBool>,
     threads: Vec<JoinHandle<()>>,
 }
 
 impl Echo {
-    pub fn start(ns: &Ns, port: u16, name: &str) -> Self {
+    pub(crate) fn start(ns: &Ns, port: u16, name: &str) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let (listener, socket) = ns.run(|| {
             let any = SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port);
@@ -97,8 +97,9 @@ fn serve_udp(socket: &UdpSocket, name: &str, stop: &AtomicBool) {
     socket.set_read_timeout(Some(TURN)).expect("a timeout");
     let mut buffer = [0; 2048];
     while !stop.load(Ordering::Relaxed) {
-        let Ok((_, from)) = socket.recv_from(&mut buffer) else { continue };
-        let _ = socket.send_to(format!("{name} {}\n", from.ip().to_canonical()).as_bytes(), from);
+        let Ok((length, from)) = socket.recv_from(&mut buffer) else { continue };
+        let text = String::from_utf8_lossy(&buffer[..length]);
+        let _ = socket.send_to(format!("{name} {} {text}", from.ip().to_canonical()).as_bytes(), from);
     }
 }
 
@@ -109,7 +110,8 @@ fn wait_readable(listener: &TcpListener) {
 }
 
 fn parse(text: &str, peer: SocketAddr) -> Answer {
-    let (name, client) = text.trim().split_once(' ').unwrap_or_else(|| panic!("an odd answer: {text:?}"));
+    let mut words = text.split_whitespace();
+    let (Some(name), Some(client)) = (words.next(), words.next()) else { panic!("an odd answer: {text:?}") };
     Answer { name: name.into(), client: client.parse().expect("an address"), peer: canonical(peer) }
 }
 
@@ -118,13 +120,13 @@ fn canonical(at: SocketAddr) -> SocketAddr {
 }
 
 /// Asks over TCP, in the calling thread's namespace.
-pub fn tcp_ask(to: SocketAddr) -> io::Result<Answer> {
+pub(crate) fn tcp_ask(to: SocketAddr) -> io::Result<Answer> {
     let stream = TcpStream::connect_timeout(&to, PATIENCE)?;
     tcp_ask_on(&stream)
 }
 
 /// Asks over an open connection.
-pub fn tcp_ask_on(mut stream: &TcpStream) -> io::Result<Answer> {
+pub(crate) fn tcp_ask_on(mut stream: &TcpStream) -> io::Result<Answer> {
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.write_all(b"who\n")?;
     let mut text = String::new();
@@ -139,7 +141,7 @@ pub fn tcp_ask_on(mut stream: &TcpStream) -> io::Result<Answer> {
 }
 
 /// Asks over UDP, with a connected socket or an unconnected one.
-pub fn udp_ask(to: SocketAddr, connected: bool) -> io::Result<Answer> {
+pub(crate) fn udp_ask(to: SocketAddr, connected: bool) -> io::Result<Answer> {
     let any: SocketAddr = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" }.parse().expect("an address");
     let socket = UdpSocket::bind(any)?;
     socket.set_read_timeout(Some(PATIENCE))?;
@@ -153,4 +155,59 @@ pub fn udp_ask(to: SocketAddr, connected: bool) -> io::Result<Answer> {
         socket.recv_from(&mut buffer)?
     };
     Ok(parse(&String::from_utf8_lossy(&buffer[..length]), from))
+}
+
+/// Whether a connection comes about in that time.
+pub(crate) fn tcp_connects_within(to: SocketAddr, time: Duration) -> bool {
+    TcpStream::connect_timeout(&to, time).is_ok()
+}
+
+/// Sends `bytes` in lines to an echo server and counts the lines that are sent and answered.
+pub(crate) fn tcp_bulk(to: SocketAddr, bytes: usize) -> io::Result<(usize, usize)> {
+    let mut stream = TcpStream::connect_timeout(&to, PATIENCE)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    let block = [b'x'; 16 * 1024];
+    for _ in 0..bytes / block.len() {
+        stream.write_all(&block)?;
+    }
+    stream.write_all(b"\n")?;
+    let mut buffer = [0; 256];
+    let n = stream.read(&mut buffer)?;
+    Ok((1, buffer[..n].iter().filter(|byte| **byte == b'\n').count()))
+}
+
+/// Sends `count` numbered datagrams to an echo server, one each millisecond, and returns those that were not answered.
+pub(crate) fn udp_stream(to: SocketAddr, count: u32) -> io::Result<Vec<u32>> {
+    use tokio::time::Instant;
+    let any: SocketAddr = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" }.parse().expect("an address");
+    let socket = UdpSocket::bind(any)?;
+    socket.connect(to)?;
+    let mut missing: std::collections::BTreeSet<u32> = (0..count).collect();
+    let mut buffer = [0; 256];
+    let start = Instant::now();
+    let mut wait_until = |at: Instant| -> io::Result<()> {
+        while !missing.is_empty() {
+            let left = at.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
+            socket.set_read_timeout(Some(left.max(Duration::from_micros(1))))?;
+            match socket.recv(&mut buffer) {
+                Ok(length) => {
+                    let text = String::from_utf8_lossy(&buffer[..length]);
+                    let number = text.split(' ').nth(2).and_then(|number| number.trim().parse().ok());
+                    assert!(missing.remove(&number.expect("an echo")), "answered twice: {text}");
+                }
+                Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    };
+    for n in 0..count {
+        wait_until(start + Duration::from_millis(n.into()))?;
+        socket.send(format!("{n}\n").as_bytes())?;
+    }
+    wait_until(Instant::now() + PATIENCE)?;
+    Ok(missing.into_iter().collect())
 }

@@ -12,6 +12,7 @@ mod sweep;
 mod sync;
 
 use std::{
+    collections::BTreeSet,
     fs,
     net::IpAddr,
     path::{Path, PathBuf},
@@ -262,9 +263,11 @@ impl Dataplane for BpfDataplane {
 
     fn sweep(&mut self) -> Result<SweepReport, DataplaneError> {
         let mut report = sweep::connections(&mut self.maps)?;
-        let shadow = &self.shadow;
-        let exists = |index| shadow.has_endpoint(index) || nix::net::if_::if_indextoname(index).is_ok();
-        sweep::retire(&mut self.maps, exists)?;
+        // Without the list nothing is taken for gone.
+        if let Ok(devices) = nix::net::if_::if_nameindex() {
+            let devices: BTreeSet<u32> = devices.iter().map(nix::net::if_::Interface::index).collect();
+            sweep::retire(&mut self.maps, |index| devices.contains(&index))?;
+        }
         self.sweeps += 1;
         if self.sweeps >= REPAIR_EVERY {
             self.sweeps = 0;

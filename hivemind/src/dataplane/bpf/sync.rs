@@ -126,11 +126,6 @@ impl Shadow {
         Ok(shadow)
     }
 
-    /// Interface indices that have a row.
-    pub(super) fn has_endpoint(&self, ifindex: u32) -> bool {
-        self.rows.endpoints.contains_key(&ifindex)
-    }
-
     /// Reads the maps again and puts right what someone else has changed. Returns how many rows.
     pub(super) fn repair(&mut self, maps: &mut Maps) -> Result<u64, DataplaneError> {
         let found = Self::read(maps)?;
