@@ -121,7 +121,8 @@ impl DaemonArgs {
         Ok(())
     }
 
-    fn config(self, socket: PathBuf) -> Result<DaemonConfig, Problem> {
+    /// The configuration, not yet validated.
+    pub(super) fn config(self, socket: PathBuf) -> Result<DaemonConfig, Problem> {
         let node_name = match self.node_name {
             Some(name) => name,
             None => host_name()?,

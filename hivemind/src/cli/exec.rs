@@ -1,27 +1,37 @@
 //! `hivemind exec`
 
-use std::{io::IsTerminal, os::fd::AsFd, process::ExitCode};
+use std::{io::IsTerminal, process::ExitCode};
 
 use bytes::Bytes;
 use clap::Args;
-use futures::{SinkExt, StreamExt};
-use nix::sys::termios::{self, SetArg, Termios};
+use futures::{Sink, SinkExt, Stream, StreamExt};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     signal::unix::{SignalKind, signal},
+    sync::mpsc,
 };
 
 use super::{
-    Context,
-    instance::{escape, resolve},
+    Context, complete,
+    instance::{Meant, resolve},
+    parse::escape,
+    terminal::{self, RawTerminal},
 };
 use crate::{
-    api::exec::{ExecEnd, ExecSize, channel},
+    api::{
+        exec::{ExecEnd, channel},
+        view::InstanceView,
+    },
+    client::ExecMessage,
     model::{ErrorCode, Phase, Problem},
 };
 
 /// Exit code for a fault of ours, as Docker gives it.
 const OWN_FAULT: u8 = 125;
+/// Exit code when nobody reads our output any more: 128 + SIGPIPE.
+const BROKEN_PIPE: u32 = 141;
+/// Input is sent in chunks of this size.
+const CHUNK: usize = 16 << 10;
 
 #[derive(Args, Debug)]
 pub(super) struct ExecArgs {
@@ -35,117 +45,123 @@ pub(super) struct ExecArgs {
     #[arg(short, long, value_name = "NAME=VALUE")]
     env: Vec<String>,
     /// User, or user:group
-    #[arg(short, long)]
+    #[arg(short, long, value_name = "USER")]
     user: Option<String>,
     /// Working directory
-    #[arg(short, long)]
+    #[arg(short, long, value_name = "DIR")]
     workdir: Option<String>,
     /// App (its first running instance), or instance by name or id
+    #[arg(value_name = "APP|INSTANCE", add = complete::targets())]
     target: String,
     /// Command and arguments
     #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
     command: Vec<String>,
 }
 
-/// The terminal in raw mode; restored when dropped.
-struct RawTerminal {
-    before: Termios,
-}
-
-impl RawTerminal {
-    fn enter() -> Option<Self> {
-        let stdin = std::io::stdin();
-        let before = termios::tcgetattr(stdin.as_fd()).ok()?;
-        let mut raw = before.clone();
-        termios::cfmakeraw(&mut raw);
-        termios::tcsetattr(stdin.as_fd(), SetArg::TCSANOW, &raw).ok()?;
-        Some(Self { before })
-    }
-}
-
-impl Drop for RawTerminal {
-    fn drop(&mut self) {
-        let _ = termios::tcsetattr(std::io::stdin().as_fd(), SetArg::TCSANOW, &self.before);
-    }
-}
-
-pub(super) async fn run(context: &Context, args: ExecArgs) -> Result<ExitCode, Problem> {
-    match exec(context, args).await {
-        Ok(code) => Ok(ExitCode::from(code)),
-        // Codes 1 to 124 are the command's.
+/// Runs the command; its exit code is ours. Codes 1 to 124 are the command's, so faults of ours have one of their own.
+pub(super) async fn run(context: &Context, args: ExecArgs) -> ExitCode {
+    match exec(context, &args).await {
+        Ok(code) => {
+            // Reading standard input keeps a thread of the runtime until a key is pressed: end without it. What was
+            // written is flushed, and the terminal is restored.
+            std::process::exit(u8::try_from(code).unwrap_or(OWN_FAULT).into())
+        }
         Err(problem) => {
             context.output.problem(&problem);
-            Ok(ExitCode::from(OWN_FAULT))
+            // As above: standard input may still be read.
+            std::process::exit(OWN_FAULT.into())
         }
     }
 }
 
-async fn exec(context: &Context, args: ExecArgs) -> Result<u8, Problem> {
-    let instances = resolve(context, &args.target).await?;
-    let running = |phase| matches!(phase, Phase::Ready | Phase::Starting | Phase::Unhealthy);
-    let Some(instance) = instances.iter().find(|instance| running(instance.phase)) else {
-        let title = format!("no instance of {} is running", args.target);
-        return Err(Problem::new(ErrorCode::NotRunning, title).hint("hivemind ps"));
-    };
+async fn exec(context: &Context, args: &ExecArgs) -> Result<u32, Problem> {
     if args.tty && !std::io::stdin().is_terminal() {
         return Err(Problem::new(ErrorCode::Invalid, "-t needs a terminal as standard input").hint("leave out -t"));
     }
+    let instance = running(context, &args.target).await?;
+    let path = context.path(&format!("instances/{}/exec?{}", instance.id, query(args)));
+    let (to_process, from_process) = context.client.exec(&path).await?;
+    let raw = args.tty.then(RawTerminal::enter).flatten();
+    let (outgoing, inbox) = mpsc::channel(16);
+    let sending = async {
+        tokio::join!(
+            async {
+                if args.interactive {
+                    input(outgoing.clone()).await;
+                }
+            },
+            async {
+                if args.tty {
+                    resizes(outgoing.clone()).await;
+                }
+            },
+        );
+        // Nothing more is sent, but the answer is yet to come.
+        std::future::pending::<()>().await;
+    };
+    // All at once: a process that does not read must not keep its output back.
+    let result = tokio::select! {
+        code = show(from_process) => code,
+        problem = forward(inbox, to_process) => Err(problem),
+        () = sending => Ok(OWN_FAULT.into()),
+        signal = ended() => Ok(128 + signal),
+    };
+    drop(raw);
+    result
+}
+
+/// The instance that a word means, running.
+async fn running(context: &Context, word: &str) -> Result<InstanceView, Problem> {
+    let runs = |instance: &InstanceView| matches!(instance.phase, Phase::Ready | Phase::Starting | Phase::Unhealthy);
+    let mut found = match resolve(context, word).await? {
+        Meant::App(instances) => instances,
+        Meant::Instance(instance) => vec![*instance],
+    };
+    // A Ready one before one that is only starting.
+    found.sort_by_key(|instance| instance.phase != Phase::Ready);
+    let phases: Vec<_> = found.iter().map(|instance| format!("{} is {}", instance.name, instance.phase)).collect();
+    found.into_iter().find(runs).ok_or_else(|| {
+        let mut problem = Problem::new(ErrorCode::NotRunning, format!("no instance of {word} is running"));
+        problem.details = phases;
+        problem.hint(format!("hivemind logs {word}"))
+    })
+}
+
+fn query(args: &ExecArgs) -> String {
     let json = |words: &[String]| escape(&serde_json::to_string(words).unwrap_or_default());
-    let mut path = format!("instances/{}/exec?command={}&stdin={}", instance.id, json(&args.command), args.interactive);
+    let mut query = vec![format!("command={}", json(&args.command)), format!("stdin={}", args.interactive)];
     if !args.env.is_empty() {
-        path += &format!("&env={}", json(&args.env));
+        query.push(format!("env={}", json(&args.env)));
     }
     for (name, value) in [("user", &args.user), ("workdir", &args.workdir)] {
-        if let Some(value) = value {
-            path += &format!("&{name}={}", escape(value));
-        }
-    }
-    let size = args.tty.then(terminal_size);
-    if let Some((rows, cols)) = size {
-        path += &format!("&rows={rows}&cols={cols}");
-    }
-    let (mut send, mut receive) = context.client.exec(&context.path(&path)).await?;
-    let raw = args.tty.then(RawTerminal::enter).flatten();
-    let (to_daemon, mut outgoing) = tokio::sync::mpsc::channel(16);
-    let mut tasks = tokio::task::JoinSet::new();
-    if args.interactive {
-        tasks.spawn(input(to_daemon.clone()));
+        query.extend(value.as_ref().map(|value| format!("{name}={}", escape(value))));
     }
     if args.tty {
-        tasks.spawn(resizes(to_daemon.clone()));
+        let size = terminal::size();
+        query.push(format!("rows={}&cols={}", size.rows, size.cols));
     }
-    drop(to_daemon);
+    query.join("&")
+}
+
+/// Writes what comes, until the exit code has come.
+async fn show(mut messages: impl Stream<Item = Result<ExecMessage, Problem>> + Unpin) -> Result<u32, Problem> {
     let (mut stdout, mut stderr) = (tokio::io::stdout(), tokio::io::stderr());
-    let mut sending = true;
-    let code = loop {
-        tokio::select! {
-            message = receive.next() => {
-                let (kind, data) = match message {
-                    Some(message) => message?,
-                    None => return Err(Problem::new(ErrorCode::Unreachable, "the daemon ended the connection")),
-                };
-                let written = match kind {
-                    channel::STDOUT => write(&mut stdout, &data).await,
-                    channel::STDERR => write(&mut stderr, &data).await,
-                    channel::EXIT => break serde_json::from_slice::<ExecEnd>(&data).ok().map(|end| end.code),
-                    _ => Ok(()),
-                };
-                if written.is_err() {
-                    // Nobody reads any more: end as a command would.
-                    break Some(141);
-                }
+    while let Some(message) = messages.next().await {
+        let (kind, data) = message?;
+        let written = match kind {
+            channel::STDOUT => write(&mut stdout, &data).await,
+            channel::STDERR => write(&mut stderr, &data).await,
+            channel::EXIT => {
+                let end: Result<ExecEnd, _> = serde_json::from_slice(&data);
+                return end.map(|end| end.code).map_err(|error| Problem::new(ErrorCode::Internal, error.to_string()));
             }
-            message = outgoing.recv(), if sending => match message {
-                Some(message) => send.send(message).await?,
-                None => sending = false,
-            },
+            _ => Ok(()),
+        };
+        if written.is_err() {
+            return Ok(BROKEN_PIPE);
         }
-    };
-    tasks.abort_all();
-    drop(raw);
-    // Reading standard input blocks a thread of the runtime until a key is pressed: end without waiting for it.
-    let code = code.and_then(|code| u8::try_from(code).ok()).unwrap_or(OWN_FAULT);
-    std::process::exit(code.into());
+    }
+    Err(Problem::new(ErrorCode::Unreachable, "the daemon ended the connection; the command was ended with it"))
 }
 
 async fn write(to: &mut (impl tokio::io::AsyncWrite + Unpin), data: &[u8]) -> std::io::Result<()> {
@@ -153,9 +169,22 @@ async fn write(to: &mut (impl tokio::io::AsyncWrite + Unpin), data: &[u8]) -> st
     to.flush().await
 }
 
-async fn input(to: tokio::sync::mpsc::Sender<(u8, Bytes)>) {
+/// Sends what is put into the inbox; returns only if that fails.
+async fn forward(
+    mut inbox: mpsc::Receiver<ExecMessage>,
+    mut to: impl Sink<ExecMessage, Error = Problem> + Unpin,
+) -> Problem {
+    while let Some(message) = inbox.recv().await {
+        if let Err(problem) = to.send(message).await {
+            return problem;
+        }
+    }
+    std::future::pending().await
+}
+
+async fn input(to: mpsc::Sender<ExecMessage>) {
     let mut stdin = tokio::io::stdin();
-    let mut buffer = vec![0; 16 << 10];
+    let mut buffer = vec![0; CHUNK];
     loop {
         match stdin.read(&mut buffer).await {
             Ok(0) | Err(_) => break,
@@ -169,21 +198,23 @@ async fn input(to: tokio::sync::mpsc::Sender<(u8, Bytes)>) {
     let _ = to.send((channel::STDIN_END, Bytes::new())).await;
 }
 
-async fn resizes(to: tokio::sync::mpsc::Sender<(u8, Bytes)>) {
+async fn resizes(to: mpsc::Sender<ExecMessage>) {
     let Ok(mut changed) = signal(SignalKind::window_change()) else { return };
     while changed.recv().await.is_some() {
-        let (rows, cols) = terminal_size();
-        let size = serde_json::to_vec(&ExecSize { rows, cols }).unwrap_or_default();
+        let size = serde_json::to_vec(&terminal::size()).unwrap_or_default();
         if to.send((channel::RESIZE, size.into())).await.is_err() {
             return;
         }
     }
 }
 
-/// Rows and columns of the terminal; 24 by 80 if it does not say.
-fn terminal_size() -> (u16, u16) {
-    let mut size = nix::libc::winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };
-    // SAFETY: TIOCGWINSZ writes a `winsize` to the valid, exclusive pointer, and nothing else (ioctl_tty(2)).
-    let result = unsafe { nix::libc::ioctl(0, nix::libc::TIOCGWINSZ, &raw mut size) };
-    if result == 0 && size.ws_row > 0 { (size.ws_row, size.ws_col) } else { (24, 80) }
+/// Waits for a signal that would end us and leave the terminal as it is; its number.
+async fn ended() -> u32 {
+    let (Ok(mut term), Ok(mut hup)) = (signal(SignalKind::terminate()), signal(SignalKind::hangup())) else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = term.recv() => 15,
+        _ = hup.recv() => 1,
+    }
 }

@@ -3,20 +3,25 @@
 use clap::Args;
 
 use super::{
-    Context,
-    output::{Listed, addresses, age},
+    Context, complete,
+    output::{Listed, Tone, addresses, age},
+    parse::escape,
 };
-use crate::{api::view::InstanceView, model::Problem};
+use crate::{
+    api::view::{AppView, InstanceView},
+    model::{ErrorCode, Phase, Problem},
+};
 
 #[derive(Args, Debug)]
 pub(super) struct PsArgs {
     /// Only instances of these apps
+    #[arg(value_name = "APP", add = complete::apps())]
     apps: Vec<String>,
 }
 
 impl Listed for InstanceView {
     const COLUMNS: (&'static [&'static str], &'static [&'static str]) =
-        (&["INSTANCE", "APP", "PHASE", "RESTARTS", "AGE", "ADDRESSES", "MESSAGE"], &["NODE", "IMAGE", "ID"]);
+        (&["INSTANCE", "APP", "PHASE", "RESTARTS", "AGE", "ADDRESSES", "MESSAGE"], &["CODE", "NODE", "IMAGE", "ID"]);
 
     fn name(&self) -> String {
         self.name.clone()
@@ -31,41 +36,73 @@ impl Listed for InstanceView {
             age(self.created_at),
             addresses(&self.addresses),
             self.message.clone(),
+            self.code.map(|code| code.to_string()).unwrap_or_default(),
             self.node.to_string(),
             self.image.clone(),
             self.id.to_string(),
         ]
     }
+
+    fn tone(&self) -> Option<(usize, Tone)> {
+        let tone = match self.phase {
+            Phase::Ready | Phase::Completed => Tone::Good,
+            Phase::Unhealthy | Phase::Backoff | Phase::Failed => Tone::Bad,
+            Phase::Gone => Tone::Plain,
+            Phase::Pending | Phase::Pulling | Phase::Creating | Phase::Starting | Phase::Stopping => Tone::Busy,
+        };
+        Some((2, tone))
+    }
 }
 
 pub(super) async fn ps(context: &Context, args: &PsArgs) -> Result<(), Problem> {
-    let all: Vec<InstanceView> = context.client.get(&context.path("instances")).await?;
-    let wanted = |instance: &InstanceView| args.apps.is_empty() || args.apps.contains(&instance.app);
-    let shown: Vec<_> = all.into_iter().filter(wanted).collect();
-    context.output.list(&shown, "no instances; try: hivemind app deploy --image nginx:latest --name web --port 8080:80")
-}
-
-/// The instances that a word on the command line means: those of the app, or the one of that name or id.
-pub(super) async fn resolve(context: &Context, word: &str) -> Result<Vec<InstanceView>, Problem> {
-    let all: Vec<InstanceView> = context.client.get(&context.path("instances")).await?;
-    let of_app: Vec<_> = all.into_iter().filter(|instance| instance.app == word).collect();
-    if !of_app.is_empty() {
-        return Ok(of_app);
+    let mut shown: Vec<InstanceView> = context.client.get(&context.path("instances")).await?;
+    let mut empty = "no instances; try: hivemind app deploy --image nginx:latest --name web --port 8080:80 --wait";
+    if !args.apps.is_empty() {
+        shown.retain(|instance| args.apps.contains(&instance.app));
+        // An app without instances is something else than no app.
+        for app in args.apps.iter().filter(|app| !shown.iter().any(|instance| instance.app == **app)) {
+            let _: AppView = context.client.get(&context.path(&format!("apps/{}", escape(app)))).await?;
+            empty = "no instances";
+        }
     }
-    let path = context.path(&format!("instances/{}", escape(word)));
-    Ok(vec![context.client.get(&path).await?])
+    context.output.list(&shown, empty)
 }
 
-/// Text in a URL: everything but letters, digits and `-_.~` as `%XX` (RFC 3986).
-pub(super) fn escape(text: &str) -> String {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte);
-    text.bytes().map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
+/// The instances of an app.
+pub(super) async fn of_app(context: &Context, app: &str) -> Result<Vec<InstanceView>, Problem> {
+    let mut all: Vec<InstanceView> = context.client.get(&context.path("instances")).await?;
+    all.retain(|instance| instance.app == app);
+    Ok(all)
 }
 
-#[cfg(test)]
-mod tests {
-    #[test]
-    fn text_is_escaped_for_urls() {
-        assert_eq!(super::escape("a b/ü[\"x\"]"), "a%20b%2F%C3%BC%5B%22x%22%5D");
+/// What a word on the command line means.
+#[derive(Debug)]
+pub(super) enum Meant {
+    /// An app, with its instances.
+    App(Vec<InstanceView>),
+    /// One instance, by name, id, or the beginning of its id.
+    Instance(Box<InstanceView>),
+}
+
+/// Finds out what is meant; an app wins over an instance.
+pub(super) async fn resolve(context: &Context, word: &str) -> Result<Meant, Problem> {
+    let of_app = of_app(context, word).await?;
+    if !of_app.is_empty() {
+        return Ok(Meant::App(of_app));
+    }
+    match context.client.get::<InstanceView>(&context.path(&format!("instances/{}", escape(word)))).await {
+        Ok(instance) => Ok(Meant::Instance(Box::new(instance))),
+        Err(problem) if problem.code == ErrorCode::NotFound => {
+            // It may be an app without instances; or the nearest name may be an app's.
+            match context.client.get::<AppView>(&context.path(&format!("apps/{}", escape(word)))).await {
+                Ok(_) => Ok(Meant::App(Vec::new())),
+                Err(other) if other.code == ErrorCode::NotFound && !other.details.is_empty() => Err(other),
+                Err(_) => {
+                    let title = problem.title.replacen("instance", "app or instance", 1);
+                    Err(Problem { title, ..problem })
+                }
+            }
+        }
+        Err(problem) => Err(problem),
     }
 }

@@ -1,21 +1,40 @@
-//! `hivemind logs`
+//! `hivemind logs`: several instances in one stream, those included that come while it is followed.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use clap::Args;
-use futures::{StreamExt, stream::SelectAll};
+use futures::{
+    StreamExt,
+    stream::{BoxStream, SelectAll},
+};
 
 use super::{
-    Context,
-    app::duration,
-    instance::{escape, resolve},
+    Context, complete,
+    instance::{Meant, of_app, resolve},
+    output::{colours, line},
+    parse::{Since, escape, since},
 };
 use crate::{
-    api::{instances::LogLineView, view::InstanceView},
-    model::{Problem, Timestamp},
+    api::{
+        instances::LogLineView,
+        view::{AppView, InstanceView},
+    },
+    lifecycle::clock,
+    model::{ErrorCode, InstanceId, Problem, Timestamp},
 };
+
+/// How often to look for new instances, and for those whose process was started again.
+const PERIOD: Duration = Duration::from_millis(500);
+/// Colours of the instances' names, ANSI: those that can be read on light and dark.
+const COLOURS: [u8; 6] = [36, 33, 32, 35, 34, 31];
 
 #[derive(Args, Debug)]
 pub(super) struct LogsArgs {
     /// App, or instance by name or id
+    #[arg(value_name = "APP|INSTANCE", add = complete::targets())]
     target: String,
     /// Also what is yet to come
     #[arg(short, long)]
@@ -23,75 +42,211 @@ pub(super) struct LogsArgs {
     /// Only the last lines of each instance
     #[arg(long, value_name = "LINES")]
     tail: Option<usize>,
-    /// Only lines of the last time, e.g. 10m
-    #[arg(long, value_parser = duration, value_name = "TIME")]
-    since: Option<std::time::Duration>,
+    /// Only lines since then: 10m, or 2026-11-21T01:14:07Z
+    #[arg(long, value_parser = since, value_name = "TIME")]
+    since: Option<Since>,
     /// Show when each line was written
     #[arg(short, long)]
     timestamps: bool,
 }
 
+type Lines = BoxStream<'static, Result<LogLineView, Problem>>;
+
+/// Which lines of one instance.
+#[derive(Clone, Copy, Debug, Default)]
+struct Part {
+    follow: bool,
+    tail: Option<usize>,
+    since: Option<Timestamp>,
+}
+
 pub(super) async fn run(context: &Context, args: &LogsArgs) -> Result<(), Problem> {
-    let instances = resolve(context, &args.target).await?;
-    let several = instances.len() > 1;
-    let width = instances.iter().map(|instance| instance.name.len()).max().unwrap_or(0);
-    let mut streams = SelectAll::new();
+    let since = args.since.map(|since| since.at(clock::now()));
+    let part = Part { follow: args.follow, tail: args.tail, since };
+    let (instances, of_app) = match resolve(context, &args.target).await? {
+        Meant::App(instances) => (instances, true),
+        Meant::Instance(instance) => (vec![*instance], false),
+    };
+    let mut printer = Printer::new(context, args, &instances);
+    if args.follow {
+        let mut follow =
+            Follow { context, part, word: &args.target, of_app, open: BTreeSet::new(), last: BTreeMap::new() };
+        return follow.run(&mut printer, instances).await;
+    }
+    if instances.is_empty() {
+        context.output.say(&format!("{} has no instances", args.target));
+    }
+    let mut heads = Vec::new();
     for instance in instances {
-        let lines = context.client.lines::<LogLineView>(&path(context, args, &instance)).await?;
-        streams.push(lines.map(move |line| (instance.name.clone(), line)).boxed());
+        let mut lines = open(context, &instance.id, part).await?;
+        if let Some(first) = lines.next().await {
+            heads.push((instance.name, first?, lines));
+        }
     }
-    let mut all = Vec::new();
-    while let Some((name, line)) = streams.next().await {
-        let line = line?;
-        if args.follow {
-            show(context, args, several.then_some((&name, width)), &line)?;
+    // In the order it was written, over all instances; each by itself is in order.
+    while let Some(oldest) = heads.iter().enumerate().min_by_key(|(_, (_, line, _))| line.at).map(|(i, _)| i) {
+        let (name, line, lines) = &mut heads[oldest];
+        printer.print(name, line)?;
+        match lines.next().await {
+            Some(next) => *line = next?,
+            None => drop(heads.swap_remove(oldest)),
+        }
+    }
+    Ok(())
+}
+
+async fn open(context: &Context, id: &InstanceId, part: Part) -> Result<Lines, Problem> {
+    let mut query = vec![format!("follow={}", part.follow)];
+    query.extend(part.tail.map(|tail| format!("tail={tail}")));
+    query.extend(part.since.map(|since| format!("since={}", escape(&since.to_string()))));
+    let path = context.path(&format!("instances/{id}/logs?{}", query.join("&")));
+    Ok(context.client.lines::<LogLineView>(&path).await?.boxed())
+}
+
+/// A log that is followed.
+struct Follow<'a> {
+    context: &'a Context,
+    part: Part,
+    word: &'a str,
+    of_app: bool,
+    /// The instances whose lines are being read.
+    open: BTreeSet<InstanceId>,
+    /// When the last line of each was written.
+    last: BTreeMap<InstanceId, Timestamp>,
+}
+
+/// A line, or the end of an instance's lines.
+type Piece = (InstanceId, String, Option<Result<LogLineView, Problem>>);
+
+impl Follow<'_> {
+    async fn run(&mut self, printer: &mut Printer, first: Vec<InstanceView>) -> Result<(), Problem> {
+        let mut streams = SelectAll::new();
+        self.attach(&mut streams, first, self.part).await?;
+        let mut ticks = tokio::time::interval(PERIOD);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                Some(piece) = streams.next() => {
+                    let (id, name, line): Piece = piece;
+                    match line {
+                        Some(line) => {
+                            let line = line?;
+                            printer.print(&name, &line)?;
+                            self.last.insert(id, line.at);
+                        }
+                        None => drop(self.open.remove(&id)),
+                    }
+                }
+                _ = ticks.tick() => {
+                    let Some(now) = self.now().await? else {
+                        if self.open.is_empty() {
+                            return Ok(());
+                        }
+                        continue;
+                    };
+                    self.attach(&mut streams, now, Part { follow: true, ..Part::default() }).await?;
+                }
+            }
+        }
+    }
+
+    /// The instances there are now; `None` if there will be no more.
+    async fn now(&self) -> Result<Option<Vec<InstanceView>>, Problem> {
+        let found = if self.of_app {
+            let instances = of_app(self.context, self.word).await?;
+            if !instances.is_empty() {
+                return Ok(Some(instances));
+            }
+            let path = self.context.path(&format!("apps/{}", escape(self.word)));
+            self.context.client.get::<AppView>(&path).await.map(|_| Vec::new())
         } else {
-            all.push((line.at, name, line));
+            let path = self.context.path(&format!("instances/{}", escape(self.word)));
+            self.context.client.get::<InstanceView>(&path).await.map(|instance| vec![instance])
+        };
+        match found {
+            Ok(instances) => Ok(Some(instances)),
+            Err(problem) if problem.code == ErrorCode::NotFound => Ok(None),
+            Err(problem) => Err(problem),
         }
     }
-    // Without --follow everything is there: in the order it was written, over all instances.
-    all.sort_by_key(|(at, ..)| *at);
-    for (_, name, line) in &all {
-        show(context, args, several.then_some((name, width)), line)?;
+
+    /// Reads those that are not being read: new ones, and those whose container was made anew for another start.
+    async fn attach(
+        &mut self,
+        streams: &mut SelectAll<BoxStream<'static, Piece>>,
+        instances: Vec<InstanceView>,
+        part: Part,
+    ) -> Result<(), Problem> {
+        for InstanceView { id, name, .. } in instances {
+            if self.open.contains(&id) {
+                continue;
+            }
+            // A process that is started again writes later than the one before.
+            let after = self.last.get(&id).map(|last| Timestamp::from_millis(last.as_millis() + 1));
+            let part = Part { since: after.or(part.since), ..part };
+            let lines = match open(self.context, &id, part).await {
+                Ok(lines) => lines,
+                // It has gone in between.
+                Err(problem) if problem.code == ErrorCode::NotFound => continue,
+                Err(problem) => return Err(problem),
+            };
+            self.open.insert(id.clone());
+            let end = (id.clone(), name.clone(), None);
+            let pieces = lines.map(move |line| (id.clone(), name.clone(), Some(line)));
+            streams.push(pieces.chain(futures::stream::iter([end])).boxed());
+        }
+        Ok(())
     }
-    Ok(())
 }
 
-fn path(context: &Context, args: &LogsArgs, instance: &InstanceView) -> String {
-    let mut query = vec![format!("follow={}", args.follow)];
-    query.extend(args.tail.map(|tail| format!("tail={tail}")));
-    query.extend(args.since.map(|since| {
-        let millis = i64::try_from(since.as_millis()).unwrap_or(i64::MAX);
-        let from = Timestamp::from_millis(crate::lifecycle::clock::now().as_millis().saturating_sub(millis));
-        format!("since={}", escape(&from.to_string()))
-    }));
-    context.path(&format!("instances/{}/logs?{}", instance.id, query.join("&")))
+/// Writes lines, with the names of the instances when there are several.
+struct Printer {
+    output: super::output::Output,
+    timestamps: bool,
+    colours: bool,
+    width: usize,
+    /// The names so far, in the order they came.
+    names: Vec<String>,
+    prefixes: bool,
 }
 
-fn show(
-    context: &Context,
-    args: &LogsArgs,
-    prefix: Option<(&String, usize)>,
-    line: &LogLineView,
-) -> Result<(), Problem> {
-    use std::io::Write;
-    let mut text = String::new();
-    if context.output.wants_document() {
-        let mut document = serde_json::to_value(line).unwrap_or_default();
-        document["instance"] = prefix.map(|(name, _)| name.clone()).into();
-        text = document.to_string();
-    } else {
-        if let Some((name, width)) = prefix {
-            text += &format!("{name:<width$} | ");
+impl Printer {
+    fn new(context: &Context, args: &LogsArgs, instances: &[InstanceView]) -> Self {
+        Self {
+            output: context.output,
+            timestamps: args.timestamps,
+            colours: colours(&std::io::stdout()),
+            width: instances.iter().map(|instance| instance.name.len()).max().unwrap_or(0),
+            names: instances.iter().map(|instance| instance.name.clone()).collect(),
+            prefixes: instances.len() > 1,
         }
-        if args.timestamps {
-            text += &format!("{} ", line.at);
+    }
+
+    fn print(&mut self, name: &str, logged: &LogLineView) -> Result<(), Problem> {
+        if self.output.wants_document() {
+            let mut document = serde_json::to_value(logged).unwrap_or_default();
+            document["instance"] = name.into();
+            return self.output.streamed(&document);
         }
-        text += &line.line;
+        let number = self.names.iter().position(|known| known == name).unwrap_or_else(|| {
+            self.names.push(name.to_owned());
+            self.prefixes |= self.names.len() > 1;
+            self.names.len() - 1
+        });
+        let mut text = String::new();
+        if self.prefixes {
+            let prefix = format!("{name:<width$} | ", width = self.width);
+            text += &if self.colours {
+                format!("\x1b[{}m{prefix}\x1b[0m", COLOURS[number % COLOURS.len()])
+            } else {
+                prefix
+            };
+        }
+        if self.timestamps {
+            text += &format!("{} ", logged.at);
+        }
+        text += &logged.line;
+        line(&text);
+        Ok(())
     }
-    // A closed pipe (logs | head) is no error of ours: stop quietly.
-    if writeln!(std::io::stdout(), "{text}").is_err() {
-        std::process::exit(0);
-    }
-    Ok(())
 }

@@ -1,13 +1,19 @@
-//! Floor 4: the command line. Every command is a request to the daemon's API and a way to show its answer.
+//! Floor 4: the command line. Every command is a request to the daemon's API and a way to show its answer; it decides
+//! nothing itself. What was asked for goes to standard output, everything said to people to standard error.
 
 mod app;
+mod complete;
 mod daemon;
+mod deploy;
 mod doctor;
 mod exec;
+mod explain;
 mod instance;
 mod logs;
 mod output;
+mod parse;
 mod show;
+mod terminal;
 mod wait;
 
 use std::{path::PathBuf, process::ExitCode};
@@ -15,14 +21,31 @@ use std::{path::PathBuf, process::ExitCode};
 use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::{
-    client::Client,
+    client::{Client, Target},
     model::{ErrorCode, NamespaceName, Problem, Scope, TenantName},
 };
 use output::{Format, Output};
 
+/// Shown beneath `hivemind --help`.
+const EXAMPLES: &str = "\
+Examples:
+  hivemind daemon --web-port 3000                       start the daemon of this machine
+  hivemind app deploy --image nginx:latest --name web-app --service web.local --port 8080:80 --wait
+  hivemind ps                                           what runs
+  hivemind logs -f web-app                              what it writes
+  hivemind exec -it web-app -- sh                       a shell in it
+  hivemind scale web-app=3                              three instances
+  hivemind app rm web-app                               away with it
+
+Exit codes:
+  0 done            3 not found       6 nothing fits      9 daemon unreachable
+  1 failed          4 conflict        7 rolled back     130 interrupted
+  2 wrong usage     5 not allowed     8 timed out       exec: the command's own, or 125, 126, 127 as Docker
+Every error has a code: 'hivemind explain CODE' tells what it means and how to mend it.";
+
 #[derive(Parser, Debug)]
-#[command(name = "hivemind", version, about = "Containers for several tenants, with a data plane of their own")]
-#[command(propagate_version = true, max_term_width = 120)]
+#[command(name = "hivemind", version, about = "Runs containers on your machines, with an eBPF data plane of its own")]
+#[command(propagate_version = true, max_term_width = 110, after_help = EXAMPLES)]
 struct Args {
     #[command(flatten)]
     global: Global,
@@ -31,6 +54,7 @@ struct Args {
 }
 
 #[derive(clap::Args, Debug, Clone)]
+#[command(next_help_heading = "Global options")]
 struct Global {
     /// Tenant
     #[arg(short = 'T', long, global = true, env = "HIVEMIND_TENANT", default_value = "default", value_name = "NAME")]
@@ -38,7 +62,7 @@ struct Global {
     /// Namespace
     #[arg(short, long, global = true, env = "HIVEMIND_NAMESPACE", default_value = "default", value_name = "NAME")]
     namespace: NamespaceName,
-    /// The daemon's socket
+    /// The daemon's socket, or tcp://HOST:PORT with a token
     #[arg(
         long,
         global = true,
@@ -46,55 +70,58 @@ struct Global {
         default_value = "/run/hivemind/hivemind.sock",
         value_name = "PATH"
     )]
-    socket: PathBuf,
+    socket: Target,
+    /// File with the token for tcp://, the daemon's <state-dir>/api-token [or in HIVEMIND_TOKEN]
+    #[arg(long, global = true, env = "HIVEMIND_TOKEN_FILE", value_name = "FILE")]
+    token_file: Option<PathBuf>,
     /// Form of the output
-    #[arg(short, long, global = true, value_enum, default_value_t = Format::Table)]
+    #[arg(short, long, global = true, value_enum, default_value_t = Format::Table, value_name = "FORM")]
     output: Format,
     /// Print only what was asked for
     #[arg(short, long, global = true)]
     quiet: bool,
+    /// Answer yes to every question; none of today's commands asks one
+    #[arg(short, long, global = true, env = "HIVEMIND_YES")]
+    yes: bool,
 }
 
 #[derive(Subcommand, Debug)]
 enum Command {
-    /// Run the daemon on this machine
+    /// Run the daemon of this machine
     Daemon(Box<daemon::DaemonArgs>),
     /// Deploy, list, inspect, scale, restart and remove apps
     #[command(subcommand)]
     App(app::AppCommand),
     /// List the instances
     Ps(instance::PsArgs),
-    /// Show what instances wrote
+    /// Show what instances have written
     Logs(logs::LogsArgs),
     /// Run a command in an instance
     Exec(exec::ExecArgs),
     /// Change the number of instances: hivemind scale web=3
-    Scale {
-        /// APP=NUMBER
-        #[arg(value_parser = app::assignment, required = true)]
-        apps: Vec<(String, u32)>,
-    },
+    Scale(app::ScaleManyArgs),
     /// List and inspect services
     #[command(subcommand)]
     Service(show::ServiceCommand),
     /// List and inspect nodes
     #[command(subcommand)]
     Node(show::NodeCommand),
-    /// Show what happened
+    /// Show what has happened
     Events(show::EventArgs),
-    /// Check whether this machine has what the daemon needs
-    Doctor(doctor::DoctorArgs),
-    /// Explain an error code: hivemind explain E-NET-003
+    /// Check whether this machine has what the daemon needs; needs no daemon
+    Doctor(Box<doctor::DoctorArgs>),
+    /// Tell what an error code means: hivemind explain E-NET-003
     Explain {
-        /// The code; all codes without it
+        /// The code; all of them without it
+        #[arg(add = complete::codes())]
         code: Option<String>,
     },
-    /// Print a completion script for a shell
+    /// Print a completion script: source <(hivemind completion bash)
     Completion {
         /// The shell
-        shell: clap_complete::Shell,
+        shell: complete::Shell,
     },
-    /// Show the version
+    /// Show the versions of command line and daemon
     Version,
 }
 
@@ -115,11 +142,12 @@ impl Context {
 
 /// Runs the command line of this process.
 pub fn run() -> ExitCode {
+    complete::answer(Args::command);
     let args = match Args::try_parse() {
         Ok(args) => args,
         Err(error) => {
             // Help and version are no errors; clap prints them to standard output.
-            let code = if error.use_stderr() { 2 } else { 0 };
+            let code = if error.use_stderr() { ErrorCode::Invalid.exit_code() } else { 0 };
             let _ = error.print();
             return ExitCode::from(code);
         }
@@ -146,66 +174,57 @@ pub fn run() -> ExitCode {
 async fn dispatch(args: Args, output: Output) -> Result<ExitCode, Problem> {
     let global = args.global;
     if let Command::Daemon(daemon) = args.command {
-        return daemon.run(global.socket).await.map(|()| ExitCode::SUCCESS);
+        let Target::Unix(socket) = global.socket else {
+            return Err(Problem::new(ErrorCode::Invalid, "--socket: the daemon needs a path")
+                .hint("hivemind daemon --listen ADDRESS --web-port PORT   (for TCP)"));
+        };
+        return daemon.run(socket).await.map(|()| ExitCode::SUCCESS);
     }
     let scope = Scope { tenant: global.tenant, namespace: global.namespace };
-    let context = Context { client: Client::new(global.socket), scope, output };
-    let interrupted = async {
-        // Without the handler Ctrl-C ends the process anyway.
-        if tokio::signal::ctrl_c().await.is_err() {
-            std::future::pending::<()>().await;
-        }
-    };
-    let waits = matches!(args.command, Command::App(_));
+    let target = global.socket.with_token(token(global.token_file.as_deref())?);
+    let context = Context { client: Client::new(target.clone()), scope, output };
     tokio::select! {
-        result = command(args.command, context) => result,
-        () = interrupted => {
-            if waits {
-                eprintln!("interrupted; the change goes on. See how far it is: hivemind ps");
-            }
-            Ok(ExitCode::from(130))
-        }
+        result = command(args.command, &context, target) => result,
+        () = interrupted() => Ok(ExitCode::from(output::INTERRUPTED)),
     }
 }
 
-async fn command(command: Command, context: Context) -> Result<ExitCode, Problem> {
+/// Waits for Ctrl-C.
+async fn interrupted() {
+    // Without the handler Ctrl-C ends the process anyway.
+    if tokio::signal::ctrl_c().await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
+
+/// The token for TCP, from the file or the environment; never from a flag, which others on the machine can read.
+fn token(file: Option<&std::path::Path>) -> Result<Option<String>, Problem> {
+    let text = match file {
+        None => std::env::var("HIVEMIND_TOKEN").ok(),
+        Some(file) => Some(std::fs::read_to_string(file).map_err(|error| {
+            Problem::new(ErrorCode::Invalid, format!("--token-file: cannot read {}: {error}", file.display()))
+        })?),
+    };
+    Ok(text.map(|text| text.trim().to_owned()).filter(|token| !token.is_empty()))
+}
+
+async fn command(command: Command, context: &Context, target: Target) -> Result<ExitCode, Problem> {
     match command {
         Command::Daemon(_) => {}
-        Command::App(command) => app::run(&context, command).await?,
-        Command::Ps(args) => instance::ps(&context, &args).await?,
-        Command::Logs(args) => logs::run(&context, &args).await?,
-        Command::Exec(args) => return exec::run(&context, args).await,
-        Command::Scale { apps } => app::scale_many(&context, &apps).await?,
-        Command::Service(command) => show::service(&context, command).await?,
-        Command::Node(command) => show::node(&context, command).await?,
-        Command::Events(args) => show::events(&context, &args).await?,
-        Command::Doctor(args) => return doctor::run(&context, &args).await,
-        Command::Explain { code } => explain(code.as_deref())?,
-        Command::Completion { shell } => {
-            clap_complete::generate(shell, &mut Args::command(), "hivemind", &mut std::io::stdout());
-        }
-        Command::Version => show::version(&context).await?,
+        Command::App(command) => app::run(context, command).await?,
+        Command::Ps(args) => instance::ps(context, &args).await?,
+        Command::Logs(args) => logs::run(context, &args).await?,
+        Command::Exec(args) => return Ok(exec::run(context, args).await),
+        Command::Scale(args) => app::scale_many(context, &args).await?,
+        Command::Service(command) => show::service(context, command).await?,
+        Command::Node(command) => show::node(context, command).await?,
+        Command::Events(args) => show::events(context, &args).await?,
+        Command::Doctor(args) => return doctor::run(context, target, *args).await,
+        Command::Explain { code } => explain::run(context.output, code.as_deref())?,
+        Command::Completion { shell } => complete::script(shell)?,
+        Command::Version => show::version(context).await?,
     }
     Ok(ExitCode::SUCCESS)
-}
-
-fn explain(code: Option<&str>) -> Result<(), Problem> {
-    let Some(text) = code else {
-        for code in ErrorCode::ALL {
-            println!("{code}  {}", code.explain().split(". ").next().unwrap_or_default());
-        }
-        return Ok(());
-    };
-    let wanted = text.to_ascii_uppercase();
-    match ErrorCode::ALL.iter().find(|code| code.as_str() == wanted) {
-        Some(code) => {
-            println!("{code}: {}\nexit code {}, HTTP status {}", code.explain(), code.exit_code(), code.status());
-            Ok(())
-        }
-        None => {
-            Err(Problem::new(ErrorCode::NotFound, format!("there is no error code {text}")).hint("hivemind explain"))
-        }
-    }
 }
 
 #[cfg(test)]
@@ -218,6 +237,19 @@ mod tests {
     }
 
     #[test]
+    fn every_command_and_flag_is_explained() {
+        fn check(command: &clap::Command, path: &str) {
+            let path = format!("{path} {}", command.get_name());
+            assert!(command.get_about().is_some(), "{path}");
+            for argument in command.get_arguments() {
+                assert!(argument.get_help().is_some(), "{path} {}", argument.get_id());
+            }
+            command.get_subcommands().for_each(|command| check(command, &path));
+        }
+        check(&Args::command(), "");
+    }
+
+    #[test]
     fn the_documents_commands_are_understood_word_for_word() {
         for line in [
             "hivemind daemon --web-port 3000",
@@ -226,10 +258,15 @@ mod tests {
             "hivemind app scale --name web-app --replicas 3",
             "hivemind app info --name web-app",
             "hivemind app info web-app",
+            "hivemind app scale web-app --replicas 3 --wait --timeout 90s",
+            "hivemind app deploy --image a --name b --entrypoint sleep -- infinity",
             "hivemind scale web=3",
+            "hivemind scale web=3 db=1 --wait",
             "hivemind ps -o json",
             "hivemind exec -it web -- sh -c 'ls'",
+            "hivemind exec web ls -l",
             "hivemind -n prod -T acme logs -f --tail 10 web",
+            "hivemind --socket tcp://127.0.0.1:3000 node ls",
         ] {
             let words = line.split(' ');
             assert!(Args::try_parse_from(words).is_ok(), "{line}");
@@ -242,12 +279,17 @@ mod tests {
             "hivemind",
             "hivemind app deploy",
             "hivemind app scale web --replicas many",
+            "hivemind app scale --name a --replicas 1 b",
             "hivemind app deploy --image a --name Web",
             "hivemind app deploy --image a --name web --port 0:80",
             "hivemind app deploy --image a --name web --memory lots",
+            "hivemind app deploy --image a --name web --health-tcp 1 --health-http 1/",
             "hivemind daemon --web-port 70000",
             "hivemind scale web",
             "hivemind ps -o xml",
+            "hivemind exec web",
+            "hivemind logs web --since yesterday",
+            "hivemind --socket tcp://nowhere ps",
         ] {
             assert!(Args::try_parse_from(line.split(' ')).is_err(), "{line}");
         }

@@ -4,9 +4,9 @@ use clap::{Args, Subcommand};
 use futures::StreamExt;
 
 use super::{
-    Context,
-    instance::escape,
-    output::{Format, Listed, addresses, bytes},
+    Context, complete,
+    output::{Format, Listed, Tone, addresses, bytes, line},
+    parse::escape,
 };
 use crate::{
     api::{
@@ -19,10 +19,13 @@ use crate::{
 #[derive(Subcommand, Debug)]
 pub(super) enum ServiceCommand {
     /// List the services
+    #[command(visible_alias = "list")]
     Ls,
     /// Show a service with those that serve it and its traffic
+    #[command(visible_alias = "inspect")]
     Info {
         /// Name of the service, or a DNS name of it
+        #[arg(add = complete::services())]
         name: String,
     },
 }
@@ -30,10 +33,13 @@ pub(super) enum ServiceCommand {
 #[derive(Subcommand, Debug)]
 pub(super) enum NodeCommand {
     /// List the nodes
+    #[command(visible_alias = "list")]
     Ls,
-    /// Show a node
+    /// Show a node; with -o wide its data plane
+    #[command(visible_alias = "inspect")]
     Info {
         /// Name of the node
+        #[arg(add = complete::nodes())]
         name: String,
     },
 }
@@ -66,6 +72,10 @@ impl Listed for ServiceView {
             bytes(traffic.bytes_out),
             traffic.packets_dropped.to_string(),
         ]
+    }
+
+    fn tone(&self) -> Option<(usize, Tone)> {
+        Some((4, if self.backends.is_empty() { Tone::Bad } else { Tone::Good }))
     }
 }
 
@@ -101,13 +111,17 @@ impl Listed for NodeView {
             own.join(" "),
         ]
     }
+
+    fn tone(&self) -> Option<(usize, Tone)> {
+        Some((1, if self.status.ready { Tone::Good } else { Tone::Bad }))
+    }
 }
 
 pub(super) async fn service(context: &Context, command: ServiceCommand) -> Result<(), Problem> {
     match command {
         ServiceCommand::Ls => {
             let services: Vec<ServiceView> = context.client.get(&context.path("services")).await?;
-            context.output.list(&services, "no services; an app with --service or --port has one")
+            context.output.list(&services, "no services yet; every app has one")
         }
         ServiceCommand::Info { name } => {
             let service: ServiceView =
@@ -116,26 +130,34 @@ pub(super) async fn service(context: &Context, command: ServiceCommand) -> Resul
                 return context.output.document(&service);
             }
             if context.output.format == Format::Name {
-                println!("{}", service.name);
-                return Ok(());
-            }
-            let traffic = service.traffic.unwrap_or_default();
-            println!("Name        {}", service.name);
-            println!("DNS         {}", service.dns_names.join(" "));
-            println!("Addresses   {}", addresses(&service.addresses));
-            let none = "none: declare --port, or EXPOSE one in the image";
-            let shown = ports(&service);
-            println!("Ports       {}", if shown.is_empty() { none } else { &shown });
-            println!("App         {}", service.app);
-            println!("In          {} packets, {}", traffic.packets_in, bytes(traffic.bytes_in));
-            println!("Out         {} packets, {}", traffic.packets_out, bytes(traffic.bytes_out));
-            println!("Dropped     {} packets", traffic.packets_dropped);
-            println!("Ready       {}", service.backends.len());
-            for backend in &service.backends {
-                println!("  {:<24} {:<16} {}", backend.instance, backend.node, addresses(&backend.addresses));
+                line(&service.name);
+            } else {
+                describe_service(&service);
             }
             Ok(())
         }
+    }
+}
+
+fn describe_service(service: &ServiceView) {
+    let show = |title: &str, text: String| line(&format!("{title:<12}{text}"));
+    let traffic = service.traffic.unwrap_or_default();
+    show("Name", service.name.clone());
+    show("DNS", service.dns_names.join(" "));
+    show("Addresses", addresses(&service.addresses));
+    let shown = ports(service);
+    show(
+        "Ports",
+        if shown.is_empty() { "none: give the app a --port, or let its image EXPOSE one".into() } else { shown },
+    );
+    show("App", service.app.clone());
+    show("Opened", format!("{} connections, {} refused", traffic.connections, traffic.connections_refused));
+    show("In", format!("{} packets, {}", traffic.packets_in, bytes(traffic.bytes_in)));
+    show("Out", format!("{} packets, {}", traffic.packets_out, bytes(traffic.bytes_out)));
+    show("Dropped", format!("{} packets", traffic.packets_dropped));
+    show("Ready", service.backends.len().to_string());
+    for backend in &service.backends {
+        line(&format!("  {:<24} {:<16} {}", backend.instance, backend.node, addresses(&backend.addresses)));
     }
 }
 
@@ -150,28 +172,64 @@ pub(super) async fn node(context: &Context, command: NodeCommand) -> Result<(), 
             if context.output.wants_document() {
                 return context.output.document(&node);
             }
-            let (narrow, wide) = NodeView::COLUMNS;
-            for (title, cell) in narrow.iter().chain(wide).zip(node.cells()) {
-                println!("{title:<12}{cell}");
+            if context.output.format == Format::Name {
+                line(node.node.name.as_str());
+            } else {
+                describe_node(&node, context.output.format == Format::Wide);
             }
-            let ranges = node.node.instances_v4.map(|range| range.to_string()).into_iter();
-            let ranges: Vec<_> = ranges.chain(node.node.instances_v6.map(|range| range.to_string())).collect();
-            println!("{:<12}{}", "RANGES", ranges.join(" "));
             Ok(())
+        }
+    }
+}
+
+fn describe_node(node: &NodeView, wide: bool) {
+    let (narrow, extra) = NodeView::COLUMNS;
+    for (title, cell) in narrow.iter().chain(extra).zip(node.cells()).filter(|(_, cell)| !cell.is_empty()) {
+        line(&format!("{title:<12}{cell}"));
+    }
+    let ranges = node.node.instances_v4.map(|range| range.to_string()).into_iter();
+    let ranges: Vec<_> = ranges.chain(node.node.instances_v6.map(|range| range.to_string())).collect();
+    line(&format!("{:<12}{}", "RANGES", ranges.join(" ")));
+    let Some(dataplane) = &node.dataplane else { return };
+    let memory: u64 = dataplane.maps.iter().map(|map| map.bytes).sum();
+    let counts = format!(
+        "ABI {}, {}, {} programs, {} maps with {}, {} connections, {} rows repaired",
+        dataplane.abi,
+        dataplane.attach,
+        dataplane.programs.len(),
+        dataplane.maps.len(),
+        bytes(memory),
+        dataplane.connections,
+        dataplane.repaired
+    );
+    line(&format!("{:<12}{counts}", "DATA PLANE"));
+    if wide {
+        for program in &dataplane.programs {
+            line(&format!("  program {:<16}{:>8} instructions verified", program.name, program.instructions));
+        }
+        for map in &dataplane.maps {
+            line(&format!("  map     {:<16}{:>8} rows, {}", map.name, map.capacity, bytes(map.bytes)));
         }
     }
 }
 
 pub(super) async fn events(context: &Context, args: &EventArgs) -> Result<(), Problem> {
     let mut events = context.client.lines::<Event>(&format!("/v1/events?follow={}", args.follow)).await?;
+    let mut any = args.follow;
     while let Some(event) = events.next().await {
         let event = event?;
-        if context.output.wants_document() {
-            println!("{}", serde_json::to_string(&event).unwrap_or_default());
-        } else {
-            let kind = if event.kind == EventKind::Warning { "warning" } else { "normal" };
-            println!("{}  {kind:<8}{:<14}{:<28}{}", event.at, event.reason, event.object, event.message);
+        any = true;
+        match context.output.format {
+            Format::Json | Format::Yaml => context.output.streamed(&event)?,
+            Format::Name => line(&event.object),
+            Format::Table | Format::Wide => {
+                let kind = if event.kind == EventKind::Warning { "warning" } else { "normal" };
+                line(&format!("{}  {kind:<8}{:<14}{:<28}{}", event.at, event.reason, event.object, event.message));
+            }
         }
+    }
+    if !any && !context.output.wants_document() {
+        context.output.say("nothing has happened since the daemon was started");
     }
     Ok(())
 }
@@ -182,10 +240,10 @@ pub(super) async fn version(context: &Context) -> Result<(), Problem> {
         let document = serde_json::json!({ "client": env!("CARGO_PKG_VERSION"), "daemon": daemon.ok() });
         return context.output.document(&document);
     }
-    println!("hivemind  {}", env!("CARGO_PKG_VERSION"));
+    line(&format!("hivemind  {}", env!("CARGO_PKG_VERSION")));
     match daemon {
-        Ok(version) => println!("daemon    {} (data plane ABI {})", version.version, version.dataplane_abi),
-        Err(problem) => println!("daemon    {}", problem.title),
+        Ok(version) => line(&format!("daemon    {} (data plane ABI {})", version.version, version.dataplane_abi)),
+        Err(problem) => line(&format!("daemon    {}", problem.title)),
     }
     Ok(())
 }

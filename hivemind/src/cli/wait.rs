@@ -1,13 +1,19 @@
 //! `--wait`: shows how far a change is, and why it does not come to its end.
 
-use std::{io::IsTerminal, time::Duration};
+use std::{collections::BTreeMap, io::IsTerminal, time::Duration};
 
+use clap::Args;
+use futures::StreamExt;
 use indicatif::{ProgressBar, ProgressStyle};
+use tokio::time::Instant;
 
-use super::Context;
+use super::{Context, instance::of_app, output::addresses, parse::duration};
 use crate::{
-    api::view::{AppState, AppView, InstanceView},
-    model::{ErrorCode, Phase, Problem},
+    api::{
+        instances::LogLineView,
+        view::{AppState, AppView, InstanceView, ServiceView},
+    },
+    model::{ErrorCode, Event, Phase, Problem, Protocol},
 };
 
 /// How often to look.
@@ -16,36 +22,65 @@ const PERIOD: Duration = Duration::from_millis(150);
 const CRASHES: u32 = 3;
 /// Log lines that are shown of an instance that does not come up.
 const LINES: usize = 10;
+/// When nothing has been placed for this long, the reason is looked for.
+const UNPLACED: Duration = Duration::from_secs(2);
 
-/// A line that shows the state: rewritten on a terminal, printed at each change elsewhere.
+/// Whether to wait, and how long.
+#[derive(Args, Clone, Copy, Debug)]
+pub(super) struct Waiting {
+    /// Wait until it is done, and show how far it is; Ctrl-C stops the waiting, not the change
+    #[arg(long, short)]
+    pub(super) wait: bool,
+    /// How long to wait, e.g. 90s or 5m
+    #[arg(long, default_value = "5m", value_parser = duration, value_name = "TIME", requires = "wait")]
+    pub(super) timeout: Duration,
+}
+
+/// A line that shows the state: rewritten on a terminal, printed at each change elsewhere. When it is dropped before
+/// its end, the waiting was interrupted.
 struct Progress {
     bar: Option<ProgressBar>,
     quiet: bool,
     last: String,
+    /// What to say when the waiting is interrupted.
+    interrupted: Option<String>,
 }
 
 impl Progress {
-    fn new(context: &Context) -> Self {
+    fn new(context: &Context, app: &str) -> Self {
         let bar = (std::io::stderr().is_terminal() && !context.output.quiet).then(|| {
-            let bar = ProgressBar::new_spinner();
-            bar.set_style(ProgressStyle::default_spinner());
+            let bar = ProgressBar::new(0);
+            if let Ok(style) = ProgressStyle::with_template("{spinner} {prefix} [{bar:20}] {pos}/{len} {wide_msg}") {
+                bar.set_style(style.progress_chars("=> "));
+            }
+            bar.set_prefix(app.to_owned());
+            bar.enable_steady_tick(Duration::from_millis(100));
             bar
         });
-        Self { bar, quiet: context.output.quiet, last: String::new() }
+        let interrupted =
+            format!("no longer waiting; the change of {app} goes on. See how far it is: hivemind ps {app}");
+        Self { bar, quiet: context.output.quiet, last: String::new(), interrupted: Some(interrupted) }
     }
 
-    fn show(&mut self, text: String) {
+    /// `key` is what must change for another line to be printed where there is no terminal.
+    fn show(&mut self, key: String, done: u32, all: u32, text: String) {
         match &self.bar {
             Some(bar) => {
+                bar.set_length(all.into());
+                bar.set_position(done.into());
                 bar.set_message(text);
-                bar.tick();
             }
-            None if text != self.last && !self.quiet => {
+            None if key != self.last && !self.quiet => {
                 eprintln!("{text}");
-                self.last = text;
+                self.last = key;
             }
             None => {}
         }
+    }
+
+    /// The waiting has come to its end.
+    fn end(mut self) {
+        self.interrupted = None;
     }
 }
 
@@ -54,134 +89,220 @@ impl Drop for Progress {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
         }
+        if let Some(text) = self.interrupted.take().filter(|_| !self.quiet) {
+            eprintln!("{text}");
+        }
     }
 }
 
-/// Waits until the app has all its instances Ready at its newest generation.
-pub(super) async fn until_ready(context: &Context, app: &str, limit: Duration) -> Result<(), Problem> {
-    let mut progress = Progress::new(context);
-    let end = tokio::time::Instant::now() + limit;
+/// Waits until the app has all its instances Ready at its newest generation, or completed.
+pub(super) async fn until_ready(context: &Context, app: &str, limit: Duration) -> Result<AppView, Problem> {
+    let mut progress = Progress::new(context, app);
+    let result = settle(context, app, limit, &mut progress).await;
+    progress.end();
+    let view = result?;
+    let how = if view.state == AppState::Completed { "has completed" } else { "is ready" };
+    context.output.say(&format!("{app} {how}: {} of {}", view.status.ready, view.status.desired));
+    for line in reached_at(context, app).await {
+        context.output.say(&line);
+    }
+    Ok(view)
+}
+
+async fn settle(context: &Context, app: &str, limit: Duration, progress: &mut Progress) -> Result<AppView, Problem> {
+    let begun = Instant::now();
     loop {
         let view: AppView = context.client.get(&context.path(&format!("apps/{app}"))).await?;
-        let instances = instances_of(context, app).await?;
-        let mut text = format!("{app}: {} of {} ready", view.status.ready, view.status.desired);
-        if let Some(busy) = instances.iter().find(|instance| instance.phase != Phase::Ready) {
-            let message = if busy.message.is_empty() { String::new() } else { format!(", {}", busy.message) };
-            text = format!("{text} ({}: {}{message})", busy.name, busy.phase);
-        }
-        progress.show(text);
+        let instances = of_app(context, app).await?;
+        let (key, text) = summary(&view, &instances);
+        progress.show(key, view.status.ready, view.status.desired, text);
         if matches!(view.state, AppState::Ready | AppState::Stopped | AppState::Completed) {
-            drop(progress);
-            context.output.say(&format!("{app} is ready: {} of {}", view.status.ready, view.status.desired));
-            return Ok(());
+            return Ok(view);
         }
         if let Some(failed) = instances.iter().find(|instance| lost(instance, view.generation)) {
-            drop(progress);
-            return Err(failure(context, app, failed, &instances).await);
+            return Err(failure(context, &view, failed, &instances).await);
         }
-        if tokio::time::Instant::now() >= end {
-            drop(progress);
-            let title = format!(
-                "{app} is not ready after {} s: {} of {}",
-                limit.as_secs(),
-                view.status.ready,
-                view.status.desired
-            );
-            let mut problem = Problem::new(ErrorCode::TimedOut, title).hint(format!("hivemind app info {app}"));
-            for instance in instances.iter().filter(|instance| instance.phase != Phase::Ready) {
-                problem = problem.detail(line(instance));
-                problem.details.extend(last_lines(context, instance).await);
-            }
-            if instances.is_empty() {
-                problem = problem.detail("no instance could be placed: see hivemind events");
-            }
-            return Err(problem);
+        let waited = begun.elapsed();
+        if view.status.updated < view.status.desired && waited > UNPLACED {
+            unplaced(context, app, waited >= limit).await?;
+        }
+        if waited >= limit {
+            return Err(timed_out(context, &view, limit, &instances).await);
         }
         tokio::time::sleep(PERIOD).await;
     }
 }
 
-/// Waits until nothing is left of the app.
-pub(super) async fn until_gone(context: &Context, app: &str, limit: Duration) -> Result<(), Problem> {
-    let mut progress = Progress::new(context);
-    let end = tokio::time::Instant::now() + limit;
-    loop {
-        match context.client.get::<AppView>(&context.path(&format!("apps/{app}"))).await {
-            Err(problem) if problem.code == ErrorCode::NotFound => {
-                drop(progress);
-                context.output.say(&format!("{app} is removed"));
-                return Ok(());
-            }
-            Err(problem) => return Err(problem),
-            Ok(view) => progress.show(format!("{app}: {} instances left", view.status.total)),
-        }
-        if tokio::time::Instant::now() >= end {
-            let title = format!("{app} is not removed after {} s; it goes on", limit.as_secs());
-            return Err(Problem::new(ErrorCode::TimedOut, title).hint("hivemind ps"));
-        }
-        tokio::time::sleep(PERIOD).await;
+/// What to show: a key that changes with the phases, and the text.
+fn summary(view: &AppView, instances: &[InstanceView]) -> (String, String) {
+    let mut phases = BTreeMap::<Phase, (u32, &str)>::new();
+    for instance in instances.iter().filter(|instance| instance.phase != Phase::Ready) {
+        let (count, message) = phases.entry(instance.phase).or_default();
+        *count += 1;
+        *message = &instance.message;
     }
-}
-
-async fn instances_of(context: &Context, app: &str) -> Result<Vec<InstanceView>, Problem> {
-    let all: Vec<InstanceView> = context.client.get(&context.path("instances")).await?;
-    Ok(all.into_iter().filter(|instance| instance.app == app).collect())
+    let part = |(phase, (count, message)): (&Phase, &(u32, &str))| match message.is_empty() {
+        true => format!("{count} {phase}"),
+        false => format!("{count} {phase}: {message}"),
+    };
+    let parts: Vec<_> = phases.iter().map(part).collect();
+    let head = format!("{}: {} of {} ready", view.name, view.status.ready, view.status.desired);
+    let text = if parts.is_empty() { head.clone() } else { format!("{head}; {}", parts.join(", ")) };
+    // How far a fetch is changes many times a second: no reason for another line.
+    let steady = |c: char| !c.is_ascii_digit();
+    let counts: Vec<_> = phases.iter().map(|(phase, (count, _))| format!("{count} {phase}")).collect();
+    (
+        format!(
+            "{head} {} {}",
+            counts.join(" "),
+            text[head.len()..].chars().filter(|c| steady(*c)).collect::<String>()
+        ),
+        text,
+    )
 }
 
 /// Whether waiting longer for this instance is of no use to the one who waits.
 fn lost(instance: &InstanceView, generation: u64) -> bool {
+    use ErrorCode as Code;
     if instance.generation != generation {
         return false;
     }
     let hopeless = matches!(
         instance.code,
         Some(
-            ErrorCode::ImageNotFound
-                | ErrorCode::RegistryAuth
-                | ErrorCode::RegistryDown
-                | ErrorCode::ImagePlatform
-                | ErrorCode::ImageCorrupt
-                | ErrorCode::Invalid
-                | ErrorCode::DiskFull
-                | ErrorCode::MapFull
+            Code::ImageNotFound
+                | Code::RegistryAuth
+                | Code::RegistryDown
+                | Code::ImagePlatform
+                | Code::ImageCorrupt
+                | Code::Invalid
+                | Code::DiskFull
+                | Code::MapFull
+                | Code::Unhealthy
         )
     );
     match instance.phase {
-        Phase::Failed => true,
+        Phase::Failed | Phase::Unhealthy => true,
         // The runtime refused to start it at all: the same will happen again.
         Phase::Backoff => {
             hopeless || instance.restarts >= CRASHES || (instance.code.is_some() && instance.last_exit.is_none())
         }
-        Phase::Unhealthy => true,
         _ => false,
     }
 }
 
-fn line(instance: &InstanceView) -> String {
-    format!("{}: {}: {}", instance.name, instance.phase, instance.message)
+/// Fails if the newest thing that was said of the app is that no node takes it; `ever` looks further back.
+async fn unplaced(context: &Context, app: &str, ever: bool) -> Result<(), Problem> {
+    let Ok(events) = context.client.lines::<Event>("/v1/events").await else { return Ok(()) };
+    let about = format!("app/{app}");
+    let own = events.filter_map(|event| std::future::ready(event.ok().filter(|event| event.object == about)));
+    let own: Vec<Event> = own.collect().await;
+    let mut newest = own.iter().rev().take(if ever { usize::MAX } else { 1 });
+    match newest.find(|event| event.reason == "Unschedulable") {
+        Some(event) => {
+            Err(Problem::new(ErrorCode::Unschedulable, event.message.clone()).hint("hivemind node ls -o wide"))
+        }
+        None => Ok(()),
+    }
 }
 
-async fn failure(context: &Context, app: &str, failed: &InstanceView, all: &[InstanceView]) -> Problem {
-    let code = failed.code.unwrap_or(ErrorCode::StartFailed);
-    let ready = all.iter().filter(|instance| instance.phase == Phase::Ready).count();
-    let title = format!("{app} does not come up: {ready} of {} ready; {}", all.len(), failed.message);
-    let mut problem = Problem::new(code, title);
+async fn timed_out(context: &Context, view: &AppView, limit: Duration, all: &[InstanceView]) -> Problem {
+    let app = &view.name;
+    let title = format!(
+        "{app} is not ready after {} s: {} of {}; the change goes on",
+        limit.as_secs(),
+        view.status.ready,
+        view.status.desired
+    );
+    let mut problem = Problem::new(ErrorCode::TimedOut, title).hint(format!("hivemind app info {app}"));
     for instance in all.iter().filter(|instance| instance.phase != Phase::Ready) {
-        problem = problem.detail(line(instance));
+        problem = problem.detail(describe(instance));
+        problem.details.extend(last_lines(context, instance).await);
+    }
+    problem
+}
+
+async fn failure(context: &Context, view: &AppView, failed: &InstanceView, all: &[InstanceView]) -> Problem {
+    let app = &view.name;
+    let code = failed.code.unwrap_or(ErrorCode::StartFailed);
+    let ready = format!("{} of {} ready", view.status.ready, view.status.desired);
+    let mut problem = Problem::new(code, format!("{app} does not come up ({ready}): {}", failed.message));
+    for instance in all.iter().filter(|instance| instance.phase != Phase::Ready) {
+        problem = problem.detail(describe(instance));
     }
     problem.details.extend(last_lines(context, failed).await);
-    problem.hint(format!("hivemind logs {app}   hivemind explain {code}"))
+    if failed.phase != Phase::Failed {
+        problem = problem.detail("it is tried again, with growing pauses, until the app is changed or removed");
+    }
+    problem.hint(format!("hivemind logs {app}   hivemind explain {code}   hivemind app rm {app}"))
+}
+
+fn describe(instance: &InstanceView) -> String {
+    let restarts = match instance.restarts {
+        0 => String::new(),
+        1 => " (started again once)".into(),
+        n => format!(" (started again {n} times)"),
+    };
+    let message = if instance.message.is_empty() { String::new() } else { format!(": {}", instance.message) };
+    format!("{} is {}{message}{restarts}", instance.name, instance.phase)
 }
 
 /// The last log lines of an instance, with a title; nothing if there are none.
 async fn last_lines(context: &Context, instance: &InstanceView) -> Vec<String> {
-    use futures::StreamExt;
     let path = context.path(&format!("instances/{}/logs?tail={LINES}", instance.id));
-    let Ok(lines) = context.client.lines::<crate::api::instances::LogLineView>(&path).await else { return Vec::new() };
+    let Ok(lines) = context.client.lines::<LogLineView>(&path).await else { return Vec::new() };
     let lines: Vec<_> = lines.filter_map(|line| std::future::ready(line.ok())).collect().await;
     if lines.is_empty() {
         return Vec::new();
     }
-    let title = format!("last lines of {}:", instance.name);
-    std::iter::once(title).chain(lines.into_iter().map(|line| format!("  {}", line.line))).collect()
+    let title = format!("the last lines of {}:", instance.name);
+    std::iter::once(title).chain(lines.into_iter().map(|line| format!("  | {}", line.line))).collect()
+}
+
+/// Where the app is reached; nothing if it has no port.
+async fn reached_at(context: &Context, app: &str) -> Vec<String> {
+    let Ok(service) = context.client.get::<ServiceView>(&context.path(&format!("services/{app}"))).await else {
+        return Vec::new();
+    };
+    let mut lines = Vec::new();
+    if !service.ports.is_empty() {
+        let ports: Vec<_> = service.ports.iter().map(|port| format!("{}/{}", port.port, port.protocol)).collect();
+        let (names, ports) = (service.dns_names.join(", "), ports.join(" "));
+        lines.push(format!("instances reach it as {names} (port {ports}, {})", addresses(&service.addresses)));
+    }
+    for port in &service.ports {
+        let Some(published) = port.published else { continue };
+        lines.push(match port.protocol {
+            Protocol::Tcp => {
+                format!("this machine and others reach it on port {published}: curl http://localhost:{published}/")
+            }
+            Protocol::Udp => format!("this machine and others reach it on port {published}/udp"),
+        });
+    }
+    lines
+}
+
+/// Waits until nothing is left of the app.
+pub(super) async fn until_gone(context: &Context, app: &str, limit: Duration) -> Result<(), Problem> {
+    let mut progress = Progress::new(context, app);
+    let end = Instant::now() + limit;
+    let mut most = 0;
+    let result = loop {
+        match context.client.get::<AppView>(&context.path(&format!("apps/{app}"))).await {
+            Err(problem) if problem.code == ErrorCode::NotFound => break Ok(()),
+            Err(problem) => break Err(problem),
+            Ok(view) => {
+                most = most.max(view.status.total);
+                let text = format!("{app}: {} instances left", view.status.total);
+                progress.show(text.clone(), most - view.status.total, most, text);
+            }
+        }
+        if Instant::now() >= end {
+            let title = format!("{app} is not removed after {} s; it goes on", limit.as_secs());
+            break Err(Problem::new(ErrorCode::TimedOut, title).hint(format!("hivemind ps {app}")));
+        }
+        tokio::time::sleep(PERIOD).await;
+    };
+    progress.end();
+    result.map(|()| context.output.say(&format!("{app} is removed")))
 }

@@ -1,37 +1,55 @@
-//! Floor 4: the client of the API, over the daemon's Unix socket. Every fault is a [`Problem`].
+//! Floor 4: the client of the API, over the daemon's Unix socket, or over TCP with the token. Every fault is a
+//! [`Problem`].
 
-use std::path::{Path, PathBuf};
+mod exec;
+mod target;
+
+pub use exec::ExecMessage;
+pub use target::Target;
+
+use std::time::Duration;
 
 use bytes::Bytes;
-use futures::{SinkExt, Stream, StreamExt, stream};
+use futures::{Stream, TryStreamExt, stream};
 use http::{Method, Request, header};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use serde::{Serialize, de::DeserializeOwned};
-use tokio::net::UnixStream;
-use tokio_tungstenite::{WebSocketStream, tungstenite};
+use tokio::io::AsyncBufReadExt;
+use tokio_util::{io::StreamReader, task::AbortOnDropHandle};
 
 use crate::model::{ErrorCode, Problem};
 
-/// A message of an exec: a channel (`api::instances::channel`) and its bytes.
-pub type ExecMessage = (u8, Bytes);
+/// The longest wait for the beginning of an answer: commands are answered in milliseconds, on a slow disk in seconds.
+const ANSWER: Duration = Duration::from_secs(60);
 
 /// The client. Each request has a connection of its own: they are local and cheap.
 #[derive(Clone, Debug)]
 pub struct Client {
-    socket: PathBuf,
+    target: Target,
+}
+
+/// An answer that is still coming, with the connection that brings it.
+struct Answer {
+    body: Incoming,
+    driver: AbortOnDropHandle<hyper::Result<()>>,
 }
 
 impl Client {
-    /// A client of the daemon that listens on `socket`.
-    pub fn new(socket: impl Into<PathBuf>) -> Self {
-        Self { socket: socket.into() }
+    /// A client of the daemon that listens there.
+    pub fn new(target: Target) -> Self {
+        Self { target }
     }
 
     /// GET with a JSON answer.
     pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Problem> {
-        self.json(Method::GET, path, None::<&()>).await
+        self.call(Method::GET, path).await
+    }
+
+    /// A request without a body, and a JSON answer.
+    pub async fn call<T: DeserializeOwned>(&self, method: Method, path: &str) -> Result<T, Problem> {
+        self.json(method, path, Bytes::new()).await
     }
 
     /// A request with a JSON body, and a JSON answer.
@@ -41,142 +59,93 @@ impl Client {
         path: &str,
         body: &impl Serialize,
     ) -> Result<T, Problem> {
-        self.json(method, path, Some(body)).await
-    }
-
-    /// A request without a body, and a JSON answer.
-    pub async fn call<T: DeserializeOwned>(&self, method: Method, path: &str) -> Result<T, Problem> {
-        self.json(method, path, None::<&()>).await
+        let body = serde_json::to_vec(body).map_err(|error| unreadable(&error))?;
+        self.json(method, path, body.into()).await
     }
 
     /// GET with an answer of one JSON document on each line, as they come.
     pub async fn lines<T: DeserializeOwned>(
         &self,
         path: &str,
-    ) -> Result<impl Stream<Item = Result<T, Problem>> + Unpin + use<T>, Problem> {
-        let body = self.request(Method::GET, path, Bytes::new()).await?.into_data_stream();
-        let lines = stream::unfold((body, Vec::new()), |(mut body, mut rest): (_, Vec<u8>)| async move {
-            loop {
-                if let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
-                    let line: Vec<u8> = rest.drain(..=end).collect();
-                    let item = serde_json::from_slice(&line).map_err(|error| unreadable(&error.to_string()));
-                    return Some((item, (body, rest)));
-                }
-                match body.next().await {
-                    Some(Ok(chunk)) => rest.extend_from_slice(&chunk),
-                    Some(Err(error)) => {
-                        let gone = format!("the daemon ended the stream: {error}");
-                        return Some((Err(Problem::new(ErrorCode::Unreachable, gone)), (body, Vec::new())));
-                    }
-                    None => return None,
-                }
+    ) -> Result<impl Stream<Item = Result<T, Problem>> + Unpin + Send + use<T>, Problem> {
+        let Answer { body, driver } = self.request(Method::GET, path, Bytes::new()).await?;
+        let reader = StreamReader::new(body.into_data_stream().map_err(std::io::Error::other));
+        let lines = stream::try_unfold((reader, driver), |(mut reader, driver)| async move {
+            let mut line = Vec::new();
+            let read = reader.read_until(b'\n', &mut line).await.map_err(|error| self::gone(&error))?;
+            if read == 0 {
+                return Ok(None);
             }
+            let item = serde_json::from_slice(&line).map_err(|error| unreadable(&error))?;
+            Ok(Some((item, (reader, driver))))
         });
         Ok(Box::pin(lines))
     }
 
-    /// Opens an exec: what to send, and what comes.
-    pub async fn exec(
-        &self,
-        path: &str,
-    ) -> Result<
-        (
-            impl futures::Sink<ExecMessage, Error = Problem> + Unpin + Send + use<>,
-            impl Stream<Item = Result<ExecMessage, Problem>> + Unpin + Send + use<>,
-        ),
-        Problem,
-    > {
-        let stream = self.connect().await?;
-        let request = format!("ws://localhost{path}");
-        let socket: WebSocketStream<UnixStream> = match tokio_tungstenite::client_async(request, stream).await {
-            Ok((socket, _)) => socket,
-            Err(tungstenite::Error::Http(response)) => {
-                let body = response.into_body().unwrap_or_default();
-                return Err(problem_of(&body));
-            }
-            Err(error) => return Err(Problem::new(ErrorCode::Unreachable, format!("exec: {error}"))),
-        };
-        let (sink, source) = socket.split();
-        let lost = |error: tungstenite::Error| Problem::new(ErrorCode::Unreachable, format!("exec: {error}"));
-        let sink = sink.sink_map_err(lost).with(|(channel, data): ExecMessage| {
-            let mut message = Vec::with_capacity(data.len() + 1);
-            message.push(channel);
-            message.extend_from_slice(&data);
-            std::future::ready(Ok::<_, Problem>(tungstenite::Message::Binary(message.into())))
-        });
-        let source = source.filter_map(move |message| {
-            std::future::ready(match message {
-                Ok(tungstenite::Message::Binary(data)) if !data.is_empty() => Some(Ok((data[0], data.slice(1..)))),
-                Ok(_) => None,
-                Err(error) => Some(Err(lost(error))),
-            })
-        });
-        Ok((sink, source))
-    }
-
-    async fn json<T: DeserializeOwned>(
-        &self,
-        method: Method,
-        path: &str,
-        body: Option<&impl Serialize>,
-    ) -> Result<T, Problem> {
-        let body = match body {
-            Some(body) => serde_json::to_vec(body).map_err(|error| unreadable(&error.to_string()))?.into(),
-            None => Bytes::new(),
-        };
+    async fn json<T: DeserializeOwned>(&self, method: Method, path: &str, body: Bytes) -> Result<T, Problem> {
         let answer = self.request(method, path, body).await?;
-        let bytes = answer.collect().await.map_err(|error| unreadable(&error.to_string()))?.to_bytes();
-        serde_json::from_slice(&bytes).map_err(|error| unreadable(&error.to_string()))
+        let bytes = answer.body.collect().await.map_err(|error| gone(&error))?.to_bytes();
+        serde_json::from_slice(&bytes).map_err(|error| unreadable(&error))
     }
 
-    async fn request(&self, method: Method, path: &str, body: Bytes) -> Result<Incoming, Problem> {
-        let stream = self.connect().await?;
-        let gone = |error: &dyn std::fmt::Display| {
-            Problem::new(ErrorCode::Unreachable, format!("the daemon ended the connection: {error}"))
-        };
+    async fn request(&self, method: Method, path: &str, body: Bytes) -> Result<Answer, Problem> {
+        let io = self.target.connect().await?;
         let (mut sender, connection) =
-            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| gone(&error))?;
-        // The connection carries this one request and ends with its answer.
-        let driver = tokio::spawn(connection);
-        let request = Request::builder()
-            .method(method)
-            .uri(path)
-            .header(header::HOST, "localhost")
-            .header(header::CONTENT_TYPE, "application/json")
-            .body(Full::new(body))
-            .map_err(|error| Problem::new(ErrorCode::Internal, error.to_string()))?;
-        let answer = sender.send_request(request).await.map_err(|error| gone(&error))?;
-        drop(driver);
-        if answer.status().is_success() {
-            return Ok(answer.into_body());
+            hyper::client::conn::http1::handshake(TokioIo::new(io)).await.map_err(|error| gone(&error))?;
+        let driver = AbortOnDropHandle::new(tokio::spawn(connection));
+        let mut request = Request::builder().method(method).uri(path).header(header::HOST, self.target.host());
+        if !body.is_empty() {
+            request = request.header(header::CONTENT_TYPE, "application/json");
         }
-        let bytes = answer.into_body().collect().await.map_err(|error| gone(&error))?.to_bytes();
+        if let Some(token) = self.target.token() {
+            request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
+        }
+        let request =
+            request.body(Full::new(body)).map_err(|error| Problem::new(ErrorCode::Invalid, error.to_string()))?;
+        let answer = match tokio::time::timeout(ANSWER, sender.send_request(request)).await {
+            Ok(answer) => answer.map_err(|error| gone(&error))?,
+            Err(_) => {
+                let title = format!("the daemon has not answered for {} s", ANSWER.as_secs());
+                return Err(Problem::new(ErrorCode::Unreachable, title).hint("hivemind doctor"));
+            }
+        };
+        let success = answer.status().is_success();
+        let answer = Answer { body: answer.into_body(), driver };
+        if success {
+            return Ok(answer);
+        }
+        let bytes = answer.body.collect().await.map_err(|error| gone(&error))?.to_bytes();
         Err(problem_of(&bytes))
     }
-
-    async fn connect(&self) -> Result<UnixStream, Problem> {
-        UnixStream::connect(&self.socket).await.map_err(|error| unreachable(&self.socket, &error))
-    }
 }
 
-fn unreachable(socket: &Path, error: &std::io::Error) -> Problem {
-    match error.kind() {
-        std::io::ErrorKind::PermissionDenied => {
-            let title = format!("the daemon's socket {} is for root only", socket.display());
-            Problem::new(ErrorCode::Forbidden, title).hint("run the command with sudo")
-        }
-        _ => {
-            let title = format!("no hivemind daemon answers on {}: {error}", socket.display());
-            Problem::new(ErrorCode::Unreachable, title).hint("hivemind daemon   (or name its socket with --socket)")
-        }
-    }
+/// The connection broke.
+fn gone(error: &dyn std::error::Error) -> Problem {
+    Problem::new(ErrorCode::Unreachable, format!("the daemon ended the connection: {error}"))
+        .hint("repeat it; the daemon may be restarting")
 }
 
-fn unreadable(why: &str) -> Problem {
+fn unreadable(why: &dyn std::fmt::Display) -> Problem {
     Problem::new(ErrorCode::Internal, format!("the daemon's answer cannot be read: {why}"))
         .hint("hivemind version   (shows whether daemon and command line are of the same version)")
 }
 
+/// The problem that an answer carries.
 fn problem_of(body: &[u8]) -> Problem {
     serde_json::from_slice(body).unwrap_or_else(|_| unreadable(&String::from_utf8_lossy(body)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_that_is_no_problem_is_one() {
+        let wire =
+            br#"{"code":"E-OBJ-001","title":"app a does not exist","status":404,"type":"urn:hivemind:E-OBJ-001"}"#;
+        assert_eq!(problem_of(wire), Problem::new(ErrorCode::NotFound, "app a does not exist"));
+        for body in [&b""[..], b"nginx says no", b"{\"code\":\"E-NEW-001\",\"title\":\"from a newer daemon\"}"] {
+            assert_eq!(problem_of(body).code, ErrorCode::Internal);
+        }
+    }
 }

@@ -40,6 +40,11 @@ const REPAIR_EVERY: u32 = 12;
 /// The object that this binary was built with; empty without the BPF toolchain.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/hivemind-ebpf"));
 
+/// Whether this binary was built with the programs.
+pub fn has_programs() -> bool {
+    !OBJECT.is_empty()
+}
+
 /// How the data plane is set up.
 #[derive(Clone, Debug)]
 pub struct DataplaneConfig {

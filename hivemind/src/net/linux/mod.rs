@@ -51,6 +51,16 @@ pub struct LinuxNet {
     derived_mtu: AtomicU32,
 }
 
+/// [`Net::check_ranges`], for a look at the machine before a daemon is started: makes nothing.
+pub async fn check_ranges(node: &NodeNet) -> Result<(), NetError> {
+    overlapping(&Netlink::open()?, node).await
+}
+
+async fn overlapping(netlink: &Netlink, node: &NodeNet) -> Result<(), NetError> {
+    let overlaps = ranges::overlaps(node, &node::taken(netlink).await?);
+    if overlaps.is_empty() { Ok(()) } else { Err(NetError::Overlaps(overlaps)) }
+}
+
 impl LinuxNet {
     /// Opens the sockets in the network namespace of the calling thread, which must be that of all threads of the
     /// runtime it is called in.
@@ -80,8 +90,7 @@ impl LinuxNet {
 #[async_trait::async_trait]
 impl Net for LinuxNet {
     async fn check_ranges(&self, node: &NodeNet) -> Result<(), NetError> {
-        let overlaps = ranges::overlaps(node, &node::taken(&self.netlink).await?);
-        if overlaps.is_empty() { Ok(()) } else { Err(NetError::Overlaps(overlaps)) }
+        overlapping(&self.netlink, node).await
     }
 
     async fn ensure_node(&self, node: &NodeNet) -> Result<(), NetError> {

@@ -1,0 +1,127 @@
+//! Completion of words, with the names that the daemon knows.
+//!
+//! The script that `hivemind completion SHELL` prints calls this program for each completion, with `HIVEMIND_COMPLETE`
+//! set; so names are those of the moment, and a script of an older version still completes the newest flags.
+
+use std::time::Duration;
+
+use clap::ValueEnum;
+use clap_complete::{
+    ArgValueCandidates, CompleteEnv, CompletionCandidate,
+    env::{Bash, EnvCompleter, Fish, Zsh},
+};
+
+use crate::{
+    api::view::{AppView, InstanceView, NodeView, ServiceView},
+    client::{Client, Target},
+    model::{ErrorCode, Problem, Scope},
+};
+
+/// The variable that asks for a completion.
+const VARIABLE: &str = "HIVEMIND_COMPLETE";
+/// Whoever presses the tabulator waits no longer.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// Shells with completion.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(super) enum Shell {
+    /// source <(hivemind completion bash), in ~/.bashrc
+    Bash,
+    /// source <(hivemind completion zsh), in ~/.zshrc
+    Zsh,
+    /// hivemind completion fish | source, in ~/.config/fish/config.fish
+    Fish,
+}
+
+/// Answers a completion and ends the process, if this run is one.
+pub(super) fn answer(command: impl Fn() -> clap::Command) {
+    CompleteEnv::with_factory(command).var(VARIABLE).complete();
+}
+
+/// Prints the script for a shell.
+pub(super) fn script(shell: Shell) -> Result<(), Problem> {
+    let completer: &dyn EnvCompleter = match shell {
+        Shell::Bash => &Bash,
+        Shell::Zsh => &Zsh,
+        Shell::Fish => &Fish,
+    };
+    let mut text = Vec::new();
+    completer
+        .write_registration(VARIABLE, "hivemind", "hivemind", "hivemind", &mut text)
+        .map_err(|error| Problem::new(ErrorCode::Internal, error.to_string()))?;
+    super::output::line(String::from_utf8_lossy(&text).trim_end());
+    Ok(())
+}
+
+/// Names of apps.
+pub(super) fn apps() -> ArgValueCandidates {
+    ArgValueCandidates::new(|| {
+        ask("apps", |app: AppView| app.name, |app| format!("{} ({})", app.spec.image, app.state))
+    })
+}
+
+/// Names of apps as `APP=`, for scaling.
+pub(super) fn assignments() -> ArgValueCandidates {
+    let name = |app: AppView| format!("{}={}", app.name, app.spec.replicas);
+    ArgValueCandidates::new(move || ask("apps", name, |app| app.state.to_string()))
+}
+
+/// Names of apps and of instances.
+pub(super) fn targets() -> ArgValueCandidates {
+    ArgValueCandidates::new(|| {
+        let mut all = ask("apps", |app: AppView| app.name, |_| "app".to_owned());
+        all.extend(ask("instances", |instance: InstanceView| instance.name, |instance| instance.phase.to_string()));
+        all
+    })
+}
+
+/// Names of services, and their DNS names.
+pub(super) fn services() -> ArgValueCandidates {
+    ArgValueCandidates::new(|| ask("services", |service: ServiceView| service.name, |s| s.dns_names.join(" ")))
+}
+
+/// Names of nodes.
+pub(super) fn nodes() -> ArgValueCandidates {
+    ArgValueCandidates::new(|| {
+        ask("/v1/nodes", |node: NodeView| node.node.name.to_string(), |n| n.status.kernel.clone())
+    })
+}
+
+/// Error codes.
+pub(super) fn codes() -> ArgValueCandidates {
+    ArgValueCandidates::new(|| {
+        let candidate = |code: &ErrorCode| CompletionCandidate::new(code.as_str()).help(Some(code.explain().into()));
+        ErrorCode::ALL.iter().map(candidate).collect()
+    })
+}
+
+/// What the daemon lists; nothing if it does not answer. Flags of the line that is being typed are not known here,
+/// the environment is.
+fn ask<T: serde::de::DeserializeOwned>(
+    list: &str,
+    name: impl Fn(T) -> String,
+    help: impl Fn(&T) -> String,
+) -> Vec<CompletionCandidate> {
+    let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+    let socket = variable("HIVEMIND_SOCKET").unwrap_or_else(|| "/run/hivemind/hivemind.sock".into());
+    let default = Scope::default();
+    let tenant = variable("HIVEMIND_TENANT").unwrap_or_else(|| default.tenant.to_string());
+    let namespace = variable("HIVEMIND_NAMESPACE").unwrap_or_else(|| default.namespace.to_string());
+    let path = match list.starts_with('/') {
+        true => list.to_owned(),
+        false => format!("/v1/tenants/{tenant}/namespaces/{namespace}/{list}"),
+    };
+    let (Ok(target), Ok(runtime)) =
+        (socket.parse::<Target>(), tokio::runtime::Builder::new_current_thread().enable_all().build())
+    else {
+        return Vec::new();
+    };
+    let client = Client::new(target.with_token(variable("HIVEMIND_TOKEN")));
+    let answer = runtime.block_on(async { tokio::time::timeout(PATIENCE, client.get::<Vec<T>>(&path)).await });
+    let Ok(Ok(items)) = answer else { return Vec::new() };
+    let candidate = |item: T| {
+        let help = help(&item);
+        CompletionCandidate::new(name(item)).help(Some(help.into()))
+    };
+    items.into_iter().map(candidate).collect()
+}

@@ -1,0 +1,116 @@
+//! Values of flags.
+
+use std::time::Duration;
+
+use crate::model::Timestamp;
+
+/// `90s`, `5m`, `1h30m`, `500ms`, or seconds.
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
+    let form = || format!("{text:?} is not a time; write e.g. 90s, 5m, 1h30m or 500ms");
+    if text.is_empty() {
+        return Err(form());
+    }
+    let mut total = Duration::ZERO;
+    let mut rest = text;
+    while !rest.is_empty() {
+        let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
+        let (number, after) = rest.split_at(digits);
+        let letters = after.bytes().take_while(u8::is_ascii_alphabetic).count();
+        let (unit, after) = after.split_at(letters);
+        let number: u64 = number.parse().map_err(|_| form())?;
+        let millis = match unit {
+            "ms" => 1,
+            "s" => 1_000,
+            "" if rest.len() == digits && rest == text => 1_000,
+            "m" => 60_000,
+            "h" => 3_600_000,
+            "d" => 86_400_000,
+            _ => return Err(form()),
+        };
+        let part = number.checked_mul(millis).map(Duration::from_millis);
+        total = part.and_then(|part| total.checked_add(part)).ok_or_else(|| format!("{text:?} is too long"))?;
+        rest = after;
+    }
+    Ok(total)
+}
+
+/// A moment: `10m` ago, or RFC 3339.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Since {
+    Ago(Duration),
+    At(Timestamp),
+}
+
+pub(super) fn since(text: &str) -> Result<Since, String> {
+    if let Ok(ago) = duration(text) {
+        return Ok(Since::Ago(ago));
+    }
+    let at: Result<jiff::Timestamp, _> = text.parse();
+    at.map(|at| Since::At(Timestamp::from_millis(at.as_millisecond())))
+        .map_err(|_| format!("{text:?} is no time; write e.g. 10m, or 2026-11-21T01:14:07Z"))
+}
+
+impl Since {
+    pub(super) fn at(self, now: Timestamp) -> Timestamp {
+        match self {
+            Self::At(at) => at,
+            Self::Ago(ago) => {
+                let millis = i64::try_from(ago.as_millis()).unwrap_or(i64::MAX);
+                Timestamp::from_millis(now.as_millis().saturating_sub(millis).max(0))
+            }
+        }
+    }
+}
+
+/// `web=3`.
+pub(super) fn assignment(text: &str) -> Result<(String, u32), String> {
+    let (app, number) = text.split_once('=').ok_or("write APP=NUMBER, e.g. web=3")?;
+    let number = number.parse().map_err(|_| format!("{number:?} is not a number of instances"))?;
+    Ok((app.to_owned(), number))
+}
+
+/// Text in a URL: everything but letters, digits and `-_.~` as `%XX` (RFC 3986).
+pub(super) fn escape(text: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte);
+    text.bytes().map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations() {
+        for (text, millis) in [
+            ("90s", 90_000),
+            ("5m", 300_000),
+            ("500ms", 500),
+            ("2", 2_000),
+            ("1h", 3_600_000),
+            ("1h30m", 5_400_000),
+            ("1m500ms", 60_500),
+            ("1d", 86_400_000),
+            ("0", 0),
+        ] {
+            assert_eq!(duration(text), Ok(Duration::from_millis(millis)), "{text}");
+        }
+        for text in ["", "s", "-1s", "1w", "1m30", "1.5h", " 1s", "99999999999999999999s", "18446744073709551615h"] {
+            assert!(duration(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn moments() {
+        let now = Timestamp::from_millis(100_000);
+        let at = |text| since(text).map(|since| since.at(now).as_millis());
+        assert_eq!(at("10s"), Ok(90_000));
+        assert_eq!(at("10d"), Ok(0), "never before the epoch");
+        assert_eq!(at("1970-01-01T00:00:07Z"), Ok(7_000));
+        assert!(at("yesterday").is_err());
+    }
+
+    #[test]
+    fn text_is_escaped_for_urls() {
+        assert_eq!(escape("a b/ü[\"x\"]"), "a%20b%2F%C3%BC%5B%22x%22%5D");
+    }
+}
