@@ -1,3 +1,4 @@
+<<<<<<< HEAD
 //! The whole, with real parts: what a user's instances go through.
 
 use std::{collections::BTreeSet, time::Duration};
@@ -77,3 +78,15 @@ fn wrong_input_gets_its_code_and_leaves_nothing() {
     }
     machine.close().expect("nothing is left");
 }
+=======
+//! The whole system, through its command line: real containerd, real registry, real kernel, on a machine of its own.
+
+#[path = "system/crash.rs"]
+mod crash;
+#[path = "system/life.rs"]
+mod life;
+#[path = "system/shown.rs"]
+mod shown;
+#[path = "system/wrong.rs"]
+mod wrong;
+>>>>>>> 1560b52 (System tests)

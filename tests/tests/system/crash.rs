@@ -1,0 +1,124 @@
+//! The daemon is killed, restarted, replaced: what runs goes on, what was begun is finished, nothing is left over.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use hivemind_tests::{Census, Client, PATIENCE, instances, machine, pids, until_ready};
+use xtask::{machine::Machine, wait};
+
+/// Steps at which the daemon is killed while it works. A deploy takes about half a second.
+const STEPS: u64 = 16;
+/// From one to the next.
+const STEP: Duration = Duration::from_millis(50);
+
+fn deploy(machine: &Machine, image: &str, wait: bool) -> Result<()> {
+    let args = ["app", "deploy", "--image", image, "--name", "web", "--service", "web.local", "--replicas", "2"];
+    let waiting: &[&str] = if wait { &["--wait"] } else { &[] };
+    machine.hivemind(&[&args[..], &["--port", "8080:80"], waiting].concat())?.ok().map(drop)
+}
+
+/// A container that asks `web.local` all the time.
+fn client(machine: &Machine, image: &str) -> Result<Client> {
+    let args = ["app", "deploy", "--image", image, "--name", "client", "--entrypoint", "sleep", "--wait", "--", "1d"];
+    machine.hivemind(&args)?.ok()?;
+    let container = instances(machine, "client")?.into_iter().next().context("no client")?.id;
+    let service = machine.hivemind(&["service", "info", "web.local", "-o", "json"])?.json()?;
+    let address = service["addresses"]["v4"].as_str().context("the service has no IPv4 address")?.to_owned();
+    Client::start(machine, &container, &address)
+}
+
+#[test]
+fn killed_stopped_and_replaced_while_everything_runs_on() -> Result<()> {
+    let (mut machine, image) = machine("runs-on")?;
+    deploy(&machine, &image, true)?;
+    let mut client = client(&machine, &image)?;
+    let before = (until_ready(&machine, "web", 2)?, pids(&machine)?, Census::take(&machine)?);
+    let newer = machine.sandbox.dir().join("hivemind-newer");
+    std::fs::copy(machine.daemon.program(), &newer)?;
+    for way in ["kill", "stop", "replace", "kill"] {
+        match way {
+            "stop" => ensure!(machine.daemon.stop()? == 0, "the daemon did not stop well"),
+            _ => machine.daemon.kill()?,
+        }
+        client.all_good().context(format!("{way}: without a daemon"))?;
+        if way == "replace" {
+            machine.daemon.replace_binary(&newer);
+        }
+        machine.daemon.start(&machine.sandbox)?;
+        client.all_good().context(format!("{way}: with the next daemon"))?;
+        ensure!(until_ready(&machine, "web", 2)? == before.0, "{way}: instances were replaced");
+        ensure!(pids(&machine)? == before.1, "{way}: processes were replaced");
+        before.2.again(&machine).context(way)?;
+    }
+    drop(client);
+    machine.close()
+}
+
+/// Lets the daemon work for a moment, then kills it.
+fn kill_after(machine: &mut Machine, moment: Duration) -> Result<()> {
+    // The one place where time itself is what is tested: any moment will do, and no moment is waited for.
+    let watch = wait::Stopwatch::start();
+    wait::until("the moment", PATIENCE, || {
+        ensure!(watch.elapsed() >= moment);
+        Ok(())
+    })?;
+    machine.daemon.kill()
+}
+
+#[test]
+fn killed_at_any_moment_of_a_deploy_and_of_a_removal() -> Result<()> {
+    let (mut machine, image) = machine("any-moment")?;
+    deploy(&machine, &image, true)?;
+    machine.hivemind(&["app", "rm", "web", "--wait"])?.ok()?;
+    let before = Census::take(&machine)?;
+    for step in 0..STEPS {
+        let moment = STEP * u32::try_from(step)?;
+        let at = format!("killed {} ms after a deploy", moment.as_millis());
+        deploy(&machine, &image, false)?;
+        kill_after(&mut machine, moment)?;
+        machine.daemon.start(&machine.sandbox).context(at.clone())?;
+        until_ready(&machine, "web", 2).context(at.clone())?;
+        let at = format!("killed {} ms after a removal", moment.as_millis());
+        machine.hivemind(&["app", "rm", "web"])?.ok().context(at.clone())?;
+        kill_after(&mut machine, moment)?;
+        machine.daemon.start(&machine.sandbox).context(at.clone())?;
+        before.again(&machine).context(at)?;
+    }
+    machine.close()
+}
+
+#[test]
+fn what_ended_while_no_daemon_ran_is_started_again() -> Result<()> {
+    let (mut machine, image) = machine("ended")?;
+    deploy(&machine, &image, true)?;
+    let before = until_ready(&machine, "web", 2)?;
+    machine.daemon.kill()?;
+    let pid = pids(&machine)?.into_iter().next().context("no process")?;
+    xtask::shell::output(std::process::Command::new("kill").args(["-KILL", &pid]))?;
+    machine.daemon.start(&machine.sandbox)?;
+    wait::until("the process to be started again", PATIENCE, || {
+        let now = instances(&machine, "web")?;
+        ensure!(now.iter().map(|i| i.restarts).sum::<u64>() == 1, "{now:?}");
+        ensure!(now.iter().all(|i| i.phase == "ready"), "{now:?}");
+        let same = |a: &hivemind_tests::Instance| before.iter().any(|b| a.id == b.id);
+        ensure!(now.len() == 2 && now.iter().all(same), "instances were replaced: {before:?}, {now:?}");
+        Ok(())
+    })?;
+    machine.close()
+}
+
+#[test]
+fn containerd_is_killed_and_comes_back() -> Result<()> {
+    let (mut machine, image) = machine("containerd")?;
+    deploy(&machine, &image, true)?;
+    let (before, processes) = (until_ready(&machine, "web", 2)?, pids(&machine)?);
+    machine.containerd.kill()?;
+    // The daemon must stay, and say that it cannot do anything now; what it knows it still tells.
+    machine.hivemind(&["ps"])?.ok()?;
+    machine.containerd.restart(&machine.sandbox)?;
+    machine.hivemind(&["app", "scale", "web", "--replicas", "3", "--wait"])?.ok()?;
+    let after = until_ready(&machine, "web", 3)?;
+    ensure!(before.is_subset(&after), "instances were replaced: {before:?}, {after:?}");
+    ensure!(processes.is_subset(&pids(&machine)?), "processes were replaced");
+    machine.close()
+}
