@@ -1,7 +1,5 @@
 //! Level 3: the data plane with real sockets and packets, in network namespaces.
 
-#![expect(unreachable_pub, dead_code, reason = "the laboratory is written for more cases than there are yet")]
-
 #[path = "dataplane/lab.rs"]
 mod lab;
 #[path = "dataplane/traffic.rs"]

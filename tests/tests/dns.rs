@@ -251,7 +251,7 @@ fn bad_packets_kill_nothing() {
         let good = question.to_vec().expect("a message");
         instance.ns.run(|| {
             let socket = UdpSocket::bind("0.0.0.0:0").expect("a socket");
-            let mut send = |bytes: &[u8]| socket.send_to(bytes, (GATEWAY[0], 53)).expect("sent");
+            let send = |bytes: &[u8]| socket.send_to(bytes, (GATEWAY[0], 53)).expect("sent");
             for length in 0..good.len() {
                 send(&good[..length]);
             }

@@ -54,19 +54,17 @@ fn deploy(
     now: Timestamp,
 ) -> Result<App, ControlError> {
     check(key, &spec)?;
-    let others = || snapshot.apps.values().map(|row| &row.object).filter(|app| app.key != *key);
+    let other = |by: Option<&AppKey>| by.filter(|by| *by != key).cloned();
     for name in &spec.services {
-        if let Some(by) = others().find(|app| app.spec.services.iter().any(|other| other.eq_ignore_ascii_case(name))) {
-            return Err(ControlError::Taken { what: format!("DNS name {name}"), by: by.key.clone() });
+        if let Some(by) = other(snapshot.app_named(name)) {
+            return Err(ControlError::Taken { what: format!("DNS name {name}"), by });
         }
     }
     for port in &spec.ports {
         let Some(published) = port.published else { continue };
-        let same =
-            |other: &crate::spec::v1::PortSpec| other.published == Some(published) && other.protocol == port.protocol;
-        if let Some(by) = others().find(|app| app.spec.ports.iter().any(same)) {
+        if let Some(by) = other(snapshot.app_publishing(published, port.protocol)) {
             let what = format!("published port {published}/{}", port.protocol);
-            return Err(ControlError::Taken { what, by: by.key.clone() });
+            return Err(ControlError::Taken { what, by });
         }
     }
     Ok(match existing {

@@ -71,17 +71,11 @@ pub(super) fn apply(snapshot: &mut ClusterSnapshot, event: &WatchEvent, dirty: &
 fn apply_known(snapshot: &mut ClusterSnapshot, key: &str, entry: Option<&Entry>, dirty: &mut Dirty) -> Option<()> {
     if let Some(rest) = key.strip_prefix(keys::APPS) {
         let app = app_key(rest)?;
-        match entry.and_then(read::<App>) {
-            Some(row) => snapshot.apps.insert(app.clone(), row),
-            None => snapshot.apps.remove(&app),
-        };
+        snapshot.set_app(&app, entry.and_then(read::<App>));
         dirty.apps.insert(app);
     } else if let Some(rest) = key.strip_prefix(keys::INSTANCES) {
         let (app, id) = (app_key(rest)?, parts(rest)?.2?.parse::<InstanceId>().ok()?);
-        match entry.and_then(read::<Instance>) {
-            Some(row) => snapshot.instances.insert(id.clone(), row),
-            None => snapshot.instances.remove(&id),
-        };
+        snapshot.set_instance(&id, entry.and_then(read::<Instance>));
         dirty.apps.insert(app);
         dirty.instances.insert(id);
     } else if let Some(rest) = key.strip_prefix(keys::INSTANCE_STATUS) {
@@ -94,10 +88,7 @@ fn apply_known(snapshot: &mut ClusterSnapshot, key: &str, entry: Option<&Entry>,
     } else if let Some(rest) = key.strip_prefix(keys::SERVICES) {
         let (scope, name, _) = parts(rest)?;
         let service = ServiceKey::new(scope, name.parse().ok()?);
-        match entry.and_then(read) {
-            Some(row) => snapshot.services.insert(service.clone(), row),
-            None => snapshot.services.remove(&service),
-        };
+        snapshot.set_service(&service, entry.and_then(read));
         dirty.services.insert(service);
     } else if let Some(name) = key.strip_prefix(keys::NODES) {
         let name: NodeName = name.parse().ok()?;

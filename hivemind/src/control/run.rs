@@ -1,6 +1,6 @@
 //! The loop: takes commands, follows the store, plans, writes, publishes.
 
-use std::{collections::BTreeMap, future::Future, sync::Arc};
+use std::{future::Future, sync::Arc};
 
 use tokio::sync::{mpsc, watch};
 
@@ -40,7 +40,7 @@ pub async fn start(
     events: Events,
 ) -> Result<(Control, impl Future<Output = Result<(), StoreError>> + Send + use<>), StoreError> {
     let range = store.range(keys::ALL).await?;
-    let mut snapshot = ClusterSnapshot { revision: range.revision, ..ClusterSnapshot::default() };
+    let mut snapshot = ClusterSnapshot::at(range.revision);
     let mut dirty = Dirty::default();
     for entry in range.entries {
         apply(&mut snapshot, &WatchEvent::Put(entry), &mut dirty);
@@ -50,19 +50,9 @@ pub async fn start(
     let watcher = store.watch(keys::ALL, range.revision).await?;
     let (commands, inbox) = mpsc::channel(QUEUE);
     let (publish, published) = watch::channel(Arc::new(snapshot.clone()));
-    let run = Loop {
-        store,
-        config,
-        events,
-        watcher,
-        snapshot,
-        dirty,
-        feeds: Vec::new(),
-        publish,
-        cursor: Cursor::default(),
-        unmet: BTreeMap::new(),
-        compacted: 0,
-    };
+    let cursor = Cursor::of(&snapshot);
+    let run =
+        Loop { store, config, events, watcher, snapshot, dirty, feeds: Vec::new(), publish, cursor, compacted: 0 };
     Ok((Control { commands, snapshot: published }, run.run(inbox)))
 }
 
@@ -76,8 +66,6 @@ struct Loop {
     feeds: Vec<Feed>,
     publish: watch::Sender<Arc<ClusterSnapshot>>,
     cursor: Cursor,
-    /// What could not be planned, as it was last said.
-    unmet: BTreeMap<AppKey, Vec<String>>,
     compacted: Revision,
 }
 
@@ -169,11 +157,11 @@ impl Loop {
     /// Says once what keeps an app from what it should be.
     fn say_unmet(&mut self, app: &AppKey, unmet: Vec<String>) {
         if unmet.is_empty() {
-            self.unmet.remove(app);
-        } else if self.unmet.get(app) != Some(&unmet) {
+            self.snapshot.unmet.remove(app);
+        } else if self.snapshot.unmet.get(app).is_none_or(|said| **said != unmet) {
             let message = format!("no node can take an instance of {}: {}", app.name, unmet.join("; "));
             self.events.emit(EventKind::Warning, "Unschedulable", format!("app/{}", app.name), message);
-            self.unmet.insert(app.clone(), unmet);
+            self.snapshot.unmet.insert(app.clone(), Arc::new(unmet));
         }
     }
 

@@ -11,11 +11,7 @@ const V6_USED: u128 = 1 << 32;
 
 /// The first free address after `after` (wrapping around), so that an address is not used again at once: somebody may
 /// still know it. Never the network's, the node's (the first) or the broadcast address. `None` if all are used.
-pub fn free_v4(
-    range: Ipv4Net,
-    used: impl Fn(&Ipv4Addr) -> bool,
-    after: Option<Ipv4Addr>,
-) -> Option<Ipv4Addr> {
+pub fn free_v4(range: Ipv4Net, used: impl Fn(&Ipv4Addr) -> bool, after: Option<Ipv4Addr>) -> Option<Ipv4Addr> {
     let (first, last) = (u32::from(range.network()).checked_add(2)?, u32::from(range.broadcast()).checked_sub(1)?);
     let used = |n: u128| u32::try_from(n).is_ok_and(|n| used(&Ipv4Addr::from(n)));
     let free = free(first.into(), last.into(), after.map(|a| u32::from(a).into()), used)?;
@@ -23,11 +19,7 @@ pub fn free_v4(
 }
 
 /// As [`free_v4`], in the first 2^32 addresses of the range.
-pub fn free_v6(
-    range: Ipv6Net,
-    used: impl Fn(&Ipv6Addr) -> bool,
-    after: Option<Ipv6Addr>,
-) -> Option<Ipv6Addr> {
+pub fn free_v6(range: Ipv6Net, used: impl Fn(&Ipv6Addr) -> bool, after: Option<Ipv6Addr>) -> Option<Ipv6Addr> {
     let network = u128::from(range.network());
     let last = network.saturating_add(V6_USED - 1).min(u128::from(range.broadcast()).checked_sub(1)?);
     let used = |n: u128| used(&Ipv6Addr::from(n));

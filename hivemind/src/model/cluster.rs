@@ -5,10 +5,9 @@ use std::sync::Arc;
 use imbl::OrdMap;
 
 use super::{
+    App, AppKey, Backend, Desired, Instance, InstanceId, InstanceStatus, Node, NodeName, NodeStatus, Phase, Protocol,
+    Revision, Scope, ServedService, Service, ServiceKey,
     index::{Held, HeldAddresses, Index},
-    Protocol,
-    App, AppKey, Backend, Desired, Instance, InstanceId, InstanceStatus, Node, NodeName, NodeStatus, Phase, Revision,
-    Scope, ServedService, Service, ServiceKey,
 };
 
 /// A decoded row with the revision that last wrote it (its ETag).

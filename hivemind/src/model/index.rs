@@ -92,12 +92,18 @@ impl Index {
         }
     }
 
+    /// Only what is the app's: a name may have gone to another before the row of the first is seen to go.
     pub(super) fn remove_app(&mut self, app: &App) {
-        for name in &app.spec.services {
-            self.dns_names.remove(&name.to_ascii_lowercase());
+        for name in app.spec.services.iter().map(|name| name.to_ascii_lowercase()) {
+            if self.dns_names.get(&name) == Some(&app.key) {
+                self.dns_names.remove(&name);
+            }
         }
         for port in &app.spec.ports {
-            port.published.map(|published| self.published.remove(&(published, port.protocol)));
+            let Some(published) = port.published.map(|published| (published, port.protocol)) else { continue };
+            if self.published.get(&published) == Some(&app.key) {
+                self.published.remove(&published);
+            }
         }
     }
 }

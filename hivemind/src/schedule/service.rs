@@ -2,13 +2,13 @@
 
 use std::collections::BTreeSet;
 
-use super::{Change, Input, Plan};
-use crate::{
-    ipam,
-    model::{Addresses, App, AppKey, ClusterSnapshot, PortProto, Service, ServiceKey, ServicePort},
+use super::{
+    Change, Input, Plan,
+    place::{free, last},
 };
+use crate::model::{App, AppKey, ClusterSnapshot, PortProto, Service, ServiceKey, ServicePort};
 
-pub(super) fn plan(input: &Input<'_>, key: &AppKey, plan: &mut Plan) {
+pub(super) fn plan(input: &mut Input<'_>, key: &AppKey, plan: &mut Plan) {
     let snapshot = input.snapshot;
     let Ok(name) = key.name.as_str().parse() else { return };
     let key_of_service = ServiceKey::new(key.scope.clone(), name);
@@ -25,16 +25,19 @@ pub(super) fn plan(input: &Input<'_>, key: &AppKey, plan: &mut Plan) {
     let dns_names: Vec<_> = app.spec.services.iter().map(|name| name.to_ascii_lowercase()).collect();
     let service = match existing {
         Some(service) => Service { ports, dns_names, ..service.clone() },
-        None => match addresses(input) {
-            Ok(addresses) => Service {
-                key: key_of_service,
-                id: snapshot.last_service_id + 1,
-                addresses,
-                dns_names,
-                ports,
-                app: key.clone(),
-                created_at: input.now,
-            },
+        None => match free(snapshot.held_addresses(), (input.services.v4, input.services.v6), input.cursor.services) {
+            Ok(addresses) => {
+                input.cursor.services = last(addresses, input.cursor.services);
+                Service {
+                    key: key_of_service,
+                    id: snapshot.last_service_id + 1,
+                    addresses,
+                    dns_names,
+                    ports,
+                    app: key.clone(),
+                    created_at: input.now,
+                }
+            }
             Err(reason) => {
                 plan.unmet.push(reason);
                 return;
@@ -66,19 +69,4 @@ fn ports(snapshot: &ClusterSnapshot, app: &App) -> Vec<ServicePort> {
         published: None,
     };
     exposed.into_iter().map(port).collect()
-}
-
-fn addresses(input: &Input<'_>) -> Result<Addresses, String> {
-    let services = || input.snapshot.services.values().map(|row| &row.object);
-    let newest = services().max_by_key(|service| service.id).map(|service| service.addresses).unwrap_or_default();
-    let used_up = |range: &dyn std::fmt::Display| format!("no free service address in {range}");
-    let v4 = input.services.v4.map(|range| {
-        let used = services().filter_map(|service| service.addresses.v4).collect();
-        ipam::free_v4(range, &used, newest.v4).ok_or_else(|| used_up(&range))
-    });
-    let v6 = input.services.v6.map(|range| {
-        let used = services().filter_map(|service| service.addresses.v6).collect();
-        ipam::free_v6(range, &used, newest.v6).ok_or_else(|| used_up(&range))
-    });
-    Ok(Addresses { v4: v4.transpose()?, v6: v6.transpose()? })
 }
