@@ -32,7 +32,9 @@ impl Census {
         let group = format!("*/{}/instances/*", machine.sandbox.name());
         add("cgroup", inside("find", &["/sys/fs/cgroup", "-type", "d", "-path", &group])?);
         let run = machine.daemon.dir().join("run");
-        add("file", inside("find", &[&run.display().to_string(), "-mindepth", "1"])?);
+        if run.exists() {
+            add("file", inside("find", &[&run.display().to_string(), "-mindepth", "1"])?);
+        }
         let mounts = machine.sandbox.mounts()?;
         let dir = machine.sandbox.dir().display().to_string();
         let points = mounts.lines().filter_map(|line| line.split(' ').nth(4)).filter(|point| point.starts_with(&dir));

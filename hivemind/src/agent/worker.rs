@@ -66,8 +66,8 @@ pub(super) struct Worker {
     status: InstanceStatus,
     started: Option<Instant>,
     health: Option<Watching>,
-    /// Said at the next exit, when we were the ones who ended the process.
-    ended_because: Option<String>,
+    /// Why the health check failed, said at the next exit: we were the ones who ended the process.
+    unhealthy_because: Option<String>,
 }
 
 /// The health check of a running process. Dropping it ends it.
@@ -88,7 +88,7 @@ impl Worker {
             status: InstanceStatus::default(),
             started: None,
             health: None,
-            ended_because: None,
+            unhealthy_because: None,
         }
     }
 
@@ -338,7 +338,7 @@ impl Worker {
                 let message = format!("health check failed: {why}");
                 self.event(EventKind::Warning, "Unhealthy", instance, format!("{}: {message}", instance.name()));
                 self.say(instance, Phase::Unhealthy, message.clone(), Some(ErrorCode::Unhealthy));
-                self.ended_because = Some(message);
+                self.unhealthy_because = Some(message);
                 self.seen.unhealthy = true;
                 self.health = None;
                 return;
@@ -387,21 +387,23 @@ impl Worker {
         self.seen.exit_recorded = true;
         self.seen.unhealthy = false;
         self.seen.stop = Stop::NotBegun;
-        let how = words::exit(code, oom, instance.spec.resources.memory);
-        let how = self.ended_because.take().unwrap_or(how);
+        let (how, fault) = match self.unhealthy_because.take() {
+            Some(why) => (why, ErrorCode::Unhealthy),
+            None => (words::exit(code, oom, instance.spec.resources.memory), ErrorCode::StartFailed),
+        };
         if machine::restarts(instance.spec.restart, code) {
             self.status.restarts += 1;
             let pause = machine::pause(self.seen.failures, rand::random());
             self.seen.retry_at = Some(Instant::now() + pause);
             let message = format!("{how}; started again in {:.1} s", pause.as_secs_f32());
             self.event(EventKind::Warning, "BackOff", instance, format!("{}: {message}", instance.name()));
-            self.say(instance, Phase::Backoff, message, Some(ErrorCode::StartFailed));
+            self.say(instance, Phase::Backoff, message, Some(fault));
         } else {
             self.seen.finished = true;
             let (phase, kind) =
                 if code == 0 { (Phase::Completed, EventKind::Normal) } else { (Phase::Failed, EventKind::Warning) };
             self.event(kind, "Exited", instance, format!("{}: {how}", instance.name()));
-            self.say(instance, phase, how, (code != 0).then_some(ErrorCode::StartFailed));
+            self.say(instance, phase, how, (code != 0).then_some(fault));
         }
     }
 

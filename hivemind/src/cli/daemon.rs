@@ -1,6 +1,7 @@
 //! `hivemind daemon`.
 
 use std::{
+    io::IsTerminal as _,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     path::PathBuf,
 };
@@ -113,7 +114,8 @@ impl DaemonArgs {
     fn log(&self) -> Result<(), Problem> {
         let filter = tracing_subscriber::EnvFilter::try_new(&self.log_level)
             .map_err(|error| Problem::new(ErrorCode::Invalid, format!("--log-level {:?}: {error}", self.log_level)))?;
-        let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+        let colours = std::io::stderr().is_terminal();
+        let log = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(std::io::stderr);
         match self.log_format {
             LogFormat::Text => log.with_target(false).init(),
             LogFormat::Json => log.json().init(),

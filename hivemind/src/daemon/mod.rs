@@ -2,6 +2,7 @@
 
 mod config;
 mod local;
+mod prepare;
 mod run;
 
 pub use config::{DaemonConfig, IpFamilies};

@@ -1,6 +1,6 @@
 //! Starts everything in order, runs until told to stop, and leaves containers, links and the data plane as they are.
 
-use std::{fs, os::unix::fs::PermissionsExt, path::PathBuf, sync::Arc};
+use std::{fs, os::unix::fs::PermissionsExt, sync::Arc};
 
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -8,7 +8,11 @@ use tokio::{
     task::JoinSet,
 };
 
-use super::{DaemonConfig, local::LocalUpstream};
+use super::{
+    DaemonConfig,
+    local::LocalUpstream,
+    prepare::{Prepared, prepare, store_problem},
+};
 use crate::{
     agent::{
         Agent, datapath,
@@ -17,25 +21,15 @@ use crate::{
     },
     api::{self, ApiState, auth::Token},
     control::{self, ControlConfig},
-    dataplane::{
-        DataplaneError,
-        bpf::{BpfDataplane, DataplaneConfig},
+    dns::DnsTable,
+    lifecycle::{
+        clock,
+        readiness::{BlockReady, Readiness},
     },
-    dns::{DnsConfig, DnsServer, DnsTable},
-    lifecycle::{clock, readiness::Readiness},
     model::{ErrorCode, Node, NodeDesired, Problem},
-    net::{
-        Net, NetError,
-        linux::{LinuxNet, NetConfig},
-    },
     observe::{Events, Metrics},
-    runtime::{ContainerdRuntime, Runtime, RuntimeConfig},
     schedule::ServiceRanges,
-    store::{RedbStore, StoreError},
 };
-
-/// The port of the name server.
-const DNS_PORT: u16 = 53;
 
 /// Runs the daemon until SIGTERM or SIGINT.
 ///
@@ -55,42 +49,30 @@ pub async fn run(config: DaemonConfig) -> Result<(), Problem> {
     // The listeners come first: they are what tells two daemons apart, and a taken port is the commonest mistake.
     let listeners = api::bind(&config.socket, Some((config.listen, token))).await?;
 
-    let runtime = runtime(&config).await?;
-    let network = config.network();
-    let net = LinuxNet::new(NetConfig::new(config.run_dir.join("netns"))).map_err(network_problem)?;
-    net.check_ranges(&network).await.map_err(network_problem)?;
-    net.ensure_node(&network).await.map_err(network_problem)?;
-    let net: Arc<dyn Net> = Arc::new(net);
+    let result = serve(&config, listeners, readiness, block).await;
+    let _ = fs::remove_file(&config.socket);
+    result
+}
 
-    let dataplane = BpfDataplane::open(DataplaneConfig {
-        root: config.bpf_root.clone(),
-        cgroup: cgroup(&config)?,
-        network: network.clone(),
-        publish_device: "hm-pub".into(),
-        log_dir: config.state_dir.join("verifier"),
-    })
-    .map_err(dataplane_problem)?;
+async fn serve(
+    config: &DaemonConfig,
+    listeners: api::Listeners,
+    readiness: Readiness,
+    block: BlockReady,
+) -> Result<(), Problem> {
+    let network = config.network();
+    let (names, table) = watch::channel(Arc::new(DnsTable::default()));
+    let Prepared { runtime, store, net, mut dns, dataplane } = prepare(config, &network, table).await?;
     let internal = |error: std::io::Error| Problem::new(ErrorCode::Internal, error.to_string());
     let (datapath, thread) = datapath::start(Box::new(dataplane), config.node_name.clone()).map_err(internal)?;
 
     let events = Events::default();
-    let store = RedbStore::open(config.state_dir.join("store.redb")).await.map_err(store_problem)?;
     let services = ServiceRanges { v4: network.services_v4, v6: network.services_v6 };
     let (control, control_loop) =
         control::start(Arc::new(store), ControlConfig { services }, events.clone()).await.map_err(store_problem)?;
     let upstream: Arc<dyn Upstream> =
         Arc::new(LocalUpstream { control: control.clone(), node: config.node_name.clone() });
-
     let (desired, told) = watch::channel(Arc::new(NodeDesired::default()));
-    let dns = DnsConfig {
-        clients: network.instance_ranges().collect(),
-        upstreams: config.dns_upstreams.clone(),
-        ..DnsConfig::new(config.name_servers().into_iter().map(|ip| (ip, DNS_PORT).into()).collect())
-    };
-    let (names, table) = watch::channel(Arc::new(DnsTable::default()));
-    let mut dns = DnsServer::start(&dns, table)
-        .await
-        .map_err(|error| Problem::new(ErrorCode::PortTaken, error.to_string()).hint("hivemind doctor"))?;
 
     let keeper = NodeKeeper {
         node: Node {
@@ -164,7 +146,6 @@ pub async fn run(config: DaemonConfig) -> Result<(), Problem> {
     tokio::time::sleep(std::time::Duration::from_millis(50)).await;
     tasks.shutdown().await;
     thread.stop();
-    let _ = fs::remove_file(&config.socket);
     match ended {
         None => {
             tracing::info!("stopped; containers go on");
@@ -196,46 +177,6 @@ async fn follow_names(
     }
 }
 
-async fn runtime(config: &DaemonConfig) -> Result<Arc<dyn Runtime>, Problem> {
-    let problem = |error: crate::runtime::RuntimeError| {
-        Problem::new(ErrorCode::NoContainerd, error.to_string())
-            .hint("systemctl start containerd   (or name its socket with --containerd-socket)")
-    };
-    let binary = std::env::current_exe()
-        .map_err(|error| Problem::new(ErrorCode::Internal, format!("this program's own path is not known: {error}")))?;
-    let runtime = ContainerdRuntime::connect(RuntimeConfig {
-        socket: config.containerd_socket.clone(),
-        namespace: config.containerd_namespace.clone(),
-        log_dir: config.state_dir.join("logs"),
-        run_dir: config.run_dir.join("containers"),
-        log_writer: binary,
-        cgroup_parent: config.cgroup_parent.clone(),
-        plain_http_registries: config.plain_http_registries.clone(),
-        registry_auth: config.registry_auth.clone(),
-        ..RuntimeConfig::default()
-    })
-    .map_err(problem)?;
-    let version = runtime.version().await.map_err(problem)?;
-    tracing::info!(version, "containerd answers");
-    Ok(Arc::new(runtime))
-}
-
-/// The cgroup2 folder for the socket programs: the configured one, or the root of the tree.
-fn cgroup(config: &DaemonConfig) -> Result<PathBuf, Problem> {
-    if let Some(path) = &config.cgroup_root {
-        return Ok(path.clone());
-    }
-    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    let point = mounts.lines().find_map(|line| {
-        let (before, after) = line.split_once(" - cgroup2 ")?;
-        let _ = after;
-        before.split(' ').nth(4)
-    });
-    point.map(PathBuf::from).ok_or_else(|| {
-        Problem::new(ErrorCode::Kernel, "no cgroup2 tree is mounted").hint("mount -t cgroup2 none /sys/fs/cgroup")
-    })
-}
-
 fn private_dir(dir: &std::path::Path) -> Result<(), Problem> {
     fs::create_dir_all(dir).map_err(|error| file("create", dir, &error))?;
     fs::set_permissions(dir, fs::Permissions::from_mode(0o700)).map_err(|error| file("set permissions of", dir, &error))
@@ -245,33 +186,6 @@ fn file(action: &str, path: &std::path::Path, error: &std::io::Error) -> Problem
     let full = error.raw_os_error() == Some(nix::libc::ENOSPC);
     let code = if full { ErrorCode::DiskFull } else { ErrorCode::Internal };
     Problem::new(code, format!("cannot {action} {}: {error}", path.display()))
-}
-
-#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
-fn network_problem(error: NetError) -> Problem {
-    let code = if matches!(error, NetError::Overlaps(_)) { ErrorCode::RangeOverlap } else { ErrorCode::Network };
-    Problem::new(code, error.to_string()).hint("hivemind doctor")
-}
-
-#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
-fn dataplane_problem(error: DataplaneError) -> Problem {
-    let code = match &error {
-        DataplaneError::Stub => ErrorCode::NoPrograms,
-        DataplaneError::Kernel { .. } => ErrorCode::Kernel,
-        DataplaneError::Full { .. } => ErrorCode::MapFull,
-        _ => ErrorCode::Dataplane,
-    };
-    Problem::new(code, error.to_string()).hint("hivemind doctor")
-}
-
-#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
-fn store_problem(error: StoreError) -> Problem {
-    let code = match &error {
-        StoreError::NewerSchema { .. } => ErrorCode::StoreVersion,
-        StoreError::DiskFull { .. } => ErrorCode::DiskFull,
-        _ => ErrorCode::Store,
-    };
-    Problem::new(code, error.to_string())
 }
 
 /// Waits for SIGTERM or SIGINT.

@@ -33,7 +33,9 @@ fn killed_stopped_and_replaced_while_everything_runs_on() -> Result<()> {
     deploy(&machine, &image, true)?;
     let mut client = client(&machine, &image)?;
     let before = (until_ready(&machine, "web", 2)?, pids(&machine)?, Census::take(&machine)?);
-    let newer = machine.sandbox.dir().join("hivemind-newer");
+    // Of the same name, so that the processes' names stay the same.
+    let newer = machine.sandbox.dir().join("newer/hivemind");
+    std::fs::create_dir(machine.sandbox.dir().join("newer"))?;
     std::fs::copy(machine.daemon.program(), &newer)?;
     for way in ["kill", "stop", "replace", "kill"] {
         match way {

@@ -18,14 +18,8 @@ const FREE: u64 = 1 << 30;
 /// The kernel's own limit of the clock's error, beyond which it no longer calls it synchronised, in microseconds.
 const CLOCK_ERROR: i64 = 16_000_000;
 /// What the daemon does with its rights, by the capability's number (capabilities(7)).
-const CAPABILITIES: [(u32, &str); 6] = [
-    (12, "CAP_NET_ADMIN"),
-    (13, "CAP_NET_RAW"),
-    (21, "CAP_SYS_ADMIN"),
-    (24, "CAP_SYS_RESOURCE"),
-    (38, "CAP_PERFMON"),
-    (39, "CAP_BPF"),
-];
+const CAPABILITIES: [(u32, &str); 5] =
+    [(12, "CAP_NET_ADMIN"), (13, "CAP_NET_RAW"), (21, "CAP_SYS_ADMIN"), (38, "CAP_PERFMON"), (39, "CAP_BPF")];
 
 pub(super) fn root() -> Finding {
     if nix::unistd::geteuid().is_root() {

@@ -289,13 +289,17 @@ impl Dataplane for BpfDataplane {
         if !self.tcx {
             self.detach_filters();
         }
-        let path = self.config.root.clone();
-        match fs::remove_dir_all(&path) {
-            Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
-                Err(DataplaneError::File { action: "remove", path, source })
-            }
-            _ => Ok(()),
+        remove_pins(&self.config.root)
+    }
+}
+
+/// Removes everything that is pinned below `root`: the kernel ends programs that were attached with a link only.
+pub fn remove_pins(root: &Path) -> Result<(), DataplaneError> {
+    match fs::remove_dir_all(root) {
+        Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+            Err(DataplaneError::File { action: "remove", path: root.to_owned(), source })
         }
+        _ => Ok(()),
     }
 }
 

@@ -120,10 +120,12 @@ pub(super) async fn remove(host: &Netlink, dir: &Path, id: &InstanceId) -> Resul
 pub(super) async fn list(host: &Netlink, dir: &Path) -> Result<Vec<(InstanceId, Option<HostLink>)>, NetError> {
     let mut found: BTreeMap<InstanceId, Option<HostLink>> = BTreeMap::new();
     let entries = match std::fs::read_dir(dir) {
-        Ok(entries) => entries,
+        Ok(entries) => Some(entries),
+        // No node yet, or no longer.
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
         Err(error) => return Err(NetError::file("read", dir)(error)),
     };
-    for entry in entries {
+    for entry in entries.into_iter().flatten() {
         let entry = entry.map_err(NetError::file("read", dir))?;
         if let Some(id) = entry.file_name().to_str().and_then(instance_of_netns) {
             found.insert(id, None);

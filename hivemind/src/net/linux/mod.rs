@@ -65,7 +65,6 @@ impl LinuxNet {
     /// Opens the sockets in the network namespace of the calling thread, which must be that of all threads of the
     /// runtime it is called in.
     pub fn new(config: NetConfig) -> Result<Self, NetError> {
-        netns::prepare_dir(&config.netns_dir)?;
         let (netlink, monitor) = (Netlink::open()?, Monitor::start()?);
         Ok(Self { config, netlink, monitor, derived_mtu: AtomicU32::new(0) })
     }
@@ -94,6 +93,7 @@ impl Net for LinuxNet {
     }
 
     async fn ensure_node(&self, node: &NodeNet) -> Result<(), NetError> {
+        netns::prepare_dir(&self.config.netns_dir)?;
         node::ensure(&self.netlink, node).await?;
         self.derive_mtu().await?;
         nft::apply(&self.config.nft, &nft::node_rules(node, self.config.masquerade)).await

@@ -78,7 +78,7 @@ pub(super) fn release_dir(dir: &Path) -> Result<(), NetError> {
         Err(error) => return Err(NetError::file("read", dir)(error)),
     }
     match umount2(dir, MntFlags::MNT_DETACH) {
-        Ok(()) | Err(Errno::EINVAL) => Ok(()),
+        Ok(()) | Err(Errno::EINVAL) => std::fs::remove_dir(dir).map_err(NetError::file("remove", dir)),
         Err(error) => Err(NetError::file("unmount", dir)(error)),
     }
 }

@@ -77,8 +77,9 @@ impl Puller {
         let lease = self.client.lease(&lease_id(&name), LEASE_HOURS).await?;
         let fetched = self.fetch(&source, &name, &lease, progress).await;
         match &fetched {
-            // Kept: the next attempt goes on from what there is.
-            Err(RuntimeError::RegistryUnreachable { .. } | RuntimeError::Unavailable { .. }) => {}
+            // Kept, if there is anything: the next attempt goes on from it.
+            Err(RuntimeError::RegistryUnreachable { .. } | RuntimeError::Unavailable { .. })
+                if progress.borrow().done > 0 => {}
             // Room is needed now.
             Err(RuntimeError::DiskFull { .. }) => self.client.release(lease, true).await,
             _ => self.client.release(lease, false).await,

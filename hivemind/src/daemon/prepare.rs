@@ -1,0 +1,153 @@
+//! What the daemon needs of the machine: looked at first, then made; undone again if the start does not succeed.
+
+use std::{fs, path::PathBuf, sync::Arc};
+
+use tokio::sync::watch;
+
+use super::DaemonConfig;
+use crate::{
+    dataplane::{
+        DataplaneError,
+        bpf::{self, BpfDataplane, DataplaneConfig},
+    },
+    dns::{DnsConfig, DnsServer, DnsTable},
+    model::{ErrorCode, Problem},
+    net::{
+        Net, NetError, NodeNet,
+        linux::{LinuxNet, NetConfig},
+    },
+    runtime::{ContainerdRuntime, Runtime, RuntimeConfig},
+    store::{RedbStore, StoreError},
+};
+
+/// The port of the name server.
+const DNS_PORT: u16 = 53;
+
+/// The adapters, ready to be used.
+pub(super) struct Prepared {
+    pub(super) runtime: Arc<dyn Runtime>,
+    pub(super) store: RedbStore,
+    pub(super) net: Arc<dyn Net>,
+    pub(super) dns: DnsServer,
+    pub(super) dataplane: BpfDataplane,
+}
+
+/// Everything that can fail without a trace comes first. What a former daemon left (instances run on without one) is
+/// taken over, and stays if this start fails; what this start made of a machine without instances does not.
+pub(super) async fn prepare(
+    config: &DaemonConfig,
+    network: &NodeNet,
+    names: watch::Receiver<Arc<DnsTable>>,
+) -> Result<Prepared, Problem> {
+    let runtime = runtime(config).await?;
+    let cgroup = cgroup(config)?;
+    let net = LinuxNet::new(NetConfig::new(config.run_dir.join("netns"))).map_err(network_problem)?;
+    net.check_ranges(network).await.map_err(network_problem)?;
+    let store = RedbStore::open(config.state_dir.join("store.redb")).await.map_err(store_problem)?;
+    let links = net.list_links().await.map_err(network_problem)?;
+    let made = make(config, network, cgroup, &net, names).await;
+    if made.is_err() && links.is_empty() {
+        if let Err(error) = net.remove_node().await {
+            tracing::warn!(%error, "what the start made of the network is left");
+        }
+        if let Err(error) = bpf::remove_pins(&config.bpf_root) {
+            tracing::warn!(%error, "what the start made of the data plane is left");
+        }
+    }
+    let (dns, dataplane) = made?;
+    Ok(Prepared { runtime, store, net: Arc::new(net), dns, dataplane })
+}
+
+async fn make(
+    config: &DaemonConfig,
+    network: &NodeNet,
+    cgroup: PathBuf,
+    net: &LinuxNet,
+    names: watch::Receiver<Arc<DnsTable>>,
+) -> Result<(DnsServer, BpfDataplane), Problem> {
+    net.ensure_node(network).await.map_err(network_problem)?;
+    let dns = DnsConfig {
+        clients: network.instance_ranges().collect(),
+        upstreams: config.dns_upstreams.clone(),
+        ..DnsConfig::new(config.name_servers().into_iter().map(|ip| (ip, DNS_PORT).into()).collect())
+    };
+    let dns = DnsServer::start(&dns, names)
+        .await
+        .map_err(|error| Problem::new(ErrorCode::PortTaken, error.to_string()).hint("hivemind doctor"))?;
+    let dataplane = BpfDataplane::open(DataplaneConfig {
+        root: config.bpf_root.clone(),
+        cgroup,
+        network: network.clone(),
+        publish_device: "hm-pub".into(),
+        log_dir: config.state_dir.join("verifier"),
+    })
+    .map_err(dataplane_problem)?;
+    Ok((dns, dataplane))
+}
+
+async fn runtime(config: &DaemonConfig) -> Result<Arc<dyn Runtime>, Problem> {
+    let problem = |error: crate::runtime::RuntimeError| {
+        Problem::new(ErrorCode::NoContainerd, error.to_string())
+            .hint("systemctl start containerd   (or name its socket with --containerd-socket)")
+    };
+    let binary = std::env::current_exe()
+        .map_err(|error| Problem::new(ErrorCode::Internal, format!("this program's own path is not known: {error}")))?;
+    let runtime = ContainerdRuntime::connect(RuntimeConfig {
+        socket: config.containerd_socket.clone(),
+        namespace: config.containerd_namespace.clone(),
+        log_dir: config.state_dir.join("logs"),
+        run_dir: config.run_dir.join("containers"),
+        log_writer: binary,
+        cgroup_parent: config.cgroup_parent.clone(),
+        plain_http_registries: config.plain_http_registries.clone(),
+        registry_auth: config.registry_auth.clone(),
+        ..RuntimeConfig::default()
+    })
+    .map_err(problem)?;
+    let version = runtime.version().await.map_err(problem)?;
+    tracing::info!(version, "containerd answers");
+    Ok(Arc::new(runtime))
+}
+
+/// The cgroup2 folder for the socket programs: the configured one, or the root of the tree.
+fn cgroup(config: &DaemonConfig) -> Result<PathBuf, Problem> {
+    if let Some(path) = &config.cgroup_root {
+        return Ok(path.clone());
+    }
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let point = mounts.lines().find_map(|line| {
+        let (before, after) = line.split_once(" - cgroup2 ")?;
+        let _ = after;
+        before.split(' ').nth(4)
+    });
+    point.map(PathBuf::from).ok_or_else(|| {
+        Problem::new(ErrorCode::Kernel, "no cgroup2 tree is mounted").hint("mount -t cgroup2 none /sys/fs/cgroup")
+    })
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
+fn network_problem(error: NetError) -> Problem {
+    let code = if matches!(error, NetError::Overlaps(_)) { ErrorCode::RangeOverlap } else { ErrorCode::Network };
+    Problem::new(code, error.to_string()).hint("hivemind doctor")
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
+fn dataplane_problem(error: DataplaneError) -> Problem {
+    let code = match &error {
+        DataplaneError::Stub => ErrorCode::NoPrograms,
+        DataplaneError::Kernel { .. } => ErrorCode::Kernel,
+        DataplaneError::Full { .. } => ErrorCode::MapFull,
+        _ => ErrorCode::Dataplane,
+    };
+    Problem::new(code, error.to_string()).hint("hivemind doctor")
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
+pub(super) fn store_problem(error: StoreError) -> Problem {
+    let code = match &error {
+        StoreError::NewerSchema { .. } => ErrorCode::StoreVersion,
+        StoreError::DiskFull { .. } => ErrorCode::DiskFull,
+        _ => ErrorCode::Store,
+    };
+    Problem::new(code, error.to_string())
+}
