@@ -1,0 +1,149 @@
+//! The node on which the packets are tried: its tables are written by the product, its devices are silent.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    path::Path,
+};
+
+use hivemind::{
+    dataplane::{Dataplane, tables::PeerRow},
+    model::Protocol,
+    net::Family,
+};
+use hivemind_ebpf::{program, reason::Reason};
+
+use crate::{
+    frame::Frame,
+    lab::{FAMILIES, Lab, sh, vip},
+};
+
+/// Verdicts of the programs, as the kernel numbers them.
+pub(crate) const PASS: i32 = -1;
+pub(crate) const DROP: i32 = 2;
+pub(crate) const REDIRECT: i32 = 7;
+
+/// What becomes of a packet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Expect {
+    Drop(Reason),
+    /// To the stack, as it is.
+    Pass,
+    /// To the stack, as these bytes.
+    PassAs(Vec<u8>),
+    /// By another device, as these bytes.
+    RedirectAs(Vec<u8>),
+}
+
+/// One row of the table.
+#[derive(Clone, Debug)]
+pub(crate) struct Row {
+    pub(crate) name: String,
+    pub(crate) program: &'static str,
+    pub(crate) ifindex: u32,
+    pub(crate) packet: Vec<u8>,
+    pub(crate) expect: Expect,
+}
+
+/// Two ready instances (0 sends, 1 serves), and a third without a row.
+pub(crate) struct Bench {
+    pub(crate) lab: Lab,
+}
+
+impl Bench {
+    pub(crate) fn new(cgroup: &Path) -> Self {
+        let mut lab = Lab::new(cgroup, 3);
+        for instance in &lab.instances {
+            // Nothing but the table's packets is counted.
+            instance.ns.run(|| sh("ip link set eth0 down"));
+        }
+        lab.outside.run(|| sh("ip link set eth0 down"));
+        for ready in [0, 1] {
+            lab.ready(ready);
+        }
+        for protocol in [Protocol::Tcp, Protocol::Udp] {
+            lab.service(1, 80, 8080, protocol, &[1]);
+            lab.service(2, 80, 8080, protocol, &[1]);
+            lab.service(3, 80, 8080, protocol, &[]);
+            lab.publish(1, 9000, 8080, protocol, &[1]);
+        }
+        // The plane knows whose address it is before the instance may be sent to.
+        for address in [lab.instances[2].v4.into(), lab.instances[2].v6.into()] {
+            lab.tables.peers.insert(address, PeerRow { identity: 100, ifindex: lab.instances[2].link.ifindex });
+        }
+        lab.sync();
+        Self { lab }
+    }
+
+    pub(crate) fn ifindex(&self, instance: usize) -> u32 {
+        self.lab.instances[instance].link.ifindex
+    }
+
+    pub(crate) fn address(&self, instance: usize, family: Family) -> IpAddr {
+        self.lab.instances[instance].address(family)
+    }
+
+    /// A frame that instance `from` sends.
+    pub(crate) fn sent(&self, from: usize, protocol: u8, sport: u16, to: SocketAddr) -> Frame {
+        let family = if to.is_ipv4() { FAMILIES[0] } else { FAMILIES[1] };
+        let link = &self.lab.instances[from].link;
+        let mut frame = Frame::new(protocol, (self.address(from, family), sport), (to.ip(), to.port()));
+        (frame.from_mac, frame.to_mac) = (link.instance_mac.0, link.host_mac.0);
+        frame
+    }
+
+    /// The same frame on its way into instance `to`, after one more router.
+    pub(crate) fn arriving(&self, to: usize, mut frame: Frame) -> Frame {
+        let link = &self.lab.instances[to].link;
+        (frame.to_mac, frame.from_mac) = (link.instance_mac.0, link.host_mac.0);
+        frame.ttl -= 1;
+        frame
+    }
+
+    /// Runs a program.
+    pub(crate) fn run(&self, program: &str, packet: &[u8], ifindex: u32) -> (i32, Vec<u8>) {
+        self.lab.dataplane.test_run(program, packet, ifindex).unwrap_or_else(|error| panic!("{error}: {packet:02x?}"))
+    }
+
+    /// Runs a row: verdict, bytes and counters are what it says.
+    pub(crate) fn check(&mut self, row: &Row) {
+        let Row { name, program, ifindex, packet, expect } = row;
+        let before = self.counters();
+        let (verdict, out) = self.run(program, packet, *ifindex);
+        let mut rose = self.counters();
+        rose.retain(|key, packets| {
+            *packets -= before.get(key).copied().unwrap_or(0);
+            *packets > 0
+        });
+        let drops: Vec<_> = rose.iter().filter(|((_, _, reason), _)| *reason != 0).collect();
+        let (wanted, bytes) = match expect {
+            Expect::Drop(reason) => {
+                let direction = u8::from(*program != program::FROM_CONTAINER);
+                let endpoint = if program.ends_with("cont") { *ifindex } else { 0 };
+                assert_eq!(drops, [(&(endpoint, direction, *reason as u8), &1)], "{name}: {reason:?}");
+                assert_eq!(verdict, DROP, "{name}");
+                return;
+            }
+            Expect::Pass => (PASS, packet),
+            Expect::PassAs(bytes) => (PASS, bytes),
+            Expect::RedirectAs(bytes) => (REDIRECT, bytes),
+        };
+        assert!(drops.is_empty(), "{name}: {drops:?}");
+        assert_eq!(verdict, wanted, "{name}");
+        assert_eq!(&out, bytes, "{name}: the packet");
+    }
+
+    /// Packets by endpoint, direction and reason.
+    fn counters(&mut self) -> BTreeMap<(u32, u8, u8), u64> {
+        let mut sums = BTreeMap::new();
+        for c in self.lab.dataplane.counters().expect("counters") {
+            *sums.entry((c.endpoint, c.direction, c.reason)).or_default() += c.packets;
+        }
+        sums
+    }
+}
+
+/// The n-th service's port 80.
+pub(crate) fn service(family: Family, n: u8) -> SocketAddr {
+    SocketAddr::new(vip(family, n), 80)
+}
