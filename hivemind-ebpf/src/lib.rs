@@ -9,7 +9,6 @@
 #![cfg_attr(target_arch = "bpf", no_std)]
 
 pub mod abi;
-pub mod checksum;
 pub mod choose;
 pub mod connection;
 pub mod packet;

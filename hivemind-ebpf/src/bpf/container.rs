@@ -17,7 +17,6 @@ use super::{
     balance::{self, Known, served},
     finish,
     maps::{ENDPOINTS, FRONTENDS, PEERS, config, count},
-    rewrite,
     skb::{Skb, packet, read},
 };
 
@@ -99,10 +98,7 @@ fn from_container(skb: Skb, own: u32, verdict: &mut i32) -> Result<(), Reason> {
         // SAFETY: one aligned word.
         let ifindex = unsafe { PEERS.get(&dst) }.ok_or(Reason::NoSuchInstance)?.ifindex;
         if ifindex != 0 {
-            // With a time to live of 1 a router answers "time exceeded": that is left to the stack.
-            if packet.ttl > 1 || rewritten {
-                to_local(skb, packet, ifindex, &known, verdict)?;
-            }
+            to_local(skb, packet, ifindex, &known, verdict)?;
         }
     } else if returns_by != 0 {
         // The source is an address of the node: the stack would refuse it as forged. Out by the device the client's
@@ -117,6 +113,10 @@ fn from_container(skb: Skb, own: u32, verdict: &mut i32) -> Result<(), Reason> {
 
 /// Hands a packet to an instance of this node: straight into its namespace, past its host device's egress hook, so
 /// what that would check and count is checked and counted here.
+///
+/// The packet stays as it is, for the first write to one that TCP keeps for sending again copies its headers. The
+/// Ethernet addresses are those of the way to the node: the receiver asks only whether the frame was for this machine,
+/// which is known since it came. The time to live is as on one wire: no way that leads into an instance comes back.
 #[inline(always)]
 pub(super) fn to_local(
     skb: Skb,
@@ -125,13 +125,11 @@ pub(super) fn to_local(
     known: &Known,
     verdict: &mut i32,
 ) -> Result<(), Reason> {
-    // SAFETY: copied.
-    let to = unsafe { ENDPOINTS.get(&ifindex) }.ok_or(Reason::PeerNotReady)?.frame_to;
-    let length = u64::from(skb.len());
-    if packet.ttl > 1 {
-        rewrite::lower_ttl(skb, packet)?;
+    // SAFETY: only whether it is there.
+    if unsafe { ENDPOINTS.get(&ifindex) }.is_none() {
+        return Err(Reason::PeerNotReady);
     }
-    skb.store(0, &to, 0)?;
+    let length = u64::from(skb.len());
     let service = match known.kind {
         FORWARD => known.service,
         REVERSE => 0,

@@ -5,7 +5,6 @@
 
 use hivemind_ebpf::{
     abi::Addr,
-    checksum,
     packet::{ETH, Packet, TCP, UDP},
     reason::Reason,
 };
@@ -64,22 +63,4 @@ pub(super) fn replace(skb: Skb, packet: &mut Packet, end: End, addr: &Addr, port
 fn bytes(words: &[u32; 4]) -> [u8; 16] {
     // SAFETY: the same size, and bytes have no alignment and no invalid values.
     unsafe { core::mem::transmute(*words) }
-}
-
-/// Lowers the time to live by one, as a router does; it must be above 0.
-#[inline(always)]
-pub(super) fn lower_ttl(skb: Skb, packet: &Packet) -> Result<(), Reason> {
-    use hivemind_ebpf::packet::Bytes;
-    if packet.v4 == 0 {
-        return skb.store(ETH + 7, &[packet.ttl - 1], RECOMPUTE);
-    }
-    let old: [u8; 4] = skb.load(ETH + 8).ok_or(Reason::Rewrite)?;
-    let ttl = packet.ttl - 1;
-    let sum = checksum::replace(
-        u16::from_ne_bytes([old[2], old[3]]),
-        u16::from_ne_bytes([old[0], old[1]]),
-        u16::from_ne_bytes([ttl, old[1]]),
-    )
-    .to_ne_bytes();
-    skb.store(ETH + 8, &[ttl, old[1], sum[0], sum[1]], 0)
 }
