@@ -1,8 +1,11 @@
 //! The loop: takes commands, follows the store, plans, writes, publishes.
 
-use std::{future::Future, sync::Arc};
+use std::{collections::BTreeSet, future::Future, sync::Arc, time::Duration};
 
-use tokio::sync::{mpsc, watch};
+use tokio::{
+    sync::{mpsc, watch},
+    time::Instant,
+};
 
 use super::{
     Answer, AppChange, Command, Control, ControlError, IfMatch, Written,
@@ -22,6 +25,8 @@ use crate::{
 const QUEUE: usize = 256;
 /// Revisions of the change log that are kept for watchers and point-in-time recovery.
 const LOG_KEPT: Revision = 10_000;
+/// How soon a plan is made again that the store would not take.
+const RETRY: Duration = Duration::from_secs(1);
 /// The log is compacted when it is longer than this.
 const LOG_LONGEST: Revision = 12_000;
 
@@ -51,8 +56,20 @@ pub async fn start(
     let (commands, inbox) = mpsc::channel(QUEUE);
     let (publish, published) = watch::channel(Arc::new(snapshot.clone()));
     let cursor = Cursor::of(&snapshot);
-    let run =
-        Loop { store, config, events, watcher, snapshot, dirty, feeds: Vec::new(), publish, cursor, compacted: 0 };
+    let run = Loop {
+        store,
+        config,
+        events,
+        watcher,
+        snapshot,
+        dirty,
+        feeds: Vec::new(),
+        publish,
+        cursor,
+        put_off: BTreeSet::new(),
+        retry_at: Instant::now(),
+        compacted: 0,
+    };
     Ok((Control { commands, snapshot: published }, run.run(inbox)))
 }
 
@@ -66,6 +83,9 @@ struct Loop {
     feeds: Vec<Feed>,
     publish: watch::Sender<Arc<ClusterSnapshot>>,
     cursor: Cursor,
+    /// Apps whose plan the store would not take, to be planned again at `retry_at`.
+    put_off: BTreeSet<AppKey>,
+    retry_at: Instant,
     compacted: Revision,
 }
 
@@ -79,6 +99,9 @@ impl Loop {
                     None => return Ok(()),
                 },
                 batch = self.watcher.next() => self.take(batch?),
+                () = tokio::time::sleep_until(self.retry_at), if !self.put_off.is_empty() => {
+                    self.dirty.apps.append(&mut self.put_off);
+                }
             }
         }
     }
@@ -120,7 +143,9 @@ impl Loop {
             said.instances.extend(dirty.instances);
             said.services.extend(dirty.services);
             for app in apps {
-                self.plan(&app).await?;
+                if let Err(error) = self.plan(&app).await {
+                    self.put_off(app, error)?;
+                }
             }
             if self.dirty.is_empty() {
                 break;
@@ -129,7 +154,8 @@ impl Loop {
         self.publish.send_replace(Arc::new(self.snapshot.clone()));
         let snapshot = &self.snapshot;
         self.feeds.retain_mut(|feed| feed.update(snapshot, &said));
-        self.compact().await
+        self.compact().await;
+        Ok(())
     }
 
     async fn plan(&mut self, app: &AppKey) -> Result<(), StoreError> {
@@ -140,6 +166,18 @@ impl Loop {
             let txn = transaction(&self.snapshot, app, &plan.changes);
             self.commit(txn).await?;
         }
+        Ok(())
+    }
+
+    /// A disk that is full now need not be so for ever, and what runs goes on meanwhile: the plan is made again later.
+    fn put_off(&mut self, app: AppKey, error: StoreError) -> Result<(), StoreError> {
+        if !matches!(error, StoreError::DiskFull { .. } | StoreError::Io { .. }) {
+            return Err(error);
+        }
+        let message = format!("a change of {} is put off: {error}", app.name);
+        self.events.emit(EventKind::Warning, "StoreFailed", format!("app/{}", app.name), message);
+        self.put_off.insert(app);
+        self.retry_at = Instant::now() + RETRY;
         Ok(())
     }
 
@@ -165,13 +203,15 @@ impl Loop {
         }
     }
 
-    async fn compact(&mut self) -> Result<(), StoreError> {
+    async fn compact(&mut self) {
         if self.snapshot.revision.saturating_sub(self.compacted) > LOG_LONGEST {
             let to = self.snapshot.revision - LOG_KEPT;
-            self.store.compact(to).await?;
+            if let Err(error) = self.store.compact(to).await {
+                tracing::warn!(%error, "the store's log is not compacted; trying again later");
+            }
+            // Also when it failed: otherwise it would be tried at every change.
             self.compacted = to;
         }
-        Ok(())
     }
 
     async fn handle(&mut self, command: Command) -> Result<(), StoreError> {
