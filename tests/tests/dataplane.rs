@@ -5,10 +5,16 @@ mod lab;
 #[path = "dataplane/traffic.rs"]
 mod traffic;
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::Path,
+};
 
 use hivemind::{
-    dataplane::{Dataplane, bpf::BpfDataplane},
+    dataplane::{
+        Dataplane, DataplaneError,
+        bpf::{BpfDataplane, DataplaneConfig},
+    },
     model::Protocol,
 };
 use hivemind_ebpf::reason::Reason;
@@ -17,10 +23,22 @@ use hivemind::net::Family;
 use lab::{FAMILIES, GATEWAY, Lab, UPLINK, firewall, isolated, past_the_sockets, vip};
 use traffic::{Echo, tcp_ask, udp_ask};
 
+/// A way to open the data plane.
+type Open = fn(DataplaneConfig) -> Result<BpfDataplane, DataplaneError>;
+
+/// Runs a test with TCX, and as on kernels that lack it.
+fn in_both_ways(test: impl Fn(&Path, Open) + Sync) {
+    let ways: [(&str, Open); 2] = [("tcx", BpfDataplane::open), ("tc", BpfDataplane::open_without_tcx)];
+    for (name, open) in ways {
+        println!("attached by {name}");
+        isolated(|cgroup| test(cgroup, open));
+    }
+}
+
 #[test]
 fn sockets_reach_a_service_and_see_its_address() {
-    isolated(|cgroup| {
-        let mut lab = Lab::new(cgroup, 3);
+    in_both_ways(|cgroup, open| {
+        let mut lab = Lab::with(cgroup, 3, open);
         for i in 0..3 {
             lab.ready(i);
         }
@@ -73,8 +91,8 @@ fn outside(family: Family) -> IpAddr {
 
 #[test]
 fn published_ports_keep_the_client_and_obey_the_firewall() {
-    isolated(|cgroup| {
-        let mut lab = Lab::new(cgroup, 3);
+    in_both_ways(|cgroup, open| {
+        let mut lab = Lab::with(cgroup, 3, open);
         firewall("9000, 9001", 9001);
         for i in 0..3 {
             lab.ready(i);
@@ -127,8 +145,8 @@ fn published_ports_keep_the_client_and_obey_the_firewall() {
 
 #[test]
 fn what_goes_past_the_sockets_is_balanced_packet_by_packet() {
-    isolated(|cgroup| {
-        let mut lab = Lab::new(cgroup, 3);
+    in_both_ways(|cgroup, open| {
+        let mut lab = Lab::with(cgroup, 3, open);
         for i in 0..3 {
             lab.ready(i);
         }
@@ -171,8 +189,8 @@ fn what_goes_past_the_sockets_is_balanced_packet_by_packet() {
 
 #[test]
 fn nothing_passes_before_an_instance_is_ready() {
-    isolated(|cgroup| {
-        let mut lab = Lab::new(cgroup, 2);
+    in_both_ways(|cgroup, open| {
+        let mut lab = Lab::with(cgroup, 2, open);
         lab.ready(0);
         lab.sync();
         let _echo = Echo::start(&lab.instances[1].ns, 8080, "i1");
@@ -199,8 +217,8 @@ fn nothing_passes_before_an_instance_is_ready() {
 
 #[test]
 fn sockets_are_refused_at_once_where_nothing_answers() {
-    isolated(|cgroup| {
-        let mut lab = Lab::new(cgroup, 1);
+    in_both_ways(|cgroup, open| {
+        let mut lab = Lab::with(cgroup, 1, open);
         lab.ready(0);
         lab.service(1, 80, 8080, Protocol::Tcp, &[]);
         lab.sync();
@@ -312,16 +330,23 @@ fn the_way_without_tcx_works_as_well() {
         }
         assert_eq!(inside.join().expect("a result").expect("a stream"), NONE, "lost between instances");
         assert_eq!(stream.join().expect("a result").expect("a stream"), NONE, "lost from outside");
+        let filters = || {
+            let show = std::process::Command::new("tc").args(["filter", "show", "dev", "uplink", "ingress"]).output();
+            show.expect("tc").stdout
+        };
+        assert!(!filters().is_empty());
+        lab.dataplane.attach_uplinks(&[]).expect("no uplinks");
+        assert!(filters().is_empty(), "a device that is no uplink any more is left alone");
+        lab.dataplane.attach_uplinks(&["uplink".into()]).expect("uplinks");
         lab.dataplane.unload().expect("to unload");
-        let filters = std::process::Command::new("tc").args(["filter", "show", "dev", "uplink", "ingress"]).output();
-        assert!(filters.expect("tc").stdout.is_empty(), "nothing is left");
+        assert!(filters().is_empty(), "nothing is left");
     });
 }
 
 #[test]
 fn a_backend_that_goes_is_left_by_udp_and_ends_tcp() {
-    isolated(|cgroup| {
-        let mut lab = Lab::new(cgroup, 3);
+    in_both_ways(|cgroup, open| {
+        let mut lab = Lab::with(cgroup, 3, open);
         for i in 0..3 {
             lab.ready(i);
         }
@@ -377,8 +402,8 @@ fn wait_for(mut done: impl FnMut() -> bool) {
 
 #[test]
 fn counters_count_every_packet_once() {
-    isolated(|cgroup| {
-        let mut lab = Lab::new(cgroup, 2);
+    in_both_ways(|cgroup, open| {
+        let mut lab = Lab::with(cgroup, 2, open);
         for i in 0..2 {
             lab.ready(i);
         }

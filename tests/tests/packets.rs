@@ -9,6 +9,8 @@ mod frame;
 #[expect(dead_code, reason = "the tests with traffic use the rest")]
 #[path = "dataplane/lab.rs"]
 mod lab;
+#[path = "packets/leaks.rs"]
+mod leaks;
 #[path = "packets/table.rs"]
 mod table;
 

@@ -11,7 +11,7 @@ use hivemind::{
     model::Protocol,
     net::Family,
 };
-use hivemind_ebpf::{program, reason::Reason};
+use hivemind_ebpf::{map, program, reason::Reason};
 
 use crate::{
     frame::Frame,
@@ -53,11 +53,13 @@ pub(crate) struct Bench {
 impl Bench {
     pub(crate) fn new(cgroup: &Path) -> Self {
         let mut lab = Lab::new(cgroup, 3);
+        // Nothing but the tests' packets is counted: no device sends anything.
         for instance in &lab.instances {
-            // Nothing but the table's packets is counted.
             instance.ns.run(|| sh("ip link set eth0 down"));
+            sh(&format!("ip link set {} down", instance.link.name));
         }
         lab.outside.run(|| sh("ip link set eth0 down"));
+        sh("ip link set uplink down; ip link set hm-pub down; ip link set hm-node down");
         for ready in [0, 1] {
             lab.ready(ready);
         }
@@ -73,6 +75,14 @@ impl Bench {
         }
         lab.sync();
         Self { lab }
+    }
+
+    /// How many entries each map holds. Without the counters, whose totals are kept: a row for each endpoint, service,
+    /// direction and reason.
+    pub(crate) fn entries(&self) -> BTreeMap<&'static str, usize> {
+        let mut entries = self.lab.dataplane.entries().unwrap_or_else(|error| panic!("{error}"));
+        entries.remove(map::COUNTERS);
+        entries
     }
 
     pub(crate) fn ifindex(&self, instance: usize) -> u32 {

@@ -207,6 +207,22 @@ impl BpfDataplane {
         }
     }
 
+    /// Detaches from the uplinks that are no longer wanted, on kernels without TCX.
+    pub(super) fn detach_uplinks_but(&mut self, wanted: &[Place]) -> Result<(), DataplaneError> {
+        let all = if_nameindex().map_err(|error| DataplaneError::Attach {
+            program: program::FROM_UPLINK,
+            to: "the uplinks".into(),
+            why: error.to_string(),
+        })?;
+        for device in &all {
+            let place = Place::Uplink(device.index());
+            if let (false, Ok(name)) = (wanted.contains(&place), device.name().to_str()) {
+                self.detach_device(&place, name)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Detaches from every device in the calling thread's namespace, on kernels without TCX.
     pub(super) fn detach_filters(&mut self) {
         let Ok(all) = if_nameindex() else { return };

@@ -28,8 +28,9 @@ impl<K: Pod, V: Pod> Table<K, V> {
         self.map.insert(key, value, 0)
     }
 
+    /// [`MapError::KeyNotFound`]: it was not there.
     pub(super) fn remove(&mut self, key: &K) -> Result<(), MapError> {
-        self.map.remove(key)
+        named(self.map.remove(key))
     }
 
     /// The value, if the key is there.
@@ -115,6 +116,22 @@ impl Maps {
         })
     }
 
+    /// How many entries each map holds, but the sockets': that one makes room by itself.
+    #[cfg(feature = "testkit")]
+    pub(super) fn entries(&self) -> Result<BTreeMap<&'static str, usize>, DataplaneError> {
+        let counters = self.counters.keys().filter(Result::is_ok).count();
+        Ok(BTreeMap::from([
+            (map::ENDPOINTS, self.endpoints.raw_rows()?.len()),
+            (map::PEERS, self.peers.raw_rows()?.len()),
+            (map::NODE_ADDRS, self.node_addresses.raw_rows()?.len()),
+            (map::FRONTENDS, self.frontends.raw_rows()?.len()),
+            (map::SLOTS, self.slots.raw_rows()?.len()),
+            (map::SERVED, self.served.raw_rows()?.len()),
+            (map::CONNECTIONS, self.connections.raw_rows()?.len()),
+            (map::COUNTERS, counters),
+        ]))
+    }
+
     /// How many entries a map can hold.
     pub(super) fn capacity(&self, name: &str) -> u32 {
         self.capacities.get(name).copied().unwrap_or(0)
@@ -123,6 +140,16 @@ impl Maps {
 
 pub(super) fn failed(action: &'static str, map: &'static str, error: &MapError) -> DataplaneError {
     DataplaneError::Map { action, map, why: chain(error) }
+}
+
+/// Names the refusal to remove what is not there: aya hands on the kernel's ENOENT.
+pub(super) fn named(removed: Result<(), MapError>) -> Result<(), MapError> {
+    match removed {
+        Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc::ENOENT) => {
+            Err(MapError::KeyNotFound)
+        }
+        other => other,
+    }
 }
 
 /// E2BIG and ENOMEM: the map holds no more.

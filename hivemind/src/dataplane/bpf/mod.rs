@@ -141,6 +141,12 @@ impl BpfDataplane {
         Ok((result.return_value.cast_signed(), out))
     }
 
+    /// How many entries each map holds.
+    #[cfg(feature = "testkit")]
+    pub fn entries(&self) -> Result<std::collections::BTreeMap<&'static str, usize>, DataplaneError> {
+        self.maps.entries()
+    }
+
     fn links(&self) -> PathBuf {
         base(&self.config.root).join("links")
     }
@@ -249,6 +255,9 @@ impl Dataplane for BpfDataplane {
             })?;
             self.attach_device(&Place::Uplink(index), device)?;
             wanted.push(Place::Uplink(index));
+        }
+        if !self.tcx {
+            return self.detach_uplinks_but(&wanted);
         }
         for (pin, place) in self.places()? {
             if matches!(place, Place::Uplink(_)) && !wanted.contains(&place) {

@@ -1,4 +1,4 @@
-//! What grows with traffic: connections that have ended, and counters of instances that are gone.
+//! What grows with traffic: connections that have ended or lost their backend, and counters of instances that are gone.
 
 use std::collections::BTreeMap;
 
@@ -8,13 +8,14 @@ use hivemind_ebpf::{
     connection, map,
 };
 
-use super::maps::{Maps, failed};
+use super::maps::{Maps, failed, named};
 use crate::dataplane::{Counter, DataplaneError, SweepReport};
 
-/// Removes connections that have been silent for longer than they may.
+/// Removes connections that have been silent for longer than they may, and those whose backend is gone: nothing of
+/// them is forwarded any more.
 pub(super) fn connections(maps: &mut Maps) -> Result<SweepReport, DataplaneError> {
     let mut report = SweepReport::default();
-    let mut over = Vec::new();
+    let mut ended = Vec::new();
     let now = now();
     for (key, row) in maps.connections.raw_rows()? {
         let other = maps.connections.get(&row.other(&key));
@@ -22,17 +23,18 @@ pub(super) fn connections(maps: &mut Maps) -> Result<SweepReport, DataplaneError
         let seen = |half: Option<Connection>| half.map_or(0, |half| half.seen);
         let last = |half: Option<Connection>| half.map_or(row.last, |half| half.last);
         let ticks = connection::lifetime(key.protocol, seen(forward), seen(reverse));
-        let silent = connection::is_over(now, last(forward), last(reverse), ticks);
-        match (row.kind == FORWARD, silent) {
+        let gone = forward.is_some_and(|to| maps.peers.get(&to.addr).map(|peer| peer.ifindex) != Some(to.ifindex));
+        let over = gone || connection::is_over(now, last(forward), last(reverse), ticks);
+        match (row.kind == FORWARD, over) {
             (true, true) => report.expired += 1,
             (true, false) => report.connections += 1,
             (false, _) => {}
         }
-        if silent {
-            over.push(key);
+        if over {
+            ended.push(key);
         }
     }
-    for key in over {
+    for key in ended {
         match maps.connections.remove(&key) {
             Ok(()) | Err(MapError::KeyNotFound | MapError::ElementNotFound) => {}
             Err(error) => return Err(failed("sweep", map::CONNECTIONS, &error)),
@@ -90,7 +92,7 @@ pub(super) fn retire(maps: &mut Maps, exists: impl Fn(u32) -> bool) -> Result<()
         }
         let sums = on_first_cpu(sum, values.len())?;
         maps.counters.insert(retired, sums, 0).map_err(|error| fail(&error))?;
-        match maps.counters.remove(&key) {
+        match named(maps.counters.remove(&key)) {
             Ok(()) | Err(MapError::KeyNotFound | MapError::ElementNotFound) => {}
             Err(error) => return Err(fail(&error)),
         }
