@@ -56,7 +56,7 @@ fn row(bench: &Bench, name: &str, frame: &Frame, expect: Expect) -> Row {
 /// The backend of a connection goes, and comes back.
 fn backend_gone(bench: &mut Bench, family: Family) {
     let open = bench.sent(0, TCP, 6100, service(family, 1));
-    let there = bench.arriving(1, Frame { dst: (bench.address(1, family), 8080), ..open.clone() }).bytes();
+    let there = Frame { dst: (bench.address(1, family), 8080), ..open.clone() }.bytes();
     let more = Frame { detail: ACK, ..open.clone() };
     bench.check(&row(bench, "opens", &open, Expect::RedirectAs(there)));
     let tables = bench.lab.tables.clone();
@@ -78,7 +78,7 @@ fn table_full(bench: &mut Bench) {
     let again = bench.sent(0, UDP, port, to);
     bench.check(&row(bench, "table full", &again, Expect::Drop(Reason::TableFull)));
     let known = bench.sent(0, UDP, port - 1, to);
-    let there = bench.arriving(1, Frame { dst: (bench.address(1, Family::V4), 8080), ..known.clone() }).bytes();
+    let there = Frame { dst: (bench.address(1, Family::V4), 8080), ..known.clone() }.bytes();
     bench.check(&row(bench, "known connections go on", &known, Expect::RedirectAs(there)));
 }
 

@@ -65,6 +65,9 @@ pub struct AppView {
     pub status: AppStatus,
     /// How it stands, in a word.
     pub state: AppState,
+    /// Why it is not what was asked for, if that is no matter of time: no node fits, no address is free.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unmet: Vec<String>,
     /// Grows with every change that needs new instances.
     pub generation: u64,
     /// The ETag: the revision that last wrote it.
@@ -247,7 +250,7 @@ impl AppView {
             AppState::Ready
         } else if all_there && completed > 0 && status.ready + completed == status.desired {
             AppState::Completed
-        } else if in_trouble {
+        } else if in_trouble || snapshot.unmet.contains_key(&app.key) {
             AppState::Degraded
         } else {
             AppState::Updating
@@ -259,6 +262,7 @@ impl AppView {
             spec: app.spec.clone(),
             status,
             state,
+            unmet: snapshot.unmet.get(&app.key).map(|unmet| (**unmet).clone()).unwrap_or_default(),
             generation: app.generation,
             revision: row.modified,
             created_at: app.created_at,

@@ -243,6 +243,7 @@ fn describe(app: &AppView) {
     show("Scope", format!("{}/{}", app.tenant, app.namespace));
     show("Image", app.spec.image.clone());
     show("State", format!("{} ({} of {} ready)", app.state, app.status.ready, app.status.desired));
+    app.unmet.iter().for_each(|reason| show("Unmet", reason.clone()));
     show("Services", app.spec.services.join(" "));
     show("Ports", ports(app));
     show("Entrypoint", words(&app.spec.command));

@@ -13,7 +13,7 @@ use crate::{
         instances::LogLineView,
         view::{AppState, AppView, InstanceView, ServiceView},
     },
-    model::{ErrorCode, Event, Phase, Problem, Protocol},
+    model::{ErrorCode, Phase, Problem, Protocol},
 };
 
 /// How often to look.
@@ -22,7 +22,7 @@ const PERIOD: Duration = Duration::from_millis(150);
 const CRASHES: u32 = 3;
 /// Log lines that are shown of an instance that does not come up.
 const LINES: usize = 10;
-/// When nothing has been placed for this long, the reason is looked for.
+/// Something may go soon and make room: this long it is waited for.
 const UNPLACED: Duration = Duration::from_secs(2);
 
 /// Whether to wait, and how long.
@@ -123,8 +123,10 @@ async fn settle(context: &Context, app: &str, limit: Duration, progress: &mut Pr
             return Err(failure(context, &view, failed, &instances).await);
         }
         let waited = begun.elapsed();
-        if view.status.updated < view.status.desired && waited > UNPLACED {
-            unplaced(context, app, waited >= limit).await?;
+        if !view.unmet.is_empty() && (waited > UNPLACED || waited >= limit) {
+            let title = format!("{app} is not what it should be: {} of {}", view.status.ready, view.status.desired);
+            let problem = Problem::new(ErrorCode::Unschedulable, title).hint("hivemind node ls -o wide");
+            return Err(view.unmet.iter().fold(problem, |problem, reason| problem.detail(reason.clone())));
         }
         if waited >= limit {
             return Err(timed_out(context, &view, limit, &instances).await);
@@ -188,21 +190,6 @@ fn lost(instance: &InstanceView, generation: u64) -> bool {
             hopeless || instance.restarts >= CRASHES || (instance.code.is_some() && instance.last_exit.is_none())
         }
         _ => false,
-    }
-}
-
-/// Fails if the newest thing that was said of the app is that no node takes it; `ever` looks further back.
-async fn unplaced(context: &Context, app: &str, ever: bool) -> Result<(), Problem> {
-    let Ok(events) = context.client.lines::<Event>("/v1/events").await else { return Ok(()) };
-    let about = format!("app/{app}");
-    let own = events.filter_map(|event| std::future::ready(event.ok().filter(|event| event.object == about)));
-    let own: Vec<Event> = own.collect().await;
-    let mut newest = own.iter().rev().take(if ever { usize::MAX } else { 1 });
-    match newest.find(|event| event.reason == "Unschedulable") {
-        Some(event) => {
-            Err(Problem::new(ErrorCode::Unschedulable, event.message.clone()).hint("hivemind node ls -o wide"))
-        }
-        None => Ok(()),
     }
 }
 

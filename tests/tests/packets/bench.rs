@@ -102,11 +102,10 @@ impl Bench {
         frame
     }
 
-    /// The same frame on its way into instance `to`, after one more router.
-    pub(crate) fn arriving(&self, to: usize, mut frame: Frame) -> Frame {
+    /// The same frame as the host's device sends it to instance `to`.
+    pub(crate) fn by_device(&self, to: usize, mut frame: Frame) -> Frame {
         let link = &self.lab.instances[to].link;
         (frame.to_mac, frame.from_mac) = (link.instance_mac.0, link.host_mac.0);
-        frame.ttl -= 1;
         frame
     }
 
