@@ -9,7 +9,7 @@ pub enum Reason {
     NotReady = 1,
     /// The packet is shorter than its headers say, or contradicts itself.
     Malformed = 2,
-    /// The Ethernet protocol is neither IPv4, IPv6 nor ARP.
+    /// The Ethernet protocol is neither IPv4, IPv6 nor ARP, or the frame has a VLAN tag.
     EtherType = 3,
     /// The source Ethernet address is not the instance's.
     SpoofedMac = 4,

@@ -183,7 +183,12 @@ pub(super) fn begin(packet: &Packet, key: &FrontendKey, came_by: u32, known: &mu
     row.kind = FORWARD;
     row.seen = if tcp { connection::seen(packet.detail) } else { SENT };
     row.ifindex = ifindex;
-    write(&packet.tuple, &row)
+    let written = write(&packet.tuple, &row);
+    if written.is_err() {
+        // Half a connection would hold the client's port until it times out.
+        let _ = CONNECTIONS.remove(&back);
+    }
+    written
 }
 
 /// Writes the way back. The client may use one port towards two of a service's addresses: if both lead to the same

@@ -45,6 +45,9 @@ fn hm_to_cont(context: TcContext) -> i32 {
 fn from_container(skb: Skb, own: u32, verdict: &mut i32) -> Result<(), Reason> {
     // SAFETY: a row goes only when its device does.
     let endpoint = unsafe { ENDPOINTS.get(&own) }.ok_or(Reason::NotReady)?;
+    if skb.has_tag() {
+        return Err(Reason::EtherType);
+    }
     let eth: [u8; ETH as usize] = skb.load(0).ok_or(Reason::Malformed)?;
     if !same_mac(&eth, 6, &endpoint.frame_to) {
         return Err(Reason::SpoofedMac);

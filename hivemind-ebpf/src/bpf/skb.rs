@@ -57,6 +57,13 @@ impl Skb {
         unsafe { (*self.0).ifindex }
     }
 
+    /// Whether a VLAN tag is carried beside the packet, where its bytes do not show it.
+    #[inline(always)]
+    pub(super) fn has_tag(self) -> bool {
+        // SAFETY: as in `len`.
+        unsafe { (*self.0).vlan_present != 0 }
+    }
+
     /// The device the packet came in by, 0 if the node itself made it.
     #[inline(always)]
     pub(super) fn came_by(self) -> u32 {
