@@ -5,6 +5,8 @@
 //! still be done.
 
 mod codec;
+#[cfg(test)]
+mod crash_tests;
 mod engine;
 mod file;
 mod watch;
