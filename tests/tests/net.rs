@@ -112,7 +112,10 @@ fn the_mtu_is_the_smallest_of_the_uplinks_unless_it_is_given() {
             lab.host.sh(&format!("ip -o link show {}", there.name)),
         )
     };
-    let there = lab.with_net(async |net| net.ensure_link(&link(0)).await.expect("a link"));
+    let there = lab.with_net(async |net| {
+        net.ensure_node(&node()).await.expect("the node");
+        net.ensure_link(&link(0)).await.expect("a link")
+    });
     let (derived, _, outer) = mtu(there);
     assert!(derived && outer.contains("mtu 1430"), "{outer}");
     let config = hivemind::net::linux::NetConfig { mtu: Some(1300), ..lab.config() };

@@ -212,9 +212,9 @@ impl Demo<'_> {
 
     /// The names of an app's instances, which must be that many, all ready.
     fn ready(&self, app: &str, count: usize) -> Result<BTreeSet<String>> {
-        let listed = self.machine.hivemind(&["ps", app, "-o", "json"])?.json()?;
+        let listed = self.machine.hivemind(&["ps", "-o", "json"])?.json()?;
         let instances = listed.as_array().context("ps -o json gives no list")?;
-        let names = instances.iter().map(|instance| {
+        let names = instances.iter().filter(|instance| instance["app"] == app).map(|instance| {
             ensure!(instance["phase"] == "ready", "{} is {}", instance["name"], instance["phase"]);
             Ok(instance["name"].as_str().context("an instance has no name")?.to_owned())
         });

@@ -239,7 +239,7 @@ mod tests {
             "NAME         MESSAGE\nweb          two lines  [31mred\na-long-name"
         );
         let quiet = Output { format: Format::Wide, quiet: true };
-        assert_eq!(trimmed(quiet.table(&things[1..])), "a-long-name    more");
+        assert_eq!(trimmed(quiet.table(&things[1..])), "a-long-name     more");
     }
 
     #[test]
