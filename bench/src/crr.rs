@@ -40,6 +40,8 @@ pub(crate) struct Args {
 enum Way {
     /// Inside one container.
     Loopback,
+    /// Over a veth from one container into the other, without a node between: what a veth costs at least.
+    Pair,
     /// From container to container without a service.
     Direct,
     /// The same once more: how far two equal ways differ is what this machine cannot tell apart.
@@ -69,6 +71,7 @@ impl Way {
     fn name(self) -> String {
         match self {
             Self::Loopback => "loopback inside one container".to_owned(),
+            Self::Pair => "bare veth pair".to_owned(),
             Self::Direct => "direct".to_owned(),
             Self::DirectAgain => "direct, again".to_owned(),
             Self::Nft(count) => format!("nftables [{count}]"),
@@ -80,6 +83,7 @@ impl Way {
     fn tag(self) -> String {
         match self {
             Self::Loopback => "loop".to_owned(),
+            Self::Pair => "pair".to_owned(),
             Self::Direct => "direct".to_owned(),
             Self::DirectAgain => "again".to_owned(),
             Self::Nft(count) => format!("nft{count}"),
@@ -91,7 +95,7 @@ impl Way {
 
 /// Measures and reports.
 pub(crate) fn run(run: &Run, common: &Common, args: &Args) -> Result<()> {
-    let mut ways = vec![Way::Loopback, Way::Direct, Way::DirectAgain];
+    let mut ways = vec![Way::Loopback, Way::Pair, Way::Direct, Way::DirectAgain];
     if !args.ipv6 {
         ways.extend(args.services.iter().map(|count| Way::Nft(*count)));
         ways.extend(args.services.iter().map(|count| Way::Iptables(*count)));
@@ -126,6 +130,7 @@ fn prepare(run: &Run, args: &Args, way: Way) -> Result<Contestant> {
             client.netns = lab.server.clone();
             to.set_ip(if args.ipv6 { IpAddr::from(Ipv6Addr::LOCALHOST) } else { Ipv4Addr::LOCALHOST.into() });
         }
+        Way::Pair => to.set_ip(pick(lab.pair()?, args.ipv6)),
         Way::Direct | Way::DirectAgain => {}
         Way::Hivemind(count) => {
             let measured = rules::measured(count);
@@ -210,6 +215,12 @@ fn compare(report: &mut Report, contestants: &[Contestant]) {
         let fewest = contestants.iter().find(|one| matches!(one.way, Way::Hivemind(_)));
         if let Some(fewest) = fewest.filter(|fewest| fewest.way != ours.way) {
             report.ratio((p50, &ours.p50), (fewest.way.name(), &fewest.p50), Some(Target::AtMost(1.05)));
+        }
+    }
+    // What any way through a veth costs, programs or none: how near to loopback this kernel lets two containers come.
+    for way in [Way::Pair, Way::Direct] {
+        if let (Some(other), Some(loopback)) = (find(way), find(Way::Loopback)) {
+            report.ratio((format!("{}: p50", way.name()), &other.p50), ("loopback", &loopback.p50), None);
         }
     }
     if let (Some(direct), Some(again)) = (find(Way::Direct), find(Way::DirectAgain)) {

@@ -136,6 +136,18 @@ impl Lab {
         })
     }
 
+    /// Connects client and server by a veth without the node; the server's addresses on it.
+    pub(crate) fn pair(&self) -> Result<(Ipv4Addr, Ipv6Addr)> {
+        self.client.ip(&format!(
+            "link add pair type veth peer name pair netns {}\nlink set pair up\n\
+             addr add 192.0.2.1/30 dev pair\naddr add 2001:db8::1/126 dev pair nodad\n",
+            self.server.name
+        ))?;
+        self.server
+            .ip("link set pair up\naddr add 192.0.2.2/30 dev pair\naddr add 2001:db8::2/126 dev pair nodad\n")?;
+        Ok((Ipv4Addr::new(192, 0, 2, 2), Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 2)))
+    }
+
     fn connect(&self, container: &Netns, (v4, v6): (Ipv4Addr, Ipv6Addr), host: &str, macs: [[u8; 6]; 2]) -> Result<()> {
         let [host_mac, own_mac] = macs.map(|mac| mac.map(|byte| format!("{byte:02x}")).join(":"));
         let (gateway4, gateway6) = GATEWAY;

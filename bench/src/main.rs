@@ -3,6 +3,7 @@
 //! Everything happens in network namespaces of its own that have no way out, and nothing is left behind
 //! ([`supervisor`]). `docs/BENCHMARKS.md` holds the results and says how to read them.
 
+mod all;
 mod child;
 mod clock;
 mod crr;
@@ -24,10 +25,11 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 
 #[derive(Debug, Parser)]
-#[command(name = "hivemind-bench", about = "Measures hivemind beside what others do", arg_required_else_help = true)]
+#[command(name = "hivemind-bench", about = "Measures hivemind beside what others do")]
 struct Cli {
+    /// Without one, all of them are measured and docs/BENCHMARKS.md is written
     #[command(subcommand)]
-    command: Command,
+    command: Option<Command>,
     #[command(flatten)]
     common: Common,
 }
@@ -72,7 +74,8 @@ impl Common {
 
 fn main() -> Result<ExitCode> {
     let cli = Cli::parse();
-    let measured = match (&cli.command, &cli.common.run) {
+    let Some(command) = &cli.command else { return all::run(&cli.common) };
+    let measured = match (command, &cli.common.run) {
         (Command::Child(args), _) => child::run(args),
         // Its machine cleans up after itself.
         (Command::Daemon(args), _) => daemon::run(&cli.common, args),

@@ -2,12 +2,12 @@
 
 use std::{fmt::Write as _, fs};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::stats::{Series, Summary};
 
 /// The result of one measurement.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Report {
     /// What was measured.
     title: String,
@@ -22,7 +22,7 @@ pub(crate) struct Report {
 }
 
 /// Where, when and how.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 struct Setting {
     machine: String,
     kernel: String,
@@ -30,15 +30,15 @@ struct Setting {
     command: String,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 struct Figure {
     subject: String,
-    unit: &'static str,
+    unit: String,
     #[serde(flatten)]
     summary: Summary,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 struct Ratio {
     of: String,
     to: String,
@@ -51,7 +51,7 @@ struct Ratio {
 }
 
 /// What is to be reached.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Target {
     /// No more than this.
@@ -89,8 +89,8 @@ impl Report {
     }
 
     /// Adds a subject's figures.
-    pub(crate) fn figure(&mut self, subject: impl Into<String>, unit: &'static str, series: &Series) {
-        self.figures.push(Figure { subject: subject.into(), unit, summary: series.summary() });
+    pub(crate) fn figure(&mut self, subject: impl Into<String>, unit: &str, series: &Series) {
+        self.figures.push(Figure { subject: subject.into(), unit: unit.to_owned(), summary: series.summary() });
     }
 
     /// Adds a comparison of two subjects' figures of the same rounds.
@@ -104,7 +104,7 @@ impl Report {
     }
 
     /// Compares a subject's figure itself with a fixed limit.
-    pub(crate) fn limit(&mut self, of: impl Into<String>, unit: &'static str, series: &Series, target: Target) {
+    pub(crate) fn limit(&mut self, of: impl Into<String>, unit: &str, series: &Series, target: Target) {
         self.add(of.into(), format!("({unit})"), series.summary(), Some(target));
     }
 
@@ -128,17 +128,36 @@ impl Report {
         Ok(())
     }
 
-    fn text(&self) -> String {
+    /// Everything with a target, of all reports, and when and where it was measured.
+    pub(crate) fn targets(reports: &[Self]) -> String {
+        let mut text = String::new();
+        if let Some(Self { setting: Setting { machine, kernel, date, .. }, .. }) = reports.first() {
+            let _ = write!(text, "{machine}; {kernel}; {date}\n\n");
+        }
+        let rows = reports.iter().flat_map(|report| {
+            let family = if report.title.contains("IPv6") { "IPv6: " } else { "" };
+            report.ratios.iter().filter_map(move |ratio| {
+                let reached = if ratio.reached? { "yes" } else { "**no**" };
+                Some([
+                    format!("{family}{}", ratio.of),
+                    ratio.to.clone(),
+                    ratio.target.map(Target::text).unwrap_or_default(),
+                    number(ratio.summary.median),
+                    reached.to_owned(),
+                ])
+            })
+        });
+        text += &table(["measure", "over", "to reach", "measured", "reached"], rows);
+        text
+    }
+
+    /// All of it, as Markdown.
+    pub(crate) fn text(&self) -> String {
         let Setting { machine, kernel, date, command } = &self.setting;
         let mut text = format!("## {}\n\n{machine}; {kernel}; {date}\n`{command}`\n\n", self.title);
         let figures = self.figures.iter().map(|figure| {
             let Summary { median, min, max } = figure.summary;
-            [
-                figure.subject.clone(),
-                figure.unit.to_owned(),
-                number(median),
-                format!("{} – {}", number(min), number(max)),
-            ]
+            [figure.subject.clone(), figure.unit.clone(), number(median), format!("{} – {}", number(min), number(max))]
         });
         text += &table(["subject", "unit", "median", "min – max"], figures);
         if !self.ratios.is_empty() {
@@ -180,7 +199,7 @@ impl Setting {
             |name| format!("{} {}", name.sysname().to_string_lossy(), name.release().to_string_lossy()),
         );
         let congestion = fs::read_to_string("/proc/sys/net/ipv4/tcp_congestion_control").unwrap_or_default();
-        let args: Vec<String> = std::env::args().skip(1).collect();
+        let args: Vec<String> = std::env::args().skip(1).filter(|arg| arg != "--json").collect();
         let args: Vec<&str> = crate::supervisor::without_run(&args);
         Self {
             machine: format!("{} ({cpus} CPUs, {:.0} GiB{virtual_machine})", value("model name"), kib / 1048576.0),

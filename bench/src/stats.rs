@@ -1,13 +1,13 @@
 //! Paired samples: every round measures every subject once, and ratios are taken within a round.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// What one subject gave, one value per round.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Series(pub(crate) Vec<f64>);
 
 /// Median and extremes.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Summary {
     /// The middle value; of an even number the mean of the two middle ones.
     pub(crate) median: f64,

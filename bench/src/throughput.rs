@@ -52,7 +52,7 @@ pub(crate) fn run(run: &Run, common: &Common, args: &Args) -> Result<()> {
         prepare(run, args, Way::Programs, "hm", "hivemind")?,
         prepare(run, args, Way::Service, "hms", "hivemind, through a service")?,
     ];
-    let (rounds, millis) = common.pick((5, 200), (21, 1000));
+    let (rounds, millis) = common.pick((5, 200), (21, 500));
     for round in 0..rounds {
         eprintln!("round {} of {rounds}", round + 1);
         let count = contestants.len();

@@ -47,7 +47,7 @@ enum Command {
     },
     /// Measure, side by side with what others do
     Bench {
-        /// Arguments of the benchmark program; without any it lists the measurements
+        /// Arguments of the benchmark program; without any it measures everything and writes docs/BENCHMARKS.md
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
