@@ -17,6 +17,9 @@ use hivemind_ebpf::{
 #[map(name = "hm_packet")]
 static PACKET: PerCpuArray<Packet> = PerCpuArray::with_max_entries(1, 0);
 
+/// Up to here headers are looked for in the packet's linear part first, without a call.
+const NEAR: u32 = 256;
+
 /// A packet of a TC hook.
 #[derive(Clone, Copy)]
 #[repr(transparent)]
@@ -25,6 +28,15 @@ pub(super) struct Skb(*mut __sk_buff);
 impl Bytes for Skb {
     #[inline(always)]
     fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
+        // SAFETY: the context is valid for the run of the program.
+        let (start, end) = unsafe { ((*self.0).data as usize, (*self.0).data_end as usize) };
+        if offset <= NEAR {
+            let at = start + offset as usize;
+            if at + N <= end {
+                // SAFETY: within the linear part of the packet; bytes have no alignment.
+                return Some(unsafe { core::ptr::read_unaligned(at as *const [u8; N]) });
+            }
+        }
         let mut bytes = [0u8; N];
         // SAFETY: `bytes` has room for N bytes; the helper checks the packet's bounds.
         let code = unsafe { bpf_skb_load_bytes(self.0.cast(), offset, bytes.as_mut_ptr().cast(), N as u32) };
