@@ -25,7 +25,8 @@ impl From<RuntimeError> for Fault {
 
 impl From<NetError> for Fault {
     fn from(error: NetError) -> Self {
-        Self { code: ErrorCode::Network, message: error.to_string() }
+        let code = if matches!(error, NetError::PortTaken { .. }) { ErrorCode::PortTaken } else { ErrorCode::Network };
+        Self { code, message: error.to_string() }
     }
 }
 

@@ -8,6 +8,7 @@ pub mod datapath;
 mod fault;
 pub mod machine;
 pub mod node;
+mod ports;
 mod publish;
 mod reporter;
 mod supervisor;
@@ -30,6 +31,7 @@ use crate::{
     runtime::Runtime,
 };
 use datapath::Datapath;
+use ports::Ports;
 use reporter::Reporter;
 use upstream::Upstream;
 
@@ -65,11 +67,12 @@ impl Agent {
             reporter: reporter.clone(),
             events: self.events,
             gateway: self.gateway,
+            ports: Ports::default(),
             slots: Semaphore::new(self.parallel),
         });
         let mut tasks = JoinSet::new();
         tasks.spawn(reporter.run(Arc::clone(&self.upstream)));
-        tasks.spawn(publish::run(Arc::clone(&shared.net), desired.subscribe()));
+        tasks.spawn(publish::run(Arc::clone(&shared), desired.subscribe()));
         tasks.spawn(supervisor::run(shared, desired.subscribe()));
         tasks.spawn(follow(self.upstream, self.datapath, desired));
         // None of them returns. One that panics takes the agent down, and the daemon's supervisor starts it again.

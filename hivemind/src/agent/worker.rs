@@ -13,6 +13,7 @@ use super::{
     datapath::Datapath,
     fault::Fault,
     machine::{self, Seen, Step, Stop, Want},
+    ports::Ports,
     reporter::Reporter,
     words,
 };
@@ -20,10 +21,10 @@ use crate::{
     dns,
     health::{self, HealthState},
     model::{Addresses, Desired, ErrorCode, EventKind, Exit, Instance, InstanceStatus, Phase, Revision, StatusReport},
-    net::{HostLink, InstanceLink, Net},
+    net::{HostLink, InstanceLink, Net, PublishedPort},
     observe::Events,
     runtime::{ContainerSpec, Image, PullProgress, RunState, Runtime},
-    spec::v1::PullPolicy,
+    spec::v1::{AppSpec, PortSpec, PullPolicy},
 };
 
 /// Label on every container of ours: the instance's app, `tenant/namespace/app`.
@@ -43,6 +44,8 @@ pub(super) struct Shared {
     pub(super) events: Events,
     /// The node's own addresses: gateways and name servers of the instances.
     pub(super) gateway: Addresses,
+    /// The published ports that are held.
+    pub(super) ports: Ports,
     /// How many instances may be made at the same moment.
     pub(super) slots: Semaphore,
 }
@@ -176,6 +179,7 @@ impl Worker {
             Step::EnsureImage => self.ensure_image(instance).await?,
             Step::EnsureLink => {
                 let _slot = shared.slots.acquire().await;
+                shared.ports.hold(&*shared.net, published(&instance.spec))?;
                 let link =
                     InstanceLink { id: instance.id.clone(), addresses: instance.addresses, gateway: shared.gateway };
                 let host = shared.net.ensure_link(&link).await?;
@@ -442,4 +446,9 @@ impl Worker {
             });
         }
     }
+}
+
+fn published(spec: &AppSpec) -> impl Iterator<Item = PublishedPort> {
+    let port = |port: &PortSpec| Some(PublishedPort { port: port.published?, protocol: port.protocol });
+    spec.ports.iter().filter_map(port)
 }

@@ -180,6 +180,7 @@ fn lost(instance: &InstanceView, generation: u64) -> bool {
                 | Code::Invalid
                 | Code::DiskFull
                 | Code::MapFull
+                | Code::PortTaken
                 | Code::Unhealthy
         )
     );

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::Overlap;
+use super::{Overlap, PublishedPort};
 
 /// An error of the network adapter.
 #[derive(Debug, thiserror::Error)]
@@ -31,6 +31,20 @@ pub enum NetError {
     NoNft {
         /// The program.
         program: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// Another process listens on a port that is to be published.
+    #[error("port {port} of this machine is used by another process (hint: 'ss -ltnup' names it)")]
+    PortTaken {
+        /// The port.
+        port: PublishedPort,
+    },
+    /// A port cannot be held.
+    #[error("cannot hold port {port}: {source}")]
+    Port {
+        /// The port.
+        port: PublishedPort,
         /// What the system said.
         source: std::io::Error,
     },

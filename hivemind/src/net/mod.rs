@@ -8,10 +8,12 @@ mod error;
 pub mod linux;
 mod names;
 mod nft;
+mod ports;
 mod ranges;
 mod types;
 
 pub use error::NetError;
+pub use ports::HeldPort;
 pub use types::{Family, HostLink, InstanceLink, Mac, NodeNet, Overlap, PublishedPort, Uplink};
 
 use crate::model::InstanceId;
@@ -29,6 +31,10 @@ pub trait Net: Send + Sync + std::fmt::Debug {
     /// The rules that hand the first packet of a connection to a published port, after the host's own firewall
     /// has accepted it, to the data plane. Replaces the former set in one transaction.
     async fn sync_published(&self, ports: &[PublishedPort]) -> Result<(), NetError>;
+
+    /// Takes a port that is to be published, so that no process of the host has it or gets it.
+    /// Fails with [`NetError::PortTaken`] if one has it.
+    fn hold_port(&self, port: PublishedPort) -> Result<HeldPort, NetError>;
 
     /// The namespace and the veth pair of an instance, **both ends down**, without routes to it: the caller attaches
     /// the data plane's programs before [`Net::bring_up`].

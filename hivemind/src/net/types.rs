@@ -83,6 +83,12 @@ pub struct PublishedPort {
     pub protocol: Protocol,
 }
 
+impl fmt::Display for PublishedPort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.port, self.protocol)
+    }
+}
+
 impl NodeNet {
     /// The node's own addresses.
     pub fn gateways(&self) -> impl Iterator<Item = IpAddr> + '_ {

@@ -18,7 +18,7 @@ use std::{
 };
 
 use self::{monitor::Monitor, rtnl::Netlink};
-use super::{HostLink, InstanceLink, Net, NetError, NodeNet, PublishedPort, Uplink, nft, ranges};
+use super::{HeldPort, HostLink, InstanceLink, Net, NetError, NodeNet, PublishedPort, Uplink, nft, ports, ranges};
 use crate::model::InstanceId;
 
 /// What can be chosen.
@@ -101,6 +101,10 @@ impl Net for LinuxNet {
 
     async fn sync_published(&self, ports: &[PublishedPort]) -> Result<(), NetError> {
         nft::apply(&self.config.nft, &nft::published_rules(ports, node::PUBLISH_NEXT_HOPS)).await
+    }
+
+    fn hold_port(&self, port: PublishedPort) -> Result<HeldPort, NetError> {
+        ports::hold(port)
     }
 
     async fn ensure_link(&self, link: &InstanceLink) -> Result<HostLink, NetError> {
