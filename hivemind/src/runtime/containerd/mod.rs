@@ -17,6 +17,7 @@ mod events;
 mod exec;
 mod locks;
 mod pull;
+mod shims;
 mod snapshots;
 mod tasks;
 
@@ -174,7 +175,9 @@ impl Runtime for ContainerdRuntime {
         let _one = self.locks.lock(id.as_str()).await;
         self.remove_task(id.as_str()).await?;
         self.remove_files(id).await?;
-        self.remove_container(id.as_str()).await
+        self.remove_container(id.as_str()).await?;
+        shims::end_leftover(&self.config.namespace, id.as_str()).await;
+        Ok(())
     }
 
     async fn remove_logs(&self, id: &InstanceId) -> Result<(), RuntimeError> {
