@@ -28,9 +28,8 @@ type Open = fn(DataplaneConfig) -> Result<BpfDataplane, DataplaneError>;
 
 /// Runs a test with TCX, and as on kernels that lack it.
 fn in_both_ways(test: impl Fn(&Path, Open) + Sync) {
-    let ways: [(&str, Open); 2] = [("tcx", BpfDataplane::open), ("tc", BpfDataplane::open_without_tcx)];
-    for (name, open) in ways {
-        println!("attached by {name}");
+    let ways: [Open; 2] = [BpfDataplane::open, BpfDataplane::open_without_tcx];
+    for open in ways {
         isolated(|cgroup| test(cgroup, open));
     }
 }

@@ -4,6 +4,7 @@ mod build;
 mod demo;
 mod forward;
 mod interrupt;
+mod kernels;
 mod setup;
 mod test;
 mod tidy;
@@ -51,6 +52,11 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
+    /// Boot other kernels in QEMU, the oldest supported first, and run the data plane's tests on them
+    Kernels {
+        /// Debian's packages of the kernels
+        packages: Vec<String>,
+    },
     /// Check the structure: floors, libraries, lints, documents
     Tidy,
     /// Accept on standard input, connect to a port of loopback; the demo's way in
@@ -86,6 +92,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Demo { check } => demo::run(check),
         Command::Forward { port, v6 } => forward::run(port, v6),
         Command::Bench { args } => build::bench(&args),
+        Command::Kernels { packages } => kernels::run(&packages),
         Command::Tidy => tidy::run(),
     }
     .map(|()| ExitCode::SUCCESS)

@@ -79,6 +79,14 @@ const NEEDS: &[Need] = &[
     },
 ];
 
+/// What `cargo xtask kernels` needs besides.
+const QEMU: Need = Need {
+    what: "QEMU boots other kernels",
+    packages: &["qemu-system-x86"],
+    there: || found("qemu-system-x86_64"),
+    otherwise: "install QEMU for x86-64",
+};
+
 /// Packages whose files the demo and the tests use, without installing them.
 const FILES: &[&str] = &["busybox-static", "nginx"];
 
@@ -105,6 +113,12 @@ pub(crate) fn run() -> Result<()> {
     run_quietly()?;
     println!("setup: everything that building and testing need is there");
     Ok(())
+}
+
+/// The same for `cargo xtask kernels`.
+pub(crate) fn run_for_kernels() -> Result<()> {
+    run_quietly()?;
+    if (QEMU.there)() { Ok(()) } else { install(&[&QEMU]) }
 }
 
 /// Installs what is missing, and says nothing if nothing is.

@@ -284,6 +284,7 @@ impl Lab {
                 ip route add default via 192.0.2.1; ip -6 route add default via 2001:db8::1");
         });
         let mut dataplane = open(config(cgroup)).unwrap_or_else(|error| panic!("{error}"));
+        println!("attached by {}", dataplane.info().attach);
         dataplane.attach_uplinks(&["uplink".into()]).unwrap_or_else(|error| panic!("{error}"));
         let node_addresses = [UPLINK[0].0.into(), UPLINK[0].1.into(), GATEWAY.0.into(), GATEWAY.1.into()];
         let tables = Tables { node_addresses: node_addresses.into(), ..Tables::default() };

@@ -1,0 +1,260 @@
+//! `cargo xtask kernels`: the programs on other kernels than this machine's. Each is booted in QEMU, without hardware
+//! help, with nothing but a small file system in memory, and runs the tests of the data plane that need no more: the
+//! packet tables and the traffic in namespaces. Kernels before 6.6 have no TCX, so the other way of attaching is used.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    io::{BufRead, BufReader},
+    os::unix::fs::{PermissionsExt, symlink},
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
+use xtask::{deb, shell, wait::Stopwatch};
+
+use crate::{build, setup};
+
+/// Kernels that Debian 12 has, by package; the oldest that is supported comes first.
+const KERNELS: [&str; 2] = ["linux-image-cloud-amd64", "linux-image-6.12-cloud-amd64"];
+/// The test programs of the `tests` crate that are run.
+const TESTS: [&str; 2] = ["packets", "dataplane"];
+/// Programs that they call, with the package of each.
+const PROGRAMS: [(&str, &str); 4] = [("ip", "iproute2"), ("tc", "iproute2"), ("nft", "nftables"), ("dash", "dash")];
+/// Parts of the kernel's modules that are taken along.
+const MODULES: [&str; 6] =
+    ["kernel/net", "kernel/lib", "kernel/crypto", "kernel/drivers/net", "kernel/arch", "modules."];
+/// Modules that are loaded before the tests: what `ip` and `nft` do not ask for by themselves.
+const LOADED: &str = "veth sch_ingress cls_bpf nf_tables nft_fib_inet nft_dup_ipv4 nft_dup_ipv6 nft_ct";
+/// A kernel that has said nothing for so long has stopped. Everything is interpreted: slow is no fault.
+const SILENCE: Duration = Duration::from_secs(300);
+
+/// Boots every kernel, or those packages.
+pub(crate) fn run(packages: &[String]) -> Result<()> {
+    setup::run_for_kernels()?;
+    let qemu = shell::find("qemu-system-x86_64").context("QEMU is missing")?;
+    let tests = tests()?;
+    let packages: Vec<&str> =
+        if packages.is_empty() { KERNELS.to_vec() } else { packages.iter().map(String::as_str).collect() };
+    let mut failed = Vec::new();
+    for package in packages {
+        let watch = Stopwatch::start();
+        let kernel = Kernel::unpack(package)?;
+        let root = file_system(&kernel, &tests)?;
+        println!("\n== {}", kernel.version);
+        let said = boot(&qemu, &kernel, &root)?;
+        let outcome = said.outcome();
+        println!("{}: {} ({:.0} s)", kernel.version, outcome, watch.elapsed().as_secs_f64());
+        if !said.well() {
+            failed.push(kernel.version);
+        }
+    }
+    ensure!(failed.is_empty(), "not everything passed on {}", failed.join(", "));
+    Ok(())
+}
+
+/// The test programs, built with the real eBPF programs inside.
+fn tests() -> Result<Vec<PathBuf>> {
+    let mut cargo = shell::cargo();
+    cargo.args(["test", "--all-features", "--package", "hivemind-tests", "--no-run", "--message-format=json"]);
+    cargo.args(TESTS.iter().flat_map(|test| ["--test", test]));
+    let messages = shell::output(cargo.env(build::OBJECT, build::object()?))?;
+    let built = messages.lines().filter_map(|line| {
+        let message: Value = serde_json::from_str(line).ok()?;
+        let name = message["target"]["name"].as_str()?;
+        TESTS.contains(&name).then(|| message["executable"].as_str().map(PathBuf::from))?
+    });
+    let built: Vec<_> = built.collect();
+    ensure!(built.len() == TESTS.len(), "cargo built {built:?} instead of {TESTS:?}");
+    Ok(built)
+}
+
+/// A kernel out of its package.
+struct Kernel {
+    image: PathBuf,
+    modules: PathBuf,
+    version: String,
+}
+
+impl Kernel {
+    /// `package`, or what it depends on if it has no kernel of its own.
+    fn unpack(package: &str) -> Result<Self> {
+        let depends = shell::output(Command::new("apt-cache").args(["depends", package]))?;
+        let real = depends.lines().filter_map(|line| line.trim().strip_prefix("Depends: "));
+        let real = real.into_iter().find(|name| name.starts_with("linux-image-")).unwrap_or(package);
+        let files = deb::unpacked(real)?;
+        let image = fs::read_dir(files.join("boot"))?.flatten().map(|entry| entry.path());
+        let image = image.into_iter().find(|path| path.to_string_lossy().contains("/vmlinuz-"));
+        let image = image.with_context(|| format!("{real} has no kernel"))?;
+        let version = image.to_string_lossy().rsplit_once("/vmlinuz-").map(|(_, version)| version.to_owned());
+        let version = version.unwrap_or_default();
+        Ok(Self { modules: files.join("lib/modules").join(&version), image, version })
+    }
+}
+
+/// The file system in memory: busybox, the tests with their libraries, the kernel's modules, and what runs first.
+fn file_system(kernel: &Kernel, tests: &[PathBuf]) -> Result<PathBuf> {
+    let root = shell::cache("kernels").join(&kernel.version);
+    // Made anew: it is small, and a test that was built again must be in it.
+    if root.exists() {
+        fs::remove_dir_all(&root)?;
+    }
+    for dir in ["bin", "proc", "sys", "dev", "tmp", "run", "tests", "var/tmp"] {
+        fs::create_dir_all(root.join(dir))?;
+    }
+    let busybox = deb::program("busybox", "busybox-static")?;
+    copy(&busybox, &root.join("bin/busybox"))?;
+    for applet in ["mount", "modprobe", "depmod", "poweroff", "echo", "cat", "cut", "true", "mkdir"] {
+        symlink("busybox", root.join("bin").join(applet))?;
+    }
+    // Busybox's shell would take its own programs before those on the path.
+    symlink("dash", root.join("bin/sh"))?;
+    let mut libraries = BTreeSet::new();
+    for (name, package) in PROGRAMS {
+        let program = deb::program(name, package)?;
+        libraries.extend(needed(&program)?);
+        copy(&program, &root.join("bin").join(name))?;
+    }
+    for test in tests {
+        libraries.extend(needed(test)?);
+        let name = test.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let name = name.split('-').next().unwrap_or_default();
+        let stripped = root.join("tests").join(name);
+        shell::output(Command::new("strip").arg("-o").arg(&stripped).arg(test))?;
+    }
+    for library in libraries {
+        copy(&library, &root.join(library.strip_prefix("/")?))?;
+    }
+    let modules = root.join("lib/modules").join(&kernel.version);
+    take(&kernel.modules, &kernel.modules, &modules)?;
+    shell::output(Command::new(&busybox).args(["depmod", "-b"]).arg(&root).arg(&kernel.version))?;
+    fs::write(root.join("modules"), LOADED)?;
+    fs::write(root.join("run-these"), TESTS.join(" "))?;
+    fs::write(root.join("init"), INIT)?;
+    fs::set_permissions(root.join("init"), fs::Permissions::from_mode(0o755))?;
+    let archive = root.with_extension("cpio");
+    let packed = fs::File::create(&archive)?;
+    let pack = "find . | $0 cpio -o -H newc 2>/dev/null";
+    let mut pack = Command::new("sh").args(["-c", pack]).arg(&busybox).current_dir(&root).stdout(packed).spawn()?;
+    ensure!(pack.wait()?.success(), "cannot pack {}", root.display());
+    Ok(archive)
+}
+
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    if let Some(dir) = to.parent() {
+        fs::create_dir_all(dir)?;
+    }
+    fs::copy(from, to).map(drop).with_context(|| format!("cannot copy {}", from.display()))
+}
+
+/// The libraries a program is linked with, the loader among them.
+fn needed(program: &Path) -> Result<BTreeSet<PathBuf>> {
+    let listed = shell::output(Command::new("ldd").arg(program))?;
+    let paths = listed.split_whitespace().filter(|word| word.starts_with('/'));
+    Ok(paths.map(PathBuf::from).collect())
+}
+
+/// Copies the wanted parts of the modules.
+fn take(top: &Path, dir: &Path, to: &Path) -> Result<()> {
+    for entry in fs::read_dir(dir)?.flatten() {
+        let path = entry.path();
+        let within = path.strip_prefix(top)?;
+        let text = within.to_string_lossy();
+        if path.is_dir() && MODULES.iter().any(|part| part.starts_with(&*text) || text.starts_with(part)) {
+            take(top, &path, to)?;
+        } else if path.is_file() && MODULES.iter().any(|part| text.starts_with(part)) {
+            copy(&path, &to.join(within))?;
+        }
+    }
+    Ok(())
+}
+
+/// What the kernel runs first. Debian names modules by what a device or a table needs, so `modprobe` finds the rest.
+const INIT: &str = r#"#!/bin/sh
+export PATH=/bin HOME=/tmp RUST_BACKTRACE=0
+mount -t proc proc /proc
+mount -t sysfs sys /sys
+mount -t devtmpfs dev /dev
+mount -t tmpfs tmp /tmp
+mount -t cgroup2 cgroup /sys/fs/cgroup
+mount -t bpf bpf /sys/fs/bpf
+echo /bin/modprobe > /proc/sys/kernel/modprobe
+for module in $(cat /modules); do modprobe $module || echo "no module $module"; done
+ip link set lo up
+cat /proc/version
+for test in $(cat /run-these); do
+    echo "== $test"
+    /tests/$test --test-threads=1 --nocapture < /dev/null
+    echo "== $test ended with $?"
+done
+poweroff -f
+"#;
+
+/// What a boot printed.
+struct Said(Vec<String>);
+
+impl Said {
+    fn well(&self) -> bool {
+        TESTS.iter().all(|test| self.0.iter().any(|line| *line == format!("== {test} ended with 0")))
+    }
+
+    fn outcome(&self) -> String {
+        let results = self.0.iter().filter_map(|line| line.strip_prefix("test result: "));
+        let counts = results.map(|line| line.split("; 0 measured").next().unwrap_or(line));
+        let counts = counts.collect::<Vec<_>>().join(" + ");
+        let ways: BTreeSet<_> =
+            self.0.iter().filter_map(|line| line.rsplit_once("attached by ")).map(|w| w.1).collect();
+        let ways = ways.into_iter().collect::<Vec<_>>().join(" and ");
+        if counts.is_empty() { "it did not come to the tests".into() } else { format!("{counts}; attached by {ways}") }
+    }
+}
+
+/// Boots and shows what is printed, until the machine turns itself off.
+fn boot(qemu: &Path, kernel: &Kernel, root: &Path) -> Result<Said> {
+    let mut command = Command::new(qemu);
+    command.args([
+        "-accel",
+        "tcg",
+        "-cpu",
+        "max",
+        "-smp",
+        "2",
+        "-m",
+        "2048",
+        "-nographic",
+        "-no-reboot",
+        "-nic",
+        "none",
+    ]);
+    command.arg("-kernel").arg(&kernel.image).arg("-initrd").arg(root);
+    command.args(["-append", "console=ttyS0 quiet panic=-1 mitigations=off"]);
+    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().context("cannot run QEMU")?;
+    let out = child.stdout.take().context("QEMU has no output")?;
+    let (sender, lines) = std::sync::mpsc::channel();
+    let reader = std::thread::spawn(move || {
+        BufReader::new(out).split(b'\n').map_while(Result::ok).try_for_each(|line| sender.send(line).ok())
+    });
+    let mut said = Vec::new();
+    let silent = loop {
+        match lines.recv_timeout(SILENCE) {
+            Ok(line) => {
+                let line = String::from_utf8_lossy(&line).trim_end().to_owned();
+                println!("{line}");
+                said.push(line);
+            }
+            Err(error) => break error == std::sync::mpsc::RecvTimeoutError::Timeout,
+        }
+    };
+    if silent {
+        child.kill()?;
+    }
+    child.wait()?;
+    drop(reader);
+    if silent {
+        bail!("{} has said nothing for {} s", kernel.version, SILENCE.as_secs());
+    }
+    Ok(Said(said))
+}
