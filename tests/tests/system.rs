@@ -2,8 +2,12 @@
 
 #[path = "system/crash.rs"]
 mod crash;
+#[path = "system/families.rs"]
+mod families;
 #[path = "system/life.rs"]
 mod life;
+#[path = "system/outside.rs"]
+mod outside;
 #[path = "system/shown.rs"]
 mod shown;
 #[path = "system/wrong.rs"]

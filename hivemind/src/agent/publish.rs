@@ -13,7 +13,7 @@ use crate::{
 /// How soon a refused set is tried again.
 const RETRY: Duration = Duration::from_secs(1);
 /// How often the rules are written though nothing changed.
-const REFRESH: Duration = Duration::from_secs(30);
+const REFRESH: Duration = Duration::from_secs(10);
 
 fn wanted(desired: &NodeDesired) -> BTreeSet<PublishedPort> {
     let ports = desired.services.values().flat_map(|served| &served.service.ports);

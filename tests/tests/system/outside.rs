@@ -1,0 +1,79 @@
+//! Published ports from another machine: who answers, whose address is seen, and who decides.
+
+use anyhow::{Result, ensure};
+use hivemind_tests::{PATIENCE, machine, until_ready};
+use xtask::{deb, machine::Machine, shell, wait};
+
+/// Another machine at the end of a cable: a network namespace in the sandbox, which goes with it.
+struct Outside<'a>(&'a Machine);
+
+/// The node's address on the cable, as a URL writes it, and the client's, as a log writes it.
+const WAYS: [(&str, &str); 2] = [("192.0.2.1", "192.0.2.2"), ("[2001:db8::1]", "2001:db8::2")];
+
+impl<'a> Outside<'a> {
+    fn connect(machine: &'a Machine) -> Result<Self> {
+        let script = "ip netns add outside
+            ip link add uplink type veth peer name eth0 netns outside
+            ip address add 192.0.2.1/24 dev uplink; ip address add 2001:db8::1/64 dev uplink nodad
+            ip -n outside address add 192.0.2.2/24 dev eth0; ip -n outside address add 2001:db8::2/64 dev eth0 nodad
+            ip link set uplink up; ip -n outside link set eth0 up; ip -n outside link set lo up";
+        shell::output(machine.sandbox.command("sh").args(["-ec", script]))?;
+        Ok(Self(machine))
+    }
+
+    /// Asks for a page; an error if there is no answer within two seconds.
+    fn ask(&self, url: &str) -> Result<String> {
+        let busybox = deb::program("busybox", "busybox-static")?;
+        let mut command = self.0.sandbox.command("ip");
+        command.args(["netns", "exec", "outside", "timeout", "2"]).arg(busybox).args(["wget", "-q", "-O", "-", url]);
+        shell::output(&mut command)
+    }
+
+    fn asks(&self, port: u16) -> Result<()> {
+        for (node, _) in WAYS {
+            let page = self.ask(&format!("http://{node}:{port}/"))?;
+            ensure!(page.starts_with("Hello from web-"), "{page}");
+        }
+        Ok(())
+    }
+}
+
+fn nft(machine: &Machine, rules: &str) -> Result<()> {
+    shell::output(machine.sandbox.command("nft").arg(rules)).map(drop)
+}
+
+#[test]
+fn a_published_port_answers_outside_shows_the_client_and_obeys_the_firewall() -> Result<()> {
+    let (mut machine, image) = machine("outside")?;
+    let deploy =
+        ["app", "deploy", "--image", &image, "--name", "web", "--replicas", "2", "--port", "8080:80", "--wait"];
+    machine.hivemind(&deploy)?.ok()?;
+    {
+        let outside = Outside::connect(&machine)?;
+        wait::until("an answer to the outside", PATIENCE, || outside.asks(8080))?;
+        for (_, client) in WAYS {
+            let seen = || Ok(ensure!(machine.hivemind(&["logs", "web"])?.ok()?.contains(client), "no {client}"));
+            wait::until("the client's address in the log", PATIENCE, seen)?;
+        }
+        ensure!(outside.asks(80).is_err() && outside.asks(8081).is_err(), "a port that is not published answers");
+
+        nft(&machine, "add table inet host; add chain inet host input { type filter hook input priority 0; }")?;
+        nft(&machine, "add rule inet host input tcp dport 8080 drop")?;
+        for (node, _) in WAYS {
+            ensure!(outside.ask(&format!("http://{node}:8080/")).is_err(), "the host's firewall was passed by");
+        }
+        nft(&machine, "delete table inet host")?;
+        outside.asks(8080)?;
+        nft(&machine, "flush ruleset")?;
+        wait::until("the rules to come back", PATIENCE, || outside.asks(8080))?;
+    }
+    machine.daemon.kill()?;
+    Outside(&machine).asks(8080)?;
+    machine.daemon.start(&machine.sandbox)?;
+    until_ready(&machine, "web", 2)?;
+    Outside(&machine).asks(8080)?;
+    machine.hivemind(&["app", "rm", "web", "--wait"])?.ok()?;
+    let gone = || Ok(ensure!(Outside(&machine).asks(8080).is_err(), "a removed app answers"));
+    wait::until("the port to be closed", PATIENCE, gone)?;
+    machine.close()
+}
