@@ -52,8 +52,10 @@ fn a_published_port_answers_outside_shows_the_client_and_obeys_the_firewall() ->
         let outside = Outside::connect(&machine)?;
         wait::until("an answer to the outside", PATIENCE, || outside.asks(8080))?;
         for (_, client) in WAYS {
-            let seen = || Ok(ensure!(machine.hivemind(&["logs", "web"])?.ok()?.contains(client), "no {client}"));
-            wait::until("the client's address in the log", PATIENCE, seen)?;
+            wait::until("the client's address in the log", PATIENCE, || {
+                ensure!(machine.hivemind(&["logs", "web"])?.ok()?.contains(client), "no {client}");
+                Ok(())
+            })?;
         }
         ensure!(outside.asks(80).is_err() && outside.asks(8081).is_err(), "a port that is not published answers");
 
@@ -73,7 +75,9 @@ fn a_published_port_answers_outside_shows_the_client_and_obeys_the_firewall() ->
     until_ready(&machine, "web", 2)?;
     Outside(&machine).asks(8080)?;
     machine.hivemind(&["app", "rm", "web", "--wait"])?.ok()?;
-    let gone = || Ok(ensure!(Outside(&machine).asks(8080).is_err(), "a removed app answers"));
-    wait::until("the port to be closed", PATIENCE, gone)?;
+    wait::until("the port to be closed", PATIENCE, || {
+        ensure!(Outside(&machine).asks(8080).is_err(), "a removed app answers");
+        Ok(())
+    })?;
     machine.close()
 }
