@@ -178,6 +178,22 @@ mod tests {
     }
 
     #[test]
+    fn every_route_is_in_the_document_for_people() {
+        let text = include_str!("../../../docs/api.md");
+        for (path, methods) in document()["paths"].as_object().expect("paths") {
+            let short = path.replace("/v1/tenants/{tenant}/namespaces/{namespace}", "…");
+            for method in methods.as_object().expect("methods").keys() {
+                let row = format!("| `{}` | `{short}` |", method.to_uppercase());
+                assert!(text.contains(&row), "docs/api.md lacks {row}");
+            }
+        }
+        let rows = text.lines().filter(|line| line.starts_with("| `")).count();
+        let described: usize =
+            document()["paths"].as_object().expect("paths").values().filter_map(|m| Some(m.as_object()?.len())).sum();
+        assert_eq!(rows, described + 1, "docs/api.md tells of a route that is not there");
+    }
+
+    #[test]
     fn every_reference_of_the_document_leads_somewhere() {
         fn references<'a>(value: &'a serde_json::Value, found: &mut BTreeSet<&'a str>) {
             match value {
