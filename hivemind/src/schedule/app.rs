@@ -34,27 +34,28 @@ pub(super) fn plan(input: &mut Input<'_>, key: &AppKey, plan: &mut Plan) {
     }
 }
 
-/// Instances of the newest generation are made before older ones are stopped, and older Ready ones are stopped only
-/// as newer ones become Ready: a generation that does not come up takes nothing down.
+/// Instances of the newest generation are made before older ones that serve are stopped, and those are stopped only as
+/// newer ones take their place: a generation that does not come up takes nothing down that works. Older ones that serve
+/// nobody go at once: they only hold what the newer ones need.
 fn replicas(input: &mut Input<'_>, app: &App, running: Vec<Arc<Instance>>, plan: &mut Plan) {
     let snapshot = input.snapshot;
     let desired = app.spec.replicas as usize;
-    let (mut new, mut old): (Vec<_>, Vec<_>) = running.into_iter().partition(|i| i.generation == app.generation);
-    let ready = |instance: &Arc<Instance>| snapshot.phase_of(&instance.id) == Phase::Ready;
-
-    // What goes first: what serves nobody, then the youngest.
-    let worth = |instance: &Arc<Instance>| (ready(instance), std::cmp::Reverse(instance.created_at));
-    new.sort_by_key(worth);
-    old.sort_by_key(worth);
+    let (mut new, old): (Vec<_>, Vec<_>) = running.into_iter().partition(|i| i.generation == app.generation);
+    let phase = |instance: &Arc<Instance>| snapshot.phase_of(&instance.id);
+    // One that has done its work is in its place as one that serves is.
+    let in_place = |instance: &Arc<Instance>| matches!(phase(instance), Phase::Ready | Phase::Completed);
     let stop = |instance: Arc<Instance>, plan: &mut Plan| plan.changes.push(Change::StopInstance(instance.id.clone()));
 
+    // What goes first: what serves nobody, then the youngest.
+    let worth = |instance: &Arc<Instance>| (in_place(instance), std::cmp::Reverse(instance.created_at));
+    new.sort_by_key(worth);
     while new.len() > desired {
         stop(new.remove(0), plan);
     }
-    // An old one goes for each new one that is Ready; those that are not Ready serve nobody and go at once, but only
-    // when all places are covered by new ones or the app has fewer Ready old ones than it may keep.
-    let new_ready = new.iter().filter(|instance| ready(instance)).count();
-    let keep = desired.saturating_sub(new_ready);
+    let (mut old, useless): (Vec<_>, Vec<_>) = old.into_iter().partition(|i| phase(i) == Phase::Ready);
+    useless.into_iter().for_each(|instance| stop(instance, plan));
+    old.sort_by_key(worth);
+    let keep = desired.saturating_sub(new.iter().filter(|instance| in_place(instance)).count());
     while old.len() > keep {
         stop(old.remove(0), plan);
     }

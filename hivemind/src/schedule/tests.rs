@@ -213,6 +213,41 @@ fn a_generation_that_never_comes_up_takes_nothing_down() {
 }
 
 #[test]
+fn what_serves_nobody_makes_room_for_what_is_to_replace_it() {
+    let mut world = World::new();
+    let app = world.deploy("web", |app| app.spec.resources.cpu = "4".parse().ok());
+    world.settle(&app);
+    let broken = world.ids(&app);
+    broken.iter().for_each(|id| world.phase(id, Phase::Backoff));
+    world.deploy("web", |app| app.generation = 2);
+    assert_eq!(world.settle(&app).len(), 1, "the broken one still holds all CPUs");
+    assert!(world.ids(&app).is_empty(), "but it is told to go");
+    world.agent(&app);
+    assert!(world.settle(&app).is_empty());
+    assert!(world.ids(&app).len() == 1 && world.ids(&app).is_disjoint(&broken));
+}
+
+#[test]
+fn what_has_done_its_work_is_in_its_place() {
+    let mut world = World::new();
+    let app = world.deploy("job", |app| app.spec.replicas = 2);
+    for generation in 1..4 {
+        world.deploy("job", |app| app.generation = generation);
+        for _ in 0..10 {
+            world.settle(&app);
+            for instance in world.instances(&app) {
+                let done = instance.desired == Desired::Run;
+                world.phase(&instance.id, if done { Phase::Completed } else { Phase::Gone });
+            }
+        }
+        world.settle(&app);
+        let all = world.instances(&app);
+        assert_eq!(all.len(), 2, "{all:?}");
+        assert!(all.iter().all(|instance| instance.generation == generation));
+    }
+}
+
+#[test]
 fn what_fits_nowhere_is_not_made_and_every_node_says_why() {
     let mut world = World::new();
     world.node("node-2", "10.88.1.0/24", 500, 8 << 30);
@@ -365,7 +400,9 @@ enum Happens {
 }
 
 fn happens() -> impl Strategy<Value = Happens> {
-    let phase = prop_oneof![Just(Phase::Ready), Just(Phase::Backoff), Just(Phase::Starting), Just(Phase::Gone)];
+    let phase = proptest::sample::select(
+        &[Phase::Ready, Phase::Backoff, Phase::Starting, Phase::Failed, Phase::Completed, Phase::Gone][..],
+    );
     prop_oneof![
         12 => (0usize..12, phase).prop_map(|(n, phase)| Happens::Phase(n, phase)),
         2 => (0u32..6).prop_map(Happens::Scale),
