@@ -16,7 +16,7 @@ pub mod upstream;
 mod words;
 mod worker;
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use tokio::{
     sync::{Semaphore, watch},
@@ -25,8 +25,8 @@ use tokio::{
 
 use crate::{
     lifecycle::backoff,
-    model::{Addresses, NodeDesired},
-    net::Net,
+    model::{Addresses, EventKind, FeedMessage, NodeDesired},
+    net::{Net, PublishedPort},
     observe::Events,
     runtime::Runtime,
 };
@@ -34,6 +34,9 @@ use datapath::Datapath;
 use ports::Ports;
 use reporter::Reporter;
 use upstream::Upstream;
+
+/// How soon a published port that another process has is tried again.
+const PORT_RETRY: Duration = Duration::from_secs(1);
 
 /// What an agent is made of.
 #[derive(Debug)]
@@ -63,7 +66,7 @@ impl Agent {
         let shared = Arc::new(worker::Shared {
             runtime: self.runtime,
             net: self.net,
-            datapath: self.datapath.clone(),
+            datapath: self.datapath,
             reporter: reporter.clone(),
             events: self.events,
             gateway: self.gateway,
@@ -73,8 +76,8 @@ impl Agent {
         let mut tasks = JoinSet::new();
         tasks.spawn(reporter.run(Arc::clone(&self.upstream)));
         tasks.spawn(publish::run(Arc::clone(&shared), desired.subscribe()));
-        tasks.spawn(supervisor::run(shared, desired.subscribe()));
-        tasks.spawn(follow(self.upstream, self.datapath, desired));
+        tasks.spawn(supervisor::run(Arc::clone(&shared), desired.subscribe()));
+        tasks.spawn(follow(self.upstream, Admission { shared, desired, refused: BTreeSet::new() }));
         // None of them returns. One that panics takes the agent down, and the daemon's supervisor starts it again.
         while let Some(ended) = tasks.join_next().await {
             if let Err(error) = ended {
@@ -86,7 +89,7 @@ impl Agent {
 }
 
 /// Follows the feed for ever, and publishes the desired state at every end mark.
-async fn follow(upstream: Arc<dyn Upstream>, datapath: Datapath, desired: watch::Sender<Arc<NodeDesired>>) {
+async fn follow(upstream: Arc<dyn Upstream>, mut admission: Admission) {
     let mut failures = 0;
     loop {
         match upstream.feed().await {
@@ -94,13 +97,23 @@ async fn follow(upstream: Arc<dyn Upstream>, datapath: Datapath, desired: watch:
                 failures = 0;
                 // A new feed says everything again: what it does not name by its end mark is gone.
                 let mut next = NodeDesired::default();
-                while let Some(message) = feed.recv().await {
-                    let complete = matches!(message, crate::model::FeedMessage::SnapshotEnd(_));
-                    next.apply(message);
-                    if complete {
-                        let published = Arc::new(next.clone());
-                        datapath.desired(Arc::clone(&published));
-                        desired.send_replace(published);
+                let mut complete = false;
+                loop {
+                    tokio::select! {
+                        message = feed.recv() => {
+                            let Some(message) = message else { break };
+                            complete = matches!(message, FeedMessage::SnapshotEnd(_));
+                            next.apply(message);
+                            if complete {
+                                admission.take_ports(&next);
+                                admission.publish(&next);
+                            }
+                        }
+                        () = tokio::time::sleep(PORT_RETRY), if complete && !admission.refused.is_empty() => {
+                            if admission.take_ports(&next) {
+                                admission.publish(&next);
+                            }
+                        }
                     }
                 }
                 tracing::warn!("the feed has ended; asking for another");
@@ -110,5 +123,34 @@ async fn follow(upstream: Arc<dyn Upstream>, datapath: Datapath, desired: watch:
         failures += 1;
         let pause = backoff::delay(failures, Duration::from_millis(50), Duration::from_secs(5), rand::random());
         tokio::time::sleep(pause).await;
+    }
+}
+
+/// Lets the desired state through to those who make it real, without the ports that other processes of the node have.
+struct Admission {
+    shared: Arc<worker::Shared>,
+    desired: watch::Sender<Arc<NodeDesired>>,
+    refused: BTreeSet<PublishedPort>,
+}
+
+impl Admission {
+    /// Holds what is to be published, as far as it is free. Whether other ports than before are refused.
+    fn take_ports(&mut self, complete: &NodeDesired) -> bool {
+        let faults = self.shared.ports.keep(&*self.shared.net, &ports::wanted(complete));
+        for (_, fault) in faults.iter().filter(|(port, _)| !self.refused.contains(port)) {
+            self.shared.events.emit(EventKind::Warning, "PortTaken", "node".into(), fault.to_string());
+        }
+        let refused = faults.into_keys().collect();
+        let differs = self.refused != refused;
+        self.refused = refused;
+        differs
+    }
+
+    fn publish(&self, complete: &NodeDesired) {
+        let mut admitted = complete.clone();
+        ports::withhold(&mut admitted, &self.refused);
+        let admitted = Arc::new(admitted);
+        self.shared.datapath.desired(Arc::clone(&admitted));
+        self.desired.send_replace(admitted);
     }
 }

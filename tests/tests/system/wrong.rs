@@ -6,10 +6,11 @@ use anyhow::{Context, Result, ensure};
 use hivemind_tests::{Census, PATIENCE, machine, unique};
 use xtask::{
     daemon::{Daemon, Said},
+    deb,
     image::{self, Image},
     machine::Machine,
     registry::{Access, PASSWORD, Registry, USER},
-    wait,
+    shell, wait,
 };
 
 /// The command must have failed with this code, and its exit code.
@@ -69,7 +70,7 @@ fn commands_that_cannot_be() -> Result<()> {
 
 #[test]
 fn what_is_taken() -> Result<()> {
-    let (machine, image) = machine("taken")?;
+    let (mut machine, image) = machine("taken")?;
     let deploy = |name: &str, more: &[&str]| {
         machine.hivemind(&[&["app", "deploy", "--image", &image, "--name", name, "--wait"][..], more].concat())
     };
@@ -78,7 +79,25 @@ fn what_is_taken() -> Result<()> {
     refused(&deploy("second", &["--port", "8080:80"])?, "E-OBJ-002", 4)?;
     // By a process of the machine: the registry's port.
     let port = machine.registry.host().rsplit(':').next().context("no port")?.to_owned();
+    let ask = |machine: &Machine| {
+        let busybox = deb::program("busybox", "busybox-static")?;
+        let url = format!("http://127.0.0.1:{port}/");
+        // With the socket programs looking on, unlike `on_network`.
+        let mut command = machine.sandbox.command("timeout");
+        shell::output(command.arg("5").arg(busybox).args(["wget", "-q", "-O", "-", &url]))
+    };
+    ask(&machine).context("before")?;
     refused(&deploy("third", &["--port", &format!("{port}:80"), "--timeout", "10s"])?, "E-NET-003", 4)?;
+    ask(&machine).context("the process that has the port lost its clients")?;
+    let rules = shell::output(machine.sandbox.command("nft").args(["list", "table", "ip", "hivemind_pub"]))?;
+    ensure!(rules.contains("8080") && !rules.contains(&port), "a port that is refused is published: {rules}");
+    machine.registry.kill()?;
+    hivemind_tests::until_ready(&machine, "third", 1)?;
+    wait::until("the free port to be published", PATIENCE, || {
+        let page = ask(&machine)?;
+        ensure!(page.starts_with("Hello from third-"), "{page}");
+        Ok(())
+    })?;
     machine.close()
 }
 
