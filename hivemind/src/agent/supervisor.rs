@@ -10,6 +10,7 @@ use futures::StreamExt;
 use tokio::{
     sync::{Notify, watch},
     task::{Id, JoinSet},
+    time::Instant,
 };
 
 use super::worker::{LABEL_APP, Shared, Wanted, Worker};
@@ -18,6 +19,9 @@ use crate::{
     model::{Desired, EventKind, InstanceId, NodeDesired},
     runtime::RuntimeEvent,
 };
+
+/// How soon what could not be removed is tried again.
+const RETRY: Duration = Duration::from_secs(10);
 
 struct Handle {
     wanted: watch::Sender<Wanted>,
@@ -28,14 +32,17 @@ struct Handle {
 
 /// Runs until cancelled.
 pub(super) async fn run(shared: Arc<Shared>, mut desired: watch::Receiver<Arc<NodeDesired>>) {
-    let mut supervisor = Supervisor { shared, handles: BTreeMap::new(), tasks: JoinSet::new() };
+    let mut supervisor =
+        Supervisor { shared, handles: BTreeMap::new(), tasks: JoinSet::new(), orphans: BTreeSet::new() };
     // Nothing is decided before the first end mark.
     if desired.wait_for(|desired| desired.revision > 0).await.is_err() {
         return;
     }
     let first = desired.borrow_and_update().clone();
     supervisor.apply(&first);
-    supervisor.remove_orphans(&first).await;
+    supervisor.find_orphans(&first).await;
+    supervisor.remove_orphans().await;
+    let mut retry_at = Instant::now() + RETRY;
     let mut events = RuntimeEvents::new(Arc::clone(&supervisor.shared));
     loop {
         tokio::select! {
@@ -47,6 +54,10 @@ pub(super) async fn run(shared: Arc<Shared>, mut desired: watch::Receiver<Arc<No
                 supervisor.apply(&now);
             }
             event = events.next() => supervisor.wake(event.as_ref()),
+            () = tokio::time::sleep_until(retry_at), if !supervisor.orphans.is_empty() => {
+                supervisor.remove_orphans().await;
+                retry_at = Instant::now() + RETRY;
+            }
             Some(ended) = supervisor.tasks.join_next_with_id() => supervisor.ended(ended),
         }
     }
@@ -56,6 +67,8 @@ struct Supervisor {
     shared: Arc<Shared>,
     handles: BTreeMap<InstanceId, Handle>,
     tasks: JoinSet<()>,
+    /// What is here and belongs to no instance, until it is removed.
+    orphans: BTreeSet<InstanceId>,
 }
 
 impl Supervisor {
@@ -128,24 +141,28 @@ impl Supervisor {
         }
     }
 
-    /// Removes containers and links of ours that belong to no instance: the store lost them, or another daemon with
+    /// Finds containers and links of ours that belong to no instance: the store lost them, or another daemon with
     /// another state left them here.
-    async fn remove_orphans(&self, desired: &NodeDesired) {
+    async fn find_orphans(&mut self, desired: &NodeDesired) {
         let shared = &self.shared;
-        let mut orphans = BTreeSet::new();
         match shared.runtime.list().await {
             Ok(containers) => {
                 let ours = containers.into_iter().filter(|container| container.labels.contains_key(LABEL_APP));
-                orphans.extend(ours.filter_map(|container| container.id.parse::<InstanceId>().ok()));
+                self.orphans.extend(ours.filter_map(|container| container.id.parse::<InstanceId>().ok()));
             }
             Err(error) => tracing::warn!(%error, "containers could not be listed; leftovers are kept"),
         }
         match shared.net.list_links().await {
-            Ok(links) => orphans.extend(links.into_iter().map(|(id, _)| id)),
+            Ok(links) => self.orphans.extend(links.into_iter().map(|(id, _)| id)),
             Err(error) => tracing::warn!(%error, "links could not be listed; leftovers are kept"),
         }
-        orphans.retain(|id| !desired.instances.contains_key(id));
-        for id in orphans {
+        self.orphans.retain(|id| !desired.instances.contains_key(id));
+    }
+
+    /// Removes them. What cannot be removed now stays in the list.
+    async fn remove_orphans(&mut self) {
+        let shared = &self.shared;
+        for id in std::mem::take(&mut self.orphans) {
             let removed = async {
                 shared.runtime.remove(&id).await?;
                 shared.runtime.remove_logs(&id).await?;
@@ -155,7 +172,10 @@ impl Supervisor {
             };
             let message = match removed.await {
                 Ok(()) => "removed: no instance of that id is wanted here".to_owned(),
-                Err(fault) => format!("left over and could not be removed: {fault}"),
+                Err(fault) => {
+                    self.orphans.insert(id.clone());
+                    format!("left over and could not be removed: {fault}")
+                }
             };
             shared.events.emit(EventKind::Warning, "Orphan", format!("instance/{id}"), message);
         }

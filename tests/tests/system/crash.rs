@@ -90,6 +90,21 @@ fn killed_at_any_moment_of_a_deploy_and_of_a_removal() -> Result<()> {
 }
 
 #[test]
+fn what_no_store_knows_of_is_removed() -> Result<()> {
+    let (mut machine, image) = machine("orphans")?;
+    deploy(&machine, &image, true)?;
+    machine.hivemind(&["app", "rm", "web", "--wait"])?.ok()?;
+    let before = Census::take(&machine)?;
+    deploy(&machine, &image, true)?;
+    machine.daemon.kill()?;
+    std::fs::remove_file(machine.daemon.dir().join("state/store.redb"))?;
+    machine.daemon.start(&machine.sandbox)?;
+    before.again(&machine)?;
+    ensure!(instances(&machine, "web").is_err(), "an app came from nowhere");
+    machine.close()
+}
+
+#[test]
 fn what_ended_while_no_daemon_ran_is_started_again() -> Result<()> {
     let (mut machine, image) = machine("ended")?;
     deploy(&machine, &image, true)?;
