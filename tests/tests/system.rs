@@ -4,6 +4,8 @@
 mod crash;
 #[path = "system/families.rs"]
 mod families;
+#[path = "system/health.rs"]
+mod health;
 #[path = "system/life.rs"]
 mod life;
 #[path = "system/outside.rs"]
