@@ -109,6 +109,7 @@ fn subject(instance: &Instance) -> Subject {
         spec: None,
         image: None,
         first_tcp_port: None,
+        steady: std::time::Duration::ZERO,
     }
 }
 

@@ -31,6 +31,9 @@ use crate::{
 pub(super) const LABEL_APP: &str = "hivemind.app";
 /// Label: how often the process had been started again when this container was made.
 const LABEL_RESTARTS: &str = "hivemind.restarts";
+/// How long a process that shows its health in no way must run before it counts as Ready, and when it failed before.
+const STEADY: Duration = Duration::from_millis(300);
+const STEADY_AGAIN: Duration = Duration::from_secs(1);
 /// How long a stop waits for the data plane to send nothing new to the instance.
 const DRAIN: Duration = Duration::from_secs(2);
 
@@ -377,6 +380,12 @@ impl Worker {
             spec: instance.spec.health.clone(),
             image: self.image.as_ref().and_then(|image| image.health.clone()),
             first_tcp_port: words::first_tcp_port(&instance.spec, self.image.as_ref()),
+            steady: match (self.started, self.seen.failures) {
+                // It ran before this daemon did.
+                (None, _) => Duration::ZERO,
+                (Some(_), 0) => STEADY,
+                (Some(_), _) => STEADY_AGAIN,
+            },
         };
         let task = tokio::spawn(health::watch(subject, Arc::clone(&self.shared.runtime), tx));
         Watching { state, _task: tokio_util::task::AbortOnDropHandle::new(task) }

@@ -46,6 +46,8 @@ pub struct Subject {
     pub image: Option<ImageHealth>,
     /// Without any check: the port that must accept a connection once, on one of the addresses.
     pub first_tcp_port: Option<u16>,
+    /// Without a check and a port: how long the process must run before it counts as Ready. What ends at once is not.
+    pub steady: Duration,
 }
 
 /// Follows the health of one process for ever. Cancel it when the process ends.
@@ -96,7 +98,8 @@ async fn follow(subject: &Subject, spec: &HealthSpec, runtime: &Arc<dyn Runtime>
     }
 }
 
-/// Without a check, a process is Ready when its first TCP port accepts a connection, or at once if it has none.
+/// Without a check, a process is Ready when its first TCP port accepts a connection, or, if it has none, when it has run
+/// for a moment.
 async fn started(subject: &Subject, state: &watch::Sender<HealthState>) {
     let mut pause = START_FIRST;
     if let Some(port) = subject.first_tcp_port {
@@ -105,6 +108,8 @@ async fn started(subject: &Subject, state: &watch::Sender<HealthState>) {
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(START_LONGEST);
         }
+    } else {
+        tokio::time::sleep(subject.steady).await;
     }
     state.send_replace(HealthState::Ready);
 }

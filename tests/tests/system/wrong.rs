@@ -156,13 +156,13 @@ fn programs_that_do_not_run() -> Result<()> {
     machine.hivemind(&["app", "deploy", "--image", &image, "--name", "warm", "--wait"])?.ok()?;
     machine.hivemind(&["app", "rm", "warm", "--wait"])?.ok()?;
     cannot_come_up(&machine, &image, &["--entrypoint", "/no-such-program"], "E-RUN-002", 1)?;
-    let crash = ["--entrypoint", "sh", "--", "-c", "echo the last words; exit 3"];
+    let crash = ["--port", "80", "--entrypoint", "sh", "--", "-c", "echo the last words; exit 3"];
     let said = cannot_come_up(&machine, &image, &crash, "E-RUN-002", 1)?;
     ensure!(said.contains("the last words"), "the last log lines are not shown: {said}");
     let ill = ["--health-http", "81/", "--health-interval", "200ms", "--health-retries", "2"];
     let said = cannot_come_up(&machine, &image, &ill, "E-HEALTH-001", 1)?;
     ensure!(said.contains("serves on port 80"), "the last log lines are not shown: {said}");
-    let hungry = ["--memory", "8Mi", "--entrypoint", "sh", "--", "-c", "exec tail /dev/zero"];
+    let hungry = ["--port", "80", "--memory", "8Mi", "--entrypoint", "sh", "--", "-c", "exec tail /dev/zero"];
     let said = cannot_come_up(&machine, &image, &hungry, "E-RUN-002", 1)?;
     ensure!(said.to_lowercase().contains("memory"), "it is not said that memory was too little: {said}");
     machine.close()
