@@ -9,7 +9,7 @@ use ipnet::IpNet;
 use nftables::{
     batch::Batch,
     expr::{
-        Expression, Fib, FibFlag, FibResult, Meta, MetaKey, NamedExpression, Payload, PayloadField, Prefix, SetItem,
+        CT, Expression, Fib, FibFlag, FibResult, Meta, MetaKey, NamedExpression, Payload, PayloadField, Prefix, SetItem,
     },
     schema::{Chain, NfListObject, Nftables, Rule, Set, SetType, SetTypeValue, Table},
     stmt::{Dup, Match, NAT, NATFlag, Operator, Statement},
@@ -27,12 +27,16 @@ use crate::model::Protocol;
 const NODE_TABLE: (NfFamily, &str) = (NfFamily::INet, "hivemind");
 /// Hold the rules for published ports: `dup` needs a table of the packet's family.
 const PUBLISHED_TABLE: &str = "hivemind_pub";
+/// `filter`, where the kernel's own names put it.
+const FILTER: i32 = 0;
 /// `srcnat`, where the kernel's own names put it.
 const SRCNAT: i32 = 100;
 /// After every filter a host has (`filter` is 0, `security` 50), before connection tracking confirms.
 const AFTER_ALL_FILTERS: i32 = 300;
 
-/// The masquerade rules; without `masquerade`, none.
+/// The rules of the node: instances reach the outside with its address, and the outside reaches them by published ports
+/// only, whatever way it knows to them. Without `masquerade` their addresses are the outside's to know, and there are
+/// none.
 pub(super) fn node_rules(node: &NodeNet, masquerade: bool) -> Nftables<'static> {
     let mut batch = Batch::new();
     replace_table(&mut batch, NODE_TABLE);
@@ -44,6 +48,16 @@ pub(super) fn node_rules(node: &NodeNet, masquerade: bool) -> Nftables<'static> 
         _type: Some(NfChainType::NAT),
         hook: Some(NfHook::Postrouting),
         prio: Some(SRCNAT),
+        policy: Some(NfChainPolicy::Accept),
+        ..Chain::default()
+    }));
+    batch.add(NfListObject::Chain(Chain {
+        family,
+        table: table.into(),
+        name: "forward".into(),
+        _type: Some(NfChainType::Filter),
+        hook: Some(NfHook::Forward),
+        prio: Some(FILTER),
         policy: Some(NfChainPolicy::Accept),
         ..Chain::default()
     }));
@@ -61,6 +75,15 @@ pub(super) fn node_rules(node: &NodeNet, masquerade: bool) -> Nftables<'static> 
             Statement::Masquerade(Some(NAT { addr: None, family: None, port: None, flags })),
         ];
         add_rule(&mut batch, NODE_TABLE, "postrouting", rule);
+        let state = Expression::Named(NamedExpression::CT(CT { key: "state".into(), family: None, dir: None }));
+        let answers = ["established", "related"].map(|state| SetItem::Element(text(state)));
+        let rule = vec![
+            matches(meta(MetaKey::Iifname), Operator::NEQ, our_devices()),
+            matches(field(protocol, "daddr"), Operator::EQ, prefix(instances)),
+            matches(state, Operator::NEQ, Expression::Named(NamedExpression::Set(answers.to_vec()))),
+            Statement::Drop(None),
+        ];
+        add_rule(&mut batch, NODE_TABLE, "forward", rule);
     }
     batch.to_nftables()
 }

@@ -1,6 +1,6 @@
 //! Published ports from another machine: who answers, whose address is seen, and who decides.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use hivemind_tests::{PATIENCE, machine, until_ready};
 use xtask::{deb, machine::Machine, shell, wait};
 
@@ -32,6 +32,13 @@ impl<'a> Outside<'a> {
         shell::output(&mut command)
     }
 
+    /// Routes to the instances' own addresses.
+    fn knows_the_way(&self) -> Result<()> {
+        let script = "ip -n outside route add 10.88.0.0/16 via 192.0.2.1
+            ip -n outside route add fd68:6d00::/24 via 2001:db8::1";
+        shell::output(self.0.sandbox.command("sh").args(["-ec", script])).map(drop)
+    }
+
     fn asks(&self, port: u16) -> Result<()> {
         for (node, _) in WAYS {
             let page = self.ask(&format!("http://{node}:{port}/"))?;
@@ -61,6 +68,15 @@ fn a_published_port_answers_outside_shows_the_client_and_obeys_the_firewall() ->
             })?;
         }
         ensure!(outside.asks(80).is_err() && outside.asks(8081).is_err(), "a port that is not published answers");
+        // Though it knows the way to them.
+        outside.knows_the_way()?;
+        for instance in machine.hivemind(&["ps", "web", "-o", "json"])?.json()?.as_array().context("no list")? {
+            let [v4, v6] = ["v4", "v6"].map(|family| instance["addresses"][family].as_str().unwrap_or_default());
+            for host in [v4.to_owned(), format!("[{v6}]")] {
+                ensure!(host.len() > 2, "an instance without an address: {instance}");
+                ensure!(outside.ask(&format!("http://{host}:80/")).is_err(), "{host} is reached from outside");
+            }
+        }
 
         nft(&machine, "add table inet host; add chain inet host input { type filter hook input priority 0; }")?;
         nft(&machine, "add rule inet host input tcp dport 8080 drop")?;
