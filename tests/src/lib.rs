@@ -66,7 +66,9 @@ pub fn until_ready(machine: &Machine, app: &str, count: usize) -> Result<BTreeSe
     wait::until(&format!("{count} ready instances of {app}"), PATIENCE, || {
         let found = instances(machine, app)?;
         let ready = found.iter().filter(|instance| instance.phase == "ready").count();
-        ensure!(found.len() == count && ready == count, "{found:?}");
+        // The list for people says why.
+        let shown = || machine.hivemind(&["ps", app]).map(|said| said.out).unwrap_or_default();
+        ensure!(found.len() == count && ready == count, "{}", shown());
         Ok(found)
     })
 }

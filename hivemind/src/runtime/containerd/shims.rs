@@ -1,16 +1,21 @@
-//! Shims that containerd has forgotten.
+//! Shims that containerd has forgotten, and what they leave.
 //!
 //! A shim ends when its task is removed. Before 2.0 containerd breaks the removal off when the caller's connection ends
 //! (the daemon was killed): the task is gone then, but the shim stays for ever, with nothing in it.
 
-use std::{fs, time::Duration};
+use std::{fs, path::Path, time::Duration};
 
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use tokio::time::{Instant, sleep};
+use tokio::{
+    process::Command,
+    time::{Instant, sleep},
+};
 
+/// Where the shim has runc keep its records, by namespace.
+const RUNC_ROOT: &str = "/run/containerd/runc";
 /// A shim that was told to end has this long.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// How often it is looked for.
@@ -27,6 +32,21 @@ pub(super) async fn end_leftover(namespace: &str, id: &str) {
             return;
         }
         sleep(PERIOD).await;
+    }
+}
+
+/// Takes away what a start that was broken off left of a container that has no task: its shim, and runc's record of it.
+pub(super) async fn clear_leftovers(namespace: &str, id: &str) {
+    end_leftover(namespace, id).await;
+    let root = Path::new(RUNC_ROOT).join(namespace);
+    if !root.join(id).exists() {
+        return;
+    }
+    let delete = Command::new("runc").arg("--root").arg(&root).args(["delete", "--force", id]).output().await;
+    match delete {
+        Ok(output) if output.status.success() => tracing::warn!(id, "runc's record of a broken start is removed"),
+        Ok(output) => tracing::warn!(id, why = %String::from_utf8_lossy(&output.stderr), "runc keeps a broken start"),
+        Err(error) => tracing::warn!(id, %error, "runc cannot be run"),
     }
 }
 

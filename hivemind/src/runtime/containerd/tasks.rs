@@ -12,7 +12,7 @@ use containerd_client::{
 use nix::sys::signal::Signal;
 use tokio::time::Instant;
 
-use super::{ContainerdRuntime, client::found, containers::file_error, timestamp};
+use super::{ContainerdRuntime, client::found, containers::file_error, shims, timestamp};
 use crate::{
     model::{InstanceId, Timestamp},
     runtime::RuntimeError,
@@ -109,6 +109,7 @@ impl ContainerdRuntime {
                 Ok(_) => return Ok(()),
                 Err(s) if is_leftover(&s) && Instant::now() < deadline => {
                     self.remove_task(name).await?;
+                    shims::clear_leftovers(&self.config.namespace, name).await;
                     tokio::time::sleep(LEFTOVER_PAUSE).await;
                 }
                 Err(s) => return Err(self.start_error(name, &s)),
@@ -169,7 +170,9 @@ impl ContainerdRuntime {
 fn is_leftover(status: &Status) -> bool {
     let why = status.message();
     let folder = ["file exists", "no such file or directory"].iter().any(|w| why.contains(w));
-    status.code() == Code::AlreadyExists || (why.contains("failed to start shim") && folder)
+    // runc's own record of the container: "container with given ID already exists".
+    let known = why.contains("container with") && why.contains("already exists");
+    status.code() == Code::AlreadyExists || known || (why.contains("failed to start shim") && folder)
 }
 
 /// The part of runc's message that says what is wrong.
