@@ -101,7 +101,7 @@ pub(crate) struct World {
     pub(crate) registry: Registry,
     /// Names the network namespace of the containers, and their namespace in containerd: runc keeps its state by the
     /// latter, for all containerds of a machine together.
-    name: String,
+    pub(crate) name: String,
     cgroup: String,
     /// Last: containerd has mounts in it.
     _dirs: Cleanup,
