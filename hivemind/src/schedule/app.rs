@@ -46,8 +46,10 @@ fn replicas(input: &mut Input<'_>, app: &App, running: Vec<Arc<Instance>>, plan:
     let in_place = |instance: &Arc<Instance>| matches!(phase(instance), Phase::Ready | Phase::Completed);
     let stop = |instance: Arc<Instance>, plan: &mut Plan| plan.changes.push(Change::StopInstance(instance.id.clone()));
 
-    // What goes first: what serves nobody, then the youngest.
-    let worth = |instance: &Arc<Instance>| (in_place(instance), std::cmp::Reverse(instance.created_at));
+    // What goes first: what is not in its place, then what has done its work, then the youngest.
+    let worth = |instance: &Arc<Instance>| {
+        (in_place(instance), phase(instance) == Phase::Ready, std::cmp::Reverse(instance.created_at))
+    };
     new.sort_by_key(worth);
     while new.len() > desired {
         stop(new.remove(0), plan);

@@ -145,6 +145,15 @@ impl World {
         self.running(app).iter().filter(ready).count()
     }
 
+    /// Those that serve, and those of the newest generation that have done their work.
+    fn in_place(&self, app: &AppKey) -> usize {
+        let newest = self.snapshot.apps.get(app).map(|row| row.object.generation);
+        let done = |instance: &&Arc<Instance>| {
+            Some(instance.generation) == newest && self.snapshot.phase_of(&instance.id) == Phase::Completed
+        };
+        self.ready(app) + self.running(app).iter().filter(done).count()
+    }
+
     fn phase(&mut self, id: &InstanceId, phase: Phase) {
         let status = InstanceStatus { phase, ..InstanceStatus::default() };
         self.snapshot.instance_status.insert(id.clone(), row(status));
@@ -413,7 +422,7 @@ fn happens() -> impl Strategy<Value = Happens> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(300) })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     /// Whatever happens: no plan takes more from service than was asked to go, no address is given twice, and in the
     /// end there is what was asked for and nothing else.
@@ -451,11 +460,12 @@ proptest! {
                 }
                 _ => continue,
             }
-            let (ready, before) = (world.ready(&app), world.running(&app).len());
+            let (in_place, before) = (world.in_place(&app), world.running(&app).len());
             let plan = world.plan(&app);
             world.apply(&plan.changes);
             let wanted = world.snapshot.apps.get(&app).map_or(0, |row| if row.object.deleting { 0 } else { row.object.spec.replicas as usize });
-            prop_assert!(world.ready(&app) >= ready.min(wanted), "{} of {ready} Ready are left, {wanted} are wanted", world.ready(&app));
+            let left = world.in_place(&app);
+            prop_assert!(left >= in_place.min(wanted), "{left} of {in_place} are left in place, {wanted} are wanted");
             prop_assert!(world.running(&app).len() <= before.max(wanted + 1), "{} run, {wanted} are wanted", world.running(&app).len());
             let mut addresses = BTreeSet::new();
             for instance in world.instances(&app) {
