@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     clock::Moment,
-    lab, loss,
+    lab,
     stats::percentile,
     stream::{self, Stream},
 };
@@ -39,9 +39,9 @@ pub(crate) struct Args {
     /// Its network namespace
     #[arg(long)]
     netns: PathBuf,
-    /// Its cgroup
+    /// Its cgroup; without it stays where it is
     #[arg(long)]
-    cgroup: PathBuf,
+    cgroup: Option<PathBuf>,
     /// The CPU it is bound to
     #[arg(long)]
     cpu: Option<usize>,
@@ -78,13 +78,6 @@ pub(crate) enum Role {
     },
     /// Sends numbered messages and counts the answers.
     Count(Stream),
-    /// Loads the data plane of a lab, as a daemon that starts does, and stays.
-    Load {
-        /// The run.
-        run: String,
-        /// The lab.
-        tag: String,
-    },
 }
 
 /// What [`Role::Request`] saw.
@@ -103,8 +96,10 @@ pub(crate) struct Requests {
 /// Runs as what `args` say.
 pub(crate) fn run(args: &Args) -> Result<()> {
     lab::join(&args.netns)?;
-    let own = args.cgroup.join("cgroup.procs");
-    fs::write(&own, "0").with_context(|| format!("cannot join {}", own.display()))?;
+    if let Some(cgroup) = &args.cgroup {
+        let own = cgroup.join("cgroup.procs");
+        fs::write(&own, "0").with_context(|| format!("cannot join {}", own.display()))?;
+    }
     if let Some(cpu) = args.cpu {
         let mut cpus = CpuSet::new();
         cpus.set(cpu)?;
@@ -116,13 +111,6 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         Role::Request { to, millis } => say(&requests(to, Duration::from_millis(millis))?),
         Role::Bulk { to, millis } => say(&send(to, Duration::from_millis(millis))?),
         Role::Count(stream) => say(&stream.run()?),
-        Role::Load { run, tag } => {
-            let _plane = loss::load(&run, &tag, &args.cgroup)?;
-            println!("ready");
-            loop {
-                thread::park();
-            }
-        }
     }
 }
 

@@ -121,13 +121,13 @@ fn prepare(run: &Run, args: &Args, way: Way) -> Result<Contestant> {
     let lab = Lab::new(run, &way.tag())?;
     let cgroup = run.group(&way.tag())?;
     let [client_cpu, server_cpu] = if args.apart { [0, 1] } else { [0, 0] };
-    let server = Place { netns: lab.server.clone(), cgroup: cgroup.clone(), cpu: Some(server_cpu) };
-    let mut client = Place { netns: lab.client.clone(), cgroup: cgroup.clone(), cpu: Some(client_cpu) };
+    let server = Place { netns: lab.server.path(), cgroup: Some(cgroup.clone()), cpu: Some(server_cpu) };
+    let mut client = Place { netns: lab.client.path(), cgroup: Some(cgroup.clone()), cpu: Some(client_cpu) };
     let mut to = SocketAddr::new(pick(SERVER, args.ipv6), ANSWERING[0]);
     let mut plane = None;
     match way {
         Way::Loopback => {
-            client.netns = lab.server.clone();
+            client.netns = lab.server.path();
             to.set_ip(if args.ipv6 { IpAddr::from(Ipv6Addr::LOCALHOST) } else { Ipv4Addr::LOCALHOST.into() });
         }
         Way::Pair => to.set_ip(pick(lab.pair()?, args.ipv6)),

@@ -12,11 +12,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, anyhow};
-use nix::{
-    sched::{CloneFlags, setns},
-    sys::signal::{Signal, kill},
-    unistd::Pid,
-};
+use nix::sched::{CloneFlags, setns};
 use serde::de::DeserializeOwned;
 
 use crate::{child::Role, supervisor::Run};
@@ -174,9 +170,9 @@ impl Lab {
 #[derive(Clone, Debug)]
 pub(crate) struct Place {
     /// Its network namespace.
-    pub(crate) netns: Netns,
-    /// Its cgroup.
-    pub(crate) cgroup: PathBuf,
+    pub(crate) netns: PathBuf,
+    /// Its cgroup, if it is to have one of its own.
+    pub(crate) cgroup: Option<PathBuf>,
     /// The CPU it is bound to.
     pub(crate) cpu: Option<usize>,
 }
@@ -189,14 +185,10 @@ impl Place {
     fn command(&self, role: &Role) -> Result<Command> {
         // Before all else that runs on the machine: a compiler beside it changes the figures less.
         let mut command = Command::new("nice");
-        command
-            .args(["-n", "-20"])
-            .arg(env::current_exe()?)
-            .arg("child")
-            .arg("--netns")
-            .arg(self.netns.path())
-            .arg("--cgroup")
-            .arg(&self.cgroup);
+        command.args(["-n", "-20"]).arg(env::current_exe()?).arg("child").arg("--netns").arg(&self.netns);
+        if let Some(cgroup) = &self.cgroup {
+            command.arg("--cgroup").arg(cgroup);
+        }
         if let Some(cpu) = self.cpu {
             command.args(["--cpu", &cpu.to_string()]);
         }
@@ -204,7 +196,7 @@ impl Place {
         Ok(command)
     }
 
-    /// Starts a server, or a loader, here and waits until it is ready.
+    /// Starts a server here and waits until it is ready.
     pub(crate) fn serve(&self, role: &Role) -> Result<Server> {
         let mut server = Server(self.command(role)?.spawn().context("cannot start the server")?);
         let mut line = String::new();
@@ -249,15 +241,6 @@ impl Client {
     /// Whether it still runs.
     pub(crate) fn is_running(&mut self) -> Result<bool> {
         Ok(self.child.try_wait()?.is_none())
-    }
-}
-
-impl Server {
-    /// Ends it by this signal, and waits until it is gone.
-    pub(crate) fn end(mut self, signal: Signal) -> Result<()> {
-        kill(Pid::from_raw(i32::try_from(self.0.id())?), signal)?;
-        self.0.wait()?;
-        Ok(())
     }
 }
 

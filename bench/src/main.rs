@@ -56,7 +56,7 @@ enum Command {
     Throughput(throughput::Args),
     /// Loading many services and adding one, beside nftables and iptables
     Services(services::Args),
-    /// Messages lost while the loader of the data plane restarts, is killed, is replaced
+    /// Messages lost while the daemon restarts, is killed, is replaced
     Loss(loss::Args),
     /// The daemon's start and memory, with nothing to do and with many instances
     Daemon(daemon::Args),
@@ -77,8 +77,9 @@ fn main() -> Result<ExitCode> {
     let Some(command) = &cli.command else { return all::run(&cli.common) };
     let measured = match (command, &cli.common.run) {
         (Command::Child(args), _) => child::run(args),
-        // Its machine cleans up after itself.
+        // Their machines clean up after themselves.
         (Command::Daemon(args), _) => daemon::run(&cli.common, args),
+        (Command::Loss(args), _) => loss::run(&cli.common, args),
         (_, None) => return supervisor::supervise(),
         (command, Some(run)) => measure(command, &cli.common, &supervisor::Run::named(run)?),
     };
@@ -91,7 +92,6 @@ fn measure(command: &Command, common: &Common, run: &supervisor::Run) -> Result<
         Command::Crr(args) => crr::run(run, common, args),
         Command::Throughput(args) => throughput::run(run, common, args),
         Command::Services(args) => services::run(run, common, args),
-        Command::Loss(args) => loss::run(run, common, args),
-        Command::Child(_) | Command::Daemon(_) => Ok(()),
+        Command::Child(_) | Command::Daemon(_) | Command::Loss(_) => Ok(()),
     }
 }

@@ -128,6 +128,14 @@ impl Report {
         Ok(())
     }
 
+    /// Fails if a target was missed.
+    pub(crate) fn strictly(&self) -> anyhow::Result<()> {
+        let missed: Vec<&str> =
+            self.ratios.iter().filter(|r| r.reached == Some(false)).map(|r| r.of.as_str()).collect();
+        anyhow::ensure!(missed.is_empty(), "not reached: {}", missed.join(", "));
+        Ok(())
+    }
+
     /// Everything with a target, of all reports, and when and where it was measured.
     pub(crate) fn targets(reports: &[Self]) -> String {
         let mut text = String::new();

@@ -90,8 +90,8 @@ fn prepare(run: &Run, args: &Args, way: Way, tag: &str, name: &'static str) -> R
             to.set_ip(services[0].address);
         }
     }
-    let server = Place { netns: lab.server, cgroup: cgroup.clone(), cpu: Some(1) };
-    let client = Place { netns: lab.client, cgroup, cpu: Some(0) };
+    let server = Place { netns: lab.server.path(), cgroup: Some(cgroup.clone()), cpu: Some(1) };
+    let client = Place { netns: lab.client.path(), cgroup: Some(cgroup), cpu: Some(0) };
     let role = Role::Serve { request: ANSWERING.to_vec(), bulk: BULK_PORT, echo: ECHO_PORT };
     Ok(Contestant { name, client, to, rate: Series::default(), _plane: plane, _server: server.serve(&role)? })
 }

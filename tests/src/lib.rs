@@ -7,7 +7,7 @@ pub mod netlab;
 pub use census::Census;
 pub use client::Client;
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, path::PathBuf, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
@@ -26,6 +26,19 @@ pub fn machine_with(test: &str, flags: &[&str]) -> Result<(Machine, String)> {
     let machine = Machine::start(&unique(test), flags)?;
     let image = machine.push(&image::web()?, "web", "1")?;
     Ok((machine, image))
+}
+
+/// The binary that can be told when to die.
+pub fn testkit_binary() -> Result<PathBuf> {
+    let named = std::env::var_os("HIVEMIND_TESTKIT_BINARY").map(PathBuf::from);
+    let binary = named.unwrap_or_else(|| xtask::shell::root().join("target/debug/hivemind-testkit"));
+    ensure!(binary.is_file(), "{} is not there (hint: cargo xtask test <name of a test>)", binary.display());
+    Ok(binary)
+}
+
+/// Whether the tests may take long: `cargo xtask test --long`.
+pub fn long() -> bool {
+    std::env::var_os("HIVEMIND_LONG").is_some()
 }
 
 /// A name that no other test and no other run has.

@@ -53,6 +53,21 @@ pub(crate) fn run(release: bool) -> Result<PathBuf> {
     Ok(binary)
 }
 
+/// The same binary with what only tests use, under another name. To be built before the product: the last build
+/// has the plain name.
+pub(crate) fn testkit() -> Result<PathBuf> {
+    let mut cargo = shell::cargo();
+    cargo.args(["build", "--package", "hivemind", "--all-features"]).env(OBJECT, object()?);
+    shell::run(&mut cargo)?;
+    let debug = shell::root().join("target/debug");
+    let binary = debug.join("hivemind-testkit");
+    // Not in place: one that runs may not be written.
+    let fresh = debug.join("hivemind-testkit.new");
+    std::fs::copy(debug.join("hivemind"), &fresh)?;
+    std::fs::rename(fresh, &binary)?;
+    Ok(binary)
+}
+
 /// `cargo xtask bench`: the benchmark program with everything built for speed.
 pub(crate) fn bench(args: &[String]) -> Result<()> {
     let binary = run(true)?;

@@ -1,6 +1,7 @@
 //! The hivemind daemon of a sandbox, and the command line that talks to it.
 
 use std::{
+    collections::BTreeMap,
     fs,
     io::{Read, Write},
     os::unix::net::UnixStream,
@@ -31,6 +32,7 @@ pub struct Daemon {
     binary: PathBuf,
     dir: PathBuf,
     flags: Vec<String>,
+    environment: BTreeMap<String, String>,
     child: Option<Child>,
 }
 
@@ -96,7 +98,7 @@ impl Daemon {
             flag("--plain-http-registry", (*registry).into());
         }
         flags.extend(more.iter().map(|word| (*word).to_owned()));
-        Ok(Self { binary: binary()?, dir, flags, child: None })
+        Ok(Self { binary: binary()?, dir, flags, environment: BTreeMap::new(), child: None })
     }
 
     /// Its folder: socket, state, log.
@@ -129,6 +131,24 @@ impl Daemon {
         self.binary = binary.to_owned();
     }
 
+    /// Sets a variable of its environment, or takes it away, from the next start on.
+    pub fn set_variable(&mut self, name: &str, value: Option<String>) {
+        match value {
+            Some(value) => self.environment.insert(name.to_owned(), value),
+            None => self.environment.remove(name),
+        };
+    }
+
+    /// Whether its process has ended. It may be started again then.
+    pub fn has_ended(&mut self) -> Result<bool> {
+        let Some(child) = &mut self.child else { return Ok(true) };
+        let ended = child.try_wait()?.is_some();
+        if ended {
+            self.child = None;
+        }
+        Ok(ended)
+    }
+
     /// Starts it and waits until it is ready.
     pub fn start(&mut self, sandbox: &Sandbox) -> Result<()> {
         self.spawn(sandbox)?;
@@ -140,7 +160,7 @@ impl Daemon {
         ensure!(self.child.is_none(), "the daemon runs already");
         let log = fs::File::options().create(true).append(true).open(self.dir.join("log"))?;
         let mut command = sandbox.command(&self.binary);
-        command.arg("daemon").args(&self.flags).stdout(log.try_clone()?).stderr(log);
+        command.arg("daemon").args(&self.flags).envs(&self.environment).stdout(log.try_clone()?).stderr(log);
         self.child = Some(command.spawn().with_context(|| format!("cannot start {}", self.binary.display()))?);
         Ok(())
     }

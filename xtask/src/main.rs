@@ -43,6 +43,9 @@ enum Command {
         /// Only what needs neither root nor containerd
         #[arg(long)]
         quick: bool,
+        /// Also what takes many minutes: a daemon that is killed before each of its effects, one after the other
+        #[arg(long, conflicts_with = "quick")]
+        long: bool,
         /// Only tests whose names contain this
         filter: Option<String>,
     },
@@ -85,8 +88,8 @@ fn main() -> ExitCode {
 fn run(command: Command) -> Result<ExitCode> {
     std::env::set_current_dir(shell::root())?;
     match command {
-        Command::Test { quick, filter } => return test::run(quick, filter.as_deref()),
-        Command::Ci => return test::run(false, None),
+        Command::Test { quick, long, filter } => return test::run(quick, long, filter.as_deref()),
+        Command::Ci => return test::run(false, false, None),
         Command::Setup => setup::run(),
         Command::Build { release } => build::run(release).map(drop),
         Command::Demo { check } => demo::run(check),

@@ -19,8 +19,8 @@ struct Tally {
     failures: Vec<String>,
 }
 
-/// Runs all; `quick` leaves out what needs root and containerd, `filter` all but the tests of that name.
-pub(crate) fn run(quick: bool, filter: Option<&str>) -> Result<ExitCode> {
+/// Runs all; `quick` leaves out what needs root and containerd, `long` adds what takes long, `filter` leaves out all but the tests of that name.
+pub(crate) fn run(quick: bool, long: bool, filter: Option<&str>) -> Result<ExitCode> {
     let whole = Stopwatch::start();
     setup::run_quietly()?;
     let object = build::object()?;
@@ -32,14 +32,18 @@ pub(crate) fn run(quick: bool, filter: Option<&str>) -> Result<ExitCode> {
     let mut suites = vec![vec!["--workspace", "--exclude", "hivemind-tests"]];
     let mut binary = None;
     if !quick {
-        binary = Some(build::run(false)?);
+        let testkit = build::testkit()?;
+        binary = Some((build::run(false)?, testkit));
         suites.push(vec!["--package", "hivemind-tests"]);
     }
     for suite in suites {
         let mut cargo = shell::cargo();
         cargo.args(["test", "--no-fail-fast", "--all-features"]).args(&suite).env(build::OBJECT, &object);
-        if let Some(binary) = &binary {
-            cargo.env("HIVEMIND_BINARY", binary);
+        if let Some((product, testkit)) = &binary {
+            cargo.env("HIVEMIND_BINARY", product).env("HIVEMIND_TESTKIT_BINARY", testkit);
+        }
+        if long {
+            cargo.env("HIVEMIND_LONG", "1");
         }
         // The same histories each time: who looks for new ones sets PROPTEST_CASES and PROPTEST_RNG_SEED.
         if std::env::var_os("PROPTEST_RNG_SEED").is_none() {
@@ -53,6 +57,7 @@ pub(crate) fn run(quick: bool, filter: Option<&str>) -> Result<ExitCode> {
         tally.cargo_test(&mut cargo)?;
     }
     if !quick && filter.is_none() {
+        tally.step("bench loss --quick", || loss(&object));
         tally.step("demo --check", || demo::run(true));
     }
     println!("\n({:.0} s)", whole.elapsed().as_secs_f64());
@@ -120,6 +125,15 @@ impl Tally {
         }
         Ok(())
     }
+}
+
+/// The one measurement that does not depend on how fast the machine is.
+fn loss(object: &Path) -> Result<()> {
+    let binary = shell::root().join("target/debug/hivemind");
+    let mut cargo = shell::cargo();
+    // With the features of the tests, so that nothing is built again.
+    cargo.args(["run", "--quiet", "--all-features", "--package", "hivemind-bench", "--"]);
+    shell::run(cargo.args(["loss", "--quick", "--strict"]).env(build::OBJECT, object).env("HIVEMIND_BINARY", binary))
 }
 
 /// The number before `word` in `ok. 3 passed; 1 failed; …`.

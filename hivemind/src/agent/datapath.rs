@@ -77,16 +77,29 @@ impl DatapathThread {
     }
 }
 
+/// What is in place when the daemon starts. Without it the first write would close what the last daemon left open.
+#[derive(Clone, Debug, Default)]
+pub struct InPlace {
+    /// The links that stand and have their programs.
+    pub links: BTreeMap<InstanceId, HostLink>,
+    /// The node's own addresses.
+    pub addresses: Vec<IpAddr>,
+}
+
 /// Starts the owner.
-pub fn start(dataplane: Box<dyn Dataplane>, node: NodeName) -> std::io::Result<(Datapath, DatapathThread)> {
+pub fn start(
+    dataplane: Box<dyn Dataplane>,
+    node: NodeName,
+    in_place: InPlace,
+) -> std::io::Result<(Datapath, DatapathThread)> {
     let (requests, inbox) = mpsc::channel();
     let (state_tx, state) = watch::channel(DatapathState::default());
     let owner = Owner {
         dataplane,
         node,
-        links: BTreeMap::new(),
+        links: in_place.links,
         desired: Arc::default(),
-        addresses: Vec::new(),
+        addresses: in_place.addresses,
         state: state_tx,
         dirty: false,
     };
@@ -273,3 +286,100 @@ impl Owner {
 
 /// Answers that wait until the maps are written.
 type Waiting = Vec<(oneshot::Sender<Result<(), DataplaneError>>, Result<(), DataplaneError>)>;
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+    use crate::{
+        dataplane::SyncReport,
+        model::{Addresses, AppKey, Instance, Peer, Scope, Timestamp},
+        net::Mac,
+        spec::v1::AppSpec,
+    };
+
+    /// Remembers what it was told to hold.
+    #[derive(Clone, Debug, Default)]
+    struct Recorder(Arc<Mutex<Vec<Tables>>>);
+
+    impl Dataplane for Recorder {
+        fn attach(&mut self, _: &InstanceId, _: &HostLink) -> Result<(), DataplaneError> {
+            Ok(())
+        }
+        fn detach(&mut self, _: &InstanceId) -> Result<(), DataplaneError> {
+            Ok(())
+        }
+        fn attached(&mut self) -> Result<Vec<InstanceId>, DataplaneError> {
+            Ok(Vec::new())
+        }
+        fn attach_uplinks(&mut self, _: &[String]) -> Result<(), DataplaneError> {
+            Ok(())
+        }
+        fn sync(&mut self, desired: &Tables) -> Result<SyncReport, DataplaneError> {
+            self.0.lock().expect("not poisoned").push(desired.clone());
+            Ok(SyncReport::default())
+        }
+        fn counters(&mut self) -> Result<Vec<Counter>, DataplaneError> {
+            Ok(Vec::new())
+        }
+        fn sweep(&mut self) -> Result<SweepReport, DataplaneError> {
+            Ok(SweepReport::default())
+        }
+        fn info(&self) -> DataplaneInfo {
+            DataplaneInfo::default()
+        }
+        fn unload(&mut self) -> Result<(), DataplaneError> {
+            Ok(())
+        }
+    }
+
+    fn link(ifindex: u32) -> HostLink {
+        let (host_mac, instance_mac) = (Mac([2, 0, 0, 0, 0, 1]), Mac([2, 0, 0, 0, 0, 2]));
+        HostLink { netns: std::path::PathBuf::new(), name: "hm".into(), ifindex, host_mac, instance_mac }
+    }
+
+    /// Two instances of this node.
+    fn desired(node: &NodeName) -> NodeDesired {
+        let mut desired = NodeDesired { revision: 7, ..NodeDesired::default() };
+        for n in [1, 2] {
+            let id = InstanceId::from_bits(n);
+            let addresses = Addresses { v4: Some([10, 88, 0, 1 + n as u8].into()), v6: None };
+            desired.peers.insert(id.clone(), Arc::new(Peer { node: node.clone(), addresses, identity: 256 }));
+            let instance = Instance {
+                id: id.clone(),
+                app: AppKey::new(Scope::default(), "web".parse().expect("a name")),
+                generation: 1,
+                spec: AppSpec::new("x"),
+                node: node.clone(),
+                addresses,
+                identity: 256,
+                desired: crate::model::Desired::Run,
+                created_at: Timestamp::from_millis(0),
+            };
+            desired.instances.insert(id, Arc::new(instance));
+        }
+        desired
+    }
+
+    #[tokio::test]
+    async fn the_first_write_closes_nothing_that_was_open() {
+        let node: NodeName = "here".parse().expect("a name");
+        let recorder = Recorder::default();
+        let address = IpAddr::from([192, 0, 2, 1]);
+        let links = BTreeMap::from([(InstanceId::from_bits(1), link(8)), (InstanceId::from_bits(2), link(9))]);
+        let in_place = InPlace { links, addresses: vec![address] };
+        let (datapath, thread) = start(Box::new(recorder.clone()), node.clone(), in_place).expect("a thread");
+        datapath.desired(Arc::new(desired(&node)));
+        datapath.shows(7).await;
+        // The workers come one after the other, and the first is made anew.
+        datapath.attach(InstanceId::from_bits(1), link(12)).await.expect("attached");
+        datapath.attach(InstanceId::from_bits(2), link(9)).await.expect("attached");
+        datapath.detach(InstanceId::from_bits(2)).await.expect("detached");
+        thread.stop();
+        let written = recorder.0.lock().expect("not poisoned").clone();
+        let open: Vec<Vec<u32>> = written.iter().map(|tables| tables.endpoints.keys().copied().collect()).collect();
+        assert_eq!(open, [vec![8, 9], vec![9, 12], vec![9, 12], vec![12]]);
+        assert!(written.iter().all(|tables| tables.node_addresses.contains(&address)));
+    }
+}

@@ -20,6 +20,7 @@ use super::{
 use crate::{
     dns,
     health::{self, HealthState},
+    lifecycle::{clock, killpoint},
     model::{Addresses, Desired, ErrorCode, EventKind, Exit, Instance, InstanceStatus, Phase, Revision, StatusReport},
     net::{HostLink, InstanceLink, Net, PublishedPort},
     observe::Events,
@@ -176,6 +177,7 @@ impl Worker {
     }
 
     async fn take(&mut self, step: Step, wanted: &Wanted) -> Result<(), Fault> {
+        killpoint::before("a step");
         let instance = &*wanted.instance;
         let shared = Arc::clone(&self.shared);
         match step {
@@ -186,8 +188,10 @@ impl Worker {
                 let link =
                     InstanceLink { id: instance.id.clone(), addresses: instance.addresses, gateway: shared.gateway };
                 let host = shared.net.ensure_link(&link).await?;
+                killpoint::before("attaching the programs");
                 // The programs deny everything before the link comes up, and know the instance's row.
                 shared.datapath.attach(instance.id.clone(), host.clone()).await?;
+                killpoint::before("bringing up the link");
                 shared.net.bring_up(&link).await?;
                 self.link = Some(host);
                 self.seen.link = true;
@@ -203,7 +207,7 @@ impl Worker {
                 let _slot = shared.slots.acquire().await;
                 shared.runtime.start(&instance.id).await?;
                 self.started = Some(Instant::now());
-                self.status.started_at = Some(crate::lifecycle::clock::now());
+                self.status.started_at = Some(clock::now());
                 self.say(instance, Phase::Starting, String::new(), None);
                 self.event(EventKind::Normal, "Started", instance, format!("{} started", instance.name()));
             }
@@ -227,11 +231,13 @@ impl Worker {
                 self.health = None;
                 self.say(instance, Phase::Stopping, String::new(), None);
                 shared.runtime.remove(&instance.id).await?;
+                killpoint::before("removing the logs");
                 shared.runtime.remove_logs(&instance.id).await?;
                 self.seen.container_removed = true;
             }
             Step::RemoveLink => {
                 shared.datapath.detach(instance.id.clone()).await?;
+                killpoint::before("removing the link");
                 shared.net.remove_link(&instance.id).await?;
                 self.seen.link_removed = true;
                 self.event(EventKind::Normal, "Stopped", instance, format!("{} stopped", instance.name()));

@@ -14,7 +14,7 @@ use super::{
     feed::Feed,
 };
 use crate::{
-    lifecycle::clock,
+    lifecycle::{clock, killpoint},
     model::{AppKey, ClusterSnapshot, EventKind, InstanceId, Node, NodeStatus, Revision, StatusReport},
     observe::Events,
     schedule::{self, Change, Cursor, Input, Plan, ServiceRanges},
@@ -115,10 +115,12 @@ impl Loop {
 
     /// Writes, and takes in everything up to the new revision. `None` if a condition did not hold.
     async fn commit(&mut self, txn: Txn) -> Result<Option<Revision>, StoreError> {
+        killpoint::before("a transaction");
         let (revision, done) = match self.store.txn(txn).await? {
             TxnOutcome::Committed(revision) => (revision, true),
             TxnOutcome::Refused(revision) => (revision, false),
         };
+        killpoint::before("a transaction is taken in");
         while self.snapshot.revision < revision {
             let batch = self.watcher.next().await?;
             self.take(batch);
@@ -251,6 +253,7 @@ impl Loop {
     }
 
     async fn write(&mut self, key: &AppKey, change: AppChange, if_match: IfMatch) -> Result<Written, ControlError> {
+        killpoint::arm();
         let what = match &change {
             AppChange::Deploy(_) => "Deployed",
             AppChange::Scale(_) => "Scaled",

@@ -6,8 +6,9 @@ use tokio::sync::watch;
 
 use super::DaemonConfig;
 use crate::{
+    agent::datapath::InPlace,
     dataplane::{
-        DataplaneError,
+        Dataplane, DataplaneError,
         bpf::{self, BpfDataplane, DataplaneConfig},
     },
     dns::{DnsConfig, DnsServer, DnsTable},
@@ -30,6 +31,7 @@ pub(super) struct Prepared {
     pub(super) net: Arc<dyn Net>,
     pub(super) dns: DnsServer,
     pub(super) dataplane: BpfDataplane,
+    pub(super) in_place: InPlace,
 }
 
 /// Everything that can fail without a trace comes first. What a former daemon left (instances run on without one) is
@@ -54,8 +56,14 @@ pub(super) async fn prepare(
             tracing::warn!(%error, "what the start made of the data plane is left");
         }
     }
-    let (dns, dataplane) = made?;
-    Ok(Prepared { runtime, store, net: Arc::new(net), dns, dataplane })
+    let (dns, mut dataplane) = made?;
+    let attached = dataplane.attached().map_err(dataplane_problem)?;
+    let whole = links.into_iter().filter_map(|(id, link)| Some((id, link?)));
+    let in_place = InPlace {
+        links: whole.filter(|(id, _)| attached.contains(id)).collect(),
+        addresses: net.node_addresses().await.map_err(network_problem)?,
+    };
+    Ok(Prepared { runtime, store, net: Arc::new(net), dns, dataplane, in_place })
 }
 
 async fn make(

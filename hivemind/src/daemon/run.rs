@@ -62,9 +62,10 @@ async fn serve(
 ) -> Result<(), Problem> {
     let network = config.network();
     let (names, table) = watch::channel(Arc::new(DnsTable::default()));
-    let Prepared { runtime, store, net, mut dns, dataplane } = prepare(config, &network, table).await?;
+    let Prepared { runtime, store, net, mut dns, dataplane, in_place } = prepare(config, &network, table).await?;
     let internal = |error: std::io::Error| Problem::new(ErrorCode::Internal, error.to_string());
-    let (datapath, thread) = datapath::start(Box::new(dataplane), config.node_name.clone()).map_err(internal)?;
+    let (datapath, thread) =
+        datapath::start(Box::new(dataplane), config.node_name.clone(), in_place).map_err(internal)?;
 
     let events = Events::default();
     let services = ServiceRanges { v4: network.services_v4, v6: network.services_v6 };

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use hivemind::lifecycle::killpoint;
 use hivemind_tests::{Census, Client, PATIENCE, instances, machine, pids, until_ready};
-use xtask::{machine::Machine, wait};
+use xtask::{daemon::Said, machine::Machine, wait};
 
 /// Steps at which the daemon is killed while it works. A deploy takes about half a second.
 const STEPS: u64 = 16;
@@ -15,6 +16,12 @@ fn deploy(machine: &Machine, image: &str, wait: bool) -> Result<()> {
     let args = ["app", "deploy", "--image", image, "--name", "web", "--service", "web.local", "--replicas", "2"];
     let waiting: &[&str] = if wait { &["--wait"] } else { &[] };
     machine.hivemind(&[&args[..], &["--port", "8080:80"], waiting].concat())?.ok().map(drop)
+}
+
+/// One instance with all that an instance has.
+fn deploy_one(machine: &Machine, image: &str) -> Result<Said> {
+    let args = ["app", "deploy", "--image", image, "--name", "web", "--service", "web.local", "--port", "8080:80"];
+    machine.hivemind(&args)
 }
 
 /// A container that asks `web.local` all the time.
@@ -56,6 +63,9 @@ fn killed_stopped_and_replaced_while_everything_runs_on() -> Result<()> {
     machine.close()
 }
 
+/// Only every so many effects are tried, unless the tests may take long.
+const STRIDE: usize = 5;
+
 /// Lets the daemon work for a moment, then kills it.
 fn kill_after(machine: &mut Machine, moment: Duration) -> Result<()> {
     // The one place where time itself is what is tested: any moment will do, and no moment is waited for.
@@ -86,6 +96,84 @@ fn killed_at_any_moment_of_a_deploy_and_of_a_removal() -> Result<()> {
         machine.daemon.start(&machine.sandbox).context(at.clone())?;
         before.again(&machine).context(at)?;
     }
+    machine.close()
+}
+
+/// A daemon that dies before its n-th effect after the first write by the API, if it comes that far.
+fn start_to_die(machine: &mut Machine, n: Option<u32>) -> Result<()> {
+    machine.daemon.set_variable(killpoint::VARIABLE, n.map(|n| n.to_string()));
+    machine.daemon.start(&machine.sandbox)
+}
+
+/// Waits until the daemon has died, or until `done`; says which it was.
+fn dies_before(machine: &mut Machine, done: impl Fn(&Machine) -> Result<()>) -> Result<bool> {
+    wait::until("the daemon to die or to be done", PATIENCE, || {
+        if machine.daemon.has_ended()? {
+            return Ok(true);
+        }
+        done(machine).map(|()| false)
+    })
+}
+
+#[test]
+fn killed_before_every_effect_of_a_deploy_and_of_a_removal() -> Result<()> {
+    let (mut machine, image) = machine("effects")?;
+    machine.daemon.stop()?;
+    machine.daemon.replace_binary(&hivemind_tests::testkit_binary()?);
+    start_to_die(&mut machine, None)?;
+    deploy_one(&machine, &image)?.ok()?;
+    until_ready(&machine, "web", 1)?;
+    machine.hivemind(&["app", "rm", "web", "--wait"])?.ok()?;
+    let before = Census::take(&machine)?;
+    machine.daemon.stop()?;
+    let (mut deploys, mut removals) = (0_usize, 0_usize);
+    let stride = if hivemind_tests::long() { 1 } else { STRIDE };
+    for n in (1..).step_by(stride) {
+        start_to_die(&mut machine, Some(n))?;
+        before.again(&machine).context(format!("killed before the effect of a removal that is before {n}"))?;
+        let said = deploy_one(&machine, &image)?;
+        let died_of_deploy = dies_before(&mut machine, |machine| {
+            let ready = instances(machine, "web")?.iter().filter(|instance| instance.phase == "ready").count();
+            ensure!(ready == 1);
+            Ok(())
+        })?;
+        deploys += usize::from(died_of_deploy);
+        if !died_of_deploy {
+            // The removal's effects are counted from the removal.
+            machine.daemon.stop()?;
+        }
+        start_to_die(&mut machine, Some(n))?;
+        let at = format!("killed before effect {n} of a deploy");
+        let known = machine.hivemind(&["app", "info", "web"])?.code == 0;
+        ensure!(known || said.code != 0, "{at}: what was acknowledged is lost: {said}");
+        if !known {
+            machine.daemon.stop()?;
+            continue;
+        }
+        until_ready(&machine, "web", 1).context(at)?;
+        let said = machine.hivemind(&["app", "rm", "web"])?;
+        let removed = |machine: &Machine| {
+            ensure!(machine.hivemind(&["app", "info", "web"])?.code != 0);
+            Ok(())
+        };
+        let died_of_removal = dies_before(&mut machine, removed)?;
+        removals += usize::from(died_of_removal);
+        if !died_of_removal {
+            machine.daemon.stop()?;
+        } else if said.code != 0 {
+            // Nobody was told that it goes; whether it does or not, it can be asked for again.
+            start_to_die(&mut machine, None)?;
+            if removed(&machine).is_err() {
+                machine.hivemind(&["app", "rm", "web", "--wait"])?.ok()?;
+            }
+            machine.daemon.stop()?;
+        }
+        if !died_of_deploy && !died_of_removal {
+            break;
+        }
+    }
+    println!("killed before {deploys} effects of a deploy and {removals} of a removal");
+    ensure!(deploys * stride > 50 && removals * stride > 30, "only {deploys} and {removals} effects: do they count?");
     machine.close()
 }
 

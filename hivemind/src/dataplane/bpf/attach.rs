@@ -23,7 +23,7 @@ use hivemind_ebpf::program;
 use nix::net::if_::{if_nameindex, if_nametoindex};
 
 use super::{BpfDataplane, chain, link::PinnedLink};
-use crate::{dataplane::DataplaneError, model::InstanceId};
+use crate::{dataplane::DataplaneError, lifecycle::killpoint, model::InstanceId};
 
 /// Where our filter stands among others on kernels without TCX.
 const TC_PRIORITY: u16 = 49_000;
@@ -141,9 +141,11 @@ impl BpfDataplane {
         }
         // First: what others attach sees only what may pass.
         let order = TcAttachOptions::TcxOrder(LinkOrder::first());
+        killpoint::before("attaching a program");
         let id = program.attach_with_options(device, direction(name), order).map_err(|error| fail(chain(&error)))?;
         let taken = program.take_link(id).map_err(|error| fail(chain(&error)))?;
         let fd: FdLink = taken.try_into().map_err(|error: LinkError| fail(chain(&error)))?;
+        killpoint::before("pinning a link");
         fd.pin(&pin).map_err(|error| fail(chain(&error)))?;
         Ok(())
     }
@@ -278,6 +280,7 @@ pub(super) fn list(path: &Path) -> Result<Vec<String>, DataplaneError> {
 
 /// Removes a pin. Ok if there is none.
 pub(super) fn remove_pin(pin: &Path) -> Result<(), DataplaneError> {
+    killpoint::before("removing a pin");
     match fs::remove_file(pin) {
         Err(source) if source.kind() != io::ErrorKind::NotFound => {
             Err(DataplaneError::File { action: "remove", path: pin.to_owned(), source })

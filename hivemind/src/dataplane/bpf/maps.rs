@@ -14,7 +14,7 @@ use hivemind_ebpf::{
 };
 
 use super::{chain, rows::Row};
-use crate::dataplane::DataplaneError;
+use crate::{dataplane::DataplaneError, lifecycle::killpoint};
 
 /// A hash map with its name.
 pub(super) struct Table<K, V> {
@@ -25,11 +25,13 @@ pub(super) struct Table<K, V> {
 
 impl<K: Pod, V: Pod> Table<K, V> {
     pub(super) fn insert(&mut self, key: K, value: V) -> Result<(), MapError> {
+        killpoint::before("writing a row of a map");
         self.map.insert(key, value, 0)
     }
 
     /// [`MapError::KeyNotFound`]: it was not there.
     pub(super) fn remove(&mut self, key: &K) -> Result<(), MapError> {
+        killpoint::before("removing a row of a map");
         named(self.map.remove(key))
     }
 

@@ -20,7 +20,7 @@ use nix::{
 use tokio::sync::oneshot;
 
 use super::sysctl;
-use crate::net::NetError;
+use crate::{lifecycle::killpoint, net::NetError};
 
 /// `NSFS_MAGIC` of linux/magic.h.
 const NSFS_MAGIC: FsType = FsType(0x6e73_6673);
@@ -102,6 +102,7 @@ pub(super) async fn in_ensured<T: Send + 'static>(
             for (name, value) in SYSCTLS {
                 sysctl::set(name, value)?;
             }
+            killpoint::before("keeping a network namespace");
             keep(&path)?;
         }
         work()
@@ -131,6 +132,7 @@ pub(super) fn remove(path: &Path) -> Result<(), NetError> {
             Err(error) => return Err(NetError::file("unmount", path)(error)),
         }
     }
+    killpoint::before("removing the file of a network namespace");
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(NetError::file("remove", path)(error)),
         _ => Ok(()),
@@ -156,6 +158,7 @@ fn keep(path: &Path) -> Result<(), NetError> {
         .mode(0o444)
         .open(path)
         .map_err(NetError::file("make the file", path))?;
+    killpoint::before("mounting a network namespace");
     mount(Some(OWN), path, none, MsFlags::MS_BIND, none).map_err(NetError::file("mount a network namespace on", path))
 }
 

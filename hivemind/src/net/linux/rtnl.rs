@@ -24,7 +24,10 @@ use rtnetlink::{
 };
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::net::{Mac, NetError, names::ROUTE_PROTOCOL};
+use crate::{
+    lifecycle::killpoint,
+    net::{Mac, NetError, names::ROUTE_PROTOCOL},
+};
 
 /// `RT_TABLE_MAIN`.
 pub(super) const TABLE_MAIN: u32 = 254;
@@ -188,11 +191,13 @@ impl Netlink {
 
     /// Makes a device.
     pub(super) async fn add_link(&self, name: &str, message: LinkMessage) -> Result<(), NetError> {
+        killpoint::before("adding a device");
         self.handle.link().add(message).execute().await.map_err(refused("make the device", name))
     }
 
     /// Changes a device.
     pub(super) async fn change_link(&self, name: &str, message: LinkMessage) -> Result<(), NetError> {
+        killpoint::before("changing a device");
         self.handle.link().change(message).execute().await.map_err(refused("change the device", name))
     }
 
@@ -207,6 +212,7 @@ impl Netlink {
     /// Removes a device. Ok if it is gone.
     pub(super) async fn remove_link(&self, name: &str) -> Result<(), NetError> {
         let Some(link) = self.link(name).await? else { return Ok(()) };
+        killpoint::before("removing a device");
         match self.handle.link().del(link.index).execute().await {
             Err(error) if !is(&error, libc::ENODEV) => Err(refused("remove the device", name)(error)),
             _ => Ok(()),
@@ -237,6 +243,7 @@ impl Netlink {
             };
             let mut request = self.handle.address().add(link.index, net.addr(), net.prefix_len()).replace();
             *request.message_mut() = message;
+            killpoint::before("adding an address");
             request.execute().await.map_err(refused("add the address", format!("{net} to {}", link.name)))?;
         }
         for address in there().filter(|address| !wanted.contains(&address.net)) {
@@ -275,6 +282,7 @@ impl Netlink {
 
     /// Adds a route, in the place of one to the same network with the same metric.
     pub(super) async fn put_route(&self, route: &WantedRoute) -> Result<(), NetError> {
+        killpoint::before("adding a route");
         let request = self.handle.route().add(route.message()).replace();
         request.execute().await.map_err(refused("add the route to", route.to.to_string()))
     }
@@ -289,6 +297,7 @@ impl Netlink {
 
     /// A permanent neighbour: no ARP and no neighbour discovery is needed to reach it.
     pub(super) async fn ensure_neighbour(&self, link: &Link, ip: IpAddr, mac: Mac) -> Result<(), NetError> {
+        killpoint::before("adding a neighbour");
         let request = self.handle.neighbours().add(link.index, ip).link_layer_address(&mac.0).replace();
         request.execute().await.map_err(refused("add the neighbour", format!("{ip} on {}", link.name)))
     }

@@ -95,6 +95,7 @@ impl Client {
 
     /// Awaits an answer, within the time every call has.
     pub(super) async fn call<T>(&self, call: impl Future<Output = Result<Response<T>, Status>>) -> Result<T, Status> {
+        crate::lifecycle::killpoint::before("a call of containerd");
         match tokio::time::timeout(CALL_TIMEOUT, call).await {
             Ok(answer) => answer.map(Response::into_inner),
             Err(_) => Err(Status::deadline_exceeded(format!("no answer within {} s", CALL_TIMEOUT.as_secs()))),

@@ -124,6 +124,10 @@ impl ContainerdRuntime {
     pub(super) async fn container_state(&self, id: &str) -> Result<Option<ContainerState>, RuntimeError> {
         let Some(container) = self.container(id).await? else { return Ok(None) };
         let task = self.task(id).await?;
+        // Record and file system are two writes: what has only the first cannot be started, and is made anew.
+        if task.is_none() && !self.snapshots.exists(id).await? {
+            return Ok(None);
+        }
         Ok(Some(self.state_of(container, task)))
     }
 
