@@ -299,9 +299,12 @@ mod tests {
         spec::v1::AppSpec,
     };
 
-    /// Remembers what it was told to hold.
+    /// Remembers what it was told to hold; may refuse the first write.
     #[derive(Clone, Debug, Default)]
-    struct Recorder(Arc<Mutex<Vec<Tables>>>);
+    struct Recorder {
+        written: Arc<Mutex<Vec<Tables>>>,
+        refuses: bool,
+    }
 
     impl Dataplane for Recorder {
         fn attach(&mut self, _: &InstanceId, _: &HostLink) -> Result<(), DataplaneError> {
@@ -317,7 +320,10 @@ mod tests {
             Ok(())
         }
         fn sync(&mut self, desired: &Tables) -> Result<SyncReport, DataplaneError> {
-            self.0.lock().expect("not poisoned").push(desired.clone());
+            self.written.lock().expect("not poisoned").push(desired.clone());
+            if std::mem::take(&mut self.refuses) {
+                return Err(DataplaneError::Full { map: "services", refused: 1, capacity: 0 });
+            }
             Ok(SyncReport::default())
         }
         fn counters(&mut self) -> Result<Vec<Counter>, DataplaneError> {
@@ -363,6 +369,20 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_refused_write_is_said_and_repeated() {
+        let node: NodeName = "here".parse().expect("a name");
+        let recorder = Recorder { refuses: true, ..Recorder::default() };
+        let (datapath, thread) = start(Box::new(recorder.clone()), node.clone(), InPlace::default()).expect("a thread");
+        let mut state = datapath.state();
+        datapath.desired(Arc::new(desired(&node)));
+        state.wait_for(|state| state.fault.is_some()).await.expect("the owner lives");
+        datapath.shows(7).await;
+        assert_eq!(state.borrow().fault, None);
+        thread.stop();
+        assert_eq!(recorder.written.lock().expect("not poisoned").len(), 2);
+    }
+
+    #[tokio::test]
     async fn the_first_write_closes_nothing_that_was_open() {
         let node: NodeName = "here".parse().expect("a name");
         let recorder = Recorder::default();
@@ -377,7 +397,7 @@ mod tests {
         datapath.attach(InstanceId::from_bits(2), link(9)).await.expect("attached");
         datapath.detach(InstanceId::from_bits(2)).await.expect("detached");
         thread.stop();
-        let written = recorder.0.lock().expect("not poisoned").clone();
+        let written = recorder.written.lock().expect("not poisoned").clone();
         let open: Vec<Vec<u32>> = written.iter().map(|tables| tables.endpoints.keys().copied().collect()).collect();
         assert_eq!(open, [vec![8, 9], vec![9, 12], vec![9, 12], vec![12]]);
         assert!(written.iter().all(|tables| tables.node_addresses.contains(&address)));

@@ -25,18 +25,12 @@ impl From<RuntimeError> for Fault {
 
 impl From<NetError> for Fault {
     fn from(error: NetError) -> Self {
-        let code = if matches!(error, NetError::PortTaken { .. }) { ErrorCode::PortTaken } else { ErrorCode::Network };
-        Self { code, message: error.to_string() }
+        Self { code: error.code(), message: error.to_string() }
     }
 }
 
 impl From<DataplaneError> for Fault {
     fn from(error: DataplaneError) -> Self {
-        let code = match &error {
-            DataplaneError::Full { .. } => ErrorCode::MapFull,
-            DataplaneError::Stub => ErrorCode::NoPrograms,
-            _ => ErrorCode::Dataplane,
-        };
-        Self { code, message: error.to_string() }
+        Self { code: error.code(), message: error.to_string() }
     }
 }

@@ -344,7 +344,6 @@ impl Worker {
                 if self.status.phase != Phase::Ready {
                     self.event(EventKind::Normal, "Ready", instance, format!("{} is ready", instance.name()));
                 }
-                self.seen.failures = 0;
                 self.say(instance, Phase::Ready, String::new(), None);
             }
             HealthState::Unhealthy(why) => {

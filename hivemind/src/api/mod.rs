@@ -19,7 +19,7 @@ mod serve;
 mod services;
 pub mod view;
 
-pub use serve::{Listeners, bind, serve};
+pub use serve::{Listeners, bind, ensure_alone, serve};
 
 use std::sync::Arc;
 

@@ -5,7 +5,10 @@ use std::{
     net::SocketAddr,
     os::{
         fd::{AsRawFd, OwnedFd},
-        unix::{fs::FileTypeExt, net::UnixStream},
+        unix::{
+            fs::{FileTypeExt, MetadataExt},
+            net::UnixStream,
+        },
     },
     path::{Path, PathBuf},
     pin::pin,
@@ -49,8 +52,23 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub struct Listeners {
     unix: UnixListener,
-    socket: PathBuf,
+    file: SocketFile,
     tcp: Option<(TcpListener, Token)>,
+}
+
+/// The socket's file. It goes with this, unless another daemon has put its own in its place.
+#[derive(Debug)]
+struct SocketFile {
+    path: PathBuf,
+    inode: u64,
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        if fs::symlink_metadata(&self.path).is_ok_and(|found| found.ino() == self.inode) {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
 }
 
 /// Whether the daemon is stopping. Streams end with it.
@@ -65,12 +83,18 @@ impl Stop {
     }
 }
 
+/// Refuses if another daemon answers on the socket.
+pub fn ensure_alone(path: &Path) -> Result<(), Problem> {
+    if UnixStream::connect(path).is_err() {
+        return Ok(());
+    }
+    let title = format!("another hivemind daemon answers on {}", path.display());
+    Err(Problem::new(ErrorCode::DaemonRuns, title).hint("hivemind version   (shows the one that runs)"))
+}
+
 /// Binds both. A socket that nobody answers on is a leftover and replaced; one that answers is another daemon's.
 pub async fn bind(path: &Path, tcp: Option<(SocketAddr, Token)>) -> Result<Listeners, Problem> {
-    if UnixStream::connect(path).is_ok() {
-        let title = format!("another hivemind daemon answers on {}", path.display());
-        return Err(Problem::new(ErrorCode::DaemonRuns, title).hint("hivemind version   (shows the one that runs)"));
-    }
+    ensure_alone(path)?;
     let fail =
         |error: io::Error| Problem::new(ErrorCode::Internal, format!("cannot listen on {}: {error}", path.display()));
     if let Some(dir) = path.parent() {
@@ -86,21 +110,18 @@ pub async fn bind(path: &Path, tcp: Option<(SocketAddr, Token)>) -> Result<Liste
         Err(error) => return Err(fail(error)),
     }
     let unix = bind_private(path).map_err(fail)?;
+    let file = SocketFile { path: path.to_owned(), inode: fs::symlink_metadata(path).map_err(fail)?.ino() };
     let tcp = match tcp {
         None => None,
         Some((address, token)) => {
-            let listener = TcpListener::bind(address).await.map_err(|error| {
-                // Nothing that was begun is left.
-                let _ = fs::remove_file(path);
-                cannot_listen(address, &error)
-            })?;
+            let listener = TcpListener::bind(address).await.map_err(|error| cannot_listen(address, &error))?;
             if !address.ip().is_loopback() {
                 tracing::warn!(%address, "the API listens beyond this machine without TLS: the token travels in the clear");
             }
             Some((listener, token))
         }
     };
-    Ok(Listeners { unix, socket: path.to_owned(), tcp })
+    Ok(Listeners { unix, file, tcp })
 }
 
 fn cannot_listen(address: SocketAddr, error: &io::Error) -> Problem {
@@ -147,7 +168,7 @@ pub async fn serve(listeners: Listeners, state: ApiState, stop: watch::Receiver<
     tasks.spawn(accept(Listener::Unix(listeners.unix), routes, stop.clone()));
     stop.stopped().await;
     // Nobody finds the socket any more; a daemon that starts now binds its own.
-    let _ = fs::remove_file(&listeners.socket);
+    drop(listeners.file);
     let all = async {
         // The first to end is not the one that follows the snapshots: that one has no end of its own.
         while tasks.len() > 1 && tasks.join_next().await.is_some() {}

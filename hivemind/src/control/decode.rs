@@ -6,7 +6,7 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
     model::{App, AppKey, ClusterSnapshot, Instance, InstanceId, NodeName, Row, Scope, ServiceKey},
-    store::{Entry, WatchEvent, keys},
+    store::{Entry, StoreError, WatchEvent, keys},
 };
 
 /// What changed since the loop last looked.
@@ -29,9 +29,9 @@ impl Dirty {
 }
 
 /// A row's value. Rows are JSON: fields are added over time, and a person can read them.
-pub(super) fn encode(object: &impl Serialize) -> Vec<u8> {
+pub(super) fn encode(object: &impl Serialize) -> Result<Vec<u8>, StoreError> {
     // Only maps with keys that are no strings could fail; the objects have none.
-    serde_json::to_vec(object).unwrap_or_default()
+    serde_json::to_vec(object).map_err(|error| StoreError::Encode { why: error.to_string() })
 }
 
 fn read<T: DeserializeOwned>(entry: &Entry) -> Option<Row<T>> {

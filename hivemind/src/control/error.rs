@@ -66,7 +66,7 @@ impl From<ControlError> for Problem {
             ControlError::Conflict { key, .. } => {
                 Self::new(ErrorCode::Conflict, title).hint(format!("hivemind app info {}", key.name))
             }
-            ControlError::Store(_) => Self::new(ErrorCode::Store, title),
+            ControlError::Store(error) => Self::new(error.code(), title),
             ControlError::Stopping => Self::new(ErrorCode::Unavailable, title),
         }
     }

@@ -165,7 +165,7 @@ impl Loop {
         self.say_unmet(app, plan.unmet);
         if !plan.changes.is_empty() {
             // Refused means that the app changed meanwhile: it is dirty then, and planned again.
-            let txn = transaction(&self.snapshot, app, &plan.changes);
+            let txn = transaction(&self.snapshot, app, &plan.changes)?;
             self.commit(txn).await?;
         }
         Ok(())
@@ -271,7 +271,7 @@ impl Loop {
             Some(before) => Compare::Modified(row.clone(), before.modified),
             None => Compare::Absent(row.clone()),
         };
-        let Some(revision) = self.commit(Txn::new().when(compare).put(row, encode(&after))).await? else {
+        let Some(revision) = self.commit(Txn::new().when(compare).put(row, encode(&after)?)).await? else {
             let found = self.snapshot.apps.get(key).map_or(0, |row| row.modified);
             let expected = before.map_or(0, |row| row.modified);
             return Err(ControlError::Conflict { key: key.clone(), expected, found });
@@ -287,10 +287,10 @@ impl Loop {
         }
         let mut txn = Txn::new();
         if self.snapshot.nodes.get(&node.name).is_none_or(|row| *row.object != node) {
-            txn = txn.put(keys::node(&node.name), encode(&node));
+            txn = txn.put(keys::node(&node.name), encode(&node)?);
         }
         if self.snapshot.node_status.get(&node.name).is_none_or(|row| *row.object != status) {
-            txn = txn.put(keys::node_status(&node.name), encode(&status));
+            txn = txn.put(keys::node_status(&node.name), encode(&status)?);
         }
         if !txn.ops.is_empty() {
             self.commit(txn).await?;
@@ -304,7 +304,7 @@ impl Loop {
             let known = self.snapshot.instances.get(&id).is_some_and(|row| row.object.app == app);
             let same = self.snapshot.instance_status.get(&id).is_some_and(|row| *row.object == status);
             if known && !same {
-                txn = txn.put(keys::instance_status(&app, &id), encode(&status));
+                txn = txn.put(keys::instance_status(&app, &id), encode(&status)?);
             }
         }
         if !txn.ops.is_empty() {
@@ -315,7 +315,7 @@ impl Loop {
 }
 
 /// All changes of a plan in one transaction, on the condition that the app's row is the one that was planned for.
-fn transaction(snapshot: &ClusterSnapshot, app: &AppKey, changes: &[Change]) -> Txn {
+fn transaction(snapshot: &ClusterSnapshot, app: &AppKey, changes: &[Change]) -> Result<Txn, StoreError> {
     let row = keys::app(app);
     let mut txn = Txn::new().when(match snapshot.apps.get(app) {
         Some(known) => Compare::Modified(row.clone(), known.modified),
@@ -326,13 +326,13 @@ fn transaction(snapshot: &ClusterSnapshot, app: &AppKey, changes: &[Change]) -> 
         txn = match change {
             Change::CreateInstance(instance) => {
                 let key = keys::instance(&instance.app, &instance.id);
-                txn.when(Compare::Absent(key.clone())).put(key, encode(&**instance))
+                txn.when(Compare::Absent(key.clone())).put(key, encode(&**instance)?)
             }
             Change::StopInstance(id) => match of(id) {
                 Some(instance) => {
                     let mut stopped = (**instance).clone();
                     stopped.desired = crate::model::Desired::Stop;
-                    txn.put(keys::instance(&instance.app, id), encode(&stopped))
+                    txn.put(keys::instance(&instance.app, id), encode(&stopped)?)
                 }
                 None => txn,
             },
@@ -342,12 +342,12 @@ fn transaction(snapshot: &ClusterSnapshot, app: &AppKey, changes: &[Change]) -> 
                 if service.id > snapshot.last_service_id {
                     txn = txn.put(keys::LAST_SERVICE_ID, service.id.to_string());
                 }
-                txn.put(key, encode(service))
+                txn.put(key, encode(service)?)
             }
             Change::DeleteService(key) => txn.delete(keys::service(key)),
             Change::PutIdentity(scope, number) => txn.put(keys::identity(scope), number.to_string()),
             Change::DeleteApp(key) => txn.delete(keys::app(key)),
         };
     }
-    txn
+    Ok(txn)
 }

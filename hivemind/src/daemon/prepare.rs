@@ -135,27 +135,15 @@ fn cgroup(config: &DaemonConfig) -> Result<PathBuf, Problem> {
 
 #[expect(clippy::needless_pass_by_value, reason = "for map_err")]
 fn network_problem(error: NetError) -> Problem {
-    let code = if matches!(error, NetError::Overlaps(_)) { ErrorCode::RangeOverlap } else { ErrorCode::Network };
-    Problem::new(code, error.to_string()).hint("hivemind doctor")
+    Problem::new(error.code(), error.to_string()).hint("hivemind doctor")
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "for map_err")]
 fn dataplane_problem(error: DataplaneError) -> Problem {
-    let code = match &error {
-        DataplaneError::Stub => ErrorCode::NoPrograms,
-        DataplaneError::Kernel { .. } => ErrorCode::Kernel,
-        DataplaneError::Full { .. } => ErrorCode::MapFull,
-        _ => ErrorCode::Dataplane,
-    };
-    Problem::new(code, error.to_string()).hint("hivemind doctor")
+    Problem::new(error.code(), error.to_string()).hint("hivemind doctor")
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "for map_err")]
 pub(super) fn store_problem(error: StoreError) -> Problem {
-    let code = match &error {
-        StoreError::NewerSchema { .. } => ErrorCode::StoreVersion,
-        StoreError::DiskFull { .. } => ErrorCode::DiskFull,
-        _ => ErrorCode::Store,
-    };
-    Problem::new(code, error.to_string())
+    Problem::new(error.code(), error.to_string())
 }

@@ -7,6 +7,7 @@ use tokio::{
     sync::watch,
     task::JoinSet,
 };
+use tokio_util::task::AbortOnDropHandle;
 
 use super::{
     DaemonConfig,
@@ -41,6 +42,8 @@ pub async fn run(config: DaemonConfig) -> Result<(), Problem> {
     }
     let readiness = Readiness::default();
     let block = readiness.block("start");
+    // Before anything is written: the folders may be those of the daemon that runs.
+    api::ensure_alone(&config.socket)?;
     for dir in [&config.state_dir, &config.run_dir] {
         private_dir(dir)?;
     }
@@ -49,9 +52,7 @@ pub async fn run(config: DaemonConfig) -> Result<(), Problem> {
     // The listeners come first: they are what tells two daemons apart, and a taken port is the commonest mistake.
     let listeners = api::bind(&config.socket, Some((config.listen, token))).await?;
 
-    let result = serve(&config, listeners, readiness, block).await;
-    let _ = fs::remove_file(&config.socket);
-    result
+    serve(&config, listeners, readiness, block).await
 }
 
 async fn serve(
@@ -125,10 +126,7 @@ async fn serve(
     tasks.spawn(follow_names(told.clone(), names));
     let node = config.node_name.clone();
     let state = ApiState { node, control, runtime, datapath, events, metrics: Metrics::default(), readiness };
-    tasks.spawn(async move {
-        api::serve(listeners, state, stopped).await;
-        "api"
-    });
+    let mut api = AbortOnDropHandle::new(tokio::spawn(api::serve(listeners, state, stopped)));
     tasks.spawn(async move {
         // Ready when the node is registered and everything it was told about has been taken in.
         let mut told = told;
@@ -141,10 +139,14 @@ async fn serve(
     let ended = tokio::select! {
         () = stop_signal() => None,
         ended = tasks.join_next() => ended,
+        ended = &mut api => Some(ended.map(|()| "api")),
     };
     stop.send_replace(true);
-    // The API ends its streams; the others are safe to cancel at any moment, as kill -9 would.
-    tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    // The API first: open requests get their answers, within the time it gives them.
+    if !api.is_finished() {
+        let _ = api.await;
+    }
+    // The others are safe to cancel at any moment, as kill -9 would.
     tasks.shutdown().await;
     thread.stop();
     match ended {

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use crate::model::ErrorCode;
+
 /// An error of the data plane.
 #[derive(Debug, thiserror::Error)]
 pub enum DataplaneError {
@@ -78,4 +80,16 @@ pub enum DataplaneError {
         /// What the system said.
         source: std::io::Error,
     },
+}
+
+impl DataplaneError {
+    /// The code that users see.
+    pub const fn code(&self) -> ErrorCode {
+        match self {
+            Self::Stub => ErrorCode::NoPrograms,
+            Self::Kernel { .. } => ErrorCode::Kernel,
+            Self::Full { .. } => ErrorCode::MapFull,
+            _ => ErrorCode::Dataplane,
+        }
+    }
 }

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use super::{Overlap, PublishedPort};
+use crate::model::ErrorCode;
 
 /// An error of the network adapter.
 #[derive(Debug, thiserror::Error)]
@@ -61,6 +62,15 @@ pub enum NetError {
 }
 
 impl NetError {
+    /// The code that users see.
+    pub const fn code(&self) -> ErrorCode {
+        match self {
+            Self::Overlaps(_) => ErrorCode::RangeOverlap,
+            Self::PortTaken { .. } => ErrorCode::PortTaken,
+            _ => ErrorCode::Network,
+        }
+    }
+
     /// [`NetError::File`], for `map_err`.
     pub(super) fn file<E: Into<std::io::Error>>(
         action: &'static str,

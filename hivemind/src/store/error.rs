@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use super::{Compacted, LeaseId};
+use crate::model::ErrorCode;
 
 /// An error of the store.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -51,7 +52,24 @@ pub enum StoreError {
         /// What the library or the operating system said.
         why: String,
     },
+    /// An object has no form in the store.
+    #[error("an object cannot be written to the store: {why}")]
+    Encode {
+        /// What the library said.
+        why: String,
+    },
     /// The store's thread has ended: the daemon is stopping.
     #[error("the store is closed")]
     Closed,
+}
+
+impl StoreError {
+    /// The code that users see.
+    pub const fn code(&self) -> ErrorCode {
+        match self {
+            Self::NewerSchema { .. } => ErrorCode::StoreVersion,
+            Self::DiskFull { .. } => ErrorCode::DiskFull,
+            _ => ErrorCode::Store,
+        }
+    }
 }
