@@ -140,6 +140,15 @@ impl Config {
         instances: [Range::NONE; 2],
         gateways: [Addr { words_be: [0; 4] }; 2],
     };
+
+    /// Whether `addr` is a service's, an instance's or the node's own in these ranges: nobody outside has it.
+    #[inline(always)]
+    pub const fn is_inside(&self, addr: &Addr) -> bool {
+        self.instances[0].contains(addr)
+            || self.instances[1].contains(addr)
+            || self.services[0].contains(addr)
+            || self.services[1].contains(addr)
+    }
 }
 
 /// An instance of this node; the key is the interface index of its host device.

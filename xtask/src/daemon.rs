@@ -131,6 +131,11 @@ impl Daemon {
         self.binary = binary.to_owned();
     }
 
+    /// Adds a flag, from the next start on.
+    pub fn add_flag(&mut self, flag: &str) {
+        self.flags.push(flag.to_owned());
+    }
+
     /// Sets a variable of its environment, or takes it away, from the next start on.
     pub fn set_variable(&mut self, name: &str, value: Option<String>) {
         match value {

@@ -12,6 +12,7 @@ use super::{
     balance::{self, Known},
     container::{to_local, to_local_by_device},
     finish,
+    maps::config,
     skb::{Skb, packet, read},
 };
 
@@ -46,6 +47,10 @@ fn from_uplink(skb: Skb, verdict: &mut i32) -> Result<(), Reason> {
         return Ok(());
     }
     let packet = packet().ok_or(Reason::Malformed)?;
+    // Before the stack sees it, which would believe it where the host does not filter by reverse path.
+    if config().is_inside(&packet.tuple.src) {
+        return Err(Reason::SpoofedAddress);
+    }
     if !packet.has_ports() || packet.fragment != WHOLE || !balance::is_forward(&packet.tuple) {
         return Ok(());
     }

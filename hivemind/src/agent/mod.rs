@@ -28,7 +28,7 @@ use crate::{
     model::{Addresses, EventKind, FeedMessage, NodeDesired},
     net::{Net, PublishedPort},
     observe::Events,
-    runtime::Runtime,
+    runtime::{ContainerState, Runtime},
 };
 use datapath::Datapath;
 use ports::Ports;
@@ -86,6 +86,11 @@ impl Agent {
             }
         }
     }
+}
+
+/// Whether a container is an instance of ours.
+pub fn is_ours(container: &ContainerState) -> bool {
+    container.labels.contains_key(worker::LABEL_APP)
 }
 
 /// Follows the feed for ever, and publishes the desired state at every end mark.

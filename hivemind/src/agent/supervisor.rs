@@ -13,7 +13,7 @@ use tokio::{
     time::Instant,
 };
 
-use super::worker::{LABEL_APP, Shared, Wanted, Worker};
+use super::worker::{Shared, Wanted, Worker};
 use crate::{
     lifecycle::backoff,
     model::{Desired, EventKind, InstanceId, NodeDesired},
@@ -147,7 +147,7 @@ impl Supervisor {
         let shared = &self.shared;
         match shared.runtime.list().await {
             Ok(containers) => {
-                let ours = containers.into_iter().filter(|container| container.labels.contains_key(LABEL_APP));
+                let ours = containers.into_iter().filter(super::is_ours);
                 self.orphans.extend(ours.filter_map(|container| container.id.parse::<InstanceId>().ok()));
             }
             Err(error) => tracing::warn!(%error, "containers could not be listed; leftovers are kept"),

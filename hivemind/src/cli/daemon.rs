@@ -17,10 +17,10 @@ use crate::{
 /// Run the daemon: store, control loops, agent and API of this machine
 #[derive(Args, Debug)]
 pub(super) struct DaemonArgs {
-    /// Port of the API and the web UI on 127.0.0.1, for those who have the token
+    /// Port of the web API on 127.0.0.1, for those who have the token
     #[arg(long, env = "HIVEMIND_WEB_PORT", default_value_t = 3000, value_parser = clap::value_parser!(u16).range(1..))]
     web_port: u16,
-    /// Address of the API and the web UI instead of 127.0.0.1
+    /// Address of the web API instead of 127.0.0.1
     #[arg(long, env = "HIVEMIND_LISTEN", default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
     listen: IpAddr,
     /// Name of this node; the host's name by default
@@ -74,6 +74,9 @@ pub(super) struct DaemonArgs {
     /// Device through which published ports are reached; found by itself by default
     #[arg(long, env = "HIVEMIND_UPLINK", value_delimiter = ',')]
     uplink: Vec<String>,
+    /// Begin with an empty store though there are instances of an earlier one on this machine, and remove them
+    #[arg(long)]
+    remove_unknown: bool,
     /// Form of the log on standard error
     #[arg(long, env = "HIVEMIND_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
     log_format: LogFormat,
@@ -153,6 +156,7 @@ impl DaemonArgs {
             plain_http_registries: self.plain_http_registry,
             registry_auth: self.registry_auth,
             uplinks: self.uplink,
+            remove_unknown: self.remove_unknown,
         })
     }
 }

@@ -6,19 +6,19 @@ use tokio::sync::watch;
 
 use super::DaemonConfig;
 use crate::{
-    agent::datapath::InPlace,
+    agent::{self, datapath::InPlace},
     dataplane::{
         Dataplane, DataplaneError,
         bpf::{self, BpfDataplane, DataplaneConfig},
     },
     dns::{DnsConfig, DnsServer, DnsTable},
-    model::{ErrorCode, Problem},
+    model::{ErrorCode, InstanceId, Problem},
     net::{
-        Net, NetError, NodeNet,
+        HostLink, Net, NetError, NodeNet,
         linux::{LinuxNet, NetConfig},
     },
     runtime::{ContainerdRuntime, Runtime, RuntimeConfig},
-    store::{RedbStore, StoreError},
+    store::{RedbStore, Store, StoreError},
 };
 
 /// The port of the name server.
@@ -47,6 +47,9 @@ pub(super) async fn prepare(
     net.check_ranges(network).await.map_err(network_problem)?;
     let store = RedbStore::open(config.state_dir.join("store.redb")).await.map_err(store_problem)?;
     let links = net.list_links().await.map_err(network_problem)?;
+    if !config.remove_unknown {
+        refuse_to_forget(&store, &*runtime, &links, config).await?;
+    }
     let made = make(config, network, cgroup, &net, names).await;
     if made.is_err() && links.is_empty() {
         if let Err(error) = net.remove_node().await {
@@ -64,6 +67,28 @@ pub(super) async fn prepare(
         addresses: net.node_addresses().await.map_err(network_problem)?,
     };
     Ok(Prepared { runtime, store, net: Arc::new(net), dns, dataplane, in_place })
+}
+
+/// An empty store on a machine with instances is a lost one, or one that is not mounted: to go by it would remove them.
+async fn refuse_to_forget(
+    store: &RedbStore,
+    runtime: &dyn Runtime,
+    links: &[(InstanceId, Option<HostLink>)],
+    config: &DaemonConfig,
+) -> Result<(), Problem> {
+    if store.range("").await.map_err(store_problem)?.revision > 0 {
+        return Ok(());
+    }
+    let containers = runtime.list().await.map_err(|error| Problem::new(error.code(), error.to_string()))?;
+    let ours = containers.iter().filter(|container| agent::is_ours(container)).count().max(links.len());
+    if ours == 0 {
+        return Ok(());
+    }
+    let dir = config.state_dir.display();
+    let title = format!("the store in {dir} is new, but {ours} instances of an earlier one are on this machine");
+    Err(Problem::new(ErrorCode::StoreLost, title)
+        .detail("they go on as they are; this daemon would remove them")
+        .hint("findmnt -T the directory; or name the right one with --state-dir; or, to remove them: --remove-unknown"))
 }
 
 async fn make(

@@ -146,7 +146,6 @@ fn add_published(
     let fib = Fib { result: FibResult::Type, flags: [FibFlag::Daddr].into() };
     let rule = vec![
         matches(field(name, "dport"), Operator::EQ, text(format!("@{name}"))),
-        matches(meta(MetaKey::Iifname), Operator::NEQ, our_devices()),
         matches(meta(MetaKey::Iifname), Operator::NEQ, text("lo")),
         matches(Expression::Named(NamedExpression::Fib(fib)), Operator::EQ, text("local")),
         Statement::Dup(Dup { addr: text(next_hop.to_string()), dev: Some(text(PUBLISH_DEVICE)) }),

@@ -157,6 +157,12 @@ impl Table<'_> {
         // A test run has no device it came by, so the answer goes by the stack here.
         let back = Frame { src: (node, 9000), ..answer.clone() }.bytes();
         self.row("its answer", FROM, bench.ifindex(1), answer.bytes(), Expect::PassAs(back));
+        // Of a connection between instances, or of one that the outside has begun: it has none of these addresses.
+        for inside in [bench.address(0, family), service(family, 1).ip()] {
+            let forged = Frame { src: (inside, 7000), ..asks.clone() };
+            let spoofed = Expect::Drop(Reason::SpoofedAddress);
+            self.row("from the outside as one inside", UP, device("uplink"), forged.bytes(), spoofed);
+        }
         let other = Frame::new(protocol, (client, 7001), (node, 9001));
         self.row("not published", PUB, publish, other.bytes(), Expect::Drop(Reason::NoSuchPort));
     }

@@ -186,6 +186,18 @@ fn what_no_store_knows_of_is_removed() -> Result<()> {
     deploy(&machine, &image, true)?;
     machine.daemon.kill()?;
     std::fs::remove_file(machine.daemon.dir().join("state/store.redb"))?;
+    // It may only not be mounted: nothing is removed because of that, however often it is tried.
+    let running = pids(&machine)?;
+    for _ in 0..2 {
+        machine.daemon.spawn(&machine.sandbox)?;
+        let (code, log) = machine.daemon.ended()?;
+        ensure!(
+            code == 4 && log.contains("E-STORE-003") && log.contains("--remove-unknown"),
+            "exit code {code}: {log}"
+        );
+        ensure!(pids(&machine)? == running && running.len() == 2, "containers were touched");
+    }
+    machine.daemon.add_flag("--remove-unknown");
     machine.daemon.start(&machine.sandbox)?;
     before.again(&machine)?;
     ensure!(instances(&machine, "web").is_err(), "an app came from nowhere");

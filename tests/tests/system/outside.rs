@@ -58,6 +58,9 @@ fn a_published_port_answers_outside_shows_the_client_and_obeys_the_firewall() ->
     let deploy =
         ["app", "deploy", "--image", &image, "--name", "web", "--replicas", "2", "--port", "8080:80", "--wait"];
     machine.hivemind(&deploy)?.ok()?;
+    let client =
+        ["app", "deploy", "--image", &image, "--name", "client", "--entrypoint", "sleep", "--wait", "--", "1d"];
+    machine.hivemind(&client)?.ok()?;
     {
         let outside = Outside::connect(&machine)?;
         wait::until("an answer to the outside", PATIENCE, || outside.asks(8080))?;
@@ -68,6 +71,13 @@ fn a_published_port_answers_outside_shows_the_client_and_obeys_the_firewall() ->
             })?;
         }
         ensure!(outside.asks(80).is_err() && outside.asks(8081).is_err(), "a port that is not published answers");
+        // An instance has no short way to its own node's ports: its packets go as those of the outside do.
+        for node in ["192.0.2.1", "[2001:db8::1]", "10.88.0.1", "[fd68:6d00:0:1::1]"] {
+            let asks =
+                ["exec", "client", "--", "timeout", "5", "wget", "-q", "-O", "-", &format!("http://{node}:8080/")];
+            let page = machine.hivemind(&asks)?.ok().with_context(|| format!("{node} from an instance"))?;
+            ensure!(page.starts_with("Hello from web-"), "{page}");
+        }
         // Though it knows the way to them.
         outside.knows_the_way()?;
         for instance in machine.hivemind(&["ps", "web", "-o", "json"])?.json()?.as_array().context("no list")? {
