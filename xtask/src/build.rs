@@ -32,6 +32,9 @@ pub(crate) fn object() -> Result<PathBuf> {
         .env("RUSTC", rustc)
         .env("RUSTC_BOOTSTRAP", "1")
         .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}"));
+    if !target.exists() {
+        println!("build: the eBPF programs, with a core library of their own (a minute or two the first time)");
+    }
     shell::run(&mut cargo)?;
     let object = target.join("bpfel-unknown-none/release/hivemind-ebpf");
     ensure!(object.is_file(), "the build made no object at {}", object.display());

@@ -43,7 +43,7 @@ pub(crate) fn run(check: bool) -> Result<()> {
             machine.daemon.dir().display()
         );
         step.end();
-        let mut demo = Demo { machine: &machine, check };
+        let mut demo = Demo { machine: &machine, check, pushable: false };
         demo.steps()?;
         if !check {
             demo.next_steps();
@@ -96,6 +96,8 @@ impl Step {
 struct Demo<'a> {
     machine: &'a Machine,
     check: bool,
+    /// Whether the registry is reached from this machine.
+    pushable: bool,
 }
 
 impl Demo<'_> {
@@ -145,6 +147,7 @@ impl Demo<'_> {
         for port in [PORT, SPARE_PORT] {
             forward::start(&self.machine.sandbox, port)?;
         }
+        self.pushable = !self.check && forward::start(&self.machine.sandbox, self.machine.registry.port()).is_ok();
         self.browse(&first)?;
         step.end();
 
@@ -288,10 +291,19 @@ impl Demo<'_> {
              hivemind service ls -o wide\n  \
              hivemind events\n  \
              hivemind --help\n\n\
+             This machine's ports {PORT} and {SPARE_PORT} lead to the same ports in there; others do not.{}\n\
              Ctrl-C here stops it all and leaves nothing behind.",
             daemon.socket().display(),
             dir.display(),
             self.machine.registry.host(),
+            if self.pushable {
+                let host = self.machine.registry.host();
+                format!(
+                    "\nAn image of your own: skopeo copy --dest-tls-verify=false docker-daemon:own:1 docker://{host}/own:1"
+                )
+            } else {
+                String::new()
+            },
         );
     }
 }
@@ -302,6 +314,9 @@ fn preconditions() -> Result<()> {
         bail!(
             "the demo makes namespaces and loads eBPF programs: run it as root, e.g. with 'sudo -E env PATH=$PATH cargo xtask demo'"
         );
+    }
+    for port in [PORT, SPARE_PORT] {
+        forward::ensure_free(port)?;
     }
     Ok(())
 }

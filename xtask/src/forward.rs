@@ -19,9 +19,7 @@ pub(crate) const COMMAND: &str = "forward";
 
 /// Forwards `port` of this machine's loopback, IPv4 and, where there is IPv6, that too, to the same port inside.
 pub(crate) fn start(sandbox: &Sandbox, port: u16) -> Result<Vec<Child>> {
-    let v4 = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).with_context(|| {
-        format!("port {port} of this machine is taken (hint: ss -ltnp 'sport = :{port}' names by whom)")
-    })?;
+    let v4 = bind(port)?;
     let v6 = TcpListener::bind((Ipv6Addr::LOCALHOST, port)).ok();
     let spawn = |listener: TcpListener, v6: bool| {
         let mut command = sandbox.command(std::env::current_exe()?);
@@ -36,6 +34,17 @@ pub(crate) fn start(sandbox: &Sandbox, port: u16) -> Result<Vec<Child>> {
         children.push(spawn(listener, true)?);
     }
     Ok(children)
+}
+
+/// Whether `port` can be forwarded.
+pub(crate) fn ensure_free(port: u16) -> Result<()> {
+    bind(port).map(drop)
+}
+
+fn bind(port: u16) -> Result<TcpListener> {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, port)).with_context(|| {
+        format!("port {port} of this machine is taken (hint: ss -ltnp 'sport = :{port}' names by whom)")
+    })
 }
 
 /// Accepts on standard input until it is killed.

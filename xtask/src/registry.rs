@@ -36,6 +36,7 @@ pub enum Access {
 #[derive(Debug)]
 pub struct Registry {
     host: String,
+    port: u16,
     access: Access,
     child: Child,
 }
@@ -61,10 +62,15 @@ impl Registry {
         let mut command = sandbox.command(program);
         command.arg("serve").arg(dir.join("config.yml")).stdout(Stdio::null()).stderr(log);
         let child = command.spawn().context("cannot start docker-registry")?;
-        let registry = Self { host: format!("127.0.0.1:{port}"), access, child };
+        let registry = Self { host: format!("127.0.0.1:{port}"), port, access, child };
         sandbox
             .on_network(|| wait::until("the registry", PATIENCE, || registry.call("GET", "/v2/", "", &[]).map(drop)))?;
         Ok(registry)
+    }
+
+    /// Its port.
+    pub fn port(&self) -> u16 {
+        self.port
     }
 
     /// `host:port`, as it begins an image's name.

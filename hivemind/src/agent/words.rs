@@ -37,19 +37,9 @@ pub(super) fn progress(progress: &PullProgress) -> String {
     }
 }
 
-/// The signal of that name, with or without `SIG`, or of that number; SIGTERM if there is none.
+/// The signal of that name; SIGTERM if there is none.
 pub(super) fn signal(name: Option<&str>) -> i32 {
-    let named = |name: &str| {
-        let full = if name.starts_with("SIG") { name.to_owned() } else { format!("SIG{name}") };
-        full.parse::<Signal>().ok().map(|signal| signal as i32)
-    };
-    // Real-time signals, which systemd's images name, have no name in the enumeration.
-    let real_time = |name: &str| {
-        let offset: i32 = name.trim_start_matches("SIG").strip_prefix("RTMIN+")?.parse().ok()?;
-        Some(nix::libc::SIGRTMIN() + offset)
-    };
-    let number = |name: &str| name.parse().ok().filter(|n| (1..=64).contains(n));
-    name.and_then(|name| named(name).or_else(|| real_time(name)).or_else(|| number(name))).unwrap_or(nix::libc::SIGTERM)
+    name.and_then(crate::model::signal_number).unwrap_or(nix::libc::SIGTERM)
 }
 
 /// The port whose first accepted connection shows that an instance without a health check is up.

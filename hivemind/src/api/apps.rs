@@ -18,7 +18,8 @@ use super::{
 use crate::{
     control::{ControlError, Written},
     model::{AppKey, Problem, Revision},
-    spec::v1::AppSpec,
+    runtime::check_reference,
+    spec::v1::{AppSpec, validate_app},
 };
 
 /// What a command did.
@@ -111,6 +112,11 @@ pub(super) async fn put(
 ) -> Result<Response, ApiError> {
     let key = named.app()?;
     let if_match = if_match(&headers)?;
+    if let Err(error) = check_reference(&spec.image) {
+        let mut faults = validate_app(&spec);
+        faults.push(format!("image: {error}"));
+        return Err(refused(&state, ControlError::Invalid { key, faults }));
+    }
     if args.dry_run {
         let Written { revision, created, generation } =
             state.control.preview(&key, spec, if_match).map_err(|error| refused(&state, error))?;

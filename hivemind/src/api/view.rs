@@ -232,9 +232,10 @@ impl AppView {
         let mut status = AppStatus { desired: app.spec.replicas, ..AppStatus::default() };
         let (mut completed, mut in_trouble) = (0, false);
         for instance in snapshot.instances_of(&app.key) {
+            let phase = snapshot.phase_of(&instance.id);
             status.total += 1;
+            status.serving += u32::from(phase == Phase::Ready);
             if instance.generation == app.generation {
-                let phase = snapshot.phase_of(&instance.id);
                 status.updated += 1;
                 status.ready += u32::from(phase == Phase::Ready);
                 completed += u32::from(phase == Phase::Completed);

@@ -39,17 +39,11 @@ pub(super) enum AppCommand {
 
 #[derive(Args, Debug)]
 pub(super) struct Named {
-    /// Name of the app
-    #[arg(
-        long = "name",
-        value_name = "NAME",
-        conflicts_with = "app",
-        required_unless_present = "app",
-        add = complete::apps()
-    )]
+    /// Name of the app, as a flag
+    #[arg(long = "name", value_name = "NAME", conflicts_with = "app", add = complete::apps())]
     name: Option<AppName>,
     /// Name of the app
-    #[arg(add = complete::apps())]
+    #[arg(required_unless_present = "name", add = complete::apps())]
     app: Option<AppName>,
 }
 
@@ -100,7 +94,7 @@ impl Listed for AppView {
         vec![
             self.name.clone(),
             self.spec.image.clone(),
-            format!("{}/{}", self.status.ready, self.status.desired),
+            format!("{}/{}", self.status.serving, self.status.desired),
             self.state.to_string(),
             ports(self),
             age(self.created_at),
@@ -152,8 +146,11 @@ pub(super) async fn run(context: &Context, command: AppCommand) -> Result<(), Pr
 /// `hivemind scale web=3 db=1`
 pub(super) async fn scale_many(context: &Context, args: &ScaleManyArgs) -> Result<(), Problem> {
     let name = |text: &str| text.parse::<AppName>().map_err(|e| Problem::new(ErrorCode::Invalid, e.to_string()));
-    // All names are checked before the first is scaled.
+    // All are looked for before the first is scaled.
     let apps: Vec<_> = args.apps.iter().map(|(app, n)| Ok((name(app)?, *n))).collect::<Result<_, Problem>>()?;
+    for (app, _) in &apps {
+        let _: AppView = context.client.get(&context.path(&format!("apps/{app}"))).await?;
+    }
     let mut scaled = Vec::new();
     for (app, replicas) in apps {
         let written = scale(context, &app, replicas).await?;
@@ -208,7 +205,7 @@ async fn info(context: &Context, name: &AppName) -> Result<(), Problem> {
             line("");
             context.output.list(&instances, "no instances")?;
             if app.state == AppState::Degraded {
-                context.output.say(&format!("see also: hivemind logs {name}   hivemind events"));
+                context.output.say(&format!("see also: hivemind logs {name}   hivemind events {name}"));
             }
         }
     }
@@ -242,7 +239,7 @@ fn describe(app: &AppView) {
     show("Name", app.name.clone());
     show("Scope", format!("{}/{}", app.tenant, app.namespace));
     show("Image", app.spec.image.clone());
-    show("State", format!("{} ({} of {} ready)", app.state, app.status.ready, app.status.desired));
+    show("State", format!("{} ({})", app.state, wait::count(&app.status)));
     app.unmet.iter().for_each(|reason| show("Unmet", reason.clone()));
     show("Services", app.spec.services.join(" "));
     show("Ports", ports(app));

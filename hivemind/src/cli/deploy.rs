@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 use clap::{Args, ValueEnum};
 use http::Method;
 
-use super::{Context, output::Format, parse::duration, wait::Waiting};
+use super::{Context, difference, output::Format, parse::duration, wait::Waiting};
 use crate::{
     api::{apps::WrittenView, view::AppView},
     model::{AppName, Bytes, ErrorCode, MilliCpu, Problem},
@@ -60,7 +60,7 @@ pub(super) struct DeployArgs {
     /// Label; may be repeated
     #[arg(long, value_name = "NAME=VALUE")]
     label: Vec<String>,
-    /// Show the document that would be sent, check it, and change nothing
+    /// Check it, say what it would change, and change nothing; with -o yaml or json show the document
     #[arg(long)]
     dry_run: bool,
     #[command(flatten)]
@@ -171,10 +171,12 @@ pub(super) async fn run(context: &Context, args: DeployArgs) -> Result<(), Probl
     if dry_run {
         let written: WrittenView = context.client.send(Method::PUT, &format!("{path}?dry_run=true"), &spec).await?;
         context.output.say(&format!("{name} {}; nothing was changed", effect(before.as_ref(), &written, &spec, true)));
+        say_differences(context, before.as_ref(), &spec);
         return if context.output.wants_document() { context.output.document(&spec) } else { Ok(()) };
     }
     let written: WrittenView = context.client.send(Method::PUT, &path, &spec).await?;
     context.output.say(&format!("{name} {}", effect(before.as_ref(), &written, &spec, false)));
+    say_differences(context, before.as_ref(), &spec);
     if !waiting.wait {
         context.output.say(&format!("see: hivemind ps {name}   (--wait waits until it is ready)"));
     }
@@ -183,6 +185,12 @@ pub(super) async fn run(context: &Context, args: DeployArgs) -> Result<(), Probl
         super::output::line(name.as_str());
     }
     Ok(())
+}
+
+fn say_differences(context: &Context, before: Option<&AppView>, spec: &AppSpec) {
+    for line in before.map(|app| difference::lines(&app.spec, spec)).unwrap_or_default() {
+        context.output.say(&format!("  {line}"));
+    }
 }
 
 /// What a deploy does or would do, in words.

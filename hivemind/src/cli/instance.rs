@@ -35,7 +35,7 @@ impl Listed for InstanceView {
             self.restarts.to_string(),
             age(self.created_at),
             addresses(&self.addresses),
-            self.message.clone(),
+            message(self),
             self.code.map(|code| code.to_string()).unwrap_or_default(),
             self.node.to_string(),
             self.image.clone(),
@@ -51,6 +51,17 @@ impl Listed for InstanceView {
             Phase::Pending | Phase::Pulling | Phase::Creating | Phase::Starting | Phase::Stopping => Tone::Busy,
         };
         Some((2, tone))
+    }
+}
+
+/// What it says of itself; for one that says nothing, how its process ended last.
+fn message(instance: &InstanceView) -> String {
+    match &instance.last_exit {
+        Some(exit) if instance.message.is_empty() => {
+            let how = if exit.oom { "out of memory".into() } else { format!("exit code {}", exit.code) };
+            format!("ended {} ago: {how}", age(exit.at))
+        }
+        _ => instance.message.clone(),
     }
 }
 

@@ -5,6 +5,7 @@ mod app;
 mod complete;
 mod daemon;
 mod deploy;
+mod difference;
 mod doctor;
 mod exec;
 mod explain;
@@ -18,7 +19,10 @@ mod wait;
 
 use std::{path::PathBuf, process::ExitCode};
 
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::{
+    CommandFactory, Parser, Subcommand,
+    error::{ContextKind, ContextValue},
+};
 
 use crate::{
     client::{Client, Target},
@@ -42,6 +46,23 @@ Exit codes:
   1 failed          4 conflict        7 rolled back     130 interrupted
   2 wrong usage     5 not allowed     8 timed out       exec: the command's own, or 125, 126, 127 as Docker
 Every error has a code: 'hivemind explain CODE' tells what it means and how to mend it.";
+
+/// What commands of others are called here.
+const ELSEWHERE: &[(&str, &str)] = &[
+    ("deploy", "app deploy --image IMAGE --name APP"),
+    ("run", "app deploy --image IMAGE --name APP"),
+    ("create", "app deploy --image IMAGE --name APP"),
+    ("rm", "app rm APP"),
+    ("stop", "app scale APP --replicas 0   (or away with it: hivemind app rm APP)"),
+    ("restart", "app restart APP"),
+    ("inspect", "app info APP"),
+    ("describe", "app info APP"),
+    ("ls", "app ls"),
+    ("apps", "app ls"),
+    ("get", "ps"),
+    ("services", "service ls"),
+    ("nodes", "node ls"),
+];
 
 #[derive(Parser, Debug)]
 #[command(name = "hivemind", version, about = "Runs containers on your machines, with an eBPF data plane of its own")]
@@ -146,10 +167,7 @@ pub fn run() -> ExitCode {
     let args = match Args::try_parse() {
         Ok(args) => args,
         Err(error) => {
-            // Help and version are no errors; clap prints them to standard output.
-            let code = if error.use_stderr() { ErrorCode::Invalid.exit_code() } else { 0 };
-            let _ = error.print();
-            return ExitCode::from(code);
+            return usage(&error);
         }
     };
     let output = Output { format: args.global.output, quiet: args.global.quiet };
@@ -169,6 +187,24 @@ pub fn run() -> ExitCode {
             ExitCode::from(problem.code.exit_code())
         }
     }
+}
+
+/// Says what clap has to say: help and version, which are no errors, or what of the command line is wrong.
+fn usage(error: &clap::Error) -> ExitCode {
+    if !error.use_stderr() {
+        let _ = error.print();
+        return ExitCode::SUCCESS;
+    }
+    let text = error.render();
+    let text = if output::colours(&std::io::stderr()) { text.ansi().to_string() } else { text.to_string() };
+    let code = ErrorCode::Invalid;
+    eprint!("{}", text.replacen("error:", &format!("error[{code}]:"), 1));
+    if let Some(ContextValue::String(word)) = error.get(ContextKind::InvalidSubcommand)
+        && let Some((_, command)) = ELSEWHERE.iter().find(|(other, _)| other == word)
+    {
+        eprintln!("try: hivemind {command}");
+    }
+    ExitCode::from(code.exit_code())
 }
 
 async fn dispatch(args: Args, output: Output) -> Result<ExitCode, Problem> {

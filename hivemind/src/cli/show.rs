@@ -1,18 +1,19 @@
 //! `hivemind service|node|events|version`
 
 use clap::{Args, Subcommand};
-use futures::StreamExt;
+use futures::TryStreamExt;
 
 use super::{
     Context, complete,
     output::{Format, Listed, Tone, addresses, bytes, line},
-    parse::escape,
+    parse::{Since, escape, since},
 };
 use crate::{
     api::{
         meta::VersionView,
         view::{NodeView, ServiceView},
     },
+    lifecycle::clock,
     model::{Event, EventKind, Problem},
 };
 
@@ -46,6 +47,15 @@ pub(super) enum NodeCommand {
 
 #[derive(Args, Debug)]
 pub(super) struct EventArgs {
+    /// Only of this app and its instances
+    #[arg(value_name = "APP", add = super::complete::apps())]
+    app: Option<String>,
+    /// Only the last ones
+    #[arg(long, value_name = "NUMBER")]
+    tail: Option<usize>,
+    /// Only those since then: 10m, or 2026-11-21T01:14:07Z
+    #[arg(long, value_parser = since, value_name = "TIME")]
+    since: Option<Since>,
     /// Also what is yet to come
     #[arg(short, long)]
     follow: bool,
@@ -121,7 +131,7 @@ pub(super) async fn service(context: &Context, command: ServiceCommand) -> Resul
     match command {
         ServiceCommand::Ls => {
             let services: Vec<ServiceView> = context.client.get(&context.path("services")).await?;
-            context.output.list(&services, "no services yet; every app has one")
+            context.output.list(&services, "no services yet; an app with a --port or a --service has one")
         }
         ServiceCommand::Info { name } => {
             let service: ServiceView =
@@ -214,24 +224,54 @@ fn describe_node(node: &NodeView, wide: bool) {
 }
 
 pub(super) async fn events(context: &Context, args: &EventArgs) -> Result<(), Problem> {
-    let mut events = context.client.lines::<Event>(&format!("/v1/events?follow={}", args.follow)).await?;
-    let mut any = args.follow;
-    while let Some(event) = events.next().await {
-        let event = event?;
-        any = true;
-        match context.output.format {
-            Format::Json | Format::Yaml => context.output.streamed(&event)?,
-            Format::Name => line(&event.object),
-            Format::Table | Format::Wide => {
-                let kind = if event.kind == EventKind::Warning { "warning" } else { "normal" };
-                line(&format!("{}  {kind:<8}{:<14}{:<28}{}", event.at, event.reason, event.object, event.message));
+    let since = args.since.map(|since| since.at(clock::now()));
+    let wanted = |event: &Event| {
+        args.app.as_ref().is_none_or(|app| concerns(&event.object, app)) && since.is_none_or(|since| event.at >= since)
+    };
+    let all: Vec<Event> = context.client.lines::<Event>("/v1/events").await?.try_collect().await?;
+    let newest = all.last().map_or(0, |event| event.seq);
+    let mut past: Vec<Event> = all.into_iter().filter(|event| wanted(event)).collect();
+    if let Some(tail) = args.tail {
+        past.drain(..past.len().saturating_sub(tail));
+    }
+    for event in &past {
+        show_event(context, event)?;
+    }
+    if args.follow {
+        let mut events = context.client.lines::<Event>(&format!("/v1/events?follow=true&after={newest}")).await?;
+        while let Some(event) = events.try_next().await? {
+            if wanted(&event) {
+                show_event(context, &event)?;
             }
         }
-    }
-    if !any && !context.output.wants_document() {
-        context.output.say("nothing has happened since the daemon was started");
+    } else if past.is_empty() && !context.output.wants_document() {
+        context.output.say("nothing of the kind has happened since the daemon was started");
     }
     Ok(())
+}
+
+/// Whether an event's object is the app, or an instance of it: its name and five more characters.
+fn concerns(object: &str, app: &str) -> bool {
+    match object.split_once('/') {
+        Some(("app", name)) => name == app,
+        Some(("instance", name)) => name.rsplit_once('-').is_some_and(|(of, _)| of == app),
+        _ => false,
+    }
+}
+
+fn show_event(context: &Context, event: &Event) -> Result<(), Problem> {
+    match context.output.format {
+        Format::Json | Format::Yaml => context.output.streamed(event),
+        Format::Name => {
+            line(&event.object);
+            Ok(())
+        }
+        Format::Table | Format::Wide => {
+            let kind = if event.kind == EventKind::Warning { "warning" } else { "normal" };
+            line(&format!("{}  {kind:<8}{:<14}{:<28}{}", event.at, event.reason, event.object, event.message));
+            Ok(())
+        }
+    }
 }
 
 pub(super) async fn version(context: &Context) -> Result<(), Problem> {

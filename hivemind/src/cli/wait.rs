@@ -13,7 +13,7 @@ use crate::{
         instances::LogLineView,
         view::{AppState, AppView, InstanceView, ServiceView},
     },
-    model::{ErrorCode, Phase, Problem, Protocol},
+    model::{AppStatus, ErrorCode, Phase, Problem, Protocol},
 };
 
 /// How often to look.
@@ -101,7 +101,16 @@ pub(super) async fn until_ready(context: &Context, app: &str, limit: Duration) -
     let result = settle(context, app, limit, &mut progress).await;
     progress.end();
     let view = result?;
-    let how = if view.state == AppState::Completed { "has completed" } else { "is ready" };
+    let how = match view.state {
+        AppState::Completed => "has completed",
+        AppState::Stopped => {
+            context
+                .output
+                .say(&format!("{app} has no instances any more; hivemind app scale {app} --replicas 1 starts one"));
+            return Ok(view);
+        }
+        _ => "is ready",
+    };
     context.output.say(&format!("{app} {how}: {} of {}", view.status.ready, view.status.desired));
     for line in reached_at(context, app).await {
         context.output.say(&line);
@@ -135,6 +144,15 @@ async fn settle(context: &Context, app: &str, limit: Duration, progress: &mut Pr
     }
 }
 
+/// How many are Ready; while an app is changed, how many of them are of the new kind.
+pub(super) fn count(status: &AppStatus) -> String {
+    let AppStatus { desired, ready, serving, .. } = status;
+    if ready == serving {
+        return format!("{ready} of {desired} ready");
+    }
+    format!("{serving} of {desired} ready, {ready} of them as last deployed")
+}
+
 /// What to show: a key that changes with the phases, and the text.
 fn summary(view: &AppView, instances: &[InstanceView]) -> (String, String) {
     let mut phases = BTreeMap::<Phase, (u32, &str)>::new();
@@ -148,7 +166,7 @@ fn summary(view: &AppView, instances: &[InstanceView]) -> (String, String) {
         false => format!("{count} {phase}: {message}"),
     };
     let parts: Vec<_> = phases.iter().map(part).collect();
-    let head = format!("{}: {} of {} ready", view.name, view.status.ready, view.status.desired);
+    let head = format!("{}: {}", view.name, count(&view.status));
     let text = if parts.is_empty() { head.clone() } else { format!("{head}; {}", parts.join(", ")) };
     // How far a fetch is changes many times a second: no reason for another line.
     let steady = |c: char| !c.is_ascii_digit();
@@ -196,12 +214,7 @@ fn lost(instance: &InstanceView, generation: u64) -> bool {
 
 async fn timed_out(context: &Context, view: &AppView, limit: Duration, all: &[InstanceView]) -> Problem {
     let app = &view.name;
-    let title = format!(
-        "{app} is not ready after {} s: {} of {}; the change goes on",
-        limit.as_secs(),
-        view.status.ready,
-        view.status.desired
-    );
+    let title = format!("{app} is not ready after {} s: {}; the change goes on", limit.as_secs(), count(&view.status));
     let mut problem = Problem::new(ErrorCode::TimedOut, title).hint(format!("hivemind app info {app}"));
     for instance in all.iter().filter(|instance| instance.phase != Phase::Ready) {
         problem = problem.detail(describe(instance));
@@ -213,16 +226,28 @@ async fn timed_out(context: &Context, view: &AppView, limit: Duration, all: &[In
 async fn failure(context: &Context, view: &AppView, failed: &InstanceView, all: &[InstanceView]) -> Problem {
     let app = &view.name;
     let code = failed.code.unwrap_or(ErrorCode::StartFailed);
+    let former: Vec<_> = all.iter().filter(|i| i.generation != view.generation && i.phase == Phase::Ready).collect();
+    let what = if former.is_empty() { app.clone() } else { format!("what was deployed last of {app}") };
     let ready = format!("{} of {} ready", view.status.ready, view.status.desired);
-    let mut problem = Problem::new(code, format!("{app} does not come up ({ready}): {}", failed.message));
-    for instance in all.iter().filter(|instance| instance.phase != Phase::Ready) {
+    let mut problem = Problem::new(code, format!("{what} does not come up ({ready}): {}", failed.message));
+    for instance in all.iter().filter(|i| i.phase != Phase::Ready && (i.id == failed.id || i.message != failed.message))
+    {
         problem = problem.detail(describe(instance));
     }
-    problem.details.extend(last_lines(context, failed).await);
+    let lines = last_lines(context, failed).await;
+    let logs = if lines.is_empty() { String::new() } else { format!("hivemind logs {app}   ") };
+    problem.details.extend(lines);
     if failed.phase != Phase::Failed {
         problem = problem.detail("it is tried again, with growing pauses, until the app is changed or removed");
     }
-    problem.hint(format!("hivemind logs {app}   hivemind explain {code}   hivemind app rm {app}"))
+    match former.first() {
+        Some(old) => problem
+            .detail(format!("{} instances of what was there before ({}) go on serving", former.len(), old.image))
+            .hint(format!(
+                "{logs}hivemind explain {code}   hivemind app deploy --name {app} … as before   (puts it back)"
+            )),
+        None => problem.hint(format!("{logs}hivemind explain {code}   hivemind app rm {app}")),
+    }
 }
 
 fn describe(instance: &InstanceView) -> String {

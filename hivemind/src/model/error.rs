@@ -65,7 +65,7 @@ codes! {
     /// The image is not in the registry.
     ImageNotFound = "E-IMG-001", 404, 3, "The registry does not have that image or tag. Check the spelling, and the registry's host in front of the name.";
     /// The registry cannot be reached.
-    RegistryDown = "E-IMG-002", 502, 9, "The registry did not answer. Check its name, the network and the time; a registry without TLS needs --plain-http-registry HOST:PORT.";
+    RegistryDown = "E-IMG-002", 502, 1, "The registry did not answer. Check its name, the network and the time; a registry without TLS needs --plain-http-registry HOST:PORT.";
     /// The registry refused the credentials.
     RegistryAuth = "E-IMG-003", 401, 5, "The registry refused the credentials or wants some. They are read from the file of --registry-auth (Docker's config.json format).";
     /// No manifest for this machine.
@@ -77,7 +77,7 @@ codes! {
     /// containerd does not answer.
     NoContainerd = "E-RUN-001", 503, 1, "containerd does not answer. Install it ('apt-get install containerd'), start it ('systemctl start containerd'), or name its socket with --containerd-socket.";
     /// The container could not be created or started.
-    StartFailed = "E-RUN-002", 500, 1, "The container could not be created or started; the message is the runtime's. Often the command does not exist in the image.";
+    StartFailed = "E-RUN-002", 500, 1, "The container could not be created or started, or its process has ended by itself: the message says which, with the exit code. 'hivemind logs' shows what it wrote last; a command that does not exist in the image is the commonest cause at a first start.";
     /// The instance is not running.
     NotRunning = "E-RUN-003", 409, 4, "The instance is not running. 'hivemind ps' shows its state, 'hivemind logs' its last words.";
     /// The health check failed.

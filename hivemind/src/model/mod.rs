@@ -9,6 +9,7 @@ mod ids;
 mod index;
 mod object;
 mod quantity;
+mod signal;
 mod time;
 
 pub use cluster::{ClusterSnapshot, Row};
@@ -23,6 +24,7 @@ pub use object::{
     PortProto, Protocol, Service, ServicePort,
 };
 pub use quantity::{Bytes, InvalidQuantity, MilliCpu};
+pub use signal::signal_number;
 pub use time::Timestamp;
 
 /// A revision of the store: it grows by one with every committed transaction that changes a row.

@@ -101,6 +101,9 @@ pub struct AppStatus {
     pub desired: u32,
     /// Instances of the newest generation that are Ready.
     pub ready: u32,
+    /// Instances of any generation that are Ready: while an app is changed, the former ones go on serving.
+    #[serde(default)]
+    pub serving: u32,
     /// Instances of the newest generation.
     pub updated: u32,
     /// Instances of any generation that still exist.

@@ -17,6 +17,7 @@ mod user;
 pub use containerd::{ContainerdRuntime, RuntimeConfig};
 pub use error::RuntimeError;
 pub use logs::log_writer;
+pub use registry::check_reference;
 pub use types::{
     ContainerSpec, ContainerState, ExecIo, ExecSession, ExecSpec, Image, ImageHealth, LogLine, LogQuery, LogStream,
     PullProgress, RunState, RuntimeEvent, TtySize,

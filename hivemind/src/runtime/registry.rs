@@ -43,6 +43,14 @@ pub(super) fn parse(reference: &str) -> Result<Reference, RuntimeError> {
     reference.parse().map_err(|e: oci_client::ParseError| refuse(e.to_string()))
 }
 
+/// Whether an image's name can be understood.
+///
+/// # Errors
+/// [`RuntimeError::BadReference`], with the reason.
+pub fn check_reference(reference: &str) -> Result<(), RuntimeError> {
+    parse(reference).map(drop)
+}
+
 /// The full name that an image is kept under.
 pub(super) fn full_name(reference: &Reference) -> String {
     reference.whole()

@@ -82,7 +82,7 @@ pub fn validate_app(spec: &AppSpec) -> Vec<String> {
         fault("stop.grace_seconds", format!("{} is more than {MAX_GRACE_SECONDS}", spec.stop.grace_seconds));
     }
     if let Some(signal) = &spec.stop.signal
-        && signal.parse::<nix::sys::signal::Signal>().is_err()
+        && crate::model::signal_number(signal).is_none()
     {
         fault("stop.signal", format!("{signal:?} is not a signal; write e.g. SIGTERM or SIGQUIT"));
     }
