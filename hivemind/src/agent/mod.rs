@@ -78,10 +78,11 @@ impl Agent {
         tasks.spawn(publish::run(Arc::clone(&shared), desired.subscribe()));
         tasks.spawn(supervisor::run(Arc::clone(&shared), desired.subscribe()));
         tasks.spawn(follow(self.upstream, Admission { shared, desired, refused: BTreeSet::new() }));
-        // None of them returns. One that panics takes the agent down, and the daemon's supervisor starts it again.
+        // None of them returns. One that panics takes the agent down, and the daemon with it: whatever started that
+        // starts it again, and what runs goes on meanwhile.
         while let Some(ended) = tasks.join_next().await {
             if let Err(error) = ended {
-                tracing::error!(%error, "a task of the agent has ended; the agent begins anew");
+                tracing::error!(%error, "a task of the agent has ended");
                 return;
             }
         }

@@ -10,7 +10,6 @@ use futures::StreamExt;
 use tokio::{
     sync::{Notify, watch},
     task::{Id, JoinSet},
-    time::Instant,
 };
 
 use super::worker::{Shared, Wanted, Worker};
@@ -32,17 +31,17 @@ struct Handle {
 
 /// Runs until cancelled.
 pub(super) async fn run(shared: Arc<Shared>, mut desired: watch::Receiver<Arc<NodeDesired>>) {
-    let mut supervisor =
-        Supervisor { shared, handles: BTreeMap::new(), tasks: JoinSet::new(), orphans: BTreeSet::new() };
+    let mut supervisor = Supervisor { shared, handles: BTreeMap::new(), tasks: JoinSet::new() };
     // Nothing is decided before the first end mark.
     if desired.wait_for(|desired| desired.revision > 0).await.is_err() {
         return;
     }
     let first = desired.borrow_and_update().clone();
     supervisor.apply(&first);
-    supervisor.find_orphans(&first).await;
-    supervisor.remove_orphans().await;
-    let mut retry_at = Instant::now() + RETRY;
+    let mut leftovers = JoinSet::new();
+    for id in orphans(&supervisor.shared, &first).await {
+        leftovers.spawn(remove_orphan(Arc::clone(&supervisor.shared), id));
+    }
     let mut events = RuntimeEvents::new(Arc::clone(&supervisor.shared));
     loop {
         tokio::select! {
@@ -54,10 +53,7 @@ pub(super) async fn run(shared: Arc<Shared>, mut desired: watch::Receiver<Arc<No
                 supervisor.apply(&now);
             }
             event = events.next() => supervisor.wake(event.as_ref()),
-            () = tokio::time::sleep_until(retry_at), if !supervisor.orphans.is_empty() => {
-                supervisor.remove_orphans().await;
-                retry_at = Instant::now() + RETRY;
-            }
+            Some(_) = leftovers.join_next() => {}
             Some(ended) = supervisor.tasks.join_next_with_id() => supervisor.ended(ended),
         }
     }
@@ -67,8 +63,6 @@ struct Supervisor {
     shared: Arc<Shared>,
     handles: BTreeMap<InstanceId, Handle>,
     tasks: JoinSet<()>,
-    /// What is here and belongs to no instance, until it is removed.
-    orphans: BTreeSet<InstanceId>,
 }
 
 impl Supervisor {
@@ -140,45 +134,50 @@ impl Supervisor {
             None => self.handles.values().for_each(|handle| handle.wake.notify_one()),
         }
     }
+}
 
-    /// Finds containers and links of ours that belong to no instance: the store lost them, or another daemon with
-    /// another state left them here.
-    async fn find_orphans(&mut self, desired: &NodeDesired) {
-        let shared = &self.shared;
-        match shared.runtime.list().await {
-            Ok(containers) => {
-                let ours = containers.into_iter().filter(super::is_ours);
-                self.orphans.extend(ours.filter_map(|container| container.id.parse::<InstanceId>().ok()));
-            }
-            Err(error) => tracing::warn!(%error, "containers could not be listed; leftovers are kept"),
+/// The containers and links of ours that belong to no instance: the store lost them, or another daemon with another
+/// state left them here.
+async fn orphans(shared: &Shared, desired: &NodeDesired) -> BTreeSet<InstanceId> {
+    let mut found = BTreeSet::new();
+    match shared.runtime.list().await {
+        Ok(containers) => {
+            let ours = containers.into_iter().filter(super::is_ours);
+            found.extend(ours.filter_map(|container| container.id.parse::<InstanceId>().ok()));
         }
-        match shared.net.list_links().await {
-            Ok(links) => self.orphans.extend(links.into_iter().map(|(id, _)| id)),
-            Err(error) => tracing::warn!(%error, "links could not be listed; leftovers are kept"),
-        }
-        self.orphans.retain(|id| !desired.instances.contains_key(id));
+        Err(error) => tracing::warn!(%error, "containers could not be listed; leftovers are kept"),
     }
+    match shared.net.list_links().await {
+        Ok(links) => found.extend(links.into_iter().map(|(id, _)| id)),
+        Err(error) => tracing::warn!(%error, "links could not be listed; leftovers are kept"),
+    }
+    found.retain(|id| !desired.instances.contains_key(id));
+    found
+}
 
-    /// Removes them. What cannot be removed now stays in the list.
-    async fn remove_orphans(&mut self) {
-        let shared = &self.shared;
-        for id in std::mem::take(&mut self.orphans) {
-            let removed = async {
-                shared.runtime.remove(&id).await?;
-                shared.runtime.remove_logs(&id).await?;
-                shared.datapath.detach(id.clone()).await?;
-                shared.net.remove_link(&id).await?;
-                Ok::<_, super::fault::Fault>(())
-            };
-            let message = match removed.await {
-                Ok(()) => "removed: no instance of that id is wanted here".to_owned(),
-                Err(fault) => {
-                    self.orphans.insert(id.clone());
-                    format!("left over and could not be removed: {fault}")
+/// Removes one, however often it must be tried.
+async fn remove_orphan(shared: Arc<Shared>, id: InstanceId) {
+    let say = |message| shared.events.emit(EventKind::Warning, "Orphan", format!("instance/{id}"), message);
+    let mut said = String::new();
+    loop {
+        let removed = async {
+            shared.runtime.remove(&id).await?;
+            shared.runtime.remove_logs(&id).await?;
+            shared.datapath.detach(id.clone()).await?;
+            shared.net.remove_link(&id).await?;
+            Ok::<_, super::fault::Fault>(())
+        };
+        match removed.await {
+            Ok(()) => return say("removed: no instance of that id is wanted here".to_owned()),
+            Err(fault) => {
+                let message = format!("left over and could not be removed: {fault}");
+                if message != said {
+                    say(message.clone());
+                    said = message;
                 }
-            };
-            shared.events.emit(EventKind::Warning, "Orphan", format!("instance/{id}"), message);
+            }
         }
+        tokio::time::sleep(RETRY).await;
     }
 }
 

@@ -18,6 +18,8 @@ pub(super) struct Dirty {
     pub(super) instances: BTreeSet<InstanceId>,
     /// Services whose row changed or went.
     pub(super) services: BTreeSet<ServiceKey>,
+    /// Something that is only shown changed: nothing is to be planned, but the snapshot is to be published.
+    pub(super) shown: bool,
     /// A node changed: every app may be placed differently.
     pub(super) nodes: bool,
 }

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     lifecycle::{clock, killpoint},
-    model::{AppKey, ClusterSnapshot, EventKind, InstanceId, Node, NodeStatus, Revision, StatusReport},
+    model::{AppKey, ClusterSnapshot, EventKind, InstanceId, Node, NodeStatus, Phase, Revision, Row, StatusReport},
     observe::Events,
     schedule::{self, Change, Cursor, Input, Plan, ServiceRanges},
     store::{Compare, Store, StoreError, Txn, TxnOutcome, WatchBatch, WatchEvent, Watcher, keys},
@@ -153,9 +153,11 @@ impl Loop {
                 break;
             }
         }
-        self.publish.send_replace(Arc::new(self.snapshot.clone()));
+        let before = self.publish.send_replace(Arc::new(self.snapshot.clone()));
         let snapshot = &self.snapshot;
-        self.feeds.retain_mut(|feed| feed.update(snapshot, &said));
+        if before.revision != snapshot.revision {
+            self.feeds.retain_mut(|feed| feed.update(snapshot, &said));
+        }
         self.compact().await;
         Ok(())
     }
@@ -302,8 +304,18 @@ impl Loop {
         let mut txn = Txn::new();
         for StatusReport { id, app, status } in reports {
             let known = self.snapshot.instances.get(&id).is_some_and(|row| row.object.app == app);
-            let same = self.snapshot.instance_status.get(&id).is_some_and(|row| *row.object == status);
-            if known && !same {
+            let Some(before) = self.snapshot.instance_status.get(&id).filter(|_| known) else {
+                if known {
+                    txn = txn.put(keys::instance_status(&app, &id), encode(&status)?);
+                }
+                continue;
+            };
+            if before.object.phase == Phase::Pulling && status.phase == Phase::Pulling {
+                // How far a fetch is changes several times a second, and nobody decides by it: it is shown, not stored.
+                let row = Row { object: Arc::new(status), modified: before.modified };
+                self.snapshot.instance_status.insert(id, row);
+                self.dirty.shown = true;
+            } else if *before.object != status {
                 txn = txn.put(keys::instance_status(&app, &id), encode(&status)?);
             }
         }

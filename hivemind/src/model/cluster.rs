@@ -19,8 +19,8 @@ pub struct Row<T> {
     pub modified: Revision,
 }
 
-/// Everything in the store as of one revision. Apps, instances and services are written through its methods, which
-/// keep an index of what they hold.
+/// Everything in the store as of one revision. Who changes apps, instances or services does so by its methods,
+/// which keep an index of what they hold.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ClusterSnapshot {
     /// The revision.

@@ -62,7 +62,7 @@ pub struct InstanceLink {
 /// What is there for an instance on the host's side.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HostLink {
-    /// The network namespace's path, e.g. `/run/netns/hm-x7k2pabcde`.
+    /// The network namespace's path, e.g. `/run/hivemind/netns/hm-x7k2pabcde`.
     pub netns: PathBuf,
     /// The host's end of the veth pair.
     pub name: String,

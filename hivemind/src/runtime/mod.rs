@@ -36,7 +36,7 @@ pub trait Runtime: Send + Sync + std::fmt::Debug {
     async fn version(&self) -> Result<String, RuntimeError>;
 
     /// Makes sure that the image is on the node, complete and unpacked: looks it up, and fetches it unless it is
-    /// there and `always` is false. `never` refuses to fetch. Progress is published while it fetches.
+    /// there and `pull` does not say `always`; `never` refuses to fetch. Progress is published while it fetches.
     /// Two calls for the same image at once fetch it once.
     async fn ensure_image(
         &self,
