@@ -17,6 +17,7 @@ pub mod lifecycle;
 pub mod model;
 pub mod net;
 pub mod observe;
+pub mod policy;
 pub mod runtime;
 pub mod schedule;
 pub mod spec;

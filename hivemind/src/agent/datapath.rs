@@ -351,7 +351,9 @@ mod tests {
         for n in [1, 2] {
             let id = InstanceId::from_bits(n);
             let addresses = Addresses { v4: Some([10, 88, 0, 1 + n as u8].into()), v6: None };
-            desired.peers.insert(id.clone(), Arc::new(Peer { node: node.clone(), addresses, identity: 256 }));
+            let (scope, labels) = (Scope::default(), BTreeMap::new());
+            let peer = Peer { node: node.clone(), addresses, identity: 256, scope, labels };
+            desired.peers.insert(id.clone(), Arc::new(peer));
             let instance = Instance {
                 id: id.clone(),
                 app: AppKey::new(Scope::default(), "web".parse().expect("a name")),

@@ -82,8 +82,14 @@ impl Feed {
         if instance.node == self.node {
             self.say(FeedMessage::Instance(Arc::clone(instance)));
         }
-        let Instance { id, node, addresses, identity, .. } = &**instance;
-        let peer = Peer { node: node.clone(), addresses: *addresses, identity: *identity };
+        let Instance { id, node, addresses, identity, app, spec, .. } = &**instance;
+        let peer = Peer {
+            node: node.clone(),
+            addresses: *addresses,
+            identity: *identity,
+            scope: app.scope.clone(),
+            labels: spec.labels.clone(),
+        };
         self.say(FeedMessage::Peer(id.clone(), Arc::new(peer)));
     }
 

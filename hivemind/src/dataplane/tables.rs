@@ -146,7 +146,8 @@ mod tests {
         let mut desired = NodeDesired { revision: 1, ..NodeDesired::default() };
         for (id, node, n) in [(&here, HERE, 2), (&there, "there", 3)] {
             let node: NodeName = node.parse().expect("a name");
-            let peer = Peer { node: node.clone(), addresses: addresses(n), identity: 256 };
+            let (scope, labels) = (app.scope.clone(), std::collections::BTreeMap::new());
+            let peer = Peer { node: node.clone(), addresses: addresses(n), identity: 256, scope, labels };
             desired.peers.insert(id.clone(), Arc::new(peer));
             if node.as_str() == HERE {
                 let instance = Instance {

@@ -6,7 +6,10 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Addresses, Instance, InstanceId, InstanceStatus, NodeName, Revision, Service, ServiceKey};
+use super::{
+    Addresses, Instance, InstanceId, InstanceStatus, Namespace, NodeName, Policy, PolicyKey, Revision, Scope, Service,
+    ServiceKey,
+};
 
 /// A service with those that serve it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,6 +40,10 @@ pub struct Peer {
     pub addresses: Addresses,
     /// Its identity.
     pub identity: u32,
+    /// Tenant and namespace.
+    pub scope: Scope,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
 }
 
 /// One message of the feed. A feed begins with everything there is, then [`FeedMessage::SnapshotEnd`], then changes.
@@ -55,6 +62,14 @@ pub enum FeedMessage {
     Peer(InstanceId, Arc<Peer>),
     /// It is gone.
     PeerGone(InstanceId),
+    /// A namespace is new or has changed.
+    Namespace(Arc<Namespace>),
+    /// A namespace is gone.
+    NamespaceGone(Scope),
+    /// A policy is new or has changed.
+    Policy(Arc<Policy>),
+    /// A policy is gone.
+    PolicyGone(PolicyKey),
     /// All that was there at this revision has been said; sent again after each later revision's changes.
     SnapshotEnd(Revision),
 }
@@ -70,6 +85,10 @@ pub struct NodeDesired {
     pub services: BTreeMap<ServiceKey, Arc<ServedService>>,
     /// All instances' addresses.
     pub peers: BTreeMap<InstanceId, Arc<Peer>>,
+    /// All namespaces that have a row.
+    pub namespaces: BTreeMap<Scope, Arc<Namespace>>,
+    /// All policies.
+    pub policies: BTreeMap<PolicyKey, Arc<Policy>>,
 }
 
 impl NodeDesired {
@@ -93,6 +112,18 @@ impl NodeDesired {
             }
             FeedMessage::PeerGone(id) => {
                 self.peers.remove(&id);
+            }
+            FeedMessage::Namespace(namespace) => {
+                self.namespaces.insert(namespace.scope.clone(), namespace);
+            }
+            FeedMessage::NamespaceGone(scope) => {
+                self.namespaces.remove(&scope);
+            }
+            FeedMessage::Policy(policy) => {
+                self.policies.insert(policy.key.clone(), policy);
+            }
+            FeedMessage::PolicyGone(key) => {
+                self.policies.remove(&key);
             }
             FeedMessage::SnapshotEnd(revision) => self.revision = revision,
         }

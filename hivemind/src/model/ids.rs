@@ -90,6 +90,8 @@ name_type!(/// An app's name: a DNS label, unique in its namespace.
     AppName, "app name");
 name_type!(/// A service's name: a DNS label, unique in its namespace.
     ServiceName, "service name");
+name_type!(/// A policy's name: a DNS label, unique in its namespace.
+    PolicyName, "policy name");
 name_type!(/// A node's name: a DNS label, unique in the cluster.
     NodeName, "node name");
 
@@ -199,6 +201,8 @@ key_type!(/// The full name of an app.
     AppKey, AppName);
 key_type!(/// The full name of a service.
     ServiceKey, ServiceName);
+key_type!(/// The full name of a policy.
+    PolicyKey, PolicyName);
 
 #[cfg(test)]
 mod tests {

@@ -16,12 +16,13 @@ pub use cluster::{ClusterSnapshot, Row};
 pub use desired::{Backend, FeedMessage, NodeDesired, Peer, ServedService, StatusReport};
 pub use error::{ErrorCode, Problem};
 pub use ids::{
-    AppKey, AppName, InstanceId, InvalidName, NamespaceName, NodeName, Scope, ServiceKey, ServiceName, TenantName,
+    AppKey, AppName, InstanceId, InvalidName, NamespaceName, NodeName, PolicyKey, PolicyName, Scope, ServiceKey,
+    ServiceName, TenantName,
 };
 pub use index::{Held, HeldAddresses};
 pub use object::{
-    Addresses, App, AppStatus, Desired, Event, EventKind, Exit, Instance, InstanceStatus, Node, NodeStatus, Phase,
-    PortProto, Protocol, Service, ServicePort,
+    Addresses, App, AppStatus, Desired, Event, EventKind, Exit, Instance, InstanceStatus, NAMESPACE_NAME_LABEL,
+    Namespace, Node, NodeStatus, Phase, Policy, PortProto, Protocol, Service, ServicePort, Tenant,
 };
 pub use quantity::{Bytes, InvalidQuantity, MilliCpu};
 pub use signal::signal_number;

@@ -10,8 +10,8 @@ use std::{
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{AppKey, ErrorCode, InstanceId, NodeName, ServiceKey, Timestamp};
-use crate::spec::v1::AppSpec;
+use super::{AppKey, ErrorCode, InstanceId, NodeName, PolicyKey, Scope, ServiceKey, TenantName, Timestamp};
+use crate::spec::v1::{AppSpec, PolicySpec};
 
 /// A transport protocol that carries ports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize, ToSchema)]
@@ -76,6 +76,50 @@ impl Addresses {
     pub fn iter(&self) -> impl Iterator<Item = std::net::IpAddr> {
         self.v4.map(Into::into).into_iter().chain(self.v6.map(Into::into))
     }
+}
+
+/// An owner of namespaces. `default` always exists, also without a row.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Tenant {
+    /// Its name.
+    pub name: TenantName,
+    /// When it was made.
+    pub created_at: Timestamp,
+}
+
+/// A namespace of a tenant. The namespace `default` of every tenant always exists, also without a row.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Namespace {
+    /// Tenant and name.
+    pub scope: Scope,
+    /// Labels for selectors. [`NAMESPACE_NAME_LABEL`] is not among them: it is always the name.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    /// When it was made.
+    pub created_at: Timestamp,
+}
+
+/// The label that every namespace has, with its name as the value, as in Kubernetes.
+pub const NAMESPACE_NAME_LABEL: &str = "kubernetes.io/metadata.name";
+
+impl Namespace {
+    /// All labels, with [`NAMESPACE_NAME_LABEL`].
+    pub fn all_labels(scope: &Scope, labels: &BTreeMap<String, String>) -> BTreeMap<String, String> {
+        let mut all = labels.clone();
+        all.insert(NAMESPACE_NAME_LABEL.into(), scope.namespace.to_string());
+        all
+    }
+}
+
+/// A policy of a namespace.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Policy {
+    /// Its full name.
+    pub key: PolicyKey,
+    /// What it says.
+    pub spec: PolicySpec,
+    /// When it was first applied.
+    pub created_at: Timestamp,
 }
 
 /// What the user wants: an app with its specification.

@@ -1,0 +1,107 @@
+//! Floor 1, decisions: from policies to the rows that the data plane decides by. Pure.
+//!
+//! What a packet is judged by (`docs/adr/0007-policies.md`):
+//! * An instance belongs to a *class*: its scope and which selectors of peers match it. Classes, not instances, are in
+//!   the rules, so that a selector that matches ten thousand instances is a few rows.
+//! * The policies that are about an instance are its *set*. Instances of the same set share their rules.
+//! * Addresses of blocks belong to a *block class*: which blocks of rules hold them.
+//! * Ports belong to an *interval* between the ports that rules name; its number is its first port.
+//!
+//! Numbers of classes, sets and rules are hashes of what they stand for: they stay the same over changes of other
+//! policies and restarts of the daemon, so that rows can be replaced one by one while packets are judged.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use ipnet::IpNet;
+
+use crate::{
+    model::{InstanceId, PolicyKey},
+    spec::v1::PolicyProtocol,
+};
+
+/// [`RuleKey::peer`]: everybody.
+pub const ANYBODY: u32 = 0;
+/// The class of the instance's own node.
+pub const HOST: u32 = 1;
+/// The class of whoever is neither an instance nor the node.
+pub const WORLD: u32 = 2;
+/// Numbers of classes and of block classes begin here; the highest bit tells a block class.
+pub const FIRST_CLASS: u32 = 256;
+/// [`RuleKey::port`]: all ports.
+pub const ALL_PORTS: u32 = 0xffff_ffff;
+
+/// Which way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Direction {
+    /// Into the instance.
+    In,
+    /// Out of it.
+    Out,
+}
+
+/// Everything that policies make of a node's view.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Compiled {
+    /// The class and the tenant of every instance of the cluster.
+    pub peers: BTreeMap<InstanceId, PeerClass>,
+    /// The set of every instance of this node that some policy is about.
+    pub endpoints: BTreeMap<InstanceId, EndpointPolicy>,
+    /// What is allowed.
+    pub rules: BTreeMap<RuleKey, u32>,
+    /// Where intervals of ports begin, by protocol; 0 always does.
+    pub ports: BTreeMap<PolicyProtocol, BTreeSet<u16>>,
+    /// The block class of addresses, by longest prefix.
+    pub blocks: BTreeMap<IpNet, u32>,
+    /// What rules are called, by their number.
+    pub names: BTreeMap<u32, RuleName>,
+}
+
+/// What an instance is to others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PeerClass {
+    /// Its class; [`FIRST_CLASS`] or more.
+    pub class: u32,
+    /// Its tenant's number; not 0.
+    pub tenant: u32,
+}
+
+/// What policies are about an instance.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct EndpointPolicy {
+    /// The set's number.
+    pub set: u32,
+    /// Whether only what rules allow may come in.
+    pub isolated_in: bool,
+    /// Whether only what rules allow may go out.
+    pub isolated_out: bool,
+    /// Of a direction that is isolated: whether only policies in audit mode say so.
+    pub audit_in: bool,
+    /// The same, outwards.
+    pub audit_out: bool,
+}
+
+/// What a rule is looked up by. All wildcards stand in keys of their own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RuleKey {
+    /// [`EndpointPolicy::set`]
+    pub set: u32,
+    /// Which way.
+    pub direction: Direction,
+    /// A class, a block class, [`HOST`], [`WORLD`] or [`ANYBODY`].
+    pub peer: u32,
+    /// The protocol; `None`: all.
+    pub protocol: Option<PolicyProtocol>,
+    /// The first port of an interval, or [`ALL_PORTS`].
+    pub port: u32,
+}
+
+/// What a rule is called.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RuleName {
+    /// The policy.
+    pub policy: PolicyKey,
+    /// Which way.
+    pub direction: Direction,
+    /// Which of its rules, from 0.
+    pub index: usize,
+}
