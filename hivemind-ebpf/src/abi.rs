@@ -161,18 +161,50 @@ pub struct Endpoint {
     pub v6: Addr,
     /// Destination and source Ethernet address of a frame to it: its own, then the host device's.
     pub frame_to: [u8; 12],
-    /// Its identity.
-    pub identity: u32,
+    /// What it is to others.
+    pub who: Who,
+    /// The number of the set of policies that are about it; 0: none.
+    pub set: u32,
+    /// Bits of [`crate::policy`].
+    pub flags: u32,
+}
+
+/// What somebody is to policies.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Who {
+    /// The class: [`crate::policy::HOST`], [`crate::policy::WORLD`], or that of instances.
+    pub class: u32,
+    /// The tenant's number; 0: of no tenant.
+    pub tenant: u32,
 }
 
 /// Whose an address is; the key is an [`Addr`].
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Peer {
-    /// Its identity.
-    pub identity: u32,
+    /// What it is to others.
+    pub who: Who,
     /// The interface index of its host device if it is on this node, else 0.
     pub ifindex: u32,
+}
+
+/// What a rule of policies is looked up by.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct RuleKey {
+    /// [`Endpoint::set`]
+    pub set: u32,
+    /// A class, a block class, or 0: anybody.
+    pub peer: u32,
+    /// The first port of an interval, or [`crate::policy::ALL_PORTS`].
+    pub port: u32,
+    /// A protocol by its number, ICMP of both families as 1; 0: all.
+    pub protocol: u8,
+    /// [`IN`] or [`OUT`].
+    pub direction: u8,
+    /// Always 0.
+    pub pad: u16,
 }
 
 /// [`FrontendKey::scope`]: a virtual address.
@@ -403,8 +435,10 @@ macro_rules! layout {
 layout!(Addr, 16, 4, words_be: 0);
 layout!(Range, 32, 4, network: 0, mask: 16);
 layout!(Config, 168, 8, host_netns: 0, services: 8, instances: 72, gateways: 136);
-layout!(Endpoint, 48, 4, v4: 0, v6: 16, frame_to: 32, identity: 44);
-layout!(Peer, 8, 4, identity: 0, ifindex: 4);
+layout!(Endpoint, 60, 4, v4: 0, v6: 16, frame_to: 32, who: 44, set: 52, flags: 56);
+layout!(Who, 8, 4, class: 0, tenant: 4);
+layout!(RuleKey, 16, 4, set: 0, peer: 4, port: 8, protocol: 12, direction: 13, pad: 14);
+layout!(Peer, 12, 4, who: 0, ifindex: 8);
 layout!(FrontendKey, 20, 4, addr: 0, port_be: 16, protocol: 18, scope: 19);
 layout!(Frontend, 16, 4, service: 0, group: 4, count: 8, reserved: 12);
 layout!(SlotKey, 8, 4, group: 0, index: 4);

@@ -12,10 +12,11 @@ pub mod abi;
 pub mod choose;
 pub mod connection;
 pub mod packet;
+pub mod policy;
 pub mod reason;
 
 /// Version of keys, values and map meanings. It is part of the path under which everything is pinned.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;
 
 /// Names of the maps: at most 15 bytes, which is what the kernel keeps.
 pub mod map {
@@ -37,9 +38,22 @@ pub mod map {
     pub const CONNECTIONS: &str = "hm_connections";
     /// [`super::abi::CounterKey`] → [`super::abi::Count`] of each CPU.
     pub const COUNTERS: &str = "hm_counters";
+    /// [`super::abi::RuleKey`] → number of the rule.
+    pub const RULES: &str = "hm_rules";
+    /// [`super::policy::port_index`] → first port of its interval.
+    pub const PORTS: &str = "hm_ports";
+    /// Prefix → block class.
+    pub const BLOCKS: &str = "hm_blocks";
+    /// [`super::abi::Tuple`] → when a packet of it was allowed last, in ticks.
+    pub const NOTES: &str = "hm_notes";
+    /// Number of a rule → [`super::abi::Count`] of each CPU.
+    pub const HITS: &str = "hm_hits";
 
     /// All of them.
-    pub const ALL: [&str; 9] = [ENDPOINTS, PEERS, NODE_ADDRS, FRONTENDS, SLOTS, SERVED, SOCKETS, CONNECTIONS, COUNTERS];
+    pub const ALL: [&str; 14] = [
+        ENDPOINTS, PEERS, NODE_ADDRS, FRONTENDS, SLOTS, SERVED, SOCKETS, CONNECTIONS, COUNTERS, RULES, PORTS, BLOCKS,
+        NOTES, HITS,
+    ];
 }
 
 /// Names of the programs: at most 15 bytes.

@@ -47,11 +47,19 @@ pub enum Reason {
     NotForInstance = 20,
     /// The packet could not be rewritten: the kernel refused.
     Rewrite = 21,
+    /// No policy's rule allows it into the instance.
+    PolicyIn = 22,
+    /// No policy's rule allows it out of the instance.
+    PolicyOut = 23,
+    /// It comes from an instance of another tenant, and no policy allows that.
+    OtherTenant = 24,
+    /// It passed, because the policies that do not allow it are in audit mode.
+    Audit = 25,
 }
 
 impl Reason {
     /// All reasons, by number.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 25] = [
         Self::NotReady,
         Self::Malformed,
         Self::EtherType,
@@ -73,6 +81,10 @@ impl Reason {
         Self::PeerNotReady,
         Self::NotForInstance,
         Self::Rewrite,
+        Self::PolicyIn,
+        Self::PolicyOut,
+        Self::OtherTenant,
+        Self::Audit,
     ];
 
     /// The reason with this number.
@@ -104,6 +116,10 @@ impl Reason {
             Self::PeerNotReady => "peer-not-ready",
             Self::NotForInstance => "not-for-instance",
             Self::Rewrite => "rewrite",
+            Self::PolicyIn => "policy-in",
+            Self::PolicyOut => "policy-out",
+            Self::OtherTenant => "other-tenant",
+            Self::Audit => "audit",
         }
     }
 }
@@ -123,6 +139,6 @@ mod tests {
         names.dedup();
         assert_eq!(names.len(), Reason::ALL.len());
         assert_eq!(Reason::from_number(0), None);
-        assert_eq!(Reason::from_number(22), None);
+        assert_eq!(Reason::from_number(26), None);
     }
 }

@@ -17,6 +17,7 @@ use super::{
     balance::{self, Known, served},
     finish,
     maps::{ENDPOINTS, FRONTENDS, PEERS, config, count},
+    policy::{self, Judged, UNKNOWN},
     skb::{Skb, packet, read},
 };
 
@@ -85,10 +86,16 @@ fn from_container(skb: Skb, own: u32, verdict: &mut i32) -> Result<(), Reason> {
             to_service(packet, own, &mut known)?;
         }
     }
+    // Policies know instances by their own addresses: before an answer gets the service's, after a question loses it.
     let rewritten = known.kind != 0;
+    let mut judged = Judged::of(packet, endpoint.who);
     if rewritten {
         known.apply(skb, packet)?;
     }
+    if known.kind == FORWARD {
+        judged.tuple = packet.tuple;
+    }
+    policy::leave(&judged, own, endpoint)?;
     let returns_by = if known.kind == REVERSE { known.ifindex } else { 0 };
     // A service's packets are counted for it on its backend's side only: once.
     let mut service = if known.kind == REVERSE { known.service } else { 0 };
@@ -101,7 +108,7 @@ fn from_container(skb: Skb, own: u32, verdict: &mut i32) -> Result<(), Reason> {
         // SAFETY: one aligned word.
         let ifindex = unsafe { PEERS.get(&dst) }.ok_or(Reason::NoSuchInstance)?.ifindex;
         if ifindex != 0 {
-            to_local(skb, packet, ifindex, &known, verdict)?;
+            to_local(skb, packet, ifindex, &known, &judged, verdict)?;
         }
     } else if returns_by != 0 {
         // The source is an address of the node: the stack would refuse it as forged. Out by the device the client's
@@ -126,12 +133,12 @@ pub(super) fn to_local(
     packet: &Packet,
     ifindex: u32,
     known: &Known,
+    judged: &Judged,
     verdict: &mut i32,
 ) -> Result<(), Reason> {
-    // SAFETY: only whether it is there.
-    if unsafe { ENDPOINTS.get(&ifindex) }.is_none() {
-        return Err(Reason::PeerNotReady);
-    }
+    // SAFETY: a row goes only when its device does.
+    let endpoint = unsafe { ENDPOINTS.get(&ifindex) }.ok_or(Reason::PeerNotReady)?;
+    policy::enter(judged, ifindex, endpoint)?;
     let length = u64::from(skb.len());
     let service = match known.kind {
         FORWARD => known.service,
@@ -230,6 +237,7 @@ fn to_container(skb: Skb, own: u32) -> Result<(), Reason> {
     if dst != if packet.is_v4() { endpoint.v4 } else { endpoint.v6 } {
         return Err(Reason::NotForInstance);
     }
+    policy::enter(&Judged::of(packet, UNKNOWN), own, endpoint)?;
     let length = u64::from(skb.len());
     let mut service = 0;
     if packet.has_ports() {

@@ -6,18 +6,21 @@
 use aya_ebpf::{
     helpers::generated::bpf_ktime_get_coarse_ns,
     macros::map,
-    maps::{HashMap, LruHashMap, PerCpuHashMap},
+    maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuHashMap},
 };
 use hivemind_ebpf::{
     abi::{
         Addr, Backend, Config, Connection, Count, CounterKey, Endpoint, Frontend, FrontendKey, Original, Peer,
-        ServedKey, SlotKey, SocketKey, Tuple,
+        RuleKey, ServedKey, SlotKey, SocketKey, Tuple,
     },
     connection::TICK_NS,
+    policy::PORT_ENTRIES,
 };
 
 /// The map flag `BPF_F_NO_PREALLOC`.
 const BY_ROW: u32 = 1;
+/// The map flag `BPF_F_MMAPABLE`: the daemon reads and writes it as memory.
+const MAPPED: u32 = 1 << 10;
 /// The update flag `BPF_NOEXIST`.
 pub(super) const NEW: u64 = 1;
 
@@ -40,6 +43,16 @@ pub(super) static SERVED: HashMap<ServedKey, u32> = HashMap::with_max_entries(16
 pub(super) static SOCKETS: LruHashMap<SocketKey, Original> = LruHashMap::with_max_entries(65_536, 0);
 #[map(name = "hm_connections")]
 pub(super) static CONNECTIONS: HashMap<Tuple, Connection> = HashMap::with_max_entries(65_536, 0);
+#[map(name = "hm_rules")]
+pub(super) static RULES: HashMap<RuleKey, u32> = HashMap::with_max_entries(262_144, BY_ROW);
+#[map(name = "hm_ports")]
+pub(super) static PORTS: Array<u32> = Array::with_max_entries(PORT_ENTRIES, MAPPED);
+#[map(name = "hm_blocks")]
+pub(super) static BLOCKS: LpmTrie<[u32; 4], u32> = LpmTrie::with_max_entries(65_536, BY_ROW);
+#[map(name = "hm_notes")]
+pub(super) static NOTES: LruHashMap<Tuple, u32> = LruHashMap::with_max_entries(65_536, 0);
+#[map(name = "hm_hits")]
+static HITS: PerCpuHashMap<u32, Count> = PerCpuHashMap::with_max_entries(65_536, BY_ROW);
 #[map(name = "hm_counters")]
 static COUNTERS: PerCpuHashMap<CounterKey, Count> = PerCpuHashMap::with_max_entries(65_536, BY_ROW);
 
@@ -81,4 +94,15 @@ fn add(key: &CounterKey, bytes: u64) -> bool {
     count.packets += 1;
     count.bytes += bytes;
     true
+}
+
+/// Counts what a rule has allowed for itself: beginnings, and what of a connection is not an answer.
+#[inline(never)]
+pub(super) fn hit(rule: u32) {
+    if let Some(count) = HITS.get_ptr_mut(&rule) {
+        // SAFETY: as above.
+        unsafe { (*count).packets += 1 };
+    } else {
+        let _ = HITS.insert(&rule, &Count { packets: 1, bytes: 0 }, NEW);
+    }
 }

@@ -7,6 +7,7 @@
 mod balance;
 mod container;
 mod maps;
+mod policy;
 mod publish;
 mod rewrite;
 mod skb;

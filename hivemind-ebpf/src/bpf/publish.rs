@@ -13,6 +13,7 @@ use super::{
     container::{to_local, to_local_by_device},
     finish,
     maps::config,
+    policy::{Judged, UNKNOWN},
     skb::{Skb, packet, read},
 };
 
@@ -60,7 +61,7 @@ fn from_uplink(skb: Skb, verdict: &mut i32) -> Result<(), Reason> {
         return Ok(());
     }
     known.apply(skb, packet)?;
-    to_local(skb, packet, known.ifindex, &known, verdict)
+    to_local(skb, packet, known.ifindex, &known, &Judged::of(packet, UNKNOWN), verdict)
 }
 
 #[inline(always)]

@@ -5,9 +5,13 @@ use std::{
     net::IpAddr,
 };
 
+use ipnet::IpNet;
+
 use crate::{
     model::{InstanceId, NodeDesired, NodeName, Protocol},
     net::{Family, HostLink, Mac},
+    policy::{self, EndpointPolicy, PeerClass, RuleKey},
+    spec::v1::PolicyProtocol,
 };
 
 /// Every row the data plane should hold.
@@ -24,6 +28,12 @@ pub struct Tables {
     /// The ports that instances of this node serve, by interface index, and the number of the service: its packets
     /// carry no virtual address, so this is how they are counted for it.
     pub served: BTreeMap<(u32, u16, Protocol), u32>,
+    /// What policies allow; the number of the rule.
+    pub rules: BTreeMap<RuleKey, u32>,
+    /// Where intervals of ports begin that rules name; 0 always does.
+    pub intervals: BTreeMap<PolicyProtocol, BTreeSet<u16>>,
+    /// The block class of addresses, by longest prefix.
+    pub blocks: BTreeMap<IpNet, u32>,
 }
 
 /// An instance of this node.
@@ -37,15 +47,23 @@ pub struct EndpointRow {
     pub instance_mac: Mac,
     /// The Ethernet address of the host's end.
     pub host_mac: Mac,
-    /// Its identity.
-    pub identity: u32,
+    /// Its class for policies.
+    pub class: u32,
+    /// Its tenant's number.
+    pub tenant: u32,
+    /// What policies are about it.
+    pub policy: EndpointPolicy,
+    /// Whether a rule of its set names a block of addresses.
+    pub blocks: bool,
 }
 
 /// Whose an address is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PeerRow {
-    /// Its identity.
-    pub identity: u32,
+    /// Its class for policies.
+    pub class: u32,
+    /// Its tenant's number.
+    pub tenant: u32,
     /// The interface index of its host device if it is on this node, else 0.
     pub ifindex: u32,
 }
@@ -78,6 +96,10 @@ pub fn compute(
     links: &BTreeMap<InstanceId, HostLink>,
     node_addresses: &[IpAddr],
 ) -> Tables {
+    let policies = policy::compile(desired, node);
+    let with_blocks: BTreeSet<u32> = policies.rules.keys().filter(|key| key.is_block()).map(|key| key.set).collect();
+    // Every instance has a class; one that has none yet is unknown to everybody.
+    let class = |id: &InstanceId| policies.peers.get(id).copied().unwrap_or_default();
     let mut tables = Tables { node_addresses: node_addresses.iter().copied().collect(), ..Tables::default() };
     for (id, instance) in &desired.instances {
         let Some(link) = links.get(id) else { continue };
@@ -86,13 +108,17 @@ pub fn compute(
             v6: instance.addresses.v6,
             instance_mac: link.instance_mac,
             host_mac: link.host_mac,
-            identity: instance.identity,
+            class: class(id).class,
+            tenant: class(id).tenant,
+            policy: policies.endpoints.get(id).copied().unwrap_or_default(),
+            blocks: policies.endpoints.get(id).is_some_and(|policy| with_blocks.contains(&policy.set)),
         };
         tables.endpoints.insert(link.ifindex, row);
     }
     for (id, peer) in &desired.peers {
         let local = links.get(id).filter(|_| peer.node == *node && desired.instances.contains_key(id));
-        let row = PeerRow { identity: peer.identity, ifindex: local.map_or(0, |link| link.ifindex) };
+        let PeerClass { class, tenant } = class(id);
+        let row = PeerRow { class, tenant, ifindex: local.map_or(0, |link| link.ifindex) };
         tables.peers.extend(peer.addresses.iter().map(|address| (address, row)));
     }
     for served in desired.services.values() {
@@ -117,6 +143,9 @@ pub fn compute(
             }
         }
     }
+    tables.rules = policies.rules;
+    tables.intervals = policies.ports;
+    tables.blocks = policies.blocks;
     tables
 }
 

@@ -27,6 +27,8 @@ pub const HOST: u32 = 1;
 pub const WORLD: u32 = 2;
 /// Numbers of classes and of block classes begin here; the highest bit tells a block class.
 pub const FIRST_CLASS: u32 = 256;
+/// The bit that tells a block class from a class.
+pub const BLOCK: u32 = 1 << 31;
 /// [`RuleKey::port`]: all ports.
 pub const ALL_PORTS: u32 = 0xffff_ffff;
 
@@ -57,7 +59,7 @@ pub struct Compiled {
 }
 
 /// What an instance is to others.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PeerClass {
     /// Its class; [`FIRST_CLASS`] or more.
     pub class: u32,
@@ -93,6 +95,13 @@ pub struct RuleKey {
     pub protocol: Option<PolicyProtocol>,
     /// The first port of an interval, or [`ALL_PORTS`].
     pub port: u32,
+}
+
+impl RuleKey {
+    /// Whether the peer is a block class.
+    pub const fn is_block(&self) -> bool {
+        self.peer & BLOCK != 0
+    }
 }
 
 /// What a rule is called.

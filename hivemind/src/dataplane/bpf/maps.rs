@@ -4,16 +4,18 @@ use std::{collections::BTreeMap, fs, path::Path};
 
 use aya::{
     Ebpf, Pod,
-    maps::{HashMap, Map, MapData, MapError, MapInfo, PerCpuHashMap},
+    maps::{HashMap, LpmTrie, Map, MapData, MapError, MapInfo, PerCpuHashMap, lpm_trie::Key},
 };
 use hivemind_ebpf::{
     abi::{
-        Addr, Backend, Connection, Count, CounterKey, Endpoint, Frontend, FrontendKey, Peer, ServedKey, SlotKey, Tuple,
+        Addr, Backend, Connection, Count, CounterKey, Endpoint, Frontend, FrontendKey, Peer, RuleKey, ServedKey, SlotKey,
+        Tuple,
     },
     map,
 };
+use ipnet::IpNet;
 
-use super::{chain, rows::Row};
+use super::{chain, intervals::Ports, rows::Row};
 use crate::{dataplane::DataplaneError, lifecycle::killpoint};
 
 /// A hash map with its name.
@@ -70,6 +72,42 @@ impl<K: Pod, V: Pod> Table<K, V> {
     }
 }
 
+/// Blocks of addresses, by longest prefix.
+pub(super) struct Blocks(LpmTrie<MapData, [u32; 4], u32>);
+
+impl Blocks {
+    pub(super) fn insert(&mut self, block: IpNet, class: u32) -> Result<(), MapError> {
+        killpoint::before("writing a row of a map");
+        self.0.insert(&key(block), class, 0)
+    }
+
+    pub(super) fn remove(&mut self, block: IpNet) -> Result<(), MapError> {
+        killpoint::before("removing a row of a map");
+        named(self.0.remove(&key(block)))
+    }
+
+    pub(super) fn rows(&self) -> Result<BTreeMap<IpNet, u32>, DataplaneError> {
+        let mut rows = BTreeMap::new();
+        for row in self.0.iter() {
+            let (key, class) = row.map_err(|error| failed("read", map::BLOCKS, &error))?;
+            let (words, bits) = (key.data(), key.prefix_len());
+            let addr = std::net::IpAddr::from(Addr { words_be: words });
+            let bits = if addr.is_ipv4() && bits >= 96 { bits - 96 } else { bits };
+            // A prefix that is shorter than what tells IPv4 is no row of ours.
+            if let Some(net) = u8::try_from(bits).ok().and_then(|bits| IpNet::new(addr, bits).ok()) {
+                rows.insert(net, class);
+            }
+        }
+        Ok(rows)
+    }
+}
+
+/// IPv4 as mapped into IPv6.
+fn key(block: IpNet) -> Key<[u32; 4]> {
+    let bits = u32::from(block.prefix_len()) + if block.addr().is_ipv4() { 96 } else { 0 };
+    Key::new(bits, Addr::from(block.network()).words_be)
+}
+
 /// All maps that the daemon reads or writes.
 pub(super) struct Maps {
     pub(super) endpoints: Table<u32, Endpoint>,
@@ -80,6 +118,10 @@ pub(super) struct Maps {
     pub(super) served: Table<ServedKey, u32>,
     pub(super) connections: Table<Tuple, Connection>,
     pub(super) counters: PerCpuHashMap<MapData, CounterKey, Count>,
+    pub(super) rules: Table<RuleKey, u32>,
+    pub(super) ports: Ports,
+    pub(super) blocks: Blocks,
+    pub(super) hits: PerCpuHashMap<MapData, u32, Count>,
     capacities: BTreeMap<&'static str, u32>,
 }
 
@@ -105,6 +147,7 @@ impl Maps {
         let capacities = map::ALL.into_iter().filter_map(|name| Some((name, data(ebpf.map(name)?)?.info().ok()?)));
         let sizes: BTreeMap<_, _> = capacities.map(|(name, info)| (name, info.max_entries())).collect();
         let counters = take(ebpf, map::COUNTERS)?;
+        let (ports, blocks, hits) = (take(ebpf, map::PORTS)?, take(ebpf, map::BLOCKS)?, take(ebpf, map::HITS)?);
         Ok(Self {
             endpoints: table(ebpf, map::ENDPOINTS, &sizes)?,
             peers: table(ebpf, map::PEERS, &sizes)?,
@@ -114,6 +157,10 @@ impl Maps {
             served: table(ebpf, map::SERVED, &sizes)?,
             connections: table(ebpf, map::CONNECTIONS, &sizes)?,
             counters: PerCpuHashMap::try_from(counters).map_err(|error| failed("use", map::COUNTERS, &error))?,
+            rules: table(ebpf, map::RULES, &sizes)?,
+            ports: Ports::map(data(&ports).ok_or_else(|| DataplaneError::Kernel { what: "a map of the object", why: map::PORTS.into() })?)?,
+            blocks: Blocks(LpmTrie::try_from(blocks).map_err(|error| failed("use", map::BLOCKS, &error))?),
+            hits: PerCpuHashMap::try_from(hits).map_err(|error| failed("use", map::HITS, &error))?,
             capacities: sizes,
         })
     }
@@ -131,6 +178,8 @@ impl Maps {
             (map::SERVED, self.served.raw_rows()?.len()),
             (map::CONNECTIONS, self.connections.raw_rows()?.len()),
             (map::COUNTERS, counters),
+            (map::RULES, self.rules.raw_rows()?.len()),
+            (map::BLOCKS, self.blocks.rows()?.len()),
         ]))
     }
 
@@ -195,7 +244,11 @@ pub(super) fn check_pinned(dir: &Path, object: &[u8], in_use: bool) -> Result<()
 
 fn data(map: &Map) -> Option<&MapData> {
     match map {
-        Map::HashMap(data) | Map::LruHashMap(data) | Map::PerCpuHashMap(data) => Some(data),
+        Map::HashMap(data)
+        | Map::LruHashMap(data)
+        | Map::PerCpuHashMap(data)
+        | Map::Array(data)
+        | Map::LpmTrie(data) => Some(data),
         _ => None,
     }
 }

@@ -5,6 +5,7 @@
 //! old ones link by link, each in one step: no packet passes unseen and none is lost.
 
 mod attach;
+mod intervals;
 mod link;
 mod maps;
 mod rows;

@@ -2,12 +2,17 @@
 
 use std::net::IpAddr;
 
-use hivemind_ebpf::abi::{Addr, Endpoint, FrontendKey, Peer, SCOPE_PUBLISHED, ServedKey};
+use hivemind_ebpf::{
+    abi::{self, Addr, Endpoint, FrontendKey, Peer, SCOPE_PUBLISHED, ServedKey, Who},
+    packet, policy,
+};
 
 use crate::{
     dataplane::tables::{EndpointRow, Frontend, PeerRow},
     model::Protocol,
     net::{Family, Mac},
+    policy::{Direction, EndpointPolicy, RuleKey},
+    spec::v1::PolicyProtocol,
 };
 
 /// A type of the tables that has a counterpart in the maps. What cannot be read back was not written by a daemon of
@@ -47,7 +52,16 @@ impl Row for EndpointRow {
         frame_to[..6].copy_from_slice(&self.instance_mac.0);
         frame_to[6..].copy_from_slice(&self.host_mac.0);
         let (v4, v6) = (address(self.v4.map(Into::into)), address(self.v6.map(Into::into)));
-        Endpoint { v4, v6, frame_to, identity: self.identity }
+        let EndpointPolicy { set, isolated_in, isolated_out, audit_in, audit_out } = self.policy;
+        let flags = [
+            (isolated_in, policy::ISOLATED_IN),
+            (isolated_out, policy::ISOLATED_OUT),
+            (audit_in, policy::AUDIT_IN),
+            (audit_out, policy::AUDIT_OUT),
+            (self.blocks, policy::BLOCKS),
+        ];
+        let flags = flags.into_iter().filter(|(set, _)| *set).fold(0, |flags, (_, bit)| flags | bit);
+        Endpoint { v4, v6, frame_to, who: Who { class: self.class, tenant: self.tenant }, set, flags }
     }
     fn decode(abi: Endpoint) -> Option<Self> {
         let [a, b, c, d, e, f, g, h, i, j, k, l] = abi.frame_to;
@@ -65,7 +79,16 @@ impl Row for EndpointRow {
             },
             instance_mac: Mac([a, b, c, d, e, f]),
             host_mac: Mac([g, h, i, j, k, l]),
-            identity: abi.identity,
+            class: abi.who.class,
+            tenant: abi.who.tenant,
+            policy: EndpointPolicy {
+                set: abi.set,
+                isolated_in: abi.flags & policy::ISOLATED_IN != 0,
+                isolated_out: abi.flags & policy::ISOLATED_OUT != 0,
+                audit_in: abi.flags & policy::AUDIT_IN != 0,
+                audit_out: abi.flags & policy::AUDIT_OUT != 0,
+            },
+            blocks: abi.flags & policy::BLOCKS != 0,
         })
     }
 }
@@ -73,10 +96,10 @@ impl Row for EndpointRow {
 impl Row for PeerRow {
     type Abi = Peer;
     fn encode(&self) -> Peer {
-        Peer { identity: self.identity, ifindex: self.ifindex }
+        Peer { who: Who { class: self.class, tenant: self.tenant }, ifindex: self.ifindex }
     }
     fn decode(abi: Peer) -> Option<Self> {
-        Some(Self { identity: abi.identity, ifindex: abi.ifindex })
+        Some(Self { class: abi.who.class, tenant: abi.who.tenant, ifindex: abi.ifindex })
     }
 }
 
@@ -113,6 +136,45 @@ impl Row for Frontend {
     }
 }
 
+impl Row for RuleKey {
+    type Abi = abi::RuleKey;
+    fn encode(&self) -> abi::RuleKey {
+        let direction = match self.direction {
+            Direction::In => abi::IN,
+            Direction::Out => abi::OUT,
+        };
+        let protocol = self.protocol.map_or(0, number);
+        abi::RuleKey { set: self.set, peer: self.peer, port: self.port, protocol, direction, pad: 0 }
+    }
+    fn decode(abi: abi::RuleKey) -> Option<Self> {
+        let protocol = match abi.protocol {
+            0 => None,
+            other => Some(PROTOCOLS.into_iter().find(|protocol| number(*protocol) == other)?),
+        };
+        let direction = match abi.direction {
+            abi::IN => Direction::In,
+            abi::OUT => Direction::Out,
+            _ => return None,
+        };
+        let row = Self { set: abi.set, direction, peer: abi.peer, protocol, port: abi.port };
+        (row.encode() == abi).then_some(row)
+    }
+}
+
+/// Every protocol of policies.
+pub(super) const PROTOCOLS: [PolicyProtocol; 4] =
+    [PolicyProtocol::Tcp, PolicyProtocol::Udp, PolicyProtocol::Sctp, PolicyProtocol::Icmp];
+
+/// The number by which the programs know it.
+pub(super) const fn number(protocol: PolicyProtocol) -> u8 {
+    match protocol {
+        PolicyProtocol::Tcp => packet::TCP,
+        PolicyProtocol::Udp => packet::UDP,
+        PolicyProtocol::Sctp => policy::SCTP,
+        PolicyProtocol::Icmp => packet::ICMP,
+    }
+}
+
 fn protocol(number: u8) -> Option<Protocol> {
     [Protocol::Tcp, Protocol::Udp].into_iter().find(|protocol| protocol.number() == number)
 }
@@ -131,9 +193,15 @@ mod tests {
         let (v4, v6) = ([10, 88, 0, 5].into(), "fd68::5".parse().expect("an address"));
         let (instance_mac, host_mac) = (Mac([2, 0, 0, 0, 0, 1]), Mac([2, 0, 0, 0, 0, 2]));
         for (v4, v6) in [(Some(v4), Some(v6)), (Some(v4), None), (None, Some(v6)), (None, None)] {
-            comes_back(EndpointRow { v4, v6, instance_mac, host_mac, identity: 7 });
+            let policy = EndpointPolicy { set: 9, isolated_in: true, audit_out: true, ..EndpointPolicy::default() };
+            comes_back(EndpointRow { v4, v6, instance_mac, host_mac, class: 300, tenant: 4, policy, blocks: true });
         }
-        comes_back(PeerRow { identity: 7, ifindex: 3 });
+        comes_back(PeerRow { class: 300, tenant: 4, ifindex: 3 });
+        for protocol in [None, Some(PolicyProtocol::Icmp), Some(PolicyProtocol::Sctp)] {
+            for direction in [Direction::In, Direction::Out] {
+                comes_back(RuleKey { set: 1, direction, peer: 300, protocol, port: 80 });
+            }
+        }
         comes_back((3u32, 8080u16, Protocol::Udp));
         for ip in [IpAddr::V4(v4), IpAddr::V6(v6)] {
             comes_back(ip);

@@ -123,6 +123,9 @@ impl Shadow {
         shadow.rows.peers = maps.peers.rows()?;
         shadow.rows.served = maps.served.rows()?;
         shadow.rows.node_addresses = maps.node_addresses.rows::<_, u32>()?.into_keys().collect();
+        shadow.rows.rules = maps.rules.rows()?;
+        shadow.rows.blocks = maps.blocks.rows()?;
+        shadow.rows.intervals = maps.ports.read();
         Ok(shadow)
     }
 
@@ -164,6 +167,22 @@ impl Shadow {
         let services = changes(&self.rows.services, &wanted.services);
         let addresses = changes(&own, &wanted_own);
 
+        // Policies: first the rules under new numbers, then who and what has which number, at last old rules go: at no
+        // moment something is looked up under a number that has no rules yet.
+        let rules = changes(&self.rows.rules, &wanted.rules);
+        let blocks = changes(&self.rows.blocks, &wanted.blocks);
+        writes.put(&mut maps.rules, &mut self.rows.rules, &rules.put);
+        for (block, class) in &blocks.put {
+            if writes.done(maps.blocks.insert(**block, **class), WRITE, map::BLOCKS) {
+                self.rows.blocks.insert(**block, **class);
+            }
+        }
+        if self.rows.intervals != wanted.intervals {
+            maps.ports.write(&wanted.intervals);
+            self.rows.intervals.clone_from(&wanted.intervals);
+            writes.report.written += 1;
+        }
+
         // Peers come before services, so that a backend is known when it is chosen.
         writes.put(&mut maps.endpoints, &mut self.rows.endpoints, &endpoints.put);
         writes.put(&mut maps.peers, &mut self.rows.peers, &peers.put);
@@ -181,6 +200,12 @@ impl Shadow {
         writes.cut(&mut maps.node_addresses, &mut own, &addresses.cut);
         writes.cut(&mut maps.peers, &mut self.rows.peers, &peers.cut);
         writes.cut(&mut maps.endpoints, &mut self.rows.endpoints, &endpoints.cut);
+        for block in &blocks.cut {
+            if writes.done(maps.blocks.remove(*block), REMOVE, map::BLOCKS) {
+                self.rows.blocks.remove(block);
+            }
+        }
+        writes.cut(&mut maps.rules, &mut self.rows.rules, &rules.cut);
         self.rows.node_addresses = own.into_keys().collect();
         writes
     }

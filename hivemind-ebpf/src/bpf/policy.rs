@@ -1,0 +1,206 @@
+//! Policies: may a packet leave the instance that sends it, may it enter the one it is for.
+
+use hivemind_ebpf::{
+    abi::{Addr, Endpoint, IN, OUT, Tuple, Who},
+    packet::{FIRST, ICMP, LATER, Packet, TCP},
+    policy::{
+        ANYBODY, AUDIT_IN, AUDIT_OUT, BLOCKS as HAS_BLOCKS, HOST, ISOLATED_IN, ISOLATED_OUT, WORLD, is_error, is_fresh,
+        keys, of_fragments, port_index, protocol, reversed,
+    },
+    reason::Reason,
+};
+
+use super::maps::{BLOCKS, NODE_ADDRS, NOTES, PEERS, PORTS, RULES, config, count, hit, now};
+
+/// A packet's addresses and ports as policies know them: those of the instances, not those of a service.
+#[derive(Clone, Copy)]
+pub(super) struct Judged {
+    pub(super) tuple: Tuple,
+    pub(super) detail: u8,
+    pub(super) fragment: u8,
+    /// What the sender is, if that is known already; class 0: not yet.
+    pub(super) from: Who,
+}
+
+/// Nobody in particular: to be looked up.
+pub(super) const UNKNOWN: Who = Who { class: 0, tenant: 0 };
+
+impl Judged {
+    #[inline(always)]
+    pub(super) fn of(packet: &Packet, from: Who) -> Self {
+        Self { tuple: packet.tuple, detail: packet.detail, fragment: packet.fragment, from }
+    }
+
+    #[inline(always)]
+    fn opens(&self) -> bool {
+        self.tuple.protocol == TCP && self.fragment != LATER && Packet { detail: self.detail, ..Packet::BLANK }.opens()
+    }
+
+    /// Messages about other packets pass: without them paths whose packets are too big are black holes.
+    #[inline(always)]
+    fn is_error(&self) -> bool {
+        self.fragment != LATER && is_error(self.tuple.protocol, self.detail)
+    }
+}
+
+/// May the instance send it?
+#[inline(always)]
+pub(super) fn leave(judged: &Judged, own: u32, endpoint: &Endpoint) -> Result<(), Reason> {
+    let isolated = endpoint.flags & (ISOLATED_IN | ISOLATED_OUT) != 0;
+    let to = if isolated || is_instance(&judged.tuple.dst) { who(&judged.tuple.dst) } else { return Ok(()) };
+    let foreign = to.tenant != 0 && to.tenant != endpoint.who.tenant;
+    if !isolated && !foreign || to.class == HOST {
+        return Ok(());
+    }
+    judge(&Question { judged, peer: to, way: OUT, foreign }, own, endpoint)
+}
+
+/// May it come into the instance?
+#[inline(always)]
+pub(super) fn enter(judged: &Judged, own: u32, endpoint: &Endpoint) -> Result<(), Reason> {
+    let isolated = endpoint.flags & (ISOLATED_IN | ISOLATED_OUT) != 0;
+    let from = if judged.from.class != 0 {
+        judged.from
+    } else if isolated || is_instance(&judged.tuple.src) {
+        who(&judged.tuple.src)
+    } else {
+        return Ok(());
+    };
+    let foreign = from.tenant != 0 && from.tenant != endpoint.who.tenant;
+    if !isolated && !foreign || from.class == HOST {
+        return Ok(());
+    }
+    judge(&Question { judged, peer: from, way: IN, foreign }, own, endpoint)
+}
+
+/// May `peer` have this packet, or may it come from `peer`?
+struct Question<'a> {
+    judged: &'a Judged,
+    peer: Who,
+    /// [`IN`] or [`OUT`].
+    way: u8,
+    /// The peer is an instance of another tenant.
+    foreign: bool,
+}
+
+/// The rest of both, for the few packets that need it.
+#[inline(never)]
+fn judge(question: &Question<'_>, own: u32, endpoint: &Endpoint) -> Result<(), Reason> {
+    let Question { judged, way, foreign, .. } = *question;
+    if judged.is_error() {
+        return Ok(());
+    }
+    let fragments = of_fragments(&judged.tuple);
+    if judged.fragment == LATER {
+        // Its ports are those of the first, which was judged.
+        return if noted(&fragments) { Ok(()) } else { Err(Reason::Fragment) };
+    }
+    // An answer to what was allowed. It makes no note: only what was allowed for itself opens the way back.
+    if !judged.opens() && noted(&reversed(&judged.tuple)) {
+        if judged.fragment == FIRST {
+            note(&fragments);
+        }
+        return Ok(());
+    }
+    let (isolated, audit, denied) = match way {
+        IN => (endpoint.flags & ISOLATED_IN != 0, endpoint.flags & AUDIT_IN != 0, Reason::PolicyIn),
+        _ => (endpoint.flags & ISOLATED_OUT != 0, endpoint.flags & AUDIT_OUT != 0, Reason::PolicyOut),
+    };
+    if isolated {
+        match find(question, endpoint) {
+            0 if audit && !(foreign && way == IN) => count(own, 0, way, Reason::Audit as u8, 0),
+            0 => return Err(if foreign && way == IN { Reason::OtherTenant } else { denied }),
+            rule => hit(rule),
+        }
+    } else if foreign && way == IN {
+        return Err(Reason::OtherTenant);
+    }
+    note(&judged.tuple);
+    if judged.fragment == FIRST {
+        note(&fragments);
+    }
+    Ok(())
+}
+
+/// The rule that allows it; 0: none does.
+#[inline(never)]
+fn find(question: &Question<'_>, endpoint: &Endpoint) -> u32 {
+    let Question { judged, ref peer, way, .. } = *question;
+    let protocol = protocol(judged.tuple.protocol);
+    let port = if protocol == ICMP { u16::from(judged.detail) } else { u16::from_be(judged.tuple.dport_be) };
+    let mut interval = 0;
+    if let Some(index) = port_index(protocol, port)
+        && let Some(first) = PORTS.get(index)
+    {
+        interval = *first;
+    }
+    let rule = among(endpoint.set, way, peer.class, protocol, interval);
+    if rule != 0 {
+        return rule;
+    }
+    if endpoint.flags & HAS_BLOCKS != 0 {
+        let other = if way == IN { &judged.tuple.src } else { &judged.tuple.dst };
+        let block = block(other);
+        if block != 0 {
+            let rule = among(endpoint.set, way, block, protocol, interval);
+            if rule != 0 {
+                return rule;
+            }
+        }
+    }
+    among(endpoint.set, way, ANYBODY, protocol, interval)
+}
+
+#[inline(never)]
+fn among(set: u32, way: u8, peer: u32, protocol: u8, interval: u32) -> u32 {
+    for key in &keys(set, way, peer, protocol, interval) {
+        // SAFETY: one aligned word.
+        if let Some(rule) = unsafe { RULES.get(key) } {
+            return *rule;
+        }
+    }
+    0
+}
+
+/// The block class of an address; 0: it is in no block.
+#[inline(never)]
+fn block(addr: &Addr) -> u32 {
+    let key = aya_ebpf::maps::lpm_trie::Key::new(128, addr.words_be);
+    BLOCKS.get(&key).copied().unwrap_or(0)
+}
+
+#[inline(always)]
+fn is_instance(addr: &Addr) -> bool {
+    config().instances[0].contains(addr) || config().instances[1].contains(addr)
+}
+
+/// What the owner of an address is.
+#[inline(never)]
+fn who(addr: &Addr) -> Who {
+    // SAFETY: copied at once.
+    if let Some(peer) = unsafe { PEERS.get(addr) } {
+        return peer.who;
+    }
+    let own = *addr == config().gateways[0] || *addr == config().gateways[1];
+    // SAFETY: only whether it is there.
+    let host = own || unsafe { NODE_ADDRS.get(addr) }.is_some();
+    Who { class: if host { HOST } else { WORLD }, tenant: 0 }
+}
+
+#[inline(always)]
+fn noted(tuple: &Tuple) -> bool {
+    // SAFETY: one aligned word.
+    unsafe { NOTES.get(tuple) }.is_some_and(|then| is_fresh(tuple, *then, now()))
+}
+
+/// Notes that it was allowed. A map that cannot take it evicts; if that fails as well, the next packet tries again.
+#[inline(always)]
+fn note(tuple: &Tuple) {
+    let now = now();
+    if let Some(then) = NOTES.get_ptr_mut(tuple) {
+        // SAFETY: one aligned word of a row.
+        unsafe { *then = now };
+    } else {
+        let _ = NOTES.insert(tuple, &now, 0);
+    }
+}

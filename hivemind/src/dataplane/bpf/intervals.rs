@@ -1,0 +1,90 @@
+//! The table of ports: for each port of each protocol, where the interval begins that it is in. It has a quarter of a
+//! million entries, so it is mapped into memory instead of being read and written by a system call for each.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    num::NonZeroUsize,
+    os::fd::{AsFd, BorrowedFd},
+    ptr::NonNull,
+    sync::atomic::{AtomicU32, Ordering},
+};
+
+use aya::maps::MapData;
+use hivemind_ebpf::{
+    map,
+    policy::{PORT_ENTRIES, port_index},
+};
+use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
+
+use super::rows::{PROTOCOLS, number};
+use crate::{dataplane::DataplaneError, spec::v1::PolicyProtocol};
+
+/// Begins of intervals, by protocol; 0 always is one.
+pub(super) type Intervals = BTreeMap<PolicyProtocol, BTreeSet<u16>>;
+
+/// Bytes from one entry to the next: the kernel rounds values up to eight.
+const STRIDE: usize = 8;
+/// Bytes of the table.
+const SIZE: usize = PORT_ENTRIES as usize * STRIDE;
+
+/// The table, mapped.
+pub(super) struct Ports(NonNull<u8>);
+
+// SAFETY: memory that is only accessed by atomic loads and stores, and unmapped when the last owner drops it.
+unsafe impl Send for Ports {}
+
+impl Ports {
+    pub(super) fn map(data: &MapData) -> Result<Self, DataplaneError> {
+        let fail = |why: String| DataplaneError::Map { action: "map into memory", map: map::PORTS, why };
+        let size = NonZeroUsize::new(SIZE).ok_or_else(|| fail("it is empty".into()))?;
+        let fd: BorrowedFd<'_> = data.fd().as_fd();
+        // SAFETY: a new mapping of a whole map of this size, at an address that the kernel chooses.
+        let memory =
+            unsafe { mmap(None, size, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, MapFlags::MAP_SHARED, fd, 0) };
+        memory.map(|memory| Self(memory.cast())).map_err(|error| fail(error.to_string()))
+    }
+
+    fn entry(&self, protocol: PolicyProtocol, port: u16) -> Option<&AtomicU32> {
+        let index = port_index(number(protocol), port)? as usize;
+        // SAFETY: within the mapping, aligned to eight bytes, and never accessed otherwise.
+        Some(unsafe { self.0.add(index * STRIDE).cast::<AtomicU32>().as_ref() })
+    }
+
+    /// The intervals of the table. A new table is one interval for each protocol.
+    pub(super) fn read(&self) -> Intervals {
+        let mut intervals = Intervals::new();
+        for protocol in PROTOCOLS {
+            let begins = |port: &u16| {
+                self.entry(protocol, *port).is_some_and(|first| first.load(Ordering::Relaxed) == u32::from(*port))
+            };
+            let found: BTreeSet<u16> = (0..=u16::MAX).filter(begins).collect();
+            if found.len() > 1 {
+                intervals.insert(protocol, found);
+            }
+        }
+        intervals
+    }
+
+    /// Makes the table say these intervals.
+    pub(super) fn write(&self, wanted: &Intervals) {
+        for protocol in PROTOCOLS {
+            let begins = wanted.get(&protocol);
+            let mut begin = 0;
+            for port in 0..=u16::MAX {
+                if begins.is_some_and(|begins| begins.contains(&port)) {
+                    begin = u32::from(port);
+                }
+                if let Some(first) = self.entry(protocol, port) {
+                    first.store(begin, Ordering::Relaxed);
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Ports {
+    fn drop(&mut self) {
+        // SAFETY: the mapping of `map`, which nobody has a reference to any more.
+        let _ = unsafe { munmap(self.0.cast(), SIZE) };
+    }
+}
