@@ -10,6 +10,14 @@
 //! Numbers of classes, sets and rules are hashes of what they stand for: they stay the same over changes of other
 //! policies and restarts of the daemon, so that rows can be replaced one by one while packets are judged.
 
+mod blocks;
+mod classes;
+mod compile;
+mod judge;
+mod number;
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use ipnet::IpNet;
@@ -18,6 +26,9 @@ use crate::{
     model::{InstanceId, PolicyKey},
     spec::v1::PolicyProtocol,
 };
+
+pub use compile::compile;
+pub use judge::{Peer, Verdict, judge};
 
 /// [`RuleKey::peer`]: everybody.
 pub const ANYBODY: u32 = 0;

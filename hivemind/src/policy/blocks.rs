@@ -1,0 +1,63 @@
+//! Block classes: which blocks of rules hold an address.
+//!
+//! The prefixes that occur, as blocks or as exceptions, cut the addresses into regions: what a prefix holds without the
+//! longer ones in it. All of a region is in a block or none of it, so one look-up by longest prefix tells all blocks
+//! that hold an address. A region that none holds has the number 0, so that the block around it does not answer.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use ipnet::IpNet;
+
+use super::number::{Kind, numbers};
+use crate::spec::v1::BlockPeer;
+
+/// A block as it is compared: without host bits, exceptions in order.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct Block {
+    cidr: IpNet,
+    except: BTreeSet<IpNet>,
+}
+
+impl From<&BlockPeer> for Block {
+    fn from(peer: &BlockPeer) -> Self {
+        Self { cidr: peer.cidr.trunc(), except: peer.except.iter().map(IpNet::trunc).collect() }
+    }
+}
+
+impl Block {
+    /// Whether all addresses of a region are in the block; else none is.
+    fn holds(&self, region: &IpNet) -> bool {
+        self.cidr.contains(region) && !self.except.iter().any(|except| except.contains(region))
+    }
+}
+
+/// The regions and who holds them.
+#[derive(Default)]
+pub(super) struct Blocks {
+    pub(super) regions: BTreeMap<IpNet, u32>,
+    by_block: BTreeMap<Block, BTreeSet<u32>>,
+}
+
+impl Blocks {
+    /// Cuts the addresses by all `blocks`.
+    pub(super) fn new(blocks: &BTreeSet<Block>) -> Self {
+        let prefixes: BTreeSet<&IpNet> = blocks.iter().flat_map(|b| b.except.iter().chain([&b.cidr])).collect();
+        let holders = |region: &IpNet| blocks.iter().filter(|block| block.holds(region)).collect::<Vec<_>>();
+        let held: BTreeMap<&IpNet, Vec<&Block>> = prefixes.iter().map(|prefix| (*prefix, holders(prefix))).collect();
+        let numbers = numbers(Kind::BlockClass, held.values().filter(|blocks| !blocks.is_empty()));
+        let mut by_block: BTreeMap<Block, BTreeSet<u32>> = BTreeMap::new();
+        for (blocks, number) in &numbers {
+            for block in *blocks {
+                by_block.entry((*block).clone()).or_default().insert(*number);
+            }
+        }
+        let number = |blocks: &Vec<&Block>| numbers.get(blocks).copied().unwrap_or_default();
+        let regions = held.iter().map(|(region, blocks)| (**region, number(blocks))).collect();
+        Self { regions, by_block }
+    }
+
+    /// The classes of the regions in a block.
+    pub(super) fn classes(&self, block: &Block) -> impl Iterator<Item = u32> {
+        self.by_block.get(block).into_iter().flatten().copied()
+    }
+}

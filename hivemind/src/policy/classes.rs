@@ -1,0 +1,111 @@
+//! Classes: what the selectors of rules tell apart among the instances of the cluster.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{
+    PeerClass,
+    number::{Kind, numbers},
+};
+use crate::{
+    model::{InstanceId, Namespace, NamespaceName, NodeDesired, PolicyKey, Scope, TenantName},
+    spec::v1::{InstancePeer, Selector},
+};
+
+/// A selector of peers with all it depends on. Two rules that say the same share it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct PeerSelector<'a> {
+    tenant: &'a TenantName,
+    namespaces: Namespaces<'a>,
+    instances: &'a Selector,
+}
+
+/// In which namespaces of the tenant.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+enum Namespaces<'a> {
+    Own(&'a NamespaceName),
+    Labelled(&'a Selector),
+}
+
+impl<'a> PeerSelector<'a> {
+    /// What `peer` means in a policy.
+    pub(super) fn new(policy: &'a PolicyKey, peer: &'a InstancePeer) -> Self {
+        let own = Namespaces::Own(&policy.scope.namespace);
+        Self {
+            tenant: &policy.scope.tenant,
+            namespaces: peer.namespaces.as_ref().map_or(own, Namespaces::Labelled),
+            instances: &peer.instances,
+        }
+    }
+
+    fn in_namespace(&self, scope: &Scope, labels: &Labels) -> bool {
+        let named = match self.namespaces {
+            Namespaces::Own(name) => *name == scope.namespace,
+            Namespaces::Labelled(selector) => selector.matches(labels),
+        };
+        // Selectors never look into another tenant: its labels are not the policy's author's to rely on.
+        *self.tenant == scope.tenant && named
+    }
+}
+
+type Labels = BTreeMap<String, String>;
+
+/// The classes of all instances, and whom selectors and tenants mean by class.
+#[derive(Default)]
+pub(super) struct Classes<'a> {
+    pub(super) peers: BTreeMap<InstanceId, PeerClass>,
+    by_selector: BTreeMap<PeerSelector<'a>, BTreeSet<u32>>,
+    by_tenant: BTreeMap<&'a TenantName, BTreeSet<u32>>,
+}
+
+impl<'a> Classes<'a> {
+    /// Sorts all instances by what `selectors` say of them.
+    pub(super) fn new(desired: &'a NodeDesired, selectors: &BTreeSet<PeerSelector<'a>>) -> Self {
+        let mut scopes: BTreeMap<&Scope, Vec<PeerSelector<'a>>> = BTreeMap::new();
+        // Many instances have the same labels; the selectors are asked once for all of them.
+        let mut matched: BTreeMap<(&Scope, &Labels), Vec<PeerSelector<'a>>> = BTreeMap::new();
+        for peer in desired.peers.values() {
+            let looking = scopes.entry(&peer.scope).or_insert_with(|| looking_into(desired, &peer.scope, selectors));
+            matched.entry((&peer.scope, &peer.labels)).or_insert_with(|| {
+                looking.iter().filter(|selector| selector.instances.matches(&peer.labels)).copied().collect()
+            });
+        }
+        let tenants = numbers(Kind::Tenant, scopes.keys().map(|scope| &scope.tenant));
+        let numbers = numbers(Kind::Class, matched.iter().map(|((scope, _), selectors)| (*scope, selectors)));
+        let mut classes = Self::default();
+        for ((scope, selectors), class) in &numbers {
+            classes.by_tenant.entry(&scope.tenant).or_default().insert(*class);
+            for selector in *selectors {
+                classes.by_selector.entry(*selector).or_default().insert(*class);
+            }
+        }
+        for (id, peer) in &desired.peers {
+            let class = matched.get(&(&peer.scope, &peer.labels)).and_then(|found| numbers.get(&(&peer.scope, found)));
+            if let (Some(class), Some(tenant)) = (class, tenants.get(&peer.scope.tenant)) {
+                classes.peers.insert(id.clone(), PeerClass { class: *class, tenant: *tenant });
+            }
+        }
+        classes
+    }
+
+    /// The classes that a selector matches.
+    pub(super) fn selected(&self, selector: &PeerSelector<'a>) -> impl Iterator<Item = u32> {
+        self.by_selector.get(selector).into_iter().flatten().copied()
+    }
+
+    /// The classes of the tenants that `of` is true for.
+    pub(super) fn of_tenants(&self, of: impl Fn(&TenantName) -> bool) -> impl Iterator<Item = u32> {
+        self.by_tenant.iter().filter(move |(tenant, _)| of(tenant)).flat_map(|(_, classes)| classes.iter().copied())
+    }
+}
+
+/// The selectors that may match instances of a namespace.
+fn looking_into<'a>(
+    desired: &NodeDesired,
+    scope: &Scope,
+    selectors: &BTreeSet<PeerSelector<'a>>,
+) -> Vec<PeerSelector<'a>> {
+    let none = Labels::new();
+    let row = desired.namespaces.get(scope);
+    let labels = Namespace::all_labels(scope, row.map_or(&none, |namespace| &namespace.labels));
+    selectors.iter().filter(|selector| selector.in_namespace(scope, &labels)).copied().collect()
+}

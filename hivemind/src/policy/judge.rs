@@ -1,0 +1,112 @@
+//! What happens to a packet: the look-ups of the data plane, in its order. For people who ask why, and for tests.
+//!
+//! Only for a packet that begins something. Replies pass when what they answer was noted (`docs/adr/0007-policies.md`);
+//! nothing here knows of the past.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use super::{ALL_PORTS, ANYBODY, Compiled, Direction, EndpointPolicy, RuleKey, WORLD};
+use crate::{model::InstanceId, spec::v1::PolicyProtocol};
+
+/// The other end of a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Peer<'a> {
+    /// The instance's own node.
+    Host,
+    /// An instance, with the one of its addresses that the packet has: blocks are about addresses.
+    Instance(&'a InstanceId, IpAddr),
+    /// Somebody else.
+    Address(IpAddr),
+}
+
+/// What happens to a packet, and why. The number is the rule's, see [`Compiled::names`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// The instance's own node always passes.
+    OwnNode,
+    /// No policy is about this direction of the instance.
+    NotIsolated,
+    /// This rule allows it.
+    Allowed(u32),
+    /// It passes, but policies in audit mode would deny it.
+    WouldDeny,
+    /// Policies are about this direction, and none of their rules allows it.
+    Denied,
+    /// It comes from another tenant, and no rule allows it.
+    OtherTenant,
+}
+
+impl Verdict {
+    /// Whether the packet passes.
+    pub fn passes(self) -> bool {
+        !matches!(self, Self::Denied | Self::OtherTenant)
+    }
+}
+
+/// What happens to a packet of the instance `local`. `protocol` is `None` for one that policies do not know; `port` is
+/// the receiver's port, or the ICMP type.
+pub fn judge(
+    compiled: &Compiled,
+    local: &InstanceId,
+    direction: Direction,
+    peer: Peer<'_>,
+    protocol: Option<PolicyProtocol>,
+    port: u16,
+) -> Verdict {
+    let tenant = |id: &InstanceId| compiled.peers.get(id).map(|peer| peer.tenant);
+    let (class, address, foreign) = match peer {
+        Peer::Host => return Verdict::OwnNode,
+        Peer::Address(address) => (WORLD, address, false),
+        Peer::Instance(id, address) => match compiled.peers.get(id) {
+            Some(peer) => (peer.class, address, tenant(local) != Some(peer.tenant)),
+            // Nobody knows it any more: its address is one like all others.
+            None => (WORLD, address, false),
+        },
+    };
+    // The border between tenants is the receiver's to open: the sender needs no rule for it.
+    let foreign = foreign && direction == Direction::In;
+    let endpoint = compiled.endpoints.get(local).copied().unwrap_or_default();
+    let EndpointPolicy { set, isolated_in, isolated_out, audit_in, audit_out } = endpoint;
+    let (isolated, audit) = match direction {
+        Direction::In => (isolated_in, audit_in),
+        Direction::Out => (isolated_out, audit_out),
+    };
+    let mut rule = None;
+    if isolated {
+        let interval = protocol.map_or(0, |protocol| interval(compiled, protocol, port));
+        let block = block_class(compiled, address);
+        let ports = [(protocol, interval), (protocol, ALL_PORTS), (None, ALL_PORTS)];
+        // 0 is no class: an address in no block must not be taken for anybody in the wrong place.
+        let peers = [Some(class), block, Some(ANYBODY)].into_iter().flatten();
+        rule = peers
+            .flat_map(|peer| ports.map(|(protocol, port)| RuleKey { set, direction, peer, protocol, port }))
+            .find_map(|key| compiled.rules.get(&key).copied());
+    }
+    match rule {
+        // A policy in audit mode changes nothing: it opens no border either.
+        Some(number) if !(audit && foreign) => Verdict::Allowed(number),
+        _ if foreign => Verdict::OtherTenant,
+        _ if !isolated => Verdict::NotIsolated,
+        _ if audit => Verdict::WouldDeny,
+        _ => Verdict::Denied,
+    }
+}
+
+/// The interval that a port is in, by its first port.
+fn interval(compiled: &Compiled, protocol: PolicyProtocol, port: u16) -> u32 {
+    let starts = compiled.ports.get(&protocol);
+    starts.and_then(|starts| starts.range(..=port).next_back()).copied().map_or(0, u32::from)
+}
+
+/// The class of the longest prefix that holds an address.
+fn block_class(compiled: &Compiled, address: IpAddr) -> Option<u32> {
+    let longest = match address {
+        IpAddr::V4(_) => 32,
+        IpAddr::V6(_) => 128,
+    };
+    let prefixes = (0..=longest).rev().filter_map(|length| IpNet::new(address, length).ok());
+    let found = prefixes.map(|prefix| prefix.trunc()).find_map(|prefix| compiled.blocks.get(&prefix).copied());
+    found.filter(|class| *class != 0)
+}

@@ -1,0 +1,7 @@
+//! Policies, compiled and judged: known cases, random worlds against the documents themselves, and how many rows.
+
+mod cases;
+mod naive;
+mod rows;
+mod tenants;
+mod world;
