@@ -76,8 +76,10 @@ impl Cgroup {
         let line = mounts.lines().find(|line| line.contains(" - cgroup2 ")).expect("a cgroup2 mount");
         let root = PathBuf::from(line.split(' ').nth(4).expect("the mount point"));
         for entry in fs::read_dir(&root).expect("cgroups").flatten() {
-            if entry.file_name().to_string_lossy().starts_with(CGROUP) {
-                // Busy if its process is alive.
+            let name = entry.file_name();
+            let owner = name.to_str().and_then(|name| name.strip_prefix(CGROUP));
+            // One whose process is alive may be empty for a moment: see `past_the_sockets`.
+            if owner.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
                 let _ = fs::remove_dir(entry.path());
             }
         }
