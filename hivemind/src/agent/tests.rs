@@ -173,6 +173,31 @@ async fn an_orphan_that_cannot_be_removed_is_tried_again() {
 }
 
 #[tokio::test]
+async fn a_feed_that_breaks_changes_nothing_before_the_next_is_complete() {
+    let mut world = World::new();
+    world.begin();
+    let [stays, goes] = [world.wants(1), world.wants(2)];
+    world.until(&stays, Phase::Ready).await;
+    world.until(&goes, Phase::Ready).await;
+    world.runtime.clear_calls();
+    world.upstream.break_feed();
+    // The row goes while nobody listens, and another comes.
+    world.upstream.forget(&goes);
+    let comes = world.wants(3);
+    world.until_open().await;
+    // Time enough for one that acts on what it has heard so far.
+    sleep(Duration::from_millis(300)).await;
+    assert_eq!(world.runtime.calls(), []);
+    assert!(world.net.links().values().all(|link| link.up));
+    world.upstream.finish();
+    world.until(&comes, Phase::Ready).await;
+    world.until_nothing_left(&goes).await;
+    world.all_there(&stays).await;
+    let touched = |call: &Call| matches!(call, Call::Kill(id, _) | Call::Remove(id) | Call::Start(id) if *id == stays);
+    assert!(!world.runtime.calls().iter().any(touched), "{:?}", world.runtime.calls());
+}
+
+#[tokio::test]
 async fn a_row_that_goes_without_a_stop_is_a_stop() {
     let mut world = World::new();
     world.begin();

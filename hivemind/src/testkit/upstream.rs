@@ -30,6 +30,8 @@ struct Rows {
     revision: Revision,
     instances: BTreeMap<InstanceId, Arc<Instance>>,
     feed: Option<mpsc::Sender<FeedMessage>>,
+    /// The end mark is not said.
+    unfinished: bool,
 }
 
 impl Default for FakeUpstream {
@@ -59,6 +61,25 @@ impl FakeUpstream {
     /// Removes the row of an instance.
     pub fn forget(&self, id: &InstanceId) {
         self.lock().forget(id);
+    }
+
+    /// Ends the feed. The next one is not finished until [`FakeUpstream::finish`].
+    pub fn break_feed(&self) {
+        let mut rows = self.lock();
+        rows.feed = None;
+        rows.unfinished = true;
+    }
+
+    /// Whether a feed is open.
+    pub fn is_open(&self) -> bool {
+        self.lock().feed.is_some()
+    }
+
+    /// Says the end mark that was held back.
+    pub fn finish(&self) {
+        let mut rows = self.lock();
+        rows.unfinished = false;
+        rows.change(Vec::new());
     }
 
     /// The newest status of each instance.
@@ -94,7 +115,8 @@ impl Rows {
     fn change(&mut self, messages: Vec<FeedMessage>) {
         self.revision += 1;
         let Some(feed) = &self.feed else { return };
-        for message in messages.into_iter().chain([FeedMessage::SnapshotEnd(self.revision)]) {
+        let end = (!self.unfinished).then_some(FeedMessage::SnapshotEnd(self.revision));
+        for message in messages.into_iter().chain(end) {
             // An agent that has gone asks for another feed, which says it all.
             let _ = feed.try_send(message);
         }
@@ -110,8 +132,8 @@ impl Upstream for FakeUpstream {
     async fn feed(&self) -> Result<mpsc::Receiver<FeedMessage>, UpstreamError> {
         let (feed, messages) = mpsc::channel(QUEUE);
         let mut rows = self.lock();
-        let all = rows.instances.values().flat_map(|instance| of(instance));
-        for message in all.chain([FeedMessage::SnapshotEnd(rows.revision)]) {
+        let end = (!rows.unfinished).then_some(FeedMessage::SnapshotEnd(rows.revision));
+        for message in rows.instances.values().flat_map(|instance| of(instance)).chain(end) {
             let _ = feed.try_send(message);
         }
         rows.feed = Some(feed);

@@ -153,6 +153,11 @@ impl World {
         self.poll(&format!("{phase}"), is).await;
     }
 
+    /// Waits until the agent has asked for another feed.
+    pub(super) async fn until_open(&self) {
+        self.poll("another feed", || self.upstream.is_open()).await;
+    }
+
     /// Waits for a call to the runtime.
     pub(super) async fn until_call(&self, call: &Call) {
         self.poll(&format!("{call:?}"), || self.runtime.calls().contains(call)).await;
