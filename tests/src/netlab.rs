@@ -49,7 +49,8 @@ pub fn may_run() -> bool {
         return true;
     }
     assert!(std::env::var_os("HIVEMIND_ALLOW_SKIP").is_some(), "this test needs root");
-    println!("skipped: not root");
+    // Past the test harness, which keeps what a passing test prints: `cargo xtask test` counts these lines.
+    let _ = std::io::stdout().write_all(b"\nSKIPPED for want of root\n");
     false
 }
 

@@ -2,6 +2,8 @@
 
 #[path = "dataplane/lab.rs"]
 mod lab;
+#[path = "dataplane/sockets.rs"]
+mod sockets;
 #[path = "dataplane/traffic.rs"]
 mod traffic;
 
@@ -465,5 +467,22 @@ fn drift_is_repaired_and_unloading_leaves_nothing() {
         lab.dataplane.unload().expect("to unload");
         assert!(std::fs::read_dir(lab::BPF_ROOT).is_err(), "no pin is left");
         lab.dataplane.unload().expect("twice is the same as once");
+    });
+}
+
+#[test]
+fn a_device_that_is_no_uplink_any_more_has_no_pins() {
+    in_both_ways(|cgroup, open| {
+        let mut lab = Lab::with(cgroup, 0, open);
+        let pins = || {
+            let links = std::fs::read_dir(format!("{}/v1/links", lab::BPF_ROOT)).expect("the pins").flatten();
+            links.filter(|pin| pin.file_name().to_string_lossy().starts_with("uplink")).count()
+        };
+        // Filters of clsact have none at all.
+        let tcx = lab.dataplane.info().attach == "tcx";
+        assert_eq!(pins(), usize::from(tcx));
+        lab.dataplane.attach_uplinks(&[]).expect("no uplinks");
+        assert_eq!(pins(), 0);
+        lab.dataplane.unload().expect("to unload");
     });
 }

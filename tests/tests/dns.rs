@@ -18,7 +18,7 @@ use hivemind::{
         Addresses, AppKey, Backend, InstanceId, NodeDesired, Scope, ServedService, Service, ServiceKey, Timestamp,
     },
 };
-use hivemind_tests::netlab::{DEADLINE, GATEWAY, Instance, Lab, Ns, OUTSIDE, may_run, node};
+use hivemind_tests::netlab::{DEADLINE, GATEWAY, HOST, Instance, Lab, Ns, OUTSIDE, may_run, node};
 use tokio::sync::watch;
 
 const A: RecordType = RecordType::A;
@@ -55,6 +55,15 @@ impl Ask {
         assert_eq!((answer.metadata.id, answer.metadata.message_type), (4711, MessageType::Response));
         answer
     }
+}
+
+/// A question for the address of `name`, as bytes.
+fn question(name: &str, id: u16, class: DNSClass) -> Vec<u8> {
+    let mut question = Message::new(id, MessageType::Query, OpCode::Query);
+    let mut query = Query::query(Name::from_ascii(name).expect("a name"), A);
+    query.set_query_class(class);
+    question.add_query(query);
+    question.to_vec().expect("a message")
 }
 
 fn over_udp(ns: &Ns, server: SocketAddr, bytes: &[u8]) -> std::io::Result<Vec<u8>> {
@@ -197,11 +206,23 @@ fn before_the_first_complete_state_questions_wait() {
     }
     served("first", &[], |_, instance, names| {
         names.send_replace(Arc::new(DnsTable::default()));
-        thread::scope(|scope| {
-            let asked = scope.spawn(|| Ask::new(GATEWAY[0]).from(&instance.ns, "web.local.", A));
-            // Whether the question or the table comes first, the answer is the same.
+        let (first, second) = (question("web.local.", 1, DNSClass::IN), question("web.local.", 2, DNSClass::CH));
+        instance.ns.run(|| {
+            let socket = UdpSocket::bind("0.0.0.0:0").expect("a socket");
+            socket.set_read_timeout(Some(DEADLINE)).expect("a timeout");
+            socket.connect((GATEWAY[0], 53)).expect("connected");
+            let next = || {
+                let mut buffer = [0; 2048];
+                let length = socket.recv(&mut buffer).expect("an answer");
+                Message::from_vec(&buffer[..length]).expect("a message")
+            };
+            socket.send(&first).expect("sent");
+            // What needs no table is answered: the question before it has arrived too, and waits.
+            socket.send(&second).expect("sent");
+            assert_eq!(next().metadata.id, 2, "the first was answered without a table");
             names.send_replace(table(1));
-            assert_eq!(ips(&asked.join().expect("an answer")).len(), 1);
+            let answer = next();
+            assert_eq!((answer.metadata.id, ips(&answer).len()), (1, 1));
         });
     });
 }
@@ -232,9 +253,13 @@ fn the_outside_gets_nothing() {
             assert_eq!((answer.metadata.response_code, answer.answers.len()), (ResponseCode::Refused, 0));
         }
         // On the node's outer addresses nobody listens at all.
-        let outer = SocketAddr::new(hivemind_tests::netlab::HOST[0], 53);
-        assert!(over_udp(&lab.outside, outer, b"anything").is_err());
-        assert!(over_tcp(&lab.outside, outer, b"anything").is_err());
+        for outer in HOST {
+            let (outer, asks) = (SocketAddr::new(outer, 53), question("web.local.", 1, DNSClass::IN));
+            for over in [over_udp, over_tcp] {
+                let refused = over(&lab.outside, outer, &asks).map_err(|error| error.kind());
+                assert_eq!(refused, Err(std::io::ErrorKind::ConnectionRefused), "{outer}");
+            }
+        }
         // The node itself may ask.
         assert_eq!(ips(&Ask::new(GATEWAY[0]).from(&lab.host, "web.local.", A)).len(), 1);
     });
@@ -246,9 +271,7 @@ fn bad_packets_kill_nothing() {
         return;
     }
     served("bad", &[], |_, instance, _| {
-        let mut question = Message::new(1, MessageType::Query, OpCode::Query);
-        question.add_query(Query::query(Name::from_ascii("web.local.").expect("a name"), A));
-        let good = question.to_vec().expect("a message");
+        let good = question("web.local.", 1, DNSClass::IN);
         instance.ns.run(|| {
             let socket = UdpSocket::bind("0.0.0.0:0").expect("a socket");
             let send = |bytes: &[u8]| socket.send_to(bytes, (GATEWAY[0], 53)).expect("sent");

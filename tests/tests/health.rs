@@ -9,6 +9,7 @@ use std::{
         atomic::{AtomicUsize, Ordering},
     },
     thread,
+    time::Duration,
 };
 
 use hivemind::{
@@ -109,7 +110,7 @@ fn subject(instance: &Instance) -> Subject {
         spec: None,
         image: None,
         first_tcp_port: None,
-        steady: std::time::Duration::ZERO,
+        steady: Duration::ZERO,
     }
 }
 
@@ -237,7 +238,8 @@ fn without_a_check_the_first_port_decides_once() {
         assert!(format!("{waits:?}").contains("port 80"), "{waits:?}");
         let server = Server::start(&instances[0], &instances[0].addresses, 80, Mood::Closes);
         ready(seen).await;
-        // One connection to each address at most, and none later.
+        // One connection to each address at most, and none later: longer than the longest pause between two tries.
+        tokio::time::sleep(Duration::from_millis(1_200)).await;
         assert!(server.asked.load(Ordering::Relaxed) <= 2);
     });
     followed(&lab, subject(&instances[0]), &FakeRuntime::default(), ready);

@@ -4,6 +4,8 @@
 mod bench;
 #[path = "packets/budget.rs"]
 mod budget;
+#[path = "packets/changes.rs"]
+mod changes;
 #[path = "packets/frame.rs"]
 mod frame;
 #[expect(dead_code, reason = "the tests with traffic use the rest")]
@@ -17,7 +19,7 @@ mod table;
 use std::collections::BTreeSet;
 
 use bench::{Bench, DROP, Expect, PASS, REDIRECT, Row, service};
-use frame::{ACK, Frame, TCP, UDP};
+use frame::{Frame, UDP};
 use hivemind::{dataplane::Dataplane, net::Family};
 use hivemind_ebpf::{program, reason::Reason};
 use lab::{FAMILIES, isolated};
@@ -35,7 +37,7 @@ fn every_packet_of_the_table_is_judged_as_it_says() {
             }
         }
         for family in FAMILIES {
-            backend_gone(&mut bench, family);
+            changes::backend_gone(&mut bench, family);
         }
         table_full(&mut bench);
         reached.extend([Reason::BackendGone as u8, Reason::TableFull as u8]);
@@ -48,25 +50,6 @@ fn every_packet_of_the_table_is_judged_as_it_says() {
     });
 }
 
-fn row(bench: &Bench, name: &str, frame: &Frame, expect: Expect) -> Row {
-    let (program, ifindex) = (program::FROM_CONTAINER, bench.ifindex(0));
-    Row { name: name.into(), program, ifindex, packet: frame.bytes(), expect }
-}
-
-/// The backend of a connection goes, and comes back.
-fn backend_gone(bench: &mut Bench, family: Family) {
-    let open = bench.sent(0, TCP, 6100, service(family, 1));
-    let there = Frame { dst: (bench.address(1, family), 8080), ..open.clone() }.bytes();
-    let more = Frame { detail: ACK, ..open.clone() };
-    bench.check(&row(bench, "opens", &open, Expect::RedirectAs(there)));
-    let tables = bench.lab.tables.clone();
-    bench.lab.gone(1);
-    bench.lab.sync();
-    bench.check(&row(bench, "backend gone", &more, Expect::Drop(Reason::BackendGone)));
-    bench.lab.tables = tables;
-    bench.lab.sync();
-}
-
 /// More connections than the table holds.
 fn table_full(bench: &mut Bench) {
     let to = service(Family::V4, 1);
@@ -76,10 +59,10 @@ fn table_full(bench: &mut Bench) {
     });
     let port = full.expect("the table is full at last");
     let again = bench.sent(0, UDP, port, to);
-    bench.check(&row(bench, "table full", &again, Expect::Drop(Reason::TableFull)));
+    bench.check(&bench.sends("table full", &again, Expect::Drop(Reason::TableFull)));
     let known = bench.sent(0, UDP, port - 1, to);
     let there = Frame { dst: (bench.address(1, Family::V4), 8080), ..known.clone() }.bytes();
-    bench.check(&row(bench, "known connections go on", &known, Expect::RedirectAs(there)));
+    bench.check(&bench.sends("known connections go on", &known, Expect::RedirectAs(there)));
 }
 
 #[test]
@@ -170,7 +153,7 @@ fn is_own(bench: &Bench, ifindex: u32, packet: &[u8]) -> bool {
     let quiet = |src: &[u8]| src[0] == 0xfe && src[1] & 0xc0 == 0x80 || src == [0; 16];
     own.link.instance_mac.0 == packet[6..12]
         && match packet[12..14] {
-            [0x08, 0x06] => packet[28..32] == own.v4.octets(),
+            [0x08, 0x06] => packet[22..28] == own.link.instance_mac.0 && packet[28..32] == own.v4.octets(),
             [0x08, 0x00] => packet[26..30] == own.v4.octets(),
             [0x86, 0xdd] => packet[22..38] == own.v6.octets() || quiet(&packet[22..38]) && packet[21] == 255,
             _ => false,

@@ -4,6 +4,8 @@
 mod containerd;
 #[path = "runtime/image.rs"]
 mod image;
+#[path = "runtime/sweep.rs"]
+mod sweep;
 #[path = "runtime/world.rs"]
 mod world;
 

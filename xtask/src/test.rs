@@ -16,8 +16,20 @@ struct Tally {
     passed: u64,
     failed: u64,
     skipped: u64,
+    /// Of the program that runs: tests that "passed" because they may not run here, and ignored ones that are no tests.
+    unreal: Unreal,
     failures: Vec<String>,
 }
+
+/// See [`Tally::unreal`].
+#[derive(Default)]
+struct Unreal {
+    passed: u64,
+    ignored: u64,
+}
+
+/// What the harness says of a test that is a process of another one.
+const HELPER: &str = " ... ignored, run by another test";
 
 /// Runs all; `quick` leaves out what needs root and containerd, `long` adds what takes long, `filter` leaves out all but the tests of that name.
 pub(crate) fn run(quick: bool, long: bool, filter: Option<&str>) -> Result<ExitCode> {
@@ -108,22 +120,31 @@ impl Tally {
         for line in std::io::BufRead::lines(std::io::BufReader::new(stdout)) {
             let line = line?;
             println!("{line}");
-            if let Some(counts) = line.strip_prefix("test result: ") {
-                self.passed += count(counts, "passed");
-                self.failed += count(counts, "failed");
-                self.skipped += count(counts, "ignored");
-            }
-            if let Some(name) = line.strip_prefix("test ").and_then(|line| line.strip_suffix(" ... FAILED")) {
-                self.failures.push(name.to_owned());
-            }
-            // A test that may not run here says so; it fails unless HIVEMIND_ALLOW_SKIP=1 is set.
-            self.skipped += u64::from(line.starts_with("SKIPPED "));
+            self.line(&line);
         }
         if !child.wait()?.success() && self.failed == before {
             self.failed += 1;
             self.failures.push("cargo test, though no test failed: see above".into());
         }
         Ok(())
+    }
+}
+
+impl Tally {
+    /// Counts what a line of a test program says.
+    fn line(&mut self, line: &str) {
+        if let Some(counts) = line.strip_prefix("test result: ") {
+            let unreal = std::mem::take(&mut self.unreal);
+            self.passed += count(counts, "passed").saturating_sub(unreal.passed);
+            self.failed += count(counts, "failed");
+            self.skipped += count(counts, "ignored").saturating_sub(unreal.ignored) + unreal.passed;
+        }
+        if let Some(name) = line.strip_prefix("test ").and_then(|line| line.strip_suffix(" ... FAILED")) {
+            self.failures.push(name.to_owned());
+        }
+        // A test that may not run here says so; it fails unless HIVEMIND_ALLOW_SKIP=1 is set.
+        self.unreal.passed += u64::from(line.starts_with("SKIPPED "));
+        self.unreal.ignored += u64::from(line.ends_with(HELPER));
     }
 }
 
@@ -144,6 +165,25 @@ fn count(counts: &str, word: &str) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn what_did_not_run_has_not_passed_and_helpers_are_no_tests() {
+        let mut tally = super::Tally::default();
+        for line in [
+            "test a ... ok",
+            "SKIPPED for want of root",
+            "test b ... ok",
+            "test child ... ignored, run by another test",
+            "test slow ... ignored",
+            "test c ... FAILED",
+            "test result: FAILED. 2 passed; 1 failed; 2 ignored; 0 measured; 0 filtered out; finished in 0.00s",
+            "test result: ok. 5 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.00s",
+        ] {
+            tally.line(line);
+        }
+        assert_eq!((tally.passed, tally.failed, tally.skipped), (6, 1, 2));
+        assert_eq!(tally.failures, ["c"]);
+    }
+
     #[test]
     fn counts_are_read_from_cargos_line() {
         let line = "FAILED. 12 passed; 3 failed; 1 ignored; 0 measured; 4 filtered out; finished in 0.00s";

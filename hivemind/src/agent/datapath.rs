@@ -107,6 +107,10 @@ pub fn start(
     Ok((Datapath { requests: requests.clone(), state }, DatapathThread { requests, thread }))
 }
 
+fn not_written(why: &str) -> DataplaneError {
+    DataplaneError::Map { action: "write", map: "(all)", why: why.to_owned() }
+}
+
 /// The owner has ended: the daemon is stopping.
 fn stopped() -> DataplaneError {
     DataplaneError::Map { action: "reach", map: "(all)", why: "the daemon is stopping".into() }
@@ -197,11 +201,11 @@ impl Owner {
                 Err(mpsc::RecvTimeoutError::Timeout) => {}
                 Err(mpsc::RecvTimeoutError::Disconnected) => return,
             }
-            if self.dirty {
-                self.write();
-            }
-            for (reply, result) in waiting {
-                let _ = reply.send(result);
+            let written = if self.dirty { self.write() } else { Ok(()) };
+            for Answer { reply, result, needs_rows } in waiting {
+                // Without its row an instance is denied everything: it is not attached before the row is there.
+                let rows = if needs_rows { written.clone() } else { Ok(()) };
+                let _ = reply.send(result.and_then(|()| rows.map_err(|why| not_written(&why))));
             }
             if tokio::time::Instant::now() >= next_sweep {
                 self.sweep();
@@ -210,7 +214,7 @@ impl Owner {
         }
     }
 
-    fn handle(&mut self, request: Request, waiting: &mut Waiting) -> std::ops::ControlFlow<()> {
+    fn handle(&mut self, request: Request, waiting: &mut Vec<Answer>) -> std::ops::ControlFlow<()> {
         match request {
             Request::Attach(id, link, reply) => {
                 let result = self.dataplane.attach(&id, &link);
@@ -218,13 +222,13 @@ impl Owner {
                     self.links.insert(id, link);
                     self.dirty = true;
                 }
-                waiting.push((reply, result));
+                waiting.push(Answer { reply, result, needs_rows: true });
             }
             Request::Detach(id, reply) => {
                 // The device is kept closed by its missing row even if the detaching fails.
                 self.links.remove(&id);
                 self.dirty = true;
-                waiting.push((reply, self.dataplane.detach(&id)));
+                waiting.push(Answer { reply, result: self.dataplane.detach(&id), needs_rows: false });
             }
             Request::Desired(desired) => {
                 self.desired = desired;
@@ -251,10 +255,11 @@ impl Owner {
         std::ops::ControlFlow::Continue(())
     }
 
-    fn write(&mut self) {
+    /// Makes the maps what they should be. An error is remembered and tried again, and is here for those who wait.
+    fn write(&mut self) -> Result<(), String> {
         if self.desired.revision == 0 {
             // What was not named yet may still come: the maps keep what the last daemon wrote.
-            return;
+            return Ok(());
         }
         let tables: Tables = tables::compute(&self.desired, &self.node, &self.links, &self.addresses);
         let result = self.dataplane.sync(&tables);
@@ -271,6 +276,7 @@ impl Owner {
                 state.fault = Some(error.to_string());
             }
         });
+        result.map(drop).map_err(|error| error.to_string())
     }
 
     fn sweep(&mut self) {
@@ -284,8 +290,13 @@ impl Owner {
     }
 }
 
-/// Answers that wait until the maps are written.
-type Waiting = Vec<(oneshot::Sender<Result<(), DataplaneError>>, Result<(), DataplaneError>)>;
+/// An answer that waits until the maps are written.
+struct Answer {
+    reply: oneshot::Sender<Result<(), DataplaneError>>,
+    result: Result<(), DataplaneError>,
+    /// Whether it is no success if the maps could not be written.
+    needs_rows: bool,
+}
 
 #[cfg(test)]
 mod tests {

@@ -12,6 +12,8 @@ mod ports;
 mod publish;
 mod reporter;
 mod supervisor;
+#[cfg(test)]
+mod tests;
 pub mod upstream;
 mod words;
 mod worker;

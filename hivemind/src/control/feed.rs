@@ -106,3 +106,17 @@ impl Feed {
         self.broken |= self.to.try_send(message).is_err();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_feed_whose_agent_has_gone_ends() {
+        let snapshot = ClusterSnapshot::at(1);
+        let (mut feed, messages) = Feed::begin("a".parse().expect("a name"), &snapshot);
+        assert!(feed.update(&snapshot, &Dirty::default()));
+        drop(messages);
+        assert!(!feed.update(&snapshot, &Dirty::default()));
+    }
+}

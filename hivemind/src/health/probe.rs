@@ -186,4 +186,18 @@ mod tests {
         let why = check(Check::Tcp { port: closed.port() }, closed.ip()).await.expect_err("refused");
         assert!(why.contains("does not accept connections"), "{why}");
     }
+
+    #[tokio::test]
+    async fn the_commands_exit_code_decides() {
+        let fake = FakeRuntime::default();
+        let id = InstanceId::from_bits(1);
+        fake.create(&FakeRuntime::container(&id)).await.expect("made");
+        fake.start(&id).await.expect("started");
+        fake.script_exec([0, 1]);
+        let runtime: Arc<dyn Runtime> = Arc::new(fake);
+        let check = Check::Exec { command: vec!["true".into()] };
+        let limit = Duration::from_secs(10);
+        assert_eq!(probe(&check, &id, &[], &runtime, limit).await, Ok(()));
+        assert_eq!(probe(&check, &id, &[], &runtime, limit).await, Err("the command ended with 1: fake".into()));
+    }
 }

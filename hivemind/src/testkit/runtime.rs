@@ -20,7 +20,7 @@ use crate::{
         ContainerSpec, ContainerState, ExecIo, ExecSession, ExecSpec, Image, LogLine, LogQuery, PullProgress, RunState,
         Runtime, RuntimeError, RuntimeEvent,
     },
-    spec::v1::PullPolicy,
+    spec::v1::{PullPolicy, Resources},
 };
 
 /// A change that was asked of the runtime.
@@ -97,6 +97,25 @@ impl FakeRuntime {
         }
     }
 
+    /// A container with nothing special.
+    pub fn container(id: &InstanceId) -> ContainerSpec {
+        ContainerSpec {
+            id: id.clone(),
+            image: Self::image("x"),
+            hostname: String::new(),
+            command: None,
+            args: None,
+            env: BTreeMap::new(),
+            user: None,
+            workdir: None,
+            resources: Resources::default(),
+            netns: PathBuf::new(),
+            resolv_conf: String::new(),
+            addresses: Vec::new(),
+            labels: BTreeMap::new(),
+        }
+    }
+
     /// What `ensure_image` answers for its reference.
     pub fn add_image(&self, image: Image) {
         self.inner().images.insert(image.reference.clone(), image);
@@ -130,6 +149,11 @@ impl FakeRuntime {
     /// The exit codes of the next execs; 0 when there are none.
     pub fn script_exec(&self, codes: impl IntoIterator<Item = u32>) {
         self.inner().exec_codes.extend(codes);
+    }
+
+    /// Ends every stream of events, as a lost connection does.
+    pub fn break_events(&self) {
+        self.inner().events = broadcast::channel(1024).0;
     }
 
     /// Adds a line to a log.
@@ -294,6 +318,8 @@ pub enum Fault {
     Before,
     /// After it was done: the answer is lost.
     After,
+    /// Before anything was done, and there is no answer: whoever asks is not there any more.
+    Never,
 }
 
 impl<R: Runtime> FaultyRuntime<R> {
@@ -312,6 +338,7 @@ impl<R: Runtime> FaultyRuntime<R> {
             Fault::None => call.await,
             Fault::Before => Err(gone()),
             Fault::After => call.await.and_then(|_| Err(gone())),
+            Fault::Never => std::future::pending().await,
         }
     }
 }

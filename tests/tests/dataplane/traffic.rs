@@ -30,7 +30,7 @@ pub(crate) struct Answer {
 }
 
 /// A server of both families, TCP and UDP, that answers with its name and the address it sees. Over TCP it answers every
-/// line; a message `x` over UDP too.
+/// line, with the line's bytes; a message `x` over UDP too.
 pub(crate) struct Echo {
     stop: Arc<AtomicBool>,
     threads: Vec<JoinHandle<()>>,
@@ -73,17 +73,18 @@ fn serve_tcp(listener: &TcpListener, name: &str, stop: &AtomicBool) {
             scope.spawn(move || {
                 stream.set_nonblocking(false).expect("blocking");
                 stream.set_read_timeout(Some(TURN)).expect("a timeout");
-                let mut buffer = [0; 2048];
+                let (mut buffer, mut bytes) = ([0; 2048], 0);
                 while !stop.load(Ordering::Relaxed) {
                     match stream.read(&mut buffer) {
                         Ok(0) => return,
                         Ok(n) if buffer[..n].ends_with(b"\n") => {
-                            let answer = format!("{name} {}\n", from.ip().to_canonical());
+                            let line = std::mem::take(&mut bytes) + n;
+                            let answer = format!("{name} {} {line}\n", from.ip().to_canonical());
                             if stream.write_all(answer.as_bytes()).is_err() {
                                 return;
                             }
                         }
-                        Ok(_) => {}
+                        Ok(n) => bytes += n,
                         Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                         Err(_) => return,
                     }
@@ -127,16 +128,8 @@ pub(crate) fn tcp_ask(to: SocketAddr) -> io::Result<Answer> {
 
 /// Asks over an open connection.
 pub(crate) fn tcp_ask_on(mut stream: &TcpStream) -> io::Result<Answer> {
-    stream.set_read_timeout(Some(PATIENCE))?;
     stream.write_all(b"who\n")?;
-    let mut text = String::new();
-    while !text.ends_with('\n') {
-        let mut buffer = [0; 256];
-        match stream.read(&mut buffer)? {
-            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-            n => text += &String::from_utf8_lossy(&buffer[..n]),
-        }
-    }
+    let text = read_line(stream)?;
     Ok(parse(&text, stream.peer_addr()?))
 }
 
@@ -162,18 +155,31 @@ pub(crate) fn tcp_connects_within(to: SocketAddr, time: Duration) -> bool {
     TcpStream::connect_timeout(&to, time).is_ok()
 }
 
-/// Sends `bytes` in lines to an echo server and counts the lines that are sent and answered.
+/// Sends a line of at least so many bytes to an echo server: how many were sent, and how many came there.
 pub(crate) fn tcp_bulk(to: SocketAddr, bytes: usize) -> io::Result<(usize, usize)> {
     let mut stream = TcpStream::connect_timeout(&to, PATIENCE)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
     let block = [b'x'; 16 * 1024];
-    for _ in 0..bytes / block.len() {
+    let blocks = bytes.div_ceil(block.len());
+    for _ in 0..blocks {
         stream.write_all(&block)?;
     }
     stream.write_all(b"\n")?;
-    let mut buffer = [0; 256];
-    let n = stream.read(&mut buffer)?;
-    Ok((1, buffer[..n].iter().filter(|byte| **byte == b'\n').count()))
+    let text = read_line(&stream)?;
+    let came = text.split_whitespace().nth(2).and_then(|number| number.parse().ok());
+    Ok((blocks * block.len() + 1, came.unwrap_or_else(|| panic!("an odd answer: {text:?}"))))
+}
+
+fn read_line(mut stream: &TcpStream) -> io::Result<String> {
+    stream.set_read_timeout(Some(PATIENCE))?;
+    let mut text = String::new();
+    while !text.ends_with('\n') {
+        let mut buffer = [0; 256];
+        match stream.read(&mut buffer)? {
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            n => text += &String::from_utf8_lossy(&buffer[..n]),
+        }
+    }
+    Ok(text)
 }
 
 /// Sends `count` numbered datagrams to an echo server, one each millisecond, and returns those that were not answered.

@@ -109,6 +109,12 @@ impl Bench {
         frame
     }
 
+    /// A row in which instance 0 sends.
+    pub(crate) fn sends(&self, name: &str, frame: &Frame, expect: Expect) -> Row {
+        let (program, ifindex) = (program::FROM_CONTAINER, self.ifindex(0));
+        Row { name: name.into(), program, ifindex, packet: frame.bytes(), expect }
+    }
+
     /// Runs a program.
     pub(crate) fn run(&self, program: &str, packet: &[u8], ifindex: u32) -> (i32, Vec<u8>) {
         self.lab.dataplane.test_run(program, packet, ifindex).unwrap_or_else(|error| panic!("{error}: {packet:02x?}"))

@@ -8,7 +8,7 @@ use hivemind_ebpf::{program, reason::Reason};
 
 use crate::{
     bench::{Bench, Expect, Row, service},
-    frame::{ACK, Frame, ICMP, ICMPV6, TCP, UDP, arp},
+    frame::{ACK, Frame, ICMP, ICMPV6, RST, TCP, UDP, arp},
     lab::{FAMILIES, GATEWAY, UPLINK, vip},
 };
 
@@ -118,6 +118,7 @@ impl Table<'_> {
         let clash = bench.sent(0, protocol, 6000, service(family, 2));
         self.sends("the same port by another service", &clash, Expect::Drop(Reason::TupleClash));
         if protocol == TCP {
+            self.after_a_reset(family);
             let late = Frame { detail: ACK, ..bench.sent(0, TCP, 6001, service(family, 1)) };
             self.sends("no connection", &late, Expect::Drop(Reason::NoConnection));
         }
@@ -141,6 +142,18 @@ impl Table<'_> {
         }
     }
 
+    /// A connection that is over is in nobody's way: another service gets its port.
+    fn after_a_reset(&mut self, family: Family) {
+        let bench = self.bench;
+        let open = bench.sent(0, TCP, 6300, service(family, 1));
+        let reset = Frame { detail: RST, ..open.clone() };
+        let next = bench.sent(0, TCP, 6300, service(family, 2));
+        for (name, frame) in [("opens", open), ("resets", reset), ("the same port after a reset", next)] {
+            let there = Frame { dst: (bench.address(1, family), 8080), ..frame.clone() }.bytes();
+            self.sends(name, &frame, Expect::RedirectAs(there));
+        }
+    }
+
     fn published(&mut self, family: Family, protocol: u8) {
         let bench = self.bench;
         let (node, client) = uplink(family);
@@ -152,6 +165,12 @@ impl Table<'_> {
         let more = Frame { detail: ACK, ..asks.clone() };
         let there = Frame { dst: (backend, 8080), ..more.clone() };
         self.row("begun: the short way", UP, device("uplink"), more.bytes(), Expect::RedirectAs(there.bytes()));
+        // Its parts are put together by the stack, which hands over the whole.
+        let part = match family {
+            Family::V4 => Frame { fragment: 0x2000, ..asks.clone() },
+            Family::V6 => Frame { extensions: vec![(44, vec![0, 0, 1, 0, 0, 0, 1])], ..asks.clone() },
+        };
+        self.row("begun, a first fragment: the stack's", UP, device("uplink"), part.bytes(), Expect::Pass);
         let mut answer = bench.sent(1, protocol, 8080, SocketAddr::new(client, 7000));
         answer.detail |= ACK;
         // A test run has no device it came by, so the answer goes by the stack here.
@@ -190,7 +209,11 @@ impl Table<'_> {
         let index = bench.ifindex(0);
         self.row("ARP", FROM, index, arp(mac, own, gateway), Expect::Pass);
         let spoofed = Expect::Drop(Reason::SpoofedAddress);
-        self.row("ARP for another", FROM, index, arp(mac, [10, 88, 0, 99], gateway), spoofed);
+        self.row("ARP for another", FROM, index, arp(mac, [10, 88, 0, 99], gateway), spoofed.clone());
+        // The frame's own Ethernet address is right: it is what the neighbour would learn that is not.
+        let mut other_mac = arp(mac, own, gateway);
+        other_mac[22..28].copy_from_slice(&[2, 9, 9, 9, 9, 9]);
+        self.row("ARP with another Ethernet address in it", FROM, index, other_mac, spoofed);
         self.row("ARP, in", TO, index, arp([2; 6], gateway, own), Expect::Pass);
         let base = bench.sent(0, ICMPV6, 0, SocketAddr::new(GATEWAY.1.into(), 0));
         let message = |detail, ttl, src: IpAddr, dst: IpAddr| Frame {

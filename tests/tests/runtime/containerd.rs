@@ -24,6 +24,8 @@ const DISABLED: &str = r#"["io.containerd.grpc.v1.cri", "io.containerd.snapshott
     "io.containerd.snapshotter.v1.btrfs", "io.containerd.snapshotter.v1.devmapper", "io.containerd.snapshotter.v1.zfs",
     "io.containerd.internal.v1.tracing", "io.containerd.tracing.processor.v1.otlp"]"#;
 
+const SOCKET: &str = "c.sock";
+
 /// A running containerd. Dropping it kills its shims and containers, and removes their mounts and cgroups.
 #[derive(Debug)]
 pub(crate) struct Containerd {
@@ -52,7 +54,7 @@ impl Containerd {
 
     /// Its socket.
     pub(crate) fn socket(&self) -> PathBuf {
-        self.root.join("c.sock")
+        self.root.join(SOCKET)
     }
 
     /// Kills containerd, not its containers, and starts it again.
@@ -69,20 +71,6 @@ impl Containerd {
         let output = command.arg("-a").arg(self.socket()).args(["-n", namespace]).args(args).output()?;
         anyhow::ensure!(output.status.success(), "ctr {args:?}: {}", String::from_utf8_lossy(&output.stderr));
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
-    }
-
-    /// The pids of its shims.
-    fn shims(&self) -> Vec<Pid> {
-        let socket = self.socket();
-        let ours = |cmdline: &[u8]| {
-            let args: Vec<&[u8]> = cmdline.split(|b| *b == 0).collect();
-            args.first().is_some_and(|a| a.ends_with(b"containerd-shim-runc-v2"))
-                && args.windows(2).any(|w| w[0] == b"-address" && w[1] == socket.as_os_str().as_encoded_bytes())
-        };
-        let pids = fs::read_dir("/proc").into_iter().flatten().flatten();
-        let pids = pids.filter_map(|e| e.file_name().to_str()?.parse::<i32>().ok());
-        let of_ours = |pid: &i32| fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|c| ours(&c));
-        pids.filter(of_ours).map(Pid::from_raw).collect()
     }
 
     async fn wait_until_ready(&mut self) -> Result<()> {
@@ -102,10 +90,28 @@ impl Containerd {
 
     /// The test's cgroup in every hierarchy.
     pub(crate) fn cgroups(&self) -> Vec<PathBuf> {
-        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-        let points = mounts.lines().filter(|l| l.contains(" - cgroup")).filter_map(|l| l.split(' ').nth(4));
-        points.map(|p| Path::new(p).join(self.cgroup.trim_start_matches('/'))).filter(|p| p.exists()).collect()
+        cgroups(&self.cgroup)
     }
+}
+
+fn cgroups(name: &str) -> Vec<PathBuf> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let points = mounts.lines().filter(|l| l.contains(" - cgroup")).filter_map(|l| l.split(' ').nth(4));
+    points.map(|p| Path::new(p).join(name.trim_start_matches('/'))).filter(|p| p.exists()).collect()
+}
+
+/// The pids of the shims of the containerd in `root`.
+fn shims(root: &Path) -> Vec<Pid> {
+    let socket = root.join(SOCKET);
+    let ours = |cmdline: &[u8]| {
+        let args: Vec<&[u8]> = cmdline.split(|b| *b == 0).collect();
+        args.first().is_some_and(|a| a.ends_with(b"containerd-shim-runc-v2"))
+            && args.windows(2).any(|w| w[0] == b"-address" && w[1] == socket.as_os_str().as_encoded_bytes())
+    };
+    let pids = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = pids.filter_map(|e| e.file_name().to_str()?.parse::<i32>().ok());
+    let of_ours = |pid: &i32| fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|c| ours(&c));
+    pids.filter(of_ours).map(Pid::from_raw).collect()
 }
 
 fn spawn(root: &Path) -> Result<Child> {
@@ -118,34 +124,42 @@ fn spawn(root: &Path) -> Result<Child> {
 
 impl Drop for Containerd {
     fn drop(&mut self) {
-        let groups: Vec<PathBuf> = self.cgroups().iter().flat_map(|g| children(g)).collect();
-        for group in &groups {
-            for pid in fs::read_to_string(group.join("cgroup.procs")).unwrap_or_default().lines() {
-                let _ = pid.parse().map(|pid| kill(Pid::from_raw(pid), Signal::SIGKILL));
-            }
+        clean_up(&self.root, &self.cgroup, || {
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+        });
+    }
+}
+
+/// Ends and removes what the containerd in `root` and its containers left; `end` ends containerd itself, once nothing of
+/// it can start.
+pub(crate) fn clean_up(root: &Path, cgroup: &str, end: impl FnOnce()) {
+    let groups: Vec<PathBuf> = cgroups(cgroup).iter().flat_map(|g| children(g)).collect();
+    for group in &groups {
+        for pid in fs::read_to_string(group.join("cgroup.procs")).unwrap_or_default().lines() {
+            let _ = pid.parse().map(|pid| kill(Pid::from_raw(pid), Signal::SIGKILL));
         }
-        for shim in self.shims() {
-            let _ = kill(shim, Signal::SIGKILL);
-        }
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-        // A killed shim leaves its socket.
-        for dir in children(&self.root.join("run/io.containerd.runtime.v2.task")) {
-            let address = fs::read_to_string(dir.join("address")).unwrap_or_default();
-            let _ = address.strip_prefix("unix://").map(fs::remove_file);
-        }
-        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-        let points = mounts.lines().rev().filter_map(|l| l.split(' ').nth(4));
-        for point in points.filter(|p| Path::new(p).starts_with(&self.root)) {
-            let _ = umount2(point, MntFlags::MNT_DETACH);
-        }
-        // A killed process leaves its cgroup a moment later; the attempts are bounded.
-        for group in groups.iter().rev() {
-            for _ in 0..1000 {
-                match fs::remove_dir(group) {
-                    Err(e) if e.kind() == std::io::ErrorKind::ResourceBusy => std::thread::yield_now(),
-                    _ => break,
-                }
+    }
+    for shim in shims(root) {
+        let _ = kill(shim, Signal::SIGKILL);
+    }
+    end();
+    // A killed shim leaves its socket.
+    for dir in children(&root.join("run/io.containerd.runtime.v2.task")) {
+        let address = fs::read_to_string(dir.join("address")).unwrap_or_default();
+        let _ = address.strip_prefix("unix://").map(fs::remove_file);
+    }
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let points = mounts.lines().rev().filter_map(|l| l.split(' ').nth(4));
+    for point in points.filter(|p| Path::new(p).starts_with(root)) {
+        let _ = umount2(point, MntFlags::MNT_DETACH);
+    }
+    // A killed process leaves its cgroup a moment later; the attempts are bounded.
+    for group in groups.iter().rev() {
+        for _ in 0..1000 {
+            match fs::remove_dir(group) {
+                Err(e) if e.kind() == std::io::ErrorKind::ResourceBusy => std::thread::yield_now(),
+                _ => break,
             }
         }
     }

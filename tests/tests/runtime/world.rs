@@ -3,7 +3,10 @@
 use std::{
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Once,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -24,6 +27,7 @@ use tokio::{sync::watch, time::Instant};
 use super::{
     containerd::Containerd,
     image::{Packed, Target, busybox, users},
+    sweep::{self, CGROUP, FOLDER, NAME, RUNC},
 };
 
 /// Generous, because the machines are small and shared; a hang still ends.
@@ -115,20 +119,22 @@ impl World {
     /// With containerd's directory on a file system of so many megabytes.
     pub(crate) async fn with_disk(megabytes: Option<u32>) -> Result<Self> {
         static COUNT: AtomicU64 = AtomicU64::new(0);
+        static SWEPT: Once = Once::new();
+        SWEPT.call_once(|| sweep::sweep(&std::env::temp_dir()));
         let unique = format!("{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-        let dir = std::env::temp_dir().join(format!("hivemind-runtime-{unique}"));
+        let dir = std::env::temp_dir().join(format!("{FOLDER}{unique}"));
         std::fs::create_dir_all(dir.join("containerd"))?;
-        let cgroup = format!("/hivemind-test-{unique}");
+        let cgroup = format!("{CGROUP}{unique}");
         if let Some(megabytes) = megabytes {
             let options = format!("size={megabytes}m");
             mount(Some("tmpfs"), &dir.join("containerd"), Some("tmpfs"), MsFlags::empty(), Some(options.as_str()))?;
         }
         let containerd = Containerd::start(&dir.join("containerd"), &cgroup).await?;
         let registry = Registry::start(&dir, 5000, None, None).await?;
-        let name = format!("hmtest-{unique}");
+        let name = format!("{NAME}{unique}");
         anyhow::ensure!(Command::new("ip").args(["netns", "add", &name]).status()?.success(), "no netns");
         // runc's state is outside of containerd's.
-        let _dirs = Cleanup([dir.clone(), Path::new("/run/containerd/runc").join(&name)]);
+        let _dirs = Cleanup([dir.clone(), Path::new(RUNC).join(&name)]);
         Ok(Self { dir, containerd, registry, name, cgroup, _dirs })
     }
 

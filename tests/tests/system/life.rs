@@ -132,3 +132,25 @@ fn a_process_that_ends_is_started_again() -> Result<()> {
     })?;
     machine.close()
 }
+
+#[test]
+fn a_daemon_that_starts_again_knows_how_often_a_process_was_started() -> Result<()> {
+    let (mut machine, image) = machine("counts")?;
+    deploy(&machine, &image, "1", &["--service", "web.local"])?;
+    end_process(&machine, 1)?;
+    machine.daemon.kill()?;
+    machine.daemon.start(&machine.sandbox)?;
+    end_process(&machine, 2)?;
+    machine.close()
+}
+
+/// Kills the only process there is, and waits until it is Ready again, started so many times.
+fn end_process(machine: &Machine, times: u64) -> Result<()> {
+    let pid = pids(machine)?.into_iter().next().unwrap_or_default();
+    xtask::shell::output(std::process::Command::new("kill").args(["-KILL", &pid]))?;
+    xtask::wait::until("the process to be started again", hivemind_tests::PATIENCE, || {
+        let now = instances(machine, "web")?;
+        ensure!(now.len() == 1 && now.iter().all(|i| i.restarts == times && i.phase == "ready"), "{now:?}");
+        Ok(())
+    })
+}

@@ -1,7 +1,7 @@
 //! What the command line shows: every list in every form, logs, exec, and what helps.
 
-use anyhow::{Result, ensure};
-use hivemind_tests::machine;
+use anyhow::{Result, bail, ensure};
+use hivemind_tests::{machine, until_ready};
 
 #[test]
 fn every_list_has_every_form() -> Result<()> {
@@ -9,22 +9,45 @@ fn every_list_has_every_form() -> Result<()> {
     let deploy =
         ["app", "deploy", "--image", &image, "--name", "web", "--service", "web.local", "--port", "80", "--wait"];
     machine.hivemind(&deploy)?.ok()?;
-    let lists: [&[&str]; 4] = [&["app", "ls"], &["ps"], &["service", "ls"], &["node", "ls"]];
-    for list in lists {
+    let instance = until_ready(&machine, "web", 1)?.first().map(|instance| instance.name.clone()).unwrap_or_default();
+    let lists: [(&[&str], &str, &[&str]); 4] = [
+        (&["app", "ls"], "web", &["web", "1/1"]),
+        (&["ps"], &instance, &["web", "ready"]),
+        (&["service", "ls"], "web", &["web.local", "80/tcp", "10.96.", "1"]),
+        (&["node", "ls"], "node-1", &["yes", "1"]),
+    ];
+    for (list, wanted, cells) in lists {
         let form = |form: &str| machine.hivemind(&[list, &["-o", form]].concat())?.ok();
         let table = form("table")?;
-        ensure!(table.lines().count() == 2, "{list:?}: a title and one line: {table}");
-        ensure!(form("wide")?.lines().all(|line| line.len() >= table.lines().next().unwrap_or_default().len()));
+        let [titles, line] = table.lines().collect::<Vec<_>>()[..] else { bail!("{list:?}: {table}") };
+        ensure!(line.split_whitespace().next() == Some(wanted), "{list:?}: {table}");
+        let whole = |cell: &str| {
+            line.split_whitespace().any(|word| word == cell || cell.ends_with('.') && word.starts_with(cell))
+        };
+        ensure!(cells.iter().all(|cell| whole(cell)), "{list:?}: {cells:?} in {table}");
+        let wide = form("wide")?;
+        let all: Vec<&str> = wide.lines().next().unwrap_or_default().split_whitespace().collect();
+        let narrow: Vec<&str> = titles.split_whitespace().collect();
+        ensure!(all.len() > narrow.len() && all.starts_with(&narrow), "{list:?}: {wide}");
+        ensure!(wide.lines().count() == 2, "{list:?}: {wide}");
         let json: serde_json::Value = serde_json::from_str(&form("json")?)?;
-        ensure!(json.as_array().is_some_and(|list| list.len() == 1), "{list:?}: {json}");
-        ensure!(form("yaml")?.contains("name:"), "{list:?}");
-        let name = form("name")?;
-        ensure!(name.lines().count() == 1 && table.contains(name.trim()), "{list:?}: {name}");
+        let [one] = json.as_array().map(Vec::as_slice).unwrap_or_default() else { bail!("{list:?}: {json}") };
+        ensure!(one["name"] == wanted, "{list:?}: {json}");
+        let yaml = form("yaml")?;
+        let names = yaml.lines().filter(|line| line.trim_start_matches(['-', ' ']) == format!("name: {wanted}"));
+        ensure!(names.count() == 1, "{list:?}: {yaml}");
+        ensure!(form("name")? == format!("{wanted}\n"), "{list:?}: {}", form("name")?);
     }
-    for info in [&["app", "info", "web"][..], &["service", "info", "web.local"], &["node", "info", "node-1"]] {
+    let infos: [(&[&str], &str, &[&str]); 3] = [
+        (&["app", "info", "web"], "web", &[&image, &instance]),
+        (&["service", "info", "web.local"], "web", &["web.local", "80/tcp", &instance]),
+        (&["node", "info", "node-1"], "node-1", &["10.88.0.0/16", "fd68:"]),
+    ];
+    for (info, wanted, parts) in infos {
         let shown = machine.hivemind(info)?.ok()?;
-        ensure!(!shown.is_empty());
-        machine.hivemind(&[info, &["-o", "json"]].concat())?.json()?;
+        ensure!(parts.iter().all(|part| shown.contains(part)), "{info:?}: {parts:?} in {shown}");
+        let json = machine.hivemind(&[info, &["-o", "json"]].concat())?.json()?;
+        ensure!(json["name"] == wanted, "{info:?}: {json}");
     }
     machine.close()
 }
@@ -41,17 +64,19 @@ fn logs_and_exec() -> Result<()> {
         ensure!(said.lines().count() == 6, "{said}");
         Ok(said)
     })?;
-    ensure!(all.contains("line 1\n") && all.contains("to stderr"), "{all}");
+    let (errors, lines): (Vec<&str>, Vec<&str>) = all.lines().partition(|line| line.ends_with("to stderr"));
+    ensure!(errors.len() == 1, "{all}");
+    ensure!(lines.iter().enumerate().all(|(n, line)| line.ends_with(&format!("line {}", n + 1))), "in order: {all}");
     let tail = machine.hivemind(&["logs", "talk", "--tail", "2"])?.ok()?;
-    ensure!(tail.lines().count() == 2, "{tail}");
+    ensure!(tail.lines().eq(all.lines().skip(4)), "the last two of {all}: {tail}");
     for (command, code) in [("exit 0", 0), ("exit 7", 7), ("kill -9 $$", 137)] {
-        let said = machine.hivemind(&["exec", "talk", "--", "sh", "-c", command])?;
-        ensure!(said.code == code, "{said}");
+        let said = machine.hivemind(&["exec", "talk", "--", "sh", "-c", &format!("echo said; {command}")])?;
+        ensure!((said.code, said.out.as_str()) == (code, "said\n"), "{said}");
     }
     let missing = machine.hivemind(&["exec", "talk", "--", "no-such-program"])?;
-    ensure!(missing.code == 127, "{missing}");
+    ensure!(missing.code == 127 && missing.err.contains("no-such-program"), "{missing}");
     let not_executable = machine.hivemind(&["exec", "talk", "--", "/etc/passwd"])?;
-    ensure!(not_executable.code == 126, "{not_executable}");
+    ensure!(not_executable.code == 126 && not_executable.err.contains("/etc/passwd"), "{not_executable}");
     let where_and_who = machine
         .hivemind(&[
             "exec",
@@ -94,7 +119,8 @@ fn what_helps() -> Result<()> {
         let words: Vec<&str> = command.split(' ').chain(["--help"]).collect();
         ensure!(machine.hivemind(&words)?.ok()?.contains("Usage:"), "{command}");
     }
-    for (path, part) in [("/healthz", ""), ("/readyz", ""), ("/openapi.json", "\"openapi\""), ("/metrics", "hivemind_")]
+    for (path, part) in
+        [("/healthz", "ok\n"), ("/readyz", "ready\n"), ("/openapi.json", "\"openapi\""), ("/metrics", "hivemind_")]
     {
         let body = machine.daemon.get(path)?;
         ensure!(body.contains(part), "{path}: {body}");

@@ -164,7 +164,7 @@ impl Client {
 }
 
 /// Keeps what is made under it from the garbage collector.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Lease(MetadataValue<Ascii>);
 
 impl Lease {

@@ -52,6 +52,25 @@ struct Resolved {
     digest: String,
 }
 
+/// A lease during a fetch. Who breaks the fetch off before anything came leaves nothing: the lease is given back.
+struct Held<'a> {
+    client: &'a Client,
+    lease: Lease,
+    progress: &'a watch::Sender<PullProgress>,
+    /// The fetch has come to its end, good or bad.
+    settled: bool,
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        if !self.settled && self.progress.borrow().done == 0 {
+            let (client, lease) = (self.client.clone(), self.lease.clone());
+            // One call, which has a limit of its own; without it the lease goes when it expires.
+            drop(tokio::spawn(async move { client.release(lease, false).await }));
+        }
+    }
+}
+
 impl Puller {
     pub(super) async fn ensure(
         &self,
@@ -75,7 +94,9 @@ impl Puller {
         }
         let source = Source::open(parsed, &self.plain_http, self.auth_file.as_deref()).await?;
         let lease = self.client.lease(&lease_id(&name), LEASE_HOURS).await?;
+        let mut held = Held { client: &self.client, lease: lease.clone(), progress, settled: false };
         let fetched = self.fetch(&source, &name, &lease, progress).await;
+        held.settled = true;
         match &fetched {
             // Kept, if there is anything: the next attempt goes on from it.
             Err(RuntimeError::RegistryUnreachable { .. } | RuntimeError::Unavailable { .. })

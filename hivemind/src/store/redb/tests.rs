@@ -107,6 +107,18 @@ async fn a_snapshot_is_a_store() {
 }
 
 #[tokio::test]
+async fn a_snapshot_has_the_leases_and_what_they_hold() {
+    let dir = tempfile::tempdir().expect("dir");
+    let store = RedbStore::open(dir.path().join("store")).await.expect("opens");
+    let lease = store.lease_grant(Duration::from_secs(60)).await.expect("grant");
+    store.txn(Txn::new().put_leased("/a", "1", lease.id)).await.expect("txn");
+    store.snapshot(&dir.path().join("copy")).await.expect("copied");
+    let copy = RedbStore::open(dir.path().join("copy")).await.expect("opens");
+    copy.lease_revoke(lease.id).await.expect("the lease is there");
+    assert_eq!(copy.get("/a").await.expect("get").0, None);
+}
+
+#[tokio::test]
 async fn a_watch_ends_when_the_store_closes() {
     let store = RedbStore::in_memory().await.expect("opens");
     let mut watcher = store.watch("", 0).await.expect("watch");

@@ -1,0 +1,143 @@
+//! A network without devices.
+
+use std::{
+    collections::BTreeMap,
+    net::IpAddr,
+    path::PathBuf,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
+};
+
+use super::{journal::Journal, runtime::Fault};
+use crate::{
+    model::InstanceId,
+    net::{HeldPort, HostLink, InstanceLink, Mac, Net, NetError, NodeNet, PublishedPort, Uplink},
+};
+
+/// Keeps links in memory. It holds no ports: each is taken already.
+#[derive(Clone, Debug)]
+pub struct FakeNet {
+    links: Arc<Mutex<BTreeMap<InstanceId, Link>>>,
+    journal: Journal,
+}
+
+/// A link, and whether it is up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Link {
+    /// The host's side.
+    pub host: HostLink,
+    /// Whether it is up.
+    pub up: bool,
+}
+
+impl FakeNet {
+    /// No links; calls go into `journal`.
+    pub fn new(journal: Journal) -> Self {
+        Self { links: Arc::default(), journal }
+    }
+
+    /// The same links, as the next life of the daemon finds them.
+    pub fn in_life(&self, journal: Journal) -> Self {
+        Self { links: Arc::clone(&self.links), journal }
+    }
+
+    /// The links there are.
+    pub fn links(&self) -> BTreeMap<InstanceId, Link> {
+        self.lock().clone()
+    }
+
+    /// Makes a link that nobody asked for.
+    pub fn add_link(&self, id: &InstanceId) -> HostLink {
+        let mut links = self.lock();
+        // The kernel does not use an index again either.
+        static NEXT: AtomicU32 = AtomicU32::new(100);
+        let ifindex = NEXT.fetch_add(1, Ordering::Relaxed);
+        let (host_mac, instance_mac) = (Mac([2, 0, 0, 0, 0, 1]), Mac([2, 0, 0, 0, 0, 2]));
+        let (netns, name) = (PathBuf::from(format!("/fake/hm-{id}")), format!("hm{id}"));
+        let host = HostLink { netns, name, ifindex, host_mac, instance_mac };
+        links.entry(id.clone()).or_insert(Link { host, up: false }).host.clone()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<InstanceId, Link>> {
+        self.links.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn index(&self, id: &InstanceId) -> Vec<u32> {
+        self.lock().get(id).map(|link| link.host.ifindex).into_iter().collect()
+    }
+
+    async fn pass<T>(
+        &self,
+        what: &'static str,
+        links: Vec<u32>,
+        call: impl FnOnce() -> Result<T, NetError>,
+    ) -> Result<T, NetError> {
+        let refused = || NetError::Netlink { action: "call", object: what.into(), why: "a fault of the test".into() };
+        match self.journal.pass(what, links) {
+            Fault::None => call(),
+            Fault::Before => Err(refused()),
+            Fault::After => call().and_then(|_| Err(refused())),
+            Fault::Never => std::future::pending().await,
+        }
+    }
+}
+
+#[async_trait::async_trait]
+impl Net for FakeNet {
+    async fn check_ranges(&self, _: &NodeNet) -> Result<(), NetError> {
+        self.pass("net.check_ranges", Vec::new(), || Ok(())).await
+    }
+
+    async fn ensure_node(&self, _: &NodeNet) -> Result<(), NetError> {
+        self.pass("net.ensure_node", Vec::new(), || Ok(())).await
+    }
+
+    async fn sync_published(&self, _: &[PublishedPort]) -> Result<(), NetError> {
+        self.pass("net.sync_published", Vec::new(), || Ok(())).await
+    }
+
+    fn hold_port(&self, port: PublishedPort) -> Result<HeldPort, NetError> {
+        Err(NetError::PortTaken { port })
+    }
+
+    async fn ensure_link(&self, link: &InstanceLink) -> Result<HostLink, NetError> {
+        self.pass("net.ensure_link", Vec::new(), || Ok(self.add_link(&link.id))).await
+    }
+
+    async fn bring_up(&self, link: &InstanceLink) -> Result<(), NetError> {
+        let absent = || NetError::Netlink { action: "bring up", object: link.id.to_string(), why: "no device".into() };
+        let up = || self.lock().get_mut(&link.id).map(|link| link.up = true).ok_or_else(absent);
+        self.pass("net.bring_up", self.index(&link.id), up).await
+    }
+
+    async fn remove_link(&self, id: &InstanceId) -> Result<(), NetError> {
+        let remove = || {
+            self.lock().remove(id);
+            Ok(())
+        };
+        self.pass("net.remove_link", self.index(id), remove).await
+    }
+
+    async fn list_links(&self) -> Result<Vec<(InstanceId, Option<HostLink>)>, NetError> {
+        let list = || Ok(self.lock().iter().map(|(id, link)| (id.clone(), Some(link.host.clone()))).collect());
+        self.pass("net.list_links", Vec::new(), list).await
+    }
+
+    async fn node_addresses(&self) -> Result<Vec<IpAddr>, NetError> {
+        self.pass("net.node_addresses", Vec::new(), || Ok(Vec::new())).await
+    }
+
+    async fn uplinks(&self) -> Result<Vec<Uplink>, NetError> {
+        self.pass("net.uplinks", Vec::new(), || Ok(Vec::new())).await
+    }
+
+    async fn changed(&self) -> Result<(), NetError> {
+        std::future::pending().await
+    }
+
+    async fn remove_node(&self) -> Result<(), NetError> {
+        self.pass("net.remove_node", Vec::new(), || Ok(())).await
+    }
+}

@@ -1,0 +1,69 @@
+//! What the programs at the sockets do beyond a plain connection.
+
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, SocketAddr, UdpSocket},
+};
+
+use hivemind::{dataplane::Dataplane, model::Protocol, net::Family};
+
+use crate::{
+    in_both_ways,
+    lab::{FAMILIES, Lab, vip},
+    traffic::{self, Echo, tcp_ask},
+};
+
+/// Two instances behind the service, which a third asks.
+fn served(lab: &mut Lab) -> Vec<Echo> {
+    for i in 0..3 {
+        lab.ready(i);
+    }
+    for protocol in [Protocol::Tcp, Protocol::Udp] {
+        lab.service(1, 80, 8080, protocol, &[1, 2]);
+    }
+    lab.sync();
+    [1, 2].iter().map(|i| Echo::start(&lab.instances[*i].ns, 8080, &format!("i{i}"))).collect()
+}
+
+#[test]
+fn a_udp_socket_stays_with_its_backend() {
+    in_both_ways(|cgroup, open| {
+        let mut lab = Lab::with(cgroup, 3, open);
+        let _echoes = served(&mut lab);
+        for family in FAMILIES {
+            let service = SocketAddr::new(vip(family, 1), 80);
+            let ask = |socket: &UdpSocket| {
+                socket.send_to(b"who\n", service).expect("to send");
+                let mut buffer = [0; 256];
+                let length = socket.recv(&mut buffer).expect("an answer");
+                String::from_utf8_lossy(&buffer[..length]).split(' ').next().map(str::to_owned)
+            };
+            let names: Vec<BTreeSet<_>> = lab.instances[0].ns.run(|| {
+                let any: SocketAddr = if service.is_ipv4() { ([0; 4], 0).into() } else { ([0u16; 8], 0).into() };
+                let sockets = (0..16).map(|_| UdpSocket::bind(any).expect("a socket"));
+                let all_names = |socket: UdpSocket| {
+                    socket.set_read_timeout(Some(traffic::PATIENCE)).expect("a timeout");
+                    (0..16).map(|_| ask(&socket)).collect()
+                };
+                sockets.map(all_names).collect()
+            });
+            assert!(names.iter().all(|of_one| of_one.len() == 1), "a socket wanders: {names:?}");
+            assert_eq!(names.into_iter().flatten().collect::<BTreeSet<_>>().len(), 2, "both backends are used");
+        }
+        lab.dataplane.unload().expect("to unload");
+    });
+}
+
+#[test]
+fn an_ipv6_socket_reaches_a_service_by_its_ipv4_address() {
+    in_both_ways(|cgroup, open| {
+        let mut lab = Lab::with(cgroup, 3, open);
+        let _echoes = served(&mut lab);
+        let IpAddr::V4(v4) = vip(Family::V4, 1) else { unreachable!("of the family that was asked for") };
+        let mapped = SocketAddr::new(v4.to_ipv6_mapped().into(), 80);
+        let answer = lab.instances[0].ns.run(|| tcp_ask(mapped)).expect("tcp from an instance");
+        assert_eq!((answer.client, answer.peer), (lab.instances[0].v4.into(), SocketAddr::new(v4.into(), 80)));
+        tcp_ask(mapped).expect("tcp from the host");
+        lab.dataplane.unload().expect("to unload");
+    });
+}
