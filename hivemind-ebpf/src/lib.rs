@@ -51,8 +51,20 @@ pub mod map {
 
     /// All of them.
     pub const ALL: [&str; 14] = [
-        ENDPOINTS, PEERS, NODE_ADDRS, FRONTENDS, SLOTS, SERVED, SOCKETS, CONNECTIONS, COUNTERS, RULES, PORTS, BLOCKS,
-        NOTES, HITS,
+        ENDPOINTS,
+        PEERS,
+        NODE_ADDRS,
+        FRONTENDS,
+        SLOTS,
+        SERVED,
+        SOCKETS,
+        CONNECTIONS,
+        COUNTERS,
+        RULES,
+        PORTS,
+        BLOCKS,
+        NOTES,
+        HITS,
     ];
 }
 

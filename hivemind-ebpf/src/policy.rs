@@ -106,14 +106,8 @@ mod tests {
 
     #[test]
     fn a_note_ages_as_its_protocol_does() {
-        let note = |protocol| Tuple {
-            src: Addr::v4(1),
-            dst: Addr::v4(2),
-            sport_be: 3,
-            dport_be: 4,
-            protocol,
-            pad: [0; 3],
-        };
+        let note =
+            |protocol| Tuple { src: Addr::v4(1), dst: Addr::v4(2), sport_be: 3, dport_be: 4, protocol, pad: [0; 3] };
         for (note, ticks) in [(note(TCP), 40_000), (note(UDP), 120), (of_fragments(&note(TCP)), 60)] {
             // The clock may have gone round.
             assert!(is_fresh(&note, u32::MAX - 1, ticks - 3));

@@ -4,12 +4,13 @@ use hivemind::{
     dataplane::tables::{EndpointRow, Frontend, PeerRow, ServiceRow, Tables},
     model::Protocol,
     net::Mac,
+    policy::EndpointPolicy,
 };
 
 use super::{ANSWERING, BULK_PORT, ECHO_PORT, SERVICE_PORT, Service};
 use crate::lab::{CLIENT, MACS, SERVER};
 
-/// The identity of every container.
+/// The class and tenant of every container.
 const IDENTITY: u32 = 1;
 
 /// The rows of a lab whose host ends have these interface indices (client's, server's), with `services`.
@@ -17,11 +18,19 @@ const IDENTITY: u32 = 1;
 pub(crate) fn tables(host_ends: [u32; 2], services: &[Service], measured: u32) -> Tables {
     let mut tables = Tables::default();
     for ((ifindex, (v4, v6)), [host, own]) in host_ends.into_iter().zip([CLIENT, SERVER]).zip(MACS) {
-        let row =
-            EndpointRow { v4: Some(v4), v6: Some(v6), instance_mac: Mac(own), host_mac: Mac(host), identity: IDENTITY };
+        let row = EndpointRow {
+            v4: Some(v4),
+            v6: Some(v6),
+            instance_mac: Mac(own),
+            host_mac: Mac(host),
+            class: IDENTITY,
+            tenant: IDENTITY,
+            policy: EndpointPolicy::default(),
+            blocks: false,
+        };
         tables.endpoints.insert(ifindex, row);
         for address in [v4.into(), v6.into()] {
-            tables.peers.insert(address, PeerRow { identity: IDENTITY, ifindex });
+            tables.peers.insert(address, PeerRow { class: IDENTITY, tenant: IDENTITY, ifindex });
         }
     }
     for service in services {
@@ -50,7 +59,7 @@ pub(crate) fn add(tables: &mut Tables, service: &Service) {
     let address = ServiceRow { id: id(service), backends: Vec::new() };
     tables.services.insert(Frontend::Address(service.address), address);
     for backend in &service.backends {
-        tables.peers.entry(backend.ip()).or_insert(PeerRow { identity: IDENTITY, ifindex: 0 });
+        tables.peers.entry(backend.ip()).or_insert(PeerRow { class: IDENTITY, tenant: IDENTITY, ifindex: 0 });
     }
 }
 

@@ -10,8 +10,8 @@ use aya_ebpf::{
 };
 use hivemind_ebpf::{
     abi::{
-        Addr, Backend, Config, Connection, Count, CounterKey, Endpoint, Frontend, FrontendKey, Original, Peer,
-        RuleKey, ServedKey, SlotKey, SocketKey, Tuple,
+        Addr, Backend, Config, Connection, Count, CounterKey, Endpoint, Frontend, FrontendKey, Original, Peer, RuleKey,
+        ServedKey, SlotKey, SocketKey, Tuple,
     },
     connection::TICK_NS,
     policy::PORT_ENTRIES,

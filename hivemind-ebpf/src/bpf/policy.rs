@@ -44,7 +44,7 @@ impl Judged {
 }
 
 /// May the instance send it?
-#[inline(always)]
+#[inline(never)]
 pub(super) fn leave(judged: &Judged, own: u32, endpoint: &Endpoint) -> Result<(), Reason> {
     let isolated = endpoint.flags & (ISOLATED_IN | ISOLATED_OUT) != 0;
     let to = if isolated || is_instance(&judged.tuple.dst) { who(&judged.tuple.dst) } else { return Ok(()) };
@@ -56,7 +56,7 @@ pub(super) fn leave(judged: &Judged, own: u32, endpoint: &Endpoint) -> Result<()
 }
 
 /// May it come into the instance?
-#[inline(always)]
+#[inline(never)]
 pub(super) fn enter(judged: &Judged, own: u32, endpoint: &Endpoint) -> Result<(), Reason> {
     let isolated = endpoint.flags & (ISOLATED_IN | ISOLATED_OUT) != 0;
     let from = if judged.from.class != 0 {
@@ -171,7 +171,8 @@ fn block(addr: &Addr) -> u32 {
 
 #[inline(always)]
 fn is_instance(addr: &Addr) -> bool {
-    config().instances[0].contains(addr) || config().instances[1].contains(addr)
+    let config = config();
+    config.instances[0].contains(addr) || config.instances[1].contains(addr)
 }
 
 /// What the owner of an address is.
@@ -181,7 +182,8 @@ fn who(addr: &Addr) -> Who {
     if let Some(peer) = unsafe { PEERS.get(addr) } {
         return peer.who;
     }
-    let own = *addr == config().gateways[0] || *addr == config().gateways[1];
+    let config = config();
+    let own = *addr == config.gateways[0] || *addr == config.gateways[1];
     // SAFETY: only whether it is there.
     let host = own || unsafe { NODE_ADDRS.get(addr) }.is_some();
     Who { class: if host { HOST } else { WORLD }, tenant: 0 }

@@ -20,6 +20,7 @@ use crate::{
     },
     model::{InstanceId, NodeDesired, NodeName, Revision},
     net::HostLink,
+    policy::{self, RuleName},
 };
 
 /// How often timed-out connections are removed.
@@ -47,6 +48,7 @@ enum Request {
     Desired(Arc<NodeDesired>),
     NodeFacts { uplinks: Vec<String>, addresses: Vec<IpAddr> },
     Counters(oneshot::Sender<Result<Vec<Counter>, DataplaneError>>),
+    RuleHits(oneshot::Sender<Result<Vec<(RuleName, u64)>, DataplaneError>>),
     Info(oneshot::Sender<DataplaneInfo>),
     Links(oneshot::Sender<BTreeMap<InstanceId, HostLink>>),
     Stop,
@@ -147,6 +149,11 @@ impl Datapath {
         self.ask(Request::Info).await
     }
 
+    /// How many packets each rule of policies has allowed.
+    pub async fn rule_hits(&self) -> Result<Vec<(RuleName, u64)>, DataplaneError> {
+        self.ask(Request::RuleHits).await?
+    }
+
     /// The links it knows: whose interface index is whose.
     pub async fn links(&self) -> Result<BTreeMap<InstanceId, HostLink>, DataplaneError> {
         self.ask(Request::Links).await
@@ -244,6 +251,13 @@ impl Owner {
             Request::Counters(reply) => {
                 let _ = reply.send(self.dataplane.counters());
             }
+            Request::RuleHits(reply) => {
+                let names = policy::compile(&self.desired, &self.node).names;
+                let named = |hits: BTreeMap<u32, u64>| {
+                    hits.into_iter().filter_map(|(rule, packets)| Some((names.get(&rule)?.clone(), packets))).collect()
+                };
+                let _ = reply.send(self.dataplane.rule_hits().map(named));
+            }
             Request::Info(reply) => {
                 let _ = reply.send(self.dataplane.info());
             }
@@ -336,6 +350,9 @@ mod tests {
                 return Err(DataplaneError::Full { map: "services", refused: 1, capacity: 0 });
             }
             Ok(SyncReport::default())
+        }
+        fn rule_hits(&mut self) -> Result<BTreeMap<u32, u64>, DataplaneError> {
+            Ok(BTreeMap::new())
         }
         fn counters(&mut self) -> Result<Vec<Counter>, DataplaneError> {
             Ok(Vec::new())

@@ -12,6 +12,8 @@ pub use probe::{Finding, probe};
 
 use tables::Tables;
 
+use std::collections::BTreeMap;
+
 use crate::{model::InstanceId, net::HostLink};
 
 /// The data plane of this node. Calls are system calls of microseconds to milliseconds and block: one owner calls
@@ -39,6 +41,9 @@ pub trait Dataplane: Send + std::fmt::Debug {
 
     /// All counters, summed over the CPUs.
     fn counters(&mut self) -> Result<Vec<Counter>, DataplaneError>;
+
+    /// How many packets each rule of policies has allowed, by its number; answers are not counted.
+    fn rule_hits(&mut self) -> Result<BTreeMap<u32, u64>, DataplaneError>;
 
     /// Bookkeeping to be called every few seconds: removes what has timed out; now and then compares the maps with what
     /// was written last, and puts right what someone else has changed.

@@ -1,6 +1,7 @@
 //! A data plane without a kernel.
 
 use std::{
+    collections::BTreeMap,
     collections::BTreeSet,
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
 };
@@ -115,6 +116,10 @@ impl Dataplane for FakeDataplane {
             pinned.tables = desired.clone();
             SyncReport::default()
         })
+    }
+
+    fn rule_hits(&mut self) -> Result<BTreeMap<u32, u64>, DataplaneError> {
+        Ok(BTreeMap::new())
     }
 
     fn counters(&mut self) -> Result<Vec<Counter>, DataplaneError> {

@@ -21,6 +21,7 @@ use hivemind::{
     },
     model::{Addresses, InstanceId, Protocol},
     net::{Family, HostLink, Mac, NodeNet},
+    policy::{EndpointPolicy, FIRST_CLASS},
 };
 use nix::{
     mount::{MsFlags, mount},
@@ -257,6 +258,14 @@ pub(crate) fn vip(family: Family, n: u8) -> IpAddr {
 
 pub(crate) const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
 
+/// The tenant of all instances.
+pub(crate) const TENANT: u32 = 4;
+
+/// The class of the n-th instance: its own.
+pub(crate) fn class(index: usize) -> u32 {
+    FIRST_CLASS + u32::try_from(index).expect("few")
+}
+
 impl Lab {
     /// A node with `count` instances that are attached and up, but not in the tables yet. In the calling thread's
     /// namespaces.
@@ -331,15 +340,27 @@ impl Lab {
         self.instances.len() - 1
     }
 
-    /// Puts an instance into the tables.
+    /// Puts an instance into the tables; no policy is about it.
     pub(crate) fn ready(&mut self, index: usize) {
         let instance = &self.instances[index];
         let HostLink { ifindex, host_mac, instance_mac, .. } = instance.link;
-        let identity = 100;
+        let class = class(index);
         let (v4, v6) = (Some(instance.v4), Some(instance.v6));
-        self.tables.endpoints.insert(ifindex, EndpointRow { v4, v6, instance_mac, host_mac, identity });
+        self.tables.endpoints.insert(
+            ifindex,
+            EndpointRow {
+                v4,
+                v6,
+                instance_mac,
+                host_mac,
+                class,
+                tenant: TENANT,
+                policy: EndpointPolicy::default(),
+                blocks: false,
+            },
+        );
         for address in [instance.v4.into(), instance.v6.into()] {
-            self.tables.peers.insert(address, PeerRow { identity, ifindex });
+            self.tables.peers.insert(address, PeerRow { class, tenant: TENANT, ifindex });
         }
     }
 

@@ -15,7 +15,7 @@ use hivemind_ebpf::{map, program, reason::Reason};
 
 use crate::{
     frame::Frame,
-    lab::{FAMILIES, Lab, sh, vip},
+    lab::{self, FAMILIES, Lab, sh, vip},
 };
 
 /// Verdicts of the programs, as the kernel numbers them.
@@ -71,7 +71,10 @@ impl Bench {
         }
         // The plane knows whose address it is before the instance may be sent to.
         for address in [lab.instances[2].v4.into(), lab.instances[2].v6.into()] {
-            lab.tables.peers.insert(address, PeerRow { identity: 100, ifindex: lab.instances[2].link.ifindex });
+            lab.tables.peers.insert(
+                address,
+                PeerRow { class: lab::class(2), tenant: lab::TENANT, ifindex: lab.instances[2].link.ifindex },
+            );
         }
         lab.sync();
         Self { lab }

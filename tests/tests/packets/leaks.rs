@@ -9,6 +9,7 @@ use hivemind::{
     },
     model::Protocol,
     net::{Family, Mac},
+    policy::EndpointPolicy,
 };
 use hivemind_ebpf::{map, program};
 
@@ -60,8 +61,20 @@ fn come(bench: &mut Bench, n: u32) {
     let (id, ifindex) = (1000 + n, NO_DEVICE + n);
     let IpAddr::V4(v4) = address(88, n) else { return };
     let (instance_mac, host_mac) = (Mac([2, 1, 0, 0, 0, 1]), Mac([2, 1, 0, 0, 0, 2]));
-    tables.endpoints.insert(ifindex, EndpointRow { v4: Some(v4), v6: None, instance_mac, host_mac, identity: 1 });
-    tables.peers.insert(v4.into(), PeerRow { identity: 1, ifindex });
+    tables.endpoints.insert(
+        ifindex,
+        EndpointRow {
+            v4: Some(v4),
+            v6: None,
+            instance_mac,
+            host_mac,
+            class: 300,
+            tenant: crate::lab::TENANT,
+            policy: EndpointPolicy::default(),
+            blocks: false,
+        },
+    );
+    tables.peers.insert(v4.into(), PeerRow { class: 300, tenant: crate::lab::TENANT, ifindex });
     tables.served.insert((ifindex, 8080, Protocol::Tcp), id);
     tables.services.insert(Frontend::Address(address(96, n)), ServiceRow { id, backends: Vec::new() });
     let row = ServiceRow { id, backends: vec![(v4.into(), 8080)] };

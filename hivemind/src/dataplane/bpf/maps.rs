@@ -8,8 +8,8 @@ use aya::{
 };
 use hivemind_ebpf::{
     abi::{
-        Addr, Backend, Connection, Count, CounterKey, Endpoint, Frontend, FrontendKey, Peer, RuleKey, ServedKey, SlotKey,
-        Tuple,
+        Addr, Backend, Connection, Count, CounterKey, Endpoint, Frontend, FrontendKey, Peer, RuleKey, ServedKey,
+        SlotKey, Tuple,
     },
     map,
 };
@@ -158,7 +158,10 @@ impl Maps {
             connections: table(ebpf, map::CONNECTIONS, &sizes)?,
             counters: PerCpuHashMap::try_from(counters).map_err(|error| failed("use", map::COUNTERS, &error))?,
             rules: table(ebpf, map::RULES, &sizes)?,
-            ports: Ports::map(data(&ports).ok_or_else(|| DataplaneError::Kernel { what: "a map of the object", why: map::PORTS.into() })?)?,
+            ports: Ports::map(
+                data(&ports)
+                    .ok_or_else(|| DataplaneError::Kernel { what: "a map of the object", why: map::PORTS.into() })?,
+            )?,
             blocks: Blocks(LpmTrie::try_from(blocks).map_err(|error| failed("use", map::BLOCKS, &error))?),
             hits: PerCpuHashMap::try_from(hits).map_err(|error| failed("use", map::HITS, &error))?,
             capacities: sizes,

@@ -13,7 +13,7 @@ mod sweep;
 mod sync;
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fs,
     net::IpAddr,
     path::{Path, PathBuf},
@@ -274,6 +274,10 @@ impl Dataplane for BpfDataplane {
 
     fn counters(&mut self) -> Result<Vec<Counter>, DataplaneError> {
         sweep::counters(&self.maps)
+    }
+
+    fn rule_hits(&mut self) -> Result<BTreeMap<u32, u64>, DataplaneError> {
+        sweep::rule_hits(&self.maps)
     }
 
     fn sweep(&mut self) -> Result<SweepReport, DataplaneError> {

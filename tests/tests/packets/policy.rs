@@ -1,0 +1,228 @@
+//! Policies, packet by packet: what may leave one instance and enter another.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use hivemind::{
+    dataplane::Dataplane,
+    net::Family,
+    policy::{ALL_PORTS, ANYBODY, BLOCK, Direction, EndpointPolicy, RuleKey},
+    spec::v1::PolicyProtocol,
+};
+use hivemind_ebpf::{program, reason::Reason};
+
+use crate::{
+    bench::{Bench, Expect},
+    frame::{ACK, Frame, ICMP, ICMPV6, TCP, UDP},
+    lab::{self, FAMILIES, GATEWAY, isolated},
+};
+
+/// The set of policies that is about instance 1.
+const SET: u32 = 77;
+const IN: EndpointPolicy =
+    EndpointPolicy { set: SET, isolated_in: true, isolated_out: false, audit_in: false, audit_out: false };
+const BOTH: EndpointPolicy = EndpointPolicy { isolated_out: true, ..IN };
+
+/// A frame from instance 0 to a port of instance 1.
+fn asks(bench: &Bench, family: Family, protocol: u8, port: u16) -> Frame {
+    bench.sent(0, protocol, 6000, (bench.address(1, family), port).into())
+}
+
+/// What instance 1 answers to it.
+fn answers(bench: &Bench, family: Family, asked: &Frame) -> Frame {
+    let mut frame = bench.sent(1, asked.protocol, asked.dst.1, (bench.address(0, family), asked.src.1).into());
+    frame.detail = ACK;
+    frame
+}
+
+fn passes(frame: &Frame) -> Expect {
+    Expect::RedirectAs(frame.bytes())
+}
+
+impl Bench {
+    fn about(&mut self, instance: usize, policy: EndpointPolicy) {
+        let ifindex = self.ifindex(instance);
+        let row = self.lab.tables.endpoints.get_mut(&ifindex).expect("a row");
+        row.policy = policy;
+        row.blocks = true;
+    }
+
+    /// Only these rules, each with a number of its own; ports are those where intervals begin.
+    fn rules(&mut self, rules: &[(Direction, u32, Option<PolicyProtocol>, u32)]) {
+        let key = |(direction, peer, protocol, port)| RuleKey { set: SET, direction, peer, protocol, port };
+        self.lab.tables.rules = rules.iter().map(|rule| key(*rule)).zip(1..).collect();
+        self.lab.sync();
+    }
+
+    fn answer(&mut self, name: &str, frame: &Frame, expect: Expect) {
+        let row = self.sends(name, frame, expect);
+        let ifindex = self.ifindex(1);
+        self.check(&crate::bench::Row { ifindex, ..row });
+    }
+
+    fn ask(&mut self, name: &str, frame: &Frame, expect: Expect) {
+        let row = self.sends(name, frame, expect);
+        self.check(&row);
+    }
+}
+
+/// TCP's ports from 8000 to 8100 are an interval.
+fn intervals() -> BTreeMap<PolicyProtocol, BTreeSet<u16>> {
+    BTreeMap::from([(PolicyProtocol::Tcp, BTreeSet::from([0, 8000, 8101]))])
+}
+
+#[test]
+fn only_what_a_rule_allows_comes_in_and_a_revoked_rule_cuts() {
+    isolated(|cgroup| {
+        let mut bench = Bench::new(cgroup);
+        bench.about(1, IN);
+        bench.lab.tables.intervals = intervals();
+        bench.rules(&[(Direction::In, lab::class(0), Some(PolicyProtocol::Tcp), 8000)]);
+        for family in FAMILIES {
+            let open = asks(&bench, family, TCP, 8100);
+            bench.ask("allowed", &open, passes(&open));
+            let answer = answers(&bench, family, &open);
+            bench.answer("its answer", &answer, passes(&answer));
+            for (name, protocol, port) in [("another port", TCP, 8101), ("another protocol", UDP, 8100)] {
+                let frame = asks(&bench, family, protocol, port);
+                bench.ask(name, &frame, Expect::Drop(Reason::PolicyIn));
+            }
+            // What the instance itself begins is answered, though nobody may begin towards it.
+            let begun = bench.sent(1, UDP, 5353, (bench.address(0, family), 53).into());
+            bench.answer("begins", &begun, passes(&begun));
+            let mut back = bench.sent(0, UDP, 53, (bench.address(1, family), 5353).into());
+            bench.ask("is answered", &back, passes(&back));
+            back.src.1 = 54;
+            bench.ask("from another port it is no answer", &back, Expect::Drop(Reason::PolicyIn));
+        }
+        bench.rules(&[]);
+        for family in FAMILIES {
+            let more = Frame { detail: ACK, ..asks(&bench, family, TCP, 8100) };
+            bench.ask("revoked", &more, Expect::Drop(Reason::PolicyIn));
+        }
+        bench.rules(&[(Direction::In, ANYBODY, None, ALL_PORTS)]);
+        for family in FAMILIES {
+            for (protocol, port) in [(TCP, 8100), (UDP, 1), (if family == Family::V4 { ICMP } else { ICMPV6 }, 0)] {
+                let frame = asks(&bench, family, protocol, port);
+                bench.ask("everything", &frame, passes(&frame));
+            }
+        }
+        bench.lab.dataplane.unload().expect("to unload");
+    });
+}
+
+#[test]
+fn both_directions_are_judged_and_answers_pass() {
+    isolated(|cgroup| {
+        let mut bench = Bench::new(cgroup);
+        bench.about(1, BOTH);
+        bench.rules(&[
+            (Direction::In, lab::class(0), Some(PolicyProtocol::Udp), ALL_PORTS),
+            (Direction::Out, lab::class(2), None, ALL_PORTS),
+        ]);
+        for family in FAMILIES {
+            let asked = asks(&bench, family, UDP, 53);
+            let answer = answers(&bench, family, &asked);
+            bench.answer("before it was asked", &answer, Expect::Drop(Reason::PolicyOut));
+            bench.ask("asked", &asked, passes(&asked));
+            bench.answer("answered", &answer, passes(&answer));
+            let begun = Frame { src: (answer.src.0, 7777), ..answer.clone() };
+            bench.answer("begun", &begun, Expect::Drop(Reason::PolicyOut));
+            let gateway = if family == Family::V4 { GATEWAY.0.into() } else { std::net::IpAddr::from(GATEWAY.1) };
+            let to_node = bench.sent(1, UDP, 5000, (gateway, 53).into());
+            bench.answer("to its own node", &to_node, Expect::Pass);
+        }
+        bench.lab.dataplane.unload().expect("to unload");
+    });
+}
+
+#[test]
+fn another_tenant_comes_in_by_a_rule_only() {
+    isolated(|cgroup| {
+        let mut bench = Bench::new(cgroup);
+        let foreign = lab::TENANT + 1;
+        let ifindex = bench.ifindex(0);
+        bench.lab.tables.endpoints.get_mut(&ifindex).expect("a row").tenant = foreign;
+        for family in FAMILIES {
+            let address = bench.address(0, family);
+            bench.lab.tables.peers.get_mut(&address).expect("a row").tenant = foreign;
+        }
+        bench.lab.sync();
+        for family in FAMILIES {
+            let frame = asks(&bench, family, TCP, 8080);
+            bench.ask("of another tenant", &frame, Expect::Drop(Reason::OtherTenant));
+        }
+        bench.about(1, IN);
+        bench.rules(&[(Direction::In, lab::class(0), None, ALL_PORTS)]);
+        for family in FAMILIES {
+            let frame = asks(&bench, family, TCP, 8080);
+            bench.ask("allowed by a rule", &frame, passes(&frame));
+            let answer = answers(&bench, family, &frame);
+            bench.answer("answered", &answer, passes(&answer));
+        }
+        bench.lab.dataplane.unload().expect("to unload");
+    });
+}
+
+#[test]
+fn audit_lets_pass_and_counts() {
+    isolated(|cgroup| {
+        let mut bench = Bench::new(cgroup);
+        bench.about(1, EndpointPolicy { audit_in: true, ..IN });
+        bench.rules(&[]);
+        let frame = asks(&bench, Family::V4, TCP, 8080);
+        let (verdict, _) = bench.run(program::FROM_CONTAINER, &frame.bytes(), bench.ifindex(0));
+        assert_eq!(verdict, crate::bench::REDIRECT);
+        let ifindex = bench.ifindex(1);
+        let counters = bench.lab.dataplane.counters().expect("counters");
+        let audited = counters.iter().find(|c| c.endpoint == ifindex && c.reason == Reason::Audit as u8);
+        assert_eq!(audited.expect("counted").packets, 1);
+        bench.lab.dataplane.unload().expect("to unload");
+    });
+}
+
+#[test]
+fn fragments_follow_their_first_and_errors_pass() {
+    isolated(|cgroup| {
+        let mut bench = Bench::new(cgroup);
+        bench.about(1, IN);
+        bench.rules(&[(Direction::In, lab::class(0), Some(PolicyProtocol::Udp), ALL_PORTS)]);
+        let whole = asks(&bench, Family::V4, UDP, 53);
+        let later = Frame { fragment: 185, ..whole.clone() };
+        bench.ask("a later fragment alone", &later, Expect::Drop(Reason::Fragment));
+        let first = Frame { fragment: 0x2000, ..whole };
+        bench.ask("the first", &first, passes(&first));
+        bench.ask("a later one after it", &later, passes(&later));
+        for (family, protocol, kind) in [(Family::V4, ICMP, 3), (Family::V6, ICMPV6, 2)] {
+            let error = Frame { detail: kind, ..asks(&bench, family, protocol, 0) };
+            bench.ask("too big", &error, passes(&error));
+            let echo = Frame { detail: if family == Family::V4 { 8 } else { 128 }, ..error };
+            bench.ask("a ping", &echo, Expect::Drop(Reason::PolicyIn));
+        }
+        bench.lab.dataplane.unload().expect("to unload");
+    });
+}
+
+#[test]
+fn a_block_is_who_is_in_it() {
+    isolated(|cgroup| {
+        let mut bench = Bench::new(cgroup);
+        bench.about(1, IN);
+        let class = BLOCK | 9;
+        for (family, block, hole) in
+            [(Family::V4, "10.88.0.0/24", "10.88.0.9/32"), (Family::V6, "fd68:6d00:0:1::/112", "fd68:6d00:0:1::9/128")]
+        {
+            let net = |text: &str| text.parse().expect("a block");
+            bench.lab.tables.blocks.extend([(net(block), class), (net(hole), 0)]);
+            bench.rules(&[(Direction::In, class, Some(PolicyProtocol::Tcp), ALL_PORTS)]);
+            let frame = asks(&bench, family, TCP, 8080);
+            bench.ask("in the block", &frame, passes(&frame));
+            let host = if family == Family::V4 { 32 } else { 128 };
+            let own = ipnet::IpNet::new(bench.address(0, family), host).expect("a block");
+            bench.lab.tables.blocks.insert(own, 0);
+            bench.lab.sync();
+            let frame = asks(&bench, family, TCP, 8081);
+            bench.ask("in a hole of it", &frame, Expect::Drop(Reason::PolicyIn));
+        }
+        bench.lab.dataplane.unload().expect("to unload");
+    });
+}
