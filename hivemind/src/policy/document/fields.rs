@@ -71,7 +71,7 @@ impl<'a> Node<'a> {
     /// The same, and each that is there must have a value.
     pub(super) fn fields_with_values(&self, known: &[&str], faults: &mut Faults) -> Option<Fields<'a>> {
         let fields = self.fields(known, faults)?;
-        for (key, _) in fields.mapping.iter().filter(|(_, value)| value.is_null()) {
+        for (key, _) in fields.mapping.iter().filter(|(_, value)| **value == Value::Null) {
             let key = key.as_str().unwrap_or_default();
             faults.say(&fields.child(key), "has no value; write one, or leave the field out");
         }
@@ -112,7 +112,7 @@ impl<'a> Fields<'a> {
 
     /// A field that is there and is not null: to Kubernetes the two are the same.
     pub(super) fn get(&self, name: &str) -> Option<Node<'a>> {
-        let value = self.mapping.get(name).filter(|value| !value.is_null())?;
+        let value = self.mapping.get(name).filter(|value| **value != Value::Null)?;
         Some(Node { value, path: self.child(name) })
     }
 

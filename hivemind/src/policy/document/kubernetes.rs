@@ -114,7 +114,7 @@ fn types<'a>(node: &Node<'a>, faults: &mut Faults) -> Option<Vec<&'a str>> {
 
 fn rule(node: &Node<'_>, peers: &str, faults: &mut Faults) -> Option<PolicyRule> {
     // An item that is empty is the rule that allows all; Kubernetes reads null the same way.
-    if node.value.is_null() {
+    if *node.value == Value::Null {
         return Some(PolicyRule::default());
     }
     let fields = node.fields(&[peers, "ports"], faults)?;
@@ -185,7 +185,7 @@ fn port(node: &Node<'_>, faults: &mut Faults) -> Option<PolicyPort> {
     });
     // All three have the same numbers: a protocol that is wrong hides no fault of the port.
     let number = |node: &Node<'_>, faults: &mut Faults| {
-        let number = words::port_number(PolicyProtocol::Tcp, node.value.as_u64());
+        let number = words::port_number(PolicyProtocol::Tcp, whole_number(node.value));
         number.map_err(|why| faults.say(&node.path, format_args!("is not a port; {why}"))).ok()
     };
     let port = match fields.get("port") {
@@ -211,4 +211,9 @@ fn port(node: &Node<'_>, faults: &mut Faults) -> Option<PolicyPort> {
         }
     };
     Some(PolicyPort { protocol: protocol?, port })
+}
+
+/// Not of a value with a tag, whose meaning nobody knows.
+fn whole_number(value: &Value) -> Option<u64> {
+    if let Value::Number(number) = value { number.as_u64() } else { None }
 }

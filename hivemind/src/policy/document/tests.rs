@@ -291,6 +291,7 @@ fn faults_of_kubernetes_documents() {
         (port("{endPort: 80}"), "ports[0].endPort", "without port"),
         (port("{port: http, endPort: 80}"), "ports[0].endPort", "write port as a number"),
         (port("{protocol: tcp}"), "ports[0].protocol", "write TCP, UDP or SCTP"),
+        (port("{port: !x 80}"), "ports[0].port", "from 1 to 65535"),
         (port("80"), "ports[0]", "is not a mapping"),
         (expression("{key: a, operator: Is, values: [b]}"), "matchExpressions[0].operator", "write In, NotIn, Exists"),
         (expression("{key: a, operator: In}"), "matchExpressions[0]", "In needs at least one"),
@@ -324,6 +325,7 @@ fn faults_of_kubernetes_documents() {
             "spec.ingress[0].from[0]",
             "write two peers",
         ),
+        ("{ingress: [!x ]}".into(), "spec.ingress[0]", "is not a mapping"),
         ("[]".into(), "spec", "is not a mapping"),
         ("".into(), "spec", "is missing"),
     ] {
