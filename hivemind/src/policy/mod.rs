@@ -13,6 +13,7 @@
 mod blocks;
 mod classes;
 mod compile;
+mod document;
 mod judge;
 mod number;
 #[cfg(test)]
@@ -28,6 +29,7 @@ use crate::{
 };
 
 pub use compile::compile;
+pub use document::read;
 pub use judge::{Peer, Verdict, judge};
 
 /// [`RuleKey::peer`]: everybody.

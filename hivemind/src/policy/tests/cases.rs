@@ -23,11 +23,11 @@ struct Try<'a> {
 }
 
 impl Try<'_> {
-    fn to_x(&self) -> bool {
+    fn enters_x(&self) -> bool {
         self.to.starts_with("x/")
     }
 
-    fn from_x(&self) -> bool {
+    fn leaves_x(&self) -> bool {
         self.from.starts_with("x/")
     }
 }
@@ -98,9 +98,9 @@ fn no_policy_closes_nothing() {
 
 #[test]
 fn default_deny() {
-    check(&[("x", ingress(all(), []))], |t| !t.to_x());
-    check(&[("x", egress(all(), []))], |t| !t.from_x());
-    check(&[("x", spec(all(), Some(vec![]), Some(vec![])))], |t| !t.to_x() && !t.from_x());
+    check(&[("x", ingress(all(), []))], |t| !t.enters_x());
+    check(&[("x", egress(all(), []))], |t| !t.leaves_x());
+    check(&[("x", spec(all(), Some(vec![]), Some(vec![])))], |t| !t.enters_x() && !t.leaves_x());
     // Neither direction named: about instances, but closes nothing.
     check(&[("x", spec(all(), None, None))], |_| true);
 }
@@ -116,7 +116,7 @@ fn allow_all() {
 fn instance_selectors_are_of_the_policys_namespace() {
     check(&[("x", ingress(with("pod=a"), from([pods(with("pod=b"))])))], |t| t.to != "x/a" || t.from == "x/b");
     // The empty selector: everybody in the namespace.
-    check(&[("x", ingress(with("pod=a"), from([pods(all())])))], |t| t.to != "x/a" || t.from_x());
+    check(&[("x", ingress(with("pod=a"), from([pods(all())])))], |t| t.to != "x/a" || t.leaves_x());
     check(&[("x", ingress(with("pod=a"), from([pods(with("pod=none"))])))], |t| t.to != "x/a");
 }
 
@@ -129,7 +129,7 @@ fn namespace_selectors() {
     check(&[("x", ingress(with("pod=a"), from([namespaces(all())])))], |_| true);
     // Every namespace has its name as a label.
     check(&[("x", ingress(all(), from([namespaces(with("kubernetes.io/metadata.name=z"))])))], |t| {
-        !t.to_x() || t.from.starts_with("z/")
+        !t.enters_x() || t.from.starts_with("z/")
     });
 }
 
@@ -138,9 +138,9 @@ fn a_namespace_without_a_row_has_its_name() {
     let (mut world, instances) = nine();
     world.desired.namespaces.clear();
     world.policy("x", "p", ingress(all(), from([namespaces(with("kubernetes.io/metadata.name=y"))])));
-    check_world(&world, &instances, |t| !t.to_x() || t.from.starts_with("y/"));
+    check_world(&world, &instances, |t| !t.enters_x() || t.from.starts_with("y/"));
     world.policy("x", "p", ingress(all(), from([namespaces(with("ns=y"))])));
-    check_world(&world, &instances, |t| !t.to_x());
+    check_world(&world, &instances, |t| !t.enters_x());
 }
 
 #[test]
@@ -155,53 +155,53 @@ fn both_selectors_in_one_peer_are_and_in_two_peers_or() {
 fn match_expressions() {
     let a_or_b = |t: &Try<'_>| t.from.ends_with("/a") || t.from.ends_with("/b");
     let everywhere = |selector| ingress(all(), from([both(all(), selector)]));
-    check(&[("x", everywhere(where_("pod", In, &["a", "b"])))], |t| !t.to_x() || a_or_b(&t));
-    check(&[("x", everywhere(where_("pod", NotIn, &["a", "b"])))], |t| !t.to_x() || !a_or_b(&t));
+    check(&[("x", everywhere(where_("pod", In, &["a", "b"])))], |t| !t.enters_x() || a_or_b(&t));
+    check(&[("x", everywhere(where_("pod", NotIn, &["a", "b"])))], |t| !t.enters_x() || !a_or_b(&t));
     // An absent label is not in any list.
     check(&[("x", everywhere(where_("other", NotIn, &["a"])))], |_| true);
-    check(&[("x", everywhere(where_("other", In, &["a"])))], |t| !t.to_x());
+    check(&[("x", everywhere(where_("other", In, &["a"])))], |t| !t.enters_x());
     check(&[("x", everywhere(where_("pod", Exists, &[])))], |_| true);
-    check(&[("x", everywhere(where_("other", Exists, &[])))], |t| !t.to_x());
+    check(&[("x", everywhere(where_("other", Exists, &[])))], |t| !t.enters_x());
     check(&[("x", everywhere(where_("other", DoesNotExist, &[])))], |_| true);
-    check(&[("x", everywhere(where_("pod", DoesNotExist, &[])))], |t| !t.to_x());
+    check(&[("x", everywhere(where_("pod", DoesNotExist, &[])))], |t| !t.enters_x());
     // Of namespaces, and of the instances the policy is about.
     let others = from([namespaces(where_("ns", NotIn, &["x"]))]);
-    check(&[("x", ingress(all(), others))], |t| !t.to_x() || !t.from_x());
+    check(&[("x", ingress(all(), others))], |t| !t.enters_x() || !t.leaves_x());
     check(&[("x", ingress(where_("pod", In, &["a", "b"]), []))], |t| t.to != "x/a" && t.to != "x/b");
     // Labels and expressions together: all must hold.
     let mut selector = where_("pod", In, &["a", "b"]);
     selector.labels = labels("pod=b");
-    check(&[("x", everywhere(selector))], |t| !t.to_x() || t.from.ends_with("/b"));
+    check(&[("x", everywhere(selector))], |t| !t.enters_x() || t.from.ends_with("/b"));
 }
 
 #[test]
 fn ports_and_protocols() {
     let on = |ports: &[PolicyPort]| ingress(all(), [rule([], ports)]);
-    check(&[("x", on(&[tcp(80)]))], |t| !t.to_x() || (t.protocol, t.port) == (Tcp, 80));
+    check(&[("x", on(&[tcp(80)]))], |t| !t.enters_x() || (t.protocol, t.port) == (Tcp, 80));
     check(&[("x", on(&[tcp(80), ports(Udp, 81, 81)]))], |t| {
-        !t.to_x() || [(Tcp, 80), (Udp, 81)].contains(&(t.protocol, t.port))
+        !t.enters_x() || [(Tcp, 80), (Udp, 81)].contains(&(t.protocol, t.port))
     });
     let only_udp = PolicyPort { protocol: Udp, port: None };
-    check(&[("x", on(&[only_udp]))], |t| !t.to_x() || t.protocol == Udp);
-    check(&[("x", on(&[ports(Sctp, 80, 81)]))], |t| !t.to_x() || t.protocol == Sctp && (80..=81).contains(&t.port));
+    check(&[("x", on(&[only_udp]))], |t| !t.enters_x() || t.protocol == Udp);
+    check(&[("x", on(&[ports(Sctp, 80, 81)]))], |t| !t.enters_x() || t.protocol == Sctp && (80..=81).contains(&t.port));
     // The port of an egress rule is the receiver's.
-    check(&[("x", egress(all(), [rule([], [tcp(80)])]))], |t| !t.from_x() || (t.protocol, t.port) == (Tcp, 80));
+    check(&[("x", egress(all(), [rule([], [tcp(80)])]))], |t| !t.leaves_x() || (t.protocol, t.port) == (Tcp, 80));
 }
 
 #[test]
 fn ranges_that_overlap() {
     let on = |first, last| ingress(all(), [rule([], [ports(Tcp, first, last)])]);
-    check(&[("x", on(80, 81))], |t| !t.to_x() || t.protocol == Tcp && (80..=81).contains(&t.port));
-    check(&[("x", on(0, u16::MAX))], |t| !t.to_x() || t.protocol == Tcp);
+    check(&[("x", on(80, 81))], |t| !t.enters_x() || t.protocol == Tcp && (80..=81).contains(&t.port));
+    check(&[("x", on(0, u16::MAX))], |t| !t.enters_x() || t.protocol == Tcp);
     check(&[("x", on(79, 80)), ("x", on(80, 82)), ("y", on(81, 81))], |t| {
-        (!t.to_x() || t.protocol == Tcp) && (!t.to.starts_with("y/") || (t.protocol, t.port) == (Tcp, 81))
+        (!t.enters_x() || t.protocol == Tcp) && (!t.to.starts_with("y/") || (t.protocol, t.port) == (Tcp, 81))
     });
 }
 
 #[test]
 fn a_named_port_matches_nothing_rather_than_everything() {
     let named = PolicyPort { protocol: Tcp, port: Some(PortMatch::Name("http".into())) };
-    check(&[("x", ingress(all(), [rule([], [named])]))], |t| !t.to_x());
+    check(&[("x", ingress(all(), [rule([], [named])]))], |t| !t.enters_x());
 }
 
 #[test]
@@ -219,11 +219,13 @@ fn policies_are_a_union() {
     let first = ingress(with("pod=a"), from([pods(with("pod=b"))]));
     let second = ingress(all(), [rule([namespaces(with("ns=y"))], [tcp(80)])]);
     check(&[("x", first), ("x", second)], |t| {
-        !t.to_x() || (t.to, t.from) == ("x/a", "x/b") || t.from.starts_with("y/") && (t.protocol, t.port) == (Tcp, 80)
+        !t.enters_x()
+            || (t.to, t.from) == ("x/a", "x/b")
+            || t.from.starts_with("y/") && (t.protocol, t.port) == (Tcp, 80)
     });
     // One about each direction.
     check(&[("x", ingress(all(), from([pods(all())]))), ("x", egress(all(), from([namespaces(all())])))], |t| {
-        !t.to_x() || t.from_x()
+        !t.enters_x() || t.leaves_x()
     });
 }
 
@@ -248,9 +250,9 @@ fn a_change_of_labels_changes_who_is_meant() {
     world.relabel(&instances[0].1, "pod=other");
     check_world(&world, &instances, |_| true);
     world.policy("x", "p", ingress(all(), from([namespaces(with("team=blue"))])));
-    check_world(&world, &instances, |t| !t.to_x());
+    check_world(&world, &instances, |t| !t.enters_x());
     world.namespace("z", "team=blue");
-    check_world(&world, &instances, |t| !t.to_x() || t.from.starts_with("z/"));
+    check_world(&world, &instances, |t| !t.enters_x() || t.from.starts_with("z/"));
 }
 
 #[test]
@@ -281,6 +283,6 @@ fn overlapping_blocks_have_their_own_ports() {
     check(&[("x", egress(all(), rules))], |t| {
         // 10.0.0.4 to 10.0.0.7
         let inner = ["y/a", "y/b", "y/c", "z/a"].contains(&t.to);
-        !t.from_x() || t.protocol == Tcp && (t.port == 80 || t.port == 81 && inner)
+        !t.leaves_x() || t.protocol == Tcp && (t.port == 80 || t.port == 81 && inner)
     });
 }

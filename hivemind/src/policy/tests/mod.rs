@@ -4,4 +4,4 @@ mod cases;
 mod naive;
 mod rows;
 mod tenants;
-mod world;
+pub(super) mod world;

@@ -12,43 +12,43 @@ use crate::{
 };
 
 /// The node whose view it is.
-pub(super) fn node() -> NodeName {
+pub(in crate::policy) fn node() -> NodeName {
     name("node-1")
 }
 
-pub(super) fn name<T: std::str::FromStr<Err: std::fmt::Debug>>(text: &str) -> T {
+pub(in crate::policy) fn name<T: std::str::FromStr<Err: std::fmt::Debug>>(text: &str) -> T {
     text.parse().expect("a valid word")
 }
 
 /// `tenant/namespace`, or a namespace of the tenant `default`.
-pub(super) fn scope(text: &str) -> Scope {
+pub(in crate::policy) fn scope(text: &str) -> Scope {
     let (tenant, namespace) = text.split_once('/').unwrap_or(("default", text));
     Scope { tenant: name(tenant), namespace: name(namespace) }
 }
 
 /// `key=value,key=value`
-pub(super) fn labels(text: &str) -> BTreeMap<String, String> {
+pub(in crate::policy) fn labels(text: &str) -> BTreeMap<String, String> {
     let pairs = text.split(',').filter_map(|pair| pair.split_once('='));
     pairs.map(|(key, value)| (key.into(), value.into())).collect()
 }
 
 #[derive(Clone, Debug, Default)]
-pub(super) struct World {
+pub(in crate::policy) struct World {
     pub(super) desired: NodeDesired,
 }
 
 impl World {
-    pub(super) fn namespace(&mut self, at: &str, text: &str) {
+    pub(in crate::policy) fn namespace(&mut self, at: &str, text: &str) {
         let namespace = Namespace { scope: scope(at), labels: labels(text), created_at: Timestamp::from_millis(0) };
         self.desired.namespaces.insert(scope(at), Arc::new(namespace));
     }
 
     /// The n-th instance has the addresses 10.0.0.n and fd00::n.
-    pub(super) fn instance(&mut self, at: &str, text: &str) -> InstanceId {
+    pub(in crate::policy) fn instance(&mut self, at: &str, text: &str) -> InstanceId {
         self.instance_on("node-1", at, text)
     }
 
-    pub(super) fn instance_on(&mut self, on: &str, at: &str, text: &str) -> InstanceId {
+    pub(in crate::policy) fn instance_on(&mut self, on: &str, at: &str, text: &str) -> InstanceId {
         let n = self.desired.peers.len() as u32 + 1;
         let id = InstanceId::from_bits(n.into());
         let addresses = Addresses {
@@ -61,73 +61,73 @@ impl World {
         id
     }
 
-    pub(super) fn relabel(&mut self, id: &InstanceId, text: &str) {
+    pub(in crate::policy) fn relabel(&mut self, id: &InstanceId, text: &str) {
         let mut peer = (*self.desired.peers[id]).clone();
         peer.labels = labels(text);
         self.desired.peers.insert(id.clone(), Arc::new(peer));
     }
 
-    pub(super) fn policy(&mut self, at: &str, called: &str, spec: PolicySpec) {
+    pub(in crate::policy) fn policy(&mut self, at: &str, called: &str, spec: PolicySpec) {
         let key = PolicyKey::new(scope(at), name(called));
         let policy = Policy { key: key.clone(), spec, created_at: Timestamp::from_millis(0) };
         self.desired.policies.insert(key, Arc::new(policy));
     }
 
-    pub(super) fn compile(&self) -> Compiled {
+    pub(in crate::policy) fn compile(&self) -> Compiled {
         compile(&self.desired, &node())
     }
 
-    pub(super) fn v4(&self, id: &InstanceId) -> IpAddr {
+    pub(in crate::policy) fn v4(&self, id: &InstanceId) -> IpAddr {
         IpAddr::from(self.desired.peers[id].addresses.v4.expect("it has one"))
     }
 }
 
-pub(super) fn all() -> Selector {
+pub(in crate::policy) fn all() -> Selector {
     Selector::default()
 }
 
-pub(super) fn with(text: &str) -> Selector {
+pub(in crate::policy) fn with(text: &str) -> Selector {
     Selector { labels: labels(text), expressions: Vec::new() }
 }
 
-pub(super) fn where_(key: &str, operator: Operator, values: &[&str]) -> Selector {
+pub(in crate::policy) fn where_(key: &str, operator: Operator, values: &[&str]) -> Selector {
     let values = values.iter().map(|value| (*value).to_owned()).collect();
     Selector { labels: BTreeMap::new(), expressions: vec![Requirement { key: key.into(), operator, values }] }
 }
 
-pub(super) fn pods(instances: Selector) -> PolicyPeer {
+pub(in crate::policy) fn pods(instances: Selector) -> PolicyPeer {
     PolicyPeer::Instances(InstancePeer { namespaces: None, instances })
 }
 
-pub(super) fn namespaces(namespaces: Selector) -> PolicyPeer {
+pub(in crate::policy) fn namespaces(namespaces: Selector) -> PolicyPeer {
     both(namespaces, all())
 }
 
-pub(super) fn both(namespaces: Selector, instances: Selector) -> PolicyPeer {
+pub(in crate::policy) fn both(namespaces: Selector, instances: Selector) -> PolicyPeer {
     PolicyPeer::Instances(InstancePeer { namespaces: Some(namespaces), instances })
 }
 
-pub(super) fn block(cidr: &str, except: &[&str]) -> PolicyPeer {
+pub(in crate::policy) fn block(cidr: &str, except: &[&str]) -> PolicyPeer {
     PolicyPeer::Block(BlockPeer { cidr: name(cidr), except: except.iter().map(|text| name(text)).collect() })
 }
 
-pub(super) fn ports(protocol: PolicyProtocol, first: u16, last: u16) -> PolicyPort {
+pub(in crate::policy) fn ports(protocol: PolicyProtocol, first: u16, last: u16) -> PolicyPort {
     PolicyPort { protocol, port: Some(PortMatch::Range(first, last)) }
 }
 
-pub(super) fn tcp(port: u16) -> PolicyPort {
+pub(in crate::policy) fn tcp(port: u16) -> PolicyPort {
     ports(PolicyProtocol::Tcp, port, port)
 }
 
-pub(super) fn rule(peers: impl Into<Vec<PolicyPeer>>, ports: impl Into<Vec<PolicyPort>>) -> PolicyRule {
+pub(in crate::policy) fn rule(peers: impl Into<Vec<PolicyPeer>>, ports: impl Into<Vec<PolicyPort>>) -> PolicyRule {
     PolicyRule { peers: peers.into(), ports: ports.into() }
 }
 
-pub(super) fn from(peers: impl Into<Vec<PolicyPeer>>) -> Vec<PolicyRule> {
+pub(in crate::policy) fn from(peers: impl Into<Vec<PolicyPeer>>) -> Vec<PolicyRule> {
     vec![rule(peers, [])]
 }
 
-pub(super) fn spec(
+pub(in crate::policy) fn spec(
     instances: Selector,
     ingress: Option<Vec<PolicyRule>>,
     egress: Option<Vec<PolicyRule>>,
@@ -135,10 +135,10 @@ pub(super) fn spec(
     PolicySpec { instances, ingress, egress, audit: false }
 }
 
-pub(super) fn ingress(instances: Selector, rules: impl Into<Vec<PolicyRule>>) -> PolicySpec {
+pub(in crate::policy) fn ingress(instances: Selector, rules: impl Into<Vec<PolicyRule>>) -> PolicySpec {
     spec(instances, Some(rules.into()), None)
 }
 
-pub(super) fn egress(instances: Selector, rules: impl Into<Vec<PolicyRule>>) -> PolicySpec {
+pub(in crate::policy) fn egress(instances: Selector, rules: impl Into<Vec<PolicyRule>>) -> PolicySpec {
     spec(instances, None, Some(rules.into()))
 }

@@ -1,0 +1,202 @@
+//! Our own form; the module above shows it.
+
+use serde_norway::Value;
+
+use super::{
+    Named,
+    fields::{Faults, Fields, Node},
+    words,
+};
+use crate::{
+    model::Scope,
+    spec::v1::{
+        Entity, InstancePeer, Operator, PolicyPeer, PolicyPort, PolicyProtocol, PolicyRule, PolicySpec, PortMatch,
+        Requirement, Selector,
+    },
+};
+
+const ENTITIES: [(&str, Entity); 5] = [
+    ("host", Entity::Host),
+    ("world", Entity::World),
+    ("cluster", Entity::Cluster),
+    ("same-tenant", Entity::SameTenant),
+    ("other-tenants", Entity::OtherTenants),
+];
+
+const PROTOCOLS: [(&str, PolicyProtocol); 4] = [
+    ("tcp", PolicyProtocol::Tcp),
+    ("udp", PolicyProtocol::Udp),
+    ("sctp", PolicyProtocol::Sctp),
+    ("icmp", PolicyProtocol::Icmp),
+];
+
+pub(super) fn policy(node: &Node<'_>, scope: &Scope, faults: &mut Faults) -> Option<Named> {
+    let fields =
+        node.fields_with_values(&["policy", "namespace", "instances", "audit", "ingress", "egress"], faults)?;
+    let key = words::key(&fields, "policy", scope, faults);
+    let instances = selector_or_all(&fields, "instances", faults);
+    let audit = match fields.get("audit") {
+        None => Some(false),
+        Some(node) => match node.value {
+            Value::Bool(audit) => Some(*audit),
+            _ => node.fault(faults, "write true or false"),
+        },
+    };
+    let [ingress, egress] = [("ingress", "from"), ("egress", "to")].map(|(direction, peers)| {
+        let items = fields.get(direction)?.items(faults)?;
+        Some(items.iter().filter_map(|node| rule(node, peers, faults)).collect())
+    });
+    Some((key?, PolicySpec { instances: instances?, ingress, egress, audit: audit? }))
+}
+
+fn rule(node: &Node<'_>, peers: &str, faults: &mut Faults) -> Option<PolicyRule> {
+    let fields = node.fields_with_values(&[peers, "ports"], faults)?;
+    Some(PolicyRule {
+        peers: fields.filled_list(peers, "everybody", faults).iter().filter_map(|node| peer(node, faults)).collect(),
+        ports: fields.filled_list("ports", "all ports", faults).iter().filter_map(|node| port(node, faults)).collect(),
+    })
+}
+
+fn peer(node: &Node<'_>, faults: &mut Faults) -> Option<PolicyPeer> {
+    if let Value::String(text) = node.value {
+        let found = ENTITIES.iter().find(|(word, _)| word == text);
+        return match found {
+            Some((_, entity)) => Some(PolicyPeer::Entity(*entity)),
+            None => {
+                let known = ENTITIES.map(|(word, _)| word).join(", ");
+                node.fault(faults, format_args!("{text:?} is no kind of peer; known are {known}"))
+            }
+        };
+    }
+    let fields = node.fields_with_values(&["namespaces", "instances", "block", "except"], faults)?;
+    let [namespaces, instances, block, except] =
+        ["namespaces", "instances", "block", "except"].map(|name| fields.get(name));
+    let selects = namespaces.is_some() || instances.is_some();
+    if block.is_some() || except.is_some() {
+        if selects {
+            node.fault::<()>(faults, "has a block and labels; write two peers");
+        }
+        return words::block(&fields, "block", faults).map(PolicyPeer::Block);
+    }
+    if !selects {
+        return node.fault(faults, "names nobody; write instances, namespaces or block");
+    }
+    let namespaces = match namespaces {
+        Some(node) => Some(selector(&node, faults)?),
+        None => None,
+    };
+    let instances = selector_or_all(&fields, "instances", faults)?;
+    Some(PolicyPeer::Instances(InstancePeer { namespaces, instances }))
+}
+
+/// `5432`, `53/udp`, `8000-8999/tcp`, `http` or a protocol.
+fn port(node: &Node<'_>, faults: &mut Faults) -> Option<PolicyPort> {
+    let text = match node.value {
+        Value::String(text) => text.clone(),
+        Value::Number(number) => number.to_string(),
+        _ => return node.fault(faults, "is not a port; write e.g. 5432, 53/udp, 8000-8999 or udp"),
+    };
+    let named = |word: &str| PROTOCOLS.iter().find(|(name, _)| *name == word).map(|(_, protocol)| *protocol);
+    if let Some(protocol) = named(&text) {
+        return Some(PolicyPort { protocol, port: None });
+    }
+    let (port, protocol) = text.split_once('/').unwrap_or((&text, "tcp"));
+    let Some(protocol) = named(protocol) else {
+        let known = PROTOCOLS.map(|(word, _)| word).join(", ");
+        return node.fault(faults, format_args!("{protocol:?} is not a protocol; known are {known}"));
+    };
+    match port_match(port, protocol) {
+        Ok(port) => Some(PolicyPort { protocol, port: Some(port) }),
+        Err(why) => node.fault(faults, why),
+    }
+}
+
+fn port_match(text: &str, protocol: PolicyProtocol) -> Result<PortMatch, String> {
+    let digits = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    let number = |text: &str| {
+        words::port_number(protocol, text.parse().ok()).map_err(|why| format!("{text} is not a port; {why}"))
+    };
+    if digits(text) {
+        return number(text).map(|port| PortMatch::Range(port, port));
+    }
+    if let Some((first, last)) = text.split_once('-').filter(|(first, last)| digits(first) && digits(last)) {
+        let (first, last) = (number(first)?, number(last)?);
+        if first > last {
+            return Err(format!("the range {text} is empty; write {last}-{first}"));
+        }
+        return Ok(PortMatch::Range(first, last));
+    }
+    words::port_name(text)
+}
+
+fn selector_or_all(fields: &Fields<'_>, name: &str, faults: &mut Faults) -> Option<Selector> {
+    fields.get(name).map_or(Some(Selector::default()), |node| selector(&node, faults))
+}
+
+/// A mapping, or a text in the words of `kubectl --selector`.
+fn selector(node: &Node<'_>, faults: &mut Faults) -> Option<Selector> {
+    if matches!(node.value, Value::Tagged(_)) {
+        node.text(faults)?;
+    }
+    let Value::String(text) = node.value else {
+        return words::labels(node, faults).map(|labels| Selector { labels, expressions: Vec::new() });
+    };
+    if text.trim().is_empty() {
+        return node.fault(faults, "is empty; write {} for all");
+    }
+    let mut expressions = Vec::new();
+    for part in split(text) {
+        let Some(requirement) = requirement(part.trim()) else {
+            let why = "write a=b, a!=b, \"a in (b, c)\", \"a notin (b, c)\", a or !a";
+            node.fault::<()>(faults, format_args!("{:?} says nothing about a label; {why}", part.trim()));
+            continue;
+        };
+        words::check_requirement(&node.path, &requirement, faults);
+        expressions.push(requirement);
+    }
+    Some(Selector { labels: Default::default(), expressions })
+}
+
+/// Splits at commas that are not in parentheses.
+fn split(text: &str) -> Vec<&str> {
+    let mut inside = false;
+    text.split(move |c| {
+        match c {
+            '(' => inside = true,
+            ')' => inside = false,
+            _ => {}
+        }
+        c == ',' && !inside
+    })
+    .collect()
+}
+
+fn requirement(text: &str) -> Option<Requirement> {
+    let made = |key: &str, operator, values: Vec<&str>| {
+        let values = values.into_iter().map(|value| value.trim().to_owned()).collect();
+        Some(Requirement { key: key.trim().to_owned(), operator, values })
+    };
+    if let Some(rest) = text.strip_suffix(')') {
+        let (before, values) = rest.split_once('(')?;
+        let mut words = before.split_whitespace();
+        let operator = match (words.next(), words.next(), words.next()) {
+            (Some(key), Some("in"), None) => Some((key, Operator::In)),
+            (Some(key), Some("notin"), None) => Some((key, Operator::NotIn)),
+            _ => None,
+        };
+        let (key, operator) = operator?;
+        let values = if values.trim().is_empty() { Vec::new() } else { values.split(',').collect() };
+        return made(key, operator, values);
+    }
+    if let Some((key, value)) = text.split_once("!=") {
+        return made(key, Operator::NotIn, vec![value]);
+    }
+    if let Some((key, value)) = text.split_once("==").or_else(|| text.split_once('=')) {
+        return made(key, Operator::In, vec![value]);
+    }
+    if let Some(key) = text.strip_prefix('!') {
+        return made(key, Operator::DoesNotExist, Vec::new());
+    }
+    let one_word = !text.is_empty() && !text.contains(char::is_whitespace);
+    if one_word { made(text, Operator::Exists, Vec::new()) } else { None }
+}
