@@ -144,6 +144,8 @@ impl Loop {
             said.apps.extend(dirty.apps);
             said.instances.extend(dirty.instances);
             said.services.extend(dirty.services);
+            said.namespaces.extend(dirty.namespaces);
+            said.policies.extend(dirty.policies);
             for app in apps {
                 if let Err(error) = self.plan(&app).await {
                     self.put_off(app, error)?;
