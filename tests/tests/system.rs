@@ -8,6 +8,8 @@ mod families;
 mod health;
 #[path = "system/life.rs"]
 mod life;
+#[path = "system/namespaces.rs"]
+mod namespaces;
 #[path = "system/outside.rs"]
 mod outside;
 #[path = "system/shown.rs"]

@@ -13,10 +13,11 @@ use super::{
     ApiState,
     extract::{Args, InScope, Json, Named, NoArgs, if_match},
     problem::{ApiError, not_found},
+    tenants::{self, OfTenant},
     view::AppView,
 };
 use crate::{
-    control::{ControlError, Written},
+    control::{ControlError, ObjectName, Written},
     model::{AppKey, Problem, Revision},
     runtime::check_reference,
     spec::v1::{AppSpec, validate_app},
@@ -46,10 +47,10 @@ pub struct Scale {
 pub(super) struct PutArgs {
     /// Check only and change nothing; the answer says what would be done.
     #[serde(default)]
-    dry_run: bool,
+    pub(super) dry_run: bool,
 }
 
-fn etag(revision: Revision) -> [(header::HeaderName, String); 1] {
+pub(super) fn etag(revision: Revision) -> [(header::HeaderName, String); 1] {
     [(header::ETAG, format!("\"{revision}\""))]
 }
 
@@ -67,8 +68,8 @@ fn find(state: &ApiState, key: &AppKey) -> Result<AppView, ApiError> {
 /// A refused command; an app that is not there with those that are.
 fn refused(state: &ApiState, error: ControlError) -> ApiError {
     match error {
-        ControlError::NotFound { key } => missing(state, &key),
-        error => error.into(),
+        ControlError::NotFound { object: ObjectName::App(key) } => missing(state, &key),
+        error => tenants::refused(state, error),
     }
 }
 
@@ -76,6 +77,15 @@ fn missing(state: &ApiState, key: &AppKey) -> ApiError {
     let snapshot = state.control.snapshot();
     let here = snapshot.apps.keys().filter(|other| other.scope == key.scope).map(|other| other.name.as_str());
     not_found("app", key.name.as_str(), Some(&key.scope), here)
+}
+
+/// The apps of all namespaces.
+#[utoipa::path(get, operation_id = "listAllApps", path = "/v1/apps", tag = "apps", params(OfTenant),
+    responses((status = 200, body = [AppView])))]
+pub(super) async fn list_all(State(state): State<ApiState>, Args(of): Args<OfTenant>) -> Body<Vec<AppView>> {
+    let snapshot = state.control.snapshot();
+    let apps = snapshot.apps.iter().filter(|(key, _)| of.has(&key.scope));
+    Body(apps.map(|(_, row)| AppView::new(&snapshot, row)).collect())
 }
 
 /// The apps of a namespace.
@@ -115,7 +125,7 @@ pub(super) async fn put(
     if let Err(error) = check_reference(&spec.image) {
         let mut faults = validate_app(&spec);
         faults.push(format!("image: {error}"));
-        return Err(refused(&state, ControlError::Invalid { key, faults }));
+        return Err(refused(&state, ControlError::Invalid { object: ObjectName::App(key), faults }));
     }
     if args.dry_run {
         let Written { revision, created, generation } =

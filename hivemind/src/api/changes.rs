@@ -12,8 +12,11 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use utoipa::ToSchema;
 
-use super::view::{AppView, InstanceView, NodeView, ServiceView};
-use crate::model::{AppKey, ClusterSnapshot, InstanceId, NodeName, Revision, ServiceKey};
+use super::{
+    object_view::{NamespaceView, PolicyView, TenantView},
+    view::{AppView, InstanceView, NodeView, ServiceView},
+};
+use crate::model::{AppKey, ClusterSnapshot, InstanceId, NodeName, PolicyKey, Revision, Scope, ServiceKey, TenantName};
 
 /// Deletions that are remembered. Whoever comes back later starts anew.
 const KEPT: usize = 4_096;
@@ -22,6 +25,12 @@ const KEPT: usize = 4_096;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum ChangeKind {
+    /// A tenant.
+    Tenant,
+    /// A namespace.
+    Namespace,
+    /// A policy.
+    Policy,
     /// An app.
     App,
     /// An instance.
@@ -44,7 +53,8 @@ pub struct Change {
     pub revision: Revision,
     /// What it is about.
     pub kind: ChangeKind,
-    /// `tenant/namespace/name` of apps and services, the id of an instance, the name of a node; else empty.
+    /// `tenant/namespace/name` of apps, services and policies, `tenant/namespace` of a namespace, the id of an instance,
+    /// the name of a node or a tenant; else empty.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub key: String,
     /// The object as it is now; absent if it is gone.
@@ -55,10 +65,31 @@ pub struct Change {
 /// Something that is gone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Gone {
+    Tenant(TenantName),
+    Namespace(Scope),
+    Policy(PolicyKey),
     App(AppKey),
     Instance(InstanceId, AppKey, NodeName),
     Service(ServiceKey),
     Node(NodeName),
+}
+
+impl Gone {
+    /// How a watch calls it, unless it has come back. The id of an instance never does.
+    fn still(&self, snapshot: &ClusterSnapshot) -> Option<(ChangeKind, String)> {
+        let (kind, key, back) = match self {
+            Self::Tenant(name) => (ChangeKind::Tenant, name.to_string(), snapshot.tenants.contains_key(name)),
+            Self::Namespace(scope) => {
+                (ChangeKind::Namespace, scope.to_string(), snapshot.namespaces.contains_key(scope))
+            }
+            Self::Policy(key) => (ChangeKind::Policy, key.to_string(), snapshot.policies.contains_key(key)),
+            Self::App(key) => (ChangeKind::App, key.to_string(), snapshot.apps.contains_key(key)),
+            Self::Instance(id, ..) => (ChangeKind::Instance, id.to_string(), false),
+            Self::Service(key) => (ChangeKind::Service, key.to_string(), snapshot.services.contains_key(key)),
+            Self::Node(name) => (ChangeKind::Node, name.to_string(), snapshot.nodes.contains_key(name)),
+        };
+        (!back).then_some((kind, key))
+    }
 }
 
 /// The state as of one revision, with the deletions that led to it. A copy costs next to nothing.
@@ -88,8 +119,11 @@ impl History {
         });
         let services = removed(&before.services, &now.services).map(|(key, _)| Gone::Service(key.clone()));
         let nodes = removed(&before.nodes, &now.nodes).map(|(name, _)| Gone::Node(name.clone()));
-        let all = gone.chain(instances).chain(services).chain(nodes).map(|gone| (now.revision, gone));
-        self.gone.extend(all);
+        let tenants = removed(&before.tenants, &now.tenants).map(|(name, _)| Gone::Tenant(name.clone()));
+        let namespaces = removed(&before.namespaces, &now.namespaces).map(|(scope, _)| Gone::Namespace(scope.clone()));
+        let policies = removed(&before.policies, &now.policies).map(|(key, _)| Gone::Policy(key.clone()));
+        let all = gone.chain(instances).chain(services).chain(nodes).chain(policies).chain(namespaces).chain(tenants);
+        self.gone.extend(all.map(|gone| (now.revision, gone)));
         while self.gone.len() > KEPT {
             if let Some((revision, _)) = self.gone.pop_front() {
                 self.complete_after = revision;
@@ -115,23 +149,22 @@ impl History {
         let mut say = |kind, key: String, object| lines.push(line(since, kind, key, object));
         if since > 0 {
             for (_, gone) in self.gone.iter().filter(|(revision, _)| *revision > since) {
-                match gone {
-                    Gone::App(key) if !self.snapshot.apps.contains_key(key) => {
-                        say(ChangeKind::App, key.to_string(), None);
-                    }
-                    Gone::Instance(id, ..) => say(ChangeKind::Instance, id.to_string(), None),
-                    Gone::Service(key) if !self.snapshot.services.contains_key(key) => {
-                        say(ChangeKind::Service, key.to_string(), None);
-                    }
-                    Gone::Node(name) if !self.snapshot.nodes.contains_key(name) => {
-                        say(ChangeKind::Node, name.to_string(), None);
-                    }
-                    // It has come back, and is told as what it is now.
-                    Gone::App(_) | Gone::Service(_) | Gone::Node(_) => {}
+                // What has come back is told as what it is now.
+                if let Some((kind, key)) = gone.still(&self.snapshot) {
+                    say(kind, key, None);
                 }
             }
         }
         let snapshot = &*self.snapshot;
+        let rows = written(&snapshot.tenants, since).filter_map(|name| Some((name, snapshot.tenants.get(name)?)));
+        rows.for_each(|(name, row)| {
+            say(ChangeKind::Tenant, name.to_string(), value(&TenantView::new(name, Some(row))));
+        });
+        for scope in written(&snapshot.namespaces, since) {
+            say(ChangeKind::Namespace, scope.to_string(), value(&NamespaceView::new(snapshot, scope)));
+        }
+        let rows = written(&snapshot.policies, since).filter_map(|key| snapshot.policies.get(key));
+        rows.for_each(|row| say(ChangeKind::Policy, row.object.key.to_string(), value(&PolicyView::new(row))));
         let rows = touched.nodes.iter().filter_map(|name| snapshot.nodes.get(name));
         rows.for_each(|row| {
             let name = row.object.name.to_string();

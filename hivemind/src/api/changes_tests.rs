@@ -7,7 +7,8 @@ use proptest::prelude::*;
 use super::*;
 use crate::{
     model::{
-        Addresses, App, Desired, Instance, InstanceStatus, Node, Phase, Row, Scope, Service, ServiceKey, Timestamp,
+        Addresses, App, Desired, Instance, InstanceStatus, Namespace, Node, Phase, Policy, Row, Scope, Service,
+        ServiceKey, Tenant, Timestamp,
     },
     spec::v1::AppSpec,
 };
@@ -35,6 +36,9 @@ enum Step {
     Service(u8),
     ServiceGone(u8),
     Node,
+    Tenant(bool),
+    Namespace(bool),
+    Policy(bool),
 }
 
 fn row<T>(object: T, modified: Revision) -> Row<T> {
@@ -100,6 +104,29 @@ fn apply(snapshot: &mut ClusterSnapshot, step: Step) {
             let node = Node { name: node_name(), instances_v4: None, instances_v6: None, created_at };
             snapshot.nodes.insert(node_name(), row(node, now));
         }
+        Step::Tenant(there) => {
+            let name = Scope::default().tenant;
+            match there {
+                true => snapshot.tenants.insert(name.clone(), row(Tenant { name, created_at }, now)),
+                false => snapshot.tenants.remove(&name),
+            };
+        }
+        Step::Namespace(there) => {
+            let scope = Scope::default();
+            let labels = BTreeMap::from([("at".into(), now.to_string())]);
+            match there {
+                true => snapshot.namespaces.insert(scope.clone(), row(Namespace { scope, labels, created_at }, now)),
+                false => snapshot.namespaces.remove(&scope),
+            };
+        }
+        Step::Policy(there) => {
+            let key = PolicyKey::new(Scope::default(), "policy".parse().expect("valid"));
+            let spec = serde_json::from_str("{\"ingress\": []}").expect("valid");
+            match there {
+                true => snapshot.policies.insert(key.clone(), row(Policy { key, spec, created_at }, now)),
+                false => snapshot.policies.remove(&key),
+            };
+        }
     }
 }
 
@@ -138,6 +165,9 @@ fn step() -> impl Strategy<Value = Step> {
         app.clone().prop_map(Step::Service),
         app.prop_map(Step::ServiceGone),
         Just(Step::Node),
+        any::<bool>().prop_map(Step::Tenant),
+        any::<bool>().prop_map(Step::Namespace),
+        any::<bool>().prop_map(Step::Policy),
     ]
 }
 

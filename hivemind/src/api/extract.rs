@@ -9,7 +9,7 @@ use serde::{Deserialize, de::DeserializeOwned};
 use super::problem::ApiError;
 use crate::{
     control::IfMatch,
-    model::{AppKey, ErrorCode, Problem, Scope, ServiceKey},
+    model::{AppKey, ErrorCode, PolicyKey, Problem, Scope, ServiceKey, TenantName},
 };
 
 /// A JSON body.
@@ -39,6 +39,17 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Args<T> {
 #[serde(deny_unknown_fields)]
 pub(super) struct NoArgs {}
 
+/// `{tenant}` of the path.
+pub(super) struct InTenant(pub(super) TenantName);
+
+impl<S: Send + Sync> FromRequestParts<S> for InTenant {
+    type Rejection = ApiError;
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        let Path(tenant) = Path::<String>::from_request_parts(parts, state).await?;
+        Ok(Self(tenant.parse()?))
+    }
+}
+
 /// `{tenant}/{namespace}` of the path.
 pub(super) struct InScope(pub(super) Scope);
 
@@ -66,6 +77,11 @@ impl Named {
     /// As an app.
     pub(super) fn app(self) -> Result<AppKey, ApiError> {
         Ok(AppKey::new(self.0, self.1.parse()?))
+    }
+
+    /// As a policy.
+    pub(super) fn policy(self) -> Result<PolicyKey, ApiError> {
+        Ok(PolicyKey::new(self.0, self.1.parse()?))
     }
 
     /// As a service.

@@ -13,10 +13,11 @@ use super::{
     extract::{Args, InScope, Named},
     problem::{ApiError, not_found},
     serve::Stop,
+    tenants::OfTenant,
     view::InstanceView,
 };
 use crate::{
-    model::{Instance, Problem, Timestamp},
+    model::{Instance, Problem, Scope, Timestamp},
     runtime::{LogLine, LogQuery, LogStream},
 };
 
@@ -48,11 +49,22 @@ pub(super) struct LogArgs {
     params(("tenant" = String, Path), ("namespace" = String, Path)),
     responses((status = 200, body = [InstanceView]), (status = "4XX", body = Problem)))]
 pub(super) async fn list(State(state): State<ApiState>, InScope(scope): InScope) -> Body<Vec<InstanceView>> {
+    Body(views(&state, |other| *other == scope))
+}
+
+/// The instances of all namespaces.
+#[utoipa::path(get, operation_id = "listAllInstances", path = "/v1/instances", tag = "instances", params(OfTenant),
+    responses((status = 200, body = [InstanceView])))]
+pub(super) async fn list_all(State(state): State<ApiState>, Args(of): Args<OfTenant>) -> Body<Vec<InstanceView>> {
+    Body(views(&state, |scope| of.has(scope)))
+}
+
+/// The instances of some namespaces, by app and age.
+fn views(state: &ApiState, of: impl Fn(&Scope) -> bool) -> Vec<InstanceView> {
     let snapshot = state.control.snapshot();
-    let here = snapshot.instances.values().map(|row| &row.object).filter(|instance| instance.app.scope == scope);
-    let mut views: Vec<_> = here.map(|instance| InstanceView::new(&snapshot, instance)).collect();
-    views.sort_by(|a, b| (&a.app, a.created_at, &a.id).cmp(&(&b.app, b.created_at, &b.id)));
-    Body(views)
+    let mut found: Vec<_> = snapshot.instances.values().map(|row| &row.object).filter(|i| of(&i.app.scope)).collect();
+    found.sort_by(|a, b| (&a.app, a.created_at, &a.id).cmp(&(&b.app, b.created_at, &b.id)));
+    found.into_iter().map(|instance| InstanceView::new(&snapshot, instance)).collect()
 }
 
 /// The instance of that name, id, or beginning of an id that no other has.

@@ -14,9 +14,12 @@ pub mod instances;
 pub mod meta;
 mod metrics;
 mod nodes;
+pub mod object_view;
+mod policies;
 mod problem;
 mod serve;
 mod services;
+pub mod tenants;
 pub mod view;
 
 pub use serve::{Listeners, bind, ensure_alone, serve};
@@ -84,6 +87,8 @@ struct Shared {
     modifiers(&BearerToken),
     security((), ("token" = [])),
     tags(
+        (name = "tenants", description = "Tenants and their namespaces"),
+        (name = "policies", description = "What traffic is allowed"),
         (name = "apps", description = "What is wanted"),
         (name = "instances", description = "What runs: state, logs, exec"),
         (name = "services", description = "Names, virtual addresses and who serves them"),
@@ -107,10 +112,19 @@ impl Modify for BearerToken {
 /// All routes with their description.
 fn described() -> (Router<Shared>, utoipa::openapi::OpenApi) {
     OpenApiRouter::with_openapi(Document::openapi())
+        .routes(routes!(tenants::list))
+        .routes(routes!(tenants::get, tenants::put, tenants::delete))
+        .routes(routes!(tenants::list_namespaces))
+        .routes(routes!(tenants::get_namespace, tenants::put_namespace, tenants::delete_namespace))
+        .routes(routes!(policies::list_all))
+        .routes(routes!(policies::list))
+        .routes(routes!(policies::get, policies::put, policies::delete))
+        .routes(routes!(apps::list_all))
         .routes(routes!(apps::list))
         .routes(routes!(apps::get, apps::put, apps::delete))
         .routes(routes!(apps::scale))
         .routes(routes!(apps::restart))
+        .routes(routes!(instances::list_all))
         .routes(routes!(instances::list))
         .routes(routes!(instances::get))
         .routes(routes!(instances::logs))

@@ -99,11 +99,16 @@ pub(super) fn not_found<'a>(
         Some(scope) => (format!(" in {scope}"), format!(" -T {} -n {}", scope.tenant, scope.namespace)),
     };
     let list = if kind == "instance" { "ps".to_owned() } else { format!("{kind} ls") };
-    let mut problem = Problem::new(ErrorCode::NotFound, format!("{kind} {name} does not exist{place}"));
-    if let Some(near) = nearest(name, there) {
-        problem = problem.detail(format!("did you mean {near}?"));
+    let problem = Problem::new(ErrorCode::NotFound, format!("{kind} {name} does not exist{place}"));
+    with_nearest(problem, name, there).hint(format!("hivemind {list}{flags}")).into()
+}
+
+/// The problem of a name that is not there, with the nearest of those that are.
+pub(super) fn with_nearest<'a>(problem: Problem, name: &str, there: impl Iterator<Item = &'a str>) -> Problem {
+    match nearest(name, there) {
+        Some(near) => problem.detail(format!("did you mean {near}?")),
+        None => problem,
     }
-    problem.hint(format!("hivemind {list}{flags}")).into()
 }
 
 /// The name that `name` was probably meant to be.

@@ -4,7 +4,7 @@ use clap::{Args, Subcommand};
 use http::Method;
 
 use super::{
-    Context, complete,
+    Context, Reach, complete,
     deploy::{self, DeployArgs},
     output::{Format, Listed, Tone, age, line},
     parse::assignment,
@@ -24,7 +24,7 @@ pub(super) enum AppCommand {
     Deploy(Box<DeployArgs>),
     /// List the apps
     #[command(visible_alias = "list")]
-    Ls,
+    Ls(Reach),
     /// Show an app with its instances
     #[command(visible_alias = "inspect")]
     Info(Named),
@@ -103,6 +103,10 @@ impl Listed for AppView {
         ]
     }
 
+    fn place(&self) -> (String, String) {
+        (self.tenant.to_string(), self.namespace.to_string())
+    }
+
     fn tone(&self) -> Option<(usize, Tone)> {
         let tone = match self.state {
             AppState::Ready | AppState::Completed => Tone::Good,
@@ -121,10 +125,10 @@ fn ports(app: &AppView) -> String {
 pub(super) async fn run(context: &Context, command: AppCommand) -> Result<(), Problem> {
     match command {
         AppCommand::Deploy(args) => deploy::run(context, *args).await,
-        AppCommand::Ls => {
-            let apps: Vec<AppView> = context.client.get(&context.path("apps")).await?;
+        AppCommand::Ls(reach) => {
+            let apps: Vec<AppView> = context.client.get(&reach.path(context, "apps")).await?;
             let empty = "no apps yet; try: hivemind app deploy --image nginx:latest --name web --port 8080:80 --wait";
-            context.output.list(&apps, empty)
+            context.output.list_with(reach.columns(), &apps, empty)
         }
         AppCommand::Info(named) => info(context, named.get()?).await,
         AppCommand::Scale(args) => {

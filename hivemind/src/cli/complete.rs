@@ -12,7 +12,10 @@ use clap_complete::{
 };
 
 use crate::{
-    api::view::{AppView, InstanceView, NodeView, ServiceView},
+    api::{
+        object_view::{NamespaceView, PolicyView, TenantView},
+        view::{AppView, InstanceView, NodeView, ServiceView},
+    },
     client::{Client, Target},
     model::{ErrorCode, Problem, Scope},
 };
@@ -80,6 +83,28 @@ pub(super) fn services() -> ArgValueCandidates {
     ArgValueCandidates::new(|| ask("services", |service: ServiceView| service.name, |s| s.dns_names.join(" ")))
 }
 
+/// Names of tenants.
+pub(super) fn tenants() -> ArgValueCandidates {
+    ArgValueCandidates::new(|| ask("/v1/tenants", |tenant: TenantView| tenant.name.to_string(), |_| String::new()))
+}
+
+/// Names of namespaces of the tenant.
+pub(super) fn namespaces() -> ArgValueCandidates {
+    let labels = |namespace: &NamespaceView| {
+        namespace.labels.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(" ")
+    };
+    ArgValueCandidates::new(move || {
+        ask("/v1/tenants/{tenant}/namespaces", |namespace: NamespaceView| namespace.name.to_string(), labels)
+    })
+}
+
+/// Names of policies.
+pub(super) fn policies() -> ArgValueCandidates {
+    ArgValueCandidates::new(|| {
+        ask("policies", |policy: PolicyView| policy.name, |p| super::policy_words::selector(&p.spec.instances, "all"))
+    })
+}
+
 /// Names of nodes.
 pub(super) fn nodes() -> ArgValueCandidates {
     ArgValueCandidates::new(|| {
@@ -108,7 +133,7 @@ fn ask<T: serde::de::DeserializeOwned>(
     let tenant = variable("HIVEMIND_TENANT").unwrap_or_else(|| default.tenant.to_string());
     let namespace = variable("HIVEMIND_NAMESPACE").unwrap_or_else(|| default.namespace.to_string());
     let path = match list.starts_with('/') {
-        true => list.to_owned(),
+        true => list.replace("{tenant}", &tenant),
         false => format!("/v1/tenants/{tenant}/namespaces/{namespace}/{list}"),
     };
     let (Ok(target), Ok(runtime)) =

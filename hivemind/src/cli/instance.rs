@@ -3,7 +3,7 @@
 use clap::Args;
 
 use super::{
-    Context, complete,
+    Context, Reach, complete,
     output::{Listed, Tone, addresses, age},
     parse::escape,
 };
@@ -17,6 +17,8 @@ pub(super) struct PsArgs {
     /// Only instances of these apps
     #[arg(value_name = "APP", add = complete::apps())]
     apps: Vec<String>,
+    #[command(flatten)]
+    reach: Reach,
 }
 
 impl Listed for InstanceView {
@@ -43,6 +45,10 @@ impl Listed for InstanceView {
         ]
     }
 
+    fn place(&self) -> (String, String) {
+        (self.tenant.to_string(), self.namespace.to_string())
+    }
+
     fn tone(&self) -> Option<(usize, Tone)> {
         let tone = match self.phase {
             Phase::Ready | Phase::Completed => Tone::Good,
@@ -66,17 +72,18 @@ fn message(instance: &InstanceView) -> String {
 }
 
 pub(super) async fn ps(context: &Context, args: &PsArgs) -> Result<(), Problem> {
-    let mut shown: Vec<InstanceView> = context.client.get(&context.path("instances")).await?;
+    let mut shown: Vec<InstanceView> = context.client.get(&args.reach.path(context, "instances")).await?;
     let mut empty = "no instances; try: hivemind app deploy --image nginx:latest --name web --port 8080:80 --wait";
     if !args.apps.is_empty() {
         shown.retain(|instance| args.apps.contains(&instance.app));
         // An app without instances is something else than no app.
-        for app in args.apps.iter().filter(|app| !shown.iter().any(|instance| instance.app == **app)) {
+        let here = args.reach == Reach::default();
+        for app in args.apps.iter().filter(|_| here).filter(|app| !shown.iter().any(|instance| instance.app == **app)) {
             let _: AppView = context.client.get(&context.path(&format!("apps/{}", escape(app)))).await?;
-            empty = "no instances";
         }
+        empty = "no instances";
     }
-    context.output.list(&shown, empty)
+    context.output.list_with(args.reach.columns(), &shown, empty)
 }
 
 /// The instances of an app.

@@ -13,7 +13,11 @@ mod instance;
 mod logs;
 mod output;
 mod parse;
+mod policy;
+mod policy_file;
+mod policy_words;
 mod show;
+mod tenant;
 mod terminal;
 mod wait;
 
@@ -28,7 +32,7 @@ use crate::{
     client::{Client, Target},
     model::{ErrorCode, NamespaceName, Problem, Scope, TenantName},
 };
-use output::{Format, Output};
+use output::{Format, Leading, Output};
 
 /// Shown beneath `hivemind --help`.
 const EXAMPLES: &str = "\
@@ -40,6 +44,7 @@ Examples:
   hivemind exec -it web-app -- sh                       a shell in it
   hivemind scale web-app=3                              three instances
   hivemind app rm web-app                               away with it
+  hivemind namespace create prod                        another namespace; -n prod works in it
 
 Exit codes:
   0 done            3 not found       6 nothing fits      9 daemon unreachable
@@ -62,6 +67,11 @@ const ELSEWHERE: &[(&str, &str)] = &[
     ("get", "ps"),
     ("services", "service ls"),
     ("nodes", "node ls"),
+    ("tenants", "tenant ls"),
+    ("namespaces", "namespace ls"),
+    ("policies", "policy ls"),
+    ("netpol", "policy ls"),
+    ("apply", "policy apply -f FILE"),
 ];
 
 #[derive(Parser, Debug)]
@@ -78,10 +88,10 @@ struct Args {
 #[command(next_help_heading = "Global options")]
 struct Global {
     /// Tenant
-    #[arg(short = 'T', long, global = true, env = "HIVEMIND_TENANT", default_value = "default", value_name = "NAME")]
+    #[arg(short = 'T', long, global = true, env = "HIVEMIND_TENANT", default_value = "default", value_name = "NAME", add = complete::tenants())]
     tenant: TenantName,
     /// Namespace
-    #[arg(short, long, global = true, env = "HIVEMIND_NAMESPACE", default_value = "default", value_name = "NAME")]
+    #[arg(short, long, global = true, env = "HIVEMIND_NAMESPACE", default_value = "default", value_name = "NAME", add = complete::namespaces())]
     namespace: NamespaceName,
     /// The daemon's socket, or tcp://HOST:PORT with a token
     #[arg(
@@ -124,6 +134,15 @@ enum Command {
     /// List and inspect services
     #[command(subcommand)]
     Service(show::ServiceCommand),
+    /// Allow and deny traffic: apply, list, show and remove policies
+    #[command(subcommand)]
+    Policy(policy::PolicyCommand),
+    /// Create, list, label and remove namespaces
+    #[command(subcommand, visible_alias = "ns")]
+    Namespace(tenant::NamespaceCommand),
+    /// Create, list and remove tenants
+    #[command(subcommand)]
+    Tenant(tenant::TenantCommand),
     /// List and inspect nodes
     #[command(subcommand)]
     Node(show::NodeCommand),
@@ -158,6 +177,36 @@ impl Context {
     /// A path in the scope.
     fn path(&self, rest: &str) -> String {
         format!("/v1/tenants/{}/namespaces/{}/{rest}", self.scope.tenant, self.scope.namespace)
+    }
+}
+
+/// How far a list reaches.
+#[derive(clap::Args, Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Reach {
+    /// Of all namespaces of the tenant
+    #[arg(short = 'A', long)]
+    all_namespaces: bool,
+    /// Of all tenants
+    #[arg(long)]
+    all_tenants: bool,
+}
+
+impl Reach {
+    /// The path of the list: `apps`, `instances`, `policies`.
+    fn path(self, context: &Context, list: &str) -> String {
+        match (self.all_tenants, self.all_namespaces) {
+            (true, _) => format!("/v1/{list}"),
+            (false, true) => format!("/v1/{list}?tenant={}", context.scope.tenant),
+            (false, false) => context.path(list),
+        }
+    }
+
+    fn columns(self) -> Leading {
+        match (self.all_tenants, self.all_namespaces) {
+            (true, _) => Leading::TenantAndNamespace,
+            (false, true) => Leading::Namespace,
+            (false, false) => Leading::Nothing,
+        }
     }
 }
 
@@ -253,6 +302,9 @@ async fn command(command: Command, context: &Context, target: Target) -> Result<
         Command::Exec(args) => return Ok(exec::run(context, args).await),
         Command::Scale(args) => app::scale_many(context, &args).await?,
         Command::Service(command) => show::service(context, command).await?,
+        Command::Policy(command) => policy::run(context, command).await?,
+        Command::Namespace(command) => tenant::namespace(context, command).await?,
+        Command::Tenant(command) => tenant::tenant(context, command).await?,
         Command::Node(command) => show::node(context, command).await?,
         Command::Events(args) => show::events(context, &args).await?,
         Command::Doctor(args) => return doctor::run(context, target, *args).await,
@@ -303,6 +355,16 @@ mod tests {
             "hivemind exec web ls -l",
             "hivemind -n prod -T acme logs -f --tail 10 web",
             "hivemind --socket tcp://127.0.0.1:3000 node ls",
+            "hivemind tenant create acme",
+            "hivemind namespace create prod --tenant acme --label env=prod --label team=blue",
+            "hivemind namespace label prod env=test team-",
+            "hivemind ns ls -T acme -o name",
+            "hivemind policy apply -f -",
+            "hivemind policy info web -n prod",
+            "hivemind policy rm web",
+            "hivemind app ls -A",
+            "hivemind ps --all-tenants",
+            "hivemind ps --all-namespaces web",
         ] {
             let words = line.split(' ');
             assert!(Args::try_parse_from(words).is_ok(), "{line}");
@@ -323,6 +385,10 @@ mod tests {
             "hivemind daemon --web-port 70000",
             "hivemind scale web",
             "hivemind ps -o xml",
+            "hivemind namespace label prod",
+            "hivemind namespace label prod env",
+            "hivemind namespace create Prod",
+            "hivemind policy apply",
             "hivemind exec web",
             "hivemind logs web --since yesterday",
             "hivemind --socket tcp://nowhere ps",

@@ -55,9 +55,40 @@ pub(super) trait Listed: Serialize {
     fn name(&self) -> String;
     /// A cell for every column, wide ones included.
     fn cells(&self) -> Vec<String>;
+    /// Its tenant and its namespace, if it has them.
+    fn place(&self) -> (String, String) {
+        Default::default()
+    }
     /// The column that says how it is, and how that is meant.
     fn tone(&self) -> Option<(usize, Tone)> {
         None
+    }
+}
+
+/// Columns before all others, for what is listed of several namespaces.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Leading {
+    Nothing,
+    Namespace,
+    TenantAndNamespace,
+}
+
+impl Leading {
+    fn titles(self) -> &'static [&'static str] {
+        match self {
+            Self::Nothing => &[],
+            Self::Namespace => &["NAMESPACE"],
+            Self::TenantAndNamespace => &["TENANT", "NAMESPACE"],
+        }
+    }
+
+    fn cells(self, item: &impl Listed) -> Vec<String> {
+        let (tenant, namespace) = item.place();
+        match self {
+            Self::Nothing => vec![],
+            Self::Namespace => vec![namespace],
+            Self::TenantAndNamespace => vec![tenant, namespace],
+        }
     }
 }
 
@@ -76,19 +107,25 @@ pub(super) fn line(text: &str) {
 impl Output {
     /// Shows a list; `empty` is said to people when there is nothing.
     pub(super) fn list<T: Listed>(self, items: &[T], empty: &str) -> Result<(), Problem> {
+        self.list_with(Leading::Nothing, items, empty)
+    }
+
+    /// The same, of several namespaces.
+    pub(super) fn list_with<T: Listed>(self, leading: Leading, items: &[T], empty: &str) -> Result<(), Problem> {
         match self.format {
             Format::Json | Format::Yaml => return self.document(&items),
             Format::Name => items.iter().for_each(|item| line(&item.name())),
             Format::Table | Format::Wide if items.is_empty() => self.say(empty),
-            Format::Table | Format::Wide => line(&self.table(items)),
+            Format::Table | Format::Wide => line(&self.table(leading, items)),
         }
         Ok(())
     }
 
-    fn table<T: Listed>(self, items: &[T]) -> String {
+    fn table<T: Listed>(self, leading: Leading, items: &[T]) -> String {
         let (narrow, extra) = T::COLUMNS;
         let wide = self.format == Format::Wide;
-        let columns: Vec<_> = narrow.iter().chain(extra.iter().filter(|_| wide)).collect();
+        let titles = leading.titles();
+        let columns: Vec<_> = titles.iter().chain(narrow).chain(extra.iter().filter(|_| wide)).collect();
         let mut table = Table::new();
         table.load_style(presets::NOTHING);
         table.set_content_arrangement(ContentArrangement::Disabled);
@@ -103,7 +140,10 @@ impl Output {
         for item in items {
             let tone = item.tone();
             let cell = |(i, text): (usize, String)| {
-                let colour = match tone.filter(|(column, _)| *column == i).map_or(Tone::Plain, |(_, tone)| tone) {
+                let colour = match tone
+                    .filter(|(column, _)| *column + titles.len() == i)
+                    .map_or(Tone::Plain, |(_, tone)| tone)
+                {
                     Tone::Plain => return Cell::new(text),
                     Tone::Good => Color::Green,
                     Tone::Busy => Color::Yellow,
@@ -111,7 +151,8 @@ impl Output {
                 };
                 Cell::new(text).fg(colour)
             };
-            table.add_row(item.cells().into_iter().map(one_line).enumerate().take(columns.len()).map(cell));
+            let cells = leading.cells(item).into_iter().chain(item.cells());
+            table.add_row(cells.map(one_line).enumerate().take(columns.len()).map(cell));
         }
         table.column_iter_mut().for_each(|column| {
             column.set_padding((0, 2));
@@ -128,7 +169,7 @@ impl Output {
     pub(super) fn document(self, item: &impl Serialize) -> Result<(), Problem> {
         let fail = |why: String| Problem::new(ErrorCode::Internal, format!("the answer cannot be shown: {why}"));
         let text = match self.format {
-            Format::Yaml => serde_norway::to_string(item).map_err(|error| fail(error.to_string()))?,
+            Format::Yaml => yaml(item).map_err(|error| fail(error.to_string()))?,
             _ => serde_json::to_string_pretty(item).map_err(|error| fail(error.to_string()))?,
         };
         line(text.trim_end());
@@ -165,6 +206,13 @@ impl Output {
             None => eprintln!("{text}"),
         }
     }
+}
+
+/// YAML with the schema of JSON: without tags for what is one of several kinds.
+fn yaml(item: &impl Serialize) -> Result<String, Box<dyn std::error::Error>> {
+    let mut text = Vec::new();
+    serde_norway::with::singleton_map_recursive::serialize(item, &mut serde_norway::Serializer::new(&mut text))?;
+    Ok(String::from_utf8(text)?)
 }
 
 /// Whether a stream takes colours (<https://no-color.org>).
@@ -227,6 +275,9 @@ mod tests {
         fn cells(&self) -> Vec<String> {
             vec![self.0.into(), self.1.into(), "more".into()]
         }
+        fn place(&self) -> (String, String) {
+            ("acme".into(), "prod".into())
+        }
     }
 
     #[test]
@@ -235,11 +286,15 @@ mod tests {
         let output = Output { format: Format::Table, quiet: false };
         let trimmed = |table: String| table.lines().map(str::trim_end).collect::<Vec<_>>().join("\n");
         assert_eq!(
-            trimmed(output.table(&things)),
+            trimmed(output.table(Leading::Nothing, &things)),
             "NAME         MESSAGE\nweb          two lines  [31mred\na-long-name"
         );
         let quiet = Output { format: Format::Wide, quiet: true };
-        assert_eq!(trimmed(quiet.table(&things[1..])), "a-long-name     more");
+        assert_eq!(trimmed(quiet.table(Leading::Nothing, &things[1..])), "a-long-name     more");
+        assert_eq!(
+            trimmed(output.table(Leading::TenantAndNamespace, &things[1..])),
+            "TENANT  NAMESPACE  NAME         MESSAGE\nacme    prod       a-long-name"
+        );
     }
 
     #[test]

@@ -69,6 +69,29 @@ pub(super) fn assignment(text: &str) -> Result<(String, u32), String> {
     Ok((app.to_owned(), number))
 }
 
+/// `env=prod`.
+pub(super) fn label(text: &str) -> Result<(String, String), String> {
+    let pair = text.split_once('=').filter(|(key, _)| !key.is_empty());
+    pair.map(|(key, value)| (key.to_owned(), value.to_owned())).ok_or_else(|| "write NAME=VALUE, e.g. env=prod".into())
+}
+
+/// A change of one label.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum LabelChange {
+    Set(String, String),
+    Remove(String),
+}
+
+/// `env=prod`, or `env-` to take it away.
+pub(super) fn label_change(text: &str) -> Result<LabelChange, String> {
+    match text.strip_suffix('-').filter(|key| !key.is_empty() && !key.contains('=')) {
+        Some(key) => Ok(LabelChange::Remove(key.to_owned())),
+        None => label(text)
+            .map(|(key, value)| LabelChange::Set(key, value))
+            .map_err(|_| "write NAME=VALUE, or NAME- to take it away".into()),
+    }
+}
+
 /// Text in a URL: everything but letters, digits and `-_.~` as `%XX` (RFC 3986).
 pub(super) fn escape(text: &str) -> String {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte);
@@ -96,6 +119,24 @@ mod tests {
         }
         for text in ["", "s", "-1s", "1w", "1m30", "1.5h", " 1s", "99999999999999999999s", "18446744073709551615h"] {
             assert!(duration(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn labels_are_set_and_taken_away() {
+        let set = |key: &str, value: &str| Ok(LabelChange::Set(key.into(), value.into()));
+        for (text, expected) in [
+            ("a=b", set("a", "b")),
+            ("a=", set("a", "")),
+            ("a=b-", set("a", "b-")),
+            ("a=b=c", set("a", "b=c")),
+            ("a-", Ok(LabelChange::Remove("a".into()))),
+            ("a-b-", Ok(LabelChange::Remove("a-b".into()))),
+        ] {
+            assert_eq!(label_change(text), expected, "{text}");
+        }
+        for text in ["", "a", "-", "=b"] {
+            assert!(label_change(text).is_err(), "{text}");
         }
     }
 

@@ -19,7 +19,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use tokio::io::AsyncBufReadExt;
 use tokio_util::{io::StreamReader, task::AbortOnDropHandle};
 
-use crate::model::{ErrorCode, Problem};
+use crate::model::{ErrorCode, Problem, Revision};
 
 /// The longest wait for the beginning of an answer: commands are answered in milliseconds, on a slow disk in seconds.
 const ANSWER: Duration = Duration::from_secs(60);
@@ -63,12 +63,24 @@ impl Client {
         self.json(method, path, body.into()).await
     }
 
+    /// The same, on the condition that the object's row was last written at `revision`.
+    pub async fn send_if<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: &impl Serialize,
+        revision: Revision,
+    ) -> Result<T, Problem> {
+        let body = serde_json::to_vec(body).map_err(|error| unreadable(&error))?;
+        read(self.request(method, path, body.into(), Some(revision)).await?).await
+    }
+
     /// GET with an answer of one JSON document on each line, as they come.
     pub async fn lines<T: DeserializeOwned>(
         &self,
         path: &str,
     ) -> Result<impl Stream<Item = Result<T, Problem>> + Unpin + Send + use<T>, Problem> {
-        let Answer { body, driver } = self.request(Method::GET, path, Bytes::new()).await?;
+        let Answer { body, driver } = self.request(Method::GET, path, Bytes::new(), None).await?;
         let reader = StreamReader::new(body.into_data_stream().map_err(std::io::Error::other));
         let lines = stream::try_unfold((reader, driver), |(mut reader, driver)| async move {
             let mut line = Vec::new();
@@ -83,12 +95,16 @@ impl Client {
     }
 
     async fn json<T: DeserializeOwned>(&self, method: Method, path: &str, body: Bytes) -> Result<T, Problem> {
-        let answer = self.request(method, path, body).await?;
-        let bytes = answer.body.collect().await.map_err(|error| gone(&error))?.to_bytes();
-        serde_json::from_slice(&bytes).map_err(|error| unreadable(&error))
+        read(self.request(method, path, body, None).await?).await
     }
 
-    async fn request(&self, method: Method, path: &str, body: Bytes) -> Result<Answer, Problem> {
+    async fn request(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+        if_match: Option<Revision>,
+    ) -> Result<Answer, Problem> {
         let io = self.target.connect().await?;
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(io)).await.map_err(|error| gone(&error))?;
@@ -96,6 +112,9 @@ impl Client {
         let mut request = Request::builder().method(method).uri(path).header(header::HOST, self.target.host());
         if !body.is_empty() {
             request = request.header(header::CONTENT_TYPE, "application/json");
+        }
+        if let Some(revision) = if_match {
+            request = request.header(header::IF_MATCH, format!("\"{revision}\""));
         }
         if let Some(token) = self.target.token() {
             request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
@@ -117,6 +136,12 @@ impl Client {
         let bytes = answer.body.collect().await.map_err(|error| gone(&error))?.to_bytes();
         Err(problem_of(&bytes))
     }
+}
+
+/// The JSON document of an answer.
+async fn read<T: DeserializeOwned>(answer: Answer) -> Result<T, Problem> {
+    let bytes = answer.body.collect().await.map_err(|error| gone(&error))?.to_bytes();
+    serde_json::from_slice(&bytes).map_err(|error| unreadable(&error))
 }
 
 /// The connection broke.

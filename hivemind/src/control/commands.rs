@@ -1,6 +1,9 @@
 //! What a command makes of an app's row. Pure.
 
-use super::{AppChange, ControlError, IfMatch};
+use super::{
+    AppChange, ControlError, IfMatch, ObjectName,
+    objects::{check_scope, check_unchanged},
+};
 use crate::{
     model::{App, AppKey, ClusterSnapshot, Timestamp},
     spec::v1::{AppSpec, validate_app},
@@ -15,14 +18,9 @@ pub(super) fn app_after(
     now: Timestamp,
 ) -> Result<Option<App>, ControlError> {
     let row = snapshot.apps.get(key);
-    if let Some(expected) = if_match {
-        let found = row.map_or(0, |row| row.modified);
-        if found != expected {
-            return Err(ControlError::Conflict { key: key.clone(), expected, found });
-        }
-    }
+    check_unchanged(snapshot, &ObjectName::App(key.clone()), if_match)?;
     let existing = row.map(|row| (*row.object).clone());
-    let not_found = || ControlError::NotFound { key: key.clone() };
+    let not_found = || ControlError::NotFound { object: ObjectName::App(key.clone()) };
     let after = match change {
         AppChange::Deploy(spec) => deploy(snapshot, key, *spec, existing.clone(), now)?,
         AppChange::Scale(replicas) => {
@@ -43,7 +41,7 @@ pub(super) fn app_after(
 
 fn check(key: &AppKey, spec: &AppSpec) -> Result<(), ControlError> {
     let faults = validate_app(spec);
-    if faults.is_empty() { Ok(()) } else { Err(ControlError::Invalid { key: key.clone(), faults }) }
+    if faults.is_empty() { Ok(()) } else { Err(ControlError::Invalid { object: ObjectName::App(key.clone()), faults }) }
 }
 
 fn deploy(
@@ -53,6 +51,11 @@ fn deploy(
     existing: Option<App>,
     now: Timestamp,
 ) -> Result<App, ControlError> {
+    if existing.is_none() {
+        // An app that is there already stays as it is, whether or not its namespace was ever created: there was a time
+        // when none had to be.
+        check_scope(snapshot, &key.scope)?;
+    }
     check(key, &spec)?;
     let other = |by: Option<&AppKey>| by.filter(|by| *by != key).cloned();
     for name in &spec.services {

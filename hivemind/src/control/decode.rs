@@ -2,10 +2,13 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
+use imbl::OrdMap;
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
-    model::{App, AppKey, ClusterSnapshot, Instance, InstanceId, NodeName, Row, Scope, ServiceKey},
+    model::{
+        App, AppKey, ClusterSnapshot, Instance, InstanceId, NodeName, PolicyKey, Row, Scope, ServiceKey, TenantName,
+    },
     store::{Entry, StoreError, WatchEvent, keys},
 };
 
@@ -18,6 +21,10 @@ pub(super) struct Dirty {
     pub(super) instances: BTreeSet<InstanceId>,
     /// Services whose row changed or went.
     pub(super) services: BTreeSet<ServiceKey>,
+    /// Namespaces whose row changed or went.
+    pub(super) namespaces: BTreeSet<Scope>,
+    /// Policies whose row changed or went.
+    pub(super) policies: BTreeSet<PolicyKey>,
     /// Something that is only shown changed: nothing is to be planned, but the snapshot is to be published.
     pub(super) shown: bool,
     /// A node changed: every app may be placed differently.
@@ -54,6 +61,19 @@ fn parts(rest: &str) -> Option<(Scope, &str, Option<&str>)> {
     Some((scope, parts.next()?, parts.next()))
 }
 
+fn scope_key(rest: &str) -> Option<Scope> {
+    let (tenant, namespace) = rest.split_once('/')?;
+    Some(Scope { tenant: tenant.parse().ok()?, namespace: namespace.parse().ok()? })
+}
+
+/// Writes a row that no index knows, or removes it.
+fn set<K: Ord + Clone, T: DeserializeOwned + Clone>(rows: &mut OrdMap<K, Row<T>>, key: K, entry: Option<&Entry>) {
+    match entry.and_then(read) {
+        Some(row) => rows.insert(key, row),
+        None => rows.remove(&key),
+    };
+}
+
 fn app_key(rest: &str) -> Option<AppKey> {
     let (scope, name, _) = parts(rest)?;
     Some(AppKey::new(scope, name.parse().ok()?))
@@ -82,33 +102,36 @@ fn apply_known(snapshot: &mut ClusterSnapshot, key: &str, entry: Option<&Entry>,
         dirty.instances.insert(id);
     } else if let Some(rest) = key.strip_prefix(keys::INSTANCE_STATUS) {
         let (app, id) = (app_key(rest)?, parts(rest)?.2?.parse::<InstanceId>().ok()?);
-        match entry.and_then(read) {
-            Some(row) => snapshot.instance_status.insert(id, row),
-            None => snapshot.instance_status.remove(&id),
-        };
+        set(&mut snapshot.instance_status, id, entry);
         dirty.apps.insert(app);
     } else if let Some(rest) = key.strip_prefix(keys::SERVICES) {
         let (scope, name, _) = parts(rest)?;
         let service = ServiceKey::new(scope, name.parse().ok()?);
         snapshot.set_service(&service, entry.and_then(read));
         dirty.services.insert(service);
+    } else if let Some(name) = key.strip_prefix(keys::TENANTS) {
+        let name: TenantName = name.parse().ok()?;
+        set(&mut snapshot.tenants, name, entry);
+        dirty.shown = true;
+    } else if let Some(rest) = key.strip_prefix(keys::NAMESPACES) {
+        let scope = scope_key(rest)?;
+        set(&mut snapshot.namespaces, scope.clone(), entry);
+        dirty.namespaces.insert(scope);
+    } else if let Some(rest) = key.strip_prefix(keys::POLICIES) {
+        let (scope, name, _) = parts(rest)?;
+        let policy = PolicyKey::new(scope, name.parse().ok()?);
+        set(&mut snapshot.policies, policy.clone(), entry);
+        dirty.policies.insert(policy);
     } else if let Some(name) = key.strip_prefix(keys::NODES) {
         let name: NodeName = name.parse().ok()?;
-        match entry.and_then(read) {
-            Some(row) => snapshot.nodes.insert(name, row),
-            None => snapshot.nodes.remove(&name),
-        };
+        set(&mut snapshot.nodes, name, entry);
         dirty.nodes = true;
     } else if let Some(name) = key.strip_prefix(keys::NODE_STATUS) {
         let name: NodeName = name.parse().ok()?;
-        match entry.and_then(read) {
-            Some(row) => snapshot.node_status.insert(name, row),
-            None => snapshot.node_status.remove(&name),
-        };
+        set(&mut snapshot.node_status, name, entry);
         dirty.nodes = true;
     } else if let Some(rest) = key.strip_prefix(keys::IDENTITIES) {
-        let (tenant, namespace) = rest.split_once('/')?;
-        let scope = Scope { tenant: tenant.parse().ok()?, namespace: namespace.parse().ok()? };
+        let scope = scope_key(rest)?;
         let number = entry.and_then(|entry| std::str::from_utf8(&entry.value).ok()?.parse().ok())?;
         snapshot.identities.insert(scope, number);
     } else if key == keys::LAST_SERVICE_ID {

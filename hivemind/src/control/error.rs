@@ -1,26 +1,38 @@
 //! Why a command was refused.
 
+use super::ObjectName;
 use crate::{
-    model::{AppKey, Problem, Revision},
+    model::{AppKey, Problem, Revision, Scope},
     store::StoreError,
 };
+
+/// How many of those that are in the way are named.
+const NAMED: usize = 10;
 
 /// An error of a command.
 #[derive(Debug, thiserror::Error)]
 pub enum ControlError {
     /// The document has faults.
-    #[error("the specification of {key} has {} fault(s): {}", .faults.len(), .faults.join("; "))]
+    #[error("the specification of {object} has {} fault(s): {}", .faults.len(), .faults.join("; "))]
     Invalid {
-        /// The app.
-        key: AppKey,
+        /// What it is of.
+        object: ObjectName,
         /// All of them.
         faults: Vec<String>,
     },
-    /// There is no such app.
-    #[error("app {key} does not exist")]
+    /// There is no such object.
+    #[error("{object} does not exist")]
     NotFound {
-        /// The app.
-        key: AppKey,
+        /// The object.
+        object: ObjectName,
+    },
+    /// There is no such namespace, or no such tenant, to put something into.
+    #[error("{} does not exist", if *.tenant { format!("namespace {scope}") } else { format!("tenant {}", scope.tenant) })]
+    NoScope {
+        /// The namespace.
+        scope: Scope,
+        /// Whether at least its tenant exists.
+        tenant: bool,
     },
     /// A name or a port belongs to another app.
     #[error("{what} is used by app {by}")]
@@ -30,11 +42,25 @@ pub enum ControlError {
         /// Whose it is.
         by: AppKey,
     },
-    /// The app changed since it was read.
-    #[error("app {key} changed since revision {expected}; it is now at {found}")]
+    /// A tenant or a namespace is not empty.
+    #[error("{object} is not empty and cannot be removed")]
+    Occupied {
+        /// The tenant or the namespace.
+        object: ObjectName,
+        /// What is in it, in words.
+        owns: Vec<String>,
+    },
+    /// It always exists.
+    #[error("{object} always exists and cannot be removed")]
+    Permanent {
+        /// The tenant or the namespace.
+        object: ObjectName,
+    },
+    /// The object changed since it was read.
+    #[error("{object} changed since revision {expected}; it is now at {found}")]
     Conflict {
-        /// The app.
-        key: AppKey,
+        /// The object.
+        object: ObjectName,
         /// The revision of the former read.
         expected: Revision,
         /// The revision now.
@@ -53,21 +79,80 @@ impl From<ControlError> for Problem {
         use crate::model::ErrorCode;
         let title = error.to_string();
         match error {
-            ControlError::Invalid { key, faults } => Self {
+            ControlError::Invalid { object, faults } => Self {
                 code: ErrorCode::Invalid,
-                title: format!("{} is not valid", key.name),
+                title: format!("{} is not valid", object.name()),
                 details: faults,
                 hint: None,
             },
-            ControlError::NotFound { .. } => Self::new(ErrorCode::NotFound, title).hint("hivemind app ls"),
+            ControlError::NotFound { object } => Self::new(ErrorCode::NotFound, title).hint(list(&object)),
+            ControlError::NoScope { scope, tenant } => {
+                Self::new(ErrorCode::NotFound, title).hint(create(&scope, tenant))
+            }
             ControlError::Taken { by, .. } => {
                 Self::new(ErrorCode::Taken, title).hint(format!("hivemind app info {}", by.name))
             }
-            ControlError::Conflict { key, .. } => {
-                Self::new(ErrorCode::Conflict, title).hint(format!("hivemind app info {}", key.name))
+            ControlError::Occupied { object, owns } => {
+                let more = owns.len().saturating_sub(NAMED);
+                let problem = Self::new(ErrorCode::Taken, title).hint(inside(&object));
+                let problem = owns.into_iter().take(NAMED).fold(problem, Self::detail);
+                if more > 0 { problem.detail(format!("and {more} more")) } else { problem }
             }
+            ControlError::Permanent { .. } => Self::new(ErrorCode::Invalid, title),
+            ControlError::Conflict { object, .. } => Self::new(ErrorCode::Conflict, title).hint(show(&object)),
             ControlError::Store(error) => Self::new(error.code(), title),
             ControlError::Stopping => Self::new(ErrorCode::Unavailable, title),
         }
+    }
+}
+
+/// The flags that a command needs to be about a namespace; none for `default/default`.
+fn flags(scope: &Scope) -> String {
+    let tenant = if scope.tenant.is_default() { String::new() } else { format!(" -T {}", scope.tenant) };
+    let namespace = if scope.is_default_of_tenant() { String::new() } else { format!(" -n {}", scope.namespace) };
+    tenant + &namespace
+}
+
+/// The command that lists what is beside an object.
+fn list(object: &ObjectName) -> String {
+    match object {
+        ObjectName::App(key) => format!("hivemind app ls{}", flags(&key.scope)),
+        ObjectName::Policy(key) => format!("hivemind policy ls{}", flags(&key.scope)),
+        ObjectName::Tenant(_) => "hivemind tenant ls".into(),
+        ObjectName::Namespace(scope) => {
+            format!("hivemind namespace ls{}", flags(&Scope::default_of(scope.tenant.clone())))
+        }
+    }
+}
+
+/// The command that shows an object.
+fn show(object: &ObjectName) -> String {
+    match object {
+        ObjectName::App(key) => format!("hivemind app info {}{}", key.name, flags(&key.scope)),
+        ObjectName::Policy(key) => format!("hivemind policy show {}{}", key.name, flags(&key.scope)),
+        ObjectName::Tenant(_) | ObjectName::Namespace(_) => list(object),
+    }
+}
+
+/// The commands that show what is in a tenant or a namespace.
+fn inside(object: &ObjectName) -> String {
+    let (scope, all) = match object {
+        ObjectName::Tenant(name) => (Scope::default_of(name.clone()), " -A"),
+        ObjectName::Namespace(scope) => (scope.clone(), ""),
+        ObjectName::App(AppKey { scope, .. }) => (scope.clone(), ""),
+        ObjectName::Policy(key) => (key.scope.clone(), ""),
+    };
+    let flags = flags(&scope);
+    format!("hivemind app ls{flags}{all}   hivemind policy ls{flags}{all}")
+}
+
+/// The commands that create a namespace and, if need be, its tenant.
+fn create(scope: &Scope, has_tenant: bool) -> String {
+    let Scope { tenant, namespace } = scope;
+    let namespace = format!("hivemind namespace create {namespace}{}", flags(&Scope::default_of(tenant.clone())));
+    match (has_tenant, scope.is_default_of_tenant()) {
+        (true, _) => namespace,
+        (false, true) => format!("hivemind tenant create {tenant}"),
+        (false, false) => format!("hivemind tenant create {tenant} && {namespace}"),
     }
 }

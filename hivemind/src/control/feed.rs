@@ -27,7 +27,8 @@ impl Feed {
     /// A new feed, with everything there is already in it.
     pub(super) fn begin(node: NodeName, snapshot: &ClusterSnapshot) -> (Self, mpsc::Receiver<FeedMessage>) {
         // Everything must fit beside what may come while the agent takes it in.
-        let size = snapshot.instances.len() * 2 + snapshot.services.len() + QUEUE;
+        let policies = snapshot.namespaces.len() + snapshot.policies.len();
+        let size = snapshot.instances.len() * 2 + snapshot.services.len() + policies + QUEUE;
         let (to, messages) = mpsc::channel(size);
         let mut feed = Self { node, to, said: BTreeMap::new(), broken: false };
         let mut backends: BTreeMap<&AppKey, Vec<Backend>> = BTreeMap::new();
@@ -44,6 +45,12 @@ impl Feed {
             let service = (*row.object).clone();
             let backends = backends.get(&service.app).cloned().unwrap_or_default();
             feed.say_service(ServedService { service, backends });
+        }
+        for row in snapshot.namespaces.values() {
+            feed.say(FeedMessage::Namespace(Arc::clone(&row.object)));
+        }
+        for row in snapshot.policies.values() {
+            feed.say(FeedMessage::Policy(Arc::clone(&row.object)));
         }
         feed.say(FeedMessage::SnapshotEnd(snapshot.revision));
         (feed, messages)
@@ -73,6 +80,18 @@ impl Feed {
                     }
                 }
             }
+        }
+        for scope in &dirty.namespaces {
+            self.say(match snapshot.namespaces.get(scope) {
+                Some(row) => FeedMessage::Namespace(Arc::clone(&row.object)),
+                None => FeedMessage::NamespaceGone(scope.clone()),
+            });
+        }
+        for key in &dirty.policies {
+            self.say(match snapshot.policies.get(key) {
+                Some(row) => FeedMessage::Policy(Arc::clone(&row.object)),
+                None => FeedMessage::PolicyGone(key.clone()),
+            });
         }
         self.say(FeedMessage::SnapshotEnd(snapshot.revision));
         !self.broken

@@ -8,11 +8,13 @@ mod commands;
 mod decode;
 mod error;
 mod feed;
+mod objects;
 mod run;
 #[cfg(test)]
 mod tests;
 
 pub use error::ControlError;
+pub use objects::{Changed, ObjectChange, ObjectName};
 pub use run::{ControlConfig, start};
 
 use std::sync::Arc;
@@ -43,7 +45,7 @@ pub struct Written {
     pub generation: u64,
 }
 
-/// A condition on a command: the app's row was last written at this revision (the ETag of a former read).
+/// A condition on a command: the object's row was last written at this revision (the ETag of a former read).
 pub type IfMatch = Option<Revision>;
 
 type Answer<T> = oneshot::Sender<Result<T, ControlError>>;
@@ -52,6 +54,7 @@ type Answer<T> = oneshot::Sender<Result<T, ControlError>>;
 #[derive(Debug)]
 enum Command {
     Write { key: AppKey, change: AppChange, if_match: IfMatch, answer: Answer<Written> },
+    Change { change: ObjectChange, if_match: IfMatch, answer: Answer<Changed> },
     Register { node: Box<Node>, status: Box<NodeStatus>, answer: Answer<()> },
     Feed { node: NodeName, answer: Answer<mpsc::Receiver<FeedMessage>> },
     Report { reports: Vec<StatusReport>, answer: Answer<()> },
@@ -110,6 +113,18 @@ impl Control {
     /// Stops the instances and removes the app and its services.
     pub async fn remove(&self, key: &AppKey, if_match: IfMatch) -> Result<Written, ControlError> {
         self.write(key.clone(), AppChange::Remove, if_match).await
+    }
+
+    /// Changes a tenant, a namespace or a policy. What is as it should be is left as it is.
+    pub async fn change(&self, change: ObjectChange, if_match: IfMatch) -> Result<Changed, ControlError> {
+        self.ask(|answer| Command::Change { change, if_match, answer }).await
+    }
+
+    /// What [`Control::change`] would answer now; changes nothing.
+    pub fn preview_change(&self, change: ObjectChange, if_match: IfMatch) -> Result<Changed, ControlError> {
+        let (snapshot, object) = (self.snapshot(), change.object());
+        let rows = objects::rows_after(&snapshot, change, if_match, clock::now())?;
+        Ok(objects::outcome(&snapshot, &object, &rows))
     }
 
     /// Creates or updates a node and its status.

@@ -8,10 +8,11 @@ use tokio::{
 };
 
 use super::{
-    Answer, AppChange, Command, Control, ControlError, IfMatch, Written,
+    Answer, AppChange, Changed, Command, Control, ControlError, IfMatch, ObjectChange, ObjectName, Written,
     commands::app_after,
     decode::{Dirty, apply, encode},
     feed::Feed,
+    objects::{RowChange, outcome, rows_after},
 };
 use crate::{
     lifecycle::{clock, killpoint},
@@ -144,6 +145,8 @@ impl Loop {
             said.apps.extend(dirty.apps);
             said.instances.extend(dirty.instances);
             said.services.extend(dirty.services);
+            said.namespaces.extend(dirty.namespaces);
+            said.policies.extend(dirty.policies);
             for app in apps {
                 if let Err(error) = self.plan(&app).await {
                     self.put_off(app, error)?;
@@ -224,6 +227,10 @@ impl Loop {
                 let result = self.write(&key, change, if_match).await;
                 self.answer(answer, result).await
             }
+            Command::Change { change, if_match, answer } => {
+                let result = self.change(change, if_match).await;
+                self.answer(answer, result).await
+            }
             Command::Register { node, status, answer } => {
                 let result = self.register(*node, *status).await;
                 self.answer(answer, result).await
@@ -265,7 +272,7 @@ impl Loop {
         let before = self.snapshot.apps.get(key).cloned();
         let after = app_after(&self.snapshot, key, change, if_match, clock::now())?;
         let Some(after) = after else {
-            let row = before.ok_or_else(|| ControlError::NotFound { key: key.clone() })?;
+            let row = before.ok_or_else(|| ControlError::NotFound { object: ObjectName::App(key.clone()) })?;
             return Ok(Written { revision: row.modified, created: false, generation: row.object.generation });
         };
         let row = keys::app(key);
@@ -276,11 +283,47 @@ impl Loop {
         let Some(revision) = self.commit(Txn::new().when(compare).put(row, encode(&after)?)).await? else {
             let found = self.snapshot.apps.get(key).map_or(0, |row| row.modified);
             let expected = before.map_or(0, |row| row.modified);
-            return Err(ControlError::Conflict { key: key.clone(), expected, found });
+            return Err(ControlError::Conflict { object: ObjectName::App(key.clone()), expected, found });
         };
         let message = format!("{}: {} instances of {}", key.name, after.spec.replicas, after.spec.image);
         self.events.emit(EventKind::Normal, what, format!("app/{}", key.name), message);
         Ok(Written { revision, created: before.is_none(), generation: after.generation })
+    }
+
+    async fn change(&mut self, change: ObjectChange, if_match: IfMatch) -> Result<Changed, ControlError> {
+        killpoint::arm();
+        let (object, removes) = (change.object(), change.removes());
+        let rows = rows_after(&self.snapshot, change, if_match, clock::now())?;
+        let before = outcome(&self.snapshot, &object, &rows);
+        if !before.changed {
+            return Ok(before);
+        }
+        let row = row_key(&object);
+        let compare = match object.row(&self.snapshot) {
+            Some(modified) => Compare::Modified(row, modified),
+            None => Compare::Absent(row),
+        };
+        let mut txn = Txn::new().when(compare);
+        for change in &rows {
+            txn = match change {
+                RowChange::PutTenant(tenant) => txn.put(row_key(&object), encode(tenant)?),
+                RowChange::PutNamespace(namespace) => txn.put(row_key(&object), encode(namespace)?),
+                RowChange::PutPolicy(policy) => txn.put(row_key(&object), encode(policy)?),
+                RowChange::Delete(object) => txn.delete(row_key(object)),
+            };
+        }
+        let Some(revision) = self.commit(txn).await? else {
+            let found = object.row(&self.snapshot).unwrap_or(0);
+            return Err(ControlError::Conflict { object, expected: before.revision, found });
+        };
+        let what = match (removes, before.created) {
+            (true, _) => ("Removed", "is removed"),
+            (false, true) => ("Created", "is created"),
+            (false, false) => ("Changed", "is changed"),
+        };
+        let message = format!("{object} {}", what.1);
+        self.events.emit(EventKind::Normal, what.0, format!("{}/{}", object.kind(), object.name()), message);
+        Ok(Changed { revision, ..before })
     }
 
     async fn register(&mut self, mut node: Node, status: NodeStatus) -> Result<(), ControlError> {
@@ -323,6 +366,15 @@ impl Loop {
             self.commit(txn).await?;
         }
         Ok(())
+    }
+}
+
+fn row_key(object: &ObjectName) -> String {
+    match object {
+        ObjectName::App(key) => keys::app(key),
+        ObjectName::Tenant(name) => keys::tenant(name),
+        ObjectName::Namespace(scope) => keys::namespace(scope),
+        ObjectName::Policy(key) => keys::policy(key),
     }
 }
 

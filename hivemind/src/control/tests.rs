@@ -260,6 +260,69 @@ async fn what_no_node_takes_is_said_until_it_is_mended() {
     running.stop().await;
 }
 
+#[tokio::test]
+async fn an_app_needs_a_namespace_that_exists_but_one_that_is_there_stays() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let running = Running::with_node(dir.path()).await;
+    let control = &running.control;
+    let scope = Scope { tenant: "acme".parse().expect("a name"), namespace: "prod".parse().expect("a name") };
+    let app = AppKey::new(scope.clone(), "web".parse().expect("a name"));
+    let refused = control.deploy(app.clone(), spec(1), None).await;
+    assert!(matches!(refused, Err(ControlError::NoScope { tenant: false, .. })), "{refused:?}");
+    control.change(ObjectChange::PutTenant(scope.tenant.clone()), None).await.expect("created");
+    let refused = control.deploy(app.clone(), spec(1), None).await;
+    assert!(matches!(refused, Err(ControlError::NoScope { tenant: true, .. })), "{refused:?}");
+    let created = control.change(ObjectChange::PutNamespace(scope.clone(), [].into()), None).await.expect("created");
+    assert!(created.created && control.snapshot().namespaces[&scope].modified == created.revision);
+    control.deploy(app.clone(), spec(1), None).await.expect("deployed");
+    let refused = control.change(ObjectChange::RemoveTenant(scope.tenant.clone()), None).await;
+    assert!(matches!(refused, Err(ControlError::Occupied { .. })), "{refused:?}");
+
+    // As if the app had been there before namespaces were.
+    let gone =
+        Txn::new().delete(crate::store::keys::namespace(&scope)).delete(crate::store::keys::tenant(&scope.tenant));
+    running.store.inner.txn(gone).await.expect("written past the loop");
+    control.scale(&app, 2, None).await.expect("scaled");
+    control.deploy(app.clone(), AppSpec { image: "web:2".into(), ..spec(2) }, None).await.expect("deployed");
+    assert!(control.snapshot().namespaces.is_empty());
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn every_node_is_told_of_namespaces_and_policies_and_only_of_changes() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let running = Running::with_node(dir.path()).await;
+    let control = &running.control;
+    let scope = Scope { namespace: "prod".parse().expect("a name"), ..Scope::default() };
+    let key = crate::model::PolicyKey::new(scope.clone(), "closed".parse().expect("a name"));
+    let put =
+        |json: &str| ObjectChange::PutPolicy(key.clone(), Box::new(serde_json::from_str(json).expect("a policy")));
+    control.change(ObjectChange::PutNamespace(scope.clone(), [].into()), None).await.expect("created");
+    let mut feed = control.feed(&"node-2".parse().expect("a name")).await.expect("a feed");
+    let mut desired = NodeDesired::default();
+    take(&mut feed, &mut desired).await;
+    assert_eq!((desired.namespaces.len(), desired.policies.len()), (1, 0));
+
+    let written = control.change(put("{\"ingress\": []}"), None).await.expect("applied");
+    let again = control.change(put("{\"ingress\": []}"), None).await.expect("applied");
+    assert!(written.created && !again.changed && again.revision == written.revision);
+    let stale = control.change(put("{\"egress\": []}"), Some(written.revision - 1)).await;
+    assert!(matches!(stale, Err(ControlError::Conflict { .. })), "{stale:?}");
+    let preview = control.preview_change(put("{\"egress\": []}"), None).expect("allowed");
+    assert!(preview.changed && !preview.created);
+    take(&mut feed, &mut desired).await;
+    assert_eq!((desired.policies.len(), desired.revision), (1, written.revision));
+    assert!(feed.try_recv().is_err(), "what changes nothing is not said");
+
+    control.change(ObjectChange::RemovePolicy(key.clone()), None).await.expect("removed");
+    control.change(ObjectChange::RemoveNamespace(scope), None).await.expect("removed");
+    while desired.revision < control.snapshot().revision {
+        take(&mut feed, &mut desired).await;
+    }
+    assert_eq!((desired.namespaces.len(), desired.policies.len()), (0, 0));
+    running.stop().await;
+}
+
 /// Takes a feed up to its next end mark.
 async fn take(feed: &mut mpsc::Receiver<FeedMessage>, desired: &mut NodeDesired) {
     loop {

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use imbl::OrdMap;
 
 use super::{
-    App, AppKey, Backend, Desired, Instance, InstanceId, InstanceStatus, Node, NodeName, NodeStatus, Phase, Protocol,
-    Revision, Scope, ServedService, Service, ServiceKey,
+    App, AppKey, Backend, Desired, Instance, InstanceId, InstanceStatus, Namespace, Node, NodeName, NodeStatus, Phase,
+    Policy, PolicyKey, Protocol, Revision, Scope, ServedService, Service, ServiceKey, Tenant, TenantName,
     index::{Held, HeldAddresses, Index},
 };
 
@@ -33,6 +33,12 @@ pub struct ClusterSnapshot {
     pub instance_status: OrdMap<InstanceId, Row<InstanceStatus>>,
     /// Services.
     pub services: OrdMap<ServiceKey, Row<Service>>,
+    /// Tenants that have a row: all but `default`.
+    pub tenants: OrdMap<TenantName, Row<Tenant>>,
+    /// Namespaces that have a row: those that were created, and those named `default` that were given labels.
+    pub namespaces: OrdMap<Scope, Row<Namespace>>,
+    /// Policies.
+    pub policies: OrdMap<PolicyKey, Row<Policy>>,
     /// Nodes.
     pub nodes: OrdMap<NodeName, Row<Node>>,
     /// What agents say of them.
@@ -61,6 +67,16 @@ impl ClusterSnapshot {
     /// The phase of an instance.
     pub fn phase_of(&self, id: &InstanceId) -> Phase {
         self.instance_status.get(id).map(|row| row.object.phase).unwrap_or_default()
+    }
+
+    /// Whether there is such a tenant.
+    pub fn has_tenant(&self, tenant: &TenantName) -> bool {
+        tenant.is_default() || self.tenants.contains_key(tenant)
+    }
+
+    /// Whether there is such a namespace, and its tenant.
+    pub fn has_namespace(&self, scope: &Scope) -> bool {
+        self.has_tenant(&scope.tenant) && (scope.is_default_of_tenant() || self.namespaces.contains_key(scope))
     }
 
     /// The instances of an app, in id order.

@@ -47,9 +47,9 @@ codes! {
     /// No credentials were given.
     Unauthenticated = "E-AUTH-002", 401, 5, "The request carries no token. TCP requests need the header 'Authorization: Bearer TOKEN', the token is in the daemon's state directory, file 'api-token'.";
     /// The app, instance, service or node does not exist.
-    NotFound = "E-OBJ-001", 404, 3, "There is no object of that name in that tenant and namespace. 'hivemind app ls', 'ps', 'service ls' and 'node ls' list what there is.";
-    /// The name is taken by something else.
-    Taken = "E-OBJ-002", 409, 4, "The name, DNS name or published port is used by another object. Choose another one, or remove the other object.";
+    NotFound = "E-OBJ-001", 404, 3, "There is no object of that name in that tenant and namespace, or no such tenant or namespace. 'hivemind app ls', 'ps', 'service ls', 'policy ls', 'node ls', 'namespace ls' and 'tenant ls' list what there is; 'hivemind namespace create' and 'tenant create' make new ones.";
+    /// The name is taken by something else, or the object owns others.
+    Taken = "E-OBJ-002", 409, 4, "The name, DNS name or published port is used by another object: choose another one, or remove the other object. Or what is to be removed still owns others: remove them first; they are named.";
     /// The object changed since it was read.
     Conflict = "E-OBJ-003", 412, 4, "The object changed since it was read (If-Match did not hold). Read it again and repeat the change.";
     /// Nothing fits.

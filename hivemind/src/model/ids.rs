@@ -157,10 +157,32 @@ pub struct Scope {
     pub namespace: NamespaceName,
 }
 
+/// The tenant that always exists, and the namespace that every tenant has.
+const DEFAULT: &str = "default";
+
+impl TenantName {
+    /// Whether it is the one that always exists.
+    pub fn is_default(&self) -> bool {
+        self.0 == DEFAULT
+    }
+}
+
+impl Scope {
+    /// The namespace that every tenant has.
+    pub fn default_of(tenant: TenantName) -> Self {
+        Self { tenant, namespace: NamespaceName(DEFAULT.to_owned()) }
+    }
+
+    /// Whether it is the namespace that every tenant has.
+    pub fn is_default_of_tenant(&self) -> bool {
+        self.namespace.0 == DEFAULT
+    }
+}
+
 impl Default for Scope {
     /// `default/default`, which always exists.
     fn default() -> Self {
-        Self { tenant: TenantName("default".to_owned()), namespace: NamespaceName("default".to_owned()) }
+        Self::default_of(TenantName(DEFAULT.to_owned()))
     }
 }
 

@@ -1,6 +1,6 @@
 //! The keys of the store. Tenant and namespace are in every key that belongs to someone.
 
-use crate::model::{AppKey, InstanceId, NodeName, Scope, ServiceKey};
+use crate::model::{AppKey, InstanceId, NodeName, PolicyKey, Scope, ServiceKey, TenantName};
 
 /// All apps.
 pub const APPS: &str = "/v1/apps/";
@@ -10,6 +10,12 @@ pub const INSTANCES: &str = "/v1/instances/";
 pub const INSTANCE_STATUS: &str = "/v1/instance-status/";
 /// All services.
 pub const SERVICES: &str = "/v1/services/";
+/// All tenants.
+pub const TENANTS: &str = "/v1/tenants/";
+/// All namespaces.
+pub const NAMESPACES: &str = "/v1/namespaces/";
+/// All policies.
+pub const POLICIES: &str = "/v1/policies/";
 /// All nodes.
 pub const NODES: &str = "/v1/nodes/";
 /// All statuses of nodes.
@@ -44,6 +50,21 @@ pub fn instance_status(app: &AppKey, id: &InstanceId) -> String {
 /// `/v1/services/<tenant>/<namespace>/<service>`
 pub fn service(key: &ServiceKey) -> String {
     format!("{SERVICES}{key}")
+}
+
+/// `/v1/tenants/<tenant>`
+pub fn tenant(name: &TenantName) -> String {
+    format!("{TENANTS}{name}")
+}
+
+/// `/v1/namespaces/<tenant>/<namespace>`
+pub fn namespace(scope: &Scope) -> String {
+    format!("{NAMESPACES}{scope}")
+}
+
+/// `/v1/policies/<tenant>/<namespace>/<policy>`
+pub fn policy(key: &PolicyKey) -> String {
+    format!("{POLICIES}{key}")
 }
 
 /// `/v1/identities/<tenant>/<namespace>`

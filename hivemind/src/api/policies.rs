@@ -1,0 +1,92 @@
+//! Policies.
+
+use axum::{
+    Json as Body,
+    extract::State,
+    http::HeaderMap,
+    response::{IntoResponse, Response},
+};
+
+use super::{
+    ApiState,
+    apps::{PutArgs, etag},
+    extract::{Args, InScope, Json, Named, NoArgs, if_match},
+    object_view::PolicyView,
+    problem::ApiError,
+    tenants::{ChangedView, OfTenant, change, check, refused, view},
+};
+use crate::{
+    control::{ControlError, ObjectChange, ObjectName},
+    model::Problem,
+    spec::v1::PolicySpec,
+};
+
+/// The policies of all namespaces.
+#[utoipa::path(get, operation_id = "listAllPolicies", path = "/v1/policies", tag = "policies", params(OfTenant),
+    responses((status = 200, body = [PolicyView])))]
+pub(super) async fn list_all(State(state): State<ApiState>, Args(of): Args<OfTenant>) -> Body<Vec<PolicyView>> {
+    let snapshot = state.control.snapshot();
+    let policies = snapshot.policies.iter().filter(|(key, _)| of.has(&key.scope));
+    Body(policies.map(|(_, row)| PolicyView::counted(&snapshot, row)).collect())
+}
+
+/// The policies of a namespace.
+#[utoipa::path(get, operation_id = "listPolicies", path = "/v1/tenants/{tenant}/namespaces/{namespace}/policies", tag = "policies",
+    params(("tenant" = String, Path), ("namespace" = String, Path)),
+    responses((status = 200, body = [PolicyView]), (status = "4XX", body = Problem)))]
+pub(super) async fn list(
+    State(state): State<ApiState>,
+    InScope(scope): InScope,
+) -> Result<Body<Vec<PolicyView>>, ApiError> {
+    let snapshot = state.control.snapshot();
+    check(&state, &scope)?;
+    let policies = snapshot.policies.iter().filter(|(key, _)| key.scope == scope);
+    Ok(Body(policies.map(|(_, row)| PolicyView::counted(&snapshot, row)).collect()))
+}
+
+/// A policy, with how many instances it is about now.
+#[utoipa::path(get, operation_id = "getPolicy", path = "/v1/tenants/{tenant}/namespaces/{namespace}/policies/{name}", tag = "policies",
+    params(("tenant" = String, Path), ("namespace" = String, Path), ("name" = String, Path)),
+    responses((status = 200, body = PolicyView), (status = "4XX", body = Problem)))]
+pub(super) async fn get(State(state): State<ApiState>, named: Named) -> Result<Response, ApiError> {
+    let key = named.policy()?;
+    let snapshot = state.control.snapshot();
+    check(&state, &key.scope)?;
+    let Some(row) = snapshot.policies.get(&key) else {
+        return Err(refused(&state, ControlError::NotFound { object: ObjectName::Policy(key) }));
+    };
+    Ok((etag(row.modified), Body(PolicyView::counted(&snapshot, row))).into_response())
+}
+
+/// Create a policy or change it.
+#[utoipa::path(put, operation_id = "putPolicy", path = "/v1/tenants/{tenant}/namespaces/{namespace}/policies/{name}", tag = "policies",
+    params(("tenant" = String, Path), ("namespace" = String, Path), ("name" = String, Path), PutArgs),
+    request_body = PolicySpec,
+    responses((status = 200, body = ChangedView), (status = 201, body = ChangedView), (status = "4XX", body = Problem)))]
+pub(super) async fn put(
+    State(state): State<ApiState>,
+    named: Named,
+    Args(args): Args<PutArgs>,
+    headers: HeaderMap,
+    Json(spec): Json<PolicySpec>,
+) -> Result<Response, ApiError> {
+    let put = ObjectChange::PutPolicy(named.policy()?, Box::new(spec));
+    if args.dry_run {
+        let done = state.control.preview_change(put, if_match(&headers)?);
+        return Ok(Body(view(done.map_err(|error| refused(&state, error))?)).into_response());
+    }
+    change(&state, put, &headers).await
+}
+
+/// Remove a policy.
+#[utoipa::path(delete, operation_id = "deletePolicy", path = "/v1/tenants/{tenant}/namespaces/{namespace}/policies/{name}", tag = "policies",
+    params(("tenant" = String, Path), ("namespace" = String, Path), ("name" = String, Path)),
+    responses((status = 200, body = ChangedView), (status = "4XX", body = Problem)))]
+pub(super) async fn delete(
+    State(state): State<ApiState>,
+    named: Named,
+    Args(NoArgs {}): Args<NoArgs>,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    change(&state, ObjectChange::RemovePolicy(named.policy()?), &headers).await
+}

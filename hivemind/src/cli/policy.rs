@@ -1,0 +1,170 @@
+//! `hivemind policy …`
+
+use std::{io::Read, path::PathBuf};
+
+use clap::{Args, Subcommand};
+use http::Method;
+
+use super::{
+    Context, Reach, complete,
+    output::{Format, Listed, age, line},
+    policy_file, policy_words,
+    tenant::done,
+};
+use crate::{
+    api::{object_view::PolicyView, tenants::ChangedView},
+    model::{ErrorCode, PolicyKey, PolicyName, Problem},
+};
+
+/// Shown beneath `hivemind policy --help`.
+const EXAMPLES: &str = "\
+Examples:
+  hivemind policy apply -f web.yaml
+  hivemind policy apply -f - --dry-run < web.yaml       check it only
+  hivemind policy show web                              what it selects, and what it allows
+  hivemind policy delete web
+A policy closes the directions it names for the instances it selects, but for what its rules allow:
+  name: web
+  spec:
+    instances: {labels: {app: web}}
+    ingress:
+    - peers: [{instances: {instances: {labels: {app: client}}}}]
+      ports: [{port: [80, 80]}]";
+
+#[derive(Subcommand, Debug)]
+#[command(after_help = EXAMPLES)]
+pub(super) enum PolicyCommand {
+    /// Create the policies of a file, or change them to what it says
+    Apply(ApplyArgs),
+    /// List the policies
+    #[command(visible_alias = "list")]
+    Ls(Reach),
+    /// Show what a policy selects and allows
+    #[command(visible_aliases = ["info", "inspect"])]
+    Show {
+        /// Name of the policy
+        #[arg(add = complete::policies())]
+        name: PolicyName,
+    },
+    /// Remove a policy
+    #[command(visible_aliases = ["rm", "remove"])]
+    Delete {
+        /// Name of the policy
+        #[arg(add = complete::policies())]
+        name: PolicyName,
+    },
+}
+
+#[derive(Args, Debug)]
+pub(super) struct ApplyArgs {
+    /// File with the policies; '-' is standard input; may be repeated
+    #[arg(short, long, required = true, value_name = "FILE")]
+    file: Vec<PathBuf>,
+    /// Check them, say what they would change, and change nothing
+    #[arg(long)]
+    dry_run: bool,
+}
+
+impl Listed for PolicyView {
+    const COLUMNS: (&'static [&'static str], &'static [&'static str]) =
+        (&["NAME", "SELECTS", "INSTANCES", "IN", "OUT", "AUDIT", "AGE"], &["REVISION"]);
+
+    fn name(&self) -> String {
+        self.name.clone()
+    }
+
+    fn place(&self) -> (String, String) {
+        (self.tenant.to_string(), self.namespace.to_string())
+    }
+
+    fn cells(&self) -> Vec<String> {
+        let rules = |rules: &Option<Vec<_>>| match rules.as_ref().map(Vec::len) {
+            None => "open".to_owned(),
+            Some(0) => "closed".into(),
+            Some(1) => "1 rule".into(),
+            Some(n) => format!("{n} rules"),
+        };
+        vec![
+            self.name.clone(),
+            policy_words::selector(&self.spec.instances, "all"),
+            self.instances.map(|number| number.to_string()).unwrap_or_default(),
+            rules(&self.spec.ingress),
+            rules(&self.spec.egress),
+            if self.spec.audit { "yes" } else { "no" }.into(),
+            age(self.created_at),
+            self.revision.to_string(),
+        ]
+    }
+}
+
+fn path(key: &PolicyKey) -> String {
+    format!("/v1/tenants/{}/namespaces/{}/policies/{}", key.scope.tenant, key.scope.namespace, key.name)
+}
+
+pub(super) async fn run(context: &Context, command: PolicyCommand) -> Result<(), Problem> {
+    let key = |name: PolicyName| PolicyKey::new(context.scope.clone(), name);
+    match command {
+        PolicyCommand::Apply(args) => apply(context, &args).await,
+        PolicyCommand::Ls(reach) => {
+            let policies: Vec<PolicyView> = context.client.get(&reach.path(context, "policies")).await?;
+            let empty = "no policies: everything of a tenant may speak to everything of it";
+            context.output.list_with(reach.columns(), &policies, empty)
+        }
+        PolicyCommand::Show { name } => {
+            let policy: PolicyView = context.client.get(&path(&key(name))).await?;
+            match context.output.format {
+                Format::Json | Format::Yaml => context.output.document(&policy)?,
+                Format::Name => line(&policy.name),
+                Format::Table | Format::Wide => policy_words::describe(&policy).iter().for_each(|text| line(text)),
+            }
+            Ok(())
+        }
+        PolicyCommand::Delete { name } => {
+            let changed: ChangedView = context.client.call(Method::DELETE, &path(&key(name.clone()))).await?;
+            done(context, name.as_str(), &format!("policy {name} is removed"), changed)
+        }
+    }
+}
+
+async fn apply(context: &Context, args: &ApplyArgs) -> Result<(), Problem> {
+    let mut policies = Vec::new();
+    for file in &args.file {
+        let shown = file.display();
+        let invalid = |why: String| Problem::new(ErrorCode::Invalid, format!("{shown} cannot be read: {why}"));
+        let text = match file.to_str() {
+            Some("-") => {
+                let mut text = String::new();
+                std::io::stdin().read_to_string(&mut text).map(|_| text)
+            }
+            _ => std::fs::read_to_string(file),
+        };
+        let text = text.map_err(|error| invalid(error.to_string()))?;
+        let read = policy_file::read(&text, &context.scope).map_err(|faults| {
+            let title = format!("{shown} is not valid");
+            Problem { details: faults, ..Problem::new(ErrorCode::Invalid, title).hint("hivemind policy --help") }
+        })?;
+        policies.extend(read);
+    }
+    // All are checked before the first is written.
+    let mut previews = Vec::new();
+    for (key, spec) in &policies {
+        let dry = format!("{}?dry_run=true", path(key));
+        previews.push(context.client.send::<ChangedView>(Method::PUT, &dry, spec).await?);
+    }
+    for ((key, spec), preview) in policies.iter().zip(previews) {
+        let changed = match args.dry_run {
+            true => preview,
+            false => context.client.send(Method::PUT, &path(key), spec).await?,
+        };
+        let what = match (changed.created, changed.changed, args.dry_run) {
+            (_, false, _) => "is already as asked for",
+            (true, _, false) => "is created",
+            (true, _, true) => "would be created",
+            (false, _, false) => "is changed",
+            (false, _, true) => "would be changed",
+        };
+        let audit = if spec.audit { "; it audits only, and denies nothing" } else { "" };
+        done(context, key.name.as_str(), &format!("policy {} {what}{audit}", key.name), changed)?;
+    }
+    Ok(())
+}

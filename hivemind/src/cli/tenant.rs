@@ -1,0 +1,241 @@
+//! `hivemind tenant|namespace …`
+
+use std::collections::BTreeMap;
+
+use clap::{Args, Subcommand};
+use http::Method;
+
+use super::{
+    Context, complete,
+    output::{Format, Listed, age, line},
+    parse::{LabelChange, label, label_change},
+};
+use crate::{
+    api::{
+        object_view::{NamespaceView, TenantView},
+        tenants::{ChangedView, NamespaceBody},
+    },
+    model::{ErrorCode, NamespaceName, Problem, TenantName, Timestamp},
+};
+
+/// Shown beneath `hivemind tenant --help`.
+const TENANT_EXAMPLES: &str = "\
+Examples:
+  hivemind tenant create acme
+  hivemind app deploy -T acme --image nginx:latest --name web
+  hivemind tenant rm acme
+The tenant 'default' always exists. Every tenant has a namespace 'default'.";
+
+/// Shown beneath `hivemind namespace --help`.
+const NAMESPACE_EXAMPLES: &str = "\
+Examples:
+  hivemind namespace create prod --label env=prod
+  hivemind namespace label prod team=blue env-          set one label, take away another
+  hivemind app deploy -n prod --image nginx:latest --name web
+  hivemind namespace ls -T acme                         those of another tenant
+Policies select namespaces by their labels; kubernetes.io/metadata.name always is the name.";
+
+#[derive(Subcommand, Debug)]
+#[command(after_help = TENANT_EXAMPLES)]
+pub(super) enum TenantCommand {
+    /// Create a tenant
+    Create {
+        /// Name of the tenant: letters a-z, digits and '-'
+        name: TenantName,
+    },
+    /// List the tenants
+    #[command(visible_alias = "list")]
+    Ls,
+    /// Remove a tenant with its namespaces; nothing may be in them
+    #[command(visible_alias = "remove")]
+    Rm {
+        /// Name of the tenant
+        #[arg(add = complete::tenants())]
+        name: TenantName,
+    },
+}
+
+#[derive(Subcommand, Debug)]
+#[command(after_help = NAMESPACE_EXAMPLES)]
+pub(super) enum NamespaceCommand {
+    /// Create a namespace in the tenant
+    Create(CreateArgs),
+    /// List the namespaces of the tenant
+    #[command(visible_alias = "list")]
+    Ls,
+    /// Set and take away labels
+    Label(LabelArgs),
+    /// Remove a namespace; nothing may be in it
+    #[command(visible_alias = "remove")]
+    Rm {
+        /// Name of the namespace
+        #[arg(add = complete::namespaces())]
+        name: NamespaceName,
+    },
+}
+
+#[derive(Args, Debug)]
+pub(super) struct CreateArgs {
+    /// Name of the namespace: letters a-z, digits and '-'
+    name: NamespaceName,
+    /// Label; may be repeated
+    #[arg(long, value_parser = label, value_name = "NAME=VALUE")]
+    label: Vec<(String, String)>,
+}
+
+#[derive(Args, Debug)]
+pub(super) struct LabelArgs {
+    /// Name of the namespace
+    #[arg(add = complete::namespaces())]
+    name: NamespaceName,
+    /// Labels to set, and with '-' behind their name those to take away
+    #[arg(value_parser = label_change, required = true, value_name = "NAME=VALUE|NAME-")]
+    labels: Vec<LabelChange>,
+}
+
+impl Listed for TenantView {
+    const COLUMNS: (&'static [&'static str], &'static [&'static str]) = (&["NAME", "NAMESPACES", "AGE"], &["REVISION"]);
+
+    fn name(&self) -> String {
+        self.name.to_string()
+    }
+
+    fn cells(&self) -> Vec<String> {
+        vec![self.name.to_string(), count(self.namespaces), born(self.created_at), self.revision.to_string()]
+    }
+}
+
+impl Listed for NamespaceView {
+    const COLUMNS: (&'static [&'static str], &'static [&'static str]) =
+        (&["NAME", "APPS", "POLICIES", "LABELS", "AGE"], &["TENANT", "REVISION"]);
+
+    fn name(&self) -> String {
+        self.name.to_string()
+    }
+
+    fn cells(&self) -> Vec<String> {
+        vec![
+            self.name.to_string(),
+            count(self.apps),
+            count(self.policies),
+            shown(&self.labels),
+            born(self.created_at),
+            self.tenant.to_string(),
+            self.revision.to_string(),
+        ]
+    }
+}
+
+fn count(number: Option<usize>) -> String {
+    number.map(|number| number.to_string()).unwrap_or_default()
+}
+
+/// What always existed has no age.
+fn born(at: Option<Timestamp>) -> String {
+    at.map(age).unwrap_or_default()
+}
+
+fn shown(labels: &BTreeMap<String, String>) -> String {
+    labels.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(" ")
+}
+
+/// Says what a change did, and shows the document or the name that was asked for.
+pub(super) fn done(context: &Context, name: &str, text: &str, changed: ChangedView) -> Result<(), Problem> {
+    context.output.say(text);
+    match context.output.format {
+        Format::Json | Format::Yaml => context.output.document(&changed),
+        Format::Name => {
+            line(name);
+            Ok(())
+        }
+        Format::Table | Format::Wide => Ok(()),
+    }
+}
+
+pub(super) async fn tenant(context: &Context, command: TenantCommand) -> Result<(), Problem> {
+    let path = |name: &TenantName| format!("/v1/tenants/{name}");
+    match command {
+        TenantCommand::Create { name } => {
+            let changed: ChangedView = context.client.call(Method::PUT, &path(&name)).await?;
+            let text = match changed.created {
+                true => format!("tenant {name} is created; its first namespace is 'default'"),
+                false => format!("tenant {name} is there already"),
+            };
+            done(context, name.as_str(), &text, changed)
+        }
+        TenantCommand::Ls => {
+            let tenants: Vec<TenantView> = context.client.get("/v1/tenants").await?;
+            context.output.list(&tenants, "no tenants")
+        }
+        TenantCommand::Rm { name } => {
+            let changed: ChangedView = context.client.call(Method::DELETE, &path(&name)).await?;
+            done(context, name.as_str(), &format!("tenant {name} is removed"), changed)
+        }
+    }
+}
+
+pub(super) async fn namespace(context: &Context, command: NamespaceCommand) -> Result<(), Problem> {
+    let tenant = &context.scope.tenant;
+    let path = |name: &NamespaceName| format!("/v1/tenants/{tenant}/namespaces/{name}");
+    match command {
+        NamespaceCommand::Create(CreateArgs { name, label }) => create(context, &path(&name), &name, label).await,
+        NamespaceCommand::Ls => {
+            let namespaces: Vec<NamespaceView> =
+                context.client.get(&format!("/v1/tenants/{tenant}/namespaces")).await?;
+            context.output.list(&namespaces, "no namespaces")
+        }
+        NamespaceCommand::Label(LabelArgs { name, labels }) => {
+            let before: NamespaceView = context.client.get(&path(&name)).await?;
+            relabel(context, &path(&name), before, labels).await
+        }
+        NamespaceCommand::Rm { name } => {
+            let changed: ChangedView = context.client.call(Method::DELETE, &path(&name)).await?;
+            done(context, name.as_str(), &format!("namespace {name} is removed"), changed)
+        }
+    }
+}
+
+/// Creates it; one that is there gets the labels besides those that it has.
+async fn create(
+    context: &Context,
+    path: &str,
+    name: &NamespaceName,
+    labels: Vec<(String, String)>,
+) -> Result<(), Problem> {
+    match context.client.get::<NamespaceView>(path).await {
+        Ok(before) => {
+            context.output.say(&format!("namespace {name} is there already"));
+            let set = labels.into_iter().map(|(key, value)| LabelChange::Set(key, value)).collect();
+            return relabel(context, path, before, set).await;
+        }
+        Err(problem) if problem.code == ErrorCode::NotFound => {}
+        Err(problem) => return Err(problem),
+    }
+    let body = NamespaceBody { labels: labels.into_iter().collect() };
+    let changed: ChangedView = context.client.send(Method::PUT, path, &body).await?;
+    done(context, name.as_str(), &format!("namespace {name} is created"), changed)
+}
+
+/// Writes the labels that it has then, if nobody else has changed them meanwhile.
+async fn relabel(
+    context: &Context,
+    path: &str,
+    before: NamespaceView,
+    changes: Vec<LabelChange>,
+) -> Result<(), Problem> {
+    let mut labels = before.labels;
+    for change in changes {
+        match change {
+            LabelChange::Set(key, value) => drop(labels.insert(key, value)),
+            LabelChange::Remove(key) => drop(labels.remove(&key)),
+        }
+    }
+    let body = NamespaceBody { labels };
+    let changed: ChangedView = context.client.send_if(Method::PUT, path, &body, before.revision).await?;
+    let now = if body.labels.is_empty() { "no labels".into() } else { format!("the labels {}", shown(&body.labels)) };
+    let text = match changed.changed {
+        true => format!("namespace {} has {now}", before.name),
+        false => format!("namespace {} is as it was: it has {now}", before.name),
+    };
+    done(context, before.name.as_str(), &text, changed)
+}

@@ -1,0 +1,271 @@
+//! What a command makes of the rows of tenants, namespaces and policies. Pure.
+//!
+//! The loop is the only writer of the store, so a decision on its snapshot also holds for what other rows it looked at.
+
+use std::{collections::BTreeMap, fmt};
+
+use super::{ControlError, IfMatch};
+use crate::{
+    model::{
+        AppKey, ClusterSnapshot, NAMESPACE_NAME_LABEL, Namespace, Policy, PolicyKey, Revision, Scope, Tenant,
+        TenantName, Timestamp,
+    },
+    spec::v1::{PolicySpec, validate_labels, validate_policy},
+};
+
+/// What has a row of its own, with its full name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ObjectName {
+    /// An app.
+    App(AppKey),
+    /// A tenant.
+    Tenant(TenantName),
+    /// A namespace.
+    Namespace(Scope),
+    /// A policy.
+    Policy(PolicyKey),
+}
+
+/// A change of a tenant, a namespace or a policy.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ObjectChange {
+    /// Creates a tenant.
+    PutTenant(TenantName),
+    /// Removes a tenant and its namespaces. Nothing may be in them.
+    RemoveTenant(TenantName),
+    /// Creates a namespace, or gives it these labels instead of those it has.
+    PutNamespace(Scope, BTreeMap<String, String>),
+    /// Removes a namespace. Nothing may be in it.
+    RemoveNamespace(Scope),
+    /// Creates a policy, or makes it what the document says.
+    PutPolicy(PolicyKey, Box<PolicySpec>),
+    /// Removes a policy.
+    RemovePolicy(PolicyKey),
+}
+
+/// What such a change did, or would do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Changed {
+    /// The revision that has it; 0 for what always exists and has no row.
+    pub revision: Revision,
+    /// Whether the object is new.
+    pub created: bool,
+    /// Whether anything is not as it was.
+    pub changed: bool,
+}
+
+/// A change of one row.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum RowChange {
+    PutTenant(Tenant),
+    PutNamespace(Namespace),
+    PutPolicy(Policy),
+    Delete(ObjectName),
+}
+
+/// `policy default/default/web`
+impl fmt::Display for ObjectName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::App(key) => write!(f, "app {key}"),
+            Self::Tenant(name) => write!(f, "tenant {name}"),
+            Self::Namespace(scope) => write!(f, "namespace {scope}"),
+            Self::Policy(key) => write!(f, "policy {key}"),
+        }
+    }
+}
+
+impl ObjectName {
+    /// `app`, `tenant`, `namespace`, `policy`
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::App(_) => "app",
+            Self::Tenant(_) => "tenant",
+            Self::Namespace(_) => "namespace",
+            Self::Policy(_) => "policy",
+        }
+    }
+
+    /// Its last name.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::App(key) => key.name.as_str(),
+            Self::Tenant(name) => name.as_str(),
+            Self::Namespace(scope) => scope.namespace.as_str(),
+            Self::Policy(key) => key.name.as_str(),
+        }
+    }
+
+    /// The revision that last wrote its row.
+    pub(super) fn row(&self, snapshot: &ClusterSnapshot) -> Option<Revision> {
+        match self {
+            Self::App(key) => snapshot.apps.get(key).map(|row| row.modified),
+            Self::Tenant(name) => snapshot.tenants.get(name).map(|row| row.modified),
+            Self::Namespace(scope) => snapshot.namespaces.get(scope).map(|row| row.modified),
+            Self::Policy(key) => snapshot.policies.get(key).map(|row| row.modified),
+        }
+    }
+
+    /// Whether it exists, also without a row.
+    fn exists(&self, snapshot: &ClusterSnapshot) -> bool {
+        match self {
+            Self::Tenant(name) => snapshot.has_tenant(name),
+            Self::Namespace(scope) => snapshot.has_namespace(scope),
+            Self::App(_) | Self::Policy(_) => self.row(snapshot).is_some(),
+        }
+    }
+}
+
+impl ObjectChange {
+    /// What it changes.
+    pub fn object(&self) -> ObjectName {
+        match self {
+            Self::PutTenant(name) | Self::RemoveTenant(name) => ObjectName::Tenant(name.clone()),
+            Self::PutNamespace(scope, _) | Self::RemoveNamespace(scope) => ObjectName::Namespace(scope.clone()),
+            Self::PutPolicy(key, _) | Self::RemovePolicy(key) => ObjectName::Policy(key.clone()),
+        }
+    }
+
+    pub(super) fn removes(&self) -> bool {
+        matches!(self, Self::RemoveTenant(_) | Self::RemoveNamespace(_) | Self::RemovePolicy(_))
+    }
+}
+
+/// Whether a row is as the condition of a command says.
+pub(super) fn check_unchanged(
+    snapshot: &ClusterSnapshot,
+    object: &ObjectName,
+    if_match: IfMatch,
+) -> Result<(), ControlError> {
+    let found = object.row(snapshot).unwrap_or(0);
+    match if_match {
+        Some(expected) if expected != found => Err(ControlError::Conflict { object: object.clone(), expected, found }),
+        _ => Ok(()),
+    }
+}
+
+/// Whether something may be put into a namespace.
+pub(super) fn check_scope(snapshot: &ClusterSnapshot, scope: &Scope) -> Result<(), ControlError> {
+    let tenant = snapshot.has_tenant(&scope.tenant);
+    if tenant && snapshot.has_namespace(scope) {
+        return Ok(());
+    }
+    // With the tenant all its namespaces went.
+    Err(ControlError::NoScope { scope: scope.clone(), tenant })
+}
+
+/// The rows that the command changes; none if everything is as it should be.
+pub(super) fn rows_after(
+    snapshot: &ClusterSnapshot,
+    change: ObjectChange,
+    if_match: IfMatch,
+    now: Timestamp,
+) -> Result<Vec<RowChange>, ControlError> {
+    let object = change.object();
+    check_unchanged(snapshot, &object, if_match)?;
+    if change.removes() && !object.exists(snapshot) {
+        return Err(ControlError::NotFound { object });
+    }
+    match change {
+        ObjectChange::PutTenant(name) if snapshot.has_tenant(&name) => Ok(Vec::new()),
+        ObjectChange::PutTenant(name) => Ok(vec![RowChange::PutTenant(Tenant { name, created_at: now })]),
+        ObjectChange::RemoveTenant(name) => remove_tenant(snapshot, name),
+        ObjectChange::PutNamespace(scope, labels) => put_namespace(snapshot, scope, labels, now),
+        ObjectChange::RemoveNamespace(scope) if scope.is_default_of_tenant() => {
+            Err(ControlError::Permanent { object: ObjectName::Namespace(scope) })
+        }
+        ObjectChange::RemoveNamespace(scope) => {
+            check_empty(&object, owned(snapshot, |other| *other == scope))?;
+            Ok(vec![RowChange::Delete(object)])
+        }
+        ObjectChange::PutPolicy(key, spec) => put_policy(snapshot, key, *spec, now),
+        ObjectChange::RemovePolicy(_) => Ok(vec![RowChange::Delete(object)]),
+    }
+}
+
+/// The apps and policies of some namespaces, in words.
+fn owned(snapshot: &ClusterSnapshot, of: impl Fn(&Scope) -> bool) -> Vec<String> {
+    let app = |key: &AppKey| match snapshot.apps.get(key) {
+        Some(row) if row.object.deleting => format!("app {key} is still being removed"),
+        _ => format!("app {key}"),
+    };
+    let apps = snapshot.apps.keys().filter(|key| of(&key.scope)).map(app);
+    let policies = snapshot.policies.keys().filter(|key| of(&key.scope)).map(|key| format!("policy {key}"));
+    apps.chain(policies).collect()
+}
+
+fn check_empty(object: &ObjectName, owns: Vec<String>) -> Result<(), ControlError> {
+    if owns.is_empty() { Ok(()) } else { Err(ControlError::Occupied { object: object.clone(), owns }) }
+}
+
+fn remove_tenant(snapshot: &ClusterSnapshot, name: TenantName) -> Result<Vec<RowChange>, ControlError> {
+    let object = ObjectName::Tenant(name.clone());
+    if name.is_default() {
+        return Err(ControlError::Permanent { object });
+    }
+    check_empty(&object, owned(snapshot, |scope| scope.tenant == name))?;
+    let namespaces = snapshot.namespaces.keys().filter(|scope| scope.tenant == name).cloned();
+    let mut rows: Vec<_> = namespaces.map(|scope| RowChange::Delete(ObjectName::Namespace(scope))).collect();
+    rows.push(RowChange::Delete(object));
+    Ok(rows)
+}
+
+fn put_namespace(
+    snapshot: &ClusterSnapshot,
+    scope: Scope,
+    mut labels: BTreeMap<String, String>,
+    now: Timestamp,
+) -> Result<Vec<RowChange>, ControlError> {
+    if !snapshot.has_tenant(&scope.tenant) {
+        return Err(ControlError::NoScope { scope, tenant: false });
+    }
+    let mut faults = validate_labels(&labels);
+    // A document that was read from elsewhere may have it; it is not stored, as it always is the name.
+    let own = labels.remove(NAMESPACE_NAME_LABEL);
+    if own.is_some_and(|value| value != scope.namespace.as_str()) {
+        faults.push(format!("{NAMESPACE_NAME_LABEL} is always the namespace's name, and cannot be changed"));
+    }
+    if !faults.is_empty() {
+        return Err(ControlError::Invalid { object: ObjectName::Namespace(scope), faults });
+    }
+    let before = snapshot.namespaces.get(&scope).map(|row| &row.object);
+    // The one that always exists needs a row only for its labels.
+    let as_it_is = match before {
+        Some(before) => before.labels == labels,
+        None => scope.is_default_of_tenant() && labels.is_empty(),
+    };
+    let created_at = before.map_or(now, |before| before.created_at);
+    Ok(if as_it_is { Vec::new() } else { vec![RowChange::PutNamespace(Namespace { scope, labels, created_at })] })
+}
+
+fn put_policy(
+    snapshot: &ClusterSnapshot,
+    key: PolicyKey,
+    spec: PolicySpec,
+    now: Timestamp,
+) -> Result<Vec<RowChange>, ControlError> {
+    check_scope(snapshot, &key.scope)?;
+    let faults = validate_policy(&spec);
+    if !faults.is_empty() {
+        return Err(ControlError::Invalid { object: ObjectName::Policy(key), faults });
+    }
+    let before = snapshot.policies.get(&key).map(|row| &row.object);
+    if before.is_some_and(|before| before.spec == spec) {
+        return Ok(Vec::new());
+    }
+    let created_at = before.map_or(now, |before| before.created_at);
+    Ok(vec![RowChange::PutPolicy(Policy { key, spec, created_at })])
+}
+
+/// What is answered when `rows` are what changes, as of the snapshot before.
+pub(super) fn outcome(snapshot: &ClusterSnapshot, change: &ObjectName, rows: &[RowChange]) -> Changed {
+    Changed {
+        revision: change.row(snapshot).unwrap_or(0),
+        created: !rows.is_empty() && !change.exists(snapshot),
+        changed: !rows.is_empty(),
+    }
+}
+
+#[cfg(test)]
+#[path = "objects_tests.rs"]
+mod tests;
