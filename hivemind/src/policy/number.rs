@@ -88,6 +88,13 @@ mod tests {
     }
 
     #[test]
+    fn a_number_depends_on_its_thing_alone() {
+        let many = numbers(Kind::Set, 0..1_000);
+        assert_eq!(numbers(Kind::Set, [700])[&700], many[&700]);
+        assert_ne!(numbers(Kind::Rule, [700])[&700], many[&700], "kinds are hashed too");
+    }
+
+    #[test]
     fn kinds_have_their_own_ranges() {
         let words: Vec<String> = (0..1_000).map(|n| format!("thing {n}")).collect();
         for kind in [Kind::Class, Kind::BlockClass, Kind::Set, Kind::Rule, Kind::Tenant] {

@@ -61,12 +61,15 @@ fn numbers_do_not_depend_on_unrelated_policies() {
     world.instance("x", "pod=web");
     world.instance("y", "pod=web");
     let other = world.instance("z", "pod=other");
+    // Before and behind the others in every order.
+    world.instance("a", "pod=other");
     let rules = [rule([pods(with("pod=web"))], [tcp(5432)]), rule([block("10.0.0.0/8", &[])], [])];
     world.policy("x", "p", ingress(with("pod=db"), rules));
     let before = world.compile();
 
     let rules = [rule([pods(with("pod=none"))], [tcp(80)]), rule([block("172.16.0.0/12", &[])], [])];
-    world.policy("z", "q", egress(all(), rules));
+    world.policy("z", "q", egress(all(), rules.clone()));
+    world.policy("a", "q", egress(all(), rules));
     let after = world.compile();
     assert_ne!(before, after);
     assert_eq!(before.endpoints[&db], after.endpoints[&db]);
