@@ -197,7 +197,7 @@ pub struct RuleKey {
     pub set: u32,
     /// A class, a block class, or 0: anybody.
     pub peer: u32,
-    /// The first port of an interval, or [`crate::policy::ALL_PORTS`].
+    /// The number of an interval of ports, or [`crate::policy::ALL_PORTS`].
     pub port: u32,
     /// A protocol by its number, ICMP of both families as 1; 0: all.
     pub protocol: u8,

@@ -40,7 +40,7 @@ pub mod map {
     pub const COUNTERS: &str = "hm_counters";
     /// [`super::abi::RuleKey`] → number of the rule.
     pub const RULES: &str = "hm_rules";
-    /// [`super::policy::port_index`] → first port of its interval.
+    /// [`super::policy::port_index`] → number of its interval.
     pub const PORTS: &str = "hm_ports";
     /// Prefix → block class.
     pub const BLOCKS: &str = "hm_blocks";

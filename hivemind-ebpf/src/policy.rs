@@ -57,8 +57,8 @@ pub const fn port_index(protocol: u8, port: u16) -> Option<u32> {
     Some(row << 16 | port as u32)
 }
 
-/// The keys that a rule for this peer may stand under, from the narrowest to the widest, for a port whose interval
-/// begins with `interval`.
+/// The keys that a rule for this peer may stand under, from the narrowest to the widest, for a port in the interval
+/// of that number.
 #[inline(always)]
 pub const fn keys(set: u32, direction: u8, peer: u32, protocol: u8, interval: u32) -> [RuleKey; 3] {
     let any = RuleKey { set, peer, port: ALL_PORTS, protocol: 0, direction, pad: 0 };

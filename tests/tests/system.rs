@@ -12,6 +12,8 @@ mod life;
 mod namespaces;
 #[path = "system/outside.rs"]
 mod outside;
+#[path = "system/policies.rs"]
+mod policies;
 #[path = "system/shown.rs"]
 mod shown;
 #[path = "system/wrong.rs"]

@@ -107,9 +107,14 @@ fn judge(question: &Question<'_>, own: u32, endpoint: &Endpoint) -> Result<(), R
         _ => (endpoint.flags & ISOLATED_OUT != 0, endpoint.flags & AUDIT_OUT != 0, Reason::PolicyOut),
     };
     if isolated {
-        match find(question, endpoint) {
-            0 if audit && !(foreign && way == IN) => count(own, 0, way, Reason::Audit as u8, 0),
-            0 => return Err(if foreign && way == IN { Reason::OtherTenant } else { denied }),
+        let rule = find(question, endpoint);
+        // The border between tenants is opened by a rule that is enforced.
+        if foreign && way == IN && (rule == 0 || audit) {
+            return Err(Reason::OtherTenant);
+        }
+        match rule {
+            0 if audit => count(own, 0, way, Reason::Audit as u8, 0),
+            0 => return Err(denied),
             rule => hit(rule),
         }
     } else if foreign && way == IN {
@@ -130,12 +135,13 @@ fn find(question: &Question<'_>, endpoint: &Endpoint) -> u32 {
     let port = if protocol == ICMP { u16::from(judged.detail) } else { u16::from_be(judged.tuple.dport_be) };
     let mut interval = 0;
     if let Some(index) = port_index(protocol, port)
-        && let Some(first) = PORTS.get(index)
+        && let Some(number) = PORTS.get(index)
     {
-        interval = *first;
+        interval = *number;
     }
     let rule = among(endpoint.set, way, peer.class, protocol, interval);
-    if rule != 0 {
+    // "Everybody" and blocks do not mean other tenants: those must be named.
+    if rule != 0 || question.foreign && way == IN {
         return rule;
     }
     if endpoint.flags & HAS_BLOCKS != 0 {

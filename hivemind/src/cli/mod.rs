@@ -14,7 +14,6 @@ mod logs;
 mod output;
 mod parse;
 mod policy;
-mod policy_file;
 mod policy_words;
 mod show;
 mod tenant;

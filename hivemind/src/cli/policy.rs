@@ -8,12 +8,13 @@ use http::Method;
 use super::{
     Context, Reach, complete,
     output::{Format, Listed, age, line},
-    policy_file, policy_words,
+    policy_words,
     tenant::done,
 };
 use crate::{
     api::{object_view::PolicyView, tenants::ChangedView},
     model::{ErrorCode, PolicyKey, PolicyName, Problem},
+    policy,
 };
 
 /// Shown beneath `hivemind policy --help`.
@@ -24,12 +25,12 @@ Examples:
   hivemind policy show web                              what it selects, and what it allows
   hivemind policy delete web
 A policy closes the directions it names for the instances it selects, but for what its rules allow:
-  name: web
-  spec:
-    instances: {labels: {app: web}}
-    ingress:
-    - peers: [{instances: {instances: {labels: {app: client}}}}]
-      ports: [{port: [80, 80]}]";
+  policy: web
+  instances: app=web
+  ingress:
+  - from: [{instances: app=client}, {block: 192.0.2.0/24}]
+    ports: [80, 8000-8100/tcp]
+Kubernetes' NetworkPolicy (networking.k8s.io/v1) is taken as it is.";
 
 #[derive(Subcommand, Debug)]
 #[command(after_help = EXAMPLES)]
@@ -139,7 +140,7 @@ async fn apply(context: &Context, args: &ApplyArgs) -> Result<(), Problem> {
             _ => std::fs::read_to_string(file),
         };
         let text = text.map_err(|error| invalid(error.to_string()))?;
-        let read = policy_file::read(&text, &context.scope).map_err(|faults| {
+        let read = policy::read(&text, &context.scope).map_err(|faults| {
             let title = format!("{shown} is not valid");
             Problem { details: faults, ..Problem::new(ErrorCode::Invalid, title).hint("hivemind policy --help") }
         })?;

@@ -14,6 +14,7 @@ use super::{
     ALL_PORTS, ANYBODY, Compiled, Direction, EndpointPolicy, HOST, RuleKey, RuleName, WORLD,
     blocks::{Block, Blocks},
     classes::{Classes, PeerSelector},
+    interval,
     number::{Kind, numbers},
 };
 use crate::{
@@ -210,8 +211,9 @@ fn ports_of(rule: &PolicyRule, intervals: &Intervals) -> BTreeSet<(Option<Policy
             }
             // `first` is the start of an interval and `last` the end of one, so these are exactly the range.
             Some(PortMatch::Range(first, last)) if first <= last => {
-                let starts = intervals.get(&port.protocol).into_iter().flat_map(|starts| starts.range(first..=last));
-                ports.extend(starts.map(|start| (protocol, u32::from(*start))));
+                let begins = intervals.get(&port.protocol);
+                let within = begins.into_iter().flat_map(|begins| begins.range(first..=last));
+                ports.extend(within.map(|begin| (protocol, interval(begins, *begin))));
             }
             Some(PortMatch::Range(..)) => {}
             // Ports of apps have no names yet: a named port is nobody's, and matches nothing.

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::{ALL_PORTS, ANYBODY, Compiled, Direction, EndpointPolicy, RuleKey, WORLD};
+use super::{ALL_PORTS, ANYBODY, Compiled, Direction, EndpointPolicy, RuleKey, WORLD, interval};
 use crate::{model::InstanceId, spec::v1::PolicyProtocol};
 
 /// The other end of a packet.
@@ -75,11 +75,13 @@ pub fn judge(
     };
     let mut rule = None;
     if isolated {
-        let interval = protocol.map_or(0, |protocol| interval(compiled, protocol, port));
+        let interval = protocol.map_or(0, |protocol| interval(compiled.ports.get(&protocol), port));
         let block = block_class(compiled, address);
         let ports = [(protocol, interval), (protocol, ALL_PORTS), (None, ALL_PORTS)];
         // 0 is no class: an address in no block must not be taken for anybody in the wrong place.
-        let peers = [Some(class), block, Some(ANYBODY)].into_iter().flatten();
+        // Who is meant by "everybody" and by a block is the tenant's own and the world: another tenant must be named.
+        let wider = [block, Some(ANYBODY)].into_iter().flatten().filter(|_| !foreign);
+        let peers = std::iter::once(class).chain(wider);
         rule = peers
             .flat_map(|peer| ports.map(|(protocol, port)| RuleKey { set, direction, peer, protocol, port }))
             .find_map(|key| compiled.rules.get(&key).copied());
@@ -92,12 +94,6 @@ pub fn judge(
         _ if audit => Verdict::WouldDeny,
         _ => Verdict::Denied,
     }
-}
-
-/// The interval that a port is in, by its first port.
-fn interval(compiled: &Compiled, protocol: PolicyProtocol, port: u16) -> u32 {
-    let starts = compiled.ports.get(&protocol);
-    starts.and_then(|starts| starts.range(..=port).next_back()).copied().map_or(0, u32::from)
 }
 
 /// The class of the longest prefix that holds an address.

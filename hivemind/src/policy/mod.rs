@@ -5,7 +5,8 @@
 //!   the rules, so that a selector that matches ten thousand instances is a few rows.
 //! * The policies that are about an instance are its *set*. Instances of the same set share their rules.
 //! * Addresses of blocks belong to a *block class*: which blocks of rules hold them.
-//! * Ports belong to an *interval* between the ports that rules name; its number is its first port.
+//! * Ports belong to an *interval* between the ports that rules name; its number is its first port and its length, so
+//!   that another interval has another number.
 //!
 //! Numbers of classes, sets and rules are hashes of what they stand for: they stay the same over changes of other
 //! policies and restarts of the daemon, so that rows can be replaced one by one while packets are judged.
@@ -19,7 +20,10 @@ mod number;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Bound,
+};
 
 use ipnet::IpNet;
 
@@ -106,8 +110,17 @@ pub struct RuleKey {
     pub peer: u32,
     /// The protocol; `None`: all.
     pub protocol: Option<PolicyProtocol>,
-    /// The first port of an interval, or [`ALL_PORTS`].
+    /// The number of an interval, see [`interval`], or [`ALL_PORTS`].
     pub port: u32,
+}
+
+/// The number of the interval that a port is in, given where intervals begin: its first port, then how many more there
+/// are in it.
+pub fn interval(begins: Option<&BTreeSet<u16>>, port: u16) -> u32 {
+    let first = begins.and_then(|begins| begins.range(..=port).next_back()).copied().unwrap_or(0);
+    let next = begins.and_then(|begins| begins.range((Bound::Excluded(port), Bound::Unbounded)).next()).copied();
+    let last = next.map_or(u16::MAX, |next| next - 1);
+    u32::from(first) << 16 | u32::from(last - first)
 }
 
 impl RuleKey {

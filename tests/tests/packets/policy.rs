@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use hivemind::{
     dataplane::Dataplane,
     net::Family,
-    policy::{ALL_PORTS, ANYBODY, BLOCK, Direction, EndpointPolicy, RuleKey},
+    policy::{ALL_PORTS, ANYBODY, BLOCK, Direction, EndpointPolicy, RuleKey, interval},
     spec::v1::PolicyProtocol,
 };
 use hivemind_ebpf::{program, reason::Reason};
@@ -76,7 +76,8 @@ fn only_what_a_rule_allows_comes_in_and_a_revoked_rule_cuts() {
         let mut bench = Bench::new(cgroup);
         bench.about(1, IN);
         bench.lab.tables.intervals = intervals();
-        bench.rules(&[(Direction::In, lab::class(0), Some(PolicyProtocol::Tcp), 8000)]);
+        let range = interval(intervals().get(&PolicyProtocol::Tcp), 8050);
+        bench.rules(&[(Direction::In, lab::class(0), Some(PolicyProtocol::Tcp), range)]);
         for family in FAMILIES {
             let open = asks(&bench, family, TCP, 8100);
             bench.ask("allowed", &open, passes(&open));

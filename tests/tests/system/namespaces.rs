@@ -36,12 +36,11 @@ fn file(machine: &Machine, name: &str, text: &str) -> Result<String> {
 }
 
 const POLICY: &str = "\
-name: web
-spec:
-  instances: {labels: {app: web}}
-  ingress:
-  - peers: [{instances: {namespaces: {labels: {team: blue}}}}, {block: {cidr: 10.0.0.0/8}}]
-    ports: [{port: [80, 80]}]
+policy: web
+instances: app=web
+ingress:
+- from: [{namespaces: team=blue, instances: {}}, {block: 10.0.0.0/8}]
+  ports: [80]
 ";
 
 #[test]
@@ -145,13 +144,12 @@ fn policies_are_applied_shown_and_deleted() -> Result<()> {
     for word in ["app=web", "2 now", "of namespaces team=blue, or 10.0.0.0/8; on 80/tcp", "says nothing"] {
         ensure!(words.contains(word), "{word}: {words}");
     }
-    // What is shown can be applied.
-    let document = json!({"name": "copy", "spec": shown["spec"]}).to_string();
-    ok(&machine, &format!("policy apply -f {}", file(&machine, "copy.json", &document)?))?;
+    let copy = POLICY.replacen("web", "copy", 1);
+    ok(&machine, &format!("policy apply -f {}", file(&machine, "copy.yaml", &copy)?))?;
     let yaml = ok(&machine, "policy show copy -o yaml")?;
     ensure!(!yaml.contains('!') && yaml.contains("cidr: 10.0.0.0/8"), "{yaml}");
 
-    let bad = file(&machine, "bad.yaml", "name: bad\nspec: {ingress: [{ports: [{port: [90, 80]}]}]}\n")?;
+    let bad = file(&machine, "bad.yaml", "policy: bad\ningress: [{ports: [90-80]}]\n")?;
     refused(&machine, &format!("policy apply -f {bad}"), 2, "E-SPEC-001", &["ingress[0].ports[0]", "90"])?;
     refused(&machine, &format!("policy apply -f {path} -n none"), 3, "E-OBJ-001", &["hivemind namespace create none"])?;
     refused(&machine, "policy show we", 3, "E-OBJ-001", &["did you mean web?", "hivemind policy ls"])?;

@@ -1,4 +1,4 @@
-//! The table of ports: for each port of each protocol, where the interval begins that it is in. It has a quarter of a
+//! The table of ports: for each port of each protocol, the number of the interval that it is in. It has a quarter of a
 //! million entries, so it is mapped into memory instead of being read and written by a system call for each.
 
 use std::{
@@ -17,7 +17,7 @@ use hivemind_ebpf::{
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 
 use super::rows::{PROTOCOLS, number};
-use crate::{dataplane::DataplaneError, spec::v1::PolicyProtocol};
+use crate::{dataplane::DataplaneError, policy::interval, spec::v1::PolicyProtocol};
 
 /// Begins of intervals, by protocol; 0 always is one.
 pub(super) type Intervals = BTreeMap<PolicyProtocol, BTreeSet<u16>>;
@@ -55,7 +55,8 @@ impl Ports {
         let mut intervals = Intervals::new();
         for protocol in PROTOCOLS {
             let begins = |port: &u16| {
-                self.entry(protocol, *port).is_some_and(|first| first.load(Ordering::Relaxed) == u32::from(*port))
+                self.entry(protocol, *port)
+                    .is_some_and(|number| number.load(Ordering::Relaxed) >> 16 == u32::from(*port))
             };
             let found: BTreeSet<u16> = (0..=u16::MAX).filter(begins).collect();
             if found.len() > 1 {
@@ -69,13 +70,9 @@ impl Ports {
     pub(super) fn write(&self, wanted: &Intervals) {
         for protocol in PROTOCOLS {
             let begins = wanted.get(&protocol);
-            let mut begin = 0;
             for port in 0..=u16::MAX {
-                if begins.is_some_and(|begins| begins.contains(&port)) {
-                    begin = u32::from(port);
-                }
-                if let Some(first) = self.entry(protocol, port) {
-                    first.store(begin, Ordering::Relaxed);
+                if let Some(number) = self.entry(protocol, port) {
+                    number.store(interval(begins, port), Ordering::Relaxed);
                 }
             }
         }

@@ -49,7 +49,12 @@ fn expected(
     let counting = about.iter().filter(|policy| policy.spec.audit == audit);
     let allowed =
         counting.flat_map(|policy| rules(policy, direction).into_iter().flatten().map(|rule| (*policy, rule)));
-    let allowed = { allowed }.any(|(policy, rule)| rule_allows(world, policy, rule, peer, protocol, port));
+    let allowed = { allowed }.any(|(policy, rule)| {
+        // "Everybody" and blocks mean nobody of another tenant.
+        let named = rule.peers.iter().filter(|peer| !matches!(peer, PolicyPeer::Block(_))).cloned().collect();
+        let meant = if foreign { PolicyRule { peers: named, ..rule.clone() } } else { rule.clone() };
+        !(foreign && meant.peers.is_empty()) && rule_allows(world, policy, &meant, peer, protocol, port)
+    });
     match (allowed, foreign, about.is_empty()) {
         (true, false, _) => Verdict::Allowed(0),
         (true, true, _) if !audit => Verdict::Allowed(0),

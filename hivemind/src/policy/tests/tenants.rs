@@ -56,11 +56,11 @@ fn tenants_are_apart_until_the_receiver_says_otherwise() {
     use Verdict::{Denied, NotIsolated, OtherTenant};
     let open = NotIsolated;
     assert_eq!(verdicts(None), [open, OtherTenant, open, open, open, open]);
-    // "Everybody" and a block are words of the receiver too.
+    // "Everybody" and a block do not mean other tenants: those must be named.
     let everybody = ingress(all(), from([]));
-    assert_eq!(verdicts(Some(everybody)), [ALLOWED, ALLOWED, ALLOWED, open, open, open]);
+    assert_eq!(verdicts(Some(everybody)), [ALLOWED, OtherTenant, ALLOWED, open, open, open]);
     let everywhere = ingress(all(), from([block("0.0.0.0/0", &[])]));
-    assert_eq!(verdicts(Some(everywhere)), [ALLOWED, ALLOWED, ALLOWED, open, open, open]);
+    assert_eq!(verdicts(Some(everywhere)), [ALLOWED, OtherTenant, ALLOWED, open, open, open]);
     // Selectors stay in the tenant, also where the labels are the same.
     let selected = from([both(all(), with("pod=b"))]);
     assert_eq!(
