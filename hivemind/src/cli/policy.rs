@@ -106,7 +106,7 @@ pub(super) async fn run(context: &Context, command: PolicyCommand) -> Result<(),
     match command {
         PolicyCommand::Apply(args) => apply(context, &args).await,
         PolicyCommand::Ls(reach) => {
-            let policies: Vec<PolicyView> = context.client.get(&reach.path(context, "policies")).await?;
+            let policies: Vec<PolicyView> = context.list(reach, "policies").await?;
             let empty = "no policies: everything of a tenant may speak to everything of it";
             context.output.list_with(reach.columns(), &policies, empty)
         }
