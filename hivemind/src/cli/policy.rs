@@ -79,7 +79,7 @@ impl Listed for PolicyView {
 
     fn cells(&self) -> Vec<String> {
         let rules = |rules: &Option<Vec<_>>| match rules.as_ref().map(Vec::len) {
-            None => "open".to_owned(),
+            None => "-".to_owned(),
             Some(0) => "closed".into(),
             Some(1) => "1 rule".into(),
             Some(n) => format!("{n} rules"),
