@@ -138,6 +138,58 @@ fn a_watch_tells_everything_then_changes_and_goes_on_after_a_restart() -> Result
     machine.close()
 }
 
+#[test]
+fn tenants_namespaces_and_policies_are_changed_on_conditions_and_told_to_watchers() -> Result<()> {
+    let machine = Machine::start(&unique("api-objects"), &[])?;
+    let door = unix(&machine);
+    let (acme, prod) = ("/v1/tenants/acme", "/v1/tenants/acme/namespaces/prod");
+    let policy = format!("{prod}/policies/closed");
+    let put = |path: &str, more: &str, body: &str| {
+        door.ask("PUT", path, &["Content-Type: application/json", more], Some(body))
+    };
+    let any = "Accept: */*";
+    refused(&put(prod, any, "{}")?, 404, "E-OBJ-001")?;
+    ensure!(door.ask("PUT", acme, &[], None)?.status == 201);
+    ensure!(door.ask("PUT", acme, &[], None)?.json()?["changed"] == false);
+    refused(&put(&format!("{prod}?dry_run=true"), any, "{}")?, 400, "E-API-001")?;
+    refused(&put(&policy, any, r#"{"ingress": []}"#)?, 404, "E-OBJ-001")?;
+    ensure!(put(prod, any, r#"{"labels": {"env": "prod"}}"#)?.status == 201);
+    let read = door.ask("GET", prod, &[], None)?;
+    let condition = format!("If-Match: {}", read.header("etag").context("no ETag")?);
+    ensure!(put(prod, &condition, r#"{"labels": {"env": "test"}}"#)?.status == 200);
+    refused(&put(prod, &condition, "{}")?, 412, "E-OBJ-003")?;
+
+    let dry = put(&format!("{policy}?dry_run=true"), any, r#"{"ingress": []}"#)?;
+    ensure!(dry.status == 200 && dry.json()?["created"] == true, "{dry:?}");
+    refused(&door.ask("GET", &policy, &[], None)?, 404, "E-OBJ-001")?;
+    ensure!(put(&policy, "If-Match: \"0\"", r#"{"ingress": []}"#)?.status == 201);
+    refused(&put(&policy, "If-Match: \"0\"", r#"{"egress": []}"#)?, 412, "E-OBJ-003")?;
+    refused(&put(&policy, any, r#"{"ingres": []}"#)?, 422, "E-SPEC-001")?;
+    refused(&door.ask("DELETE", prod, &[], None)?, 409, "E-OBJ-002")?;
+    let all = door.ask("GET", "/v1/policies?tenant=acme", &[], None)?.json()?;
+    ensure!(all.as_array().map(Vec::len) == Some(1) && all[0]["instances"] == 0, "{all}");
+
+    let told = changes(&machine, "/v1/watch", &|seen| seen.iter().any(|change| change["kind"] == "bookmark"))?;
+    let revision = &told.last().context("nothing")?["revision"];
+    let keys = |told: &[Value], gone: bool| -> Vec<String> {
+        let of = |change: &&Value| {
+            change["key"].is_string() && change["kind"] != "node" && change["object"].is_null() == gone
+        };
+        told.iter().filter(of).map(|change| format!("{} {}", change["kind"], change["key"])).collect()
+    };
+    let expected =
+        [r#""tenant" "acme""#, r#""namespace" "acme/prod""#, r#""policy" "acme/prod/closed""#].map(str::to_owned);
+    ensure!(keys(&told, false) == expected, "{told:?}");
+    for path in [&policy, prod, acme] {
+        ensure!(door.ask("DELETE", path, &[], None)?.status == 200, "{path}");
+    }
+    let later = changes(&machine, &format!("/v1/watch?revision={revision}"), &|seen| {
+        seen.iter().any(|change| change["kind"] == "bookmark")
+    })?;
+    ensure!(keys(&later, true).iter().rev().eq(&expected), "{later:?}");
+    machine.close()
+}
+
 /// The lines of a watch until `enough`.
 fn changes(machine: &Machine, path: &str, enough: &dyn Fn(&[Value]) -> bool) -> Result<Vec<Value>> {
     let mut seen = Vec::new();

@@ -81,7 +81,7 @@ fn missing(state: &ApiState, key: &AppKey) -> ApiError {
 
 /// The apps of all namespaces.
 #[utoipa::path(get, operation_id = "listAllApps", path = "/v1/apps", tag = "apps", params(OfTenant),
-    responses((status = 200, body = [AppView])))]
+    responses((status = 200, body = [AppView]), (status = "4XX", body = Problem)))]
 pub(super) async fn list_all(State(state): State<ApiState>, Args(of): Args<OfTenant>) -> Body<Vec<AppView>> {
     let snapshot = state.control.snapshot();
     let apps = snapshot.apps.iter().filter(|(key, _)| of.has(&key.scope));

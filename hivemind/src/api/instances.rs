@@ -54,7 +54,7 @@ pub(super) async fn list(State(state): State<ApiState>, InScope(scope): InScope)
 
 /// The instances of all namespaces.
 #[utoipa::path(get, operation_id = "listAllInstances", path = "/v1/instances", tag = "instances", params(OfTenant),
-    responses((status = 200, body = [InstanceView])))]
+    responses((status = 200, body = [InstanceView]), (status = "4XX", body = Problem)))]
 pub(super) async fn list_all(State(state): State<ApiState>, Args(of): Args<OfTenant>) -> Body<Vec<InstanceView>> {
     Body(views(&state, |scope| of.has(scope)))
 }

@@ -23,7 +23,7 @@ use crate::{
 
 /// The policies of all namespaces.
 #[utoipa::path(get, operation_id = "listAllPolicies", path = "/v1/policies", tag = "policies", params(OfTenant),
-    responses((status = 200, body = [PolicyView])))]
+    responses((status = 200, body = [PolicyView]), (status = "4XX", body = Problem)))]
 pub(super) async fn list_all(State(state): State<ApiState>, Args(of): Args<OfTenant>) -> Body<Vec<PolicyView>> {
     let snapshot = state.control.snapshot();
     let policies = snapshot.policies.iter().filter(|(key, _)| of.has(&key.scope));

@@ -126,7 +126,7 @@ pub(super) async fn run(context: &Context, command: AppCommand) -> Result<(), Pr
     match command {
         AppCommand::Deploy(args) => deploy::run(context, *args).await,
         AppCommand::Ls(reach) => {
-            let apps: Vec<AppView> = context.client.get(&reach.path(context, "apps")).await?;
+            let apps: Vec<AppView> = context.list(reach, "apps").await?;
             let empty = "no apps yet; try: hivemind app deploy --image nginx:latest --name web --port 8080:80 --wait";
             context.output.list_with(reach.columns(), &apps, empty)
         }

@@ -72,7 +72,7 @@ fn message(instance: &InstanceView) -> String {
 }
 
 pub(super) async fn ps(context: &Context, args: &PsArgs) -> Result<(), Problem> {
-    let mut shown: Vec<InstanceView> = context.client.get(&args.reach.path(context, "instances")).await?;
+    let mut shown: Vec<InstanceView> = context.list(args.reach, "instances").await?;
     let mut empty = "no instances; try: hivemind app deploy --image nginx:latest --name web --port 8080:80 --wait";
     if !args.apps.is_empty() {
         shown.retain(|instance| args.apps.contains(&instance.app));

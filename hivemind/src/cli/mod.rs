@@ -28,6 +28,7 @@ use clap::{
 };
 
 use crate::{
+    api::object_view::NamespaceView,
     client::{Client, Target},
     model::{ErrorCode, NamespaceName, Problem, Scope, TenantName},
 };
@@ -176,6 +177,16 @@ impl Context {
     /// A path in the scope.
     fn path(&self, rest: &str) -> String {
         format!("/v1/tenants/{}/namespaces/{}/{rest}", self.scope.tenant, self.scope.namespace)
+    }
+
+    /// Lists `apps`, `instances`, `services` as far as was asked for. That nothing is in a namespace is something else
+    /// than that there is no such namespace, which is an error.
+    async fn list<T: serde::de::DeserializeOwned>(&self, reach: Reach, list: &str) -> Result<Vec<T>, Problem> {
+        let found: Vec<T> = self.client.get(&reach.path(self, list)).await?;
+        if found.is_empty() && reach == Reach::default() && self.scope != Scope::default() {
+            let _: NamespaceView = self.client.get(self.path("").trim_end_matches('/')).await?;
+        }
+        Ok(found)
     }
 }
 

@@ -80,7 +80,7 @@ impl Listed for PolicyView {
 
     fn cells(&self) -> Vec<String> {
         let rules = |rules: &Option<Vec<_>>| match rules.as_ref().map(Vec::len) {
-            None => "open".to_owned(),
+            None => "-".to_owned(),
             Some(0) => "closed".into(),
             Some(1) => "1 rule".into(),
             Some(n) => format!("{n} rules"),
@@ -107,7 +107,7 @@ pub(super) async fn run(context: &Context, command: PolicyCommand) -> Result<(),
     match command {
         PolicyCommand::Apply(args) => apply(context, &args).await,
         PolicyCommand::Ls(reach) => {
-            let policies: Vec<PolicyView> = context.client.get(&reach.path(context, "policies")).await?;
+            let policies: Vec<PolicyView> = context.list(reach, "policies").await?;
             let empty = "no policies: everything of a tenant may speak to everything of it";
             context.output.list_with(reach.columns(), &policies, empty)
         }

@@ -4,7 +4,7 @@ use clap::{Args, Subcommand};
 use futures::TryStreamExt;
 
 use super::{
-    Context, complete,
+    Context, Reach, complete,
     output::{Format, Listed, Tone, addresses, bytes, line},
     parse::{Since, escape, since},
 };
@@ -130,7 +130,7 @@ impl Listed for NodeView {
 pub(super) async fn service(context: &Context, command: ServiceCommand) -> Result<(), Problem> {
     match command {
         ServiceCommand::Ls => {
-            let services: Vec<ServiceView> = context.client.get(&context.path("services")).await?;
+            let services: Vec<ServiceView> = context.list(Reach::default(), "services").await?;
             context.output.list(&services, "no services yet; an app with a --port or a --service has one")
         }
         ServiceCommand::Info { name } => {

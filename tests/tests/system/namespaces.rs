@@ -69,6 +69,10 @@ fn apps_live_in_namespaces_that_were_created() -> Result<()> {
         ensure!(said.code == 0 && said.err.contains("already"), "the same again is no error: {said}");
     }
     refused(&machine, &format!("-T acme -n prdo {deploy}"), 3, "E-OBJ-001", &["did you mean prod?"])?;
+    for list in ["app ls", "ps", "service ls", "policy ls"] {
+        refused(&machine, &format!("{list} -T acme -n prdo"), 3, "E-OBJ-001", &["did you mean prod?"])?;
+        ok(&machine, &format!("{list} -T acme -n prod"))?;
+    }
     ok(&machine, &format!("-T acme -n prod {deploy}"))?;
     ok(&machine, &format!("-T acme {deploy}"))?;
     ok(&machine, &deploy)?;
