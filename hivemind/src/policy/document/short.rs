@@ -144,7 +144,7 @@ fn selector(node: &Node<'_>, faults: &mut Faults) -> Option<Selector> {
     if text.trim().is_empty() {
         return node.fault(faults, "is empty; write {} for all");
     }
-    let mut expressions = Vec::new();
+    let mut selector = Selector::default();
     for part in split(text) {
         let Some(requirement) = requirement(part.trim()) else {
             let why = "write a=b, a!=b, \"a in (b, c)\", \"a notin (b, c)\", a or !a";
@@ -152,9 +152,16 @@ fn selector(node: &Node<'_>, faults: &mut Faults) -> Option<Selector> {
             continue;
         };
         words::check_requirement(&node.path, &requirement, faults);
-        expressions.push(requirement);
+        let Requirement { key, operator, values } = &requirement;
+        match (operator, &values[..]) {
+            // One value is what the mapping says as well; a second one for the same label is for the list.
+            (Operator::In, [value]) if !selector.labels.contains_key(key) => {
+                selector.labels.insert(key.clone(), value.clone());
+            }
+            _ => selector.expressions.push(requirement),
+        }
     }
-    Some(Selector { labels: Default::default(), expressions })
+    Some(selector)
 }
 
 /// Splits at commas that are not in parentheses.

@@ -224,9 +224,8 @@ egress:
     let requirement =
         |key: &str, operator, values: &[&str]| -> Requirement { where_(key, operator, values).expressions.remove(0) };
     let selector = Selector {
-        labels: labels(""),
+        labels: labels("role=api"),
         expressions: vec![
-            requirement("role", Operator::In, &["api"]),
             requirement("tier", Operator::In, &["a", "b"]),
             requirement("stage", Operator::NotIn, &["dev"]),
             requirement("zone", Operator::NotIn, &["x"]),
