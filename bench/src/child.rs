@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     clock::Moment,
-    lab,
+    lab, names,
     stats::percentile,
     stream::{self, Stream},
 };
@@ -78,6 +78,11 @@ pub(crate) enum Role {
     },
     /// Sends numbered messages and counts the answers.
     Count(Stream),
+    /// Asks the name server until it gives that many addresses.
+    Names {
+        /// How many.
+        count: u16,
+    },
 }
 
 /// What [`Role::Request`] saw.
@@ -111,6 +116,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         Role::Request { to, millis } => say(&requests(to, Duration::from_millis(millis))?),
         Role::Bulk { to, millis } => say(&send(to, Duration::from_millis(millis))?),
         Role::Count(stream) => say(&stream.run()?),
+        Role::Names { count } => say(&names::until(count)?),
     }
 }
 

@@ -11,6 +11,7 @@ use xtask::{image, machine::Machine};
 use crate::{
     Common,
     clock::{Moment, pause, wait_for},
+    names,
     report::{Report, Target},
     stats::Series,
 };
@@ -33,7 +34,7 @@ pub(crate) fn run(common: &Common, args: &Args) -> Result<()> {
     let mut report = Report::new("The daemon: start to ready, and memory");
     let mut machine = Machine::prepare("bench", &[])?;
     let rounds = common.pick(3, 11);
-    let result = measure(&mut machine, args.instances, rounds, &mut report);
+    let result = measure(&mut machine, args.instances, rounds, common, &mut report);
     let log = machine.daemon.log();
     machine.close()?;
     if let Err(error) = result {
@@ -45,7 +46,7 @@ pub(crate) fn run(common: &Common, args: &Args) -> Result<()> {
     report.print(common.json)
 }
 
-fn measure(machine: &mut Machine, instances: u32, rounds: usize, report: &mut Report) -> Result<()> {
+fn measure(machine: &mut Machine, instances: u32, rounds: usize, common: &Common, report: &mut Report) -> Result<()> {
     eprintln!("starting with nothing to do");
     let start = starts(machine, rounds)?;
     report.figure("start to ready, nothing running", "s", &start);
@@ -55,8 +56,11 @@ fn measure(machine: &mut Machine, instances: u32, rounds: usize, report: &mut Re
     report.limit("RSS of the daemon, idle", "MB", &idle, Target::AtMost(30.0));
     helpers(machine, "nothing running", report)?;
 
-    eprintln!("deploying {instances} instances");
     let web = machine.push(&image::web()?, "web", "1")?;
+    eprintln!("asking for names");
+    names::measure(machine, &web, common, report)?;
+
+    eprintln!("deploying {instances} instances");
     let replicas = instances.to_string();
     let begin = Moment::now();
     let deploy = [

@@ -184,7 +184,7 @@ fn disturb(
 }
 
 /// The network namespace of an app's only instance.
-fn namespace(machine: &Machine, app: &str) -> Result<PathBuf> {
+pub(crate) fn namespace(machine: &Machine, app: &str) -> Result<PathBuf> {
     let pid = wait_for("the container to run", PATIENCE, || {
         let listed = machine.hivemind(&["ps", app, "-o", "json"])?.json()?;
         let Some(id) = listed[0]["id"].as_str() else { return Ok(None) };

@@ -10,6 +10,7 @@ mod crr;
 mod daemon;
 mod lab;
 mod loss;
+mod names;
 mod plane;
 mod report;
 mod rules;
@@ -58,7 +59,7 @@ enum Command {
     Services(services::Args),
     /// Messages lost while the daemon restarts, is killed, is replaced
     Loss(loss::Args),
-    /// The daemon's start and memory, with nothing to do and with many instances
+    /// The daemon: start, memory, how soon names are right; with nothing to do and with many instances
     Daemon(daemon::Args),
     /// One of the measuring processes
     #[command(hide = true)]

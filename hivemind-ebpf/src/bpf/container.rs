@@ -95,7 +95,6 @@ fn from_container(skb: Skb, own: u32, verdict: &mut i32) -> Result<(), Reason> {
     if known.kind == FORWARD {
         judged.tuple = packet.tuple;
     }
-    policy::leave(&judged, own, endpoint)?;
     let returns_by = if known.kind == REVERSE { known.ifindex } else { 0 };
     // A service's packets are counted for it on its backend's side only: once.
     let mut service = if known.kind == REVERSE { known.service } else { 0 };
@@ -104,13 +103,17 @@ fn from_container(skb: Skb, own: u32, verdict: &mut i32) -> Result<(), Reason> {
     }
     let dst = packet.tuple.dst;
     let within = config.instances[0].contains(&dst) || config.instances[1].contains(&dst);
+    let mut local = 0;
+    let mut to = UNKNOWN;
     if within && dst != config.gateways[0] && dst != config.gateways[1] {
-        // SAFETY: one aligned word.
-        let ifindex = unsafe { PEERS.get(&dst) }.ok_or(Reason::NoSuchInstance)?.ifindex;
-        if ifindex != 0 {
-            to_local(skb, packet, ifindex, &known, &judged, verdict)?;
-        }
-    } else if returns_by != 0 {
+        // SAFETY: copied at once.
+        let peer = unsafe { PEERS.get(&dst) }.ok_or(Reason::NoSuchInstance)?;
+        (local, to) = (peer.ifindex, peer.who);
+    }
+    policy::leave(&judged, own, endpoint, to)?;
+    if local != 0 {
+        to_local(skb, packet, local, &known, &judged, verdict)?;
+    } else if returns_by != 0 && to.class == 0 {
         // The source is an address of the node: the stack would refuse it as forged. Out by the device the client's
         // packets come from; the kernel finds the next hop.
         let none: *mut bpf_redir_neigh = core::ptr::null_mut();

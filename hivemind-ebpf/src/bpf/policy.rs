@@ -43,11 +43,15 @@ impl Judged {
     }
 }
 
-/// May the instance send it?
+/// May the instance send it? `to` is what the receiver is, if it is an instance.
 #[inline(never)]
-pub(super) fn leave(judged: &Judged, own: u32, endpoint: &Endpoint) -> Result<(), Reason> {
+pub(super) fn leave(judged: &Judged, own: u32, endpoint: &Endpoint, to: Who) -> Result<(), Reason> {
     let isolated = endpoint.flags & (ISOLATED_IN | ISOLATED_OUT) != 0;
-    let to = if isolated || is_instance(&judged.tuple.dst) { who(&judged.tuple.dst) } else { return Ok(()) };
+    let to = match to.class {
+        0 if !isolated => return Ok(()),
+        0 => who(&judged.tuple.dst),
+        _ => to,
+    };
     let foreign = to.tenant != 0 && to.tenant != endpoint.who.tenant;
     if !isolated && !foreign || to.class == HOST {
         return Ok(());
