@@ -475,7 +475,9 @@ fn a_device_that_is_no_uplink_any_more_has_no_pins() {
     in_both_ways(|cgroup, open| {
         let mut lab = Lab::with(cgroup, 0, open);
         let pins = || {
-            let links = std::fs::read_dir(format!("{}/v1/links", lab::BPF_ROOT)).expect("the pins").flatten();
+            let links = std::fs::read_dir(format!("{}/v{}/links", lab::BPF_ROOT, hivemind_ebpf::ABI_VERSION))
+                .expect("the pins")
+                .flatten();
             links.filter(|pin| pin.file_name().to_string_lossy().starts_with("uplink")).count()
         };
         // Filters of clsact have none at all.
