@@ -1,5 +1,7 @@
 //! Level 3: the data plane with real sockets and packets, in network namespaces.
 
+#[path = "dataplane/abi.rs"]
+mod abi;
 #[path = "dataplane/lab.rs"]
 mod lab;
 #[path = "dataplane/sockets.rs"]

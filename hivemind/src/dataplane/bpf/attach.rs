@@ -147,7 +147,7 @@ impl BpfDataplane {
         let fd: FdLink = taken.try_into().map_err(|error: LinkError| fail(chain(&error)))?;
         killpoint::before("pinning a link");
         fd.pin(&pin).map_err(|error| fail(chain(&error)))?;
-        Ok(())
+        self.retire(&place.pin())
     }
 
     /// Puts these programs in the place of those that a former daemon attached to devices, each in one step.
@@ -264,6 +264,23 @@ impl BpfDataplane {
             let taken = program.take_link(link).map_err(|error| fail(chain(&error)))?;
             let fd: FdLink = taken.try_into().map_err(|error: LinkError| fail(chain(&error)))?;
             fd.pin(&pin).map_err(|error| fail(chain(&error)))?;
+            self.retire(name)?;
+        }
+        Ok(())
+    }
+
+    /// Detaches what a daemon of another ABI attached in the same place: it would go on judging by tables that nobody
+    /// keeps. What is left of that version goes with its last link.
+    fn retire(&self, pin: &str) -> Result<(), DataplaneError> {
+        let own = super::base(&self.config.root);
+        for version in list(&self.config.root)?.into_iter().map(|name| self.config.root.join(name)) {
+            let links = version.join("links");
+            if version != own && version.is_dir() {
+                remove_pin(&links.join(pin))?;
+                if list(&links)?.is_empty() {
+                    super::remove_pins(&version)?;
+                }
+            }
         }
         Ok(())
     }
