@@ -144,10 +144,19 @@ impl Config {
     /// Whether `addr` is a service's, an instance's or the node's own in these ranges: nobody outside has it.
     #[inline(always)]
     pub const fn is_inside(&self, addr: &Addr) -> bool {
-        self.instances[0].contains(addr)
-            || self.instances[1].contains(addr)
-            || self.services[0].contains(addr)
-            || self.services[1].contains(addr)
+        self.is_instance(addr) || self.is_service(addr)
+    }
+
+    /// Whether `addr` is in the instance ranges.
+    #[inline(always)]
+    pub const fn is_instance(&self, addr: &Addr) -> bool {
+        self.instances[0].contains(addr) || self.instances[1].contains(addr)
+    }
+
+    /// Whether `addr` is in the service ranges.
+    #[inline(always)]
+    pub const fn is_service(&self, addr: &Addr) -> bool {
+        self.services[0].contains(addr) || self.services[1].contains(addr)
     }
 }
 
@@ -167,6 +176,8 @@ pub struct Endpoint {
     pub set: u32,
     /// Bits of [`crate::policy`].
     pub flags: u32,
+    /// Where its packets are counted: the number of a pair of totals, see [`total`].
+    pub slot: u32,
 }
 
 /// What somebody is to policies.
@@ -286,8 +297,7 @@ pub struct Backend {
     pub group: u32,
 }
 
-/// A port that an instance of this node serves. The value is the number of the service, so that its packets are
-/// counted for the service although they carry no virtual address.
+/// A port that an instance of this node serves, although its packets carry no virtual address.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct ServedKey {
@@ -299,6 +309,16 @@ pub struct ServedKey {
     pub protocol: u8,
     /// Always 0.
     pub pad: u8,
+}
+
+/// The service of such a port.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Served {
+    /// The service's number.
+    pub service: u32,
+    /// Where its packets are counted, see [`total`].
+    pub slot: u32,
 }
 
 /// A socket and the backend chosen for it.
@@ -329,57 +349,20 @@ pub struct Original {
 
 /// Addresses, ports and protocol of a packet, as it is sent.
 #[repr(C)]
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Tuple {
     /// Source address.
     pub src: Addr,
     /// Destination address.
     pub dst: Addr,
-    /// Source port.
+    /// Source port; the identifier of an ICMP echo; 0 where there is neither.
     pub sport_be: u16,
-    /// Destination port.
+    /// Destination port, or as above.
     pub dport_be: u16,
-    /// TCP (6) or UDP (17).
+    /// The protocol's number.
     pub protocol: u8,
     /// Always 0.
     pub pad: [u8; 3],
-}
-
-/// [`Connection::kind`]: from the client; the destination is replaced by the backend.
-pub const FORWARD: u8 = 1;
-/// [`Connection::kind`]: from the backend; the source is replaced by what the client asked for.
-pub const REVERSE: u8 = 2;
-
-/// One direction of a connection that is balanced packet by packet; the other is [`Connection::other`].
-#[repr(C)]
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Connection {
-    /// The address put in place.
-    pub addr: Addr,
-    /// The port put in place.
-    pub port_be: u16,
-    /// [`FORWARD`] or [`REVERSE`].
-    pub kind: u8,
-    /// What this direction has sent: bits of [`crate::connection`].
-    pub seen: u8,
-    /// The service's number.
-    pub service: u32,
-    /// Forward: the backend's host device, 0 on another node. Reverse: the device the client's packets come from.
-    pub ifindex: u32,
-    /// When this direction last sent, in units of [`crate::connection::TICK_NS`].
-    pub last: u32,
-}
-
-impl Connection {
-    /// The key of the other direction of the one whose key is `own`.
-    #[inline(always)]
-    pub const fn other(&self, own: &Tuple) -> Tuple {
-        if self.kind == FORWARD {
-            Tuple { src: self.addr, dst: own.src, sport_be: self.port_be, dport_be: own.sport_be, ..*own }
-        } else {
-            Tuple { src: own.dst, dst: self.addr, sport_be: own.dport_be, dport_be: self.port_be, ..*own }
-        }
-    }
 }
 
 /// [`CounterKey::direction`]: packets out of the instance.
@@ -389,10 +372,20 @@ pub const IN: u8 = 1;
 /// [`CounterKey::direction`]: connections opened by sockets; they are counted as packets without bytes.
 pub const OPENED: u8 = 2;
 
+/// The entry of the totals in which packets of a slot in this direction ([`OUT`] or [`IN`]) are counted. Slot 0 is
+/// nobody's.
+#[inline(always)]
+pub const fn total(slot: u32, direction: u8) -> u32 {
+    slot * 2 + direction as u32
+}
+
+/// How many slots there are: as many as rows of endpoints and of served ports, and the first.
+pub const SLOTS: u32 = 4096 + 16_384 + 1;
+
 /// [`CounterKey::endpoint`] of what was counted for instances that are gone. Written by the daemon only.
 pub const RETIRED: u32 = u32::MAX;
 
-/// What a counter counts.
+/// What a counter counts: drops, and what sockets do. What is forwarded is counted in totals, by slot.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct CounterKey {
@@ -435,7 +428,7 @@ macro_rules! layout {
 layout!(Addr, 16, 4, words_be: 0);
 layout!(Range, 32, 4, network: 0, mask: 16);
 layout!(Config, 168, 8, host_netns: 0, services: 8, instances: 72, gateways: 136);
-layout!(Endpoint, 60, 4, v4: 0, v6: 16, frame_to: 32, who: 44, set: 52, flags: 56);
+layout!(Endpoint, 64, 4, v4: 0, v6: 16, frame_to: 32, who: 44, set: 52, flags: 56, slot: 60);
 layout!(Who, 8, 4, class: 0, tenant: 4);
 layout!(RuleKey, 16, 4, set: 0, peer: 4, port: 8, protocol: 12, direction: 13, pad: 14);
 layout!(Peer, 12, 4, who: 0, ifindex: 8);
@@ -444,12 +437,15 @@ layout!(Frontend, 16, 4, service: 0, group: 4, count: 8, reserved: 12);
 layout!(SlotKey, 8, 4, group: 0, index: 4);
 layout!(Backend, 24, 4, addr: 0, port_be: 16, pad: 18, group: 20);
 layout!(ServedKey, 8, 4, ifindex: 0, port_be: 4, protocol: 6, pad: 7);
+layout!(Served, 8, 4, service: 0, slot: 4);
 layout!(SocketKey, 32, 8, cookie: 0, addr: 8, port_be: 24, pad: 26);
 layout!(Original, 20, 4, addr: 0, port_be: 16, pad: 18);
 layout!(Tuple, 40, 4, src: 0, dst: 16, sport_be: 32, dport_be: 34, protocol: 36, pad: 37);
-layout!(Connection, 32, 4, addr: 0, port_be: 16, kind: 18, seen: 19, service: 20, ifindex: 24, last: 28);
 layout!(CounterKey, 12, 4, endpoint: 0, service: 4, direction: 8, reason: 9, pad: 10);
 layout!(Count, 16, 8, packets: 0, bytes: 8);
+
+mod flow;
+pub use flow::{Flow, FlowKey, FragmentKey, Translation};
 
 #[cfg(test)]
 mod tests;

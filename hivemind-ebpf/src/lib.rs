@@ -10,13 +10,13 @@
 
 pub mod abi;
 pub mod choose;
-pub mod connection;
+pub mod flow;
 pub mod packet;
 pub mod policy;
 pub mod reason;
 
 /// Version of keys, values and map meanings. It is part of the path under which everything is pinned.
-pub const ABI_VERSION: u32 = 2;
+pub const ABI_VERSION: u32 = 3;
 
 /// Names of the maps: at most 15 bytes, which is what the kernel keeps.
 pub mod map {
@@ -30,12 +30,20 @@ pub mod map {
     pub const FRONTENDS: &str = "hm_frontends";
     /// [`super::abi::SlotKey`] → [`super::abi::Backend`].
     pub const SLOTS: &str = "hm_slots";
-    /// [`super::abi::ServedKey`] → number of the service.
+    /// [`super::abi::ServedKey`] → [`super::abi::Served`].
     pub const SERVED: &str = "hm_served";
     /// [`super::abi::SocketKey`] → [`super::abi::Original`].
     pub const SOCKETS: &str = "hm_sockets";
-    /// [`super::abi::Tuple`] → [`super::abi::Connection`].
-    pub const CONNECTIONS: &str = "hm_connections";
+    /// [`super::abi::FlowKey`] → [`super::abi::Flow`].
+    pub const FLOWS: &str = "hm_flows";
+    /// [`super::abi::Tuple`] → [`super::abi::Translation`].
+    pub const TRANSLATIONS: &str = "hm_translations";
+    /// [`super::abi::FragmentKey`] → ports.
+    pub const FRAGMENTS: &str = "hm_fragments";
+    /// 0 → the generation of the tables: a flow that was decided at another one is decided anew.
+    pub const GENERATION: &str = "hm_generation";
+    /// [`super::abi::total`] → [`super::abi::Count`] of each CPU.
+    pub const TOTALS: &str = "hm_totals";
     /// [`super::abi::CounterKey`] → [`super::abi::Count`] of each CPU.
     pub const COUNTERS: &str = "hm_counters";
     /// [`super::abi::RuleKey`] → number of the rule.
@@ -44,13 +52,11 @@ pub mod map {
     pub const PORTS: &str = "hm_ports";
     /// Prefix → block class.
     pub const BLOCKS: &str = "hm_blocks";
-    /// [`super::abi::Tuple`] → when a packet of it was allowed last, in ticks.
-    pub const NOTES: &str = "hm_notes";
     /// Number of a rule → [`super::abi::Count`] of each CPU.
     pub const HITS: &str = "hm_hits";
 
     /// All of them.
-    pub const ALL: [&str; 14] = [
+    pub const ALL: [&str; 17] = [
         ENDPOINTS,
         PEERS,
         NODE_ADDRS,
@@ -58,12 +64,15 @@ pub mod map {
         SLOTS,
         SERVED,
         SOCKETS,
-        CONNECTIONS,
+        FLOWS,
+        TRANSLATIONS,
+        FRAGMENTS,
+        GENERATION,
+        TOTALS,
         COUNTERS,
         RULES,
         PORTS,
         BLOCKS,
-        NOTES,
         HITS,
     ];
 }

@@ -25,6 +25,8 @@ pub const TCP: u8 = 6;
 pub const UDP: u8 = 17;
 /// See [`ICMP`].
 pub const ICMPV6: u8 = 58;
+/// See [`ICMP`].
+pub const SCTP: u8 = 132;
 
 /// Bits of TCP's flags.
 pub const FIN: u8 = 1;
@@ -72,6 +74,8 @@ pub const WHOLE: u8 = 0;
 pub const FIRST: u8 = 1;
 /// A later fragment: the ports are unknown.
 pub const LATER: u8 = 2;
+/// A later fragment whose first was seen: the ports are that one's, and not in this packet.
+pub const FOLLOWS: u8 = 3;
 
 /// The headers of an IPv4 or IPv6 packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,10 +88,12 @@ pub struct Packet {
     pub ttl: u8,
     /// TCP's flags, or ICMP's type.
     pub detail: u8,
-    /// [`WHOLE`], [`FIRST`] or [`LATER`].
+    /// [`WHOLE`], [`FIRST`], [`LATER`] or [`FOLLOWS`].
     pub fragment: u8,
     /// 1 for IPv4, 0 for IPv6.
     pub v4: u8,
+    /// The identification of a fragment, as it lies in the packet.
+    pub ident: u32,
 }
 
 impl Packet {
@@ -97,16 +103,28 @@ impl Packet {
         self.v4 != 0
     }
 
-    /// Whether ports are known.
+    /// Whether it is of a protocol that services balance, with known ports.
     #[inline(always)]
-    pub const fn has_ports(&self) -> bool {
+    pub const fn is_balanced(&self) -> bool {
         (self.tuple.protocol == TCP || self.tuple.protocol == UDP) && self.fragment != LATER
+    }
+
+    /// TCP's flags; of other protocols, and of what is only a part of a packet, none.
+    #[inline(always)]
+    pub const fn flags(&self) -> u8 {
+        if self.tuple.protocol == TCP && self.fragment < LATER { self.detail } else { 0 }
     }
 
     /// Whether it begins a TCP connection.
     #[inline(always)]
     pub const fn opens(&self) -> bool {
-        self.detail & (SYN | ACK | RST | FIN) == SYN
+        self.flags() & (SYN | ACK | RST | FIN) == SYN
+    }
+
+    /// Whether it is an ICMP message about the fate of another packet.
+    #[inline(always)]
+    pub const fn is_error(&self) -> bool {
+        self.fragment == WHOLE && is_error(self.tuple.protocol, self.detail)
     }
 
     /// Whether it is a message of IPv6 neighbour discovery.
@@ -157,6 +175,7 @@ impl Packet {
         detail: 0,
         fragment: WHOLE,
         v4: 0,
+        ident: 0,
     };
 }
 
@@ -193,6 +212,7 @@ fn parse_v4<B: Bytes + ?Sized>(bytes: &B, packet: &mut Packet) -> Result<u32, Re
     packet.l4 = ETH + header;
     packet.ttl = h[8];
     packet.fragment = fragment;
+    packet.ident = raw16(h[4], h[5]) as u32;
     packet.v4 = 1;
     Ok(end)
 }
@@ -231,8 +251,9 @@ fn parse_v6<B: Bytes + ?Sized>(bytes: &B, packet: &mut Packet) -> Result<u32, Re
             }
             // Fragment.
             44 => {
-                let e: [u8; 4] = bytes.load(l4).ok_or(Reason::Malformed)?;
+                let e: [u8; 8] = bytes.load(l4).ok_or(Reason::Malformed)?;
                 protocol = e[0];
+                packet.ident = word(&e, 4);
                 fragment = match (be16(e[2], e[3]) & 0xfff8, e[3] & 1) {
                     (0, 0) => fragment,
                     (0, _) => FIRST,
@@ -302,16 +323,48 @@ fn transport<B: Bytes + ?Sized>(bytes: &B, packet: &mut Packet, end: u32) -> Res
             packet.tuple.sport_be = raw16(u[0], u[1]);
             packet.tuple.dport_be = raw16(u[2], u[3]);
         }
+        SCTP => {
+            let s: [u8; 4] = bytes.load(packet.l4).ok_or(Reason::Malformed)?;
+            if room < 12 {
+                return Err(Reason::Malformed);
+            }
+            packet.tuple.sport_be = raw16(s[0], s[1]);
+            packet.tuple.dport_be = raw16(s[2], s[3]);
+        }
         ICMP | ICMPV6 => {
-            let i: [u8; 4] = bytes.load(packet.l4).ok_or(Reason::Malformed)?;
-            if room < 4 {
+            let i: [u8; 8] = bytes.load(packet.l4).ok_or(Reason::Malformed)?;
+            if room < 8 {
                 return Err(Reason::Malformed);
             }
             packet.detail = i[0];
+            if is_echo(packet.tuple.protocol, i[0]) {
+                packet.tuple.sport_be = raw16(i[4], i[5]);
+                packet.tuple.dport_be = packet.tuple.sport_be;
+            } else {
+                // Answers to other questions are of another type.
+                packet.tuple.dport_be = u16::from(i[0]);
+            }
         }
         _ => {}
     }
     Ok(())
+}
+
+/// Whether an ICMP message of this type tells of the fate of another packet: unreachable, too big, time exceeded, a bad
+/// header. (A redirect is none: nobody may send one.)
+#[inline(always)]
+pub const fn is_error(protocol: u8, kind: u8) -> bool {
+    match protocol {
+        ICMP => kind == 3 || kind == 11 || kind == 12,
+        ICMPV6 => kind >= 1 && kind <= 4,
+        _ => false,
+    }
+}
+
+/// Whether it is an echo or its reply.
+#[inline(always)]
+const fn is_echo(protocol: u8, kind: u8) -> bool {
+    if protocol == ICMP { kind == 0 || kind == 8 } else { kind == 128 || kind == 129 }
 }
 
 /// Whether the address is a group's: multicast, or the broadcast of every network.
@@ -342,158 +395,4 @@ pub const fn is_link_local(addr: &Addr) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use core::net::IpAddr;
-
-    use super::*;
-
-    fn addr(text: &str) -> Addr {
-        text.parse::<IpAddr>().unwrap().into()
-    }
-
-    fn parse(bytes: &[u8], ether_type: u16) -> Result<Packet, Reason> {
-        let mut packet = Packet::BLANK;
-        super::parse(bytes, ether_type, &mut packet).map(|()| packet)
-    }
-
-    fn v4(protocol: u8, fragment: u16, l4: &[u8]) -> Vec<u8> {
-        let mut p = vec![0u8; 12];
-        p.extend([0x08, 0x00, 0x45, 0]);
-        p.extend((20 + l4.len() as u16).to_be_bytes());
-        p.extend([0, 1]);
-        p.extend(fragment.to_be_bytes());
-        p.extend([64, protocol, 0xab, 0xcd, 10, 88, 0, 5, 10, 96, 0, 1]);
-        p.extend(l4);
-        p
-    }
-
-    fn v6(next: u8, payload: &[u8]) -> Vec<u8> {
-        let mut p = vec![0u8; 12];
-        p.extend([0x86, 0xdd, 0x60, 0, 0, 0]);
-        p.extend((payload.len() as u16).to_be_bytes());
-        p.extend([next, 255]);
-        p.extend("fd68::5".parse::<core::net::Ipv6Addr>().unwrap().octets());
-        p.extend("fd68::1".parse::<core::net::Ipv6Addr>().unwrap().octets());
-        p.extend(payload);
-        p
-    }
-
-    const TCP_SYN: [u8; 20] = [0x9c, 0x40, 0, 80, 0, 0, 0, 0, 0, 0, 0, 0, 0x50, 2, 0, 0, 0, 0, 0, 0];
-    const UDP_53: [u8; 8] = [0x9c, 0x40, 0, 53, 0, 8, 0, 0];
-
-    #[test]
-    fn reads_ports_and_flags() {
-        let p = parse(v4(TCP, 0x4000, &TCP_SYN).as_slice(), IPV4).unwrap();
-        assert_eq!((p.tuple.src, p.tuple.dst), (addr("10.88.0.5"), addr("10.96.0.1")));
-        assert_eq!((p.tuple.sport_be, p.tuple.dport_be), (40000u16.to_be(), 80u16.to_be()));
-        assert!(p.opens() && p.has_ports() && p.is_v4());
-        assert_eq!((p.l4, p.ttl), (34, 64));
-
-        let p = parse(v6(UDP, &UDP_53).as_slice(), IPV6).unwrap();
-        assert_eq!((p.tuple.dst, p.tuple.dport_be, p.l4), (addr("fd68::1"), 53u16.to_be(), 54));
-        assert!(!p.is_v4());
-    }
-
-    #[test]
-    fn walks_extension_headers_to_the_ports() {
-        let options = [60, 0, 1, 4, 0, 0, 0, 0];
-        let more = [UDP, 0, 1, 4, 0, 0, 0, 0];
-        let p = parse(v6(0, &[&options[..], &more, &UDP_53].concat()).as_slice(), IPV6).unwrap();
-        assert_eq!((p.tuple.protocol, p.tuple.dport_be, p.l4), (UDP, 53u16.to_be(), 70));
-
-        let routing = [UDP, 0, 0, 1, 0, 0, 0, 0];
-        assert_eq!(parse(v6(43, &[&routing[..], &UDP_53].concat()).as_slice(), IPV6), Err(Reason::ExtensionHeader));
-        let endless: Vec<u8> = [60u8, 0, 1, 4, 0, 0, 0, 0].repeat(9);
-        assert_eq!(parse(v6(60, &endless).as_slice(), IPV6), Err(Reason::ExtensionHeader));
-    }
-
-    #[test]
-    fn later_fragments_have_no_ports() {
-        for (field, fragment) in [(0x2000, FIRST), (0x2001, LATER), (0x0001, LATER), (0x4000, WHOLE)] {
-            let p = parse(v4(UDP, field, &UDP_53).as_slice(), IPV4).unwrap();
-            assert_eq!((p.fragment, p.has_ports()), (fragment, fragment != LATER), "{field:#x}");
-        }
-        for (field, fragment) in [([0, 1], FIRST), ([0, 9], LATER), ([0, 8], LATER), ([0, 0], WHOLE)] {
-            let header = [UDP, 0, field[0], field[1], 0, 0, 0, 1];
-            let p = parse(v6(44, &[&header[..], &UDP_53].concat()).as_slice(), IPV6).unwrap();
-            assert_eq!((p.fragment, p.has_ports()), (fragment, fragment != LATER), "{field:?}");
-        }
-    }
-
-    #[test]
-    fn cut_at_any_length_it_is_malformed() {
-        let options = [UDP, 0, 1, 4, 0, 0, 0, 0];
-        for (packet, ether_type) in [
-            (v4(TCP, 0, &TCP_SYN), IPV4),
-            (v4(UDP, 0, &UDP_53), IPV4),
-            (v4(ICMP, 0, &[8, 0, 0, 0]), IPV4),
-            (v6(TCP, &TCP_SYN), IPV6),
-            (v6(0, &[&options[..], &UDP_53].concat()), IPV6),
-        ] {
-            assert!(parse(packet.as_slice(), ether_type).is_ok());
-            for length in 0..packet.len() {
-                assert_eq!(parse(&packet[..length], ether_type), Err(Reason::Malformed), "{length} of {packet:?}");
-            }
-        }
-    }
-
-    #[test]
-    fn contradictions_are_malformed() {
-        let mut header_too_short = v4(UDP, 0, &UDP_53);
-        header_too_short[14] = 0x44;
-        let mut wrong_version = v4(UDP, 0, &UDP_53);
-        wrong_version[14] = 0x65;
-        let mut ports_in_the_padding = v4(UDP, 0, &UDP_53);
-        ports_in_the_padding[17] = 20;
-        let mut options_past_the_end = v4(UDP, 0, &UDP_53);
-        options_past_the_end[14] = 0x4f;
-        for p in [header_too_short, wrong_version, ports_in_the_padding, options_past_the_end] {
-            assert_eq!(parse(p.as_slice(), IPV4), Err(Reason::Malformed), "{p:?}");
-        }
-        let mut mapped = v6(UDP, &UDP_53);
-        mapped[22..38].copy_from_slice(&[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 255, 255, 10, 88, 0, 9]);
-        assert_eq!(parse(mapped.as_slice(), IPV6), Err(Reason::Malformed));
-    }
-
-    #[test]
-    fn random_bytes_do_no_harm() {
-        // xorshift: the same bytes on every run.
-        let mut state = 0x9e37_79b9_7f4a_7c15_u64;
-        for round in 0..20_000 {
-            let bytes: Vec<u8> = (0..round % 120)
-                .map(|_| {
-                    state ^= state << 13;
-                    state ^= state >> 7;
-                    state ^= state << 17;
-                    state as u8
-                })
-                .collect();
-            for ether_type in [IPV4, IPV6] {
-                if let Ok(packet) = parse(bytes.as_slice(), ether_type) {
-                    assert!(packet.l4 as usize <= bytes.len());
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn classes_of_addresses() {
-        for (text, group, unroutable) in [
-            ("10.88.0.1", false, false),
-            ("224.0.0.251", true, false),
-            ("239.255.255.250", true, false),
-            ("255.255.255.255", true, true),
-            ("169.254.169.254", false, true),
-            ("127.0.0.1", false, true),
-            ("0.0.0.0", false, true),
-            ("ff02::1", true, false),
-            ("fe80::1", false, true),
-            ("::1", false, true),
-            ("::", false, true),
-            ("fd68::1", false, false),
-            ("2001:db8::1", false, false),
-        ] {
-            assert_eq!((is_group(&addr(text)), is_unroutable(&addr(text))), (group, unroutable), "{text}");
-        }
-    }
-}
+mod tests;

@@ -2,7 +2,7 @@
 
 use crate::{
     abi::{RuleKey, Tuple},
-    packet::{ICMP, ICMPV6, TCP, UDP},
+    packet::{ICMP, ICMPV6, SCTP, TCP, UDP},
 };
 
 /// [`RuleKey::peer`]: everybody.
@@ -25,18 +25,8 @@ pub const AUDIT_OUT: u32 = 8;
 /// A rule of the set names blocks of addresses.
 pub const BLOCKS: u32 = 16;
 
-/// SCTP's protocol number.
-pub const SCTP: u8 = 132;
-
 /// Entries of the table of intervals: a row of 65,536 for each of four protocols.
 pub const PORT_ENTRIES: u32 = 4 << 16;
-
-/// Ticks until the way back of a TCP connection without packets is closed: twelve hours.
-const TCP_TICKS: u32 = 40_000;
-/// The same for everything else.
-const OTHER_TICKS: u32 = 120;
-/// The same for the later fragments of a datagram: as long as systems wait for them at most.
-const FRAGMENT_TICKS: u32 = 60;
 
 /// The protocol as rules have it.
 #[inline(always)]
@@ -71,50 +61,19 @@ pub const fn reversed(tuple: &Tuple) -> Tuple {
     Tuple { src: tuple.dst, dst: tuple.src, sport_be: tuple.dport_be, dport_be: tuple.sport_be, ..*tuple }
 }
 
-/// The note of the fragments of a datagram: without ports, and told from that of a protocol that has none.
+/// The ICMP type of the message that one of this type answers.
 #[inline(always)]
-pub const fn of_fragments(tuple: &Tuple) -> Tuple {
-    Tuple { sport_be: 0, dport_be: 0, pad: [1, 0, 0], ..*tuple }
-}
-
-/// Whether a note of then still holds.
-#[inline(always)]
-pub const fn is_fresh(note: &Tuple, then: u32, now: u32) -> bool {
-    let ticks = match note.protocol {
-        _ if note.pad[0] != 0 => FRAGMENT_TICKS,
-        TCP => TCP_TICKS,
-        _ => OTHER_TICKS,
-    };
-    now.wrapping_sub(then) < ticks
-}
-
-/// Whether an ICMP message of this type tells of the fate of another packet: unreachable, too big, time exceeded, a bad
-/// header. (A redirect is none: nobody may send one.)
-#[inline(always)]
-pub const fn is_error(protocol: u8, kind: u8) -> bool {
-    match protocol {
-        ICMP => kind == 3 || kind == 11 || kind == 12,
-        ICMPV6 => kind >= 1 && kind <= 4,
-        _ => false,
+pub const fn asks(protocol: u8, kind: u8) -> u8 {
+    match (protocol, kind) {
+        (ICMP, 0) => 8,
+        (ICMPV6, 129) => 128,
+        _ => kind,
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::abi::Addr;
-
-    #[test]
-    fn a_note_ages_as_its_protocol_does() {
-        let note =
-            |protocol| Tuple { src: Addr::v4(1), dst: Addr::v4(2), sport_be: 3, dport_be: 4, protocol, pad: [0; 3] };
-        for (note, ticks) in [(note(TCP), 40_000), (note(UDP), 120), (of_fragments(&note(TCP)), 60)] {
-            // The clock may have gone round.
-            assert!(is_fresh(&note, u32::MAX - 1, ticks - 3));
-            assert!(!is_fresh(&note, u32::MAX - 1, ticks - 2));
-        }
-        assert_eq!(reversed(&reversed(&note(UDP))), note(UDP));
-    }
 
     #[test]
     fn every_protocol_with_ports_has_a_row_of_its_own() {

@@ -55,11 +55,17 @@ pub enum Reason {
     OtherTenant = 24,
     /// It passed, because the policies that do not allow it are in audit mode.
     Audit = 25,
+    /// An ICMP error about a packet that is of no known flow.
+    Unrelated = 26,
+    /// It passed, but the table of flows is full: its answers are judged for themselves.
+    Untracked = 27,
+    /// Nothing was dropped: a flow that was never answered, or is over, made room for another in the full table.
+    Evicted = 28,
 }
 
 impl Reason {
     /// All reasons, by number.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 28] = [
         Self::NotReady,
         Self::Malformed,
         Self::EtherType,
@@ -85,6 +91,9 @@ impl Reason {
         Self::PolicyOut,
         Self::OtherTenant,
         Self::Audit,
+        Self::Unrelated,
+        Self::Untracked,
+        Self::Evicted,
     ];
 
     /// The reason with this number.
@@ -120,6 +129,9 @@ impl Reason {
             Self::PolicyOut => "policy-out",
             Self::OtherTenant => "other-tenant",
             Self::Audit => "audit",
+            Self::Unrelated => "unrelated",
+            Self::Untracked => "untracked",
+            Self::Evicted => "evicted",
         }
     }
 }
@@ -139,6 +151,6 @@ mod tests {
         names.dedup();
         assert_eq!(names.len(), Reason::ALL.len());
         assert_eq!(Reason::from_number(0), None);
-        assert_eq!(Reason::from_number(26), None);
+        assert_eq!(Reason::from_number(29), None);
     }
 }

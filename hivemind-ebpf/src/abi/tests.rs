@@ -43,23 +43,3 @@ fn ranges_match_their_addresses_only() {
         assert!(!Range::NONE.contains(&addr(text)), "{text}");
     }
 }
-
-#[test]
-fn the_two_directions_name_each_other() {
-    let pad = [0; 3];
-    let forward = Tuple {
-        src: addr("192.0.2.7"),
-        dst: addr("10.96.0.1"),
-        sport_be: 4000u16.to_be(),
-        dport_be: 80u16.to_be(),
-        protocol: 6,
-        pad,
-    };
-    let blank = Connection { addr: addr("::"), port_be: 0, kind: 0, seen: 0, service: 1, ifindex: 0, last: 0 };
-    let there = Connection { addr: addr("10.88.0.5"), port_be: 8080u16.to_be(), kind: FORWARD, ..blank };
-    let reverse = there.other(&forward);
-    assert_eq!((reverse.src, reverse.sport_be), (there.addr, there.port_be));
-    assert_eq!((reverse.dst, reverse.dport_be), (forward.src, forward.sport_be));
-    let back = Connection { addr: forward.dst, port_be: forward.dport_be, kind: REVERSE, ..blank };
-    assert_eq!(back.other(&reverse), forward);
-}

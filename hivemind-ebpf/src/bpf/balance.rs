@@ -1,18 +1,16 @@
-//! Services: which backend, and the table of connections that are balanced packet by packet.
+//! Services: which backend, for sockets and for packets.
 
 use aya_ebpf::helpers::bpf_get_prandom_u32;
 use hivemind_ebpf::{
-    abi::{Addr, Backend, Connection, FORWARD, FrontendKey, REVERSE, ServedKey, SlotKey, Tuple},
+    abi::{Addr, Backend, FrontendKey, ServedKey, SlotKey, Tuple},
     choose,
-    connection::{self, SENT},
-    packet::{Packet, TCP, UDP},
+    packet::{LATER, TCP, UDP, WHOLE},
     reason::Reason,
 };
 
 use super::{
-    maps::{CONNECTIONS, FRONTENDS, NEW, PEERS, SERVED, SLOTS, now},
-    rewrite::{self, End},
-    skb::Skb,
+    maps::{FLOWS, FRONTENDS, PEERS, SERVED, SLOTS, TRANSLATIONS},
+    work::Work,
 };
 
 /// A backend of a service.
@@ -55,173 +53,82 @@ fn slot(group: u32, index: u32) -> Option<Backend> {
     (backend.group == group).then_some(backend)
 }
 
-/// The service whose backend this port of an instance is; 0: none.
+/// The backend that is remembered for a packet of this tuple, and its port in network order.
 #[inline(always)]
-pub(super) fn served(ifindex: u32, port_be: u16, protocol: u8) -> u32 {
-    // SAFETY: one aligned word.
-    unsafe { SERVED.get(&ServedKey { ifindex, port_be, protocol, pad: 0 }) }.copied().unwrap_or(0)
+pub(super) fn backend_of(tuple: &Tuple) -> Option<(Addr, u16)> {
+    // SAFETY: copied at once.
+    unsafe { TRANSLATIONS.get(tuple) }.map(|known| (known.addr, known.port_be))
 }
 
-/// What the table says of a packet.
-#[derive(Clone, Copy)]
-pub(super) struct Known {
-    /// What is to be put in place of destination ([`FORWARD`]) or source ([`REVERSE`]).
-    addr: Addr,
-    port_be: u16,
-    /// 0: nothing, or it is of a connection that is over, so that whoever may begin one decides. [`FORWARD`]: it goes
-    /// to a backend. [`REVERSE`]: it comes from one.
-    pub(super) kind: u8,
-    /// The service's number.
-    pub(super) service: u32,
-    /// [`Connection::ifindex`].
-    pub(super) ifindex: u32,
-}
-
-impl Known {
-    /// Nothing is known.
-    pub(super) const NOTHING: Self =
-        Self { addr: Addr { words_be: [0; 4] }, port_be: 0, kind: 0, service: 0, ifindex: 0 };
-
-    /// Rewrites the packet.
-    #[inline(always)]
-    pub(super) fn apply(&self, skb: Skb, packet: &mut Packet) -> Result<(), Reason> {
-        let end = if self.kind == FORWARD { End::Destination } else { End::Source };
-        rewrite::replace(skb, packet, end, &self.addr, self.port_be)
-    }
-}
-
-/// Whether the table knows these addresses as those of a client towards a backend.
+/// Puts the backend that is remembered for the packet in place of what it asks for. False: none is.
 #[inline(always)]
-pub(super) fn is_forward(tuple: &Tuple) -> bool {
-    // SAFETY: one byte.
-    unsafe { CONNECTIONS.get(tuple) }.is_some_and(|c| c.kind == FORWARD)
+pub(super) fn translate(work: &mut Work) -> bool {
+    let Some((addr, port_be)) = backend_of(&work.packet.tuple) else { return false };
+    work.to_backend(addr, port_be);
+    true
 }
 
-/// Looks a packet that has ports up in the table, and follows the connection's state.
-///
-/// Not inlined, as some others here: the stack has 512 bytes, and functions that do not run at the same time share it.
+/// Finds a backend for a packet to a frontend: the one that it has, if that still serves, or another.
 #[inline(never)]
-pub(super) fn follow(packet: &Packet, known: &mut Known) -> Result<(), Reason> {
-    let Some(entry) = CONNECTIONS.get_ptr_mut(&packet.tuple) else { return Ok(()) };
-    // SAFETY: a row of the table. Rows are removed long after their connection's last packet only.
-    let entry = unsafe { &mut *entry };
-    let tcp = packet.tuple.protocol == TCP;
-    if entry.kind == FORWARD {
+pub(super) fn resolve(work: &mut Work, key: &FrontendKey) -> Result<(), Reason> {
+    if work.packet.fragment == LATER {
+        return Err(Reason::Fragment);
+    }
+    let tcp = work.packet.tuple.protocol == TCP;
+    let opens = work.packet.opens();
+    if !work.vip.is_none() {
+        work.set_key();
         // A new connection from the port of an old one that is over is new.
-        if tcp && packet.opens() {
-            // SAFETY: one byte.
-            let reverse = unsafe { CONNECTIONS.get(&entry.other(&packet.tuple)) }.map_or(0, |c| c.seen);
-            if connection::is_closed(entry.seen, reverse) {
-                return Ok(());
-            }
+        let over = tcp && opens && is_closed(work);
+        if !over && is_served(work, tcp) {
+            return Ok(());
         }
-        if !is_served(entry, tcp) {
-            return if tcp && !packet.opens() { Err(Reason::BackendGone) } else { Ok(()) };
+        if tcp && !opens {
+            return Err(Reason::BackendGone);
         }
+        work.tuple = work.packet.tuple;
     }
-    let seen = entry.seen | if tcp { connection::seen(packet.detail) } else { SENT };
-    let tick = now();
-    // Two CPUs may write at once: the same tick, and bits that the next packet brings again.
-    if seen != entry.seen || tick != entry.last {
-        entry.seen = seen;
-        entry.last = tick;
-    }
-    let Connection { addr, port_be, kind, service, ifindex, .. } = *entry;
-    *known = Known { addr, port_be, kind, service, ifindex };
-    Ok(())
-}
-
-/// Whether the backend is still there: TCP stays as long as it exists (it may be draining), UDP, which has no end,
-/// only as long as it serves. An instance that got the same address later has another device.
-#[inline(always)]
-fn is_served(known: &Connection, tcp: bool) -> bool {
-    // SAFETY: copied.
-    let Some(peer) = (unsafe { PEERS.get(&known.addr) }).copied() else { return false };
-    if peer.ifindex != known.ifindex {
-        return false;
-    }
-    tcp || peer.ifindex == 0 || served(peer.ifindex, known.port_be, UDP) != 0
-}
-
-/// Chooses a backend for a packet that has ports, and remembers both directions. `came_by` is where answers go back.
-#[inline(never)]
-pub(super) fn begin(packet: &Packet, key: &FrontendKey, came_by: u32, known: &mut Known) -> Result<(), Reason> {
-    let tcp = packet.tuple.protocol == TCP;
-    if tcp && !packet.opens() {
+    if tcp && !opens {
         return Err(Reason::NoConnection);
+    }
+    if work.packet.fragment > WHOLE + 1 {
+        return Err(Reason::Fragment);
     }
     // SAFETY: a helper without arguments.
     let random = unsafe { bpf_get_prandom_u32() };
-    let choice = match choose(key, random, Some(&packet.tuple.src)) {
+    let choice = match choose(key, random, Some(&work.packet.tuple.src)) {
         Some(Ok(choice)) => choice,
         Some(Err(_)) => return Err(Reason::NoBackend),
         None => return Err(Reason::NoSuchPort),
     };
     // SAFETY: one aligned word.
     let Some(ifindex) = (unsafe { PEERS.get(&choice.addr) }).map(|p| p.ifindex) else { return Err(Reason::NoBackend) };
-    let service = choice.service;
-    *known = Known { addr: choice.addr, port_be: choice.port_be, kind: FORWARD, service, ifindex };
-    let mut row = Connection {
-        addr: packet.tuple.dst,
-        port_be: packet.tuple.dport_be,
-        kind: REVERSE,
-        seen: 0,
-        service,
-        ifindex: came_by,
-        last: now(),
-    };
-    let back = Tuple {
-        src: choice.addr,
-        dst: packet.tuple.src,
-        sport_be: choice.port_be,
-        dport_be: packet.tuple.sport_be,
-        ..packet.tuple
-    };
-    remember(&back, &row)?;
-    row.addr = choice.addr;
-    row.port_be = choice.port_be;
-    row.kind = FORWARD;
-    row.seen = if tcp { connection::seen(packet.detail) } else { SENT };
-    row.ifindex = ifindex;
-    let written = write(&packet.tuple, &row);
-    if written.is_err() {
-        // Half a connection would hold the client's port until it times out.
-        let _ = CONNECTIONS.remove(&back);
-    }
-    written
+    work.service = choice.service;
+    work.devices[1] = ifindex;
+    work.to_backend(choice.addr, choice.port_be);
+    work.set_key();
+    Ok(())
 }
 
-/// Writes the way back. The client may use one port towards two of a service's addresses: if both lead to the same
-/// backend, answers could not be told apart, unless the older connection is over.
-#[inline(never)]
-fn remember(key: &Tuple, back: &Connection) -> Result<(), Reason> {
-    if CONNECTIONS.insert(key, back, NEW).is_ok() {
-        return Ok(());
-    }
-    // SAFETY: read at once.
-    let Some(old) = (unsafe { CONNECTIONS.get(key) }) else { return Err(Reason::TableFull) };
-    let same = old.addr == back.addr && old.port_be == back.port_be;
-    let (seen, last) = (old.seen, old.last);
-    // SAFETY: read at once.
-    let over = unsafe { CONNECTIONS.get(&old.other(key)) }.is_none_or(|forward| {
-        let ticks = connection::lifetime(key.protocol, forward.seen, seen);
-        connection::is_closed(forward.seen, seen) || connection::is_over(back.last, forward.last, last, ticks)
-    });
-    if !same && !over {
-        return Err(Reason::TupleClash);
-    }
-    write(key, back)
-}
-
-/// Writes a row; one that is there is changed in its place. The map would put another element there and use the old one
-/// for its next row at once, under the eyes of a packet that another CPU has just found it for. (Seen: an answer sent by
-/// the wrong device, once in 10,000 packets.)
+/// Whether the flow of the packet is a connection that is over, or is none.
 #[inline(always)]
-fn write(key: &Tuple, row: &Connection) -> Result<(), Reason> {
-    if let Some(there) = CONNECTIONS.get_ptr_mut(key) {
-        // SAFETY: a row of the table. Of two writers the last wins.
-        unsafe { *there = *row };
-        return Ok(());
-    }
-    CONNECTIONS.insert(key, row, 0).map_err(|_| Reason::TableFull)
+fn is_closed(work: &Work) -> bool {
+    // SAFETY: two bytes.
+    unsafe { FLOWS.get(&work.key) }.is_none_or(|row| hivemind_ebpf::flow::is_closed(row.seen))
+}
+
+/// Whether the backend is still there: TCP stays as long as it exists (it may be draining), UDP, which has no end,
+/// only as long as it serves. An instance that got the same address later has another device.
+#[inline(always)]
+fn is_served(work: &mut Work, tcp: bool) -> bool {
+    // SAFETY: one aligned word.
+    let Some(ifindex) = (unsafe { PEERS.get(&work.tuple.dst) }).map(|peer| peer.ifindex) else { return false };
+    // SAFETY: one aligned word.
+    let Some(device) = (unsafe { FLOWS.get(&work.key) }).map(|row| row.devices[1 - (work.side as usize & 1)]) else {
+        return false;
+    };
+    work.devices[1] = ifindex;
+    let key = ServedKey { ifindex, port_be: work.tuple.dport_be, protocol: UDP, pad: 0 };
+    // SAFETY: only whether it is there.
+    device == ifindex && (tcp || ifindex == 0 || unsafe { SERVED.get(&key) }.is_some())
 }

@@ -2,23 +2,24 @@
 
 use aya_ebpf::{
     bindings::bpf_redir_neigh,
-    helpers::generated::{bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer},
+    helpers::generated::{bpf_redirect_neigh, bpf_redirect_peer},
     macros::classifier,
     programs::TcContext,
 };
 use hivemind_ebpf::{
-    abi::{Endpoint, FORWARD, FrontendKey, IN, OUT, REVERSE},
-    packet::{self as model, ARP, Bytes, ETH, Packet},
+    abi::{Endpoint, FrontendKey, IN, OUT},
+    packet::{self as model, ARP, Bytes, ETH, LATER, Packet},
     reason::Reason,
 };
 
 use super::{
-    PASS,
-    balance::{self, Known, served},
-    finish,
-    maps::{ENDPOINTS, FRONTENDS, PEERS, config, count},
-    policy::{self, Judged, UNKNOWN},
-    skb::{Skb, packet, read},
+    PASS, balance, finish,
+    flow::{self, Hook},
+    maps::{ENDPOINTS, FRONTENDS, PEERS, config, forwarded},
+    related,
+    rewrite::{self, End},
+    skb::Skb,
+    work::{Work, read, work},
 };
 
 /// Bytes of an ARP message for IPv4 over Ethernet.
@@ -44,145 +45,124 @@ fn hm_to_cont(context: TcContext) -> i32 {
 
 #[inline(always)]
 fn from_container(skb: Skb, own: u32, verdict: &mut i32) -> Result<(), Reason> {
-    // SAFETY: a row goes only when its device does.
-    let endpoint = unsafe { ENDPOINTS.get(&own) }.ok_or(Reason::NotReady)?;
     if skb.has_tag() {
         return Err(Reason::EtherType);
     }
     let eth: [u8; ETH as usize] = skb.load(0).ok_or(Reason::Malformed)?;
-    if !same_mac(&eth, 6, &endpoint.frame_to) {
-        return Err(Reason::SpoofedMac);
-    }
     let ether_type = u16::from_be_bytes([eth[12], eth[13]]);
+    let work = work()?;
+    work.mac = [eth[6], eth[7], eth[8], eth[9], eth[10], eth[11]];
     if ether_type == ARP {
-        return arp(skb, endpoint);
+        return arp(skb, own, &work.mac);
     }
     read(skb, ether_type)?;
-    let packet = packet().ok_or(Reason::Malformed)?;
-    check_source(packet, endpoint)?;
+    if config().is_service(&work.packet.tuple.dst) {
+        balance::translate(work);
+    }
+    work.set_key();
     let length = u64::from(skb.len());
-    if packet.is_neighbour() {
-        // The host's entries for instances are permanent: nothing that is said here changes them.
-        let near = model::is_group(&packet.tuple.dst)
-            || model::is_link_local(&packet.tuple.dst)
-            || packet.tuple.dst == config().gateways[1];
-        return if packet.is_resolution() && near { Ok(()) } else { Err(Reason::Neighbour) };
-    }
-    if model::is_group(&packet.tuple.dst) {
-        return Err(Reason::Multicast);
-    }
-    if model::is_unroutable(&packet.tuple.dst) {
-        return Err(Reason::Unroutable);
-    }
-
-    let config = config();
-    let mut known = Known::NOTHING;
-    if packet.has_ports() {
-        balance::follow(packet, &mut known)?;
-    }
-    if known.kind == 0 {
-        let dst = &packet.tuple.dst;
-        if config.services[0].contains(dst) || config.services[1].contains(dst) {
-            to_service(packet, own, &mut known)?;
+    if !flow::passes(work, Hook::From, own, length) {
+        if !sends(skb, work, own)? {
+            forwarded(work.way.slots[0], OUT, length);
+            leave(&work.way, verdict);
+            return Ok(());
         }
+        flow::admit(work, Hook::From, length)?;
     }
-    // Policies know instances by their own addresses: before an answer gets the service's, after a question loses it.
-    let rewritten = known.kind != 0;
-    let mut judged = Judged::of(packet, endpoint.who);
-    if rewritten {
-        known.apply(skb, packet)?;
+    flow::count(&work.way, length);
+    go(skb, work, verdict)
+}
+
+/// Sends a packet on its way, as what that says.
+#[inline(always)]
+fn go(skb: Skb, work: &mut Work, verdict: &mut i32) -> Result<(), Reason> {
+    if !work.vip.is_none() {
+        rewrite::replace(skb, &work.packet, End::Destination, &work.tuple.dst, work.tuple.dport_be)?;
+    } else if !work.way.vip.is_none() {
+        rewrite::replace(skb, &work.packet, End::Source, &work.way.vip, work.way.vip_port_be as u16)?;
     }
-    if known.kind == FORWARD {
-        judged.tuple = packet.tuple;
-    }
-    let returns_by = if known.kind == REVERSE { known.ifindex } else { 0 };
-    // A service's packets are counted for it on its backend's side only: once.
-    let mut service = if known.kind == REVERSE { known.service } else { 0 };
-    if !rewritten && packet.has_ports() {
-        service = served(own, packet.tuple.sport_be, packet.tuple.protocol);
-    }
-    let dst = packet.tuple.dst;
-    let within = config.instances[0].contains(&dst) || config.instances[1].contains(&dst);
-    let mut local = 0;
-    let mut to = UNKNOWN;
-    if within && dst != config.gateways[0] && dst != config.gateways[1] {
-        // SAFETY: copied at once.
-        let peer = unsafe { PEERS.get(&dst) }.ok_or(Reason::NoSuchInstance)?;
-        (local, to) = (peer.ifindex, peer.who);
-    }
-    policy::leave(&judged, own, endpoint, to)?;
-    if local != 0 {
-        to_local(skb, packet, local, &known, &judged, verdict)?;
-    } else if returns_by != 0 && to.class == 0 {
-        // The source is an address of the node: the stack would refuse it as forged. Out by the device the client's
-        // packets come from; the kernel finds the next hop.
-        let none: *mut bpf_redir_neigh = core::ptr::null_mut();
-        // SAFETY: no parameters are passed.
-        *verdict = unsafe { bpf_redirect_neigh(returns_by, none, 0, 0) } as i32;
-    }
-    count(own, service, OUT, 0, length);
+    leave(&work.way, verdict);
     Ok(())
 }
 
 /// Hands a packet to an instance of this node: straight into its namespace, past its host device's egress hook, so
-/// what that would check and count is checked and counted here.
+/// what that would check and count was checked and counted here.
 ///
 /// The packet stays as it is, for the first write to one that TCP keeps for sending again copies its headers. The
 /// Ethernet addresses are those of the way to the node: the receiver asks only whether the frame was for this machine,
 /// which is known since it came. The time to live is as on one wire: no way that leads into an instance comes back.
+///
+/// An answer of a published port goes out by the device the client's packets come from: its source is an address of the
+/// node, which the stack would refuse as forged. The kernel finds the next hop. All else is the stack's.
 #[inline(always)]
-pub(super) fn to_local(
-    skb: Skb,
-    packet: &Packet,
-    ifindex: u32,
-    known: &Known,
-    judged: &Judged,
-    verdict: &mut i32,
-) -> Result<(), Reason> {
-    // SAFETY: a row goes only when its device does.
-    let endpoint = unsafe { ENDPOINTS.get(&ifindex) }.ok_or(Reason::PeerNotReady)?;
-    policy::enter(judged, ifindex, endpoint)?;
-    let length = u64::from(skb.len());
-    let service = match known.kind {
-        FORWARD => known.service,
-        REVERSE => 0,
-        _ if packet.has_ports() => served(ifindex, packet.tuple.dport_be, packet.tuple.protocol),
-        _ => 0,
-    };
-    count(ifindex, service, IN, 0, length);
-    // SAFETY: no pointers.
-    *verdict = unsafe { bpf_redirect_peer(ifindex, 0) } as i32;
-    Ok(())
+pub(super) fn leave(way: &super::work::Way, verdict: &mut i32) {
+    if way.far != 0 {
+        // SAFETY: no pointers.
+        *verdict = unsafe { bpf_redirect_peer(way.far, 0) } as i32;
+    } else if way.back != 0 {
+        let none: *mut bpf_redir_neigh = core::ptr::null_mut();
+        // SAFETY: no parameters are passed.
+        *verdict = unsafe { bpf_redirect_neigh(way.back, none, 0, 0) } as i32;
+    }
 }
 
-/// The same from an egress hook, where the shorter way is not allowed: the instance's host device sends it, and its
-/// own egress hook checks and counts.
-#[inline(always)]
-pub(super) fn to_local_by_device(skb: Skb, ifindex: u32, verdict: &mut i32) -> Result<(), Reason> {
-    // SAFETY: copied.
-    let to = unsafe { ENDPOINTS.get(&ifindex) }.ok_or(Reason::PeerNotReady)?.frame_to;
-    skb.store(0, &to, 0)?;
-    // SAFETY: no pointers.
-    *verdict = unsafe { bpf_redirect(ifindex, 0) } as i32;
-    Ok(())
+/// A packet that no flow lets pass: may it be sent at all? False: it has no flow, and `way` says where it goes.
+#[inline(never)]
+fn sends(skb: Skb, work: &mut Work, own: u32) -> Result<bool, Reason> {
+    // SAFETY: a row goes only when its device does.
+    let endpoint = unsafe { ENDPOINTS.get(&own) }.ok_or(Reason::NotReady)?;
+    if !is_own_mac(&work.mac, endpoint) {
+        return Err(Reason::SpoofedMac);
+    }
+    let packet = &work.packet;
+    check_source(packet, endpoint)?;
+    let dst = packet.tuple.dst;
+    let config = config();
+    if packet.is_neighbour() {
+        (work.way.slots, work.way.far, work.way.back) = ([0; 2], 0, 0);
+        // The host's entries for instances are permanent: nothing that is said here changes them.
+        let near = model::is_group(&dst) || model::is_link_local(&dst) || dst == config.gateways[1];
+        return if packet.is_resolution() && near { Ok(false) } else { Err(Reason::Neighbour) };
+    }
+    if model::is_group(&dst) {
+        return Err(Reason::Multicast);
+    }
+    if model::is_unroutable(&dst) {
+        return Err(Reason::Unroutable);
+    }
+    if packet.fragment == LATER {
+        return Err(Reason::Fragment);
+    }
+    if packet.is_error() {
+        work.way.slots = [endpoint.slot, 0];
+        related::sent(skb, work)?;
+        return Ok(false);
+    }
+    (work.devices, work.back, work.service) = ([own, 0], 0, 0);
+    if config.is_service(&dst) {
+        to_service(work)?;
+    }
+    let dst = work.tuple.dst;
+    if config.is_instance(&dst) && dst != config.gateways[0] && dst != config.gateways[1] {
+        // SAFETY: one aligned word.
+        work.devices[1] = unsafe { PEERS.get(&dst) }.ok_or(Reason::NoSuchInstance)?.ifindex;
+    }
+    Ok(true)
 }
 
 /// A packet to a virtual address that did not go through a socket hook.
 #[inline(always)]
-fn to_service(packet: &Packet, own: u32, known: &mut Known) -> Result<(), Reason> {
-    if packet.fragment != model::WHOLE {
-        return Err(Reason::Fragment);
-    }
-    let dst = packet.tuple.dst;
+fn to_service(work: &mut Work) -> Result<(), Reason> {
+    let dst = work.packet.tuple.dst;
     // SAFETY: only whether it is there.
     if unsafe { FRONTENDS.get(&FrontendKey::address(dst)) }.is_none() {
         return Err(Reason::NoSuchService);
     }
-    if !packet.has_ports() {
+    if !work.packet.is_balanced() {
         return Err(Reason::NoSuchPort);
     }
-    let key = FrontendKey::service(dst, packet.tuple.dport_be, packet.tuple.protocol);
-    balance::begin(packet, &key, own, known)
+    let key = FrontendKey::service(dst, work.packet.tuple.dport_be, work.packet.tuple.protocol);
+    balance::resolve(work, &key)
 }
 
 /// Only the instance's own addresses; its link-local ones in neighbour discovery only.
@@ -198,22 +178,28 @@ fn check_source(packet: &Packet, endpoint: &Endpoint) -> Result<(), Reason> {
     if quiet && packet.is_neighbour() { Ok(()) } else { Err(Reason::SpoofedAddress) }
 }
 
-/// Whether the Ethernet address at `at` is the instance's own. Spelled out: a comparison of slices is a loop.
+/// Whether the Ethernet address is the instance's own. Spelled out: a comparison of slices is a loop.
 #[inline(always)]
-fn same_mac(bytes: &[u8], at: usize, frame_to: &[u8; 12]) -> bool {
+fn is_own_mac(mac: &[u8; 6], endpoint: &Endpoint) -> bool {
     let mut differs = 0;
     for i in 0..6 {
-        differs |= bytes[at + i] ^ frame_to[i];
+        differs |= mac[i] ^ endpoint.frame_to[i];
     }
     differs == 0
 }
 
 /// ARP for IPv4 over Ethernet that speaks for nobody else.
-#[inline(always)]
-fn arp(skb: Skb, endpoint: &Endpoint) -> Result<(), Reason> {
+#[inline(never)]
+fn arp(skb: Skb, own: u32, mac: &[u8; 6]) -> Result<(), Reason> {
+    // SAFETY: a row goes only when its device does.
+    let endpoint = unsafe { ENDPOINTS.get(&own) }.ok_or(Reason::NotReady)?;
+    if !is_own_mac(mac, endpoint) {
+        return Err(Reason::SpoofedMac);
+    }
     let arp: [u8; ARP_LEN] = skb.load(ETH).ok_or(Reason::Malformed)?;
     let sender = u32::from_ne_bytes([arp[14], arp[15], arp[16], arp[17]]);
-    if !same_mac(&arp, 8, &endpoint.frame_to) || sender != endpoint.v4.v4_be() || endpoint.v4.is_none() {
+    let told = [arp[8], arp[9], arp[10], arp[11], arp[12], arp[13]];
+    if !is_own_mac(&told, endpoint) || sender != endpoint.v4.v4_be() || endpoint.v4.is_none() {
         return Err(Reason::SpoofedAddress);
     }
     Ok(())
@@ -221,18 +207,41 @@ fn arp(skb: Skb, endpoint: &Endpoint) -> Result<(), Reason> {
 
 #[inline(always)]
 fn to_container(skb: Skb, own: u32) -> Result<(), Reason> {
-    // SAFETY: a row goes only when its device does.
-    let endpoint = unsafe { ENDPOINTS.get(&own) }.ok_or(Reason::NotReady)?;
     let eth: [u8; ETH as usize] = skb.load(0).ok_or(Reason::Malformed)?;
     let ether_type = u16::from_be_bytes([eth[12], eth[13]]);
     if ether_type == ARP {
-        return Ok(());
+        // SAFETY: only whether it is there.
+        return if unsafe { ENDPOINTS.get(&own) }.is_some() { Ok(()) } else { Err(Reason::NotReady) };
     }
     read(skb, ether_type)?;
-    let packet = packet().ok_or(Reason::Malformed)?;
+    let work = work()?;
+    work.set_key();
+    let length = u64::from(skb.len());
+    if !flow::passes(work, Hook::To, own, length) {
+        if !gets(skb, work, own)? {
+            forwarded(work.way.slots[1], IN, length);
+            return Ok(());
+        }
+        flow::admit(work, Hook::To, length)?;
+    }
+    forwarded(work.way.slots[1], IN, length);
+    // The answer of a backend on another node.
+    if !work.way.vip.is_none() {
+        rewrite::replace(skb, &work.packet, End::Source, &work.way.vip, work.way.vip_port_be as u16)?;
+    }
+    Ok(())
+}
+
+/// A packet that no flow lets pass: may it come in at all? False: it has no flow.
+#[inline(never)]
+fn gets(skb: Skb, work: &mut Work, own: u32) -> Result<bool, Reason> {
+    // SAFETY: a row goes only when its device does.
+    let endpoint = unsafe { ENDPOINTS.get(&own) }.ok_or(Reason::NotReady)?;
+    let packet = &work.packet;
     let dst = packet.tuple.dst;
     if packet.is_neighbour() {
-        return if packet.is_resolution() { Ok(()) } else { Err(Reason::Neighbour) };
+        work.way.slots[1] = 0;
+        return if packet.is_resolution() { Ok(false) } else { Err(Reason::Neighbour) };
     }
     if model::is_group(&dst) {
         return Err(Reason::Multicast);
@@ -240,21 +249,14 @@ fn to_container(skb: Skb, own: u32) -> Result<(), Reason> {
     if dst != if packet.is_v4() { endpoint.v4 } else { endpoint.v6 } {
         return Err(Reason::NotForInstance);
     }
-    policy::enter(&Judged::of(packet, UNKNOWN), own, endpoint)?;
-    let length = u64::from(skb.len());
-    let mut service = 0;
-    if packet.has_ports() {
-        service = served(own, packet.tuple.dport_be, packet.tuple.protocol);
-        // Answers of a backend on another node come by the stack. What goes to a backend was rewritten before and is
-        // not in the table under these addresses.
-        if service == 0 {
-            let mut known = Known::NOTHING;
-            balance::follow(packet, &mut known)?;
-            if known.kind == REVERSE {
-                known.apply(skb, packet)?;
-            }
-        }
+    if packet.fragment == LATER {
+        return Err(Reason::Fragment);
     }
-    count(own, service, IN, 0, length);
-    Ok(())
+    if packet.is_error() {
+        work.way.slots = [0, endpoint.slot];
+        related::received(skb, work)?;
+        return Ok(false);
+    }
+    (work.devices, work.back, work.service) = ([0, own], 0, 0);
+    Ok(true)
 }

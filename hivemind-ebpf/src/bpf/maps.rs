@@ -1,19 +1,18 @@
 //! The maps and the constants. Sizes are the defaults; the loader may set others.
 //!
 //! Tables that the daemon writes are allocated row by row: small on a small node. What packets create is
-//! allocated in advance (connections: measured twice as quick as LRU) or evicts the oldest (sockets).
+//! allocated in advance (flows: measured twice as quick as LRU) or evicts the oldest (sockets, fragments).
 
 use aya_ebpf::{
     helpers::generated::bpf_ktime_get_coarse_ns,
     macros::map,
-    maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuHashMap},
+    maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap},
 };
 use hivemind_ebpf::{
     abi::{
-        Addr, Backend, Config, Connection, Count, CounterKey, Endpoint, Frontend, FrontendKey, Original, Peer, RuleKey,
-        ServedKey, SlotKey, SocketKey, Tuple,
+        self, Addr, Backend, Config, Count, CounterKey, Endpoint, Flow, FlowKey, FragmentKey, Frontend, FrontendKey,
+        Original, Peer, RuleKey, Served, ServedKey, SlotKey, SocketKey, Translation, Tuple,
     },
-    connection::TICK_NS,
     policy::PORT_ENTRIES,
 };
 
@@ -38,19 +37,25 @@ pub(super) static FRONTENDS: HashMap<FrontendKey, Frontend> = HashMap::with_max_
 #[map(name = "hm_slots")]
 pub(super) static SLOTS: HashMap<SlotKey, Backend> = HashMap::with_max_entries(262_144, BY_ROW);
 #[map(name = "hm_served")]
-pub(super) static SERVED: HashMap<ServedKey, u32> = HashMap::with_max_entries(16_384, BY_ROW);
+pub(super) static SERVED: HashMap<ServedKey, Served> = HashMap::with_max_entries(16_384, BY_ROW);
 #[map(name = "hm_sockets")]
 pub(super) static SOCKETS: LruHashMap<SocketKey, Original> = LruHashMap::with_max_entries(65_536, 0);
-#[map(name = "hm_connections")]
-pub(super) static CONNECTIONS: HashMap<Tuple, Connection> = HashMap::with_max_entries(65_536, 0);
+#[map(name = "hm_flows")]
+pub(super) static FLOWS: HashMap<FlowKey, Flow> = HashMap::with_max_entries(65_536, 0);
+#[map(name = "hm_translations")]
+pub(super) static TRANSLATIONS: HashMap<Tuple, Translation> = HashMap::with_max_entries(32_768, 0);
+#[map(name = "hm_fragments")]
+pub(super) static FRAGMENTS: LruHashMap<FragmentKey, [u16; 2]> = LruHashMap::with_max_entries(4096, 0);
+#[map(name = "hm_generation")]
+static GENERATION: Array<u32> = Array::with_max_entries(1, 0);
+#[map(name = "hm_totals")]
+static TOTALS: PerCpuArray<Count> = PerCpuArray::with_max_entries(2 * abi::SLOTS, 0);
 #[map(name = "hm_rules")]
 pub(super) static RULES: HashMap<RuleKey, u32> = HashMap::with_max_entries(262_144, BY_ROW);
 #[map(name = "hm_ports")]
 pub(super) static PORTS: Array<u32> = Array::with_max_entries(PORT_ENTRIES, MAPPED);
 #[map(name = "hm_blocks")]
 pub(super) static BLOCKS: LpmTrie<[u32; 4], u32> = LpmTrie::with_max_entries(65_536, BY_ROW);
-#[map(name = "hm_notes")]
-pub(super) static NOTES: LruHashMap<Tuple, u32> = LruHashMap::with_max_entries(65_536, 0);
 #[map(name = "hm_hits")]
 static HITS: PerCpuHashMap<u32, Count> = PerCpuHashMap::with_max_entries(65_536, BY_ROW);
 #[map(name = "hm_counters")]
@@ -66,14 +71,34 @@ pub(super) fn config() -> &'static Config {
     unsafe { &*config }
 }
 
-/// Now, in the unit of [`Connection::last`]. The coarse clock costs a load; it is as old as the last timer tick.
+/// Now, in nanoseconds of the monotonic clock. The coarse one costs a load; it is as old as the last timer tick.
 #[inline(always)]
-pub(super) fn now() -> u32 {
+pub(super) fn now() -> u64 {
     // SAFETY: a helper without arguments.
-    (unsafe { bpf_ktime_get_coarse_ns() } / TICK_NS) as u32
+    unsafe { bpf_ktime_get_coarse_ns() }
 }
 
-/// Adds one packet to a counter.
+/// The generation of the tables. Read it before what is decided by them: a change in between is then seen later.
+#[inline(always)]
+pub(super) fn generation() -> u32 {
+    GENERATION.get(0).copied().unwrap_or(0)
+}
+
+/// Counts a packet that is forwarded.
+#[inline(always)]
+pub(super) fn forwarded(slot: u32, direction: u8, bytes: u64) {
+    if slot == 0 {
+        return;
+    }
+    if let Some(count) = TOTALS.get_ptr_mut(abi::total(slot, direction)) {
+        // SAFETY: the entry of this CPU; a program on this hook is not interrupted by another one on the same CPU.
+        let count = unsafe { &mut *count };
+        count.packets += 1;
+        count.bytes += bytes;
+    }
+}
+
+/// Counts a drop, or what a socket did.
 #[inline(never)]
 pub(super) fn count(endpoint: u32, service: u32, direction: u8, reason: u8, bytes: u64) {
     let key = CounterKey { endpoint, service, direction, reason, pad: 0 };

@@ -6,12 +6,15 @@
 
 mod balance;
 mod container;
+mod flow;
 mod maps;
 mod policy;
 mod publish;
+mod related;
 mod rewrite;
 mod skb;
 mod socket;
+mod work;
 
 use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC};
 use hivemind_ebpf::reason::Reason;

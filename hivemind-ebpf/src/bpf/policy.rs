@@ -2,79 +2,91 @@
 
 use hivemind_ebpf::{
     abi::{Addr, Endpoint, IN, OUT, Tuple, Who},
-    packet::{FIRST, ICMP, LATER, Packet, TCP},
+    packet::ICMP,
     policy::{
-        ANYBODY, AUDIT_IN, AUDIT_OUT, BLOCKS as HAS_BLOCKS, HOST, ISOLATED_IN, ISOLATED_OUT, WORLD, is_error, is_fresh,
-        keys, of_fragments, port_index, protocol, reversed,
+        ANYBODY, AUDIT_IN, AUDIT_OUT, BLOCKS as HAS_BLOCKS, HOST, ISOLATED_IN, ISOLATED_OUT, WORLD, asks, keys,
+        port_index, protocol, reversed,
     },
     reason::Reason,
 };
 
-use super::maps::{BLOCKS, NODE_ADDRS, NOTES, PEERS, PORTS, RULES, config, count, hit, now};
+use super::{
+    maps::{BLOCKS, ENDPOINTS, NODE_ADDRS, PEERS, PORTS, RULES, config, count, hit},
+    work::Work,
+};
 
 /// A packet's addresses and ports as policies know them: those of the instances, not those of a service.
-#[derive(Clone, Copy)]
+#[repr(C)]
 pub(super) struct Judged {
     pub(super) tuple: Tuple,
-    pub(super) detail: u8,
-    pub(super) fragment: u8,
-    /// What the sender is, if that is known already; class 0: not yet.
-    pub(super) from: Who,
+    /// ICMP's type.
+    detail: u32,
 }
 
-/// Nobody in particular: to be looked up.
-pub(super) const UNKNOWN: Who = Who { class: 0, tenant: 0 };
-
-impl Judged {
-    #[inline(always)]
-    pub(super) fn of(packet: &Packet, from: Who) -> Self {
-        Self { tuple: packet.tuple, detail: packet.detail, fragment: packet.fragment, from }
-    }
-
-    #[inline(always)]
-    fn opens(&self) -> bool {
-        self.tuple.protocol == TCP && self.fragment != LATER && Packet { detail: self.detail, ..Packet::BLANK }.opens()
-    }
-
-    /// Messages about other packets pass: without them paths whose packets are too big are black holes.
-    #[inline(always)]
-    fn is_error(&self) -> bool {
-        self.fragment != LATER && is_error(self.tuple.protocol, self.detail)
-    }
-}
-
-/// May the instance send it? `to` is what the receiver is, if it is an instance.
+/// May the packet go its way? `answers`: what is judged is the flow that it answers, which goes the other way.
 #[inline(never)]
-pub(super) fn leave(judged: &Judged, own: u32, endpoint: &Endpoint, to: Who) -> Result<(), Reason> {
-    let isolated = endpoint.flags & (ISOLATED_IN | ISOLATED_OUT) != 0;
-    let to = match to.class {
-        0 if !isolated => return Ok(()),
-        0 => who(&judged.tuple.dst),
-        _ => to,
-    };
-    let foreign = to.tenant != 0 && to.tenant != endpoint.who.tenant;
-    if !isolated && !foreign || to.class == HOST {
-        return Ok(());
-    }
-    judge(&Question { judged, peer: to, way: OUT, foreign }, own, endpoint)
-}
-
-/// May it come into the instance?
-#[inline(never)]
-pub(super) fn enter(judged: &Judged, own: u32, endpoint: &Endpoint) -> Result<(), Reason> {
-    let isolated = endpoint.flags & (ISOLATED_IN | ISOLATED_OUT) != 0;
-    let from = if judged.from.class != 0 {
-        judged.from
-    } else if isolated || is_instance(&judged.tuple.src) {
-        who(&judged.tuple.src)
+pub(super) fn judge(work: &mut Work, answers: bool) -> Result<(), Reason> {
+    let [mut from, mut to] = work.devices;
+    if answers {
+        (from, to) = (to, from);
+        work.judged.tuple = reversed(&work.tuple);
+        work.judged.detail = asks(work.tuple.protocol, work.packet.detail).into();
     } else {
-        return Ok(());
-    };
-    let foreign = from.tenant != 0 && from.tenant != endpoint.who.tenant;
-    if !isolated && !foreign || from.class == HOST {
+        work.judged.tuple = work.tuple;
+        work.judged.detail = work.packet.detail.into();
+    }
+    work.rule = 0;
+    work.restricted = 0;
+    if from != 0 {
+        one(work, OUT, from)?;
+    }
+    if to != 0 {
+        one(work, IN, to)?;
+    }
+    Ok(())
+}
+
+/// May it leave or enter (`way`) the instance behind this device?
+#[inline(never)]
+fn one(work: &mut Work, way: u8, device: u32) -> Result<(), Reason> {
+    let missing = if way == IN { Reason::PeerNotReady } else { Reason::NotReady };
+    // SAFETY: a row goes only when its device does.
+    let endpoint = unsafe { ENDPOINTS.get(&device) }.ok_or(missing)?;
+    let ruled = endpoint.flags & (ISOLATED_IN | ISOLATED_OUT) != 0;
+    let tuple = &work.judged.tuple;
+    let other = if way == IN { &tuple.src } else { &tuple.dst };
+    if !ruled && !config().is_instance(other) {
         return Ok(());
     }
-    judge(&Question { judged, peer: from, way: IN, foreign }, own, endpoint)
+    let peer = who(other);
+    let foreign = peer.tenant != 0 && peer.tenant != endpoint.who.tenant;
+    if !ruled && !foreign || peer.class == HOST {
+        return Ok(());
+    }
+    work.restricted = 1;
+    let question = Question { judged: &work.judged, peer, way, foreign };
+    let (isolated, audit, denied) = match way {
+        IN => (endpoint.flags & ISOLATED_IN != 0, endpoint.flags & AUDIT_IN != 0, Reason::PolicyIn),
+        _ => (endpoint.flags & ISOLATED_OUT != 0, endpoint.flags & AUDIT_OUT != 0, Reason::PolicyOut),
+    };
+    if isolated {
+        let rule = find(&question, endpoint);
+        // The border between tenants is opened by a rule that is enforced.
+        if foreign && way == IN && (rule == 0 || audit) {
+            return Err(Reason::OtherTenant);
+        }
+        match rule {
+            0 if audit => count(device, 0, way, Reason::Audit as u8, 0),
+            0 => return Err(denied),
+            rule => {
+                work.rule = rule;
+                hit(rule);
+            }
+        }
+    } else if foreign && way == IN {
+        return Err(Reason::OtherTenant);
+    }
+    Ok(())
 }
 
 /// May `peer` have this packet, or may it come from `peer`?
@@ -87,56 +99,12 @@ struct Question<'a> {
     foreign: bool,
 }
 
-/// The rest of both, for the few packets that need it.
-#[inline(never)]
-fn judge(question: &Question<'_>, own: u32, endpoint: &Endpoint) -> Result<(), Reason> {
-    let Question { judged, way, foreign, .. } = *question;
-    if judged.is_error() {
-        return Ok(());
-    }
-    let fragments = of_fragments(&judged.tuple);
-    if judged.fragment == LATER {
-        // Its ports are those of the first, which was judged.
-        return if noted(&fragments) { Ok(()) } else { Err(Reason::Fragment) };
-    }
-    // An answer to what was allowed. It makes no note: only what was allowed for itself opens the way back.
-    if !judged.opens() && noted(&reversed(&judged.tuple)) {
-        if judged.fragment == FIRST {
-            note(&fragments);
-        }
-        return Ok(());
-    }
-    let (isolated, audit, denied) = match way {
-        IN => (endpoint.flags & ISOLATED_IN != 0, endpoint.flags & AUDIT_IN != 0, Reason::PolicyIn),
-        _ => (endpoint.flags & ISOLATED_OUT != 0, endpoint.flags & AUDIT_OUT != 0, Reason::PolicyOut),
-    };
-    if isolated {
-        let rule = find(question, endpoint);
-        // The border between tenants is opened by a rule that is enforced.
-        if foreign && way == IN && (rule == 0 || audit) {
-            return Err(Reason::OtherTenant);
-        }
-        match rule {
-            0 if audit => count(own, 0, way, Reason::Audit as u8, 0),
-            0 => return Err(denied),
-            rule => hit(rule),
-        }
-    } else if foreign && way == IN {
-        return Err(Reason::OtherTenant);
-    }
-    note(&judged.tuple);
-    if judged.fragment == FIRST {
-        note(&fragments);
-    }
-    Ok(())
-}
-
 /// The rule that allows it; 0: none does.
 #[inline(never)]
 fn find(question: &Question<'_>, endpoint: &Endpoint) -> u32 {
     let Question { judged, ref peer, way, .. } = *question;
     let protocol = protocol(judged.tuple.protocol);
-    let port = if protocol == ICMP { u16::from(judged.detail) } else { u16::from_be(judged.tuple.dport_be) };
+    let port = if protocol == ICMP { judged.detail as u16 } else { u16::from_be(judged.tuple.dport_be) };
     let mut interval = 0;
     if let Some(index) = port_index(protocol, port)
         && let Some(number) = PORTS.get(index)
@@ -179,12 +147,6 @@ fn block(addr: &Addr) -> u32 {
     BLOCKS.get(&key).copied().unwrap_or(0)
 }
 
-#[inline(always)]
-fn is_instance(addr: &Addr) -> bool {
-    let config = config();
-    config.instances[0].contains(addr) || config.instances[1].contains(addr)
-}
-
 /// What the owner of an address is.
 #[inline(never)]
 fn who(addr: &Addr) -> Who {
@@ -197,22 +159,4 @@ fn who(addr: &Addr) -> Who {
     // SAFETY: only whether it is there.
     let host = own || unsafe { NODE_ADDRS.get(addr) }.is_some();
     Who { class: if host { HOST } else { WORLD }, tenant: 0 }
-}
-
-#[inline(always)]
-fn noted(tuple: &Tuple) -> bool {
-    // SAFETY: one aligned word.
-    unsafe { NOTES.get(tuple) }.is_some_and(|then| is_fresh(tuple, *then, now()))
-}
-
-/// Notes that it was allowed. A map that cannot take it evicts; if that fails as well, the next packet tries again.
-#[inline(always)]
-fn note(tuple: &Tuple) {
-    let now = now();
-    if let Some(then) = NOTES.get_ptr_mut(tuple) {
-        // SAFETY: one aligned word of a row.
-        unsafe { *then = now };
-    } else {
-        let _ = NOTES.insert(tuple, &now, 0);
-    }
 }

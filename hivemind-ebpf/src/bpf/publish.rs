@@ -1,20 +1,22 @@
 //! Published ports: the device that the host's firewall hands accepted connections to, and the uplinks.
 
-use aya_ebpf::{macros::classifier, programs::TcContext};
+use aya_ebpf::{helpers::generated::bpf_redirect, macros::classifier, programs::TcContext};
 use hivemind_ebpf::{
-    abi::{FORWARD, FrontendKey, IN},
-    packet::{Bytes, ETH, WHOLE},
+    abi::{FrontendKey, IN},
+    packet::{Bytes, ETH},
     reason::Reason,
 };
 
 use super::{
-    PASS,
-    balance::{self, Known},
-    container::{to_local, to_local_by_device},
+    PASS, balance,
+    container::leave,
     finish,
-    maps::config,
-    policy::{Judged, UNKNOWN},
-    skb::{Skb, packet, read},
+    flow::{self, Hook},
+    maps::{ENDPOINTS, PEERS, config, forwarded},
+    related,
+    rewrite::{self, End},
+    skb::Skb,
+    work::{Work, read, work},
 };
 
 /// Ingress of an uplink: packets of connections that were accepted go straight to their backend. All others pass.
@@ -47,43 +49,78 @@ fn from_uplink(skb: Skb, verdict: &mut i32) -> Result<(), Reason> {
     if ether_type(skb).is_none_or(|t| read(skb, t).is_err()) {
         return Ok(());
     }
-    let packet = packet().ok_or(Reason::Malformed)?;
+    let work = work()?;
     // Before the stack sees it, which would believe it where the host does not filter by reverse path.
-    if config().is_inside(&packet.tuple.src) {
+    if config().is_inside(&work.packet.tuple.src) {
         return Err(Reason::SpoofedAddress);
     }
-    if !packet.has_ports() || packet.fragment != WHOLE || !balance::is_forward(&packet.tuple) {
+    let length = u64::from(skb.len());
+    if work.packet.is_error() {
+        if related::published(skb, work)? {
+            leave(&work.way, verdict);
+        }
         return Ok(());
     }
-    let mut known = Known::NOTHING;
-    balance::follow(packet, &mut known)?;
-    if known.ifindex == 0 {
+    if !work.packet.is_balanced() || !balance::translate(work) {
         return Ok(());
     }
-    known.apply(skb, packet)?;
-    to_local(skb, packet, known.ifindex, &known, &Judged::of(packet, UNKNOWN), verdict)
+    work.set_key();
+    if !flow::passes(work, Hook::From, 0, length) {
+        // The stack and the firewall see a connection that is over, or whose end is new.
+        if !continues(work, length)? {
+            return Ok(());
+        }
+    }
+    if work.way.far == 0 {
+        return Ok(());
+    }
+    forwarded(work.way.slots[1], IN, length);
+    rewrite::replace(skb, &work.packet, End::Destination, &work.tuple.dst, work.tuple.dport_be)?;
+    leave(&work.way, verdict);
+    Ok(())
+}
+
+/// Decides anew about a connection that was accepted. False: it is none, or a new one.
+#[inline(never)]
+fn continues(work: &mut Work, length: u64) -> Result<bool, Reason> {
+    if !flow::is_there(work) || work.packet.opens() {
+        return Ok(false);
+    }
+    (work.devices, work.service) = ([0, 0], 0);
+    balance::resolve(work, &published(work))?;
+    flow::admit(work, Hook::From, length)?;
+    Ok(true)
+}
+
+#[inline(always)]
+fn published(work: &Work) -> FrontendKey {
+    FrontendKey::published(work.packet.is_v4(), work.packet.tuple.dport_be, work.packet.tuple.protocol)
 }
 
 #[inline(always)]
 fn pub_select(skb: Skb, verdict: &mut i32) -> Result<(), Reason> {
     read(skb, ether_type(skb).ok_or(Reason::Malformed)?)?;
-    let packet = packet().ok_or(Reason::Malformed)?;
-    if !packet.has_ports() {
+    let work = work()?;
+    if !work.packet.is_balanced() {
         return Err(Reason::NoSuchPort);
     }
-    if packet.fragment != WHOLE {
-        return Err(Reason::Fragment);
-    }
-    let mut known = Known::NOTHING;
-    balance::follow(packet, &mut known)?;
-    if known.kind == 0 {
-        let key = FrontendKey::published(packet.is_v4(), packet.tuple.dport_be, packet.tuple.protocol);
-        balance::begin(packet, &key, skb.came_by(), &mut known)?;
-    }
+    balance::translate(work);
+    // SAFETY: one aligned word.
+    let from = unsafe { PEERS.get(&work.packet.tuple.src) }.map_or(0, |peer| peer.ifindex);
+    (work.devices, work.back, work.service) = ([from, 0], skb.came_by(), 0);
+    balance::resolve(work, &published(work))?;
     // A backend on another node is reached there: its node publishes the port as well.
-    if known.kind != FORWARD || known.ifindex == 0 {
+    if work.devices[1] == 0 {
         return Err(Reason::PeerNotReady);
     }
-    known.apply(skb, packet)?;
-    to_local_by_device(skb, known.ifindex, verdict)
+    // Counted when it goes into the instance.
+    flow::admit(work, Hook::From, 0)?;
+    rewrite::replace(skb, &work.packet, End::Destination, &work.tuple.dst, work.tuple.dport_be)?;
+    // The shorter way is not allowed from an egress hook: the instance's host device sends it.
+    // SAFETY: copied.
+    let to = unsafe { ENDPOINTS.get(&work.devices[1]) }.ok_or(Reason::PeerNotReady)?.frame_to;
+    skb.store(0, &to, 0)?;
+    // SAFETY: no pointers.
+    *verdict = unsafe { bpf_redirect(work.devices[1], 0) } as i32;
+    Ok(())
 }

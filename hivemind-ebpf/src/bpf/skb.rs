@@ -5,17 +5,9 @@ use aya_ebpf::{
     helpers::generated::{
         bpf_csum_diff, bpf_l3_csum_replace, bpf_l4_csum_replace, bpf_skb_load_bytes, bpf_skb_store_bytes,
     },
-    macros::map,
-    maps::PerCpuArray,
     programs::TcContext,
 };
-use hivemind_ebpf::{
-    packet::{self, Bytes, Packet},
-    reason::Reason,
-};
-
-#[map(name = "hm_packet")]
-static PACKET: PerCpuArray<Packet> = PerCpuArray::with_max_entries(1, 0);
+use hivemind_ebpf::{packet::Bytes, reason::Reason};
 
 /// Up to here headers are looked for in the packet's linear part first, without a call.
 const NEAR: u32 = 256;
@@ -54,6 +46,14 @@ impl Skb {
     #[inline(always)]
     pub(super) const fn new(context: &TcContext) -> Self {
         Self(context.skb.skb)
+    }
+
+    /// The first `length` of `bytes` become those at `offset`. False: the packet does not have them.
+    #[inline(always)]
+    pub(super) fn load_into(self, offset: u32, bytes: &mut [u8; 40], length: u32) -> bool {
+        // SAFETY: no caller asks for more than `bytes` has; the helper checks the packet's bounds.
+        let code = unsafe { bpf_skb_load_bytes(self.0.cast(), offset, bytes.as_mut_ptr().cast(), length) };
+        code == 0
     }
 
     /// Bytes of the packet.
@@ -115,21 +115,4 @@ pub(super) fn difference(old: &mut [u32; 4], new: &mut [u32; 4]) -> u64 {
 #[inline(always)]
 const fn done(code: i64) -> Result<(), Reason> {
     if code == 0 { Ok(()) } else { Err(Reason::Rewrite) }
-}
-
-/// Reads the headers of an IP packet, into memory of this CPU: what lies on the stack the verifier follows byte by byte,
-/// on every path through here and on from here (it took ten times as many steps). Programs of one CPU do not interrupt
-/// each other, and one has done with its packet before the next begins.
-#[inline(never)]
-pub(super) fn read(skb: Skb, ether_type: u16) -> Result<(), Reason> {
-    let Some(packet) = packet() else { return Err(Reason::Malformed) };
-    *packet = Packet::BLANK;
-    packet::parse(&skb, ether_type, packet)
-}
-
-/// What [`read`] has read. Always there: the verifier does not know that.
-#[inline(always)]
-pub(super) fn packet() -> Option<&'static mut Packet> {
-    // SAFETY: the CPU's own memory, see `read`.
-    PACKET.get_ptr_mut(0).map(|packet| unsafe { &mut *packet })
 }

@@ -4,9 +4,9 @@
 
 pub(crate) const BUDGET: [(&str, u32); 12] = [
     ("hm_from_cont", 105_000),
-    ("hm_to_cont", 19_700),
-    ("hm_from_uplink", 18_800),
-    ("hm_pub_select", 21_600),
+    ("hm_to_cont", 95_000),
+    ("hm_from_uplink", 97_000),
+    ("hm_pub_select", 55_000),
     ("hm_connect4", 1_000),
     ("hm_connect6", 1_100),
     ("hm_sendmsg4", 1_000),

@@ -7,6 +7,7 @@ pub(crate) const TCP: u8 = 6;
 pub(crate) const UDP: u8 = 17;
 pub(crate) const ICMP: u8 = 1;
 pub(crate) const ICMPV6: u8 = 58;
+pub(crate) const SCTP: u8 = 132;
 pub(crate) const SYN: u8 = 2;
 pub(crate) const RST: u8 = 4;
 pub(crate) const ACK: u8 = 16;
@@ -48,6 +49,15 @@ impl Frame {
             payload: b"odd".to_vec(),
             unsummed: false,
         }
+    }
+
+    /// An ICMP error of this type about `frame`, from `src` to whoever has sent it: it quotes what a router quotes at least
+    /// (RFC 792), headers and eight bytes.
+    pub(crate) fn error(kind: u8, src: IpAddr, frame: &Self) -> Self {
+        let protocol = if src.is_ipv4() { ICMP } else { ICMPV6 };
+        let header = if src.is_ipv4() { 20 + frame.options.len() } else { 40 };
+        let payload = frame.bytes()[14..14 + header + 8].to_vec();
+        Self { detail: kind, payload, ..Self::new(protocol, (src, 0), (frame.src.0, 0)) }
     }
 
     /// The bytes, with correct lengths and checksums.
@@ -103,6 +113,7 @@ impl Frame {
                 ([&ports[..], &length, &[0, 0]].concat(), 6)
             }
             ICMP | ICMPV6 => (vec![self.detail, 0, 0, 0, 0, 0, 0, 0], 2),
+            SCTP => ([&ports[..], &[0; 8]].concat(), 0),
             _ => (Vec::new(), 0),
         };
         l4.extend(&self.payload);

@@ -39,7 +39,7 @@ fn what_has_gone_leaves_no_row_behind() {
             for n in first..first + AT_ONCE {
                 connect(&bench, n);
             }
-            assert_eq!(bench.entries()[map::CONNECTIONS], 2 * AT_ONCE as usize);
+            assert_eq!(bench.entries()[map::FLOWS], AT_ONCE as usize);
             bench.lab.tables = begin.clone();
             bench.lab.sync();
             let report = bench.lab.dataplane.sweep().expect("to sweep");
@@ -125,7 +125,8 @@ fn a_full_map_is_told_and_leaves_nothing_half_written() {
         bench.lab.dataplane.sweep().expect("to sweep");
         let mut after = bench.entries();
         // The one that was asked for above lives on.
-        assert_eq!(after.remove(map::CONNECTIONS), Some(2));
+        assert_eq!(after.remove(map::FLOWS), Some(1));
+        assert_eq!(after.remove(map::TRANSLATIONS), Some(1));
         assert!(after.iter().all(|(name, count)| start[name] == *count), "{after:?}");
         bench.lab.dataplane.unload().expect("to unload");
     });

@@ -194,9 +194,21 @@ fn fragments_follow_their_first_and_errors_pass() {
         bench.ask("the first", &first, passes(&first));
         bench.ask("a later one after it", &later, passes(&later));
         for (family, protocol, kind) in [(Family::V4, ICMP, 3), (Family::V6, ICMPV6, 2)] {
-            let error = Frame { detail: kind, ..asks(&bench, family, protocol, 0) };
-            bench.ask("too big", &error, passes(&error));
-            let echo = Frame { detail: if family == Family::V4 { 8 } else { 128 }, ..error };
+            // What instance 1 has sent to instance 0, which may not begin towards it, comes back as an error.
+            let begun = bench.sent(1, UDP, 5353, (bench.address(0, family), 53).into());
+            let told = |bench: &Bench, frame: &Frame| {
+                let link = &bench.lab.instances[0].link;
+                let error = Frame::error(kind, bench.address(0, family), frame);
+                Frame { from_mac: link.instance_mac.0, to_mac: link.host_mac.0, ..error }
+            };
+            let error = told(&bench, &begun);
+            bench.ask("an error about nothing", &error, Expect::Drop(Reason::Unrelated));
+            bench.answer("begins", &begun, passes(&begun));
+            bench.ask("an error about it", &error, passes(&error));
+            let other = told(&bench, &Frame { src: (begun.src.0, 5354), ..begun });
+            bench.ask("an error about another", &other, Expect::Drop(Reason::Unrelated));
+            let echo =
+                Frame { detail: if family == Family::V4 { 8 } else { 128 }, ..asks(&bench, family, protocol, 0) };
             bench.ask("a ping", &echo, Expect::Drop(Reason::PolicyIn));
         }
         bench.lab.dataplane.unload().expect("to unload");

@@ -8,7 +8,7 @@ use hivemind_ebpf::{program, reason::Reason};
 
 use crate::{
     bench::{Bench, Expect, Row, service},
-    frame::{ACK, Frame, ICMP, ICMPV6, RST, TCP, UDP, arp},
+    frame::{ACK, Frame, ICMP, ICMPV6, RST, SCTP, TCP, UDP, arp},
     lab::{FAMILIES, GATEWAY, UPLINK, vip},
 };
 
@@ -88,7 +88,7 @@ impl Table<'_> {
         let frame = self.bench.sent(0, UDP, 5001, SocketAddr::new(own, 53));
         self.sends("to the node", &frame, Expect::Pass);
         let peer = SocketAddr::new(self.bench.address(1, family), 7);
-        for protocol in [TCP, UDP, if v4 { ICMP } else { ICMPV6 }, 132] {
+        for protocol in [TCP, UDP, if v4 { ICMP } else { ICMPV6 }, SCTP] {
             let mut frame = self.bench.sent(0, protocol, 5001, peer);
             if matches!(protocol, ICMP | ICMPV6) {
                 frame.detail = if v4 { 8 } else { 128 };
@@ -115,6 +115,17 @@ impl Table<'_> {
         let more = Frame { detail: ACK, ..ask.clone() };
         let there = Frame { dst: (backend, 8080), ..more.clone() }.bytes();
         self.sends("its next packet", &more, Expect::RedirectAs(there));
+        // The backend refuses: the client is told of what it has asked for. A flow that nobody knows it does not tell of.
+        let refused = if family == Family::V4 { 3 } else { 1 };
+        let asked = Frame { dst: (backend, 8080), ..ask.clone() };
+        let error = self.as_sent_by(1, Frame::error(refused, backend, &asked));
+        let shown = Frame { src: (vip(family, 1), 0), ..Frame::error(refused, vip(family, 1), &ask) };
+        let shown = as_quoted(Frame { from_mac: error.from_mac, to_mac: error.to_mac, ..shown }, &error);
+        self.row("an error from it", FROM, bench.ifindex(1), error.bytes(), Expect::RedirectAs(shown.bytes()));
+        let unknown = Frame { src: (asked.src.0, 6999), ..asked };
+        let error = self.as_sent_by(1, Frame::error(refused, backend, &unknown));
+        let unrelated = Expect::Drop(Reason::Unrelated);
+        self.row("an error about nothing", FROM, bench.ifindex(1), error.bytes(), unrelated);
         let clash = bench.sent(0, protocol, 6000, service(family, 2));
         self.sends("the same port by another service", &clash, Expect::Drop(Reason::TupleClash));
         if protocol == TCP {
@@ -142,6 +153,11 @@ impl Table<'_> {
         }
     }
 
+    fn as_sent_by(&self, instance: usize, frame: Frame) -> Frame {
+        let link = &self.bench.lab.instances[instance].link;
+        Frame { from_mac: link.instance_mac.0, to_mac: link.host_mac.0, ..frame }
+    }
+
     /// A connection that is over is in nobody's way: another service gets its port.
     fn after_a_reset(&mut self, family: Family) {
         let bench = self.bench;
@@ -165,14 +181,18 @@ impl Table<'_> {
         let more = Frame { detail: ACK, ..asks.clone() };
         let there = Frame { dst: (backend, 8080), ..more.clone() };
         self.row("begun: the short way", UP, device("uplink"), more.bytes(), Expect::RedirectAs(there.bytes()));
-        // Its parts are put together by the stack, which hands over the whole.
-        let part = match family {
-            Family::V4 => Frame { fragment: 0x2000, ..asks.clone() },
-            Family::V6 => Frame { extensions: vec![(44, vec![0, 0, 1, 0, 0, 0, 1])], ..asks.clone() },
-        };
-        self.row("begun, a first fragment: the stack's", UP, device("uplink"), part.bytes(), Expect::Pass);
+        self.parts(family, &more, &there);
         let mut answer = bench.sent(1, protocol, 8080, SocketAddr::new(client, 7000));
         answer.detail |= ACK;
+        // A router on the way says that the answer was too big: the instance is told so of what it has sent.
+        let kind = if family == Family::V4 { 3 } else { 2 };
+        let shown = Frame { src: (node, 9000), ..answer.clone() };
+        let router =
+            if family == Family::V4 { [198, 51, 100, 1].into() } else { "2001:db8:9::1".parse().expect("an address") };
+        let error = Frame::error(kind, router, &shown);
+        let told = Frame::error(kind, router, &answer);
+        let told = as_quoted(Frame { from_mac: error.from_mac, to_mac: error.to_mac, ..told }, &error);
+        self.row("an error about its answer", UP, device("uplink"), error.bytes(), Expect::RedirectAs(told.bytes()));
         // A test run has no device it came by, so the answer goes by the stack here.
         let back = Frame { src: (node, 9000), ..answer.clone() }.bytes();
         self.row("its answer", FROM, bench.ifindex(1), answer.bytes(), Expect::PassAs(back));
@@ -184,6 +204,33 @@ impl Table<'_> {
         }
         let other = Frame::new(protocol, (client, 7001), (node, 9001));
         self.row("not published", PUB, publish, other.bytes(), Expect::Drop(Reason::NoSuchPort));
+    }
+
+    /// The fragments of a packet to a published port: the later ones follow the first. Alone they are the stack's.
+    fn parts(&mut self, family: Family, asks: &Frame, there: &Frame) {
+        let uplink = device("uplink");
+        let part = |frame: &Frame, ident: u8, first: bool| match family {
+            Family::V4 => Frame { fragment: if first { 0x2000 } else { 3 }, ttl: 64, ..frame.clone() },
+            Family::V6 => {
+                let offset = if first { [0, 1] } else { [0, 24] };
+                let header = vec![0, offset[0], offset[1], 0, 0, 0, ident];
+                Frame { extensions: vec![(44, header)], ..frame.clone() }
+            }
+        };
+        let ident = asks.protocol;
+        if family == Family::V6 {
+            let alone = part(asks, ident + 100, false);
+            self.row("begun, a later fragment alone: the stack's", UP, uplink, alone.bytes(), Expect::Pass);
+        }
+        let (first, first_there) = (part(asks, ident, true), part(there, ident, true));
+        self.row("begun, a first fragment", UP, uplink, first.bytes(), Expect::RedirectAs(first_there.bytes()));
+        let later = part(asks, ident, false).bytes();
+        // What lies where the ports would be is data: only the address changes.
+        let mut later_there = later.clone();
+        let address = part(there, ident, false).bytes();
+        let header = if family == Family::V4 { 24..34 } else { 38..54 };
+        later_there[header.clone()].copy_from_slice(&address[header]);
+        self.row("begun, a later fragment", UP, uplink, later, Expect::RedirectAs(later_there));
     }
 
     fn arrivals(&mut self, family: Family) {
@@ -267,11 +314,16 @@ impl Table<'_> {
             bytes[at] = value;
             self.row(name, FROM, index, bytes, malformed.clone());
         }
-        for (name, fragment) in [("first fragment", 0x2000), ("later fragment", 0x0010)] {
-            self.sends(name, &Frame { fragment, ..plain.clone() }, Expect::Pass);
-            let frame = Frame { fragment, ..bench.sent(0, UDP, 5003, service(Family::V4, 1)) };
-            self.sends(&format!("{name} to a service"), &frame, Expect::Drop(Reason::Fragment));
-        }
+        let later = Frame { fragment: 0x0010, ..plain.clone() };
+        self.sends("later fragment alone", &later, Expect::Drop(Reason::Fragment));
+        self.sends("first fragment", &Frame { fragment: 0x2000, ..plain.clone() }, Expect::Pass);
+        self.sends("later fragment", &later, Expect::Pass);
+        let asks = bench.sent(0, UDP, 5003, service(Family::V4, 1));
+        let later = Frame { fragment: 0x0010, ..asks.clone() };
+        self.sends("later fragment to a service alone", &later, Expect::Drop(Reason::Fragment));
+        let first = Frame { fragment: 0x2000, ..asks };
+        let there = Frame { dst: (bench.address(1, Family::V4), 8080), ..first.clone() };
+        self.sends("first fragment to a service", &first, Expect::RedirectAs(there.bytes()));
         let options = |number| (number, vec![0, 1, 4, 0, 0, 0, 0]);
         let frame = Frame { extensions: vec![options(0), options(60)], ..plain6.clone() };
         self.sends("extension headers", &frame, Expect::Pass);
@@ -283,16 +335,21 @@ impl Table<'_> {
             let frame = Frame { extensions, ..plain6.clone() };
             self.sends(name, &frame, Expect::Drop(Reason::ExtensionHeader));
         }
-        for (name, offset) in [("first fragment", [0, 1]), ("later fragment", [0, 8])] {
-            let header = (44, vec![0, offset[0], offset[1], 0, 0, 0, 1]);
-            let frame = Frame { extensions: vec![header], ..bench.sent(0, UDP, 5003, service(Family::V6, 1)) };
-            self.sends(&format!("{name} to a service"), &frame, Expect::Drop(Reason::Fragment));
-        }
+        let header = (44, vec![0, 0, 8, 0, 0, 0, 1]);
+        let frame = Frame { extensions: vec![header], ..bench.sent(0, UDP, 5003, service(Family::V6, 1)) };
+        self.sends("later fragment to a service alone", &frame, Expect::Drop(Reason::Fragment));
     }
 }
 
 const LINK_LOCAL: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
 const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
+
+/// The quoted UDP checksum stays as it is: nobody looks at it.
+fn as_quoted(mut shown: Frame, error: &Frame) -> Frame {
+    let at = shown.payload.len() - 2;
+    shown.payload[at..].copy_from_slice(&error.payload[at..]);
+    shown
+}
 
 fn device(name: &str) -> u32 {
     nix::net::if_::if_nametoindex(name).expect("a device")

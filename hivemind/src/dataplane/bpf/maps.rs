@@ -4,12 +4,12 @@ use std::{collections::BTreeMap, fs, path::Path};
 
 use aya::{
     Ebpf, Pod,
-    maps::{HashMap, LpmTrie, Map, MapData, MapError, MapInfo, PerCpuHashMap, lpm_trie::Key},
+    maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, MapInfo, PerCpuArray, PerCpuHashMap, lpm_trie::Key},
 };
 use hivemind_ebpf::{
     abi::{
-        Addr, Backend, Connection, Count, CounterKey, Endpoint, Frontend, FrontendKey, Peer, RuleKey, ServedKey,
-        SlotKey, Tuple,
+        Addr, Backend, Count, CounterKey, Endpoint, Flow, FlowKey, Frontend, FrontendKey, Peer, RuleKey, Served,
+        ServedKey, SlotKey, Translation, Tuple,
     },
     map,
 };
@@ -35,11 +35,6 @@ impl<K: Pod, V: Pod> Table<K, V> {
     pub(super) fn remove(&mut self, key: &K) -> Result<(), MapError> {
         killpoint::before("removing a row of a map");
         named(self.map.remove(key))
-    }
-
-    /// The value, if the key is there.
-    pub(super) fn get(&self, key: &K) -> Option<V> {
-        self.map.get(key, 0).ok()
     }
 
     /// All rows. Of a map that the kernel's side changes meanwhile: each row that stays, and some of the others.
@@ -115,8 +110,11 @@ pub(super) struct Maps {
     pub(super) node_addresses: Table<Addr, u32>,
     pub(super) frontends: Table<FrontendKey, Frontend>,
     pub(super) slots: Table<SlotKey, Backend>,
-    pub(super) served: Table<ServedKey, u32>,
-    pub(super) connections: Table<Tuple, Connection>,
+    pub(super) served: Table<ServedKey, Served>,
+    pub(super) flows: Table<FlowKey, Flow>,
+    pub(super) translations: Table<Tuple, Translation>,
+    pub(super) totals: PerCpuArray<MapData, Count>,
+    generation: Array<MapData, u32>,
     pub(super) counters: PerCpuHashMap<MapData, CounterKey, Count>,
     pub(super) rules: Table<RuleKey, u32>,
     pub(super) ports: Ports,
@@ -146,7 +144,8 @@ impl Maps {
         }
         let capacities = map::ALL.into_iter().filter_map(|name| Some((name, data(ebpf.map(name)?)?.info().ok()?)));
         let sizes: BTreeMap<_, _> = capacities.map(|(name, info)| (name, info.max_entries())).collect();
-        let counters = take(ebpf, map::COUNTERS)?;
+        let (counters, totals) = (take(ebpf, map::COUNTERS)?, take(ebpf, map::TOTALS)?);
+        let generation = take(ebpf, map::GENERATION)?;
         let (ports, blocks, hits) = (take(ebpf, map::PORTS)?, take(ebpf, map::BLOCKS)?, take(ebpf, map::HITS)?);
         Ok(Self {
             endpoints: table(ebpf, map::ENDPOINTS, &sizes)?,
@@ -155,7 +154,10 @@ impl Maps {
             frontends: table(ebpf, map::FRONTENDS, &sizes)?,
             slots: table(ebpf, map::SLOTS, &sizes)?,
             served: table(ebpf, map::SERVED, &sizes)?,
-            connections: table(ebpf, map::CONNECTIONS, &sizes)?,
+            flows: table(ebpf, map::FLOWS, &sizes)?,
+            translations: table(ebpf, map::TRANSLATIONS, &sizes)?,
+            totals: PerCpuArray::try_from(totals).map_err(|error| failed("use", map::TOTALS, &error))?,
+            generation: Array::try_from(generation).map_err(|error| failed("use", map::GENERATION, &error))?,
             counters: PerCpuHashMap::try_from(counters).map_err(|error| failed("use", map::COUNTERS, &error))?,
             rules: table(ebpf, map::RULES, &sizes)?,
             ports: Ports::map(
@@ -168,7 +170,15 @@ impl Maps {
         })
     }
 
-    /// How many entries each map holds, but the sockets': that one makes room by itself.
+    /// Has every flow decided anew at its next packet. Call it after the tables have changed.
+    pub(super) fn next_generation(&mut self) -> Result<(), DataplaneError> {
+        let fail = |error: MapError| failed("write", map::GENERATION, &error);
+        let now = self.generation.get(&0, 0).map_err(fail)?;
+        killpoint::before("telling the programs that the tables have changed");
+        self.generation.set(0, now.wrapping_add(1), 0).map_err(fail)
+    }
+
+    /// How many entries each map holds, but those that make room by themselves.
     #[cfg(feature = "testkit")]
     pub(super) fn entries(&self) -> Result<BTreeMap<&'static str, usize>, DataplaneError> {
         let counters = self.counters.keys().filter(Result::is_ok).count();
@@ -179,7 +189,8 @@ impl Maps {
             (map::FRONTENDS, self.frontends.raw_rows()?.len()),
             (map::SLOTS, self.slots.raw_rows()?.len()),
             (map::SERVED, self.served.raw_rows()?.len()),
-            (map::CONNECTIONS, self.connections.raw_rows()?.len()),
+            (map::FLOWS, self.flows.raw_rows()?.len()),
+            (map::TRANSLATIONS, self.translations.raw_rows()?.len()),
             (map::COUNTERS, counters),
             (map::RULES, self.rules.raw_rows()?.len()),
             (map::BLOCKS, self.blocks.rows()?.len()),
@@ -250,6 +261,7 @@ fn data(map: &Map) -> Option<&MapData> {
         Map::HashMap(data)
         | Map::LruHashMap(data)
         | Map::PerCpuHashMap(data)
+        | Map::PerCpuArray(data)
         | Map::Array(data)
         | Map::LpmTrie(data) => Some(data),
         _ => None,

@@ -9,6 +9,7 @@ mod intervals;
 mod link;
 mod maps;
 mod rows;
+mod slots;
 mod sweep;
 mod sync;
 
@@ -273,7 +274,7 @@ impl Dataplane for BpfDataplane {
     }
 
     fn counters(&mut self) -> Result<Vec<Counter>, DataplaneError> {
-        sweep::counters(&self.maps)
+        sweep::counters(&self.maps, self.shadow.slots())
     }
 
     fn rule_hits(&mut self) -> Result<BTreeMap<u32, u64>, DataplaneError> {
@@ -281,7 +282,7 @@ impl Dataplane for BpfDataplane {
     }
 
     fn sweep(&mut self) -> Result<SweepReport, DataplaneError> {
-        let mut report = sweep::connections(&mut self.maps)?;
+        let mut report = sweep::flows(&mut self.maps)?;
         // Without the list nothing is taken for gone.
         if let Ok(devices) = nix::net::if_::if_nameindex() {
             let devices: BTreeSet<u32> = devices.iter().map(nix::net::if_::Interface::index).collect();

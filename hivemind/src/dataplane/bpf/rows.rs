@@ -61,7 +61,9 @@ impl Row for EndpointRow {
             (self.blocks, policy::BLOCKS),
         ];
         let flags = flags.into_iter().filter(|(set, _)| *set).fold(0, |flags, (_, bit)| flags | bit);
-        Endpoint { v4, v6, frame_to, who: Who { class: self.class, tenant: self.tenant }, set, flags }
+        // Where it is counted is not in the tables: see `slots`.
+        let who = Who { class: self.class, tenant: self.tenant };
+        Endpoint { v4, v6, frame_to, who, set, flags, slot: 0 }
     }
     fn decode(abi: Endpoint) -> Option<Self> {
         let [a, b, c, d, e, f, g, h, i, j, k, l] = abi.frame_to;
@@ -170,7 +172,7 @@ pub(super) const fn number(protocol: PolicyProtocol) -> u8 {
     match protocol {
         PolicyProtocol::Tcp => packet::TCP,
         PolicyProtocol::Udp => packet::UDP,
-        PolicyProtocol::Sctp => policy::SCTP,
+        PolicyProtocol::Sctp => packet::SCTP,
         PolicyProtocol::Icmp => packet::ICMP,
     }
 }

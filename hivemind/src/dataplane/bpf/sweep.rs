@@ -1,69 +1,84 @@
-//! What grows with traffic: connections that have ended or lost their backend, and counters of instances that are gone.
+//! What grows with traffic: flows that have ended or lost an end, and counters of instances that are gone.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use aya::{maps::MapError, maps::PerCpuValues};
 use hivemind_ebpf::{
-    abi::{Connection, Count, CounterKey, FORWARD, RETIRED},
-    connection, map,
+    abi::{Count, CounterKey, Flow, FlowKey, RETIRED, Tuple},
+    flow, map,
 };
 
-use super::maps::{Maps, failed, named};
+use super::{
+    maps::{Maps, Table, failed},
+    slots::{self, Slots, sum},
+};
 use crate::dataplane::{Counter, DataplaneError, SweepReport};
 
-/// Removes connections that have been silent for longer than they may, and those whose backend is gone: nothing of
-/// them is forwarded any more.
-pub(super) fn connections(maps: &mut Maps) -> Result<SweepReport, DataplaneError> {
+/// Removes flows that have been silent for longer than they may, and those that have lost an instance of this node:
+/// nothing of them is forwarded any more.
+pub(super) fn flows(maps: &mut Maps) -> Result<SweepReport, DataplaneError> {
     let mut report = SweepReport::default();
-    let mut ended = Vec::new();
     let now = now();
-    for (key, row) in maps.connections.raw_rows()? {
-        let other = maps.connections.get(&row.other(&key));
-        let (forward, reverse) = if row.kind == FORWARD { (Some(row), other) } else { (other, Some(row)) };
-        let seen = |half: Option<Connection>| half.map_or(0, |half| half.seen);
-        let last = |half: Option<Connection>| half.map_or(row.last, |half| half.last);
-        let ticks = connection::lifetime(key.protocol, seen(forward), seen(reverse));
-        let gone = forward.is_some_and(|to| maps.peers.get(&to.addr).map(|peer| peer.ifindex) != Some(to.ifindex));
-        let over = gone || connection::is_over(now, last(forward), last(reverse), ticks);
-        match (row.kind == FORWARD, over) {
-            (true, true) => report.expired += 1,
-            (true, false) => report.connections += 1,
-            (false, _) => {}
-        }
-        if over {
+    let devices: BTreeSet<u32> = maps.endpoints.raw_rows()?.into_iter().map(|(ifindex, _)| ifindex).collect();
+    let translations: BTreeSet<Tuple> = maps.translations.raw_rows()?.into_iter().map(|(asked, _)| asked).collect();
+    let mut ended = Vec::new();
+    let mut in_use = BTreeSet::new();
+    for (key, row) in maps.flows.raw_rows()? {
+        let lost = row.devices.iter().any(|device| *device != 0 && !devices.contains(device));
+        if lost || flow::is_over(&key, &row, now) {
+            report.expired += 1;
             ended.push(key);
+        } else {
+            report.connections += 1;
+            in_use.extend(asked(&key, &row));
         }
     }
-    for key in ended {
-        match maps.connections.remove(&key) {
-            Ok(()) | Err(MapError::KeyNotFound | MapError::ElementNotFound) => {}
-            Err(error) => return Err(failed("sweep", map::CONNECTIONS, &error)),
-        }
-    }
+    remove(&mut maps.flows, &ended)?;
+    // A flow that has begun since the flows were read is not in this list: its translation is newer than the list of
+    // translations, which is older.
+    let unused: Vec<_> = translations.difference(&in_use).copied().collect();
+    remove(&mut maps.translations, &unused)?;
     Ok(report)
 }
 
-/// Now, in the unit of [`Connection::last`].
-fn now() -> u32 {
+/// What a client sends that is translated.
+fn asked(key: &FlowKey, row: &Flow) -> Option<Tuple> {
+    let sent = key.sent_by(usize::from(row.origin));
+    (!row.vip.is_none()).then_some(Tuple { dst: row.vip, dport_be: row.vip_port_be, ..sent })
+}
+
+fn remove<K: aya::Pod, V: aya::Pod>(table: &mut Table<K, V>, keys: &[K]) -> Result<(), DataplaneError> {
+    for key in keys {
+        match table.remove(key) {
+            Ok(()) | Err(MapError::KeyNotFound | MapError::ElementNotFound) => {}
+            Err(error) => return Err(failed("sweep", table.name, &error)),
+        }
+    }
+    Ok(())
+}
+
+/// Now, in nanoseconds: the clock of bpf_ktime_get_coarse_ns.
+fn now() -> u64 {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: the call writes one `timespec` to a valid pointer. The clock is the one of bpf_ktime_get_coarse_ns.
+    // SAFETY: the call writes one `timespec` to a valid pointer.
     unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC_COARSE, &raw mut time) };
-    let nanos = u64::try_from(time.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(time.tv_nsec).unwrap_or(0);
-    // The kernel's side cuts off in the same way.
-    (nanos / connection::TICK_NS) as u32
+    u64::try_from(time.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(time.tv_nsec).unwrap_or(0)
 }
 
 /// All counters, summed over the CPUs. What was counted for instances that are gone is the node's.
-pub(super) fn counters(maps: &Maps) -> Result<Vec<Counter>, DataplaneError> {
+pub(super) fn counters(maps: &Maps, slots: &Slots) -> Result<Vec<Counter>, DataplaneError> {
     let mut sums: BTreeMap<CounterKey, Count> = BTreeMap::new();
-    for (mut key, values) in rows(maps)? {
-        if key.endpoint == RETIRED {
-            key.endpoint = 0;
-        }
+    let mut add = |key, more: Count| {
         let sum = sums.entry(key).or_default();
-        let more = total(&values);
         sum.packets += more.packets;
         sum.bytes += more.bytes;
+    };
+    for (key, values) in rows(maps)? {
+        let endpoint = if key.endpoint == RETIRED { 0 } else { key.endpoint };
+        add(CounterKey { endpoint, ..key }, sum(&values));
+    }
+    for Counter { endpoint, service, direction, reason, packets, bytes } in slots.counters(maps)? {
+        add(CounterKey { endpoint, service, direction, reason, pad: 0 }, Count { packets, bytes });
     }
     let counters = sums.into_iter().map(|(key, count)| Counter {
         endpoint: key.endpoint,
@@ -80,30 +95,18 @@ pub(super) fn counters(maps: &Maps) -> Result<Vec<Counter>, DataplaneError> {
 pub(super) fn rule_hits(maps: &Maps) -> Result<BTreeMap<u32, u64>, DataplaneError> {
     let most = maps.capacity(map::HITS) as usize * 2;
     let rows = maps.hits.iter().take(most).filter(|row| !matches!(row, Err(MapError::KeyNotFound)));
-    let sums = rows.map(|row| row.map(|(rule, values)| (rule, total(&values).packets)));
+    let sums = rows.map(|row| row.map(|(rule, values)| (rule, sum(&values).packets)));
     sums.collect::<Result<_, _>>().map_err(|error| failed("read", map::HITS, &error))
 }
 
 /// Adds the counters of interfaces that no longer exist to those of the retired, and removes them: totals never fall.
 pub(super) fn retire(maps: &mut Maps, exists: impl Fn(u32) -> bool) -> Result<(), DataplaneError> {
-    let fail = |error: &MapError| failed("retire rows of", map::COUNTERS, error);
     for (key, values) in rows(maps)? {
         if key.endpoint == 0 || key.endpoint == RETIRED || exists(key.endpoint) {
             continue;
         }
-        let retired = CounterKey { endpoint: RETIRED, ..key };
-        let mut sum = total(&values);
-        if let Ok(there) = maps.counters.get(&retired, 0) {
-            let there = total(&there);
-            sum.packets += there.packets;
-            sum.bytes += there.bytes;
-        }
-        let sums = on_first_cpu(sum, values.len())?;
-        maps.counters.insert(retired, sums, 0).map_err(|error| fail(&error))?;
-        match named(maps.counters.remove(&key)) {
-            Ok(()) | Err(MapError::KeyNotFound | MapError::ElementNotFound) => {}
-            Err(error) => return Err(fail(&error)),
-        }
+        slots::add(maps, CounterKey { endpoint: RETIRED, ..key }, sum(&values))?;
+        slots::remove(maps, &key)?;
     }
     Ok(())
 }
@@ -114,25 +117,4 @@ fn rows(maps: &Maps) -> Result<Vec<Row>, DataplaneError> {
     let most = maps.capacity(map::COUNTERS) as usize * 2;
     let rows = maps.counters.iter().take(most).filter(|row| !matches!(row, Err(MapError::KeyNotFound)));
     rows.collect::<Result<_, _>>().map_err(|error| failed("read", map::COUNTERS, &error))
-}
-
-fn total(values: &PerCpuValues<Count>) -> Count {
-    let mut sum = Count::default();
-    for value in values.iter() {
-        sum.packets += value.packets;
-        sum.bytes += value.bytes;
-    }
-    sum
-}
-
-fn on_first_cpu(sum: Count, cpus: usize) -> Result<PerCpuValues<Count>, DataplaneError> {
-    let mut values = vec![Count::default(); cpus];
-    if let Some(first) = values.first_mut() {
-        *first = sum;
-    }
-    PerCpuValues::try_from(values).map_err(|error| DataplaneError::Map {
-        action: "retire rows of",
-        map: map::COUNTERS,
-        why: error.to_string(),
-    })
 }

@@ -7,13 +7,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use aya::maps::MapError;
 use hivemind_ebpf::{
-    abi::{Addr, Backend, Frontend as FrontendValue, SlotKey},
+    abi::{Addr, Backend, Endpoint, Frontend as FrontendValue, Served, SlotKey},
     map,
 };
 
 use super::{
     maps::{Maps, Table, failed, is_full},
     rows::Row,
+    slots::{Owner, Slots},
 };
 use crate::dataplane::{
     DataplaneError, SyncReport,
@@ -31,6 +32,7 @@ pub(super) struct Shadow {
     /// two writes.
     stray: Vec<SlotKey>,
     next_group: u32,
+    slots: Slots,
 }
 
 /// Counts what is done, and remembers what is refused while the rest goes on.
@@ -76,16 +78,26 @@ impl Writes {
         V: Row + Clone,
     {
         for (key, value) in rows {
-            if self.done(table.insert(key.encode(), value.encode()), WRITE, table.name) {
-                have.insert((*key).clone(), (*value).clone());
-            }
+            self.put_row(table, have, (key, value), value.encode());
         }
     }
 
-    fn cut<K, V>(&mut self, table: &mut Table<K::Abi, V::Abi>, have: &mut BTreeMap<K, V>, keys: &[K])
+    /// Writes a row that is `abi` in the map.
+    fn put_row<K, V, A>(&mut self, table: &mut Table<K::Abi, A>, have: &mut BTreeMap<K, V>, row: (&K, &V), abi: A)
+    where
+        K: Row + Ord + Clone,
+        V: Clone,
+        A: aya::Pod,
+    {
+        if self.done(table.insert(row.0.encode(), abi), WRITE, table.name) {
+            have.insert(row.0.clone(), row.1.clone());
+        }
+    }
+
+    fn cut<K, V, A>(&mut self, table: &mut Table<K::Abi, A>, have: &mut BTreeMap<K, V>, keys: &[K])
     where
         K: Row + Ord,
-        V: Row,
+        A: aya::Pod,
     {
         for key in keys {
             if self.done(table.remove(&key.encode()), REMOVE, table.name) {
@@ -121,7 +133,20 @@ impl Shadow {
         shadow.stray = slots.into_keys().filter(|key| !used.contains(key)).collect();
         shadow.rows.endpoints = maps.endpoints.rows()?;
         shadow.rows.peers = maps.peers.rows()?;
-        shadow.rows.served = maps.served.rows()?;
+        let mut owners = BTreeMap::new();
+        for (ifindex, row) in maps.endpoints.raw_rows()? {
+            owners.insert(Owner { ifindex, served: None }, row.slot);
+        }
+        for (key, row) in maps.served.raw_rows()? {
+            let Some(decoded @ (ifindex, port, protocol)) = Row::decode(key) else {
+                let _ = maps.served.remove(&key);
+                continue;
+            };
+            owners.insert(Owner { ifindex, served: Some((port, protocol, row.service)) }, row.slot);
+            shadow.rows.served.insert(decoded, row.service);
+        }
+        owners.retain(|_, slot| *slot != 0);
+        shadow.slots = Slots::read(owners);
         shadow.rows.node_addresses = maps.node_addresses.rows::<_, u32>()?.into_keys().collect();
         shadow.rows.rules = maps.rules.rows()?;
         shadow.rows.blocks = maps.blocks.rows()?;
@@ -139,8 +164,28 @@ impl Shadow {
         Ok(report.written + report.removed)
     }
 
-    /// Writes the difference. After it the shadow is what was written, also after an error.
+    /// Who is counted where.
+    pub(super) fn slots(&self) -> &Slots {
+        &self.slots
+    }
+
+    /// Writes the difference, and has the flows decided anew by it. After it the shadow is what was written, also after
+    /// an error.
     pub(super) fn sync(&mut self, maps: &mut Maps, wanted: &Tables) -> Result<SyncReport, DataplaneError> {
+        let report = self.write(maps, wanted);
+        if !matches!(report, Ok(SyncReport { written: 0, removed: 0, .. })) {
+            maps.next_generation()?;
+        }
+        let rows = &self.rows;
+        self.slots.release(|owner| match owner.served {
+            None => !rows.endpoints.contains_key(&owner.ifindex),
+            Some((port, protocol, service)) => rows.served.get(&(owner.ifindex, port, protocol)) != Some(&service),
+        });
+        self.slots.empty(maps)?;
+        report
+    }
+
+    fn write(&mut self, maps: &mut Maps, wanted: &Tables) -> Result<SyncReport, DataplaneError> {
         let first = self.pass(maps, wanted);
         if first.full.is_empty() || first.report.removed == 0 {
             return first.finish(maps);
@@ -184,10 +229,18 @@ impl Shadow {
         }
 
         // Peers come before services, so that a backend is known when it is chosen.
-        writes.put(&mut maps.endpoints, &mut self.rows.endpoints, &endpoints.put);
+        for (ifindex, row) in endpoints.put {
+            let slot = self.slots.of(maps, Owner { ifindex: *ifindex, served: None });
+            let abi = Endpoint { slot, ..row.encode() };
+            writes.put_row(&mut maps.endpoints, &mut self.rows.endpoints, (ifindex, row), abi);
+        }
         writes.put(&mut maps.peers, &mut self.rows.peers, &peers.put);
         writes.put(&mut maps.node_addresses, &mut own, &addresses.put);
-        writes.put(&mut maps.served, &mut self.rows.served, &served.put);
+        for (port, service) in served.put {
+            let owner = Owner { ifindex: port.0, served: Some((port.1, port.2, *service)) };
+            let abi = Served { service: *service, slot: self.slots.of(maps, owner) };
+            writes.put_row(&mut maps.served, &mut self.rows.served, (port, service), abi);
+        }
         self.put_services(&mut writes, maps, &services);
 
         for front in &services.cut {

@@ -1,0 +1,180 @@
+//! Flows: who talks with whom, and what was decided about it.
+
+use core::mem::{align_of, offset_of, size_of};
+
+use super::{Addr, Tuple};
+
+/// The two sides of a flow, the same for both directions: side 0 is the one with the lower address, or port.
+/// Services do not occur in it: a client and its backend are the sides.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub struct FlowKey {
+    /// Addresses.
+    pub addrs: [Addr; 2],
+    /// Ports, or the identifier of an ICMP echo on both sides, or 0.
+    pub ports_be: [u16; 2],
+    /// The protocol's number.
+    pub protocol: u8,
+    /// Always 0.
+    pub pad: [u8; 3],
+}
+
+/// What is known of a flow. The daemon reads it as the flow's record and removes it when it is over.
+///
+/// A packet passes by it without being judged again if it comes from a device, with an Ethernet address, in a
+/// direction and at a generation of the tables for which that was decided.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Flow {
+    /// When it began, in nanoseconds of the monotonic clock, as coarse as the kernel's tick.
+    pub first_ns: u64,
+    /// When its last packet came.
+    pub last_ns: u64,
+    /// Packets that each side has sent. Two CPUs at once may lose one: the totals are exact, this is a record.
+    pub packets: [u64; 2],
+    /// Bytes of them.
+    pub bytes: [u64; 2],
+    /// What the client asked for, if a backend was put in its place packet by packet.
+    pub vip: Addr,
+    /// The host device of each side that is an instance of this node, else 0.
+    pub devices: [u32; 2],
+    /// Where the packets that each side sends or gets are counted ([`super::total`]); 0: nowhere.
+    pub slots: [u32; 2],
+    /// The device by which answers of a published port go out, else 0.
+    pub back: u32,
+    /// The generation of the tables at which it was decided.
+    pub generation: u32,
+    /// The service's number; 0: none.
+    pub service: u32,
+    /// The number of the rule that allowed it; 0: none was needed.
+    pub rule: u32,
+    /// What the key says, in short. The kernel reuses a removed element at once, under the eyes of a packet that has
+    /// just found it: a reader copies what it needs, then compares.
+    pub tag: u64,
+    /// Port of [`Flow::vip`].
+    pub vip_port_be: u16,
+    /// The Ethernet address of each side that is an instance of this node.
+    pub macs: [[u8; 6]; 2],
+    /// What each side has sent: bits of [`crate::flow`].
+    pub seen: [u8; 2],
+    /// The side that began it: 0 or 1.
+    pub origin: u8,
+    /// Always 0.
+    pub pad: [u8; 7],
+}
+
+/// The backend of a packet that is sent to a service or a published port; the key is the [`Tuple`] as it is sent.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Translation {
+    /// The backend.
+    pub addr: Addr,
+    /// Its port.
+    pub port_be: u16,
+    /// Always 0.
+    pub pad: u16,
+}
+
+/// The fragments of one packet (RFC 791 3.2, RFC 8200 4.5). The value has the ports of the first, in network order.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct FragmentKey {
+    /// Source address.
+    pub src: Addr,
+    /// Destination address.
+    pub dst: Addr,
+    /// The identification as it lies in the packet.
+    pub ident: u32,
+    /// The protocol's number.
+    pub protocol: u32,
+}
+
+impl FlowKey {
+    /// Becomes the key of the flow that a packet of this tuple belongs to. Returns which side has sent it.
+    #[inline(always)]
+    pub fn set(&mut self, tuple: &Tuple) -> usize {
+        let Tuple { src, dst, sport_be, dport_be, protocol, .. } = *tuple;
+        self.protocol = protocol;
+        self.pad = [0; 3];
+        if is_before(tuple) {
+            self.addrs = [src, dst];
+            self.ports_be = [sport_be, dport_be];
+            return 0;
+        }
+        self.addrs = [dst, src];
+        self.ports_be = [dport_be, sport_be];
+        1
+    }
+
+    /// The tuple of a packet that this side sends.
+    pub const fn sent_by(&self, side: usize) -> Tuple {
+        let (from, to) = (side & 1, 1 - (side & 1));
+        let (sport_be, dport_be) = (self.ports_be[from], self.ports_be[to]);
+        Tuple { src: self.addrs[from], dst: self.addrs[to], sport_be, dport_be, protocol: self.protocol, pad: [0; 3] }
+    }
+
+    /// [`Flow::tag`]
+    #[inline(always)]
+    pub const fn tag(&self) -> u64 {
+        let ports = (self.ports_be[0] as u64) << 16 | self.ports_be[1] as u64;
+        let hosts = (self.addrs[0].words_be[3] as u64) << 32 | self.addrs[1].words_be[3] as u64;
+        hosts ^ ports << 16 ^ (self.protocol as u64) << 56
+    }
+}
+
+/// Whether the source is side 0. Any order would do that does not depend on the direction.
+#[inline(always)]
+const fn is_before(tuple: &Tuple) -> bool {
+    let (src, dst) = (&tuple.src.words_be, &tuple.dst.words_be);
+    // The words that differ most come last in most addresses.
+    if src[3] != dst[3] {
+        return src[3] < dst[3];
+    }
+    if src[2] != dst[2] {
+        return src[2] < dst[2];
+    }
+    if src[1] != dst[1] {
+        return src[1] < dst[1];
+    }
+    if src[0] != dst[0] {
+        return src[0] < dst[0];
+    }
+    tuple.sport_be <= tuple.dport_be
+}
+
+layout!(FlowKey, 40, 4, addrs: 0, ports_be: 32, protocol: 36, pad: 37);
+layout!(
+    Flow, 128, 8, first_ns: 0, last_ns: 8, packets: 16, bytes: 32, vip: 48, devices: 64, slots: 72, back: 80,
+    generation: 84, service: 88, rule: 92, tag: 96, vip_port_be: 104, macs: 106, seen: 118, origin: 120, pad: 121
+);
+layout!(Translation, 20, 4, addr: 0, port_be: 16, pad: 18);
+layout!(FragmentKey, 40, 4, src: 0, dst: 16, ident: 32, protocol: 36);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tuple(src: [u32; 4], dst: [u32; 4], sport_be: u16, dport_be: u16) -> Tuple {
+        let (src, dst) = (Addr { words_be: src }, Addr { words_be: dst });
+        Tuple { src, dst, sport_be, dport_be, protocol: 6, pad: [0; 3] }
+    }
+
+    #[test]
+    fn both_directions_have_one_key_and_each_its_side() {
+        for tuple in [
+            tuple([0, 0, 1, 2], [0, 0, 1, 3], 9, 8),
+            tuple([0, 0, 2, 2], [0, 0, 1, 2], 9, 8),
+            tuple([0, 3, 2, 2], [0, 2, 2, 2], 9, 8),
+            tuple([1, 3, 2, 2], [2, 3, 2, 2], 9, 8),
+            tuple([1, 3, 2, 2], [1, 3, 2, 2], 9, 8),
+            tuple([1, 3, 2, 2], [1, 3, 2, 2], 8, 9),
+        ] {
+            let back = crate::policy::reversed(&tuple);
+            let (mut key, mut other) = (FlowKey::default(), FlowKey::default());
+            let (side, other_side) = (key.set(&tuple), other.set(&back));
+            assert_eq!((key, side), (other, 1 - other_side));
+            assert_eq!((key.sent_by(side), key.sent_by(other_side)), (tuple, back));
+            assert_eq!(key.tag(), other.tag());
+        }
+    }
+}

@@ -1,0 +1,336 @@
+//! The table of flows: what was decided about one is in its row, and its packets pass by it.
+
+use aya_ebpf::{macros::map, maps::PerCpuArray};
+use hivemind_ebpf::{
+    abi::{Flow, FlowKey, IN, OUT, ServedKey, Translation},
+    flow::{self, FINISHED, RESET},
+    packet::{FIN, RST, SYN, TCP},
+    reason::Reason,
+};
+
+use super::{
+    maps::{ENDPOINTS, FLOWS, NEW, SERVED, TRANSLATIONS, forwarded, generation, now},
+    policy,
+    work::{Way, Work},
+};
+
+/// The keys of the rows that this CPU has made last. When the table is full, room is made among them: a flood of
+/// beginnings pushes out beginnings.
+const RECENT_KEYS: u32 = 4096;
+#[map(name = "hm_recent")]
+static RECENT: PerCpuArray<FlowKey> = PerCpuArray::with_max_entries(RECENT_KEYS, 0);
+#[map(name = "hm_recent_next")]
+static NEXT: PerCpuArray<u32> = PerCpuArray::with_max_entries(1, 0);
+/// How many of them are looked at for one packet.
+const TRIES: u32 = 16;
+
+/// Which end of a packet's way a program sees.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Hook {
+    /// The packet comes out of the device.
+    From,
+    /// It goes into it.
+    To,
+}
+
+/// Whether the packet passes by the row of its flow: then `way` is set, and the packet is in the record.
+#[inline(always)]
+pub(super) fn passes(work: &mut Work, hook: Hook, device: u32, bytes: u64) -> bool {
+    let Some(row) = FLOWS.get_ptr_mut(&work.key) else { return false };
+    // SAFETY: a row of the table; what is copied is compared with the key afterwards.
+    let row = unsafe { &mut *row };
+    let (near, far) = (work.side as usize & 1, 1 - (work.side as usize & 1));
+    let here = if matches!(hook, Hook::From) { near } else { far };
+    if row.generation != generation() || row.devices[here] != device {
+        return false;
+    }
+    if matches!(hook, Hook::From) && device != 0 && differ(&row.macs[near], &work.mac) {
+        return false;
+    }
+    let time = now();
+    if time.saturating_sub(row.last_ns) > flow::QUIET_NS {
+        return false;
+    }
+    let begins = u32::from(row.origin) == work.side;
+    if !is_same(work, row, begins, hook) {
+        return false;
+    }
+    let flags = work.packet.flags();
+    let closed = work.key.protocol == TCP && flow::is_closed(row.seen);
+    if work.packet.opens() && (!begins || closed) {
+        return false;
+    }
+    set_way(&mut work.way, row, near, begins);
+    if row.tag != work.key.tag() {
+        return false;
+    }
+    row.last_ns = time;
+    row.packets[near] += 1;
+    row.bytes[near] += bytes;
+    let seen = row.seen[near] | flow::seen(flags);
+    if seen != row.seen[near] {
+        row.seen[near] = seen;
+    }
+    // Nothing between two instances of one node is lost or late: what is over goes at once.
+    let reset = seen & RESET != 0;
+    let last = row.seen[0] & row.seen[1] & FINISHED != 0 && flags & (FIN | SYN) == 0;
+    if work.key.protocol == TCP && (reset || last) && row.devices[0] != 0 && row.devices[1] != 0 && row.vip.is_none() {
+        let _ = FLOWS.remove(&work.key);
+    }
+    true
+}
+
+/// Whether who begins the flow asks for what its row says: a service, or the other side itself. What goes into an
+/// instance was translated before.
+#[inline(always)]
+fn is_same(work: &Work, row: &Flow, begins: bool, hook: Hook) -> bool {
+    if begins && matches!(hook, Hook::To) {
+        return true;
+    }
+    if work.vip.is_none() {
+        return !begins || row.vip.is_none();
+    }
+    begins && row.vip == work.vip && u32::from(row.vip_port_be) == work.vip_port_be
+}
+
+/// Whether there is a row of the packet's flow.
+#[inline(always)]
+pub(super) fn is_there(work: &Work) -> bool {
+    // SAFETY: only whether it is there.
+    unsafe { FLOWS.get(&work.key) }.is_some()
+}
+
+#[inline(always)]
+fn set_way(way: &mut Way, row: &Flow, near: usize, begins: bool) {
+    let far = 1 - near;
+    way.far = row.devices[far];
+    way.slots = [row.slots[near], row.slots[far]];
+    if begins || row.vip.is_none() {
+        way.vip.words_be = [0; 4];
+        way.back = 0;
+    } else {
+        way.vip = row.vip;
+        way.vip_port_be = row.vip_port_be.into();
+        way.back = row.back;
+    }
+}
+
+/// Without a loop, for the verifier's sake.
+#[inline(always)]
+fn differ(a: &[u8; 6], b: &[u8; 6]) -> bool {
+    let mut bits = 0;
+    for i in 0..6 {
+        bits |= a[i] ^ b[i];
+    }
+    bits != 0
+}
+
+/// Counts a packet for who sends it and, if it goes straight into another instance, for that one.
+#[inline(always)]
+pub(super) fn count(way: &Way, bytes: u64) {
+    forwarded(way.slots[0], OUT, bytes);
+    if way.far != 0 {
+        forwarded(way.slots[1], IN, bytes);
+    }
+}
+
+/// Decides about a packet that no row lets pass: by the policies, as the beginning of a flow, as a part of one that was
+/// decided at another generation of the tables, or as an answer. Then `way` is set, and there is a row.
+#[inline(never)]
+pub(super) fn admit(work: &mut Work, hook: Hook, bytes: u64) -> Result<(), Reason> {
+    let generation = generation();
+    let time = now();
+    let near = work.side as usize & 1;
+    let (mut known, mut answers) = (false, false);
+    let row = FLOWS.get_ptr_mut(&work.key);
+    if let Some(row) = row {
+        // SAFETY: a row of the table.
+        let row = unsafe { &*row };
+        let begins = u32::from(row.origin) == work.side;
+        let over = flow::is_over(&work.key, row, time);
+        let closed = work.key.protocol == TCP && flow::is_closed(row.seen);
+        let same = is_same(work, row, begins, hook);
+        // The client uses one port towards two addresses that lead to one backend: answers could not be told apart.
+        if !same && !over && !closed {
+            return Err(Reason::TupleClash);
+        }
+        known = same && !over && !(work.packet.opens() && (closed || !begins));
+        answers = known && !begins;
+        work.fresh = *row;
+        if known && work.service == 0 {
+            work.service = row.service;
+        }
+        if answers {
+            work.back = row.back;
+        }
+    }
+    if let Err(reason) = policy::judge(work, answers) {
+        // What is no answer any more may still be allowed for itself.
+        if !answers || !work.fresh.vip.is_none() {
+            return Err(reason);
+        }
+        policy::judge(work, false)?;
+        (known, answers) = (false, false);
+    }
+    fill(work, known, answers)?;
+    let flags = work.packet.flags();
+    let fresh = &mut work.fresh;
+    fresh.generation = generation;
+    fresh.last_ns = time;
+    if !known {
+        fresh.first_ns = time;
+    }
+    fresh.packets[near] += 1;
+    fresh.bytes[near] += bytes;
+    fresh.seen[near] |= flow::seen(flags);
+    let begins = u32::from(fresh.origin) == work.side;
+    set_way(&mut work.way, &work.fresh, near, begins);
+    // The last words of a connection that is over already are no beginning.
+    if row.is_none() && work.key.protocol == TCP && flags & (RST | FIN) != 0 {
+        return Ok(());
+    }
+    store(work)
+}
+
+/// Fills `fresh`, but for what changes with every packet. It holds the row that is there, if there is one.
+#[inline(never)]
+fn fill(work: &mut Work, known: bool, answers: bool) -> Result<(), Reason> {
+    let near = work.side as usize & 1;
+    let fresh = &mut work.fresh;
+    if !known {
+        fresh.packets = [0; 2];
+        fresh.bytes = [0; 2];
+        fresh.seen = [0; 2];
+        fresh.pad = [0; 7];
+        fresh.origin = near as u8;
+        fresh.service = 0;
+        fresh.back = work.back;
+        fresh.vip = work.vip;
+        fresh.vip_port_be = work.vip_port_be as u16;
+        fresh.tag = work.key.tag();
+    }
+    if work.rule != 0 || !known {
+        fresh.rule = work.rule;
+    }
+    let mine = fill_side(work, near, 0)?;
+    let asked = fill_side(work, 1 - near, 1)?;
+    // The service is that of the side which was asked.
+    let service = match work.service {
+        0 if answers => mine,
+        0 => asked,
+        named => named,
+    };
+    if service != 0 {
+        work.fresh.service = service;
+    }
+    Ok(())
+}
+
+/// Fills what `fresh` has of one side, which is the sender (0) or the receiver (1). Returns the service that it is a
+/// backend of; 0: none.
+#[inline(never)]
+fn fill_side(work: &mut Work, side: usize, end: usize) -> Result<u32, Reason> {
+    let (side, end) = (side & 1, end & 1);
+    let device = work.devices[end];
+    let fresh = &mut work.fresh;
+    fresh.devices[side] = device;
+    fresh.slots[side] = 0;
+    if device == 0 {
+        return Ok(0);
+    }
+    // SAFETY: a row goes only when its device does.
+    let endpoint = unsafe { ENDPOINTS.get(&device) }.ok_or(Reason::PeerNotReady)?;
+    fresh.slots[side] = endpoint.slot;
+    let [a, b, c, d, e, f, ..] = endpoint.frame_to;
+    fresh.macs[side] = [a, b, c, d, e, f];
+    let key = ServedKey { ifindex: device, port_be: work.key.ports_be[side], protocol: work.key.protocol, pad: 0 };
+    // SAFETY: copied at once.
+    let Some(served) = (unsafe { SERVED.get(&key) }) else { return Ok(0) };
+    fresh.slots[side] = served.slot;
+    Ok(served.service)
+}
+
+/// Writes `fresh`, and the translation that leads to it.
+#[inline(never)]
+fn store(work: &mut Work) -> Result<(), Reason> {
+    if let Some(row) = FLOWS.get_ptr_mut(&work.key) {
+        // In its place: the map would put another element there, and use the old one for its next row at once.
+        // SAFETY: a row of the table. Of two writers the last wins.
+        unsafe { *row = work.fresh };
+    } else if FLOWS.insert(&work.key, &work.fresh, NEW).is_ok() || retry(work) {
+        remember(&work.key);
+    } else if work.restricted != 0 || !work.fresh.vip.is_none() {
+        return Err(Reason::TableFull);
+    } else {
+        super::maps::count(work.devices[0], 0, OUT, Reason::Untracked as u8, 0);
+        return Ok(());
+    }
+    if work.vip.is_none() {
+        return Ok(());
+    }
+    let translation = Translation { addr: work.tuple.dst, port_be: work.tuple.dport_be, pad: 0 };
+    if let Some(there) = TRANSLATIONS.get_ptr_mut(&work.packet.tuple) {
+        // SAFETY: as above.
+        unsafe { *there = translation };
+    } else if TRANSLATIONS.insert(&work.packet.tuple, &translation, 0).is_err() {
+        make_room();
+        if TRANSLATIONS.insert(&work.packet.tuple, &translation, 0).is_err() {
+            let _ = FLOWS.remove(&work.key);
+            return Err(Reason::TableFull);
+        }
+    }
+    Ok(())
+}
+
+#[inline(always)]
+fn retry(work: &Work) -> bool {
+    make_room();
+    FLOWS.insert(&work.key, &work.fresh, 0).is_ok()
+}
+
+#[inline(always)]
+fn remember(key: &FlowKey) {
+    let Some(next) = NEXT.get_ptr_mut(0) else { return };
+    // SAFETY: this CPU's.
+    let index = unsafe { *next };
+    if let Some(slot) = RECENT.get_ptr_mut(index % RECENT_KEYS) {
+        // SAFETY: as above.
+        unsafe { *slot = *key };
+    }
+    // SAFETY: as above.
+    unsafe { *next = index.wrapping_add(1) };
+}
+
+/// Removes one of the flows that this CPU saw begin, the oldest that was never answered or is over.
+#[inline(never)]
+fn make_room() {
+    let Some(next) = NEXT.get_ptr_mut(0) else { return };
+    let time = now();
+    for _ in 0..TRIES {
+        // SAFETY: this CPU's.
+        let index = unsafe { *next };
+        // SAFETY: as above. What is looked at in vain is not looked at again soon.
+        unsafe { *next = index.wrapping_add(1) };
+        let Some(key) = RECENT.get_ptr_mut(index % RECENT_KEYS) else { return };
+        // SAFETY: as above.
+        let key = unsafe { &*key };
+        // SAFETY: read at once.
+        let Some(row) = (unsafe { FLOWS.get(key) }) else { continue };
+        if flow::is_spare(key, row, time) {
+            forget(key, row);
+            super::maps::count(0, 0, OUT, Reason::Evicted as u8, 0);
+            return;
+        }
+    }
+}
+
+/// Removes a row and what leads to it.
+#[inline(always)]
+fn forget(key: &FlowKey, row: &Flow) {
+    if !row.vip.is_none() {
+        let mut asked = key.sent_by(usize::from(row.origin));
+        (asked.dst, asked.dport_be) = (row.vip, row.vip_port_be);
+        let _ = TRANSLATIONS.remove(&asked);
+    }
+    let _ = FLOWS.remove(key);
+}

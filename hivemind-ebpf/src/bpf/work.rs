@@ -1,0 +1,126 @@
+//! What a program knows of the packet it works on, in memory of its CPU.
+//!
+//! What lies on the stack the verifier follows byte by byte, on every path (it took ten times as many steps). Programs
+//! of one CPU do not interrupt each other, and one has done with its packet before the next begins.
+
+use aya_ebpf::{macros::map, maps::PerCpuArray};
+use hivemind_ebpf::{
+    abi::{Addr, Flow, FlowKey, FragmentKey, Tuple},
+    packet::{self, FIRST, FOLLOWS, LATER, Packet},
+    reason::Reason,
+};
+
+use super::{maps::FRAGMENTS, policy::Judged, rewrite::Quoted, skb::Skb};
+
+#[map(name = "hm_work")]
+static WORK: PerCpuArray<Work> = PerCpuArray::with_max_entries(1, 0);
+
+#[repr(C)]
+pub(super) struct Work {
+    /// The packet's headers.
+    pub(super) packet: Packet,
+    /// Who talks with whom: as the packet says, but the backend in place of the service.
+    pub(super) tuple: Tuple,
+    /// Of `tuple`.
+    pub(super) key: FlowKey,
+    /// The side of `key` that has sent it: 0 or 1.
+    pub(super) side: u32,
+    /// What the packet asks for, if a backend takes its place; else none.
+    pub(super) vip: Addr,
+    /// Port of `vip`, in network order.
+    pub(super) vip_port_be: u32,
+    /// The host devices of who sends it and whom it is for, if they are instances of this node, else 0.
+    pub(super) devices: [u32; 2],
+    /// [`Flow::back`]
+    pub(super) back: u32,
+    /// [`Flow::service`]
+    pub(super) service: u32,
+    /// [`Flow::rule`]
+    pub(super) rule: u32,
+    /// Not 0: without an entry in the table its answers would not pass.
+    pub(super) restricted: u32,
+    /// The source of its frame.
+    pub(super) mac: [u8; 6],
+    /// Always 0.
+    pub(super) pad: [u8; 2],
+    /// What policies judge.
+    pub(super) judged: Judged,
+    /// The packet that an ICMP error tells of.
+    pub(super) quoted: Quoted,
+    /// Its headers, one after the other.
+    pub(super) bytes: [u8; 40],
+    /// What is decided about the packet.
+    pub(super) way: Way,
+    /// A row that is made.
+    pub(super) fresh: Flow,
+    /// A row's key that is made.
+    pub(super) fragment: FragmentKey,
+}
+
+/// Where a packet goes, as what, and who counts it.
+#[repr(C)]
+pub(super) struct Way {
+    /// What takes the place of the source of an answer; else none.
+    pub(super) vip: Addr,
+    /// Its port, in network order.
+    pub(super) vip_port_be: u32,
+    /// The host device of the instance it is for, if that is one of this node, else 0.
+    pub(super) far: u32,
+    /// The device it goes out by if it is an answer of a published port, else 0.
+    pub(super) back: u32,
+    /// Where it is counted for who sends it, and for whom it is for.
+    pub(super) slots: [u32; 2],
+}
+
+/// Always there: the verifier does not know that.
+#[inline(always)]
+pub(super) fn work() -> Result<&'static mut Work, Reason> {
+    // SAFETY: the CPU's own memory, see above.
+    WORK.get_ptr_mut(0).map(|work| unsafe { &mut *work }).ok_or(Reason::Malformed)
+}
+
+/// Reads the headers of an IP packet. The fragments of a packet get the ports of the first.
+#[inline(never)]
+pub(super) fn read(skb: Skb, ether_type: u16) -> Result<(), Reason> {
+    let work = work()?;
+    work.packet = Packet::BLANK;
+    packet::parse(&skb, ether_type, &mut work.packet)?;
+    if work.packet.fragment == FIRST || work.packet.fragment == LATER {
+        follow(work);
+    }
+    work.tuple = work.packet.tuple;
+    work.vip = Addr { words_be: [0; 4] };
+    work.vip_port_be = 0;
+    Ok(())
+}
+
+#[inline(always)]
+fn follow(work: &mut Work) {
+    let packet = &mut work.packet;
+    let Tuple { src, dst, protocol, .. } = packet.tuple;
+    work.fragment = FragmentKey { src, dst, ident: packet.ident, protocol: protocol.into() };
+    if packet.fragment == FIRST {
+        let _ = FRAGMENTS.insert(&work.fragment, &[packet.tuple.sport_be, packet.tuple.dport_be], 0);
+        return;
+    }
+    // SAFETY: one aligned word.
+    if let Some([sport_be, dport_be]) = unsafe { FRAGMENTS.get(&work.fragment) }.copied() {
+        (packet.tuple.sport_be, packet.tuple.dport_be) = (sport_be, dport_be);
+        packet.fragment = FOLLOWS;
+    }
+}
+
+impl Work {
+    /// Brings `key` and `side` in line with `tuple`.
+    #[inline(always)]
+    pub(super) fn set_key(&mut self) {
+        self.side = self.key.set(&self.tuple) as u32;
+    }
+
+    /// That a backend is to be put in place of what the packet asks for.
+    #[inline(always)]
+    pub(super) fn to_backend(&mut self, addr: Addr, port_be: u16) {
+        (self.vip, self.vip_port_be) = (self.packet.tuple.dst, self.packet.tuple.dport_be.into());
+        (self.tuple.dst, self.tuple.dport_be) = (addr, port_be);
+    }
+}
