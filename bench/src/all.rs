@@ -15,7 +15,8 @@ use crate::{Common, report::Report};
 
 /// What is measured, as command lines of this program. The daemon's is the last: its machine of a hundred containers
 /// takes up to a minute to be gone, beside whatever runs then.
-const PARTS: [&[&str]; 8] = [
+const PARTS: [&[&str]; 9] = [
+    &["packet"],
     &["crr"],
     &["crr", "--ipv6"],
     &["throughput"],

@@ -11,6 +11,7 @@ mod daemon;
 mod lab;
 mod loss;
 mod names;
+mod packet;
 mod plane;
 mod report;
 mod rules;
@@ -55,6 +56,8 @@ enum Command {
     Crr(crr::Args),
     /// Bulk data over TCP, beside a plain routed veth
     Throughput(throughput::Args),
+    /// The programs, packet by packet, over one that does nothing
+    Packet(packet::Args),
     /// Loading many services and adding one, beside nftables and iptables
     Services(services::Args),
     /// Messages lost while the daemon restarts, is killed, is replaced
@@ -92,6 +95,7 @@ fn measure(command: &Command, common: &Common, run: &supervisor::Run) -> Result<
     match command {
         Command::Crr(args) => crr::run(run, common, args),
         Command::Throughput(args) => throughput::run(run, common, args),
+        Command::Packet(args) => packet::run(run, common, args),
         Command::Services(args) => services::run(run, common, args),
         Command::Child(_) | Command::Daemon(_) | Command::Loss(_) => Ok(()),
     }

@@ -9,12 +9,14 @@ use anyhow::{Context, Result};
 use hivemind::{
     dataplane::{
         Dataplane,
-        bpf::{BpfDataplane, DataplaneConfig},
+        bpf::{BpfDataplane, DataplaneConfig, TestRun},
         tables::Tables,
     },
     model::{Addresses, InstanceId},
     net::{HostLink, Mac, NodeNet},
 };
+
+use hivemind_ebpf::program;
 
 use crate::{
     lab::{GATEWAY, HOST_ENDS, Lab, MACS, Netns},
@@ -63,6 +65,12 @@ impl Plane {
     /// Writes what differs from `tables`.
     pub(crate) fn sync(&mut self, tables: &Tables) -> Result<()> {
         self.inner.sync(tables).map(drop).context("cannot write the tables")
+    }
+
+    /// Shows a packet to the program of the instances' host devices, as one that came by the device `ifindex`.
+    pub(crate) fn show(&self, packet: &[u8], ifindex: u32, repeat: u32) -> Result<TestRun> {
+        let run = self.inner.test_run(program::FROM_CONTAINER, packet, ifindex, repeat);
+        run.context("cannot show a packet to the program")
     }
 }
 

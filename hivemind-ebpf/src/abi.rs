@@ -445,7 +445,7 @@ layout!(CounterKey, 12, 4, endpoint: 0, service: 4, direction: 8, reason: 9, pad
 layout!(Count, 16, 8, packets: 0, bytes: 8);
 
 mod flow;
-pub use flow::{Flow, FlowKey, FragmentKey, Translation};
+pub use flow::{BEGUN, DROPPED, DropKey, Drops, ENDED, Event, Flow, FlowKey, FragmentKey, Translation};
 
 #[cfg(test)]
 mod tests;

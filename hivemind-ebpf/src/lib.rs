@@ -42,6 +42,12 @@ pub mod map {
     pub const FRAGMENTS: &str = "hm_fragments";
     /// 0 → the generation of the tables: a flow that was decided at another one is decided anew.
     pub const GENERATION: &str = "hm_generation";
+    /// [`super::abi::DropKey`] → [`super::abi::Drops`]: the latest.
+    pub const DROPS: &str = "hm_drops";
+    /// [`super::abi::Event`], one after the other, while somebody watches.
+    pub const EVENTS: &str = "hm_events";
+    /// 0 → how many watch; 1 → how many events found no room.
+    pub const WATCH: &str = "hm_watch";
     /// [`super::abi::total`] → [`super::abi::Count`] of each CPU.
     pub const TOTALS: &str = "hm_totals";
     /// [`super::abi::CounterKey`] → [`super::abi::Count`] of each CPU.
@@ -56,7 +62,7 @@ pub mod map {
     pub const HITS: &str = "hm_hits";
 
     /// All of them.
-    pub const ALL: [&str; 17] = [
+    pub const ALL: [&str; 20] = [
         ENDPOINTS,
         PEERS,
         NODE_ADDRS,
@@ -68,6 +74,9 @@ pub mod map {
         TRANSLATIONS,
         FRAGMENTS,
         GENERATION,
+        DROPS,
+        EVENTS,
+        WATCH,
         TOTALS,
         COUNTERS,
         RULES,

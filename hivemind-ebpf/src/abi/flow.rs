@@ -63,6 +63,29 @@ pub struct Flow {
     pub pad: [u8; 7],
 }
 
+impl Flow {
+    /// No flow.
+    pub const NONE: Self = Self {
+        first_ns: 0,
+        last_ns: 0,
+        packets: [0; 2],
+        bytes: [0; 2],
+        vip: Addr { words_be: [0; 4] },
+        devices: [0; 2],
+        slots: [0; 2],
+        back: 0,
+        generation: 0,
+        service: 0,
+        rule: 0,
+        tag: 0,
+        vip_port_be: 0,
+        macs: [[0; 6]; 2],
+        seen: [0; 2],
+        origin: 0,
+        pad: [0; 7],
+    };
+}
+
 /// The backend of a packet that is sent to a service or a published port; the key is the [`Tuple`] as it is sent.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -87,6 +110,71 @@ pub struct FragmentKey {
     pub ident: u32,
     /// The protocol's number.
     pub protocol: u32,
+}
+
+/// [`Event::kind`]: a flow has begun.
+pub const BEGUN: u8 = 1;
+/// [`Event::kind`]: a flow is over, and its row is gone.
+pub const ENDED: u8 = 2;
+/// [`Event::kind`]: a packet was dropped, the first of its kind for a while.
+pub const DROPPED: u8 = 3;
+
+/// What the programs tell whoever watches.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Event {
+    /// Of a flow: its row. Of a drop: zeroes.
+    pub flow: Flow,
+    /// Of a flow: its key. Of a drop: that of the packet, zeroes where its headers could not be read.
+    pub key: FlowKey,
+    /// Bytes of the dropped packet, with the Ethernet header.
+    pub bytes: u32,
+    /// The interface index of the device where it was dropped; 0: the node.
+    pub device: u32,
+    /// The number of the rule that dropped it; 0: none.
+    pub rule: u32,
+    /// [`BEGUN`], [`ENDED`] or [`DROPPED`].
+    pub kind: u8,
+    /// Why it was dropped: a [`crate::reason::Reason`].
+    pub reason: u8,
+    /// [`super::OUT`] or [`super::IN`], of the dropped packet.
+    pub direction: u8,
+    /// The side of the key that has sent it.
+    pub side: u8,
+}
+
+/// Packets that were dropped for one reason.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct DropKey {
+    /// As it was sent; zeroes where its headers could not be read.
+    pub tuple: Tuple,
+    /// The interface index of the device where it was dropped; 0: the node.
+    pub device: u32,
+    /// [`super::OUT`] or [`super::IN`].
+    pub direction: u8,
+    /// A [`crate::reason::Reason`].
+    pub reason: u8,
+    /// Always 0.
+    pub pad: u16,
+}
+
+/// How many they were.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Drops {
+    /// Packets.
+    pub packets: u64,
+    /// Bytes, with the Ethernet header.
+    pub bytes: u64,
+    /// When the first came, in nanoseconds of the monotonic clock.
+    pub first_ns: u64,
+    /// When the last came.
+    pub last_ns: u64,
+    /// The number of the rule that drops them; 0: none.
+    pub rule: u32,
+    /// Always 0.
+    pub pad: u32,
 }
 
 impl FlowKey {
@@ -147,6 +235,12 @@ layout!(
     Flow, 128, 8, first_ns: 0, last_ns: 8, packets: 16, bytes: 32, vip: 48, devices: 64, slots: 72, back: 80,
     generation: 84, service: 88, rule: 92, tag: 96, vip_port_be: 104, macs: 106, seen: 118, origin: 120, pad: 121
 );
+layout!(
+    Event, 184, 8, flow: 0, key: 128, bytes: 168, device: 172, rule: 176, kind: 180, reason: 181, direction: 182,
+    side: 183
+);
+layout!(DropKey, 48, 4, tuple: 0, device: 40, direction: 44, reason: 45, pad: 46);
+layout!(Drops, 40, 8, packets: 0, bytes: 8, first_ns: 16, last_ns: 24, rule: 32, pad: 36);
 layout!(Translation, 20, 4, addr: 0, port_be: 16, pad: 18);
 layout!(FragmentKey, 40, 4, src: 0, dst: 16, ident: 32, protocol: 36);
 

@@ -19,7 +19,7 @@ use super::{
     related,
     rewrite::{self, End},
     skb::Skb,
-    work::{Work, read, work},
+    work::{Work, blank, read},
 };
 
 /// Bytes of an ARP message for IPv4 over Ethernet.
@@ -45,12 +45,12 @@ fn hm_to_cont(context: TcContext) -> i32 {
 
 #[inline(always)]
 fn from_container(skb: Skb, own: u32, verdict: &mut i32) -> Result<(), Reason> {
+    let work = blank()?;
     if skb.has_tag() {
         return Err(Reason::EtherType);
     }
     let eth: [u8; ETH as usize] = skb.load(0).ok_or(Reason::Malformed)?;
     let ether_type = u16::from_be_bytes([eth[12], eth[13]]);
-    let work = work()?;
     work.mac = [eth[6], eth[7], eth[8], eth[9], eth[10], eth[11]];
     if ether_type == ARP {
         return arp(skb, own, &work.mac);
@@ -207,6 +207,7 @@ fn arp(skb: Skb, own: u32, mac: &[u8; 6]) -> Result<(), Reason> {
 
 #[inline(always)]
 fn to_container(skb: Skb, own: u32) -> Result<(), Reason> {
+    let work = blank()?;
     let eth: [u8; ETH as usize] = skb.load(0).ok_or(Reason::Malformed)?;
     let ether_type = u16::from_be_bytes([eth[12], eth[13]]);
     if ether_type == ARP {
@@ -214,7 +215,6 @@ fn to_container(skb: Skb, own: u32) -> Result<(), Reason> {
         return if unsafe { ENDPOINTS.get(&own) }.is_some() { Ok(()) } else { Err(Reason::NotReady) };
     }
     read(skb, ether_type)?;
-    let work = work()?;
     work.set_key();
     let length = u64::from(skb.len());
     if !flow::passes(work, Hook::To, own, length) {

@@ -10,7 +10,7 @@ use hivemind_ebpf::{
 
 use super::{
     maps::{ENDPOINTS, FLOWS, NEW, SERVED, TRANSLATIONS, forwarded, generation, now},
-    policy,
+    policy, tell,
     work::{Way, Work},
 };
 
@@ -75,6 +75,7 @@ pub(super) fn passes(work: &mut Work, hook: Hook, device: u32, bytes: u64) -> bo
     let reset = seen & RESET != 0;
     let last = row.seen[0] & row.seen[1] & FINISHED != 0 && flags & (FIN | SYN) == 0;
     if work.key.protocol == TCP && (reset || last) && row.devices[0] != 0 && row.devices[1] != 0 && row.vip.is_none() {
+        tell::ended(work, row);
         let _ = FLOWS.remove(&work.key);
     }
     true
@@ -259,6 +260,7 @@ fn store(work: &mut Work) -> Result<(), Reason> {
         unsafe { *row = work.fresh };
     } else if FLOWS.insert(&work.key, &work.fresh, NEW).is_ok() || retry(work) {
         remember(&work.key);
+        tell::begun(work);
     } else if work.restricted != 0 || !work.fresh.vip.is_none() {
         return Err(Reason::TableFull);
     } else {

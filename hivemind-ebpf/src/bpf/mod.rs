@@ -14,6 +14,7 @@ mod related;
 mod rewrite;
 mod skb;
 mod socket;
+mod tell;
 mod work;
 
 use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC};
@@ -36,6 +37,7 @@ fn finish(result: Result<(), Reason>, verdict: i32, skb: Skb, endpoint: u32, dir
         Ok(()) => verdict,
         Err(reason) => {
             maps::count(endpoint, 0, direction, reason as u8, u64::from(skb.len()));
+            tell::dropped(endpoint, direction, reason as u8, skb.len());
             TC_ACT_SHOT
         }
     }

@@ -16,7 +16,7 @@ use super::{
     related,
     rewrite::{self, End},
     skb::Skb,
-    work::{Work, read, work},
+    work::{Work, blank, read, work},
 };
 
 /// Ingress of an uplink: packets of connections that were accepted go straight to their backend. All others pass.
@@ -99,8 +99,8 @@ fn published(work: &Work) -> FrontendKey {
 
 #[inline(always)]
 fn pub_select(skb: Skb, verdict: &mut i32) -> Result<(), Reason> {
+    let work = blank()?;
     read(skb, ether_type(skb).ok_or(Reason::Malformed)?)?;
-    let work = work()?;
     if !work.packet.is_balanced() {
         return Err(Reason::NoSuchPort);
     }

@@ -3,7 +3,7 @@
 
 use hivemind_ebpf::{
     abi::Addr,
-    packet::{Bytes, ICMP, ICMPV6, SCTP, TCP, UDP},
+    packet::{ICMP, ICMPV6, SCTP, TCP, UDP},
     policy::reversed,
     reason::Reason,
 };

@@ -5,7 +5,7 @@
 
 use aya_ebpf::{macros::map, maps::PerCpuArray};
 use hivemind_ebpf::{
-    abi::{Addr, Flow, FlowKey, FragmentKey, Tuple},
+    abi::{Addr, DropKey, Event, Flow, FlowKey, FragmentKey, Tuple},
     packet::{self, FIRST, FOLLOWS, LATER, Packet},
     reason::Reason,
 };
@@ -53,6 +53,10 @@ pub(super) struct Work {
     pub(super) way: Way,
     /// A row that is made.
     pub(super) fresh: Flow,
+    /// What is told.
+    pub(super) event: Event,
+    /// The key of a drop.
+    pub(super) dropped: DropKey,
     /// A row's key that is made.
     pub(super) fragment: FragmentKey,
 }
@@ -77,6 +81,14 @@ pub(super) struct Way {
 pub(super) fn work() -> Result<&'static mut Work, Reason> {
     // SAFETY: the CPU's own memory, see above.
     WORK.get_ptr_mut(0).map(|work| unsafe { &mut *work }).ok_or(Reason::Malformed)
+}
+
+/// For packets that are judged before their headers are read.
+#[inline(always)]
+pub(super) fn blank() -> Result<&'static mut Work, Reason> {
+    let work = work()?;
+    work.packet.tuple = Packet::BLANK.tuple;
+    Ok(work)
 }
 
 /// Reads the headers of an IP packet. The fragments of a packet get the ports of the first.

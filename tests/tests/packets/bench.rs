@@ -120,7 +120,9 @@ impl Bench {
 
     /// Runs a program.
     pub(crate) fn run(&self, program: &str, packet: &[u8], ifindex: u32) -> (i32, Vec<u8>) {
-        self.lab.dataplane.test_run(program, packet, ifindex).unwrap_or_else(|error| panic!("{error}: {packet:02x?}"))
+        let tried = self.lab.dataplane.test_run(program, packet, ifindex, 1);
+        let tried = tried.unwrap_or_else(|error| panic!("{error}: {packet:02x?}"));
+        (tried.verdict, tried.packet)
     }
 
     /// Runs a row: verdict, bytes and counters are what it says.

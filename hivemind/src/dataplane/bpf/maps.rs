@@ -263,6 +263,7 @@ fn data(map: &Map) -> Option<&MapData> {
         | Map::PerCpuHashMap(data)
         | Map::PerCpuArray(data)
         | Map::Array(data)
+        | Map::RingBuf(data)
         | Map::LpmTrie(data) => Some(data),
         _ => None,
     }

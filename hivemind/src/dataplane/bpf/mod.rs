@@ -74,6 +74,17 @@ pub struct BpfDataplane {
     info: DataplaneInfo,
 }
 
+/// What a program did with a packet that it was shown.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TestRun {
+    /// The program's return code.
+    pub verdict: i32,
+    /// The packet afterwards.
+    pub packet: Vec<u8>,
+    /// How long one run took.
+    pub mean: std::time::Duration,
+}
+
 impl BpfDataplane {
     /// Loads the programs onto the pinned maps, or onto new ones, and puts them in the place of those that a former
     /// daemon attached. Call it in the network namespace that is the host's.
@@ -120,10 +131,9 @@ impl BpfDataplane {
     }
 
     /// Runs a device's program on one packet that seems to have come by the interface `ifindex`, without sending
-    /// anything. Returns the verdict and the packet as it is afterwards.
-    #[cfg(feature = "testkit")]
-    pub fn test_run(&self, name: &str, packet: &[u8], ifindex: u32) -> Result<(i32, Vec<u8>), DataplaneError> {
-        use aya::{TestRun, TestRunOptions, programs::Program};
+    /// anything; `repeat` times on the same bytes.
+    pub fn test_run(&self, name: &str, packet: &[u8], ifindex: u32, repeat: u32) -> Result<TestRun, DataplaneError> {
+        use aya::{TestRun as _, TestRunOptions, programs::Program};
         let fail = |why| DataplaneError::Kernel { what: "a test run of a program", why };
         let Some(Program::SchedClassifier(program)) = self.ebpf.program(name) else {
             return Err(fail(format!("{name} is not a device's program")));
@@ -136,11 +146,12 @@ impl BpfDataplane {
             data_in: Some(packet),
             data_out: Some(&mut out),
             ctx_in: Some(&context),
+            repeat,
             ..TestRunOptions::default()
         };
         let result = program.test_run(options).map_err(|error| fail(chain(&error)))?;
         out.truncate(result.data_size_out as usize);
-        Ok((result.return_value.cast_signed(), out))
+        Ok(TestRun { verdict: result.return_value.cast_signed(), packet: out, mean: result.duration })
     }
 
     /// How many entries each map holds.

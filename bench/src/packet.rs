@@ -1,0 +1,136 @@
+//! What a program costs for one packet, over one that does nothing: the kernel runs each on the same bytes a million
+//! times (BPF_PROG_TEST_RUN). The caches are warm, and nothing is sent: for comparing, not for packets per second.
+
+mod empty;
+
+use std::collections::BTreeSet;
+
+use anyhow::{Result, ensure};
+use hivemind::{
+    dataplane::tables::Tables,
+    policy::{Direction, EndpointPolicy, RuleKey, interval},
+    spec::v1::PolicyProtocol,
+};
+
+use crate::{
+    Common,
+    lab::{CLIENT, Lab, MACS, SERVER},
+    plane::Plane,
+    report::{Report, Target},
+    rules::{self, tables},
+    stats::Series,
+    supervisor::Run,
+};
+
+/// What is measured.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Args {}
+
+/// How many rules there are, each for a peer of its own, with policies on.
+const RULES: [u32; 3] = [10, 10_000, 60_000];
+/// The set of policies that is about both instances.
+const SET: u32 = 7;
+/// The verdict of a packet that goes straight into another instance.
+const REDIRECT: i32 = 7;
+
+const SYN: u8 = 2;
+const FIN_ACK: u8 = 17;
+const ACK: u8 = 16;
+
+/// Measures and reports.
+pub(crate) fn run(run: &Run, common: &Common, _: &Args) -> Result<()> {
+    let (rounds, repeat) = common.pick((3, 10_000), (15, 300_000));
+    let lab = Lab::new(run, "pkt")?;
+    let ends = lab.host_ends()?;
+    let mut plane = Plane::open(run, "pkt", &lab.node, &run.cgroup()?)?;
+    plane.attach(&lab)?;
+    let plain = tables::tables(ends, &rules::services(1, false), 0);
+    let mut subjects = vec![Subject { name: "no policy".into(), tables: plain.clone(), ..Subject::default() }];
+    for count in RULES {
+        let tables = with_rules(plain.clone(), count);
+        subjects.push(Subject { name: format!("{count} rules"), tables, ..Subject::default() });
+    }
+    let mut empty = Series::default();
+    let nothing = empty::Program::load()?;
+    let mut port = 20_000;
+    for round in 0..rounds {
+        eprintln!("showing packets, {} of {rounds}", round + 1);
+        empty.0.push(nothing.run(&packet(1, ACK), repeat)?);
+        for subject in &mut subjects {
+            plane.sync(&subject.tables)?;
+            port += 1;
+            let shown = |port, flags, repeat| -> Result<f64> {
+                let run = plane.show(&packet(port, flags), ends[0], repeat)?;
+                ensure!(run.verdict == REDIRECT, "{}: verdict {}", subject.name, run.verdict);
+                Ok(run.mean.as_secs_f64() * 1e9)
+            };
+            shown(port, SYN, 1)?;
+            subject.established.0.push(shown(port, ACK, repeat)?);
+            port += 1;
+            // The end of a connection that nobody knows: it is judged each time, and makes no row.
+            subject.judged.0.push(shown(port, FIN_ACK, repeat)?);
+        }
+    }
+    report(common, &empty, &subjects)
+}
+
+#[derive(Default)]
+struct Subject {
+    name: String,
+    tables: Tables,
+    established: Series,
+    judged: Series,
+}
+
+fn report(common: &Common, empty: &Series, subjects: &[Subject]) -> Result<()> {
+    let over = |series: &Series| Series(series.0.iter().zip(&empty.0).map(|(all, none)| all - none).collect());
+    let mut report =
+        Report::new("One packet from instance to instance, in hm_from_cont, over a program that does nothing");
+    report.figure("a program that does nothing", "ns", empty);
+    for subject in subjects {
+        let (established, judged) = (over(&subject.established), over(&subject.judged));
+        let Subject { name, .. } = subject;
+        report.limit(format!("of a known flow, {name}"), "ns", &established, Target::AtMost(60.0));
+        report.figure(format!("judged, {name}"), "ns", &judged);
+    }
+    let policy = |with: &Subject| {
+        Series(with.judged.0.iter().zip(&subjects[0].judged.0).map(|(with, without)| with - without).collect())
+    };
+    for subject in &subjects[1..] {
+        report.limit(format!("the policies' part, {}", subject.name), "ns", &policy(subject), Target::AtMost(55.0));
+    }
+    report.note("judged: what the first packet of a flow costs, but for the row that is made for it (about 290 ns).");
+    report.print(common.json)
+}
+
+/// Both instances are isolated in both directions; one rule of `count` in each allows the other's port.
+fn with_rules(mut tables: Tables, count: u32) -> Tables {
+    let policy = EndpointPolicy { set: SET, isolated_in: true, isolated_out: true, ..EndpointPolicy::default() };
+    for row in tables.endpoints.values_mut() {
+        row.policy = policy;
+    }
+    tables.intervals.insert(PolicyProtocol::Tcp, BTreeSet::from([0, 80, 81]));
+    let port = interval(tables.intervals.get(&PolicyProtocol::Tcp), 80);
+    let class = tables.endpoints.values().next().map_or(0, |row| row.class);
+    for direction in [Direction::In, Direction::Out] {
+        for n in 0..count / 2 {
+            let peer = if n == 0 { class } else { 100_000 + n };
+            let key = RuleKey { set: SET, direction, peer, protocol: Some(PolicyProtocol::Tcp), port };
+            tables.rules.insert(key, n + 1);
+        }
+    }
+    tables
+}
+
+/// A TCP packet from the client to port 80 of the server. The programs do not look at its checksum.
+fn packet(port: u16, flags: u8) -> Vec<u8> {
+    let [[host, own], _] = MACS;
+    let mut packet = [host, own].concat();
+    packet.extend([0x08, 0x00, 0x45, 0, 0, 40, 0, 1, 0x40, 0, 64, 6, 0, 0]);
+    packet.extend(CLIENT.0.octets());
+    packet.extend(SERVER.0.octets());
+    packet.extend(port.to_be_bytes());
+    packet.extend(80u16.to_be_bytes());
+    packet.extend([0, 0, 0, 1, 0, 0, 0, 1, 0x50, flags, 0xff, 0xff, 0, 0, 0, 0]);
+    packet
+}
