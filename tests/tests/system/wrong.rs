@@ -162,6 +162,16 @@ fn programs_that_do_not_run() -> Result<()> {
     let ill = ["--health-http", "81/", "--health-interval", "200ms", "--health-retries", "2"];
     let said = cannot_come_up(&machine, &image, &ill, "E-HEALTH-001", 1)?;
     ensure!(said.contains("serves on port 80"), "the last log lines are not shown: {said}");
+    let often = ["--health-interval", "200ms", "--health-retries", "2", "--health-start-period", "0s"];
+    for (check, why) in [
+        (["--health-tcp", "81"], "port 81 does not accept connections"),
+        (["--health-exec", "echo it is ill; exit 4"], "the command ended with 4: it is ill"),
+        (["--health-exec", "sleep 1000"], "the command did not end within 2000 ms"),
+    ] {
+        let said = cannot_come_up(&machine, &image, &[&check[..], &often].concat(), "E-HEALTH-001", 1)?;
+        ensure!(said.contains(why), "it is not said why the check fails: {said}");
+        ensure!(said.contains("serves on port 80"), "the last log lines are not shown: {said}");
+    }
     let hungry = ["--port", "80", "--memory", "8Mi", "--entrypoint", "sh", "--", "-c", "exec tail /dev/zero"];
     let said = cannot_come_up(&machine, &image, &hungry, "E-RUN-002", 1)?;
     ensure!(said.to_lowercase().contains("memory"), "it is not said that memory was too little: {said}");
