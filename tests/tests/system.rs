@@ -2,6 +2,8 @@
 
 #[path = "system/crash.rs"]
 mod crash;
+#[path = "system/doctor.rs"]
+mod doctor;
 #[path = "system/exec.rs"]
 mod exec;
 #[path = "system/families.rs"]

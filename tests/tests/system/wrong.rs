@@ -226,7 +226,8 @@ fn daemons_that_cannot_start() -> Result<()> {
         (&["--instance-cidr4", "10.88.0.1/16"], "E-SPEC-001", 2),
         (&["--web-port", "5000"], "E-NET-003", 4),
         // Known only when the network is made already: it is taken back.
-        (&["--bpf-root", "/proc/hivemind"], "E-KERN-001", 1),
+        // No file of a BPF file system has a dot in its name.
+        (&["--bpf-root", "/sys/fs/bpf/hive.mind"], "E-BPF-002", 1),
     ] {
         machine.daemon = Daemon::new(&machine.sandbox, &containerd, &[&registry], flags)?;
         does_not_start(&mut machine, code, exit).context(flags.join(" "))?;
