@@ -18,6 +18,8 @@ mod namespaces;
 mod outside;
 #[path = "system/policies.rs"]
 mod policies;
+#[path = "system/registries.rs"]
+mod registries;
 #[path = "system/shown.rs"]
 mod shown;
 #[path = "system/wrong.rs"]

@@ -134,6 +134,7 @@ async fn runtime(config: &DaemonConfig) -> Result<Arc<dyn Runtime>, Problem> {
         cgroup_parent: config.cgroup_parent.clone(),
         plain_http_registries: config.plain_http_registries.clone(),
         registry_auth: config.registry_auth.clone(),
+        registry_ca: config.registry_ca.clone(),
         ..RuntimeConfig::default()
     })
     .map_err(problem)?;
