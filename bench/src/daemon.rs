@@ -11,7 +11,7 @@ use xtask::{image, machine::Machine};
 use crate::{
     Common,
     clock::{Moment, pause, wait_for},
-    names,
+    names, one_more,
     report::{Report, Target},
     stats::Series,
 };
@@ -22,19 +22,22 @@ pub(crate) struct Args {
     /// Instances that run when the daemon starts again
     #[arg(long, default_value_t = 100)]
     instances: u32,
+    /// Services there are when one more is added [default: 10,000; quick: 1,000]
+    #[arg(long)]
+    services: Option<u32>,
 }
 
 /// Longer than any start.
 const START: Duration = Duration::from_secs(60);
 /// What an idle process gives back, it has given back by then.
-const SETTLE: Duration = Duration::from_secs(3);
+pub(crate) const SETTLE: Duration = Duration::from_secs(3);
 
 /// Measures and reports.
 pub(crate) fn run(common: &Common, args: &Args) -> Result<()> {
     let mut report = Report::new("The daemon: start to ready, and memory");
     let mut machine = Machine::prepare("bench", &[])?;
     let rounds = common.pick(3, 11);
-    let result = measure(&mut machine, args.instances, rounds, common, &mut report);
+    let result = measure(&mut machine, args, rounds, common, &mut report);
     let log = machine.daemon.log();
     machine.close()?;
     if let Err(error) = result {
@@ -46,7 +49,8 @@ pub(crate) fn run(common: &Common, args: &Args) -> Result<()> {
     report.print(common.json)
 }
 
-fn measure(machine: &mut Machine, instances: u32, rounds: usize, common: &Common, report: &mut Report) -> Result<()> {
+fn measure(machine: &mut Machine, args: &Args, rounds: usize, common: &Common, report: &mut Report) -> Result<()> {
+    let instances = args.instances;
     eprintln!("starting with nothing to do");
     let start = starts(machine, rounds)?;
     report.figure("start to ready, nothing running", "s", &start);
@@ -102,7 +106,10 @@ fn measure(machine: &mut Machine, instances: u32, rounds: usize, common: &Common
     report.limit(format!("RSS of the daemon that adopted {instances} instances"), "MB", &adopted, Target::AtMost(60.0));
     let maps = Series(vec![map_bytes(pid(machine)?)? as f64 / 1e6]);
     report.limit("BPF maps", "MB", &maps, Target::AtMost(64.0));
-    helpers(machine, &format!("{instances} instances"), report)
+    helpers(machine, &format!("{instances} instances"), report)?;
+
+    let services = args.services.unwrap_or(common.pick(1_000, 10_000));
+    one_more::measure(machine, &web, services, common.pick(5, 20), report)
 }
 
 /// Starts the daemon again and again, each time after a SIGKILL; seconds until it is ready.
@@ -120,7 +127,7 @@ fn starts(machine: &mut Machine, rounds: usize) -> Result<Series> {
     Ok(series)
 }
 
-fn pid(machine: &Machine) -> Result<u32> {
+pub(crate) fn pid(machine: &Machine) -> Result<u32> {
     machine.daemon.pid().context("the daemon does not run")
 }
 

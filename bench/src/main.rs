@@ -11,6 +11,7 @@ mod daemon;
 mod lab;
 mod loss;
 mod names;
+mod one_more;
 mod packet;
 mod plane;
 mod report;

@@ -2,6 +2,10 @@
 
 #[path = "system/crash.rs"]
 mod crash;
+#[path = "system/doctor.rs"]
+mod doctor;
+#[path = "system/exec.rs"]
+mod exec;
 #[path = "system/families.rs"]
 mod families;
 #[path = "system/health.rs"]
@@ -14,6 +18,8 @@ mod namespaces;
 mod outside;
 #[path = "system/policies.rs"]
 mod policies;
+#[path = "system/registries.rs"]
+mod registries;
 #[path = "system/shown.rs"]
 mod shown;
 #[path = "system/wrong.rs"]

@@ -242,6 +242,15 @@ impl Daemon {
         ensure!(head.lines().next().is_some_and(|line| line.contains(" 200")), "GET {path}: {answer}");
         Ok(body.to_owned())
     }
+
+    /// Puts a document by the API, as a program would; it must be taken.
+    pub fn put(&self, path: &str, document: &Value) -> Result<()> {
+        let body = document.to_string();
+        let head = format!("Content-Type: application/json\r\nContent-Length: {}\r\n", body.len());
+        let answer = ask(&self.socket(), "PUT", path, &head, &body)?;
+        ensure!(answer.starts_with("HTTP/1.1 2"), "PUT {path}: {answer}");
+        Ok(())
+    }
 }
 
 /// `hivemind <args>`, as it would be typed.
@@ -284,10 +293,14 @@ fn code(status: std::process::ExitStatus) -> i32 {
     status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0))
 }
 
-/// One request to an HTTP server on a Unix socket; the whole answer.
 fn get(socket: &Path, path: &str) -> Result<String> {
+    ask(socket, "GET", path, "", "")
+}
+
+/// One request to an HTTP server on a Unix socket; the whole answer. `head` are more lines of its head.
+fn ask(socket: &Path, method: &str, path: &str, head: &str, body: &str) -> Result<String> {
     let mut stream = UnixStream::connect(socket).with_context(|| format!("nobody listens on {}", socket.display()))?;
     stream.set_read_timeout(Some(Duration::from_secs(5)))?;
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
+    write!(stream, "{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{head}\r\n{body}")?;
     Ok(text(Some(stream)))
 }

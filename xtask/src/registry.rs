@@ -1,6 +1,11 @@
 //! A real registry, Debian's docker-registry, on a sandbox's loopback; and pushing to it.
 
-use std::{fs, process::Child, process::Stdio, time::Duration};
+use std::{
+    fs,
+    net::TcpStream,
+    process::{Child, Stdio},
+    time::Duration,
+};
 
 use anyhow::{Context, Result, ensure};
 
@@ -65,6 +70,30 @@ impl Registry {
         let registry = Self { host: format!("127.0.0.1:{port}"), port, access, child };
         sandbox
             .on_network(|| wait::until("the registry", PATIENCE, || registry.call("GET", "/v2/", "", &[]).map(drop)))?;
+        Ok(registry)
+    }
+
+    /// Starts another on the same images, which only serves: `http` are more lines of its section `http`, `more` more
+    /// sections. Waits until it listens.
+    pub fn beside(&self, sandbox: &Sandbox, port: u16, http: &str, more: &str) -> Result<Self> {
+        let program = deb::program("docker-registry", "docker-registry")?;
+        let images = sandbox.dir().join(format!("registry-{}/data", self.port));
+        let dir = sandbox.dir().join(format!("registry-{port}"));
+        fs::create_dir_all(&dir)?;
+        let config = format!(
+            "version: 0.1\nlog: {{level: info}}\nstorage: {{filesystem: {{rootdirectory: '{}'}}}}\n\
+             http:\n  addr: '127.0.0.1:{port}'\n{http}\n{more}\n",
+            images.display()
+        );
+        fs::write(dir.join("config.yml"), config)?;
+        let log = fs::File::create(dir.join("log"))?;
+        let mut command = sandbox.command(program);
+        command.arg("serve").arg(dir.join("config.yml")).stdout(Stdio::null()).stderr(log);
+        let child = command.spawn().context("cannot start docker-registry")?;
+        let registry = Self { host: format!("127.0.0.1:{port}"), port, access: Access::Open, child };
+        let listens = || wait::until("the registry", PATIENCE, || Ok(TcpStream::connect(("127.0.0.1", port))?));
+        let log = || fs::read_to_string(dir.join("log")).unwrap_or_default();
+        sandbox.on_network(listens).with_context(log)?;
         Ok(registry)
     }
 

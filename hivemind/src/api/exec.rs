@@ -13,6 +13,8 @@
 //!
 //! Closing the connection ends the process.
 
+use std::time::Duration;
+
 use axum::{
     body::Bytes,
     extract::{
@@ -52,6 +54,9 @@ pub mod channel {
 const MESSAGE_LIMIT: usize = 1 << 20;
 /// The exit code when the process was lost, as Docker gives it for a fault of its own.
 const LOST: u32 = 125;
+
+/// How long a client may take to read the last message and close.
+const FAREWELL: Duration = Duration::from_secs(5);
 
 /// How a command ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -151,10 +156,16 @@ async fn carry(socket: WebSocket, session: ExecSession) {
         sender.send(framed(channel::EXIT, &serde_json::to_vec(&end).unwrap_or_default())).await?;
         sender.send(Message::Close(None)).await
     };
+    let mut inward = std::pin::pin!(inward(receiver, stdin, resize));
     tokio::select! {
-        // An error means that nobody listens any more.
-        _ = outward => {}
-        () = inward(receiver, stdin, resize) => {}
+        ended = outward => {
+            // A client that is still sending would be reset by a socket closed over unread input, and never read how
+            // the command ended. An error means that nobody listens any more.
+            if ended.is_ok() {
+                let _ = tokio::time::timeout(FAREWELL, inward).await;
+            }
+        }
+        () = &mut inward => {}
     }
 }
 

@@ -71,6 +71,9 @@ pub(super) struct DaemonArgs {
     /// File with credentials for registries, in the format of Docker's config.json
     #[arg(long, env = "HIVEMIND_REGISTRY_AUTH")]
     registry_auth: Option<PathBuf>,
+    /// PEM file with the certificate of an authority that registries' are signed by, besides those the machine trusts
+    #[arg(long, env = "HIVEMIND_REGISTRY_CA")]
+    registry_ca: Option<PathBuf>,
     /// Device through which published ports are reached; found by itself by default
     #[arg(long, env = "HIVEMIND_UPLINK", value_delimiter = ',')]
     uplink: Vec<String>,
@@ -155,6 +158,7 @@ impl DaemonArgs {
             dns_upstreams: self.dns_upstream,
             plain_http_registries: self.plain_http_registry,
             registry_auth: self.registry_auth,
+            registry_ca: self.registry_ca,
             uplinks: self.uplink,
             remove_unknown: self.remove_unknown,
         })

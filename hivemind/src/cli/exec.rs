@@ -102,7 +102,7 @@ async fn exec(context: &Context, args: &ExecArgs) -> Result<u32, Problem> {
     // All at once: a process that does not read must not keep its output back.
     let result = tokio::select! {
         code = show(from_process) => code,
-        problem = forward(inbox, to_process) => Err(problem),
+        () = forward(inbox, to_process) => Ok(OWN_FAULT.into()),
         () = sending => Ok(OWN_FAULT.into()),
         signal = ended() => Ok(128 + signal),
     };
@@ -169,14 +169,12 @@ async fn write(to: &mut (impl tokio::io::AsyncWrite + Unpin), data: &[u8]) -> st
     to.flush().await
 }
 
-/// Sends what is put into the inbox; returns only if that fails.
-async fn forward(
-    mut inbox: mpsc::Receiver<ExecMessage>,
-    mut to: impl Sink<ExecMessage, Error = Problem> + Unpin,
-) -> Problem {
+/// Sends what is put into the inbox; never returns. What cannot be sent is no fault by itself: the command may have
+/// ended without reading it, and what is received tells.
+async fn forward(mut inbox: mpsc::Receiver<ExecMessage>, mut to: impl Sink<ExecMessage, Error = Problem> + Unpin) {
     while let Some(message) = inbox.recv().await {
-        if let Err(problem) = to.send(message).await {
-            return problem;
+        if to.send(message).await.is_err() {
+            break;
         }
     }
     std::future::pending().await

@@ -63,6 +63,8 @@ pub struct DaemonConfig {
     pub plain_http_registries: Vec<String>,
     /// Credentials for registries, in the format of Docker's config.json.
     pub registry_auth: Option<PathBuf>,
+    /// The certificate, in PEM, of an authority that registries' are signed by, besides those the machine trusts.
+    pub registry_ca: Option<PathBuf>,
     /// Whether a new store may begin on a machine that has instances, which are removed then.
     pub remove_unknown: bool,
     /// Devices through which published ports are reached; found if empty.

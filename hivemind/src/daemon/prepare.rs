@@ -4,7 +4,7 @@ use std::{fs, path::PathBuf, sync::Arc};
 
 use tokio::sync::watch;
 
-use super::DaemonConfig;
+use super::{DaemonConfig, needs};
 use crate::{
     agent::{self, datapath::InPlace},
     dataplane::{
@@ -134,6 +134,7 @@ async fn runtime(config: &DaemonConfig) -> Result<Arc<dyn Runtime>, Problem> {
         cgroup_parent: config.cgroup_parent.clone(),
         plain_http_registries: config.plain_http_registries.clone(),
         registry_auth: config.registry_auth.clone(),
+        registry_ca: config.registry_ca.clone(),
         ..RuntimeConfig::default()
     })
     .map_err(problem)?;
@@ -145,7 +146,11 @@ async fn runtime(config: &DaemonConfig) -> Result<Arc<dyn Runtime>, Problem> {
 /// The cgroup2 folder for the socket programs: the configured one, or the root of the tree.
 fn cgroup(config: &DaemonConfig) -> Result<PathBuf, Problem> {
     if let Some(path) = &config.cgroup_root {
-        return Ok(path.clone());
+        if needs::is_cgroup2(path) {
+            return Ok(path.clone());
+        }
+        let title = format!("{} is no folder of a cgroup2 tree", path.display());
+        return Err(Problem::new(ErrorCode::Kernel, title).hint("name one with --cgroup-root, or leave it out"));
     }
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     let point = mounts.lines().find_map(|line| {

@@ -12,6 +12,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::{
     DaemonConfig,
     local::LocalUpstream,
+    needs,
     prepare::{Prepared, prepare, store_problem},
 };
 use crate::{
@@ -37,9 +38,7 @@ use crate::{
 /// # Errors
 /// If something it needs is missing or taken; then nothing that it began is left.
 pub async fn run(config: DaemonConfig) -> Result<(), Problem> {
-    if !nix::unistd::geteuid().is_root() {
-        return Err(Problem::new(ErrorCode::NotRoot, "the daemon needs root").hint("sudo hivemind daemon"));
-    }
+    needs::check(&config)?;
     let readiness = Readiness::default();
     let block = readiness.block("start");
     // Before anything is written: the folders may be those of the daemon that runs.

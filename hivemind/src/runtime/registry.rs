@@ -7,7 +7,7 @@ use bytes::Bytes;
 use futures::{StreamExt as _, TryStreamExt as _, stream::BoxStream};
 use oci_client::{
     Client, Reference, RegistryOperation,
-    client::{ClientConfig, ClientProtocol, LayerDescriptor},
+    client::{Certificate, CertificateEncoding, ClientConfig, ClientProtocol, LayerDescriptor},
     errors::{DigestError, OciDistributionError, OciErrorCode},
     secrets::RegistryAuth,
 };
@@ -57,16 +57,26 @@ pub(super) fn full_name(reference: &Reference) -> String {
 }
 
 impl Source {
-    /// Prepares fetching `reference`. Registries in `plain_http` (`host:port`) are spoken to without TLS.
+    /// Prepares fetching `reference`. Registries in `plain_http` (`host:port`) are spoken to without TLS; the
+    /// certificate in `ca_file` (PEM) is trusted besides those the machine trusts.
     pub(super) async fn open(
         reference: Reference,
         plain_http: &[String],
         auth_file: Option<&Path>,
+        ca_file: Option<&Path>,
     ) -> Result<Self, RuntimeError> {
         // A second installation fails and changes nothing.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let auth = auth::credentials(auth_file, reference.registry()).await?;
+        let mut authorities = Vec::new();
+        if let Some(path) = ca_file {
+            let action = "read the certificate of --registry-ca from";
+            let refuse = |source| RuntimeError::File { action, path: path.to_owned(), source };
+            let data = tokio::fs::read(path).await.map_err(refuse)?;
+            authorities.push(Certificate { encoding: CertificateEncoding::Pem, data });
+        }
         let config = ClientConfig {
+            extra_root_certificates: authorities,
             protocol: ClientProtocol::HttpsExcept(plain_http.to_vec()),
             connect_timeout: Some(CONNECT_TIMEOUT),
             read_timeout: Some(READ_TIMEOUT),
@@ -175,6 +185,9 @@ fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     }
     if text.contains("InvalidContentType") {
         text += " (hint: it speaks plain HTTP, which has to be allowed for it)";
+    }
+    if text.contains("UnknownIssuer") {
+        text += " (hint: the machine must trust who signed its certificate: update-ca-certificates, or --registry-ca)";
     }
     text
 }

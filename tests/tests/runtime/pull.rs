@@ -179,6 +179,40 @@ fn at_once_and_broken_off() {
 }
 
 #[test]
+fn a_registry_that_goes_down_in_the_middle() {
+    sandboxed(|| async {
+        let mut world = World::new().await?;
+        let runtime = world.runtime()?;
+        let noise: Vec<u8> =
+            (0..12_000_000u64).flat_map(|n| n.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes()).collect();
+        let layers = [(busybox()?, Packed::Gzip), (layer("srv/noise", &noise), Packed::Plain)];
+        world.registry.target.push("team/big", Some("latest"), &layers, architecture(), json!({}))?;
+        let name = format!("{}/team/big", world.registry.target.host);
+
+        let (progress, mut told) = watch::channel(PullProgress::default());
+        let fetching = runtime.ensure_image(&name, PullPolicy::IfMissing, progress);
+        let going_down = async {
+            // Something has come, and most is yet to come.
+            let begun = told.wait_for(|progress| progress.done > 0).await.expect("it is told").clone();
+            world.registry.kill().expect("killed");
+            begun
+        };
+        let (fetched, begun) = tokio::join!(fetching, going_down);
+        assert!(begun.done < begun.total, "{begun:?}");
+        let error = fetched.expect_err("must fail");
+        assert!(matches!(&error, RuntimeError::RegistryUnreachable { .. }), "{error:?}");
+        assert!(error.to_string().contains(&world.registry.target.host), "{error}");
+        // While it is down, too; and what was fetched is no image.
+        let error = pull(&runtime, &name).await.expect_err("must fail").downcast::<RuntimeError>()?;
+        assert!(matches!(&error, RuntimeError::RegistryUnreachable { .. }), "{error:?}");
+
+        world.registry = Registry::start(&world.dir, 5000, None, None).await?;
+        pull(&runtime, &name).await?;
+        Ok(())
+    });
+}
+
+#[test]
 fn a_full_disk() {
     sandboxed(|| async {
         let world = World::with_disk(Some(16)).await?;

@@ -80,6 +80,12 @@ impl Registry {
         Ok(registry)
     }
 
+    /// Ends it, as a registry that goes down.
+    pub(crate) fn kill(&mut self) -> Result<()> {
+        self.child.kill()?;
+        Ok(self.child.wait().map(drop)?)
+    }
+
     /// Damages a blob on the registry's disk without changing its size.
     pub(crate) fn damage(&self, digest: &str) -> Result<()> {
         let hex = digest.trim_start_matches("sha256:");

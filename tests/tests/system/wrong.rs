@@ -162,6 +162,16 @@ fn programs_that_do_not_run() -> Result<()> {
     let ill = ["--health-http", "81/", "--health-interval", "200ms", "--health-retries", "2"];
     let said = cannot_come_up(&machine, &image, &ill, "E-HEALTH-001", 1)?;
     ensure!(said.contains("serves on port 80"), "the last log lines are not shown: {said}");
+    let often = ["--health-interval", "200ms", "--health-retries", "2", "--health-start-period", "0s"];
+    for (check, why) in [
+        (["--health-tcp", "81"], "port 81 does not accept connections"),
+        (["--health-exec", "echo it is ill; exit 4"], "the command ended with 4: it is ill"),
+        (["--health-exec", "sleep 1000"], "the command did not end within 2000 ms"),
+    ] {
+        let said = cannot_come_up(&machine, &image, &[&check[..], &often].concat(), "E-HEALTH-001", 1)?;
+        ensure!(said.contains(why), "it is not said why the check fails: {said}");
+        ensure!(said.contains("serves on port 80"), "the last log lines are not shown: {said}");
+    }
     let hungry = ["--port", "80", "--memory", "8Mi", "--entrypoint", "sh", "--", "-c", "exec tail /dev/zero"];
     let said = cannot_come_up(&machine, &image, &hungry, "E-RUN-002", 1)?;
     ensure!(said.to_lowercase().contains("memory"), "it is not said that memory was too little: {said}");
@@ -195,6 +205,49 @@ fn a_disk_that_is_full() -> Result<()> {
     machine.close()
 }
 
+/// Says `first`; when told to, more than a small disk holds; when told again, `after`.
+const TALKS: &str = "echo first; while [ ! -e /go ]; do sleep 0.05; done; \
+    for n in $(seq 300); do head -c 16000 /dev/zero | tr '\\0' x; echo; done; touch /wrote; \
+    while [ ! -e /again ]; do sleep 0.05; done; echo after; exec sleep 1d";
+
+#[test]
+fn a_disk_that_is_full_of_logs() -> Result<()> {
+    let mut machine = Machine::prepare(&unique("full-logs"), &[])?;
+    let logs = machine.daemon.dir().join("state/logs");
+    std::fs::create_dir_all(&logs)?;
+    let dir = logs.display().to_string();
+    let inside = |machine: &Machine, words: &[&str]| {
+        let (program, args) = words.split_first().context("no words")?;
+        shell::output(machine.sandbox.command(program).args(args))
+    };
+    inside(&machine, &["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", &dir])?;
+    machine.daemon.start(&machine.sandbox)?;
+    let image = machine.push(&image::web()?, "web", "1")?;
+    let talker = ["app", "deploy", "--image", &image, "--name", "talker", "--port", "80", "--health-exec", "true"];
+    let said = machine.hivemind(&[&talker[..], &["--wait", "--entrypoint", "sh", "--", "-c", TALKS]].concat())?;
+    said.ok()?;
+    // Full by others: not even one line has room.
+    let ballast = format!("{dir}/ballast");
+    ensure!(inside(&machine, &["dd", "if=/dev/zero", &format!("of={ballast}"), "bs=4k"]).is_err(), "it is not full");
+    machine.hivemind(&["exec", "talker", "--", "touch", "/go"])?.ok()?;
+    wait::until("the process to write on", PATIENCE, || {
+        machine.hivemind(&["exec", "talker", "--", "test", "-e", "/wrote"])?.ok().map(drop)
+    })?;
+    // What was said before is still there, and people can read it.
+    let before = machine.hivemind(&["logs", "talker"])?.ok()?;
+    ensure!(before.contains("first") && !before.contains("after"), "{}", before.len());
+    inside(&machine, &["rm", &ballast])?;
+    machine.hivemind(&["exec", "talker", "--", "touch", "/again"])?.ok()?;
+    wait::until("the log to go on", PATIENCE, || {
+        let now = machine.hivemind(&["logs", "talker"])?.ok()?;
+        ensure!(now.contains("records were lost") && now.contains("after"), "{} bytes", now.len());
+        Ok(())
+    })?;
+    let one = hivemind_tests::until_ready(&machine, "talker", 1)?;
+    ensure!(one.iter().all(|instance| instance.restarts == 0), "a full disk for logs ended it: {one:?}");
+    machine.close()
+}
+
 /// A daemon that must not start.
 fn does_not_start(machine: &mut Machine, code: &str, exit: i32) -> Result<()> {
     machine.daemon.spawn(&machine.sandbox)?;
@@ -216,7 +269,8 @@ fn daemons_that_cannot_start() -> Result<()> {
         (&["--instance-cidr4", "10.88.0.1/16"], "E-SPEC-001", 2),
         (&["--web-port", "5000"], "E-NET-003", 4),
         // Known only when the network is made already: it is taken back.
-        (&["--bpf-root", "/proc/hivemind"], "E-KERN-001", 1),
+        // No file of a BPF file system has a dot in its name.
+        (&["--bpf-root", "/sys/fs/bpf/hive.mind"], "E-BPF-002", 1),
     ] {
         machine.daemon = Daemon::new(&machine.sandbox, &containerd, &[&registry], flags)?;
         does_not_start(&mut machine, code, exit).context(flags.join(" "))?;

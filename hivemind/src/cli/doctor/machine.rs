@@ -1,14 +1,15 @@
 //! Kernel, rights, mounts, time, disk.
 
-use std::{fs, path::Path};
+use std::path::Path;
 
 use nix::sys::resource::{Resource, getrlimit};
 
 use super::Finding;
-use crate::dataplane::bpf;
+use crate::{
+    daemon::needs::{self, release, version},
+    dataplane::bpf,
+};
 
-/// The oldest kernel: the socket hooks and the TC programs are tested from here on.
-const KERNEL: (u32, u32) = (6, 1);
 /// From here on programs are attached with TCX.
 const TCX: (u32, u32) = (6, 6);
 /// Until this kernel, memory of BPF maps counted against RLIMIT_MEMLOCK.
@@ -17,10 +18,6 @@ const MEMLOCK: (u32, u32) = (5, 11);
 const FREE: u64 = 1 << 30;
 /// The kernel's own limit of the clock's error, beyond which it no longer calls it synchronised, in microseconds.
 const CLOCK_ERROR: i64 = 16_000_000;
-/// What the daemon does with its rights, by the capability's number (capabilities(7)).
-const CAPABILITIES: [(u32, &str); 5] =
-    [(12, "CAP_NET_ADMIN"), (13, "CAP_NET_RAW"), (21, "CAP_SYS_ADMIN"), (38, "CAP_PERFMON"), (39, "CAP_BPF")];
-
 pub(super) fn root() -> Finding {
     if nix::unistd::geteuid().is_root() {
         Finding::ok("root", "running as root")
@@ -30,8 +27,7 @@ pub(super) fn root() -> Finding {
 }
 
 pub(super) fn capabilities() -> Finding {
-    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let missing = missing_capabilities(&status);
+    let missing = needs::own_missing_capabilities();
     if missing.is_empty() {
         Finding::ok("capabilities", "all that are needed")
     } else {
@@ -40,26 +36,10 @@ pub(super) fn capabilities() -> Finding {
     }
 }
 
-fn missing_capabilities(status: &str) -> Vec<&'static str> {
-    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
-    let bits = effective.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok()).unwrap_or(0);
-    CAPABILITIES.iter().filter(|(bit, _)| bits >> bit & 1 == 0).map(|(_, name)| *name).collect()
-}
-
-fn release() -> String {
-    nix::sys::utsname::uname().map(|uname| uname.release().to_string_lossy().into_owned()).unwrap_or_default()
-}
-
-/// Major and minor version of `6.1.0-13-cloud-amd64`.
-fn version(release: &str) -> (u32, u32) {
-    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|part| part.parse::<u32>().unwrap_or(0));
-    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
-}
-
 pub(super) fn kernel() -> Finding {
     let release = release();
     let version = version(&release);
-    if version < KERNEL {
+    if version < needs::OLDEST_KERNEL {
         let mend = "Linux 6.1 or newer is needed, e.g. Debian 12, Ubuntu 24.04; Debian 11: install a kernel of bullseye-backports";
         return Finding::fail("kernel", release, mend);
     }
@@ -68,7 +48,7 @@ pub(super) fn kernel() -> Finding {
 }
 
 pub(super) fn btf() -> Finding {
-    let path = "/sys/kernel/btf/vmlinux";
+    let path = needs::BTF;
     if Path::new(path).exists() {
         Finding::ok("btf", path)
     } else {
@@ -99,20 +79,23 @@ fn mounted<'a>(mounts: &'a str, kind: &'a str) -> impl Iterator<Item = &'a str> 
     })
 }
 
-pub(super) fn bpffs(mounts: &str) -> Finding {
-    match mounted(mounts, "bpf").next() {
-        Some(point) => Finding::ok("bpffs", point),
-        None => Finding::warn("bpffs", "not mounted", "mount -t bpf bpf /sys/fs/bpf   (systemd does it at boot)"),
+/// Whether programs and tables can be kept in the folder.
+pub(super) fn bpffs(root: &Path) -> Finding {
+    if needs::is_on_bpffs(root) {
+        Finding::ok("bpffs", format!("{} is in one", root.display()))
+    } else {
+        let mend = "mount -t bpf bpf /sys/fs/bpf   (systemd does it at boot)";
+        Finding::fail("bpffs", format!("{} is not in a BPF file system", root.display()), mend)
     }
 }
 
 pub(super) fn cgroups(mounts: &str, configured: Option<&Path>) -> Finding {
     let v1 = mounted(mounts, "cgroup").count();
     let v2 = mounted(mounts, "cgroup2").next();
-    if let Some(path) = configured.filter(|path| !path.join("cgroup.procs").exists()) {
+    if let Some(path) = configured.filter(|path| !needs::is_cgroup2(path)) {
         return Finding::fail(
             "cgroups",
-            format!("{} is no cgroup", path.display()),
+            format!("{} is no folder of a cgroup2 tree", path.display()),
             "name a cgroup2 folder with --cgroup-root",
         );
     }
@@ -144,8 +127,13 @@ pub(super) fn clock() -> Finding {
         let mut timex: nix::libc::timex = std::mem::zeroed();
         (nix::libc::adjtimex(&raw mut timex), timex)
     };
-    if state >= 0 && state != nix::libc::TIME_ERROR && timex.maxerror < CLOCK_ERROR {
-        Finding::ok("time", format!("synchronised to {} ms", timex.maxerror / 1_000))
+    clock_of(state, timex.maxerror)
+}
+
+/// `state` as adjtimex(2) returns it, `error` in microseconds.
+fn clock_of(state: i32, error: i64) -> Finding {
+    if state >= 0 && state != nix::libc::TIME_ERROR && error < CLOCK_ERROR {
+        Finding::ok("time", format!("synchronised to {} ms", error / 1_000))
     } else {
         let mend = "apt-get install chrony   (registries' certificates and logs need the right time)";
         Finding::warn("time", "the kernel does not call the clock synchronised", mend)
@@ -174,36 +162,34 @@ mod tests {
 
     const V2: &str = "25 1 0:22 / /sys/fs/cgroup/unified rw,relatime shared:9 - cgroup2 cgroup2 rw\n";
     const V1: &str = "27 1 0:24 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu\n";
-    const BPF: &str = "26 1 0:23 / /sys/fs/bpf rw - bpf bpf rw,mode=700\n";
 
     #[test]
     fn mounts_are_found_by_type() {
-        for (mounts, bpf, cgroup) in [
-            (format!("{V2}{BPF}"), Verdict::Ok, Verdict::Ok),
-            (format!("{V1}{V2}"), Verdict::Warn, Verdict::Ok),
-            (V1.to_owned(), Verdict::Warn, Verdict::Fail),
-            (String::new(), Verdict::Warn, Verdict::Fail),
+        for (mounts, expected) in [
+            (V2.to_owned(), Verdict::Ok),
+            (format!("{V1}{V2}"), Verdict::Ok),
+            (V1.to_owned(), Verdict::Fail),
+            (String::new(), Verdict::Fail),
         ] {
-            assert_eq!(bpffs(&mounts).verdict, bpf, "{mounts}");
-            assert_eq!(cgroups(&mounts, None).verdict, cgroup, "{mounts}");
+            assert_eq!(cgroups(&mounts, None).verdict, expected, "{mounts}");
         }
         assert_eq!(cgroups(V2, Some(Path::new("/nonexistent"))).verdict, Verdict::Fail);
         assert!(cgroups(&format!("{V1}{V2}"), None).found.starts_with("hybrid"));
     }
 
     #[test]
-    fn kernel_versions_are_read() {
-        for (release, expected) in
-            [("6.1.0-13-cloud-amd64", (6, 1)), ("6.18.5", (6, 18)), ("5.10", (5, 10)), ("7-rc1", (7, 0)), ("", (0, 0))]
-        {
-            assert_eq!(version(release), expected, "{release}");
+    fn a_clock_that_nobody_sets_is_told() {
+        for (state, error, expected) in [
+            (nix::libc::TIME_OK, 500_000, Verdict::Ok),
+            // A leap second comes: nothing is wrong.
+            (nix::libc::TIME_INS, 500_000, Verdict::Ok),
+            (nix::libc::TIME_OK, CLOCK_ERROR, Verdict::Warn),
+            (nix::libc::TIME_ERROR, 0, Verdict::Warn),
+            (-1, 0, Verdict::Warn),
+        ] {
+            let found = clock_of(state, error);
+            assert_eq!(found.verdict, expected, "{state}, {error}");
+            assert_eq!(found.mend.is_empty(), expected == Verdict::Ok);
         }
-    }
-
-    #[test]
-    fn missing_capabilities_are_named() {
-        assert!(missing_capabilities("Name:\tx\nCapEff:\t000001ffffffffff\n").is_empty());
-        assert_eq!(missing_capabilities("CapEff:\t0000007fffffffff\n"), ["CAP_BPF"]);
-        assert_eq!(missing_capabilities("").len(), CAPABILITIES.len());
     }
 }

@@ -127,7 +127,7 @@ async fn examine(config: &DaemonConfig, running: bool) -> Vec<Finding> {
         machine::kernel(),
         machine::btf(),
         machine::programs(),
-        machine::bpffs(&mounts),
+        machine::bpffs(&config.bpf_root),
         machine::cgroups(&mounts, config.cgroup_root.as_deref()),
         machine::memlock(),
         programs::containerd(config).await,

@@ -20,6 +20,7 @@ use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::unix::pipe,
     sync::{mpsc, oneshot, watch},
+    time::Instant,
 };
 
 use super::{
@@ -49,6 +50,10 @@ const READ_BYTES: usize = 32 << 10;
 /// streams open for ever.
 const LINGER: Duration = Duration::from_secs(2);
 
+/// How long the shim may take to open a pipe after it has said that the process runs, and how often it is looked.
+const SHIM_OPENS: Duration = Duration::from_secs(5);
+const SHIM_LOOK: Duration = Duration::from_millis(5);
+
 impl ContainerdRuntime {
     pub(super) async fn start_exec(&self, id: &InstanceId, spec: ExecSpec) -> Result<ExecSession, RuntimeError> {
         let not_running = || RuntimeError::NotRunning { id: id.to_string() };
@@ -77,8 +82,7 @@ impl ContainerdRuntime {
         let session = match exec.start(&spec, process.to_string(), &pipes).await {
             Ok(()) => {
                 let (session, ends) = session();
-                let stdin = if spec.stdin { pipes.writer("stdin") } else { None };
-                let run = run(exec, pipes, ends, stdin, [stdout, stderr]);
+                let run = run(exec, pipes, ends, spec.stdin, [stdout, stderr]);
                 let mut execs = self.execs.lock().unwrap_or_else(PoisonError::into_inner);
                 while execs.try_join_next().is_some() {}
                 execs.spawn(run);
@@ -202,7 +206,7 @@ fn refused(status: &Status) -> Option<ExecSession> {
     Some(session)
 }
 
-async fn run(exec: Exec, pipes: Pipes, ends: Ends, stdin: Option<pipe::Sender>, outputs: [Option<pipe::Receiver>; 2]) {
+async fn run(exec: Exec, pipes: Pipes, ends: Ends, stdin: bool, outputs: [Option<pipe::Receiver>; 2]) {
     let Ends { stdin: input, output, mut resize, mut exit } = ends;
     let (ended, watch_end) = watch::channel(false);
     let [stdout, stderr] = outputs;
@@ -228,11 +232,17 @@ async fn run(exec: Exec, pipes: Pipes, ends: Ends, stdin: Option<pipe::Sender>, 
         // If nobody waits for it, it was killed.
         let _ = exit.send(code);
     };
+    let fed = async {
+        // Without wanted input the receiver is dropped: what is sent all the same is refused.
+        if stdin {
+            feed(&exec, input, &pipes).await;
+        }
+    };
     let living = async {
         tokio::select! {
             () = waiting => {}
             // Input and sizes end with the process, not the other way round.
-            () = async { tokio::join!(feed(&exec, input, stdin, !pipes.stderr), resizing, std::future::pending::<()>()); } => {}
+            () = async { tokio::join!(fed, resizing, std::future::pending::<()>()); } => {}
         }
         exec.delete().await;
         let _ = ended.send(true);
@@ -242,14 +252,18 @@ async fn run(exec: Exec, pipes: Pipes, ends: Ends, stdin: Option<pipe::Sender>, 
 }
 
 /// Passes input on. With a terminal it never ends.
-async fn feed(exec: &Exec, mut input: mpsc::Receiver<Bytes>, stdin: Option<pipe::Sender>, tty: bool) {
-    let Some(mut stdin) = stdin else { return };
-    while let Some(bytes) = input.recv().await {
-        if stdin.write_all(&bytes).await.is_err() {
+async fn feed(exec: &Exec, mut input: mpsc::Receiver<Bytes>, pipes: &Pipes) {
+    let mut stdin = pipes.writer("stdin").await;
+    while let Some(to) = &mut stdin
+        && let Some(bytes) = input.recv().await
+    {
+        if to.write_all(&bytes).await.is_err() {
             break;
         }
     }
-    if tty {
+    // Nobody reads any more; what still comes is refused.
+    drop(input);
+    if !pipes.stderr {
         // Closing a terminal's input would hang it up (SIGHUP); its end of input is a character.
         std::future::pending::<()>().await;
     }
@@ -312,9 +326,18 @@ impl Pipes {
         pipe::OpenOptions::new().open_receiver(&path).map(Some).map_err(file_error("open", path))
     }
 
-    /// Opens after the process was started; `None` if it has ended already.
-    fn writer(&self, name: &str) -> Option<pipe::Sender> {
-        pipe::OpenOptions::new().open_sender(self.dir.join(name)).ok()
+    /// Opens after the process was started. The shim opens its end in the background, so it may not be there yet;
+    /// `None` if it does not come, as for a process that has closed its input.
+    async fn writer(&self, name: &str) -> Option<pipe::Sender> {
+        let (path, begun) = (self.dir.join(name), Instant::now());
+        loop {
+            match pipe::OpenOptions::new().open_sender(&path) {
+                Err(error) if error.raw_os_error() == Some(nix::libc::ENXIO) && begun.elapsed() < SHIM_OPENS => {
+                    tokio::time::sleep(SHIM_LOOK).await;
+                }
+                opened => return opened.ok(),
+            }
+        }
     }
 }
 

@@ -61,6 +61,8 @@ pub struct RuntimeConfig {
     pub plain_http_registries: Vec<String>,
     /// A Docker `config.json` with credentials; read at every pull, and need not exist.
     pub registry_auth: Option<PathBuf>,
+    /// A PEM file with one certificate of an authority to trust besides the machine's; read at every pull.
+    pub registry_ca: Option<PathBuf>,
 }
 
 impl Default for RuntimeConfig {
@@ -76,6 +78,7 @@ impl Default for RuntimeConfig {
             cgroup_parent: "/hivemind".to_owned(),
             plain_http_registries: Vec::new(),
             registry_auth: None,
+            registry_ca: None,
         }
     }
 }
@@ -116,6 +119,7 @@ impl ContainerdRuntime {
             snapshots: snapshots.clone(),
             plain_http: config.plain_http_registries.clone(),
             auth_file: config.registry_auth.clone(),
+            ca_file: config.registry_ca.clone(),
             locks: Locks::default(),
         };
         let memory = MemoryTree::here();

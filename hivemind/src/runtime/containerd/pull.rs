@@ -41,6 +41,7 @@ pub(super) struct Puller {
     pub snapshots: Snapshots,
     pub plain_http: Vec<String>,
     pub auth_file: Option<PathBuf>,
+    pub ca_file: Option<PathBuf>,
     /// One pull of an image, one writer of a blob, one unpacker of a snapshot at a time: by name.
     pub locks: Locks,
 }
@@ -92,7 +93,7 @@ impl Puller {
         if pull == PullPolicy::Never {
             return Err(RuntimeError::ImageAbsent { reference: name });
         }
-        let source = Source::open(parsed, &self.plain_http, self.auth_file.as_deref()).await?;
+        let source = Source::open(parsed, &self.plain_http, self.auth_file.as_deref(), self.ca_file.as_deref()).await?;
         let lease = self.client.lease(&lease_id(&name), LEASE_HOURS).await?;
         let mut held = Held { client: &self.client, lease: lease.clone(), progress, settled: false };
         let fetched = self.fetch(&source, &name, &lease, progress).await;

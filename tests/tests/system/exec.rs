@@ -1,0 +1,289 @@
+//! `hivemind exec` as people type it: in a terminal, in a pipe, in a script.
+
+use std::{
+    io::{Read, Write},
+    os::fd::{AsFd, OwnedFd},
+    process::{Child, Command, Stdio},
+};
+
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use futures::{SinkExt, StreamExt};
+use hivemind::{
+    api::exec::channel,
+    client::{Client, Target},
+};
+use nix::{
+    fcntl::{FcntlArg, OFlag, fcntl},
+    pty::{Winsize, openpty},
+    sys::{
+        signal::{Signal, kill},
+        termios::{LocalFlags, tcgetattr},
+    },
+    unistd::{Pid, ttyname},
+};
+
+use hivemind_tests::{PATIENCE, machine};
+use xtask::{machine::Machine, shell, wait};
+
+/// A machine where the app `web` runs.
+fn with_web(test: &str) -> Result<Machine> {
+    let (machine, image) = machine(test)?;
+    machine.hivemind(&["app", "deploy", "--image", &image, "--name", "web", "--wait"])?.ok()?;
+    Ok(machine)
+}
+
+/// `hivemind <args>` with a terminal of its own, which is its controlling terminal, as in a person's window.
+struct Terminal {
+    master: OwnedFd,
+    /// Kept open, so that the terminal can be looked at when the command has ended.
+    slave: OwnedFd,
+    child: Child,
+    seen: String,
+}
+
+impl Terminal {
+    fn open(machine: &Machine, rows: u16, cols: u16, args: &[&str]) -> Result<Self> {
+        let size = Winsize { ws_row: rows, ws_col: cols, ws_xpixel: 0, ws_ypixel: 0 };
+        let pty = openpty(&size, None).context("cannot make a terminal")?;
+        fcntl(&pty.master, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+        // A session of its own whose terminal this is: without one, nobody would tell of a new size.
+        let mut command = machine.sandbox.command("setsid");
+        command.args(["--ctty", "--wait"]).arg(machine.daemon.program()).args(args);
+        command.env("HIVEMIND_SOCKET", machine.daemon.socket()).env("NO_COLOR", "1");
+        command.stdin(pty.slave.try_clone()?).stdout(pty.slave.try_clone()?).stderr(pty.slave.try_clone()?);
+        let child = command.spawn().context("cannot run setsid")?;
+        Ok(Self { master: pty.master, slave: pty.slave, child, seen: String::new() })
+    }
+
+    /// What its user types.
+    fn types(&self, text: &str) -> Result<()> {
+        nix::unistd::write(&self.master, text.as_bytes()).map(drop).context("the terminal takes nothing")
+    }
+
+    /// Waits until the screen shows `text` after what was waited for last.
+    fn shows(&mut self, text: &str) -> Result<()> {
+        wait::until(&format!("{text:?} on the terminal"), PATIENCE, || {
+            self.read();
+            let at = self.seen.find(text).with_context(|| format!("it shows {:?}", self.seen))?;
+            self.seen.drain(..at + text.len());
+            Ok(())
+        })
+    }
+
+    fn read(&mut self) {
+        let mut buffer = [0; 4096];
+        while let Ok(n @ 1..) = nix::unistd::read(&self.master, &mut buffer) {
+            self.seen += &String::from_utf8_lossy(&buffer[..n]);
+        }
+    }
+
+    /// Its user drags the corner of the window.
+    fn resize(&self, rows: u16, cols: u16) -> Result<()> {
+        let (rows, cols) = (rows.to_string(), cols.to_string());
+        let name = ttyname(&self.slave)?;
+        shell::output(Command::new("stty").arg("-F").arg(name).args(["rows", &rows, "cols", &cols])).map(drop)
+    }
+
+    /// Whether lines are edited and echoed here: not while a terminal in the container does so.
+    fn is_raw(&self) -> Result<bool> {
+        let flags = tcgetattr(self.slave.as_fd())?.local_flags;
+        Ok(!flags.intersects(LocalFlags::ICANON | LocalFlags::ECHO | LocalFlags::ISIG))
+    }
+
+    /// The exit code; the terminal must be as it was before.
+    fn ended(&mut self) -> Result<i32> {
+        let status = wait::until("the command to end", PATIENCE, || {
+            self.read();
+            self.child.try_wait()?.ok_or_else(|| anyhow!("it still runs and shows {:?}", self.seen))
+        })?;
+        self.read();
+        let now = tcgetattr(self.slave.as_fd())?;
+        let usual = openpty(None, None)?;
+        ensure!(now == tcgetattr(usual.slave.as_fd())?, "the terminal is left as {now:?}");
+        status.code().context("a signal ended it")
+    }
+}
+
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        // What it started ends with the sandbox.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn a_shell_in_a_terminal() -> Result<()> {
+    let machine = with_web("exec-shell")?;
+    let mut terminal = Terminal::open(&machine, 33, 101, &["exec", "-it", "web", "--", "sh"])?;
+    terminal.shows("# ")?;
+    ensure!(terminal.is_raw()?, "keys would be looked at twice");
+    // What is typed is echoed: the words that are waited for are put together by the shell.
+    terminal.types("stty size; tty; echo do''ne\r")?;
+    terminal.shows("33 101")?;
+    terminal.shows("/dev/pts/")?;
+    terminal.shows("done")?;
+
+    // A shell that waits for a line looks at it only when the line is there.
+    let watch = "sh -c 'trap \"stty size\" WINCH; echo wat\"\"ching; sleep 1000 & while :; do wait; done'\r";
+    terminal.types(watch)?;
+    terminal.shows("watching")?;
+    terminal.resize(44, 132)?;
+    terminal.shows("44 132")?;
+    terminal.types("\x03")?;
+    terminal.shows("# ")?;
+
+    terminal.types("sh -c 'echo be\"\"gun; sleep 1000'\r")?;
+    terminal.shows("begun")?;
+    terminal.types("\x03")?;
+    terminal.types("echo code=$?\r")?;
+    terminal.shows("code=130")?;
+    // The end of input is a character too.
+    terminal.types("echo list''ens; cat; echo re''ad\r")?;
+    terminal.shows("listens")?;
+    terminal.types("ground\r\x04")?;
+    terminal.shows("ground\r\nground\r\nread")?;
+    terminal.types("exit 7\r")?;
+    let code = terminal.ended()?;
+    ensure!(code == 7, "{code}");
+    machine.close()
+}
+
+#[test]
+fn the_terminal_is_given_back_however_it_ends() -> Result<()> {
+    let mut machine = with_web("exec-end")?;
+    let begin = |machine: &Machine, more: &[&str]| -> Result<Terminal> {
+        let script = ["web", "--", "sh", "-c", "stty size; exec sleep 1000"];
+        let mut terminal = Terminal::open(machine, 20, 70, &[&["exec"], more, &script[..]].concat())?;
+        terminal.shows("20 70")?;
+        Ok(terminal)
+    };
+    // Ctrl-C ends the program, and its code is that of the signal.
+    let mut terminal = begin(&machine, &["-it"])?;
+    terminal.types("\x03")?;
+    let code = terminal.ended()?;
+    ensure!(code == 130, "Ctrl-C: {code}");
+
+    // A person closes the window, or an administrator ends the command.
+    for (signal, expected) in [(Signal::SIGTERM, 143), (Signal::SIGHUP, 129)] {
+        let mut terminal = begin(&machine, &["-it"])?;
+        // `setsid` leads a group, so it has forked: the command is its child.
+        let children = format!("/proc/{0}/task/{0}/children", terminal.child.id());
+        let pid = std::fs::read_to_string(children)?.trim().parse().context("no child")?;
+        kill(Pid::from_raw(pid), signal)?;
+        let code = terminal.ended()?;
+        ensure!(code == expected, "{signal}: {code}");
+    }
+    // Nothing runs on in the container for anybody.
+    let sleeping = || machine.hivemind(&["exec", "web", "--", "sh", "-c", "pgrep -x sleep || echo none"])?.ok();
+    wait::until("the programs to be ended", PATIENCE, || {
+        let pids = sleeping()?;
+        ensure!(pids == "none\n", "{pids}");
+        Ok(())
+    })?;
+
+    // Without input the terminal is only looked at. The daemon goes: that is no fault of the command.
+    let mut terminal = begin(&machine, &["-t"])?;
+    machine.daemon.stop()?;
+    let code = terminal.ended()?;
+    ensure!(code == 125 && terminal.seen.contains("error[E-CLI-001]"), "{code}: {}", terminal.seen);
+    machine.close()
+}
+
+#[test]
+fn a_program_of_ones_own_may_do_what_the_command_line_does() -> Result<()> {
+    let machine = with_web("exec-api")?;
+    let id = machine.hivemind(&["ps", "web", "-o", "json"])?.json()?[0]["id"].as_str().context("no id")?.to_owned();
+    let client = Client::new(Target::Unix(machine.daemon.socket()));
+    let path = |query: &str| format!("/v1/tenants/default/namespaces/default/instances/{id}/exec?{query}");
+    let script = "stty size; read x; until stty size | grep '31 91'; do sleep 0.02; done; exit 9";
+    let words = serde_json::json!(["sh", "-c", script]).to_string();
+    let command: String = words.bytes().map(|byte| format!("%{byte:02x}")).collect();
+    let conversation = async {
+        let (mut to, mut from) = client.exec(&path(&format!("command={command}&stdin=true&rows=30&cols=90"))).await?;
+        let mut shown = String::new();
+        while !shown.contains("30 90") {
+            let (kind, data) = from.next().await.context("the end")??;
+            ensure!(kind == channel::STDOUT, "{kind}: {shown}");
+            shown += &String::from_utf8_lossy(&data);
+        }
+        to.send((channel::RESIZE, "{\"rows\":31,\"cols\":91}".into())).await?;
+        to.send((channel::STDIN, "\n".into())).await?;
+        loop {
+            match from.next().await.context("the end")?? {
+                (channel::STDOUT, data) => shown += &String::from_utf8_lossy(&data),
+                (channel::EXIT, end) => break ensure!(&end[..] == b"{\"code\":9}", "{end:?}"),
+                other => bail!("{other:?}"),
+            }
+        }
+        ensure!(shown.contains("31 91"), "{shown:?}");
+        ensure!(from.next().await.is_none(), "the exit code is the last message");
+        Ok(())
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async { tokio::time::timeout(PATIENCE, conversation).await })??;
+    machine.close()
+}
+
+#[test]
+fn without_a_terminal_every_byte_arrives() -> Result<()> {
+    let machine = with_web("exec-pipe")?;
+    let said = machine.hivemind(&["exec", "web", "--", "sh", "-c", "echo out; echo err >&2; exit 3"])?;
+    ensure!((said.out.as_str(), said.err.as_str(), said.code) == ("out\n", "err\n", 3), "{said}");
+    for (command, code) in [(&["true"][..], 0), (&["no-such-program"], 127), (&["/etc"], 126)] {
+        let said = machine.hivemind(&[&["exec", "web", "--"], command].concat())?;
+        ensure!(said.code == code, "{said}");
+    }
+    let said = machine.hivemind(&["exec", "nobody", "--", "true"])?;
+    ensure!(said.code == 125 && said.err.contains("error[E-OBJ-001]"), "{said}");
+    // No terminal is no terminal.
+    let said = machine.hivemind(&["exec", "-it", "web", "--", "sh"])?;
+    ensure!(said.code == 125 && said.err.contains("-t needs a terminal"), "{said}");
+
+    // All bytes there are, in an order that no line ending or text encoding would survive; more than any buffer holds.
+    let bytes: Vec<u8> = (0..3_000_000_u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    let pipe = |args: &[&str], input: &[u8]| -> Result<std::process::Output> {
+        let mut command = machine.sandbox.command("timeout");
+        command.arg(PATIENCE.as_secs().to_string()).arg(machine.daemon.program()).args(args);
+        command.env("HIVEMIND_SOCKET", machine.daemon.socket()).env("NO_COLOR", "1");
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+        let mut stdin = child.stdin.take().context("no input")?;
+        std::thread::scope(|scope| {
+            // A program that does not read it all closes its end: that is no failure of ours.
+            scope.spawn(move || stdin.write_all(input));
+            child.wait_with_output().context("no output")
+        })
+    };
+    let back = pipe(&["exec", "-i", "web", "--", "cat"], &bytes)?;
+    ensure!(back.status.code() == Some(0) && back.stdout == bytes, "{} of {} bytes", back.stdout.len(), bytes.len());
+    ensure!(back.stderr.is_empty(), "{}", String::from_utf8_lossy(&back.stderr));
+    let apart = pipe(&["exec", "-i", "web", "--", "sh", "-c", "tee /dev/stderr"], &bytes)?;
+    ensure!(apart.stdout == bytes && apart.stderr == bytes, "{}, {}", apart.stdout.len(), apart.stderr.len());
+    // A program that has had enough ends well, whatever is still on its way to it; by TCP as well, where a reset would
+    // overtake the answer.
+    let token = machine.daemon.dir().join("state/api-token").display().to_string();
+    let tcp = ["--socket", "tcp://127.0.0.1:3000", "--token-file", &token];
+    for n in 0..20 {
+        let by: &[&str] = if n % 2 == 0 { &[] } else { &tcp };
+        let head = pipe(&[by, &["exec", "-i", "web", "--", "head", "-c", "5"]].concat(), &bytes)?;
+        let well = head.status.code() == Some(0) && head.stdout == bytes[..5];
+        ensure!(well, "{}: {}", head.status, String::from_utf8_lossy(&head.stderr));
+    }
+    // Without -i nothing is sent, and the program finds the end of its input at once.
+    let silent = pipe(&["exec", "web", "--", "cat"], b"not sent")?;
+    ensure!(silent.status.code() == Some(0) && silent.stdout.is_empty(), "{:?}", silent.stdout);
+
+    // Whoever reads the output goes: the command ends too, as in every pipeline.
+    let mut command = machine.daemon.command(&machine.sandbox, &["exec", "web", "--", "yes"]);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
+    let mut first = [0; 4];
+    child.stdout.take().context("no output")?.read_exact(&mut first)?;
+    let status = wait::until("exec to end with its reader", PATIENCE, || {
+        child.try_wait()?.ok_or_else(|| anyhow!("it still runs"))
+    });
+    if status.is_err() {
+        child.kill()?;
+    }
+    ensure!(&first == b"y\ny\n" && status?.code() == Some(141), "{first:?}");
+    machine.close()
+}
