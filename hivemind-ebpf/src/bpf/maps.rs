@@ -10,8 +10,8 @@ use aya_ebpf::{
 };
 use hivemind_ebpf::{
     abi::{
-        Addr, Backend, Config, Connection, Count, CounterKey, Endpoint, Frontend, FrontendKey, Original, Peer, RuleKey,
-        ServedKey, SlotKey, SocketKey, Tuple,
+        Addr, Backend, Config, Connection, Count, CounterKey, Endpoint, Frontend, FrontendKey, Original, Peer, Rule,
+        RuleKey, ServedKey, SlotKey, SocketKey, Tuple,
     },
     connection::TICK_NS,
     policy::PORT_ENTRIES,
@@ -44,7 +44,7 @@ pub(super) static SOCKETS: LruHashMap<SocketKey, Original> = LruHashMap::with_ma
 #[map(name = "hm_connections")]
 pub(super) static CONNECTIONS: HashMap<Tuple, Connection> = HashMap::with_max_entries(65_536, 0);
 #[map(name = "hm_rules")]
-pub(super) static RULES: HashMap<RuleKey, u32> = HashMap::with_max_entries(262_144, BY_ROW);
+pub(super) static RULES: HashMap<RuleKey, Rule> = HashMap::with_max_entries(262_144, BY_ROW);
 #[map(name = "hm_ports")]
 pub(super) static PORTS: Array<u32> = Array::with_max_entries(PORT_ENTRIES, MAPPED);
 #[map(name = "hm_blocks")]

@@ -4,8 +4,9 @@ use hivemind_ebpf::{
     abi::{Addr, Endpoint, IN, OUT, Tuple, Who},
     packet::{FIRST, ICMP, LATER, Packet, TCP},
     policy::{
-        ANYBODY, AUDIT_IN, AUDIT_OUT, BLOCKS as HAS_BLOCKS, HOST, ISOLATED_IN, ISOLATED_OUT, WORLD, is_error, is_fresh,
-        keys, of_fragments, port_index, protocol, reversed,
+        ADMIN, ANYBODY, AUDIT_IN, AUDIT_OUT, BASELINE, BLOCKS as HAS_BLOCKS, DENIES, HOST, ISOLATED_IN, ISOLATED_OUT,
+        OTHERS, OWN, PASSES, RULED_IN, RULED_OUT, WORLD, is_error, is_fresh, keys, of_fragments, port_index, protocol,
+        reversed,
     },
     reason::Reason,
 };
@@ -46,14 +47,14 @@ impl Judged {
 /// May the instance send it? `to` is what the receiver is, if it is an instance.
 #[inline(never)]
 pub(super) fn leave(judged: &Judged, own: u32, endpoint: &Endpoint, to: Who) -> Result<(), Reason> {
-    let isolated = endpoint.flags & (ISOLATED_IN | ISOLATED_OUT) != 0;
+    let ruled = endpoint.flags & (RULED_IN | RULED_OUT) != 0;
     let to = match to.class {
-        0 if !isolated => return Ok(()),
+        0 if !ruled => return Ok(()),
         0 => who(&judged.tuple.dst),
         _ => to,
     };
     let foreign = to.tenant != 0 && to.tenant != endpoint.who.tenant;
-    if !isolated && !foreign || to.class == HOST {
+    if !ruled && !foreign || to.class == HOST {
         return Ok(());
     }
     judge(&Question { judged, peer: to, way: OUT, foreign }, own, endpoint)
@@ -62,16 +63,16 @@ pub(super) fn leave(judged: &Judged, own: u32, endpoint: &Endpoint, to: Who) -> 
 /// May it come into the instance?
 #[inline(never)]
 pub(super) fn enter(judged: &Judged, own: u32, endpoint: &Endpoint) -> Result<(), Reason> {
-    let isolated = endpoint.flags & (ISOLATED_IN | ISOLATED_OUT) != 0;
+    let ruled = endpoint.flags & (RULED_IN | RULED_OUT) != 0;
     let from = if judged.from.class != 0 {
         judged.from
-    } else if isolated || is_instance(&judged.tuple.src) {
+    } else if ruled || is_instance(&judged.tuple.src) {
         who(&judged.tuple.src)
     } else {
         return Ok(());
     };
     let foreign = from.tenant != 0 && from.tenant != endpoint.who.tenant;
-    if !isolated && !foreign || from.class == HOST {
+    if !ruled && !foreign || from.class == HOST {
         return Ok(());
     }
     judge(&Question { judged, peer: from, way: IN, foreign }, own, endpoint)
@@ -106,23 +107,19 @@ fn judge(question: &Question<'_>, own: u32, endpoint: &Endpoint) -> Result<(), R
         }
         return Ok(());
     }
-    let (isolated, audit, denied) = match way {
-        IN => (endpoint.flags & ISOLATED_IN != 0, endpoint.flags & AUDIT_IN != 0, Reason::PolicyIn),
-        _ => (endpoint.flags & ISOLATED_OUT != 0, endpoint.flags & AUDIT_OUT != 0, Reason::PolicyOut),
+    let flags = endpoint.flags;
+    let (ruled, isolated, audit, denied) = match way {
+        IN => (flags & RULED_IN, flags & ISOLATED_IN, flags & AUDIT_IN, Reason::PolicyIn),
+        _ => (flags & RULED_OUT, flags & ISOLATED_OUT, flags & AUDIT_OUT, Reason::PolicyOut),
     };
-    if isolated {
-        let rule = find(question, endpoint);
+    match if ruled != 0 { find(question, endpoint) } else { 0 } {
         // The border between tenants is opened by a rule that is enforced.
-        if foreign && way == IN && (rule == 0 || audit) {
-            return Err(Reason::OtherTenant);
-        }
-        match rule {
-            0 if audit => count(own, 0, way, Reason::Audit as u8, 0),
-            0 => return Err(denied),
-            rule => hit(rule),
-        }
-    } else if foreign && way == IN {
-        return Err(Reason::OtherTenant);
+        0 if foreign && way == IN => return Err(Reason::OtherTenant),
+        0 if audit != 0 => count(own, 0, way, Reason::Audit as u8, 0),
+        0 if isolated != 0 => return Err(denied),
+        0 => {}
+        rule if rule & DENIES != 0 => return Err(denied),
+        rule => hit(rule),
     }
     note(&judged.tuple);
     if judged.fragment == FIRST {
@@ -131,7 +128,20 @@ fn judge(question: &Question<'_>, own: u32, endpoint: &Endpoint) -> Result<(), R
     Ok(())
 }
 
-/// The rule that allows it; 0: none does.
+/// What rules are looked up by.
+struct Asked {
+    way: u8,
+    protocol: u8,
+    interval: u32,
+    /// The peer's class.
+    class: u32,
+    /// The block class of its address; 0: none.
+    block: u32,
+    /// Who it is one of.
+    wide: u32,
+}
+
+/// The rule that decides, with [`DENIES`] if it denies; 0: nobody decides.
 #[inline(never)]
 fn find(question: &Question<'_>, endpoint: &Endpoint) -> u32 {
     let Question { judged, ref peer, way, .. } = *question;
@@ -143,33 +153,61 @@ fn find(question: &Question<'_>, endpoint: &Endpoint) -> u32 {
     {
         interval = *number;
     }
-    let rule = among(endpoint.set, way, peer.class, protocol, interval);
     // "Everybody" and blocks do not mean other tenants: those must be named.
-    if rule != 0 || question.foreign && way == IN {
-        return rule;
+    let foreign = question.foreign && way == IN;
+    let mut asked =
+        Asked { way, protocol, interval, class: peer.class, block: 0, wide: if foreign { OTHERS } else { ANYBODY } };
+    if endpoint.flags & HAS_BLOCKS != 0 && !foreign {
+        asked.block = block(if way == IN { &judged.tuple.src } else { &judged.tuple.dst });
     }
-    if endpoint.flags & HAS_BLOCKS != 0 {
-        let other = if way == IN { &judged.tuple.src } else { &judged.tuple.dst };
-        let block = block(other);
-        if block != 0 {
-            let rule = among(endpoint.set, way, block, protocol, interval);
-            if rule != 0 {
-                return rule;
-            }
-        }
+    let admin = tier(&asked, endpoint.sets[ADMIN]);
+    if admin != 0 && admin & PASSES == 0 {
+        return admin;
     }
-    among(endpoint.set, way, ANYBODY, protocol, interval)
+    let (isolated, audit) = match way {
+        IN => (endpoint.flags & ISOLATED_IN != 0, endpoint.flags & AUDIT_IN != 0),
+        _ => (endpoint.flags & ISOLATED_OUT != 0, endpoint.flags & AUDIT_OUT != 0),
+    };
+    // A policy on trial opens no border, and keeps no other tier from deciding.
+    let own = if isolated && !(audit && foreign) { tier(&asked, endpoint.sets[OWN]) } else { 0 };
+    if isolated && !audit {
+        return own;
+    }
+    let base = tier(&asked, endpoint.sets[BASELINE]);
+    if audit && !foreign && base & DENIES == 0 {
+        // What it would have said is counted.
+        return own;
+    }
+    if base & PASSES != 0 { 0 } else { base }
 }
 
+/// Of the rules of a set that match, the one that comes first; 0: none does.
 #[inline(never)]
-fn among(set: u32, way: u8, peer: u32, protocol: u8, interval: u32) -> u32 {
-    for key in &keys(set, way, peer, protocol, interval) {
-        // SAFETY: one aligned word.
+fn tier(asked: &Asked, set: u32) -> u32 {
+    if set == 0 {
+        return 0;
+    }
+    let mut first = among(asked, set, asked.class).min(among(asked, set, asked.wide));
+    if asked.block != 0 {
+        first = first.min(among(asked, set, asked.block));
+    }
+    if first == NOTHING { 0 } else { first as u32 }
+}
+
+/// No rule: behind all others.
+const NOTHING: u64 = u64::MAX;
+
+/// The first rule about a peer: its order, then its number.
+#[inline(never)]
+fn among(asked: &Asked, set: u32, peer: u32) -> u64 {
+    let mut first = NOTHING;
+    for key in &keys(set, asked.way, peer, asked.protocol, asked.interval) {
+        // SAFETY: copied at once.
         if let Some(rule) = unsafe { RULES.get(key) } {
-            return *rule;
+            first = first.min(u64::from(rule.order) << 32 | u64::from(rule.number));
         }
     }
-    0
+    first
 }
 
 /// The block class of an address; 0: it is in no block.

@@ -14,6 +14,7 @@ mod logs;
 mod output;
 mod parse;
 mod policy;
+mod policy_tier;
 mod policy_words;
 mod show;
 mod tenant;

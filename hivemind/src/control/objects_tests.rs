@@ -57,6 +57,12 @@ fn put(snapshot: &mut ClusterSnapshot, change: ObjectChange) {
             RowChange::Delete(ObjectName::Tenant(name)) => drop(snapshot.tenants.remove(&name)),
             RowChange::Delete(ObjectName::Namespace(scope)) => drop(snapshot.namespaces.remove(&scope)),
             RowChange::Delete(ObjectName::Policy(key)) => drop(snapshot.policies.remove(&key)),
+            RowChange::PutTier(policy) => {
+                snapshot.tiers.insert(policy.key.clone(), Row { object: Arc::new(policy), modified });
+            }
+            RowChange::Delete(ObjectName::Tier(key)) => {
+                snapshot.tiers.remove(&key);
+            }
             RowChange::Delete(ObjectName::App(key)) => snapshot.set_app(&key, None),
         }
     }

@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use crate::{
     model::{InstanceId, NodeDesired, NodeName, Protocol},
     net::{Family, HostLink, Mac},
-    policy::{self, EndpointPolicy, PeerClass, RuleKey},
+    policy::{self, EndpointPolicy, PeerClass, RuleKey, RuleRow},
     spec::v1::PolicyProtocol,
 };
 
@@ -28,8 +28,8 @@ pub struct Tables {
     /// The ports that instances of this node serve, by interface index, and the number of the service: its packets
     /// carry no virtual address, so this is how they are counted for it.
     pub served: BTreeMap<(u32, u16, Protocol), u32>,
-    /// What policies allow; the number of the rule.
-    pub rules: BTreeMap<RuleKey, u32>,
+    /// What policies say.
+    pub rules: BTreeMap<RuleKey, RuleRow>,
     /// Where intervals of ports begin that rules name; 0 always does.
     pub intervals: BTreeMap<PolicyProtocol, BTreeSet<u16>>,
     /// The block class of addresses, by longest prefix.
@@ -53,7 +53,7 @@ pub struct EndpointRow {
     pub tenant: u32,
     /// What policies are about it.
     pub policy: EndpointPolicy,
-    /// Whether a rule of its set names a block of addresses.
+    /// Whether a rule of its sets names a block of addresses.
     pub blocks: bool,
 }
 
@@ -111,7 +111,10 @@ pub fn compute(
             class: class(id).class,
             tenant: class(id).tenant,
             policy: policies.endpoints.get(id).copied().unwrap_or_default(),
-            blocks: policies.endpoints.get(id).is_some_and(|policy| with_blocks.contains(&policy.set)),
+            blocks: policies
+                .endpoints
+                .get(id)
+                .is_some_and(|policy| policy.sets.iter().any(|set| with_blocks.contains(set))),
         };
         tables.endpoints.insert(link.ifindex, row);
     }

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Addresses, Instance, InstanceId, InstanceStatus, Namespace, NodeName, Policy, PolicyKey, Revision, Scope, Service,
-    ServiceKey,
+    ServiceKey, TierKey, TierPolicy,
 };
 
 /// A service with those that serve it.
@@ -70,6 +70,10 @@ pub enum FeedMessage {
     Policy(Arc<Policy>),
     /// A policy is gone.
     PolicyGone(PolicyKey),
+    /// A policy of a tier is new or has changed.
+    TierPolicy(Arc<TierPolicy>),
+    /// A policy of a tier is gone.
+    TierPolicyGone(TierKey),
     /// All that was there at this revision has been said; sent again after each later revision's changes.
     SnapshotEnd(Revision),
 }
@@ -89,6 +93,8 @@ pub struct NodeDesired {
     pub namespaces: BTreeMap<Scope, Arc<Namespace>>,
     /// All policies.
     pub policies: BTreeMap<PolicyKey, Arc<Policy>>,
+    /// All policies of tiers.
+    pub tiers: BTreeMap<TierKey, Arc<TierPolicy>>,
 }
 
 impl NodeDesired {
@@ -124,6 +130,12 @@ impl NodeDesired {
             }
             FeedMessage::PolicyGone(key) => {
                 self.policies.remove(&key);
+            }
+            FeedMessage::TierPolicy(policy) => {
+                self.tiers.insert(policy.key.clone(), policy);
+            }
+            FeedMessage::TierPolicyGone(key) => {
+                self.tiers.remove(&key);
             }
             FeedMessage::SnapshotEnd(revision) => self.revision = revision,
         }

@@ -8,7 +8,7 @@ use aya::{
 };
 use hivemind_ebpf::{
     abi::{
-        Addr, Backend, Connection, Count, CounterKey, Endpoint, Frontend, FrontendKey, Peer, RuleKey, ServedKey,
+        Addr, Backend, Connection, Count, CounterKey, Endpoint, Frontend, FrontendKey, Peer, Rule, RuleKey, ServedKey,
         SlotKey, Tuple,
     },
     map,
@@ -118,7 +118,7 @@ pub(super) struct Maps {
     pub(super) served: Table<ServedKey, u32>,
     pub(super) connections: Table<Tuple, Connection>,
     pub(super) counters: PerCpuHashMap<MapData, CounterKey, Count>,
-    pub(super) rules: Table<RuleKey, u32>,
+    pub(super) rules: Table<RuleKey, Rule>,
     pub(super) ports: Ports,
     pub(super) blocks: Blocks,
     pub(super) hits: PerCpuHashMap<MapData, u32, Count>,

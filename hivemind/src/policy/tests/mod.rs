@@ -4,4 +4,5 @@ mod cases;
 mod naive;
 mod rows;
 mod tenants;
+mod tiers;
 pub(super) mod world;

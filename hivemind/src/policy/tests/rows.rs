@@ -2,7 +2,7 @@
 
 use super::world::*;
 use crate::{
-    policy::{Direction, FIRST_CLASS, Peer, Verdict, judge},
+    policy::{Direction, FIRST_CLASS, OWN, Peer, PolicyRef, Verdict, judge},
     spec::v1::{Operator, PolicyProtocol},
 };
 
@@ -99,7 +99,8 @@ fn the_first_policy_names_a_row_that_several_would_give() {
     let verdict = judge(&compiled, &local, Direction::In, peer, Some(PolicyProtocol::Udp), 1);
     let Verdict::Allowed(number) = verdict else { panic!("{verdict:?}") };
     let named = &compiled.names[&number];
-    assert_eq!((named.policy.name.as_str(), named.direction, named.index), ("a", Direction::In, 0));
+    let PolicyRef::Namespace(key) = &named.policy else { panic!("{named:?}") };
+    assert_eq!((key.name.as_str(), named.direction, named.index), ("a", Direction::In, 0));
 }
 
 #[test]
@@ -114,6 +115,8 @@ fn numbers_with_a_meaning_are_never_given() {
     }
     let compiled = world.compile();
     assert!(compiled.peers.values().all(|peer| (FIRST_CLASS..1 << 31).contains(&peer.class) && peer.tenant != 0));
-    assert!(compiled.rules.values().chain(compiled.names.keys()).all(|number| *number != 0));
-    assert!(compiled.endpoints.values().all(|endpoint| endpoint.set != 0));
+    assert!(
+        compiled.rules.values().map(|row| row.number).chain(compiled.names.keys().copied()).all(|number| number != 0)
+    );
+    assert!(compiled.endpoints.values().all(|endpoint| endpoint.sets[OWN] != 0));
 }
