@@ -3,9 +3,9 @@
 //! It gives up at a million; time to load and the reach of older kernels go with the number.
 
 pub(crate) const BUDGET: [(&str, u32); 12] = [
-    ("hm_from_cont", 105_000),
-    ("hm_to_cont", 19_700),
-    ("hm_from_uplink", 18_800),
+    ("hm_from_cont", 128_000),
+    ("hm_to_cont", 22_500),
+    ("hm_from_uplink", 22_000),
     ("hm_pub_select", 21_600),
     ("hm_connect4", 1_000),
     ("hm_connect6", 1_100),
