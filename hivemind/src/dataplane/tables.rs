@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use crate::{
     model::{InstanceId, NodeDesired, NodeName, Protocol},
     net::{Family, HostLink, Mac},
-    policy::{self, EndpointPolicy, PeerClass, RuleKey, RuleRow},
+    policy::{Compiled, EndpointPolicy, PeerClass, RuleKey, RuleRow},
     spec::v1::PolicyProtocol,
 };
 
@@ -89,15 +89,14 @@ pub struct ServiceRow {
 }
 
 /// The rows that `node` should hold for what it is told, given its links and its own addresses. An instance without a
-/// link has no row, and so denies.
+/// link has no row, and so denies. `policies` are those of `desired`.
 pub fn compute(
     desired: &NodeDesired,
+    policies: &Compiled,
     node: &NodeName,
     links: &BTreeMap<InstanceId, HostLink>,
     node_addresses: &[IpAddr],
 ) -> Tables {
-    let policies = policy::compile(desired, node);
-    let with_blocks: BTreeSet<u32> = policies.rules.keys().filter(|key| key.is_block()).map(|key| key.set).collect();
     // Every instance has a class; one that has none yet is unknown to everybody.
     let class = |id: &InstanceId| policies.peers.get(id).copied().unwrap_or_default();
     let mut tables = Tables { node_addresses: node_addresses.iter().copied().collect(), ..Tables::default() };
@@ -114,7 +113,7 @@ pub fn compute(
             blocks: policies
                 .endpoints
                 .get(id)
-                .is_some_and(|policy| policy.sets.iter().any(|set| with_blocks.contains(set))),
+                .is_some_and(|policy| policy.sets.iter().any(|set| policies.with_blocks.contains(set))),
         };
         tables.endpoints.insert(link.ifindex, row);
     }
@@ -146,9 +145,9 @@ pub fn compute(
             }
         }
     }
-    tables.rules = policies.rules;
-    tables.intervals = policies.ports;
-    tables.blocks = policies.blocks;
+    tables.rules.clone_from(&policies.rules);
+    tables.intervals.clone_from(&policies.ports);
+    tables.blocks.clone_from(&policies.blocks);
     tables
 }
 
@@ -162,6 +161,7 @@ mod tests {
             Addresses, AppKey, Backend, Desired, Instance, Peer, Scope, ServedService, Service, ServiceKey,
             ServicePort, Timestamp,
         },
+        policy::compile,
         spec::v1::AppSpec,
     };
 
@@ -226,7 +226,8 @@ mod tests {
         let (desired, here) = desired();
         let links = BTreeMap::from([(here, link(9))]);
         let own = ["192.0.2.1".parse().expect("an address")];
-        let tables = compute(&desired, &HERE.parse().expect("a name"), &links, &own);
+        let node = HERE.parse().expect("a name");
+        let tables = compute(&desired, &compile(&desired, &node), &node, &links, &own);
         assert_eq!(tables.endpoints[&9].v4, Some([10, 88, 0, 2].into()));
         let peer = |text: &str| tables.peers[&text.parse::<IpAddr>().expect("an address")].ifindex;
         assert_eq!((peer("10.88.0.2"), peer("fd00::2"), peer("10.88.0.3"), peer("fd00::3")), (9, 9, 0, 0));
@@ -244,7 +245,8 @@ mod tests {
     #[test]
     fn without_a_link_an_instance_has_no_row() {
         let (desired, _) = desired();
-        let tables = compute(&desired, &HERE.parse().expect("a name"), &BTreeMap::new(), &[]);
+        let node = HERE.parse().expect("a name");
+        let tables = compute(&desired, &compile(&desired, &node), &node, &BTreeMap::new(), &[]);
         assert!(tables.endpoints.is_empty() && tables.served.is_empty());
         assert!(tables.peers.values().all(|peer| peer.ifindex == 0));
     }

@@ -46,13 +46,14 @@ pub fn compile(desired: &NodeDesired, node: &NodeName) -> Compiled {
             }
         }
     }
+    let with_blocks = rules.keys().filter(|key: &&RuleKey| key.is_block()).map(|key| key.set).collect();
     let name = |(policy, direction, index): (Owner<'_>, Direction, usize)| RuleName {
         policy: policy.into(),
         direction,
         index,
     };
     let names = numbers.into_iter().map(|(identity, number)| (number, name(identity))).collect();
-    Compiled { peers: classes.peers, endpoints, rules, ports, blocks: blocks.regions, names }
+    Compiled { peers: classes.peers, endpoints, rules, ports, blocks: blocks.regions, with_blocks, names }
 }
 
 fn selectors<'a>(entries: &[Entry<'a>]) -> BTreeSet<PeerSelector<'a>> {

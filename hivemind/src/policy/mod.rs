@@ -13,6 +13,7 @@
 //! policies and restarts of the daemon, so that rows can be replaced one by one while packets are judged.
 
 mod blocks;
+mod cache;
 mod classes;
 mod compile;
 mod document;
@@ -35,6 +36,7 @@ use crate::{
     spec::v1::{Action, PolicyProtocol},
 };
 
+pub use cache::Cache;
 pub use compile::compile;
 pub use document::{Document, read};
 pub use judge::{Peer, Verdict, judge};
@@ -83,6 +85,8 @@ pub struct Compiled {
     pub ports: BTreeMap<PolicyProtocol, BTreeSet<u16>>,
     /// The block class of addresses, by longest prefix.
     pub blocks: BTreeMap<IpNet, u32>,
+    /// The sets whose rules name blocks.
+    pub with_blocks: BTreeSet<u32>,
     /// What rules are called, by their number.
     pub names: BTreeMap<u32, RuleName>,
 }

@@ -1,5 +1,6 @@
 //! Policies, compiled and judged: known cases, random worlds against the documents themselves, and how many rows.
 
+mod cached;
 mod cases;
 mod naive;
 mod rows;
