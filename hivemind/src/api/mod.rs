@@ -22,6 +22,7 @@ mod services;
 pub mod tenants;
 mod tier_policies;
 pub mod view;
+pub mod why;
 
 pub use serve::{Listeners, bind, ensure_alone, serve};
 
@@ -120,6 +121,7 @@ fn described() -> (Router<Shared>, utoipa::openapi::OpenApi) {
         .routes(routes!(policies::list_all))
         .routes(routes!(policies::list))
         .routes(routes!(policies::get, policies::put, policies::delete))
+        .routes(routes!(why::why))
         .routes(routes!(tier_policies::list))
         .routes(routes!(tier_policies::get, tier_policies::put, tier_policies::delete))
         .routes(routes!(tier_policies::get_of_tenant, tier_policies::put_of_tenant, tier_policies::delete_of_tenant))

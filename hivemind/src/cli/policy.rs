@@ -11,6 +11,7 @@ use super::{
     policy_tier::{self, TierCommand},
     policy_words,
     tenant::done,
+    why,
 };
 use crate::{
     api::{object_view::PolicyView, tenants::ChangedView},
@@ -49,6 +50,8 @@ pub(super) enum PolicyCommand {
         #[arg(add = complete::policies())]
         name: PolicyName,
     },
+    /// Try policies before they are applied: who would reach whom
+    Test(why::TestArgs),
     /// Policies of tiers, which decide before and after those of namespaces
     #[command(subcommand)]
     Tier(TierCommand),
@@ -110,6 +113,7 @@ fn path(key: &PolicyKey) -> String {
 pub(super) async fn run(context: &Context, command: PolicyCommand) -> Result<(), Problem> {
     let key = |name: PolicyName| PolicyKey::new(context.scope.clone(), name);
     match command {
+        PolicyCommand::Test(args) => why::test(context, args).await,
         PolicyCommand::Tier(command) => policy_tier::run(context, command).await,
         PolicyCommand::Apply(args) => apply(context, &args).await,
         PolicyCommand::Ls(reach) => {
@@ -133,9 +137,10 @@ pub(super) async fn run(context: &Context, command: PolicyCommand) -> Result<(),
     }
 }
 
-async fn apply(context: &Context, args: &ApplyArgs) -> Result<(), Problem> {
+/// The policies of files.
+pub(super) fn read_files(context: &Context, files: &[PathBuf]) -> Result<Vec<Document>, Problem> {
     let mut policies = Vec::new();
-    for file in &args.file {
+    for file in files {
         let shown = file.display();
         let invalid = |why: String| Problem::new(ErrorCode::Invalid, format!("{shown} cannot be read: {why}"));
         let text = match file.to_str() {
@@ -152,6 +157,11 @@ async fn apply(context: &Context, args: &ApplyArgs) -> Result<(), Problem> {
         })?;
         policies.extend(read);
     }
+    Ok(policies)
+}
+
+async fn apply(context: &Context, args: &ApplyArgs) -> Result<(), Problem> {
+    let policies = read_files(context, &args.file)?;
     // All are checked before the first is written.
     let mut previews = Vec::new();
     for policy in &policies {

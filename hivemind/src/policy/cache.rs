@@ -102,6 +102,6 @@ impl Cache {
 
 /// Whether two maps hold the same rows, without looking into them: a row that was told again counts as changed.
 fn same<K: Eq, V>(before: &BTreeMap<K, Arc<V>>, now: &BTreeMap<K, Arc<V>>) -> bool {
-    let rows = |(before, now): ((&K, &Arc<V>), (&K, &Arc<V>))| Arc::ptr_eq(before.1, now.1) && before.0 == now.0;
-    before.len() == now.len() && before.iter().zip(now).all(rows)
+    let mut rows = before.iter().zip(now);
+    before.len() == now.len() && rows.all(|((key, row), (other, new))| Arc::ptr_eq(row, new) && key == other)
 }

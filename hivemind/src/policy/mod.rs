@@ -17,6 +17,7 @@ mod cache;
 mod classes;
 mod compile;
 mod document;
+mod explain;
 mod judge;
 mod number;
 mod sets;
@@ -38,7 +39,8 @@ use crate::{
 
 pub use cache::Cache;
 pub use compile::compile;
-pub use document::{Document, read};
+pub use document::{Document, Expectation, read, read_expectations, read_port};
+pub use explain::{End, Leg, explain};
 pub use judge::{Peer, Verdict, judge};
 
 /// [`RuleKey::peer`]: everybody.

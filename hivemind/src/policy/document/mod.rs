@@ -46,6 +46,7 @@
 //! Nothing is guessed: what is not known is refused, and all faults of all documents are said at once, each with where
 //! it is and what to write instead.
 
+mod expect;
 mod fields;
 mod kubernetes;
 mod short;
@@ -61,6 +62,7 @@ use std::collections::{BTreeMap, btree_map};
 
 use serde_norway::Value;
 
+pub use self::expect::{Expectation, read_expectations, read_port};
 use self::fields::{Faults, Node};
 use crate::{
     model::{PolicyKey, Scope, TierKey},

@@ -143,7 +143,7 @@ fn peer(node: &Node<'_>, faults: &mut Faults) -> Option<PolicyPeer> {
 }
 
 /// `5432`, `53/udp`, `8000-8999/tcp`, `http` or a protocol.
-fn port(node: &Node<'_>, faults: &mut Faults) -> Option<PolicyPort> {
+pub(super) fn port(node: &Node<'_>, faults: &mut Faults) -> Option<PolicyPort> {
     let text = match node.value {
         Value::String(text) => text.clone(),
         Value::Number(number) => number.to_string(),
