@@ -51,6 +51,11 @@ pub const SCTP: u8 = 132;
 /// Entries of the table of intervals: a row of 65,536 for each of four protocols.
 pub const PORT_ENTRIES: u32 = 4 << 16;
 
+/// Entries of the table of rules.
+pub const RULE_ROWS: u32 = 262_144;
+/// Entries of the table of blocks of addresses.
+pub const BLOCK_ROWS: u32 = 65_536;
+
 /// Ticks until the way back of a TCP connection without packets is closed: twelve hours.
 const TCP_TICKS: u32 = 40_000;
 /// The same for everything else.

@@ -14,7 +14,7 @@ use hivemind_ebpf::{
         RuleKey, ServedKey, SlotKey, SocketKey, Tuple,
     },
     connection::TICK_NS,
-    policy::PORT_ENTRIES,
+    policy::{BLOCK_ROWS, PORT_ENTRIES, RULE_ROWS},
 };
 
 /// The map flag `BPF_F_NO_PREALLOC`.
@@ -44,11 +44,11 @@ pub(super) static SOCKETS: LruHashMap<SocketKey, Original> = LruHashMap::with_ma
 #[map(name = "hm_connections")]
 pub(super) static CONNECTIONS: HashMap<Tuple, Connection> = HashMap::with_max_entries(65_536, 0);
 #[map(name = "hm_rules")]
-pub(super) static RULES: HashMap<RuleKey, Rule> = HashMap::with_max_entries(262_144, BY_ROW);
+pub(super) static RULES: HashMap<RuleKey, Rule> = HashMap::with_max_entries(RULE_ROWS, BY_ROW);
 #[map(name = "hm_ports")]
 pub(super) static PORTS: Array<u32> = Array::with_max_entries(PORT_ENTRIES, MAPPED);
 #[map(name = "hm_blocks")]
-pub(super) static BLOCKS: LpmTrie<[u32; 4], u32> = LpmTrie::with_max_entries(65_536, BY_ROW);
+pub(super) static BLOCKS: LpmTrie<[u32; 4], u32> = LpmTrie::with_max_entries(BLOCK_ROWS, BY_ROW);
 #[map(name = "hm_notes")]
 pub(super) static NOTES: LruHashMap<Tuple, u32> = LruHashMap::with_max_entries(65_536, 0);
 #[map(name = "hm_hits")]

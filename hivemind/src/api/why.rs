@@ -13,10 +13,10 @@ use super::{
 };
 use crate::{
     model::{
-        AppKey, ClusterSnapshot, ErrorCode, Instance, InstanceId, InvalidName, NodeDesired, Peer, Policy, PolicyKey,
-        Problem, Scope, TierKey, TierPolicy, Timestamp,
+        AppKey, ClusterSnapshot, ErrorCode, InstanceId, InvalidName, NodeDesired, Policy, PolicyKey, Problem, Scope,
+        TierKey, TierPolicy, Timestamp,
     },
-    policy::{Direction, End, Leg, explain},
+    policy::{Direction, End, Leg, explain, too_large},
     spec::v1::{PolicyProtocol, PolicySpec, TierSpec, validate_policy, validate_tier},
 };
 
@@ -27,7 +27,8 @@ const WORLD: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct WhyBody {
-    /// The questions.
+    /// The questions; without one it is only said what of the policies is wrong, and whether all of them fit.
+    #[serde(default)]
     pub questions: Vec<Question>,
     /// Policies to try: each stands for the stored one of its name, if there is one.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -120,7 +121,7 @@ pub(super) async fn why(
 }
 
 fn answers(snapshot: &ClusterSnapshot, scope: &Scope, body: WhyBody) -> Result<Vec<WhyView>, Problem> {
-    let stored = desired(snapshot);
+    let stored = NodeDesired::for_policies(snapshot);
     let tried = tried(&stored, body.policies, body.tiers)?;
     let mut views = Vec::new();
     for Question { from, to, protocol, port } in &body.questions {
@@ -144,26 +145,7 @@ fn answers(snapshot: &ClusterSnapshot, scope: &Scope, body: WhyBody) -> Result<V
     Ok(views)
 }
 
-/// Everything that policies are compiled from.
-fn desired(snapshot: &ClusterSnapshot) -> NodeDesired {
-    let peer = |instance: &Instance| Peer {
-        node: instance.node.clone(),
-        addresses: instance.addresses,
-        identity: instance.identity,
-        scope: instance.app.scope.clone(),
-        labels: instance.spec.labels.clone(),
-    };
-    let instances = snapshot.instances.iter();
-    NodeDesired {
-        peers: instances.map(|(id, row)| (id.clone(), Arc::new(peer(&row.object)))).collect(),
-        namespaces: snapshot.namespaces.iter().map(|(key, row)| (key.clone(), Arc::clone(&row.object))).collect(),
-        policies: snapshot.policies.iter().map(|(key, row)| (key.clone(), Arc::clone(&row.object))).collect(),
-        tiers: snapshot.tiers.iter().map(|(key, row)| (key.clone(), Arc::clone(&row.object))).collect(),
-        ..NodeDesired::default()
-    }
-}
-
-/// The same with policies to try; none without any.
+/// The view with policies to try; none without any.
 fn tried(
     stored: &NodeDesired,
     policies: Vec<TriedPolicy>,
@@ -182,6 +164,9 @@ fn tried(
     for TriedTier { key, spec } in tiers {
         faults.extend(validate_tier(&spec).into_iter().map(|fault| format!("tier policy {key}: {fault}")));
         desired.tiers.insert(key.clone(), Arc::new(TierPolicy { key, spec, created_at }));
+    }
+    if faults.is_empty() {
+        faults = too_large(&desired);
     }
     if faults.is_empty() {
         return Ok(Some(desired));
@@ -257,7 +242,7 @@ impl LegView {
 mod tests {
     use super::*;
     use crate::{
-        model::{Addresses, Desired, Row},
+        model::{Addresses, Desired, Instance, Row},
         policy::{Document, read},
         spec::v1::AppSpec,
     };

@@ -14,7 +14,7 @@ use super::{
     why,
 };
 use crate::{
-    api::{object_view::PolicyView, tenants::ChangedView},
+    api::{object_view::PolicyView, tenants::ChangedView, why::WhyView},
     model::{ErrorCode, PolicyKey, PolicyName, Problem},
     policy::{self, Document},
 };
@@ -162,7 +162,8 @@ pub(super) fn read_files(context: &Context, files: &[PathBuf]) -> Result<Vec<Doc
 
 async fn apply(context: &Context, args: &ApplyArgs) -> Result<(), Problem> {
     let policies = read_files(context, &args.file)?;
-    // All are checked before the first is written.
+    // All are checked before the first is written: together, whether they fit, then one by one.
+    let _: Vec<WhyView> = context.client.send(Method::POST, &context.path("why"), &why::tried(&policies)).await?;
     let mut previews = Vec::new();
     for policy in &policies {
         previews.push(put(context, policy, true).await?);

@@ -124,6 +124,18 @@ fn asked(question: &Question) -> String {
     format!("{} to {}, {}/{protocol},", question.from, question.to, question.port)
 }
 
+/// The policies as they are tried: nothing of them is stored.
+pub(super) fn tried(policies: &[Document]) -> WhyBody {
+    let mut body = WhyBody::default();
+    for document in policies.iter().cloned() {
+        match document {
+            Document::Policy(key, spec) => body.policies.push(TriedPolicy { key, spec }),
+            Document::Tier(key, spec) => body.tiers.push(TriedTier { key, spec }),
+        }
+    }
+    body
+}
+
 pub(super) async fn test(context: &Context, args: TestArgs) -> Result<(), Problem> {
     let mut expected = Vec::new();
     if let (Some(from), Some(to), Some((protocol, port))) = (args.from, args.to, args.port) {
@@ -139,13 +151,7 @@ pub(super) async fn test(context: &Context, args: TestArgs) -> Result<(), Proble
         })?;
         expected.extend(read);
     }
-    let mut body = WhyBody::default();
-    for document in read_files(context, &args.file)? {
-        match document {
-            Document::Policy(key, spec) => body.policies.push(TriedPolicy { key, spec }),
-            Document::Tier(key, spec) => body.tiers.push(TriedTier { key, spec }),
-        }
-    }
+    let mut body = tried(&read_files(context, &args.file)?);
     let question = |Expectation { from, to, protocol, port, .. }: &Expectation| Question {
         from: from.clone(),
         to: to.clone(),

@@ -110,15 +110,7 @@ impl Feed {
         if instance.node == self.node {
             self.say(FeedMessage::Instance(Arc::clone(instance)));
         }
-        let Instance { id, node, addresses, identity, app, spec, .. } = &**instance;
-        let peer = Peer {
-            node: node.clone(),
-            addresses: *addresses,
-            identity: *identity,
-            scope: app.scope.clone(),
-            labels: spec.labels.clone(),
-        };
-        self.say(FeedMessage::Peer(id.clone(), Arc::new(peer)));
+        self.say(FeedMessage::Peer(instance.id.clone(), Arc::new(Peer::from(&**instance))));
     }
 
     fn say_service(&mut self, served: ServedService) {

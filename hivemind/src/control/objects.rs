@@ -2,14 +2,15 @@
 //!
 //! The loop is the only writer of the store, so a decision on its snapshot also holds for what other rows it looked at.
 
-use std::{collections::BTreeMap, fmt};
+use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use super::{ControlError, IfMatch};
 use crate::{
     model::{
-        AppKey, ClusterSnapshot, NAMESPACE_NAME_LABEL, Namespace, Policy, PolicyKey, Revision, Scope, Tenant,
-        TenantName, TierKey, TierPolicy, Timestamp,
+        AppKey, ClusterSnapshot, NAMESPACE_NAME_LABEL, Namespace, NodeDesired, Policy, PolicyKey, Revision, Scope,
+        Tenant, TenantName, TierKey, TierPolicy, Timestamp,
     },
+    policy::too_large,
     spec::v1::{PolicySpec, TierSpec, validate_labels, validate_policy, validate_tier},
 };
 
@@ -270,7 +271,11 @@ fn put_policy(
         return Ok(Vec::new());
     }
     let created_at = before.map_or(now, |before| before.created_at);
-    Ok(vec![RowChange::PutPolicy(Policy { key, spec, created_at })])
+    let policy = Policy { key, spec, created_at };
+    let mut desired = NodeDesired::for_policies(snapshot);
+    desired.policies.insert(policy.key.clone(), Arc::new(policy.clone()));
+    check_room(&desired, || ObjectName::Policy(policy.key.clone()))?;
+    Ok(vec![RowChange::PutPolicy(policy)])
 }
 
 fn put_tier(
@@ -291,7 +296,17 @@ fn put_tier(
         return Ok(Vec::new());
     }
     let created_at = before.map_or(now, |before| before.created_at);
-    Ok(vec![RowChange::PutTier(TierPolicy { key, spec, created_at })])
+    let policy = TierPolicy { key, spec, created_at };
+    let mut desired = NodeDesired::for_policies(snapshot);
+    desired.tiers.insert(policy.key.clone(), Arc::new(policy.clone()));
+    check_room(&desired, || ObjectName::Tier(policy.key.clone()))?;
+    Ok(vec![RowChange::PutTier(policy)])
+}
+
+/// Whether all policies fit into the tables of the nodes: what does not fit is refused, not applied in part.
+fn check_room(desired: &NodeDesired, object: impl FnOnce() -> ObjectName) -> Result<(), ControlError> {
+    let faults = too_large(desired);
+    if faults.is_empty() { Ok(()) } else { Err(ControlError::Invalid { object: object(), faults }) }
 }
 
 /// What is answered when `rows` are what changes, as of the snapshot before.

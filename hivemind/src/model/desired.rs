@@ -7,8 +7,8 @@ use std::{collections::BTreeMap, sync::Arc};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Addresses, Instance, InstanceId, InstanceStatus, Namespace, NodeName, Policy, PolicyKey, Revision, Scope, Service,
-    ServiceKey, TierKey, TierPolicy,
+    Addresses, ClusterSnapshot, Instance, InstanceId, InstanceStatus, Namespace, NodeName, Policy, PolicyKey, Revision,
+    Scope, Service, ServiceKey, TierKey, TierPolicy,
 };
 
 /// A service with those that serve it.
@@ -44,6 +44,18 @@ pub struct Peer {
     pub scope: Scope,
     /// Its labels.
     pub labels: BTreeMap<String, String>,
+}
+
+impl From<&Instance> for Peer {
+    fn from(instance: &Instance) -> Self {
+        Self {
+            node: instance.node.clone(),
+            addresses: instance.addresses,
+            identity: instance.identity,
+            scope: instance.app.scope.clone(),
+            labels: instance.spec.labels.clone(),
+        }
+    }
 }
 
 /// One message of the feed. A feed begins with everything there is, then [`FeedMessage::SnapshotEnd`], then changes.
@@ -98,6 +110,18 @@ pub struct NodeDesired {
 }
 
 impl NodeDesired {
+    /// Everything that policies are compiled from, and nothing else.
+    pub fn for_policies(snapshot: &ClusterSnapshot) -> Self {
+        let instances = snapshot.instances.iter();
+        Self {
+            peers: instances.map(|(id, row)| (id.clone(), Arc::new(Peer::from(&*row.object)))).collect(),
+            namespaces: snapshot.namespaces.iter().map(|(key, row)| (key.clone(), Arc::clone(&row.object))).collect(),
+            policies: snapshot.policies.iter().map(|(key, row)| (key.clone(), Arc::clone(&row.object))).collect(),
+            tiers: snapshot.tiers.iter().map(|(key, row)| (key.clone(), Arc::clone(&row.object))).collect(),
+            ..Self::default()
+        }
+    }
+
     /// Takes in one message.
     pub fn apply(&mut self, message: FeedMessage) {
         match message {

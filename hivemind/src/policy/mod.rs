@@ -20,6 +20,7 @@ mod document;
 mod explain;
 mod judge;
 mod number;
+mod room;
 mod sets;
 #[cfg(test)]
 mod tests;
@@ -42,6 +43,7 @@ pub use compile::compile;
 pub use document::{Document, Expectation, read, read_expectations, read_port};
 pub use explain::{End, Leg, explain};
 pub use judge::{Peer, Verdict, judge};
+pub use room::{MAX_BLOCK_ROWS, MAX_RULE_ROWS, too_large};
 
 /// [`RuleKey::peer`]: everybody.
 pub const ANYBODY: u32 = 0;
