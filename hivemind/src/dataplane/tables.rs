@@ -250,4 +250,48 @@ mod tests {
         assert!(tables.endpoints.is_empty() && tables.served.is_empty());
         assert!(tables.peers.values().all(|peer| peer.ifindex == 0));
     }
+    #[test]
+    fn a_service_more_does_not_pay_for_policies() {
+        let (mut desired, _) = desired();
+        let node: NodeName = HERE.parse().expect("a name");
+        let (peer, served) = (desired.peers.values().next().cloned(), desired.services.values().next().cloned());
+        let (peer, served) = (peer.expect("a peer"), served.expect("a service"));
+        for n in 3..10_000_u32 {
+            let mut peer = (*peer).clone();
+            peer.addresses.v4 = Some((0x0a58_0000 + n).into());
+            peer.labels.insert("app".into(), format!("a{n}"));
+            peer.node = if n < 103 { node.clone() } else { "there".parse().expect("a name") };
+            desired.peers.insert(InstanceId::from_bits(n.into()), Arc::new(peer));
+            let mut served = (*served).clone();
+            served.service.key.name = format!("s{n}").parse().expect("a name");
+            served.service.addresses.v4 = Some((0x0a60_0000 + n).into());
+            desired.services.insert(served.service.key.clone(), Arc::new(served));
+        }
+        for n in 3..103 {
+            let rules =
+                (0..10).map(|port| format!("- {{from: [{{instances: {{}}}}], ports: [{}]}}", 8000 + n * 10 + port));
+            let rules = rules.collect::<Vec<_>>().join("\n");
+            let text = format!("policy: p{n}\ninstances: app=a{n}\ningress:\n{rules}\n");
+            for document in crate::policy::read(&text, &Scope::default()).expect("valid") {
+                let crate::policy::Document::Policy(key, spec) = document else { panic!("of a tier") };
+                let created_at = Timestamp::from_millis(0);
+                desired.policies.insert(key.clone(), Arc::new(crate::model::Policy { key, spec, created_at }));
+            }
+        }
+        let mut cache = crate::policy::Cache::default();
+        cache.compile(&Arc::new(desired.clone()), &node);
+        let next = Arc::new(NodeDesired { revision: 2, ..desired });
+        let timed = |policies: &mut dyn FnMut() -> Arc<Compiled>| {
+            let start = tokio::time::Instant::now();
+            let policies = policies();
+            let compiled = start.elapsed();
+            let tables = compute(&next, &policies, &node, &BTreeMap::new(), &[]);
+            (compiled, start.elapsed(), tables)
+        };
+        let (before, before_all, whole) = timed(&mut || Arc::new(compile(&next, &node)));
+        let (after, after_all, kept) = timed(&mut || cache.compile(&next, &node));
+        eprintln!("compiled {before:?} of {before_all:?}; kept {after:?} of {after_all:?}");
+        assert_eq!(whole, kept);
+        assert_eq!((cache.runs(), whole.rules.len() >= 1_000), (1, true));
+    }
 }

@@ -337,3 +337,28 @@ fn everybody_is_another_tenant_only_if_denied() {
         bench.lab.dataplane.unload().expect("to unload");
     });
 }
+
+#[test]
+fn a_hundred_thousand_rules_are_held_and_looked_up() {
+    isolated(|cgroup| {
+        let mut bench = Bench::new(cgroup);
+        bench.about(1, IN);
+        let (set, direction, protocol, port) = (SET, Direction::In, Some(PolicyProtocol::Udp), ALL_PORTS);
+        let key = |peer| RuleKey { set, direction, peer, protocol, port };
+        let row = |number| RuleRow { number, ..RuleRow::default() };
+        let filler = (1..100_000).map(|n| (key(1_000_000 + n), row(n)));
+        bench.lab.tables.rules = filler.chain([(key(lab::class(0)), row(100_000))]).collect();
+        bench.lab.sync();
+        for family in FAMILIES {
+            let frame = asks(&bench, family, UDP, 53);
+            bench.ask("allowed by the last", &frame, passes(&frame));
+            let other = asks(&bench, family, TCP, 53);
+            bench.ask("allowed by none", &other, Expect::Drop(Reason::PolicyIn));
+        }
+        bench.lab.tables.rules.clear();
+        bench.lab.sync();
+        let frame = asks(&bench, Family::V4, UDP, 53);
+        bench.ask("after all are gone", &frame, Expect::Drop(Reason::PolicyIn));
+        bench.lab.dataplane.unload().expect("to unload");
+    });
+}

@@ -2,6 +2,7 @@
 
 mod cached;
 mod cases;
+mod cookbook;
 mod naive;
 mod rows;
 mod tenants;
