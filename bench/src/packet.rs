@@ -8,8 +8,8 @@ use std::collections::BTreeSet;
 use anyhow::{Result, ensure};
 use hivemind::{
     dataplane::tables::Tables,
-    policy::{Direction, EndpointPolicy, RuleKey, interval},
-    spec::v1::PolicyProtocol,
+    policy::{Direction, EndpointPolicy, RuleKey, RuleRow, interval},
+    spec::v1::{Action, PolicyProtocol},
 };
 
 use crate::{
@@ -30,7 +30,8 @@ pub(crate) struct Args {}
 const RULES: [u32; 3] = [10, 10_000, 60_000];
 /// The set of policies that is about both instances.
 const SET: u32 = 7;
-/// The verdict of a packet that goes straight into another instance.
+/// The verdicts of a packet that is dropped, and of one that goes straight into another instance.
+const DROP: i32 = 2;
 const REDIRECT: i32 = 7;
 
 const SYN: u8 = 2;
@@ -55,15 +56,18 @@ pub(crate) fn run(run: &Run, common: &Common, _: &Args) -> Result<()> {
     let mut port = 20_000;
     for round in 0..rounds {
         eprintln!("showing packets, {} of {rounds}", round + 1);
-        empty.0.push(nothing.run(&packet(1, ACK), repeat)?);
+        empty.0.push(nothing.run(&packet(1, 80, ACK), repeat)?);
         for subject in &mut subjects {
             plane.sync(&subject.tables)?;
             port += 1;
             let shown = |port, flags, repeat| -> Result<f64> {
-                let run = plane.show(&packet(port, flags), ends[0], repeat)?;
+                let run = plane.show(&packet(port, 80, flags), ends[0], repeat)?;
                 ensure!(run.verdict == REDIRECT, "{}: verdict {}", subject.name, run.verdict);
                 Ok(run.mean.as_secs_f64() * 1e9)
             };
+            let other = plane.show(&packet(port, 81, SYN), ends[0], 1)?.verdict;
+            let wanted = if subject.tables.rules.is_empty() { REDIRECT } else { DROP };
+            ensure!(other == wanted, "{}: verdict {other} for a port that no rule allows", subject.name);
             shown(port, SYN, 1)?;
             subject.established.0.push(shown(port, ACK, repeat)?);
             port += 1;
@@ -105,7 +109,14 @@ fn report(common: &Common, empty: &Series, subjects: &[Subject]) -> Result<()> {
 
 /// Both instances are isolated in both directions; one rule of `count` in each allows the other's port.
 fn with_rules(mut tables: Tables, count: u32) -> Tables {
-    let policy = EndpointPolicy { set: SET, isolated_in: true, isolated_out: true, ..EndpointPolicy::default() };
+    let policy = EndpointPolicy {
+        sets: [0, SET, 0],
+        isolated_in: true,
+        isolated_out: true,
+        ruled_in: true,
+        ruled_out: true,
+        ..EndpointPolicy::default()
+    };
     for row in tables.endpoints.values_mut() {
         row.policy = policy;
     }
@@ -116,21 +127,21 @@ fn with_rules(mut tables: Tables, count: u32) -> Tables {
         for n in 0..count / 2 {
             let peer = if n == 0 { class } else { 100_000 + n };
             let key = RuleKey { set: SET, direction, peer, protocol: Some(PolicyProtocol::Tcp), port };
-            tables.rules.insert(key, n + 1);
+            tables.rules.insert(key, RuleRow { number: n + 1, action: Action::Accept, order: 0 });
         }
     }
     tables
 }
 
-/// A TCP packet from the client to port 80 of the server. The programs do not look at its checksum.
-fn packet(port: u16, flags: u8) -> Vec<u8> {
+/// A TCP packet from a port of the client to one of the server. The programs do not look at its checksum.
+fn packet(port: u16, to: u16, flags: u8) -> Vec<u8> {
     let [[host, own], _] = MACS;
     let mut packet = [host, own].concat();
     packet.extend([0x08, 0x00, 0x45, 0, 0, 40, 0, 1, 0x40, 0, 64, 6, 0, 0]);
     packet.extend(CLIENT.0.octets());
     packet.extend(SERVER.0.octets());
     packet.extend(port.to_be_bytes());
-    packet.extend(80u16.to_be_bytes());
+    packet.extend(to.to_be_bytes());
     packet.extend([0, 0, 0, 1, 0, 0, 0, 1, 0x50, flags, 0xff, 0xff, 0, 0, 0, 0]);
     packet
 }

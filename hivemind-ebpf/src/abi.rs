@@ -172,8 +172,8 @@ pub struct Endpoint {
     pub frame_to: [u8; 12],
     /// What it is to others.
     pub who: Who,
-    /// The number of the set of policies that are about it; 0: none.
-    pub set: u32,
+    /// The numbers of its sets of rules, by tier ([`crate::policy::ADMIN`] and so on); 0: none.
+    pub sets: [u32; 3],
     /// Bits of [`crate::policy`].
     pub flags: u32,
     /// Where its packets are counted: the number of a pair of totals, see [`total`].
@@ -204,9 +204,9 @@ pub struct Peer {
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct RuleKey {
-    /// [`Endpoint::set`]
+    /// One of [`Endpoint::sets`].
     pub set: u32,
-    /// A class, a block class, or 0: anybody.
+    /// A class, a block class, [`crate::policy::OTHERS`], or 0: anybody.
     pub peer: u32,
     /// The number of an interval of ports, or [`crate::policy::ALL_PORTS`].
     pub port: u32,
@@ -216,6 +216,16 @@ pub struct RuleKey {
     pub direction: u8,
     /// Always 0.
     pub pad: u16,
+}
+
+/// What a rule says.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Rule {
+    /// The rule's number, with [`crate::policy::DENIES`] or [`crate::policy::PASSES`] if it does not accept.
+    pub number: u32,
+    /// Of all rules of a set that match, the one with the lowest decides.
+    pub order: u32,
 }
 
 /// [`FrontendKey::scope`]: a virtual address.
@@ -428,7 +438,8 @@ macro_rules! layout {
 layout!(Addr, 16, 4, words_be: 0);
 layout!(Range, 32, 4, network: 0, mask: 16);
 layout!(Config, 168, 8, host_netns: 0, services: 8, instances: 72, gateways: 136);
-layout!(Endpoint, 64, 4, v4: 0, v6: 16, frame_to: 32, who: 44, set: 52, flags: 56, slot: 60);
+layout!(Endpoint, 72, 4, v4: 0, v6: 16, frame_to: 32, who: 44, sets: 52, flags: 64, slot: 68);
+layout!(Rule, 8, 4, number: 0, order: 4);
 layout!(Who, 8, 4, class: 0, tenant: 4);
 layout!(RuleKey, 16, 4, set: 0, peer: 4, port: 8, protocol: 12, direction: 13, pad: 14);
 layout!(Peer, 12, 4, who: 0, ifindex: 8);

@@ -52,7 +52,7 @@ pub mod map {
     pub const TOTALS: &str = "hm_totals";
     /// [`super::abi::CounterKey`] → [`super::abi::Count`] of each CPU.
     pub const COUNTERS: &str = "hm_counters";
-    /// [`super::abi::RuleKey`] → number of the rule.
+    /// [`super::abi::RuleKey`] → [`super::abi::Rule`].
     pub const RULES: &str = "hm_rules";
     /// [`super::policy::port_index`] → number of its interval.
     pub const PORTS: &str = "hm_ports";

@@ -11,6 +11,8 @@ pub const ANYBODY: u32 = 0;
 pub const HOST: u32 = 1;
 /// The class of whoever is neither an instance nor the node.
 pub const WORLD: u32 = 2;
+/// [`RuleKey::peer`]: every instance of another tenant. "Everybody" does not mean them, unless it denies.
+pub const OTHERS: u32 = 3;
 /// [`RuleKey::port`]: all ports.
 pub const ALL_PORTS: u32 = u32::MAX;
 
@@ -22,11 +24,34 @@ pub const ISOLATED_OUT: u32 = 2;
 pub const AUDIT_IN: u32 = 4;
 /// The same, outwards.
 pub const AUDIT_OUT: u32 = 8;
-/// A rule of the set names blocks of addresses.
+/// A rule of its sets names blocks of addresses.
 pub const BLOCKS: u32 = 16;
+/// Some set has rules for what comes in, or it is isolated inwards.
+pub const RULED_IN: u32 = 32;
+/// The same, outwards.
+pub const RULED_OUT: u32 = 64;
+
+/// Index of [`crate::abi::Endpoint::sets`]: the tier that decides before the policies of namespaces.
+pub const ADMIN: usize = 0;
+/// The policies of the instance's namespace.
+pub const OWN: usize = 1;
+/// The tier that decides where no policy of the namespace does.
+pub const BASELINE: usize = 2;
+
+/// Bit of [`crate::abi::Rule::number`]: the rule denies.
+pub const DENIES: u32 = 1 << 31;
+/// The rule leaves the decision to the next tier.
+pub const PASSES: u32 = 1 << 30;
+/// The highest number of a rule.
+pub const LAST_RULE: u32 = PASSES - 1;
 
 /// Entries of the table of intervals: a row of 65,536 for each of four protocols.
 pub const PORT_ENTRIES: u32 = 4 << 16;
+
+/// Entries of the table of rules.
+pub const RULE_ROWS: u32 = 262_144;
+/// Entries of the table of blocks of addresses.
+pub const BLOCK_ROWS: u32 = 65_536;
 
 /// The protocol as rules have it.
 #[inline(always)]

@@ -137,65 +137,60 @@ pub(super) fn count(way: &Way, bytes: u64) {
 
 /// Decides about a packet that no row lets pass: by the policies, as the beginning of a flow, as a part of one that was
 /// decided at another generation of the tables, or as an answer. Then `way` is set, and there is a row.
-#[inline(never)]
+///
+/// One step after the other and not one in the other: the stack is small.
+#[inline(always)]
 pub(super) fn admit(work: &mut Work, hook: Hook, bytes: u64) -> Result<(), Reason> {
-    let generation = generation();
-    let time = now();
-    let near = work.side as usize & 1;
-    let (mut known, mut answers) = (false, false);
-    let row = FLOWS.get_ptr_mut(&work.key);
-    if let Some(row) = row {
-        // SAFETY: a row of the table.
-        let row = unsafe { &*row };
-        let begins = u32::from(row.origin) == work.side;
-        let over = flow::is_over(&work.key, row, time);
-        let closed = work.key.protocol == TCP && flow::is_closed(row.seen);
-        let same = is_same(work, row, begins, hook);
-        // The client uses one port towards two addresses that lead to one backend: answers could not be told apart.
-        if !same && !over && !closed {
-            return Err(Reason::TupleClash);
-        }
-        known = same && !over && !(work.packet.opens() && (closed || !begins));
-        answers = known && !begins;
-        work.fresh = *row;
-        if known && work.service == 0 {
-            work.service = row.service;
-        }
-        if answers {
-            work.back = row.back;
-        }
-    }
-    if let Err(reason) = policy::judge(work, answers) {
+    recall(work, matches!(hook, Hook::To))?;
+    if let Err(reason) = policy::judge(work, work.answers != 0) {
         // What is no answer any more may still be allowed for itself.
-        if !answers || !work.fresh.vip.is_none() {
+        if work.answers == 0 || !work.fresh.vip.is_none() {
             return Err(reason);
         }
         policy::judge(work, false)?;
-        (known, answers) = (false, false);
+        (work.known, work.answers) = (0, 0);
     }
-    fill(work, known, answers)?;
-    let flags = work.packet.flags();
-    let fresh = &mut work.fresh;
-    fresh.generation = generation;
-    fresh.last_ns = time;
-    if !known {
-        fresh.first_ns = time;
+    fill(work)?;
+    store(work, bytes)
+}
+
+/// What the table says of the packet's flow.
+#[inline(never)]
+fn recall(work: &mut Work, arrives: bool) -> Result<(), Reason> {
+    work.generation = generation();
+    work.now = now();
+    (work.known, work.answers, work.there) = (0, 0, 0);
+    let Some(row) = FLOWS.get_ptr_mut(&work.key) else { return Ok(()) };
+    // SAFETY: a row of the table.
+    let row = unsafe { &*row };
+    work.there = 1;
+    let begins = u32::from(row.origin) == work.side;
+    let over = flow::is_over(&work.key, row, work.now);
+    let closed = work.key.protocol == TCP && flow::is_closed(row.seen);
+    let hook = if arrives { Hook::To } else { Hook::From };
+    let same = is_same(work, row, begins, hook);
+    // The client uses one port towards two addresses that lead to one backend: answers could not be told apart.
+    if !same && !over && !closed {
+        return Err(Reason::TupleClash);
     }
-    fresh.packets[near] += 1;
-    fresh.bytes[near] += bytes;
-    fresh.seen[near] |= flow::seen(flags);
-    let begins = u32::from(fresh.origin) == work.side;
-    set_way(&mut work.way, &work.fresh, near, begins);
-    // The last words of a connection that is over already are no beginning.
-    if row.is_none() && work.key.protocol == TCP && flags & (RST | FIN) != 0 {
-        return Ok(());
+    work.fresh = *row;
+    if same && !over && !(work.packet.opens() && (closed || !begins)) {
+        work.known = 1;
+        if work.service == 0 {
+            work.service = row.service;
+        }
+        if !begins {
+            work.answers = 1;
+            work.back = row.back;
+        }
     }
-    store(work)
+    Ok(())
 }
 
 /// Fills `fresh`, but for what changes with every packet. It holds the row that is there, if there is one.
 #[inline(never)]
-fn fill(work: &mut Work, known: bool, answers: bool) -> Result<(), Reason> {
+fn fill(work: &mut Work) -> Result<(), Reason> {
+    let (known, answers) = (work.known != 0, work.answers != 0);
     let near = work.side as usize & 1;
     let fresh = &mut work.fresh;
     if !known {
@@ -209,7 +204,10 @@ fn fill(work: &mut Work, known: bool, answers: bool) -> Result<(), Reason> {
         fresh.vip = work.vip;
         fresh.vip_port_be = work.vip_port_be as u16;
         fresh.tag = work.key.tag();
+        fresh.first_ns = work.now;
     }
+    fresh.last_ns = work.now;
+    fresh.generation = work.generation;
     if work.rule != 0 || !known {
         fresh.rule = work.rule;
     }
@@ -251,9 +249,21 @@ fn fill_side(work: &mut Work, side: usize, end: usize) -> Result<u32, Reason> {
     Ok(served.service)
 }
 
-/// Writes `fresh`, and the translation that leads to it.
+/// Writes `fresh` with this packet in it, and the translation that leads to it.
 #[inline(never)]
-fn store(work: &mut Work) -> Result<(), Reason> {
+fn store(work: &mut Work, bytes: u64) -> Result<(), Reason> {
+    let near = work.side as usize & 1;
+    let flags = work.packet.flags();
+    let fresh = &mut work.fresh;
+    fresh.packets[near] += 1;
+    fresh.bytes[near] += bytes;
+    fresh.seen[near] |= flow::seen(flags);
+    let begins = u32::from(fresh.origin) == work.side;
+    set_way(&mut work.way, &work.fresh, near, begins);
+    // The last words of a connection that is over already are no beginning.
+    if work.there == 0 && work.key.protocol == TCP && flags & (RST | FIN) != 0 {
+        return Ok(());
+    }
     if let Some(row) = FLOWS.get_ptr_mut(&work.key) {
         // In its place: the map would put another element there, and use the old one for its next row at once.
         // SAFETY: a row of the table. Of two writers the last wins.

@@ -11,9 +11,9 @@ use aya_ebpf::{
 use hivemind_ebpf::{
     abi::{
         self, Addr, Backend, Config, Count, CounterKey, Endpoint, Flow, FlowKey, FragmentKey, Frontend, FrontendKey,
-        Original, Peer, RuleKey, Served, ServedKey, SlotKey, SocketKey, Translation, Tuple,
+        Original, Peer, Rule, RuleKey, Served, ServedKey, SlotKey, SocketKey, Translation, Tuple,
     },
-    policy::PORT_ENTRIES,
+    policy::{BLOCK_ROWS, PORT_ENTRIES, RULE_ROWS},
 };
 
 /// The map flag `BPF_F_NO_PREALLOC`.
@@ -51,11 +51,11 @@ static GENERATION: Array<u32> = Array::with_max_entries(1, 0);
 #[map(name = "hm_totals")]
 static TOTALS: PerCpuArray<Count> = PerCpuArray::with_max_entries(2 * abi::SLOTS, 0);
 #[map(name = "hm_rules")]
-pub(super) static RULES: HashMap<RuleKey, u32> = HashMap::with_max_entries(262_144, BY_ROW);
+pub(super) static RULES: HashMap<RuleKey, Rule> = HashMap::with_max_entries(RULE_ROWS, BY_ROW);
 #[map(name = "hm_ports")]
 pub(super) static PORTS: Array<u32> = Array::with_max_entries(PORT_ENTRIES, MAPPED);
 #[map(name = "hm_blocks")]
-pub(super) static BLOCKS: LpmTrie<[u32; 4], u32> = LpmTrie::with_max_entries(65_536, BY_ROW);
+pub(super) static BLOCKS: LpmTrie<[u32; 4], u32> = LpmTrie::with_max_entries(BLOCK_ROWS, BY_ROW);
 #[map(name = "hm_hits")]
 static HITS: PerCpuHashMap<u32, Count> = PerCpuHashMap::with_max_entries(65_536, BY_ROW);
 #[map(name = "hm_counters")]

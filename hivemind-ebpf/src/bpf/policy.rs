@@ -4,15 +4,15 @@ use hivemind_ebpf::{
     abi::{Addr, Endpoint, IN, OUT, Tuple, Who},
     packet::ICMP,
     policy::{
-        ANYBODY, AUDIT_IN, AUDIT_OUT, BLOCKS as HAS_BLOCKS, HOST, ISOLATED_IN, ISOLATED_OUT, WORLD, asks, keys,
-        port_index, protocol, reversed,
+        ADMIN, ANYBODY, AUDIT_IN, AUDIT_OUT, BASELINE, BLOCKS as HAS_BLOCKS, DENIES, HOST, ISOLATED_IN, ISOLATED_OUT,
+        OTHERS, OWN, PASSES, RULED_IN, RULED_OUT, WORLD, asks, keys, port_index, protocol, reversed,
     },
     reason::Reason,
 };
 
 use super::{
     maps::{BLOCKS, ENDPOINTS, NODE_ADDRS, PEERS, PORTS, RULES, config, count, hit},
-    work::Work,
+    work::{Work, work},
 };
 
 /// A packet's addresses and ports as policies know them: those of the instances, not those of a service.
@@ -24,7 +24,7 @@ pub(super) struct Judged {
 }
 
 /// May the packet go its way? `answers`: what is judged is the flow that it answers, which goes the other way.
-#[inline(never)]
+#[inline(always)]
 pub(super) fn judge(work: &mut Work, answers: bool) -> Result<(), Reason> {
     let [mut from, mut to] = work.devices;
     if answers {
@@ -52,7 +52,7 @@ fn one(work: &mut Work, way: u8, device: u32) -> Result<(), Reason> {
     let missing = if way == IN { Reason::PeerNotReady } else { Reason::NotReady };
     // SAFETY: a row goes only when its device does.
     let endpoint = unsafe { ENDPOINTS.get(&device) }.ok_or(missing)?;
-    let ruled = endpoint.flags & (ISOLATED_IN | ISOLATED_OUT) != 0;
+    let ruled = endpoint.flags & (RULED_IN | RULED_OUT) != 0;
     let tuple = &work.judged.tuple;
     let other = if way == IN { &tuple.src } else { &tuple.dst };
     if !ruled && !config().is_instance(other) {
@@ -64,81 +64,115 @@ fn one(work: &mut Work, way: u8, device: u32) -> Result<(), Reason> {
         return Ok(());
     }
     work.restricted = 1;
-    let question = Question { judged: &work.judged, peer, way, foreign };
-    let (isolated, audit, denied) = match way {
-        IN => (endpoint.flags & ISOLATED_IN != 0, endpoint.flags & AUDIT_IN != 0, Reason::PolicyIn),
-        _ => (endpoint.flags & ISOLATED_OUT != 0, endpoint.flags & AUDIT_OUT != 0, Reason::PolicyOut),
+    let flags = endpoint.flags;
+    let (ruled, isolated, audit, denied) = match way {
+        IN => (flags & RULED_IN, flags & ISOLATED_IN, flags & AUDIT_IN, Reason::PolicyIn),
+        _ => (flags & RULED_OUT, flags & ISOLATED_OUT, flags & AUDIT_OUT, Reason::PolicyOut),
     };
-    if isolated {
-        let rule = find(&question, endpoint);
+    let rule = if ruled != 0 { find(work, endpoint, way, peer.class, foreign) } else { 0 };
+    work.rule = rule & !DENIES;
+    match rule {
         // The border between tenants is opened by a rule that is enforced.
-        if foreign && way == IN && (rule == 0 || audit) {
-            return Err(Reason::OtherTenant);
-        }
-        match rule {
-            0 if audit => count(device, 0, way, Reason::Audit as u8, 0),
-            0 => return Err(denied),
-            rule => {
-                work.rule = rule;
-                hit(rule);
-            }
-        }
-    } else if foreign && way == IN {
-        return Err(Reason::OtherTenant);
+        0 if foreign && way == IN => return Err(Reason::OtherTenant),
+        0 if audit != 0 => count(device, 0, way, Reason::Audit as u8, 0),
+        0 if isolated != 0 => return Err(denied),
+        0 => {}
+        rule if rule & DENIES != 0 => return Err(denied),
+        rule => hit(rule),
     }
     Ok(())
 }
 
-/// May `peer` have this packet, or may it come from `peer`?
-struct Question<'a> {
-    judged: &'a Judged,
-    peer: Who,
-    /// [`IN`] or [`OUT`].
-    way: u8,
-    /// The peer is an instance of another tenant.
-    foreign: bool,
+/// What rules are looked up by.
+#[repr(C)]
+pub(super) struct Asked {
+    way: u32,
+    protocol: u32,
+    interval: u32,
+    /// The peer's class.
+    class: u32,
+    /// The block class of its address; if it has none, again its class.
+    block: u32,
+    /// Who it is one of.
+    wide: u32,
 }
 
-/// The rule that allows it; 0: none does.
+/// The rule that decides, with [`DENIES`] if it denies; 0: nobody decides. `class` is the peer's; `foreign`: it is an
+/// instance of another tenant.
 #[inline(never)]
-fn find(question: &Question<'_>, endpoint: &Endpoint) -> u32 {
-    let Question { judged, ref peer, way, .. } = *question;
+fn find(work: &mut Work, endpoint: &Endpoint, way: u8, class: u32, foreign: bool) -> u32 {
+    let judged = &work.judged;
     let protocol = protocol(judged.tuple.protocol);
     let port = if protocol == ICMP { judged.detail as u16 } else { u16::from_be(judged.tuple.dport_be) };
-    let mut interval = 0;
+    work.asked.interval = 0;
     if let Some(index) = port_index(protocol, port)
         && let Some(number) = PORTS.get(index)
     {
-        interval = *number;
+        work.asked.interval = *number;
     }
-    let rule = among(endpoint.set, way, peer.class, protocol, interval);
     // "Everybody" and blocks do not mean other tenants: those must be named.
-    if rule != 0 || question.foreign && way == IN {
-        return rule;
-    }
-    if endpoint.flags & HAS_BLOCKS != 0 {
-        let other = if way == IN { &judged.tuple.src } else { &judged.tuple.dst };
-        let block = block(other);
+    let foreign = foreign && way == IN;
+    let asked = &mut work.asked;
+    (asked.way, asked.protocol, asked.class, asked.block) = (way.into(), protocol.into(), class, class);
+    asked.wide = if foreign { OTHERS } else { ANYBODY };
+    if endpoint.flags & HAS_BLOCKS != 0 && !foreign {
+        let block = block(if way == IN { &judged.tuple.src } else { &judged.tuple.dst });
         if block != 0 {
-            let rule = among(endpoint.set, way, block, protocol, interval);
-            if rule != 0 {
-                return rule;
+            asked.block = block;
+        }
+    }
+    let admin = hm_first_rule(endpoint.sets[ADMIN]);
+    if admin != 0 && admin & PASSES == 0 {
+        return admin;
+    }
+    let (isolated, audit) = match way {
+        IN => (endpoint.flags & ISOLATED_IN != 0, endpoint.flags & AUDIT_IN != 0),
+        _ => (endpoint.flags & ISOLATED_OUT != 0, endpoint.flags & AUDIT_OUT != 0),
+    };
+    // A policy on trial opens no border, and keeps no other tier from deciding.
+    let own = if isolated && !(audit && foreign) { hm_first_rule(endpoint.sets[OWN]) } else { 0 };
+    if isolated && !audit {
+        return own;
+    }
+    let base = hm_first_rule(endpoint.sets[BASELINE]);
+    if audit && !foreign && base & DENIES == 0 {
+        // What it would have said is counted.
+        return own;
+    }
+    if base & PASSES != 0 { 0 } else { base }
+}
+
+/// Of the rules of a set that match what is asked, the one that comes first; 0: none does.
+///
+/// It has a name of its own and takes nothing but a number, so that the verifier looks at it once and not at every call.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn hm_first_rule(set: u32) -> u32 {
+    if set == 0 {
+        return 0;
+    }
+    let Ok(work) = work() else { return 0 };
+    let mut first = NOTHING;
+    for n in 0..3 {
+        let Asked { way, protocol, interval, class, block, wide } = work.asked;
+        let peer = match n {
+            0 => class,
+            1 => wide,
+            _ => block,
+        };
+        for key in keys(set, way as u8, peer, protocol as u8, interval) {
+            work.rule_key = key;
+            // SAFETY: copied at once.
+            if let Some(rule) = unsafe { RULES.get(&work.rule_key) } {
+                first = first.min(u64::from(rule.order) << 32 | u64::from(rule.number));
             }
         }
     }
-    among(endpoint.set, way, ANYBODY, protocol, interval)
+    if first == NOTHING { 0 } else { first as u32 }
 }
 
-#[inline(never)]
-fn among(set: u32, way: u8, peer: u32, protocol: u8, interval: u32) -> u32 {
-    for key in &keys(set, way, peer, protocol, interval) {
-        // SAFETY: one aligned word.
-        if let Some(rule) = unsafe { RULES.get(key) } {
-            return *rule;
-        }
-    }
-    0
-}
+/// No rule: behind all others.
+const NOTHING: u64 = u64::MAX;
 
 /// The block class of an address; 0: it is in no block.
 #[inline(never)]

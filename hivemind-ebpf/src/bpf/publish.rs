@@ -81,7 +81,7 @@ fn from_uplink(skb: Skb, verdict: &mut i32) -> Result<(), Reason> {
 }
 
 /// Decides anew about a connection that was accepted. False: it is none, or a new one.
-#[inline(never)]
+#[inline(always)]
 fn continues(work: &mut Work, length: u64) -> Result<bool, Reason> {
     if !flow::is_there(work) || work.packet.opens() {
         return Ok(false);

@@ -5,12 +5,17 @@
 
 use aya_ebpf::{macros::map, maps::PerCpuArray};
 use hivemind_ebpf::{
-    abi::{Addr, DropKey, Event, Flow, FlowKey, FragmentKey, Tuple},
+    abi::{Addr, DropKey, Event, Flow, FlowKey, FragmentKey, RuleKey, Tuple},
     packet::{self, FIRST, FOLLOWS, LATER, Packet},
     reason::Reason,
 };
 
-use super::{maps::FRAGMENTS, policy::Judged, rewrite::Quoted, skb::Skb};
+use super::{
+    maps::FRAGMENTS,
+    policy::{Asked, Judged},
+    rewrite::Quoted,
+    skb::Skb,
+};
 
 #[map(name = "hm_work")]
 static WORK: PerCpuArray<Work> = PerCpuArray::with_max_entries(1, 0);
@@ -37,6 +42,16 @@ pub(super) struct Work {
     pub(super) service: u32,
     /// [`Flow::rule`]
     pub(super) rule: u32,
+    /// Not 0: the table has a row of its flow.
+    pub(super) there: u32,
+    /// Not 0: the packet is of the flow of that row.
+    pub(super) known: u32,
+    /// Not 0: it answers what that flow's other side has sent.
+    pub(super) answers: u32,
+    /// The generation of the tables by which it is decided.
+    pub(super) generation: u32,
+    /// When, in nanoseconds of the monotonic clock.
+    pub(super) now: u64,
     /// Not 0: without an entry in the table its answers would not pass.
     pub(super) restricted: u32,
     /// The source of its frame.
@@ -45,6 +60,10 @@ pub(super) struct Work {
     pub(super) pad: [u8; 2],
     /// What policies judge.
     pub(super) judged: Judged,
+    /// What rules are looked up by.
+    pub(super) asked: Asked,
+    /// The key of a rule.
+    pub(super) rule_key: RuleKey,
     /// The packet that an ICMP error tells of.
     pub(super) quoted: Quoted,
     /// Its headers, one after the other.

@@ -101,6 +101,7 @@ pub fn start(
         node,
         links: in_place.links,
         desired: Arc::default(),
+        policies: policy::Cache::default(),
         addresses: in_place.addresses,
         state: state_tx,
         dirty: false,
@@ -183,6 +184,7 @@ struct Owner {
     node: NodeName,
     links: BTreeMap<InstanceId, HostLink>,
     desired: Arc<NodeDesired>,
+    policies: policy::Cache,
     addresses: Vec<IpAddr>,
     state: watch::Sender<DatapathState>,
     /// The maps may not be what they should be.
@@ -252,9 +254,11 @@ impl Owner {
                 let _ = reply.send(self.dataplane.counters());
             }
             Request::RuleHits(reply) => {
-                let names = policy::compile(&self.desired, &self.node).names;
+                let policies = self.policies.compile(&self.desired, &self.node);
                 let named = |hits: BTreeMap<u32, u64>| {
-                    hits.into_iter().filter_map(|(rule, packets)| Some((names.get(&rule)?.clone(), packets))).collect()
+                    hits.into_iter()
+                        .filter_map(|(rule, packets)| Some((policies.names.get(&rule)?.clone(), packets)))
+                        .collect()
                 };
                 let _ = reply.send(self.dataplane.rule_hits().map(named));
             }
@@ -275,7 +279,8 @@ impl Owner {
             // What was not named yet may still come: the maps keep what the last daemon wrote.
             return Ok(());
         }
-        let tables: Tables = tables::compute(&self.desired, &self.node, &self.links, &self.addresses);
+        let policies = self.policies.compile(&self.desired, &self.node);
+        let tables: Tables = tables::compute(&self.desired, &policies, &self.node, &self.links, &self.addresses);
         let result = self.dataplane.sync(&tables);
         self.dirty = result.is_err();
         let revision = self.desired.revision;

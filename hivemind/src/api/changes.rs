@@ -13,10 +13,12 @@ use tokio::sync::watch;
 use utoipa::ToSchema;
 
 use super::{
-    object_view::{NamespaceView, PolicyView, TenantView},
+    object_view::{NamespaceView, PolicyView, TenantView, TierView},
     view::{AppView, InstanceView, NodeView, ServiceView},
 };
-use crate::model::{AppKey, ClusterSnapshot, InstanceId, NodeName, PolicyKey, Revision, Scope, ServiceKey, TenantName};
+use crate::model::{
+    AppKey, ClusterSnapshot, InstanceId, NodeName, PolicyKey, Revision, Scope, ServiceKey, TenantName, TierKey,
+};
 
 /// Deletions that are remembered. Whoever comes back later starts anew.
 const KEPT: usize = 4_096;
@@ -31,6 +33,8 @@ pub enum ChangeKind {
     Namespace,
     /// A policy.
     Policy,
+    /// A policy of a tier.
+    TierPolicy,
     /// An app.
     App,
     /// An instance.
@@ -53,7 +57,7 @@ pub struct Change {
     pub revision: Revision,
     /// What it is about.
     pub kind: ChangeKind,
-    /// `tenant/namespace/name` of apps, services and policies, `tenant/namespace` of a namespace, the id of an instance,
+    /// `tenant/namespace/name` of apps, services and policies, `name` or `tenant/name` of policies of tiers, `tenant/namespace` of a namespace, the id of an instance,
     /// the name of a node or a tenant; else empty.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub key: String,
@@ -68,6 +72,7 @@ enum Gone {
     Tenant(TenantName),
     Namespace(Scope),
     Policy(PolicyKey),
+    Tier(TierKey),
     App(AppKey),
     Instance(InstanceId, AppKey, NodeName),
     Service(ServiceKey),
@@ -83,6 +88,7 @@ impl Gone {
                 (ChangeKind::Namespace, scope.to_string(), snapshot.namespaces.contains_key(scope))
             }
             Self::Policy(key) => (ChangeKind::Policy, key.to_string(), snapshot.policies.contains_key(key)),
+            Self::Tier(key) => (ChangeKind::TierPolicy, key.to_string(), snapshot.tiers.contains_key(key)),
             Self::App(key) => (ChangeKind::App, key.to_string(), snapshot.apps.contains_key(key)),
             Self::Instance(id, ..) => (ChangeKind::Instance, id.to_string(), false),
             Self::Service(key) => (ChangeKind::Service, key.to_string(), snapshot.services.contains_key(key)),
@@ -122,6 +128,8 @@ impl History {
         let tenants = removed(&before.tenants, &now.tenants).map(|(name, _)| Gone::Tenant(name.clone()));
         let namespaces = removed(&before.namespaces, &now.namespaces).map(|(scope, _)| Gone::Namespace(scope.clone()));
         let policies = removed(&before.policies, &now.policies).map(|(key, _)| Gone::Policy(key.clone()));
+        let tiers = removed(&before.tiers, &now.tiers).map(|(key, _)| Gone::Tier(key.clone()));
+        let policies = policies.chain(tiers);
         let all = gone.chain(instances).chain(services).chain(nodes).chain(policies).chain(namespaces).chain(tenants);
         self.gone.extend(all.map(|gone| (now.revision, gone)));
         while self.gone.len() > KEPT {
@@ -165,6 +173,8 @@ impl History {
         }
         let rows = written(&snapshot.policies, since).filter_map(|key| snapshot.policies.get(key));
         rows.for_each(|row| say(ChangeKind::Policy, row.object.key.to_string(), value(&PolicyView::new(row))));
+        let rows = written(&snapshot.tiers, since).filter_map(|key| snapshot.tiers.get(key));
+        rows.for_each(|row| say(ChangeKind::TierPolicy, row.object.key.to_string(), value(&TierView::new(row))));
         let rows = touched.nodes.iter().filter_map(|name| snapshot.nodes.get(name));
         rows.for_each(|row| {
             let name = row.object.name.to_string();

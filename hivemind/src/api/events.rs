@@ -105,7 +105,7 @@ fn missed_event(seq: u64, missed: u64) -> Event {
     }
 }
 
-/// Changes of tenants, namespaces, policies, apps, instances, services and nodes: what changed after the given revision, or everything there is, then
+/// Changes of tenants, namespaces, policies (also those of tiers), apps, instances, services and nodes: what changed after the given revision, or everything there is, then
 /// each change as it happens, and a bookmark after each revision. To go on after a broken connection, ask again with
 /// the revision of the last line.
 #[utoipa::path(get, operation_id = "watch", path = "/v1/watch", tag = "events", params(WatchArgs),

@@ -20,7 +20,9 @@ mod problem;
 mod serve;
 mod services;
 pub mod tenants;
+mod tier_policies;
 pub mod view;
+pub mod why;
 
 pub use serve::{Listeners, bind, ensure_alone, serve};
 
@@ -119,6 +121,10 @@ fn described() -> (Router<Shared>, utoipa::openapi::OpenApi) {
         .routes(routes!(policies::list_all))
         .routes(routes!(policies::list))
         .routes(routes!(policies::get, policies::put, policies::delete))
+        .routes(routes!(why::why))
+        .routes(routes!(tier_policies::list))
+        .routes(routes!(tier_policies::get, tier_policies::put, tier_policies::delete))
+        .routes(routes!(tier_policies::get_of_tenant, tier_policies::put_of_tenant, tier_policies::delete_of_tenant))
         .routes(routes!(apps::list_all))
         .routes(routes!(apps::list))
         .routes(routes!(apps::get, apps::put, apps::delete))

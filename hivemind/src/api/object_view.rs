@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::{
-    model::{ClusterSnapshot, NamespaceName, Policy, Revision, Row, Scope, Tenant, TenantName, Timestamp},
-    spec::v1::PolicySpec,
+    model::{ClusterSnapshot, NamespaceName, Policy, Revision, Row, Scope, Tenant, TenantName, TierPolicy, Timestamp},
+    spec::v1::{PolicySpec, TierSpec},
 };
 
 /// A tenant.
@@ -68,6 +68,36 @@ pub struct PolicyView {
     pub revision: Revision,
     /// When it was first applied.
     pub created_at: Timestamp,
+}
+
+/// A policy of a tier.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct TierView {
+    /// Whose it is; absent: the operator's, about all tenants.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tenant: Option<TenantName>,
+    /// Its name.
+    pub name: String,
+    /// What it says.
+    pub spec: TierSpec,
+    /// The ETag: the revision that last wrote it.
+    pub revision: Revision,
+    /// When it was first applied.
+    pub created_at: Timestamp,
+}
+
+impl TierView {
+    /// A policy of the snapshot.
+    pub fn new(row: &Row<TierPolicy>) -> Self {
+        let policy = &row.object;
+        Self {
+            tenant: policy.key.tenant.clone(),
+            name: policy.key.name.to_string(),
+            spec: policy.spec.clone(),
+            revision: row.modified,
+            created_at: policy.created_at,
+        }
+    }
 }
 
 impl TenantView {

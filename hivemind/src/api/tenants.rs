@@ -70,6 +70,10 @@ pub(super) fn refused(state: &ApiState, error: ControlError) -> ApiError {
             let there = snapshot.policies.keys().filter(|other| other.scope == key.scope);
             (key.name.to_string(), there.map(|key| key.name.to_string()).collect())
         }
+        ControlError::NotFound { object: ObjectName::Tier(key) } => {
+            let there = snapshot.tiers.keys().filter(|other| other.tenant == key.tenant);
+            (key.name.to_string(), there.map(|key| key.name.to_string()).collect())
+        }
         _ => return error.into(),
     };
     with_nearest(error.into(), &name, there.iter().map(String::as_str)).into()

@@ -14,11 +14,13 @@ mod logs;
 mod output;
 mod parse;
 mod policy;
+mod policy_tier;
 mod policy_words;
 mod show;
 mod tenant;
 mod terminal;
 mod wait;
+mod why;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -137,6 +139,8 @@ enum Command {
     /// Allow and deny traffic: apply, list, show and remove policies
     #[command(subcommand)]
     Policy(policy::PolicyCommand),
+    /// Tell whether one may reach another, and which rule of which policy decides
+    Why(why::WhyArgs),
     /// Create, list, label and remove namespaces
     #[command(subcommand, visible_alias = "ns")]
     Namespace(tenant::NamespaceCommand),
@@ -313,6 +317,7 @@ async fn command(command: Command, context: &Context, target: Target) -> Result<
         Command::Scale(args) => app::scale_many(context, &args).await?,
         Command::Service(command) => show::service(context, command).await?,
         Command::Policy(command) => policy::run(context, command).await?,
+        Command::Why(args) => why::why(context, args).await?,
         Command::Namespace(command) => tenant::namespace(context, command).await?,
         Command::Tenant(command) => tenant::tenant(context, command).await?,
         Command::Node(command) => show::node(context, command).await?,
@@ -372,6 +377,10 @@ mod tests {
             "hivemind policy apply -f -",
             "hivemind policy info web -n prod",
             "hivemind policy rm web",
+            "hivemind policy tier show acme/no-mail",
+            "hivemind policy test -f new.yaml --from a --to b --port 80/tcp --denied",
+            "hivemind policy test --expect reach.yaml",
+            "hivemind why world web:80",
             "hivemind app ls -A",
             "hivemind ps --all-tenants",
             "hivemind ps --all-namespaces web",
@@ -399,6 +408,9 @@ mod tests {
             "hivemind namespace label prod env",
             "hivemind namespace create Prod",
             "hivemind policy apply",
+            "hivemind policy test -f new.yaml",
+            "hivemind policy test --from a --to b",
+            "hivemind why world web",
             "hivemind exec web",
             "hivemind logs web --since yesterday",
             "hivemind --socket tcp://nowhere ps",

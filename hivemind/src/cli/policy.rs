@@ -8,13 +8,15 @@ use http::Method;
 use super::{
     Context, Reach, complete,
     output::{Format, Listed, age, line},
+    policy_tier::{self, TierCommand},
     policy_words,
     tenant::done,
+    why,
 };
 use crate::{
-    api::{object_view::PolicyView, tenants::ChangedView},
+    api::{object_view::PolicyView, tenants::ChangedView, why::WhyView},
     model::{ErrorCode, PolicyKey, PolicyName, Problem},
-    policy,
+    policy::{self, Document},
 };
 
 /// Shown beneath `hivemind policy --help`.
@@ -30,7 +32,8 @@ A policy closes the directions it names for the instances it selects, but for wh
   ingress:
   - from: [{instances: app=client}, {block: 192.0.2.0/24}]
     ports: [80, 8000-8100/tcp]
-Kubernetes' NetworkPolicy (networking.k8s.io/v1) is taken as it is.";
+Kubernetes' NetworkPolicy (networking.k8s.io/v1) and ClusterNetworkPolicy (policy.networking.k8s.io/v1alpha2) are
+taken as they are.";
 
 #[derive(Subcommand, Debug)]
 #[command(after_help = EXAMPLES)]
@@ -47,6 +50,11 @@ pub(super) enum PolicyCommand {
         #[arg(add = complete::policies())]
         name: PolicyName,
     },
+    /// Try policies before they are applied: who would reach whom
+    Test(why::TestArgs),
+    /// Policies of tiers, which decide before and after those of namespaces
+    #[command(subcommand)]
+    Tier(TierCommand),
     /// Remove a policy
     #[command(visible_aliases = ["rm", "remove"])]
     Delete {
@@ -105,6 +113,8 @@ fn path(key: &PolicyKey) -> String {
 pub(super) async fn run(context: &Context, command: PolicyCommand) -> Result<(), Problem> {
     let key = |name: PolicyName| PolicyKey::new(context.scope.clone(), name);
     match command {
+        PolicyCommand::Test(args) => why::test(context, args).await,
+        PolicyCommand::Tier(command) => policy_tier::run(context, command).await,
         PolicyCommand::Apply(args) => apply(context, &args).await,
         PolicyCommand::Ls(reach) => {
             let policies: Vec<PolicyView> = context.list(reach, "policies").await?;
@@ -127,9 +137,10 @@ pub(super) async fn run(context: &Context, command: PolicyCommand) -> Result<(),
     }
 }
 
-async fn apply(context: &Context, args: &ApplyArgs) -> Result<(), Problem> {
+/// The policies of files.
+pub(super) fn read_files(context: &Context, files: &[PathBuf]) -> Result<Vec<Document>, Problem> {
     let mut policies = Vec::new();
-    for file in &args.file {
+    for file in files {
         let shown = file.display();
         let invalid = |why: String| Problem::new(ErrorCode::Invalid, format!("{shown} cannot be read: {why}"));
         let text = match file.to_str() {
@@ -146,17 +157,19 @@ async fn apply(context: &Context, args: &ApplyArgs) -> Result<(), Problem> {
         })?;
         policies.extend(read);
     }
-    // All are checked before the first is written.
+    Ok(policies)
+}
+
+async fn apply(context: &Context, args: &ApplyArgs) -> Result<(), Problem> {
+    let policies = read_files(context, &args.file)?;
+    // All are checked before the first is written: together, whether they fit, then one by one.
+    let _: Vec<WhyView> = context.client.send(Method::POST, &context.path("why"), &why::tried(&policies)).await?;
     let mut previews = Vec::new();
-    for (key, spec) in &policies {
-        let dry = format!("{}?dry_run=true", path(key));
-        previews.push(context.client.send::<ChangedView>(Method::PUT, &dry, spec).await?);
+    for policy in &policies {
+        previews.push(put(context, policy, true).await?);
     }
-    for ((key, spec), preview) in policies.iter().zip(previews) {
-        let changed = match args.dry_run {
-            true => preview,
-            false => context.client.send(Method::PUT, &path(key), spec).await?,
-        };
+    for (policy, preview) in policies.iter().zip(previews) {
+        let changed = if args.dry_run { preview } else { put(context, policy, false).await? };
         let what = match (changed.created, changed.changed, args.dry_run) {
             (_, false, _) => "is already as asked for",
             (true, _, false) => "is created",
@@ -164,8 +177,24 @@ async fn apply(context: &Context, args: &ApplyArgs) -> Result<(), Problem> {
             (false, _, false) => "is changed",
             (false, _, true) => "would be changed",
         };
-        let audit = if spec.audit { "; it audits only, and denies nothing" } else { "" };
-        done(context, key.name.as_str(), &format!("policy {} {what}{audit}", key.name), changed)?;
+        match policy {
+            Document::Policy(key, spec) => {
+                let audit = if spec.audit { "; it audits only, and denies nothing" } else { "" };
+                done(context, key.name.as_str(), &format!("policy {} {what}{audit}", key.name), changed)?;
+            }
+            Document::Tier(key, spec) => {
+                let tier = policy_tier::word(spec.tier);
+                done(context, &key.to_string(), &format!("policy {key} of the tier {tier} {what}"), changed)?;
+            }
+        }
     }
     Ok(())
+}
+
+async fn put(context: &Context, policy: &Document, dry_run: bool) -> Result<ChangedView, Problem> {
+    let dry = if dry_run { "?dry_run=true" } else { "" };
+    match policy {
+        Document::Policy(key, spec) => context.client.send(Method::PUT, &(path(key) + dry), spec).await,
+        Document::Tier(key, spec) => context.client.send(Method::PUT, &(policy_tier::path(key) + dry), spec).await,
+    }
 }

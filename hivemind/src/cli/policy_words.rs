@@ -4,8 +4,8 @@ use super::output::age;
 use crate::{
     api::object_view::PolicyView,
     spec::v1::{
-        BlockPeer, Entity, InstancePeer, Operator, PolicyPeer, PolicyPort, PolicyProtocol, PolicyRule, PortMatch,
-        Requirement, Selector,
+        Action, BlockPeer, Entity, InstancePeer, Operator, PolicyPeer, PolicyPort, PolicyProtocol, PolicyRule,
+        PortMatch, Requirement, Selector, TierRule,
     },
 };
 
@@ -44,8 +44,22 @@ pub(super) fn describe(policy: &PolicyView) -> Vec<String> {
 
 /// `from instances app=client in the namespace, or 10.0.0.0/8; on 80/tcp, 53/udp`
 fn rule(word: &str, rule: &PolicyRule) -> String {
-    let peers: Vec<_> = rule.peers.iter().map(peer).collect();
-    let ports: Vec<_> = rule.ports.iter().map(port).collect();
+    parts(word, &rule.peers, &rule.ports)
+}
+
+/// `deny to everybody; on all ports`
+pub(super) fn tier_rule(word: &str, rule: &TierRule) -> String {
+    let action = match rule.action {
+        Action::Accept => "accept",
+        Action::Deny => "deny",
+        Action::Pass => "pass",
+    };
+    format!("{action} {}", parts(word, &rule.peers, &rule.ports))
+}
+
+fn parts(word: &str, peers: &[PolicyPeer], ports: &[PolicyPort]) -> String {
+    let peers: Vec<_> = peers.iter().map(peer).collect();
+    let ports: Vec<_> = ports.iter().map(port).collect();
     let peers = if peers.is_empty() { "everybody".into() } else { peers.join(", or ") };
     let ports = if ports.is_empty() { "all ports".into() } else { ports.join(", ") };
     format!("{word} {peers}; on {ports}")

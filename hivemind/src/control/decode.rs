@@ -8,6 +8,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use crate::{
     model::{
         App, AppKey, ClusterSnapshot, Instance, InstanceId, NodeName, PolicyKey, Row, Scope, ServiceKey, TenantName,
+        TierKey,
     },
     store::{Entry, StoreError, WatchEvent, keys},
 };
@@ -25,6 +26,8 @@ pub(super) struct Dirty {
     pub(super) namespaces: BTreeSet<Scope>,
     /// Policies whose row changed or went.
     pub(super) policies: BTreeSet<PolicyKey>,
+    /// Policies of tiers whose row changed or went.
+    pub(super) tiers: BTreeSet<TierKey>,
     /// Something that is only shown changed: nothing is to be planned, but the snapshot is to be published.
     pub(super) shown: bool,
     /// A node changed: every app may be placed differently.
@@ -122,6 +125,10 @@ fn apply_known(snapshot: &mut ClusterSnapshot, key: &str, entry: Option<&Entry>,
         let policy = PolicyKey::new(scope, name.parse().ok()?);
         set(&mut snapshot.policies, policy.clone(), entry);
         dirty.policies.insert(policy);
+    } else if let Some(rest) = key.strip_prefix(keys::TIERS) {
+        let policy: TierKey = rest.parse().ok()?;
+        set(&mut snapshot.tiers, policy.clone(), entry);
+        dirty.tiers.insert(policy);
     } else if let Some(name) = key.strip_prefix(keys::NODES) {
         let name: NodeName = name.parse().ok()?;
         set(&mut snapshot.nodes, name, entry);

@@ -2,7 +2,7 @@
 
 use super::ObjectName;
 use crate::{
-    model::{AppKey, Problem, Revision, Scope},
+    model::{AppKey, Problem, Revision, Scope, TierKey},
     store::StoreError,
 };
 
@@ -118,6 +118,7 @@ fn list(object: &ObjectName) -> String {
     match object {
         ObjectName::App(key) => format!("hivemind app ls{}", flags(&key.scope)),
         ObjectName::Policy(key) => format!("hivemind policy ls{}", flags(&key.scope)),
+        ObjectName::Tier(_) => "hivemind policy tier ls".into(),
         ObjectName::Tenant(_) => "hivemind tenant ls".into(),
         ObjectName::Namespace(scope) => {
             format!("hivemind namespace ls{}", flags(&Scope::default_of(scope.tenant.clone())))
@@ -130,6 +131,7 @@ fn show(object: &ObjectName) -> String {
     match object {
         ObjectName::App(key) => format!("hivemind app info {}{}", key.name, flags(&key.scope)),
         ObjectName::Policy(key) => format!("hivemind policy show {}{}", key.name, flags(&key.scope)),
+        ObjectName::Tier(key) => format!("hivemind policy tier show {key}"),
         ObjectName::Tenant(_) | ObjectName::Namespace(_) => list(object),
     }
 }
@@ -141,6 +143,9 @@ fn inside(object: &ObjectName) -> String {
         ObjectName::Namespace(scope) => (scope.clone(), ""),
         ObjectName::App(AppKey { scope, .. }) => (scope.clone(), ""),
         ObjectName::Policy(key) => (key.scope.clone(), ""),
+        ObjectName::Tier(TierKey { tenant, .. }) => {
+            (tenant.clone().map_or_else(Scope::default, Scope::default_of), " -A")
+        }
     };
     let flags = flags(&scope);
     format!("hivemind app ls{flags}{all}   hivemind policy ls{flags}{all}")

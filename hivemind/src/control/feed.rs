@@ -27,7 +27,7 @@ impl Feed {
     /// A new feed, with everything there is already in it.
     pub(super) fn begin(node: NodeName, snapshot: &ClusterSnapshot) -> (Self, mpsc::Receiver<FeedMessage>) {
         // Everything must fit beside what may come while the agent takes it in.
-        let policies = snapshot.namespaces.len() + snapshot.policies.len();
+        let policies = snapshot.namespaces.len() + snapshot.policies.len() + snapshot.tiers.len();
         let size = snapshot.instances.len() * 2 + snapshot.services.len() + policies + QUEUE;
         let (to, messages) = mpsc::channel(size);
         let mut feed = Self { node, to, said: BTreeMap::new(), broken: false };
@@ -51,6 +51,9 @@ impl Feed {
         }
         for row in snapshot.policies.values() {
             feed.say(FeedMessage::Policy(Arc::clone(&row.object)));
+        }
+        for row in snapshot.tiers.values() {
+            feed.say(FeedMessage::TierPolicy(Arc::clone(&row.object)));
         }
         feed.say(FeedMessage::SnapshotEnd(snapshot.revision));
         (feed, messages)
@@ -93,6 +96,12 @@ impl Feed {
                 None => FeedMessage::PolicyGone(key.clone()),
             });
         }
+        for key in &dirty.tiers {
+            self.say(match snapshot.tiers.get(key) {
+                Some(row) => FeedMessage::TierPolicy(Arc::clone(&row.object)),
+                None => FeedMessage::TierPolicyGone(key.clone()),
+            });
+        }
         self.say(FeedMessage::SnapshotEnd(snapshot.revision));
         !self.broken
     }
@@ -101,15 +110,7 @@ impl Feed {
         if instance.node == self.node {
             self.say(FeedMessage::Instance(Arc::clone(instance)));
         }
-        let Instance { id, node, addresses, identity, app, spec, .. } = &**instance;
-        let peer = Peer {
-            node: node.clone(),
-            addresses: *addresses,
-            identity: *identity,
-            scope: app.scope.clone(),
-            labels: spec.labels.clone(),
-        };
-        self.say(FeedMessage::Peer(id.clone(), Arc::new(peer)));
+        self.say(FeedMessage::Peer(instance.id.clone(), Arc::new(Peer::from(&**instance))));
     }
 
     fn say_service(&mut self, served: ServedService) {

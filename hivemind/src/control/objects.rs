@@ -2,15 +2,16 @@
 //!
 //! The loop is the only writer of the store, so a decision on its snapshot also holds for what other rows it looked at.
 
-use std::{collections::BTreeMap, fmt};
+use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use super::{ControlError, IfMatch};
 use crate::{
     model::{
-        AppKey, ClusterSnapshot, NAMESPACE_NAME_LABEL, Namespace, Policy, PolicyKey, Revision, Scope, Tenant,
-        TenantName, Timestamp,
+        AppKey, ClusterSnapshot, NAMESPACE_NAME_LABEL, Namespace, NodeDesired, Policy, PolicyKey, Revision, Scope,
+        Tenant, TenantName, TierKey, TierPolicy, Timestamp,
     },
-    spec::v1::{PolicySpec, validate_labels, validate_policy},
+    policy::too_large,
+    spec::v1::{PolicySpec, TierSpec, validate_labels, validate_policy, validate_tier},
 };
 
 /// What has a row of its own, with its full name.
@@ -24,6 +25,8 @@ pub enum ObjectName {
     Namespace(Scope),
     /// A policy.
     Policy(PolicyKey),
+    /// A policy of a tier.
+    Tier(TierKey),
 }
 
 /// A change of a tenant, a namespace or a policy.
@@ -41,6 +44,10 @@ pub enum ObjectChange {
     PutPolicy(PolicyKey, Box<PolicySpec>),
     /// Removes a policy.
     RemovePolicy(PolicyKey),
+    /// Creates a policy of a tier, or makes it what the document says.
+    PutTier(TierKey, Box<TierSpec>),
+    /// Removes a policy of a tier.
+    RemoveTier(TierKey),
 }
 
 /// What such a change did, or would do.
@@ -60,6 +67,7 @@ pub(super) enum RowChange {
     PutTenant(Tenant),
     PutNamespace(Namespace),
     PutPolicy(Policy),
+    PutTier(TierPolicy),
     Delete(ObjectName),
 }
 
@@ -71,18 +79,20 @@ impl fmt::Display for ObjectName {
             Self::Tenant(name) => write!(f, "tenant {name}"),
             Self::Namespace(scope) => write!(f, "namespace {scope}"),
             Self::Policy(key) => write!(f, "policy {key}"),
+            Self::Tier(key) => write!(f, "tier policy {key}"),
         }
     }
 }
 
 impl ObjectName {
-    /// `app`, `tenant`, `namespace`, `policy`
+    /// `app`, `tenant`, `namespace`, `policy`, `tier-policy`
     pub fn kind(&self) -> &'static str {
         match self {
             Self::App(_) => "app",
             Self::Tenant(_) => "tenant",
             Self::Namespace(_) => "namespace",
             Self::Policy(_) => "policy",
+            Self::Tier(_) => "tier-policy",
         }
     }
 
@@ -93,6 +103,7 @@ impl ObjectName {
             Self::Tenant(name) => name.as_str(),
             Self::Namespace(scope) => scope.namespace.as_str(),
             Self::Policy(key) => key.name.as_str(),
+            Self::Tier(key) => key.name.as_str(),
         }
     }
 
@@ -103,6 +114,7 @@ impl ObjectName {
             Self::Tenant(name) => snapshot.tenants.get(name).map(|row| row.modified),
             Self::Namespace(scope) => snapshot.namespaces.get(scope).map(|row| row.modified),
             Self::Policy(key) => snapshot.policies.get(key).map(|row| row.modified),
+            Self::Tier(key) => snapshot.tiers.get(key).map(|row| row.modified),
         }
     }
 
@@ -111,7 +123,7 @@ impl ObjectName {
         match self {
             Self::Tenant(name) => snapshot.has_tenant(name),
             Self::Namespace(scope) => snapshot.has_namespace(scope),
-            Self::App(_) | Self::Policy(_) => self.row(snapshot).is_some(),
+            Self::App(_) | Self::Policy(_) | Self::Tier(_) => self.row(snapshot).is_some(),
         }
     }
 }
@@ -123,11 +135,12 @@ impl ObjectChange {
             Self::PutTenant(name) | Self::RemoveTenant(name) => ObjectName::Tenant(name.clone()),
             Self::PutNamespace(scope, _) | Self::RemoveNamespace(scope) => ObjectName::Namespace(scope.clone()),
             Self::PutPolicy(key, _) | Self::RemovePolicy(key) => ObjectName::Policy(key.clone()),
+            Self::PutTier(key, _) | Self::RemoveTier(key) => ObjectName::Tier(key.clone()),
         }
     }
 
     pub(super) fn removes(&self) -> bool {
-        matches!(self, Self::RemoveTenant(_) | Self::RemoveNamespace(_) | Self::RemovePolicy(_))
+        matches!(self, Self::RemoveTenant(_) | Self::RemoveNamespace(_) | Self::RemovePolicy(_) | Self::RemoveTier(_))
     }
 }
 
@@ -179,7 +192,8 @@ pub(super) fn rows_after(
             Ok(vec![RowChange::Delete(object)])
         }
         ObjectChange::PutPolicy(key, spec) => put_policy(snapshot, key, *spec, now),
-        ObjectChange::RemovePolicy(_) => Ok(vec![RowChange::Delete(object)]),
+        ObjectChange::PutTier(key, spec) => put_tier(snapshot, key, *spec, now),
+        ObjectChange::RemovePolicy(_) | ObjectChange::RemoveTier(_) => Ok(vec![RowChange::Delete(object)]),
     }
 }
 
@@ -203,7 +217,10 @@ fn remove_tenant(snapshot: &ClusterSnapshot, name: TenantName) -> Result<Vec<Row
     if name.is_default() {
         return Err(ControlError::Permanent { object });
     }
-    check_empty(&object, owned(snapshot, |scope| scope.tenant == name))?;
+    let mut owns = owned(snapshot, |scope| scope.tenant == name);
+    let tiers = snapshot.tiers.keys().filter(|key| key.tenant.as_ref() == Some(&name));
+    owns.extend(tiers.map(|key| format!("tier policy {key}")));
+    check_empty(&object, owns)?;
     let namespaces = snapshot.namespaces.keys().filter(|scope| scope.tenant == name).cloned();
     let mut rows: Vec<_> = namespaces.map(|scope| RowChange::Delete(ObjectName::Namespace(scope))).collect();
     rows.push(RowChange::Delete(object));
@@ -254,7 +271,42 @@ fn put_policy(
         return Ok(Vec::new());
     }
     let created_at = before.map_or(now, |before| before.created_at);
-    Ok(vec![RowChange::PutPolicy(Policy { key, spec, created_at })])
+    let policy = Policy { key, spec, created_at };
+    let mut desired = NodeDesired::for_policies(snapshot);
+    desired.policies.insert(policy.key.clone(), Arc::new(policy.clone()));
+    check_room(&desired, || ObjectName::Policy(policy.key.clone()))?;
+    Ok(vec![RowChange::PutPolicy(policy)])
+}
+
+fn put_tier(
+    snapshot: &ClusterSnapshot,
+    key: TierKey,
+    spec: TierSpec,
+    now: Timestamp,
+) -> Result<Vec<RowChange>, ControlError> {
+    if let Some(tenant) = key.tenant.as_ref().filter(|tenant| !snapshot.has_tenant(tenant)) {
+        return Err(ControlError::NoScope { scope: Scope::default_of(tenant.clone()), tenant: false });
+    }
+    let faults = validate_tier(&spec);
+    if !faults.is_empty() {
+        return Err(ControlError::Invalid { object: ObjectName::Tier(key), faults });
+    }
+    let before = snapshot.tiers.get(&key).map(|row| &row.object);
+    if before.is_some_and(|before| before.spec == spec) {
+        return Ok(Vec::new());
+    }
+    let created_at = before.map_or(now, |before| before.created_at);
+    let policy = TierPolicy { key, spec, created_at };
+    let mut desired = NodeDesired::for_policies(snapshot);
+    desired.tiers.insert(policy.key.clone(), Arc::new(policy.clone()));
+    check_room(&desired, || ObjectName::Tier(policy.key.clone()))?;
+    Ok(vec![RowChange::PutTier(policy)])
+}
+
+/// Whether all policies fit into the tables of the nodes: what does not fit is refused, not applied in part.
+fn check_room(desired: &NodeDesired, object: impl FnOnce() -> ObjectName) -> Result<(), ControlError> {
+    let faults = too_large(desired);
+    if faults.is_empty() { Ok(()) } else { Err(ControlError::Invalid { object: object(), faults }) }
 }
 
 /// What is answered when `rows` are what changes, as of the snapshot before.

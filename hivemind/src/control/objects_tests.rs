@@ -57,6 +57,12 @@ fn put(snapshot: &mut ClusterSnapshot, change: ObjectChange) {
             RowChange::Delete(ObjectName::Tenant(name)) => drop(snapshot.tenants.remove(&name)),
             RowChange::Delete(ObjectName::Namespace(scope)) => drop(snapshot.namespaces.remove(&scope)),
             RowChange::Delete(ObjectName::Policy(key)) => drop(snapshot.policies.remove(&key)),
+            RowChange::PutTier(policy) => {
+                snapshot.tiers.insert(policy.key.clone(), Row { object: Arc::new(policy), modified });
+            }
+            RowChange::Delete(ObjectName::Tier(key)) => {
+                snapshot.tiers.remove(&key);
+            }
             RowChange::Delete(ObjectName::App(key)) => snapshot.set_app(&key, None),
         }
     }
@@ -220,4 +226,69 @@ fn what_a_change_would_do_is_said() {
     assert_eq!(says(put_namespace("acme/prod", &[])), (false, true));
     assert_eq!(says(put_namespace("acme/default", &[("a", "b")])), (false, true), "it always existed");
     assert_eq!(says(ObjectChange::PutTenant(tenant("acme"))), (false, false));
+}
+
+fn put_tier(name: &str, json: &str) -> ObjectChange {
+    ObjectChange::PutTier(name.parse().expect("a name"), Box::new(serde_json::from_str(json).expect("a policy")))
+}
+
+const DENY: &str = r#"{"tier": "admin", "priority": 1, "ingress": [{"action": "deny"}]}"#;
+
+#[test]
+fn policies_of_tiers_belong_to_the_operator_or_a_tenant() {
+    let mut snapshot = acme();
+    assert_eq!(refused(&snapshot, put_tier("none/p", DENY)).title, "tenant none does not exist");
+    let remove = ObjectChange::RemoveTier("p".parse().expect("a name"));
+    let problem = refused(&snapshot, remove.clone());
+    assert_eq!(problem.title, "tier policy p does not exist");
+    assert_eq!(problem.hint.as_deref(), Some("hivemind policy tier ls"));
+    put(&mut snapshot, put_tier("p", DENY));
+    put(&mut snapshot, put_tier("acme/p", DENY));
+    assert_eq!((snapshot.tiers.len(), rows(&snapshot, put_tier("acme/p", DENY))), (2, 0), "two, and nothing twice");
+    let wrong = refused(&snapshot, put_tier("p", &DENY.replace(": 1", ": 1001")));
+    assert_eq!((wrong.code.as_str(), wrong.details.len()), ("E-SPEC-001", 1));
+    let problem = refused(&snapshot, ObjectChange::RemoveTenant(tenant("acme")));
+    assert_eq!(problem.details, ["tier policy acme/p"]);
+    put(&mut snapshot, ObjectChange::RemoveTier("acme/p".parse().expect("a name")));
+    put(&mut snapshot, ObjectChange::RemoveTenant(tenant("acme")));
+    put(&mut snapshot, remove);
+    assert!(snapshot.tiers.is_empty());
+}
+
+#[test]
+fn what_does_not_fit_is_refused_with_its_numbers() {
+    let mut snapshot = acme();
+    let mut spec = AppSpec::new("x");
+    spec.labels.insert("app".into(), "web".into());
+    for n in 0..300 {
+        spec.labels.insert("n".into(), n.to_string());
+        let id = crate::model::InstanceId::from_bits(n);
+        let instance = crate::model::Instance {
+            id: id.clone(),
+            app: AppKey::new(scope("acme/prod"), "web".parse().expect("a name")),
+            generation: 1,
+            spec: spec.clone(),
+            node: "here".parse().expect("a name"),
+            addresses: crate::model::Addresses::default(),
+            identity: 256,
+            desired: crate::model::Desired::Run,
+            created_at: NOW,
+        };
+        snapshot.set_instance(&id, Some(Row { object: Arc::new(instance), modified: 1 }));
+    }
+    // Each instance is a class of its own, and every port an interval: 300 times 440 rows.
+    let peers: Vec<_> =
+        (0..300).map(|n| format!(r#"{{"instances": {{"instances": {{"labels": {{"n": "{n}"}}}}}}}}"#)).collect();
+    let ports: Vec<_> = (1..=440).map(|port| format!(r#"{{"port": [{}, {}]}}"#, port * 2, port * 2)).collect();
+    let large = format!(r#"{{"ingress": [{{"peers": [{}], "ports": [{}]}}]}}"#, peers.join(","), ports.join(","));
+    let change = ObjectChange::PutPolicy(
+        policy("acme/prod", "large"),
+        Box::new(serde_json::from_str(&large).expect("a policy")),
+    );
+    let problem = refused(&snapshot, change);
+    assert_eq!(problem.code.as_str(), "E-SPEC-001");
+    assert!(
+        problem.details[0].contains("would have 132000 rules") && problem.details[0].contains("131072"),
+        "{problem}"
+    );
 }

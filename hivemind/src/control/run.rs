@@ -147,6 +147,7 @@ impl Loop {
             said.services.extend(dirty.services);
             said.namespaces.extend(dirty.namespaces);
             said.policies.extend(dirty.policies);
+            said.tiers.extend(dirty.tiers);
             for app in apps {
                 if let Err(error) = self.plan(&app).await {
                     self.put_off(app, error)?;
@@ -308,6 +309,7 @@ impl Loop {
             txn = match change {
                 RowChange::PutTenant(tenant) => txn.put(row_key(&object), encode(tenant)?),
                 RowChange::PutNamespace(namespace) => txn.put(row_key(&object), encode(namespace)?),
+                RowChange::PutTier(policy) => txn.put(row_key(&object), encode(policy)?),
                 RowChange::PutPolicy(policy) => txn.put(row_key(&object), encode(policy)?),
                 RowChange::Delete(object) => txn.delete(row_key(object)),
             };
@@ -375,6 +377,7 @@ fn row_key(object: &ObjectName) -> String {
         ObjectName::Tenant(name) => keys::tenant(name),
         ObjectName::Namespace(scope) => keys::namespace(scope),
         ObjectName::Policy(key) => keys::policy(key),
+        ObjectName::Tier(key) => keys::tier(key),
     }
 }
 

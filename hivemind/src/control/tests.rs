@@ -314,12 +314,19 @@ async fn every_node_is_told_of_namespaces_and_policies_and_only_of_changes() {
     assert_eq!((desired.policies.len(), desired.revision), (1, written.revision));
     assert!(feed.try_recv().is_err(), "what changes nothing is not said");
 
+    let tier: crate::model::TierKey = "guard".parse().expect("a name");
+    let spec = r#"{"tier": "admin", "priority": 1, "egress": [{"action": "deny"}]}"#;
+    let spec = Box::new(serde_json::from_str(spec).expect("a policy"));
+    control.change(ObjectChange::PutTier(tier.clone(), spec), None).await.expect("applied");
+    take(&mut feed, &mut desired).await;
+    assert!(desired.tiers.contains_key(&tier));
+    control.change(ObjectChange::RemoveTier(tier), None).await.expect("removed");
     control.change(ObjectChange::RemovePolicy(key.clone()), None).await.expect("removed");
     control.change(ObjectChange::RemoveNamespace(scope), None).await.expect("removed");
     while desired.revision < control.snapshot().revision {
         take(&mut feed, &mut desired).await;
     }
-    assert_eq!((desired.namespaces.len(), desired.policies.len()), (0, 0));
+    assert_eq!((desired.namespaces.len(), desired.policies.len(), desired.tiers.len()), (0, 0, 0));
     running.stop().await;
 }
 

@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use crate::{
     model::{InstanceId, NodeDesired, NodeName, Protocol},
     net::{Family, HostLink, Mac},
-    policy::{self, EndpointPolicy, PeerClass, RuleKey},
+    policy::{Compiled, EndpointPolicy, PeerClass, RuleKey, RuleRow},
     spec::v1::PolicyProtocol,
 };
 
@@ -28,8 +28,8 @@ pub struct Tables {
     /// The ports that instances of this node serve, by interface index, and the number of the service: its packets
     /// carry no virtual address, so this is how they are counted for it.
     pub served: BTreeMap<(u32, u16, Protocol), u32>,
-    /// What policies allow; the number of the rule.
-    pub rules: BTreeMap<RuleKey, u32>,
+    /// What policies say.
+    pub rules: BTreeMap<RuleKey, RuleRow>,
     /// Where intervals of ports begin that rules name; 0 always does.
     pub intervals: BTreeMap<PolicyProtocol, BTreeSet<u16>>,
     /// The block class of addresses, by longest prefix.
@@ -53,7 +53,7 @@ pub struct EndpointRow {
     pub tenant: u32,
     /// What policies are about it.
     pub policy: EndpointPolicy,
-    /// Whether a rule of its set names a block of addresses.
+    /// Whether a rule of its sets names a block of addresses.
     pub blocks: bool,
 }
 
@@ -89,15 +89,14 @@ pub struct ServiceRow {
 }
 
 /// The rows that `node` should hold for what it is told, given its links and its own addresses. An instance without a
-/// link has no row, and so denies.
+/// link has no row, and so denies. `policies` are those of `desired`.
 pub fn compute(
     desired: &NodeDesired,
+    policies: &Compiled,
     node: &NodeName,
     links: &BTreeMap<InstanceId, HostLink>,
     node_addresses: &[IpAddr],
 ) -> Tables {
-    let policies = policy::compile(desired, node);
-    let with_blocks: BTreeSet<u32> = policies.rules.keys().filter(|key| key.is_block()).map(|key| key.set).collect();
     // Every instance has a class; one that has none yet is unknown to everybody.
     let class = |id: &InstanceId| policies.peers.get(id).copied().unwrap_or_default();
     let mut tables = Tables { node_addresses: node_addresses.iter().copied().collect(), ..Tables::default() };
@@ -111,7 +110,10 @@ pub fn compute(
             class: class(id).class,
             tenant: class(id).tenant,
             policy: policies.endpoints.get(id).copied().unwrap_or_default(),
-            blocks: policies.endpoints.get(id).is_some_and(|policy| with_blocks.contains(&policy.set)),
+            blocks: policies
+                .endpoints
+                .get(id)
+                .is_some_and(|policy| policy.sets.iter().any(|set| policies.with_blocks.contains(set))),
         };
         tables.endpoints.insert(link.ifindex, row);
     }
@@ -143,9 +145,9 @@ pub fn compute(
             }
         }
     }
-    tables.rules = policies.rules;
-    tables.intervals = policies.ports;
-    tables.blocks = policies.blocks;
+    tables.rules.clone_from(&policies.rules);
+    tables.intervals.clone_from(&policies.ports);
+    tables.blocks.clone_from(&policies.blocks);
     tables
 }
 
@@ -159,6 +161,7 @@ mod tests {
             Addresses, AppKey, Backend, Desired, Instance, Peer, Scope, ServedService, Service, ServiceKey,
             ServicePort, Timestamp,
         },
+        policy::compile,
         spec::v1::AppSpec,
     };
 
@@ -223,7 +226,8 @@ mod tests {
         let (desired, here) = desired();
         let links = BTreeMap::from([(here, link(9))]);
         let own = ["192.0.2.1".parse().expect("an address")];
-        let tables = compute(&desired, &HERE.parse().expect("a name"), &links, &own);
+        let node = HERE.parse().expect("a name");
+        let tables = compute(&desired, &compile(&desired, &node), &node, &links, &own);
         assert_eq!(tables.endpoints[&9].v4, Some([10, 88, 0, 2].into()));
         let peer = |text: &str| tables.peers[&text.parse::<IpAddr>().expect("an address")].ifindex;
         assert_eq!((peer("10.88.0.2"), peer("fd00::2"), peer("10.88.0.3"), peer("fd00::3")), (9, 9, 0, 0));
@@ -241,8 +245,53 @@ mod tests {
     #[test]
     fn without_a_link_an_instance_has_no_row() {
         let (desired, _) = desired();
-        let tables = compute(&desired, &HERE.parse().expect("a name"), &BTreeMap::new(), &[]);
+        let node = HERE.parse().expect("a name");
+        let tables = compute(&desired, &compile(&desired, &node), &node, &BTreeMap::new(), &[]);
         assert!(tables.endpoints.is_empty() && tables.served.is_empty());
         assert!(tables.peers.values().all(|peer| peer.ifindex == 0));
+    }
+    #[test]
+    fn a_service_more_does_not_pay_for_policies() {
+        let (mut desired, _) = desired();
+        let node: NodeName = HERE.parse().expect("a name");
+        let (peer, served) = (desired.peers.values().next().cloned(), desired.services.values().next().cloned());
+        let (peer, served) = (peer.expect("a peer"), served.expect("a service"));
+        for n in 3..10_000_u32 {
+            let mut peer = (*peer).clone();
+            peer.addresses.v4 = Some((0x0a58_0000 + n).into());
+            peer.labels.insert("app".into(), format!("a{n}"));
+            peer.node = if n < 103 { node.clone() } else { "there".parse().expect("a name") };
+            desired.peers.insert(InstanceId::from_bits(n.into()), Arc::new(peer));
+            let mut served = (*served).clone();
+            served.service.key.name = format!("s{n}").parse().expect("a name");
+            served.service.addresses.v4 = Some((0x0a60_0000 + n).into());
+            desired.services.insert(served.service.key.clone(), Arc::new(served));
+        }
+        for n in 3..103 {
+            let rules =
+                (0..10).map(|port| format!("- {{from: [{{instances: {{}}}}], ports: [{}]}}", 8000 + n * 10 + port));
+            let rules = rules.collect::<Vec<_>>().join("\n");
+            let text = format!("policy: p{n}\ninstances: app=a{n}\ningress:\n{rules}\n");
+            for document in crate::policy::read(&text, &Scope::default()).expect("valid") {
+                let crate::policy::Document::Policy(key, spec) = document else { panic!("of a tier") };
+                let created_at = Timestamp::from_millis(0);
+                desired.policies.insert(key.clone(), Arc::new(crate::model::Policy { key, spec, created_at }));
+            }
+        }
+        let mut cache = crate::policy::Cache::default();
+        cache.compile(&Arc::new(desired.clone()), &node);
+        let next = Arc::new(NodeDesired { revision: 2, ..desired });
+        let timed = |policies: &mut dyn FnMut() -> Arc<Compiled>| {
+            let start = tokio::time::Instant::now();
+            let policies = policies();
+            let compiled = start.elapsed();
+            let tables = compute(&next, &policies, &node, &BTreeMap::new(), &[]);
+            (compiled, start.elapsed(), tables)
+        };
+        let (before, before_all, whole) = timed(&mut || Arc::new(compile(&next, &node)));
+        let (after, after_all, kept) = timed(&mut || cache.compile(&next, &node));
+        eprintln!("compiled {before:?} of {before_all:?}; kept {after:?} of {after_all:?}");
+        assert_eq!(whole, kept);
+        assert_eq!((cache.runs(), whole.rules.len() >= 1_000), (1, true));
     }
 }

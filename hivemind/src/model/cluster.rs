@@ -6,7 +6,8 @@ use imbl::OrdMap;
 
 use super::{
     App, AppKey, Backend, Desired, Instance, InstanceId, InstanceStatus, Namespace, Node, NodeName, NodeStatus, Phase,
-    Policy, PolicyKey, Protocol, Revision, Scope, ServedService, Service, ServiceKey, Tenant, TenantName,
+    Policy, PolicyKey, Protocol, Revision, Scope, ServedService, Service, ServiceKey, Tenant, TenantName, TierKey,
+    TierPolicy,
     index::{Held, HeldAddresses, Index},
 };
 
@@ -39,6 +40,8 @@ pub struct ClusterSnapshot {
     pub namespaces: OrdMap<Scope, Row<Namespace>>,
     /// Policies.
     pub policies: OrdMap<PolicyKey, Row<Policy>>,
+    /// Policies of tiers.
+    pub tiers: OrdMap<TierKey, Row<TierPolicy>>,
     /// Nodes.
     pub nodes: OrdMap<NodeName, Row<Node>>,
     /// What agents say of them.

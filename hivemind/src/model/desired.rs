@@ -7,8 +7,8 @@ use std::{collections::BTreeMap, sync::Arc};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Addresses, Instance, InstanceId, InstanceStatus, Namespace, NodeName, Policy, PolicyKey, Revision, Scope, Service,
-    ServiceKey,
+    Addresses, ClusterSnapshot, Instance, InstanceId, InstanceStatus, Namespace, NodeName, Policy, PolicyKey, Revision,
+    Scope, Service, ServiceKey, TierKey, TierPolicy,
 };
 
 /// A service with those that serve it.
@@ -46,6 +46,18 @@ pub struct Peer {
     pub labels: BTreeMap<String, String>,
 }
 
+impl From<&Instance> for Peer {
+    fn from(instance: &Instance) -> Self {
+        Self {
+            node: instance.node.clone(),
+            addresses: instance.addresses,
+            identity: instance.identity,
+            scope: instance.app.scope.clone(),
+            labels: instance.spec.labels.clone(),
+        }
+    }
+}
+
 /// One message of the feed. A feed begins with everything there is, then [`FeedMessage::SnapshotEnd`], then changes.
 /// Before the end mark nothing may be deleted: what was not named yet may still come.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -70,6 +82,10 @@ pub enum FeedMessage {
     Policy(Arc<Policy>),
     /// A policy is gone.
     PolicyGone(PolicyKey),
+    /// A policy of a tier is new or has changed.
+    TierPolicy(Arc<TierPolicy>),
+    /// A policy of a tier is gone.
+    TierPolicyGone(TierKey),
     /// All that was there at this revision has been said; sent again after each later revision's changes.
     SnapshotEnd(Revision),
 }
@@ -89,9 +105,23 @@ pub struct NodeDesired {
     pub namespaces: BTreeMap<Scope, Arc<Namespace>>,
     /// All policies.
     pub policies: BTreeMap<PolicyKey, Arc<Policy>>,
+    /// All policies of tiers.
+    pub tiers: BTreeMap<TierKey, Arc<TierPolicy>>,
 }
 
 impl NodeDesired {
+    /// Everything that policies are compiled from, and nothing else.
+    pub fn for_policies(snapshot: &ClusterSnapshot) -> Self {
+        let instances = snapshot.instances.iter();
+        Self {
+            peers: instances.map(|(id, row)| (id.clone(), Arc::new(Peer::from(&*row.object)))).collect(),
+            namespaces: snapshot.namespaces.iter().map(|(key, row)| (key.clone(), Arc::clone(&row.object))).collect(),
+            policies: snapshot.policies.iter().map(|(key, row)| (key.clone(), Arc::clone(&row.object))).collect(),
+            tiers: snapshot.tiers.iter().map(|(key, row)| (key.clone(), Arc::clone(&row.object))).collect(),
+            ..Self::default()
+        }
+    }
+
     /// Takes in one message.
     pub fn apply(&mut self, message: FeedMessage) {
         match message {
@@ -124,6 +154,12 @@ impl NodeDesired {
             }
             FeedMessage::PolicyGone(key) => {
                 self.policies.remove(&key);
+            }
+            FeedMessage::TierPolicy(policy) => {
+                self.tiers.insert(policy.key.clone(), policy);
+            }
+            FeedMessage::TierPolicyGone(key) => {
+                self.tiers.remove(&key);
             }
             FeedMessage::SnapshotEnd(revision) => self.revision = revision,
         }

@@ -10,6 +10,7 @@ mod index;
 mod object;
 mod quantity;
 mod signal;
+mod tier;
 mod time;
 
 pub use cluster::{ClusterSnapshot, Row};
@@ -26,6 +27,7 @@ pub use object::{
 };
 pub use quantity::{Bytes, InvalidQuantity, MilliCpu};
 pub use signal::signal_number;
+pub use tier::{TierKey, TierPolicy};
 pub use time::Timestamp;
 
 /// A revision of the store: it grows by one with every committed transaction that changes a row.

@@ -42,8 +42,7 @@ impl Blocks {
     /// Cuts the addresses by all `blocks`.
     pub(super) fn new(blocks: &BTreeSet<Block>) -> Self {
         let prefixes: BTreeSet<&IpNet> = blocks.iter().flat_map(|b| b.except.iter().chain([&b.cidr])).collect();
-        let holders = |region: &IpNet| blocks.iter().filter(|block| block.holds(region)).collect::<Vec<_>>();
-        let held: BTreeMap<&IpNet, Vec<&Block>> = prefixes.iter().map(|prefix| (*prefix, holders(prefix))).collect();
+        let held = holders(&prefixes, blocks);
         let numbers = numbers(Kind::BlockClass, held.values().filter(|blocks| !blocks.is_empty()));
         let mut by_block: BTreeMap<Block, BTreeSet<u32>> = BTreeMap::new();
         for (blocks, number) in &numbers {
@@ -60,4 +59,27 @@ impl Blocks {
     pub(super) fn classes(&self, block: &Block) -> impl Iterator<Item = u32> {
         self.by_block.get(block).into_iter().flatten().copied()
     }
+}
+
+/// The blocks that hold each region, in their order. A region has the blocks of the one around it but for those that
+/// except it, and those that begin with it: so each is asked about what is around it only, not about all blocks.
+fn holders<'a>(prefixes: &BTreeSet<&'a IpNet>, blocks: &'a BTreeSet<Block>) -> BTreeMap<&'a IpNet, Vec<&'a Block>> {
+    let mut beginning: BTreeMap<&IpNet, Vec<&Block>> = BTreeMap::new();
+    for block in blocks {
+        beginning.entry(&block.cidr).or_default().push(block);
+    }
+    let mut held: BTreeMap<&IpNet, Vec<&Block>> = BTreeMap::new();
+    // What is around the prefix at hand: prefixes are in the order of their addresses, the longer behind the shorter.
+    let mut around: Vec<&IpNet> = Vec::new();
+    for prefix in prefixes {
+        while around.pop_if(|outer| !outer.contains(*prefix)).is_some() {}
+        let outer = around.last().and_then(|outer| held.get(outer)).into_iter().flatten();
+        let kept = outer.filter(|block| !block.except.contains(prefix));
+        let own = beginning.get(prefix).into_iter().flatten().filter(|block| block.holds(prefix));
+        let mut both: Vec<&Block> = kept.chain(own).copied().collect();
+        both.sort();
+        held.insert(prefix, both);
+        around.push(prefix);
+    }
+    held
 }

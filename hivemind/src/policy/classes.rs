@@ -5,33 +5,39 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{
     PeerClass,
     number::{Kind, numbers},
+    sets::Owner,
 };
 use crate::{
-    model::{InstanceId, Namespace, NamespaceName, NodeDesired, PolicyKey, Scope, TenantName},
+    model::{InstanceId, Namespace, NamespaceName, NodeDesired, Scope, TenantName},
     spec::v1::{InstancePeer, Selector},
 };
 
 /// A selector of peers with all it depends on. Two rules that say the same share it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct PeerSelector<'a> {
-    tenant: &'a TenantName,
+    /// None: in all tenants.
+    tenant: Option<&'a TenantName>,
     namespaces: Namespaces<'a>,
     instances: &'a Selector,
 }
 
-/// In which namespaces of the tenant.
+/// In which namespaces of the tenants.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 enum Namespaces<'a> {
+    All,
     Own(&'a NamespaceName),
     Labelled(&'a Selector),
 }
 
 impl<'a> PeerSelector<'a> {
     /// What `peer` means in a policy.
-    pub(super) fn new(policy: &'a PolicyKey, peer: &'a InstancePeer) -> Self {
-        let own = Namespaces::Own(&policy.scope.namespace);
+    pub(super) fn new(policy: Owner<'a>, peer: &'a InstancePeer) -> Self {
+        let (tenant, own) = match policy {
+            Owner::Policy(key) => (Some(&key.scope.tenant), Namespaces::Own(&key.scope.namespace)),
+            Owner::Tier(key) => (key.tenant.as_ref(), Namespaces::All),
+        };
         Self {
-            tenant: &policy.scope.tenant,
+            tenant,
             namespaces: peer.namespaces.as_ref().map_or(own, Namespaces::Labelled),
             instances: &peer.instances,
         }
@@ -39,11 +45,12 @@ impl<'a> PeerSelector<'a> {
 
     fn in_namespace(&self, scope: &Scope, labels: &Labels) -> bool {
         let named = match self.namespaces {
+            Namespaces::All => true,
             Namespaces::Own(name) => *name == scope.namespace,
             Namespaces::Labelled(selector) => selector.matches(labels),
         };
-        // Selectors never look into another tenant: its labels are not the policy's author's to rely on.
-        *self.tenant == scope.tenant && named
+        // A tenant's selectors never look into another one: its labels are not their author's to rely on.
+        self.tenant.is_none_or(|tenant| *tenant == scope.tenant) && named
     }
 }
 

@@ -7,8 +7,11 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::{ALL_PORTS, ANYBODY, Compiled, Direction, EndpointPolicy, RuleKey, WORLD, interval};
-use crate::{model::InstanceId, spec::v1::PolicyProtocol};
+use super::{ADMIN, ALL_PORTS, ANYBODY, BASELINE, Compiled, Direction, OTHERS, OWN, RuleKey, RuleRow, WORLD, interval};
+use crate::{
+    model::InstanceId,
+    spec::v1::{Action, PolicyProtocol},
+};
 
 /// The other end of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,7 +29,7 @@ pub enum Peer<'a> {
 pub enum Verdict {
     /// The instance's own node always passes.
     OwnNode,
-    /// No policy is about this direction of the instance.
+    /// No policy is about this direction of the instance, and no rule of a tier about this packet.
     NotIsolated,
     /// This rule allows it.
     Allowed(u32),
@@ -34,6 +37,8 @@ pub enum Verdict {
     WouldDeny,
     /// Policies are about this direction, and none of their rules allows it.
     Denied,
+    /// This rule of a tier denies it.
+    DeniedBy(u32),
     /// It comes from another tenant, and no rule allows it.
     OtherTenant,
 }
@@ -41,7 +46,26 @@ pub enum Verdict {
 impl Verdict {
     /// Whether the packet passes.
     pub fn passes(self) -> bool {
-        !matches!(self, Self::Denied | Self::OtherTenant)
+        !matches!(self, Self::Denied | Self::DeniedBy(_) | Self::OtherTenant)
+    }
+
+    /// The rule that decides.
+    pub fn rule(self) -> Option<u32> {
+        match self {
+            Self::Allowed(number) | Self::DeniedBy(number) => Some(number),
+            Self::OwnNode | Self::NotIsolated | Self::WouldDeny | Self::Denied | Self::OtherTenant => None,
+        }
+    }
+}
+
+impl RuleRow {
+    /// What it decides; none if it leaves that to the next tier.
+    fn verdict(self) -> Option<Verdict> {
+        match self.action {
+            Action::Accept => Some(Verdict::Allowed(self.number)),
+            Action::Deny => Some(Verdict::DeniedBy(self.number)),
+            Action::Pass => None,
+        }
     }
 }
 
@@ -68,30 +92,36 @@ pub fn judge(
     // The border between tenants is the receiver's to open: the sender needs no rule for it.
     let foreign = foreign && direction == Direction::In;
     let endpoint = compiled.endpoints.get(local).copied().unwrap_or_default();
-    let EndpointPolicy { set, isolated_in, isolated_out, audit_in, audit_out } = endpoint;
     let (isolated, audit) = match direction {
-        Direction::In => (isolated_in, audit_in),
-        Direction::Out => (isolated_out, audit_out),
+        Direction::In => (endpoint.isolated_in, endpoint.audit_in),
+        Direction::Out => (endpoint.isolated_out, endpoint.audit_out),
     };
-    let mut rule = None;
-    if isolated {
-        let interval = protocol.map_or(0, |protocol| interval(compiled.ports.get(&protocol), port));
-        let block = block_class(compiled, address);
-        let ports = [(protocol, interval), (protocol, ALL_PORTS), (None, ALL_PORTS)];
-        // 0 is no class: an address in no block must not be taken for anybody in the wrong place.
-        // Who is meant by "everybody" and by a block is the tenant's own and the world: another tenant must be named.
-        let wider = [block, Some(ANYBODY)].into_iter().flatten().filter(|_| !foreign);
-        let peers = std::iter::once(class).chain(wider);
-        rule = peers
-            .flat_map(|peer| ports.map(|(protocol, port)| RuleKey { set, direction, peer, protocol, port }))
-            .find_map(|key| compiled.rules.get(&key).copied());
+    let interval = protocol.map_or(0, |protocol| interval(compiled.ports.get(&protocol), port));
+    let ports = [(protocol, interval), (protocol, ALL_PORTS), (None, ALL_PORTS)];
+    // Who is meant by "everybody" and by a block is the tenant's own and the world: another tenant must be named.
+    let (wide, block) = if foreign { (OTHERS, None) } else { (ANYBODY, block_class(compiled, address)) };
+    let first = |tier: usize| {
+        let set = endpoint.sets[tier];
+        let peers = [Some(class), Some(wide), block].into_iter().flatten();
+        let keys =
+            peers.flat_map(|peer| ports.map(|(protocol, port)| RuleKey { set, direction, peer, protocol, port }));
+        keys.filter_map(|key| compiled.rules.get(&key)).min_by_key(|row| (row.order, row.number)).copied()
+    };
+    if let Some(verdict) = first(ADMIN).and_then(RuleRow::verdict) {
+        return verdict;
     }
-    match rule {
-        // A policy in audit mode changes nothing: it opens no border either.
-        Some(number) if !(audit && foreign) => Verdict::Allowed(number),
+    // A policy in audit mode changes nothing: it opens no border, and keeps no other tier from deciding.
+    let own = (isolated && !(audit && foreign)).then(|| first(OWN)).flatten().and_then(RuleRow::verdict);
+    if let Some(verdict) = own.filter(|_| !audit) {
+        return verdict;
+    }
+    let base = if isolated && !audit { None } else { first(BASELINE).and_then(RuleRow::verdict) };
+    match base {
+        Some(verdict @ Verdict::DeniedBy(_)) => verdict,
+        Some(verdict) if foreign || !audit => verdict,
         _ if foreign => Verdict::OtherTenant,
         _ if !isolated => Verdict::NotIsolated,
-        _ if audit => Verdict::WouldDeny,
+        _ if audit => own.unwrap_or(Verdict::WouldDeny),
         _ => Verdict::Denied,
     }
 }

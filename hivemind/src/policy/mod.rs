@@ -3,7 +3,8 @@
 //! What a packet is judged by (`docs/adr/0007-policies.md`):
 //! * An instance belongs to a *class*: its scope and which selectors of peers match it. Classes, not instances, are in
 //!   the rules, so that a selector that matches ten thousand instances is a few rows.
-//! * The policies that are about an instance are its *set*. Instances of the same set share their rules.
+//! * The policies that are about an instance are its *sets*: one of the tier `Admin`, one of its namespace's policies,
+//!   one of the tier `Baseline`. Instances of the same set share their rules.
 //! * Addresses of blocks belong to a *block class*: which blocks of rules hold them.
 //! * Ports belong to an *interval* between the ports that rules name; its number is its first port and its length, so
 //!   that another interval has another number.
@@ -12,29 +13,37 @@
 //! policies and restarts of the daemon, so that rows can be replaced one by one while packets are judged.
 
 mod blocks;
+mod cache;
 mod classes;
 mod compile;
 mod document;
+mod explain;
 mod judge;
 mod number;
+mod room;
+mod sets;
 #[cfg(test)]
 mod tests;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fmt,
     ops::Bound,
 };
 
 use ipnet::IpNet;
 
 use crate::{
-    model::{InstanceId, PolicyKey},
-    spec::v1::PolicyProtocol,
+    model::{InstanceId, PolicyKey, TierKey},
+    spec::v1::{Action, PolicyProtocol},
 };
 
+pub use cache::Cache;
 pub use compile::compile;
-pub use document::read;
+pub use document::{Document, Expectation, read, read_expectations, read_port};
+pub use explain::{End, Leg, explain};
 pub use judge::{Peer, Verdict, judge};
+pub use room::{MAX_BLOCK_ROWS, MAX_RULE_ROWS, too_large};
 
 /// [`RuleKey::peer`]: everybody.
 pub const ANYBODY: u32 = 0;
@@ -42,12 +51,21 @@ pub const ANYBODY: u32 = 0;
 pub const HOST: u32 = 1;
 /// The class of whoever is neither an instance nor the node.
 pub const WORLD: u32 = 2;
+/// Every instance of another tenant: who is meant by a rule that denies everybody.
+pub const OTHERS: u32 = 3;
 /// Numbers of classes and of block classes begin here; the highest bit tells a block class.
 pub const FIRST_CLASS: u32 = 256;
 /// The bit that tells a block class from a class.
 pub const BLOCK: u32 = 1 << 31;
 /// [`RuleKey::port`]: all ports.
 pub const ALL_PORTS: u32 = 0xffff_ffff;
+
+/// Index of [`EndpointPolicy::sets`]: the tier that decides first.
+pub const ADMIN: usize = 0;
+/// The policies of the instance's namespace.
+pub const OWN: usize = 1;
+/// The tier that decides where no policy of the namespace does.
+pub const BASELINE: usize = 2;
 
 /// Which way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -65,12 +83,14 @@ pub struct Compiled {
     pub peers: BTreeMap<InstanceId, PeerClass>,
     /// The set of every instance of this node that some policy is about.
     pub endpoints: BTreeMap<InstanceId, EndpointPolicy>,
-    /// What is allowed.
-    pub rules: BTreeMap<RuleKey, u32>,
+    /// What is allowed, denied or left to the next tier.
+    pub rules: BTreeMap<RuleKey, RuleRow>,
     /// Where intervals of ports begin, by protocol; 0 always does.
     pub ports: BTreeMap<PolicyProtocol, BTreeSet<u16>>,
     /// The block class of addresses, by longest prefix.
     pub blocks: BTreeMap<IpNet, u32>,
+    /// The sets whose rules name blocks.
+    pub with_blocks: BTreeSet<u32>,
     /// What rules are called, by their number.
     pub names: BTreeMap<u32, RuleName>,
 }
@@ -87,8 +107,8 @@ pub struct PeerClass {
 /// What policies are about an instance.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct EndpointPolicy {
-    /// The set's number.
-    pub set: u32,
+    /// The numbers of its sets, by tier; 0: none.
+    pub sets: [u32; 3],
     /// Whether only what rules allow may come in.
     pub isolated_in: bool,
     /// Whether only what rules allow may go out.
@@ -97,21 +117,36 @@ pub struct EndpointPolicy {
     pub audit_in: bool,
     /// The same, outwards.
     pub audit_out: bool,
+    /// Whether some set has rules for what comes in, or it is isolated inwards.
+    pub ruled_in: bool,
+    /// The same, outwards.
+    pub ruled_out: bool,
 }
 
 /// What a rule is looked up by. All wildcards stand in keys of their own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RuleKey {
-    /// [`EndpointPolicy::set`]
+    /// One of [`EndpointPolicy::sets`].
     pub set: u32,
     /// Which way.
     pub direction: Direction,
-    /// A class, a block class, [`HOST`], [`WORLD`] or [`ANYBODY`].
+    /// A class, a block class, [`HOST`], [`WORLD`], [`OTHERS`] or [`ANYBODY`].
     pub peer: u32,
     /// The protocol; `None`: all.
     pub protocol: Option<PolicyProtocol>,
     /// The number of an interval, see [`interval`], or [`ALL_PORTS`].
     pub port: u32,
+}
+
+/// What a rule says.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RuleRow {
+    /// The rule's number, up to 2^30 - 1.
+    pub number: u32,
+    /// What it does with what matches.
+    pub action: Action,
+    /// Of all rules of a set that match, the one with the lowest decides.
+    pub order: u32,
 }
 
 /// The number of the interval that a port is in, given where intervals begin: its first port, then how many more there
@@ -130,11 +165,29 @@ impl RuleKey {
     }
 }
 
+/// A policy of a namespace or of a tier.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum PolicyRef {
+    /// `TENANT/NAMESPACE/NAME`
+    Namespace(PolicyKey),
+    /// `NAME` or `TENANT/NAME`
+    Tier(TierKey),
+}
+
+impl fmt::Display for PolicyRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Namespace(key) => key.fmt(f),
+            Self::Tier(key) => key.fmt(f),
+        }
+    }
+}
+
 /// What a rule is called.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RuleName {
     /// The policy.
-    pub policy: PolicyKey,
+    pub policy: PolicyRef,
     /// Which way.
     pub direction: Direction,
     /// Which of its rules, from 0.

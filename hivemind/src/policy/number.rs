@@ -12,6 +12,9 @@ use super::FIRST_CLASS;
 /// What tells a block class from the other numbers.
 const BLOCK_BIT: u32 = 1 << 31;
 
+/// The highest number of a rule: the bits above it say what the rule does.
+const LAST_RULE: u32 = (1 << 30) - 1;
+
 /// What is numbered. Numbers of different kinds may be the same.
 #[derive(Clone, Copy, Debug, Hash)]
 pub(super) enum Kind {
@@ -28,7 +31,8 @@ impl Kind {
         let number = match self {
             Self::Class => number & !BLOCK_BIT,
             Self::BlockClass => number | BLOCK_BIT,
-            Self::Set | Self::Rule | Self::Tenant => number,
+            Self::Rule => number & LAST_RULE,
+            Self::Set | Self::Tenant => number,
         };
         (number >= FIRST_CLASS).then_some(number)
     }
@@ -52,9 +56,14 @@ fn assign<T: Ord>(things: impl IntoIterator<Item = T>, hash: impl Fn(&T, u32) ->
 }
 
 fn digest(thing: &impl Hash) -> u32 {
+    (fingerprint(thing) >> 32) as u32
+}
+
+/// A number that another thing has only by an accident that nobody lives to see.
+pub(super) fn fingerprint(thing: &impl Hash) -> u64 {
     let mut hasher = Sha(Sha256::new());
     thing.hash(&mut hasher);
-    (hasher.finish() >> 32) as u32
+    hasher.finish()
 }
 
 /// SHA-256 behind the standard library's trait. `Hash` is free of prefixes: two things are the same bytes only if they
@@ -104,6 +113,7 @@ mod tests {
             match kind {
                 Kind::Class => assert!(numbers.values().all(|number| number & BLOCK_BIT == 0)),
                 Kind::BlockClass => assert!(numbers.values().all(|number| number & BLOCK_BIT != 0)),
+                Kind::Rule => assert!(numbers.values().all(|number| *number <= LAST_RULE)),
                 _ => {}
             }
         }

@@ -1,6 +1,6 @@
 //! The keys of the store. Tenant and namespace are in every key that belongs to someone.
 
-use crate::model::{AppKey, InstanceId, NodeName, PolicyKey, Scope, ServiceKey, TenantName};
+use crate::model::{AppKey, InstanceId, NodeName, PolicyKey, Scope, ServiceKey, TenantName, TierKey};
 
 /// All apps.
 pub const APPS: &str = "/v1/apps/";
@@ -16,6 +16,8 @@ pub const TENANTS: &str = "/v1/tenants/";
 pub const NAMESPACES: &str = "/v1/namespaces/";
 /// All policies.
 pub const POLICIES: &str = "/v1/policies/";
+/// All policies of tiers.
+pub const TIERS: &str = "/v1/tier-policies/";
 /// All nodes.
 pub const NODES: &str = "/v1/nodes/";
 /// All statuses of nodes.
@@ -65,6 +67,11 @@ pub fn namespace(scope: &Scope) -> String {
 /// `/v1/policies/<tenant>/<namespace>/<policy>`
 pub fn policy(key: &PolicyKey) -> String {
     format!("{POLICIES}{key}")
+}
+
+/// `/v1/tier-policies/<policy>`, or `/v1/tier-policies/<tenant>/<policy>`
+pub fn tier(key: &TierKey) -> String {
+    format!("{TIERS}{key}")
 }
 
 /// `/v1/identities/<tenant>/<namespace>`

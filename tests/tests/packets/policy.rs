@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use hivemind::{
     dataplane::Dataplane,
     net::Family,
-    policy::{ALL_PORTS, ANYBODY, BLOCK, Direction, EndpointPolicy, RuleKey, interval},
-    spec::v1::PolicyProtocol,
+    policy::{ALL_PORTS, ANYBODY, BLOCK, Direction, EndpointPolicy, OTHERS, RuleKey, RuleRow, interval},
+    spec::v1::{Action, PolicyProtocol},
 };
 use hivemind_ebpf::{program, reason::Reason};
 
@@ -18,9 +18,19 @@ use crate::{
 
 /// The set of policies that is about instance 1.
 const SET: u32 = 77;
-const IN: EndpointPolicy =
-    EndpointPolicy { set: SET, isolated_in: true, isolated_out: false, audit_in: false, audit_out: false };
-const BOTH: EndpointPolicy = EndpointPolicy { isolated_out: true, ..IN };
+const IN: EndpointPolicy = EndpointPolicy {
+    sets: [0, SET, 0],
+    isolated_in: true,
+    isolated_out: false,
+    audit_in: false,
+    audit_out: false,
+    ruled_in: true,
+    ruled_out: false,
+};
+const BOTH: EndpointPolicy = EndpointPolicy { isolated_out: true, ruled_out: true, ..IN };
+/// The sets of the tiers.
+const FIRST: u32 = 78;
+const LAST: u32 = 79;
 
 /// A frame from instance 0 to a port of instance 1.
 fn asks(bench: &Bench, family: Family, protocol: u8, port: u16) -> Frame {
@@ -49,7 +59,19 @@ impl Bench {
     /// Only these rules, each with a number of its own; ports are those where intervals begin.
     fn rules(&mut self, rules: &[(Direction, u32, Option<PolicyProtocol>, u32)]) {
         let key = |(direction, peer, protocol, port)| RuleKey { set: SET, direction, peer, protocol, port };
-        self.lab.tables.rules = rules.iter().map(|rule| key(*rule)).zip(1..).collect();
+        let row = |number| RuleRow { number, ..RuleRow::default() };
+        self.lab.tables.rules = rules.iter().map(|rule| key(*rule)).zip((1..).map(row)).collect();
+        self.lab.sync();
+    }
+
+    /// Only these rules of sets, about what comes in, in the order in which they decide.
+    fn tiers(&mut self, rules: &[(u32, Action, u32, Option<PolicyProtocol>)]) {
+        let rules = (1..).zip(rules).map(|(number, (set, action, peer, protocol))| {
+            let (direction, port) = (Direction::In, ALL_PORTS);
+            let key = RuleKey { set: *set, direction, peer: *peer, protocol: *protocol, port };
+            (key, RuleRow { number, action: *action, order: number })
+        });
+        self.lab.tables.rules = rules.collect();
         self.lab.sync();
     }
 
@@ -236,6 +258,119 @@ fn a_block_is_who_is_in_it() {
             let frame = asks(&bench, family, TCP, 8081);
             bench.ask("in a hole of it", &frame, Expect::Drop(Reason::PolicyIn));
         }
+        bench.lab.dataplane.unload().expect("to unload");
+    });
+}
+
+#[test]
+fn tiers_decide_before_and_after_the_namespace() {
+    use Action::{Accept, Deny, Pass};
+    let udp = Some(PolicyProtocol::Udp);
+    isolated(|cgroup| {
+        let mut bench = Bench::new(cgroup);
+        let open = EndpointPolicy { sets: [FIRST, 0, LAST], isolated_in: false, ..IN };
+        let closed = EndpointPolicy { sets: [FIRST, SET, LAST], ..IN };
+        let trial = EndpointPolicy { audit_in: true, ..closed };
+        let class = lab::class(0);
+        for (name, about, rules, passed) in [
+            ("nobody decides", open, &[][..], true),
+            ("the first tier denies", open, &[(FIRST, Deny, ANYBODY, udp)], false),
+            ("another protocol", open, &[(FIRST, Deny, ANYBODY, Some(PolicyProtocol::Tcp))], true),
+            ("a broad rule in front", open, &[(FIRST, Deny, ANYBODY, None), (FIRST, Accept, class, udp)], false),
+            ("a narrow rule in front", open, &[(FIRST, Accept, class, udp), (FIRST, Deny, ANYBODY, None)], true),
+            ("accepted before the namespace", closed, &[(FIRST, Accept, ANYBODY, None)], true),
+            (
+                "passed on to the namespace",
+                closed,
+                &[(FIRST, Pass, ANYBODY, None), (FIRST, Accept, class, None)],
+                false,
+            ),
+            (
+                "which allows",
+                closed,
+                &[(FIRST, Pass, ANYBODY, None), (FIRST, Deny, class, udp), (SET, Accept, class, udp)],
+                true,
+            ),
+            ("which is not overruled", closed, &[(LAST, Accept, ANYBODY, None)], false),
+            ("the last tier denies", open, &[(LAST, Deny, class, None)], false),
+            ("the last tier passes it on", open, &[(LAST, Pass, class, None), (LAST, Deny, ANYBODY, None)], true),
+            ("a trial hides no last tier", trial, &[(SET, Accept, class, None), (LAST, Deny, class, None)], false),
+            ("and allows nothing more", trial, &[(SET, Accept, class, None), (LAST, Accept, class, None)], true),
+        ] {
+            bench.about(1, about);
+            bench.tiers(rules);
+            for family in FAMILIES {
+                let frame = asks(&bench, family, UDP, 53);
+                bench.ask(name, &frame, if passed { passes(&frame) } else { Expect::Drop(Reason::PolicyIn) });
+            }
+        }
+        // An instance that only a tier is about is answered, though its tier denies that one begins towards it.
+        bench.about(1, open);
+        bench.tiers(&[(FIRST, Deny, ANYBODY, None)]);
+        let begun = bench.sent(1, UDP, 5353, (bench.address(0, Family::V4), 53).into());
+        bench.answer("begins", &begun, passes(&begun));
+        let back = bench.sent(0, UDP, 53, (bench.address(1, Family::V4), 5353).into());
+        bench.ask("is answered", &back, passes(&back));
+        bench.lab.dataplane.unload().expect("to unload");
+    });
+}
+
+#[test]
+fn everybody_is_another_tenant_only_if_denied() {
+    use Action::{Accept, Deny};
+    isolated(|cgroup| {
+        let mut bench = Bench::new(cgroup);
+        let ifindex = bench.ifindex(0);
+        bench.lab.tables.endpoints.get_mut(&ifindex).expect("a row").tenant = lab::TENANT + 1;
+        for family in FAMILIES {
+            let address = bench.address(0, family);
+            bench.lab.tables.peers.get_mut(&address).expect("a row").tenant = lab::TENANT + 1;
+        }
+        let class = lab::class(0);
+        bench.about(1, EndpointPolicy { sets: [FIRST, SET, LAST], ..IN });
+        for (name, rules, expect) in [
+            ("everybody", &[(FIRST, Accept, ANYBODY, None)][..], Some(Reason::OtherTenant)),
+            ("named", &[(FIRST, Accept, class, None)], None),
+            ("denied", &[(FIRST, Deny, OTHERS, None), (SET, Accept, class, None)], Some(Reason::PolicyIn)),
+        ] {
+            bench.tiers(rules);
+            for family in FAMILIES {
+                let frame = asks(&bench, family, UDP, 53);
+                bench.ask(name, &frame, expect.map_or_else(|| passes(&frame), Expect::Drop));
+            }
+        }
+        // A trial of the namespace opens no border, and keeps no tier from opening it.
+        bench.about(1, EndpointPolicy { sets: [0, SET, LAST], audit_in: true, ..IN });
+        bench.tiers(&[(SET, Accept, class, None)]);
+        let frame = asks(&bench, Family::V4, UDP, 53);
+        bench.ask("on trial", &frame, Expect::Drop(Reason::OtherTenant));
+        bench.tiers(&[(LAST, Accept, class, None)]);
+        bench.ask("by the last tier", &frame, passes(&frame));
+        bench.lab.dataplane.unload().expect("to unload");
+    });
+}
+
+#[test]
+fn a_hundred_thousand_rules_are_held_and_looked_up() {
+    isolated(|cgroup| {
+        let mut bench = Bench::new(cgroup);
+        bench.about(1, IN);
+        let (set, direction, protocol, port) = (SET, Direction::In, Some(PolicyProtocol::Udp), ALL_PORTS);
+        let key = |peer| RuleKey { set, direction, peer, protocol, port };
+        let row = |number| RuleRow { number, ..RuleRow::default() };
+        let filler = (1..100_000).map(|n| (key(1_000_000 + n), row(n)));
+        bench.lab.tables.rules = filler.chain([(key(lab::class(0)), row(100_000))]).collect();
+        bench.lab.sync();
+        for family in FAMILIES {
+            let frame = asks(&bench, family, UDP, 53);
+            bench.ask("allowed by the last", &frame, passes(&frame));
+            let other = asks(&bench, family, TCP, 53);
+            bench.ask("allowed by none", &other, Expect::Drop(Reason::PolicyIn));
+        }
+        bench.lab.tables.rules.clear();
+        bench.lab.sync();
+        let frame = asks(&bench, Family::V4, UDP, 53);
+        bench.ask("after all are gone", &frame, Expect::Drop(Reason::PolicyIn));
         bench.lab.dataplane.unload().expect("to unload");
     });
 }

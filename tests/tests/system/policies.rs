@@ -122,3 +122,54 @@ fn tenants_are_apart() -> Result<()> {
     ensure!(gets(&machine, &[], "client", "web.local")? == [true; 2], "the tenant's own are kept out");
     machine.close()
 }
+
+/// The operator's word before all others: nobody reaches port 80, but for who has the label.
+const GUARD: &str = "\
+apiVersion: policy.networking.k8s.io/v1alpha2
+kind: ClusterNetworkPolicy
+metadata: {name: guard}
+spec:
+  tier: Admin
+  priority: 10
+  subject: {pods: {namespaceSelector: {}, podSelector: {matchLabels: {app: web}}}}
+  ingress:
+  - action: Accept
+    from: [{pods: {namespaceSelector: {}, podSelector: {matchLabels: {role: client}}}}]
+  - action: Deny
+    from: [{namespaces: {}}]
+    protocols: [{tcp: {destinationPort: {number: 80}}}]
+";
+
+#[test]
+fn tiers_decide_first_and_why_tells_who_does() -> Result<()> {
+    let (machine, image) = machine("tiers")?;
+    let web = ["app", "deploy", "--image", &image, "--name", "web", "--label", "app=web", "--service", "web.local"];
+    ok(&machine, &[&web[..], &["--port", "8080:80", "--wait"]].concat())?;
+    deploy(&machine, &[], &image, "client", "role=client")?;
+    deploy(&machine, &[], &image, "other", "role=other")?;
+    let path = machine.daemon.dir().join("guard.yaml").display().to_string();
+    std::fs::write(&path, GUARD)?;
+    let test = ["policy", "test", "-f", &path, "--from", "other", "--to", "web", "--port", "80/tcp"];
+    let said = machine.hivemind(&test)?;
+    ensure!(said.code == 1 && said.err.contains("E-POL-001"), "{}: {}", said.code, said.err);
+    ensure!(machine.hivemind(&[&test[..], &["--denied"]].concat())?.code == 0, "it is expected");
+    until(&machine, &[], "other", "web.local", true)?;
+    apply(&machine, GUARD)?;
+    until(&machine, &[], "other", "web.local", false)?;
+    until(&machine, &[], "client", "web.local", true)?;
+    let why = ok(&machine, &["why", "other", "web:80"])?;
+    ensure!(why.contains("rule 1 of tier policy guard denies it"), "{why}");
+    ensure!(ok(&machine, &["policy", "tier", "show", "guard"])?.contains("admin, priority 10"), "what it says");
+    ok(&machine, &["policy", "tier", "rm", "guard"])?;
+    until(&machine, &[], "other", "web.local", true)?;
+    let named = "policy: web\ningress: [{ports: [http]}]\n";
+    std::fs::write(&path, named)?;
+    let refused = machine.hivemind(&["policy", "apply", "-f", &path])?;
+    ensure!(
+        refused.code == 2 && refused.err.contains("ports of apps have no names yet"),
+        "{}: {}",
+        refused.code,
+        refused.err
+    );
+    machine.close()
+}

@@ -8,7 +8,7 @@ use aya::{
 };
 use hivemind_ebpf::{
     abi::{
-        Addr, Backend, Count, CounterKey, Endpoint, Flow, FlowKey, Frontend, FrontendKey, Peer, RuleKey, Served,
+        Addr, Backend, Count, CounterKey, Endpoint, Flow, FlowKey, Frontend, FrontendKey, Peer, Rule, RuleKey, Served,
         ServedKey, SlotKey, Translation, Tuple,
     },
     map,
@@ -116,7 +116,7 @@ pub(super) struct Maps {
     pub(super) totals: PerCpuArray<MapData, Count>,
     generation: Array<MapData, u32>,
     pub(super) counters: PerCpuHashMap<MapData, CounterKey, Count>,
-    pub(super) rules: Table<RuleKey, u32>,
+    pub(super) rules: Table<RuleKey, Rule>,
     pub(super) ports: Ports,
     pub(super) blocks: Blocks,
     pub(super) hits: PerCpuHashMap<MapData, u32, Count>,

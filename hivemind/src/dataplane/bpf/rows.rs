@@ -11,8 +11,8 @@ use crate::{
     dataplane::tables::{EndpointRow, Frontend, PeerRow},
     model::Protocol,
     net::{Family, Mac},
-    policy::{Direction, EndpointPolicy, RuleKey},
-    spec::v1::PolicyProtocol,
+    policy::{Direction, EndpointPolicy, RuleKey, RuleRow},
+    spec::v1::{Action, PolicyProtocol},
 };
 
 /// A type of the tables that has a counterpart in the maps. What cannot be read back was not written by a daemon of
@@ -52,18 +52,20 @@ impl Row for EndpointRow {
         frame_to[..6].copy_from_slice(&self.instance_mac.0);
         frame_to[6..].copy_from_slice(&self.host_mac.0);
         let (v4, v6) = (address(self.v4.map(Into::into)), address(self.v6.map(Into::into)));
-        let EndpointPolicy { set, isolated_in, isolated_out, audit_in, audit_out } = self.policy;
+        let EndpointPolicy { sets, isolated_in, isolated_out, audit_in, audit_out, ruled_in, ruled_out } = self.policy;
         let flags = [
             (isolated_in, policy::ISOLATED_IN),
             (isolated_out, policy::ISOLATED_OUT),
             (audit_in, policy::AUDIT_IN),
             (audit_out, policy::AUDIT_OUT),
             (self.blocks, policy::BLOCKS),
+            (ruled_in, policy::RULED_IN),
+            (ruled_out, policy::RULED_OUT),
         ];
         let flags = flags.into_iter().filter(|(set, _)| *set).fold(0, |flags, (_, bit)| flags | bit);
         // Where it is counted is not in the tables: see `slots`.
         let who = Who { class: self.class, tenant: self.tenant };
-        Endpoint { v4, v6, frame_to, who, set, flags, slot: 0 }
+        Endpoint { v4, v6, frame_to, who, sets, flags, slot: 0 }
     }
     fn decode(abi: Endpoint) -> Option<Self> {
         let [a, b, c, d, e, f, g, h, i, j, k, l] = abi.frame_to;
@@ -84,11 +86,13 @@ impl Row for EndpointRow {
             class: abi.who.class,
             tenant: abi.who.tenant,
             policy: EndpointPolicy {
-                set: abi.set,
+                sets: abi.sets,
                 isolated_in: abi.flags & policy::ISOLATED_IN != 0,
                 isolated_out: abi.flags & policy::ISOLATED_OUT != 0,
                 audit_in: abi.flags & policy::AUDIT_IN != 0,
                 audit_out: abi.flags & policy::AUDIT_OUT != 0,
+                ruled_in: abi.flags & policy::RULED_IN != 0,
+                ruled_out: abi.flags & policy::RULED_OUT != 0,
             },
             blocks: abi.flags & policy::BLOCKS != 0,
         })
@@ -163,6 +167,27 @@ impl Row for RuleKey {
     }
 }
 
+impl Row for RuleRow {
+    type Abi = abi::Rule;
+    fn encode(&self) -> abi::Rule {
+        let action = match self.action {
+            Action::Accept => 0,
+            Action::Deny => policy::DENIES,
+            Action::Pass => policy::PASSES,
+        };
+        abi::Rule { number: self.number | action, order: self.order }
+    }
+    fn decode(abi: abi::Rule) -> Option<Self> {
+        let action = match abi.number & !policy::LAST_RULE {
+            0 => Action::Accept,
+            policy::DENIES => Action::Deny,
+            policy::PASSES => Action::Pass,
+            _ => return None,
+        };
+        Some(Self { number: abi.number & policy::LAST_RULE, action, order: abi.order })
+    }
+}
+
 /// Every protocol of policies.
 pub(super) const PROTOCOLS: [PolicyProtocol; 4] =
     [PolicyProtocol::Tcp, PolicyProtocol::Udp, PolicyProtocol::Sctp, PolicyProtocol::Icmp];
@@ -195,7 +220,13 @@ mod tests {
         let (v4, v6) = ([10, 88, 0, 5].into(), "fd68::5".parse().expect("an address"));
         let (instance_mac, host_mac) = (Mac([2, 0, 0, 0, 0, 1]), Mac([2, 0, 0, 0, 0, 2]));
         for (v4, v6) in [(Some(v4), Some(v6)), (Some(v4), None), (None, Some(v6)), (None, None)] {
-            let policy = EndpointPolicy { set: 9, isolated_in: true, audit_out: true, ..EndpointPolicy::default() };
+            let policy = EndpointPolicy {
+                sets: [9, 0, 8],
+                isolated_in: true,
+                audit_out: true,
+                ruled_out: true,
+                ..EndpointPolicy::default()
+            };
             comes_back(EndpointRow { v4, v6, instance_mac, host_mac, class: 300, tenant: 4, policy, blocks: true });
         }
         comes_back(PeerRow { class: 300, tenant: 4, ifindex: 3 });
@@ -203,6 +234,9 @@ mod tests {
             for direction in [Direction::In, Direction::Out] {
                 comes_back(RuleKey { set: 1, direction, peer: 300, protocol, port: 80 });
             }
+        }
+        for action in [Action::Accept, Action::Deny, Action::Pass] {
+            comes_back(RuleRow { number: policy::LAST_RULE, action, order: u32::MAX });
         }
         comes_back((3u32, 8080u16, Protocol::Udp));
         for ip in [IpAddr::V4(v4), IpAddr::V6(v6)] {

@@ -106,6 +106,11 @@ impl<'a> Node<'a> {
 }
 
 impl<'a> Fields<'a> {
+    pub(super) fn fault<T>(&self, faults: &mut Faults, why: impl Display) -> Option<T> {
+        faults.say(&self.path, why);
+        None
+    }
+
     fn child(&self, name: &str) -> String {
         if self.path.is_empty() { name.to_owned() } else { format!("{}.{name}", self.path) }
     }

@@ -1,14 +1,15 @@
-//! Kubernetes' NetworkPolicy (`networking.k8s.io/v1`), alone or in a `List`.
+//! Kubernetes' NetworkPolicy (`networking.k8s.io/v1`), alone or in a `List`, beside those of tiers (`tiers`).
 
 use serde_norway::Value;
 
 use super::{
     Named,
-    fields::{Faults, Node},
-    words,
+    fields::{Faults, Fields, Node},
+    tiers, words,
 };
 use crate::{
     model::Scope,
+    policy::Document,
     spec::v1::{
         InstancePeer, Operator, PolicyPeer, PolicyPort, PolicyProtocol, PolicyRule, PolicySpec, PortMatch, Requirement,
         Selector,
@@ -18,7 +19,7 @@ use crate::{
 const API: &str = "networking.k8s.io/v1";
 
 /// Metadata that Kubernetes keeps and that mean nothing here: documents come from `kubectl get -o yaml` too.
-const METADATA: &[&str] = &[
+pub(super) const METADATA: &[&str] = &[
     "name",
     "namespace",
     "labels",
@@ -36,28 +37,36 @@ const METADATA: &[&str] = &[
 ];
 
 /// The policies of a document with the paths of their names.
-pub(super) fn read(node: &Node<'_>, scope: &Scope, faults: &mut Faults) -> Vec<(String, Named)> {
+pub(super) fn read(node: &Node<'_>, scope: &Scope, faults: &mut Faults) -> Vec<Named> {
     let kind = node.value.get("kind").and_then(Value::as_str);
-    if !matches!(kind, Some("List" | "NetworkPolicyList")) {
+    let of_tiers = kind.and_then(|kind| kind.strip_suffix("List")).filter(|kind| tiers::KINDS.contains(kind));
+    if !matches!(kind, Some("List" | "NetworkPolicyList")) && of_tiers.is_none() {
         return policy(node, scope, faults).into_iter().collect();
     }
     let Some(fields) = node.fields(&["apiVersion", "kind", "metadata", "items"], faults) else { return Vec::new() };
-    version(&fields, if kind == Some("List") { "v1" } else { API }, faults);
+    version(&fields, if kind == Some("List") { "v1" } else { of_tiers.map_or(API, tiers::api) }, faults);
     let Some(items) = fields.need("items", faults).and_then(|items| items.items(faults)) else { return Vec::new() };
     items.iter().filter_map(|item| policy(item, scope, faults)).collect()
 }
 
-fn version(fields: &super::fields::Fields<'_>, wanted: &str, faults: &mut Faults) {
+pub(super) fn version(fields: &Fields<'_>, wanted: &str, faults: &mut Faults) {
     let Some(node) = fields.need("apiVersion", faults) else { return };
     if let Some(text) = node.text(faults).filter(|text| *text != wanted) {
         faults.say(&node.path, format_args!("{text:?} is not known; write {wanted}"));
     }
 }
 
-fn policy(node: &Node<'_>, scope: &Scope, faults: &mut Faults) -> Option<(String, Named)> {
+fn policy(node: &Node<'_>, scope: &Scope, faults: &mut Faults) -> Option<Named> {
+    let path = if node.path.is_empty() { "metadata.name".into() } else { format!("{}.metadata.name", node.path) };
+    if let Some(kind) = tiers::kind(node) {
+        let (key, spec) = tiers::policy(node, kind, faults)?;
+        return Some((path, Document::Tier(key, spec)));
+    }
     if let Some(kind) = node.value.get("kind").filter(|kind| kind.as_str() != Some("NetworkPolicy")) {
         let kind = kind.as_str().unwrap_or("this");
-        let why = format!("kind: {kind} is no policy; write NetworkPolicy, or List with them as its items");
+        let why = format!(
+            "kind: {kind} is no policy; write NetworkPolicy, ClusterNetworkPolicy, or List with them as its items"
+        );
         return node.fault(faults, why);
     }
     let fields = node.fields(&["apiVersion", "kind", "metadata", "spec", "status"], faults)?;
@@ -66,8 +75,7 @@ fn policy(node: &Node<'_>, scope: &Scope, faults: &mut Faults) -> Option<(String
     let metadata = fields.need("metadata", faults).and_then(|node| node.fields(METADATA, faults));
     let key = metadata.and_then(|metadata| words::key(&metadata, "name", scope, faults));
     let spec = fields.need("spec", faults).and_then(|node| spec(&node, faults));
-    let path = if node.path.is_empty() { "metadata.name".into() } else { format!("{}.metadata.name", node.path) };
-    Some((path, (key?, spec?)))
+    Some((path, Document::Policy(key?, spec?)))
 }
 
 fn spec(node: &Node<'_>, faults: &mut Faults) -> Option<PolicySpec> {
@@ -145,7 +153,7 @@ fn peer(node: &Node<'_>, faults: &mut Faults) -> Option<PolicyPeer> {
     Some(PolicyPeer::Instances(InstancePeer { namespaces, instances: instances? }))
 }
 
-fn selector(node: &Node<'_>, faults: &mut Faults) -> Option<Selector> {
+pub(super) fn selector(node: &Node<'_>, faults: &mut Faults) -> Option<Selector> {
     let fields = node.fields(&["matchLabels", "matchExpressions"], faults)?;
     let labels = fields.get("matchLabels").map_or(Some(Default::default()), |node| words::labels(&node, faults));
     let expressions = fields.list("matchExpressions", faults);
@@ -175,14 +183,19 @@ fn requirement(node: &Node<'_>, faults: &mut Faults) -> Option<Requirement> {
     Some(requirement)
 }
 
-fn port(node: &Node<'_>, faults: &mut Faults) -> Option<PolicyPort> {
-    let fields = node.fields(&["protocol", "port", "endPort"], faults)?;
-    let protocol = fields.get("protocol").map_or(Some(PolicyProtocol::Tcp), |node| match node.text(faults)? {
+/// The field `protocol`; without it TCP.
+pub(super) fn protocol(fields: &Fields<'_>, faults: &mut Faults) -> Option<PolicyProtocol> {
+    fields.get("protocol").map_or(Some(PolicyProtocol::Tcp), |node| match node.text(faults)? {
         "TCP" => Some(PolicyProtocol::Tcp),
         "UDP" => Some(PolicyProtocol::Udp),
         "SCTP" => Some(PolicyProtocol::Sctp),
         other => node.fault(faults, format_args!("{other:?} is not a protocol; write TCP, UDP or SCTP")),
-    });
+    })
+}
+
+fn port(node: &Node<'_>, faults: &mut Faults) -> Option<PolicyPort> {
+    let fields = node.fields(&["protocol", "port", "endPort"], faults)?;
+    let protocol = protocol(&fields, faults);
     // All three have the same numbers: a protocol that is wrong hides no fault of the port.
     let number = |node: &Node<'_>, faults: &mut Faults| {
         let number = words::port_number(PolicyProtocol::Tcp, whole_number(node.value));
@@ -214,6 +227,6 @@ fn port(node: &Node<'_>, faults: &mut Faults) -> Option<PolicyPort> {
 }
 
 /// Not of a value with a tag, whose meaning nobody knows.
-fn whole_number(value: &Value) -> Option<u64> {
+pub(super) fn whole_number(value: &Value) -> Option<u64> {
     if let Value::Number(number) = value { number.as_u64() } else { None }
 }

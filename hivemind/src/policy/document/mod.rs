@@ -22,6 +22,21 @@
 //!   ports: [443]
 //! ```
 //!
+//! With `tier: admin` or `tier: baseline` it is a policy of a tier, Kubernetes' ClusterNetworkPolicy
+//! (`policy.networking.k8s.io/v1alpha2`, `tiers`), whose rules decide in their order:
+//!
+//! ```yaml
+//! policy: no-mail
+//! tier: admin                      # before the policies of namespaces; baseline: where none of them is about it
+//! priority: 10                     # 0 to 1000; the lowest decides first
+//! of: tenant                       # absent: of the cluster, which is the operator's
+//! namespaces: team=web             # absent: all
+//! egress:
+//! - action: deny                   # or accept, or pass: the next tier decides
+//!   to: [world]
+//!   ports: [25]
+//! ```
+//!
 //! Labels are a mapping, or a text in the words of `kubectl --selector`: `a=b`, `a!=b`, `a in (b, c)`, `a notin (b)`,
 //! `a`, `"!a"` (in YAML a `!` needs quotes), divided by commas. Of ICMP the "port" is the type.
 //!
@@ -31,33 +46,71 @@
 //! Nothing is guessed: what is not known is refused, and all faults of all documents are said at once, each with where
 //! it is and what to write instead.
 
+mod expect;
 mod fields;
 mod kubernetes;
 mod short;
+mod tiers;
 mod words;
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tiers_tests;
 
 use std::collections::{BTreeMap, btree_map};
 
 use serde_norway::Value;
 
+pub use self::expect::{Expectation, read_expectations, read_port};
 use self::fields::{Faults, Node};
 use crate::{
-    model::{PolicyKey, Scope},
-    spec::v1::PolicySpec,
+    model::{PolicyKey, Scope, TierKey},
+    spec::v1::{PolicySpec, TierSpec},
 };
 
 /// A policy that was read.
-type Named = (PolicyKey, PolicySpec);
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Document {
+    /// Of a namespace.
+    Policy(PolicyKey, PolicySpec),
+    /// Of a tier.
+    Tier(TierKey, TierSpec),
+}
+
+/// A policy with the path of its name.
+type Named = (String, Document);
+
+/// What two documents cannot share.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+enum Called {
+    Policy(PolicyKey),
+    Tier(TierKey),
+}
+
+impl Document {
+    fn called(&self) -> Called {
+        match self {
+            Self::Policy(key, _) => Called::Policy(key.clone()),
+            Self::Tier(key, _) => Called::Tier(key.clone()),
+        }
+    }
+
+    /// Its name, with the namespace if it has one.
+    fn shown(&self) -> String {
+        match self {
+            Self::Policy(key, _) => format!("{}/{}", key.scope.namespace, key.name),
+            Self::Tier(key, _) => key.to_string(),
+        }
+    }
+}
 
 /// The policies of `text`, in its order. What names no namespace is in that of `default_scope`; the tenant is always
 /// its. Otherwise all faults, as `document N: field: what is wrong; what to write`.
-pub fn read(text: &str, default_scope: &Scope) -> Result<Vec<(PolicyKey, PolicySpec)>, Vec<String>> {
+pub fn read(text: &str, default_scope: &Scope) -> Result<Vec<Document>, Vec<String>> {
     let mut faults = Faults::default();
     let mut policies = Vec::new();
-    let mut places: BTreeMap<PolicyKey, String> = BTreeMap::new();
+    let mut places: BTreeMap<Called, String> = BTreeMap::new();
     for document in split(text) {
         faults.next_document();
         let value = match serde_norway::from_str::<Value>(&document) {
@@ -67,18 +120,17 @@ pub fn read(text: &str, default_scope: &Scope) -> Result<Vec<(PolicyKey, PolicyS
                 continue;
             }
         };
-        for (path, (key, spec)) in read_document(&Node::root(&value), default_scope, &mut faults) {
-            match places.entry(key.clone()) {
+        for (path, policy) in read_document(&Node::root(&value), default_scope, &mut faults) {
+            match places.entry(policy.called()) {
                 btree_map::Entry::Vacant(place) => {
                     place.insert(faults.place(&path));
                 }
                 btree_map::Entry::Occupied(first) => {
-                    let Scope { namespace, .. } = &key.scope;
-                    let why = format!("{namespace}/{} is already in {}; give it another name", key.name, first.get());
+                    let why = format!("{} is already in {}; give it another name", policy.shown(), first.get());
                     faults.say(&path, why);
                 }
             }
-            policies.push((key, spec));
+            policies.push(policy);
         }
     }
     faults.into_result(policies)
@@ -117,7 +169,7 @@ fn is_blank(document: &str) -> bool {
 }
 
 /// The policies of a document with the paths of their names.
-fn read_document(node: &Node<'_>, scope: &Scope, faults: &mut Faults) -> Vec<(String, Named)> {
+fn read_document(node: &Node<'_>, scope: &Scope, faults: &mut Faults) -> Vec<Named> {
     let Value::Mapping(mapping) = node.value else {
         let empty = node.value.is_null();
         let why = if empty { "is empty; write a policy, or remove its '---'" } else { "is not a mapping of fields" };
@@ -125,7 +177,7 @@ fn read_document(node: &Node<'_>, scope: &Scope, faults: &mut Faults) -> Vec<(St
         return Vec::new();
     };
     if mapping.contains_key("policy") {
-        return short::policy(node, scope, faults).map(|named| ("policy".into(), named)).into_iter().collect();
+        return short::policy(node, scope, faults).map(|policy| ("policy".into(), policy)).into_iter().collect();
     }
     if mapping.contains_key("kind") || mapping.contains_key("apiVersion") {
         return kubernetes::read(node, scope, faults);

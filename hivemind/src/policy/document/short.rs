@@ -3,15 +3,15 @@
 use serde_norway::Value;
 
 use super::{
-    Named,
     fields::{Faults, Fields, Node},
     words,
 };
 use crate::{
-    model::Scope,
+    model::{Scope, TierKey},
+    policy::Document,
     spec::v1::{
-        Entity, InstancePeer, Operator, PolicyPeer, PolicyPort, PolicyProtocol, PolicyRule, PolicySpec, PortMatch,
-        Requirement, Selector,
+        Action, Entity, InstancePeer, Operator, PolicyPeer, PolicyPort, PolicyProtocol, PolicyRule, PolicySpec,
+        PortMatch, Requirement, Selector, Tier, TierRule, TierSpec,
     },
 };
 
@@ -30,7 +30,10 @@ const PROTOCOLS: [(&str, PolicyProtocol); 4] = [
     ("icmp", PolicyProtocol::Icmp),
 ];
 
-pub(super) fn policy(node: &Node<'_>, scope: &Scope, faults: &mut Faults) -> Option<Named> {
+pub(super) fn policy(node: &Node<'_>, scope: &Scope, faults: &mut Faults) -> Option<Document> {
+    if node.value.get("tier").is_some() {
+        return tier(node, scope, faults);
+    }
     let fields =
         node.fields_with_values(&["policy", "namespace", "instances", "audit", "ingress", "egress"], faults)?;
     let key = words::key(&fields, "policy", scope, faults);
@@ -46,15 +49,65 @@ pub(super) fn policy(node: &Node<'_>, scope: &Scope, faults: &mut Faults) -> Opt
         let items = fields.get(direction)?.items(faults)?;
         Some(items.iter().filter_map(|node| rule(node, peers, faults)).collect())
     });
-    Some((key?, PolicySpec { instances: instances?, ingress, egress, audit: audit? }))
+    Some(Document::Policy(key?, PolicySpec { instances: instances?, ingress, egress, audit: audit? }))
+}
+
+const TIER: &[&str] = &["policy", "tier", "priority", "of", "namespaces", "instances", "ingress", "egress"];
+
+/// A policy of a tier: `of: tenant` makes it one of the tenant it is applied to.
+fn tier(node: &Node<'_>, scope: &Scope, faults: &mut Faults) -> Option<Document> {
+    let fields = node.fields_with_values(TIER, faults)?;
+    let name = fields.need("policy", faults).and_then(|node| words::name(&node, faults));
+    let tier = fields.need("tier", faults).and_then(|node| match node.text(faults)? {
+        "admin" => Some(Tier::Admin),
+        "baseline" => Some(Tier::Baseline),
+        other => node.fault(faults, format_args!("{other:?} is not a tier; write admin or baseline")),
+    });
+    let priority = fields.need("priority", faults).and_then(|node| words::priority(&node, faults));
+    let tenant = match fields.get("of") {
+        None => Some(None),
+        Some(node) => match node.text(faults)? {
+            "cluster" => Some(None),
+            "tenant" => Some(Some(scope.tenant.clone())),
+            other => node.fault(faults, format_args!("{other:?} is nobody; write cluster or tenant")),
+        },
+    };
+    let namespaces = match fields.get("namespaces") {
+        Some(node) => Some(selector(&node, faults)?),
+        None => None,
+    };
+    let instances = selector_or_all(&fields, "instances", faults);
+    let [ingress, egress] = [("ingress", "from"), ("egress", "to")].map(|(direction, peers)| {
+        let items = fields.filled_list(direction, "no rules", faults);
+        items.iter().filter_map(|node| tier_rule(node, peers, faults)).collect()
+    });
+    let key = TierKey { tenant: tenant?, name: name? };
+    let (tier, priority, instances) = (tier?, priority?, instances?);
+    Some(Document::Tier(key, TierSpec { tier, priority, namespaces, instances, ingress, egress }))
+}
+
+fn tier_rule(node: &Node<'_>, peers: &str, faults: &mut Faults) -> Option<TierRule> {
+    let fields = node.fields_with_values(&["action", peers, "ports"], faults)?;
+    let action = fields.need("action", faults).and_then(|node| match node.text(faults)? {
+        "accept" => Some(Action::Accept),
+        "deny" => Some(Action::Deny),
+        "pass" => Some(Action::Pass),
+        other => node.fault(faults, format_args!("{other:?} is not an action; write accept, deny or pass")),
+    });
+    let PolicyRule { peers, ports } = parts(&fields, peers, faults);
+    Some(TierRule { action: action?, peers, ports })
 }
 
 fn rule(node: &Node<'_>, peers: &str, faults: &mut Faults) -> Option<PolicyRule> {
     let fields = node.fields_with_values(&[peers, "ports"], faults)?;
-    Some(PolicyRule {
+    Some(parts(&fields, peers, faults))
+}
+
+fn parts(fields: &Fields<'_>, peers: &str, faults: &mut Faults) -> PolicyRule {
+    PolicyRule {
         peers: fields.filled_list(peers, "everybody", faults).iter().filter_map(|node| peer(node, faults)).collect(),
         ports: fields.filled_list("ports", "all ports", faults).iter().filter_map(|node| port(node, faults)).collect(),
-    })
+    }
 }
 
 fn peer(node: &Node<'_>, faults: &mut Faults) -> Option<PolicyPeer> {
@@ -90,7 +143,7 @@ fn peer(node: &Node<'_>, faults: &mut Faults) -> Option<PolicyPeer> {
 }
 
 /// `5432`, `53/udp`, `8000-8999/tcp`, `http` or a protocol.
-fn port(node: &Node<'_>, faults: &mut Faults) -> Option<PolicyPort> {
+pub(super) fn port(node: &Node<'_>, faults: &mut Faults) -> Option<PolicyPort> {
     let text = match node.value {
         Value::String(text) => text.clone(),
         Value::Number(number) => number.to_string(),

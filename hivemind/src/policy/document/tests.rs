@@ -1,11 +1,10 @@
 //! Real examples of both forms, and every fault with its words.
 
-use super::read;
+use super::{Document, read};
 use crate::{
     model::Scope,
     policy::tests::world::{
-        all, block, both, egress, from, ingress, labels, name, namespaces, pods, ports, rule, scope, spec, tcp, where_,
-        with,
+        all, block, both, egress, from, ingress, labels, namespaces, pods, ports, rule, scope, spec, tcp, where_, with,
     },
     spec::v1::{
         Entity, Operator, PolicyPeer, PolicyPort, PolicyProtocol, PolicySpec, PortMatch, Requirement, Selector,
@@ -14,7 +13,11 @@ use crate::{
 
 fn read_all(text: &str) -> Vec<(String, PolicySpec)> {
     let policies = read(text, &scope("acme/here")).unwrap_or_else(|faults| panic!("{faults:#?}"));
-    policies.into_iter().map(|(key, spec)| (key.to_string(), spec)).collect()
+    let of_namespace = |policy| match policy {
+        Document::Policy(key, spec) => (key.to_string(), spec),
+        Document::Tier(key, _) => panic!("{key} is of a tier"),
+    };
+    policies.into_iter().map(of_namespace).collect()
 }
 
 fn check(text: &str, key: &str, spec: PolicySpec) {
@@ -442,8 +445,5 @@ fn all_faults_of_all_documents_are_said_at_once() {
 fn the_tenant_is_never_the_documents_to_choose() {
     let found = faults("policy: p\ntenant: other");
     assert!(found[0].starts_with("tenant: there is no such field"), "{found:?}");
-    assert_eq!(
-        name::<crate::model::TenantName>("acme"),
-        read("policy: p", &scope("acme/x")).expect("valid")[0].0.scope.tenant
-    );
+    assert_eq!(read_all("policy: p")[0].0, "acme/here/p");
 }

@@ -7,11 +7,11 @@ use ipnet::IpNet;
 use super::fields::{Faults, Fields, Node};
 use crate::{
     model::{PolicyKey, Scope},
-    spec::v1::{BlockPeer, Operator, PolicyProtocol, PortMatch, Requirement},
+    spec::v1::{BlockPeer, MAX_PRIORITY, Operator, PolicyProtocol, PortMatch, Requirement},
 };
 
 /// A word of the model.
-fn name<T: FromStr<Err: Display>>(node: &Node<'_>, faults: &mut Faults) -> Option<T> {
+pub(super) fn name<T: FromStr<Err: Display>>(node: &Node<'_>, faults: &mut Faults) -> Option<T> {
     node.text(faults)?.parse().map_err(|error| faults.say(&node.path, error)).ok()
 }
 
@@ -23,6 +23,19 @@ pub(super) fn key(fields: &Fields<'_>, named: &str, scope: &Scope, faults: &mut 
         None => Some(scope.namespace.clone()),
     };
     Some(PolicyKey::new(Scope { tenant: scope.tenant.clone(), namespace: namespace? }, policy?))
+}
+
+/// A priority of a tier.
+pub(super) fn priority(node: &Node<'_>, faults: &mut Faults) -> Option<u16> {
+    let number = node.value.as_u64().and_then(|number| u16::try_from(number).ok());
+    let found = number.filter(|number| *number <= MAX_PRIORITY);
+    if found.is_none() {
+        faults.say(
+            &node.path,
+            format_args!("is not a priority; write a number from 0, decided by first, to {MAX_PRIORITY}"),
+        );
+    }
+    found
 }
 
 /// Labels with their values.
@@ -123,7 +136,7 @@ pub(super) fn block(fields: &Fields<'_>, named: &str, faults: &mut Faults) -> Op
     Some(BlockPeer { cidr: cidr?, except })
 }
 
-fn net(node: &Node<'_>, faults: &mut Faults) -> Option<IpNet> {
+pub(super) fn net(node: &Node<'_>, faults: &mut Faults) -> Option<IpNet> {
     let text = node.text(faults)?;
     let Ok(net) = text.parse::<IpNet>() else {
         let why = format!("{text:?} is not a block of addresses; write e.g. 10.0.0.0/8 or 2001:db8::/32");

@@ -1,7 +1,10 @@
 //! Policies, compiled and judged: known cases, random worlds against the documents themselves, and how many rows.
 
+mod cached;
 mod cases;
+mod cookbook;
 mod naive;
 mod rows;
 mod tenants;
+mod tiers;
 pub(super) mod world;

@@ -12,11 +12,11 @@ use proptest::{
 
 use super::world::*;
 use crate::{
-    model::{InstanceId, Namespace, Policy, TenantName},
-    policy::{Compiled, Direction, Peer, Verdict, judge},
+    model::{InstanceId, Namespace, Policy, Scope, TenantName, TierPolicy},
+    policy::{Compiled, Direction, Peer, PolicyRef, RuleName, Verdict, judge},
     spec::v1::{
-        BlockPeer, Entity, InstancePeer, Operator, PolicyPeer, PolicyPort, PolicyProtocol, PolicyRule, PolicySpec,
-        PortMatch, Requirement, Selector,
+        Action, BlockPeer, Entity, InstancePeer, Operator, PolicyPeer, PolicyPort, PolicyProtocol, PolicyRule,
+        PolicySpec, PortMatch, Requirement, Selector, Tier, TierRule, TierSpec,
     },
 };
 
@@ -24,44 +24,147 @@ const SCOPES: [&str; 3] = ["red/x", "red/y", "blue/x"];
 const PORTS: [u16; 6] = [0, 79, 80, 81, 443, u16::MAX];
 const OUTSIDE: [&str; 4] = ["10.0.0.77", "10.1.0.1", "192.0.2.1", "2001:db8::1"];
 
-/// What passes, and why, by the documents.
-fn expected(
-    world: &World,
-    local: &InstanceId,
+/// A packet and whose it is.
+#[derive(Clone, Copy)]
+struct Packet<'a> {
+    world: &'a World,
+    own: &'a crate::model::Peer,
     direction: Direction,
-    peer: Peer<'_>,
+    peer: Peer<'a>,
     protocol: Option<PolicyProtocol>,
     port: u16,
-) -> Verdict {
-    let own = &world.desired.peers[local];
-    let foreign = match peer {
-        Peer::Host => return Verdict::OwnNode,
-        Peer::Instance(id, _) => direction == Direction::In && world.desired.peers[id].scope.tenant != own.scope.tenant,
-        Peer::Address(_) => false,
-    };
-    let about = |policy: &&Policy| {
-        policy.key.scope == own.scope
-            && rules(policy, direction).is_some()
-            && policy.spec.instances.matches(&own.labels)
-    };
-    let about: Vec<&Policy> = world.desired.policies.values().map(|policy| &**policy).filter(about).collect();
-    let audit = about.iter().all(|policy| policy.spec.audit);
-    let counting = about.iter().filter(|policy| policy.spec.audit == audit);
-    let allowed =
-        counting.flat_map(|policy| rules(policy, direction).into_iter().flatten().map(|rule| (*policy, rule)));
-    let allowed = { allowed }.any(|(policy, rule)| {
-        // "Everybody" and blocks mean nobody of another tenant.
-        let named = rule.peers.iter().filter(|peer| !matches!(peer, PolicyPeer::Block(_))).cloned().collect();
-        let meant = if foreign { PolicyRule { peers: named, ..rule.clone() } } else { rule.clone() };
-        !(foreign && meant.peers.is_empty()) && rule_allows(world, policy, &meant, peer, protocol, port)
-    });
-    match (allowed, foreign, about.is_empty()) {
-        (true, false, _) => Verdict::Allowed(0),
-        (true, true, _) if !audit => Verdict::Allowed(0),
-        (_, true, _) => Verdict::OtherTenant,
-        (_, _, true) => Verdict::NotIsolated,
-        _ if audit => Verdict::WouldDeny,
-        _ => Verdict::Denied,
+}
+
+/// Who wrote a rule: none is the operator; with a namespace if the policy is of one.
+#[derive(Clone, Copy)]
+struct Author<'a> {
+    tenant: Option<&'a TenantName>,
+    scope: Option<&'a Scope>,
+}
+
+impl Packet<'_> {
+    /// It comes in from another tenant.
+    fn foreign(self) -> bool {
+        let Peer::Instance(id, _) = self.peer else { return false };
+        self.direction == Direction::In && self.world.desired.peers[id].scope.tenant != self.own.scope.tenant
+    }
+
+    /// What passes, and why, by the documents.
+    fn expected(self) -> Verdict {
+        if self.peer == Peer::Host {
+            return Verdict::OwnNode;
+        }
+        match self.tier(Tier::Admin) {
+            Some(Action::Accept) => return Verdict::Allowed(0),
+            Some(Action::Deny) => return Verdict::DeniedBy(0),
+            Some(Action::Pass) | None => {}
+        }
+        let about = |policy: &&Policy| {
+            policy.key.scope == self.own.scope
+                && rules(policy, self.direction).is_some()
+                && policy.spec.instances.matches(&self.own.labels)
+        };
+        let about: Vec<&Policy> = self.world.desired.policies.values().map(|policy| &**policy).filter(about).collect();
+        let audit = about.iter().all(|policy| policy.spec.audit);
+        let counting = about.iter().filter(|policy| policy.spec.audit == audit);
+        let allowed = { counting }.any(|policy| {
+            let scope = &policy.key.scope;
+            let author = Author { tenant: Some(&scope.tenant), scope: Some(scope) };
+            let rules = rules(policy, self.direction).into_iter().flatten();
+            { rules }.any(|rule| self.matches(author, Action::Accept, &rule.peers, &rule.ports))
+        });
+        if !audit {
+            return match (allowed, self.foreign()) {
+                (true, _) => Verdict::Allowed(0),
+                (_, true) => Verdict::OtherTenant,
+                _ => Verdict::Denied,
+            };
+        }
+        match (self.tier(Tier::Baseline), about.is_empty()) {
+            (Some(Action::Deny), _) => Verdict::DeniedBy(0),
+            (Some(Action::Accept), empty) if empty || self.foreign() => Verdict::Allowed(0),
+            _ if self.foreign() => Verdict::OtherTenant,
+            (_, true) => Verdict::NotIsolated,
+            _ if allowed => Verdict::Allowed(0),
+            _ => Verdict::WouldDeny,
+        }
+    }
+
+    /// The first rule of a tier that is about it.
+    fn tier(self, tier: Tier) -> Option<Action> {
+        let row = self.world.desired.namespaces.get(&self.own.scope);
+        let labels = row.map(|row| row.labels.clone()).unwrap_or_default();
+        let labels = Namespace::all_labels(&self.own.scope, &labels);
+        let mut about: Vec<&TierPolicy> = self.world.desired.tiers.values().map(|policy| &**policy).collect();
+        about.retain(|policy| {
+            policy.spec.tier == tier
+                && policy.key.tenant.as_ref().is_none_or(|tenant| *tenant == self.own.scope.tenant)
+                && policy.spec.namespaces.as_ref().is_none_or(|selector| selector.matches(&labels))
+                && policy.spec.instances.matches(&self.own.labels)
+        });
+        about.sort_by_key(|policy| (policy.spec.priority, &policy.key.name));
+        let (tenants, operators): (Vec<_>, Vec<_>) = about.into_iter().partition(|policy| policy.key.tenant.is_some());
+        let ordered = match tier {
+            Tier::Admin => operators.into_iter().chain(tenants),
+            Tier::Baseline => tenants.into_iter().chain(operators),
+        };
+        for policy in ordered {
+            let author = Author { tenant: policy.key.tenant.as_ref(), scope: None };
+            for rule in tier_rules(policy, self.direction) {
+                if self.matches(author, rule.action, &rule.peers, &rule.ports) {
+                    return Some(rule.action);
+                }
+            }
+        }
+        None
+    }
+
+    fn matches(self, author: Author<'_>, action: Action, peers: &[PolicyPeer], ports: &[PolicyPort]) -> bool {
+        let port_ok = |allowed: &PolicyPort| {
+            Some(allowed.protocol) == self.protocol
+                && match &allowed.port {
+                    None => true,
+                    Some(PortMatch::Range(first, last)) => (first..=last).contains(&&self.port),
+                    Some(PortMatch::Name(_)) => false,
+                }
+        };
+        // "Everybody" and blocks mean nobody of another tenant, unless everybody is denied.
+        let meant = |peer: &&PolicyPeer| !(self.foreign() && matches!(peer, PolicyPeer::Block(_)));
+        let everybody = peers.is_empty() && (!self.foreign() || action == Action::Deny);
+        (everybody || peers.iter().filter(meant).any(|allowed| self.is(author, allowed)))
+            && (ports.is_empty() || ports.iter().any(port_ok))
+    }
+
+    /// Whether the peer is one of those.
+    fn is(self, author: Author<'_>, allowed: &PolicyPeer) -> bool {
+        let (instance, address) = match self.peer {
+            Peer::Host => return true,
+            Peer::Instance(id, address) => (Some(&self.world.desired.peers[id]), address),
+            Peer::Address(address) => (None, address),
+        };
+        let tenant = &self.own.scope.tenant;
+        match allowed {
+            PolicyPeer::Block(BlockPeer { cidr, except }) => {
+                cidr.contains(&address) && !except.iter().any(|except| except.contains(&address))
+            }
+            PolicyPeer::Entity(Entity::World) => instance.is_none(),
+            PolicyPeer::Entity(Entity::Host) => false,
+            PolicyPeer::Entity(Entity::Cluster) => instance.is_some(),
+            PolicyPeer::Entity(Entity::SameTenant) => instance.is_some_and(|peer| peer.scope.tenant == *tenant),
+            PolicyPeer::Entity(Entity::OtherTenants) => instance.is_some_and(|peer| peer.scope.tenant != *tenant),
+            PolicyPeer::Instances(InstancePeer { namespaces, instances }) => instance.is_some_and(|peer| {
+                let row = self.world.desired.namespaces.get(&peer.scope);
+                let labels = row.map(|row| row.labels.clone()).unwrap_or_default();
+                let labels = Namespace::all_labels(&peer.scope, &labels);
+                let here = match (namespaces, author.scope) {
+                    (None, Some(scope)) => peer.scope == *scope,
+                    (None, None) => true,
+                    (Some(selector), _) => selector.matches(&labels),
+                };
+                here && author.tenant.is_none_or(|tenant| peer.scope.tenant == *tenant)
+                    && instances.matches(&peer.labels)
+            }),
+        }
     }
 }
 
@@ -69,53 +172,8 @@ fn rules(policy: &Policy, direction: Direction) -> Option<&Vec<PolicyRule>> {
     if direction == Direction::In { policy.spec.ingress.as_ref() } else { policy.spec.egress.as_ref() }
 }
 
-fn rule_allows(
-    world: &World,
-    policy: &Policy,
-    rule: &PolicyRule,
-    peer: Peer<'_>,
-    protocol: Option<PolicyProtocol>,
-    port: u16,
-) -> bool {
-    let port_ok = |allowed: &PolicyPort| {
-        Some(allowed.protocol) == protocol
-            && match &allowed.port {
-                None => true,
-                Some(PortMatch::Range(first, last)) => (first..=last).contains(&&port),
-                Some(PortMatch::Name(_)) => false,
-            }
-    };
-    let peer_ok = |allowed: &PolicyPeer| peer_allowed(world, &policy.key.scope.tenant, policy, allowed, peer);
-    (rule.peers.is_empty() || rule.peers.iter().any(peer_ok))
-        && (rule.ports.is_empty() || rule.ports.iter().any(port_ok))
-}
-
-fn peer_allowed(world: &World, tenant: &TenantName, policy: &Policy, allowed: &PolicyPeer, peer: Peer<'_>) -> bool {
-    let (instance, address) = match peer {
-        Peer::Host => return true,
-        Peer::Instance(id, address) => (Some(&world.desired.peers[id]), address),
-        Peer::Address(address) => (None, address),
-    };
-    match allowed {
-        PolicyPeer::Block(BlockPeer { cidr, except }) => {
-            cidr.contains(&address) && !except.iter().any(|except| except.contains(&address))
-        }
-        PolicyPeer::Entity(Entity::World) => instance.is_none(),
-        PolicyPeer::Entity(Entity::Host) => false,
-        PolicyPeer::Entity(Entity::Cluster) => instance.is_some(),
-        PolicyPeer::Entity(Entity::SameTenant) => instance.is_some_and(|peer| peer.scope.tenant == *tenant),
-        PolicyPeer::Entity(Entity::OtherTenants) => instance.is_some_and(|peer| peer.scope.tenant != *tenant),
-        PolicyPeer::Instances(InstancePeer { namespaces, instances }) => instance.is_some_and(|peer| {
-            let row = world.desired.namespaces.get(&peer.scope);
-            let labels = row.map(|row| row.labels.clone()).unwrap_or_default();
-            let labels = Namespace::all_labels(&peer.scope, &labels);
-            let here = match namespaces {
-                None => peer.scope == policy.key.scope,
-                Some(selector) => peer.scope.tenant == *tenant && selector.matches(&labels),
-            };
-            here && instances.matches(&peer.labels)
-        }),
-    }
+fn tier_rules(policy: &TierPolicy, direction: Direction) -> &Vec<TierRule> {
+    if direction == Direction::In { &policy.spec.ingress } else { &policy.spec.egress }
 }
 
 fn a_label() -> impl Strategy<Value = String> {
@@ -177,11 +235,31 @@ fn a_policy() -> impl Strategy<Value = PolicySpec> {
         .prop_map(|(instances, ingress, egress, audit)| PolicySpec { instances, ingress, egress, audit })
 }
 
+fn a_tier() -> impl Strategy<Value = TierSpec> {
+    let rules = || {
+        let action = select(vec![Action::Accept, Action::Deny, Action::Pass]);
+        let rule = (action, vec(a_peer(), 0..3), vec(a_port(), 0..2));
+        vec(rule.prop_map(|(action, peers, ports)| TierRule { action, peers, ports }), 0..4)
+    };
+    let tier = select(vec![Tier::Admin, Tier::Baseline]);
+    (tier, 0_u16..3, option::of(a_selector()), a_selector(), rules(), rules()).prop_map(
+        |(tier, priority, namespaces, instances, ingress, egress)| TierSpec {
+            tier,
+            priority,
+            namespaces,
+            instances,
+            ingress,
+            egress,
+        },
+    )
+}
+
 fn a_world() -> impl Strategy<Value = World> {
     let namespaces = vec(option::of(a_label()), SCOPES.len());
     let instances = vec((select(SCOPES.to_vec()), a_label(), proptest::bool::weighted(0.3)), 1..=8);
     let policies = vec((select(SCOPES.to_vec()), a_policy()), 0..6);
-    (namespaces, instances, policies).prop_map(|(namespaces, instances, policies)| {
+    let tiers = vec((select(vec!["", "red/", "blue/"]), a_tier()), 0..4);
+    (namespaces, instances, policies, tiers).prop_map(|(namespaces, instances, policies, tiers)| {
         let mut world = World::default();
         for (scope, labels) in SCOPES.iter().zip(namespaces) {
             if let Some(labels) = labels {
@@ -194,25 +272,31 @@ fn a_world() -> impl Strategy<Value = World> {
         for (n, (scope, spec)) in policies.into_iter().enumerate() {
             world.policy(scope, &format!("policy-{n}"), spec);
         }
+        for (n, (tenant, spec)) in tiers.into_iter().enumerate() {
+            world.tier(&format!("{tenant}tier-{n}"), spec);
+        }
         world
     })
 }
 
-/// The rule that a number names must itself allow the packet.
-fn check_name(
-    compiled: &Compiled,
-    world: &World,
-    number: u32,
-    direction: Direction,
-    peer: Peer<'_>,
-    protocol: Option<PolicyProtocol>,
-    port: u16,
-) {
-    let named = &compiled.names[&number];
-    let policy = &world.desired.policies[&named.policy];
-    assert_eq!(named.direction, direction);
-    let rule = &rules(policy, direction).expect("it names the direction")[named.index];
-    assert!(rule_allows(world, policy, rule, peer, protocol, port), "{named:?} does not allow {peer:?}");
+/// The rule that a number names must itself be about the packet, and say what is done.
+fn check_name(compiled: &Compiled, packet: Packet<'_>, number: u32, denied: bool) {
+    let RuleName { policy, direction, index } = &compiled.names[&number];
+    assert_eq!(*direction, packet.direction);
+    let (author, action, peers, ports) = match policy {
+        PolicyRef::Namespace(key) => {
+            let policy = &packet.world.desired.policies[key];
+            let rule = &rules(policy, *direction).expect("it names the direction")[*index];
+            let author = Author { tenant: Some(&key.scope.tenant), scope: Some(&key.scope) };
+            (author, Action::Accept, &rule.peers, &rule.ports)
+        }
+        PolicyRef::Tier(key) => {
+            let rule = &tier_rules(&packet.world.desired.tiers[key], *direction)[*index];
+            (Author { tenant: key.tenant.as_ref(), scope: None }, rule.action, &rule.peers, &rule.ports)
+        }
+    };
+    assert_eq!(action, if denied { Action::Deny } else { Action::Accept });
+    assert!(packet.matches(author, action, peers, ports), "{policy} {index} is not about {:?}", packet.peer);
 }
 
 proptest! {
@@ -226,18 +310,25 @@ proptest! {
             instances.flat_map(|id| addresses(id).into_iter().map(move |address| Peer::Instance(id, address))).collect();
         peers.extend(OUTSIDE.map(|address| Peer::Address(name(address))));
         peers.push(Peer::Host);
-        for (local, _) in world.desired.peers.iter().filter(|(_, peer)| peer.node == node()) {
-            for direction in [Direction::In, Direction::Out] {
+        for (local, own) in world.desired.peers.iter().filter(|(_, peer)| peer.node == node()) {
+            let endpoint = compiled.endpoints.get(local).copied().unwrap_or_default();
+            for (direction, ruled) in [(Direction::In, endpoint.ruled_in), (Direction::Out, endpoint.ruled_out)] {
                 for peer in &peers {
                     for protocol in [None, Some(PolicyProtocol::Tcp), Some(PolicyProtocol::Udp)] {
                         for port in PORTS {
+                            let packet = Packet { world: &world, own, direction, peer: *peer, protocol, port };
                             let got = judge(&compiled, local, direction, *peer, protocol, port);
-                            let want = expected(&world, local, direction, *peer, protocol, port);
-                            if let (Verdict::Allowed(number), Verdict::Allowed(_)) = (got, want) {
-                                check_name(&compiled, &world, number, direction, *peer, protocol, port);
-                            } else {
-                                prop_assert_eq!(got, want, "{} {:?} {:?} {:?} {}", local, direction, peer, protocol, port);
+                            let want = packet.expected();
+                            match (got, want) {
+                                (Verdict::Allowed(number), Verdict::Allowed(_)) => check_name(&compiled, packet, number, false),
+                                (Verdict::DeniedBy(number), Verdict::DeniedBy(_)) => check_name(&compiled, packet, number, true),
+                                _ => prop_assert_eq!(
+                                    got, want, "{} {:?} {:?} {:?} {}", local, direction, peer, protocol, port
+                                ),
                             }
+                            // The data plane asks no rules where none are.
+                            let asked = !matches!(got, Verdict::NotIsolated | Verdict::OtherTenant | Verdict::OwnNode);
+                            prop_assert!(ruled || !asked, "{:?}", got);
                         }
                     }
                 }

@@ -2,7 +2,7 @@
 
 use super::world::*;
 use crate::{
-    policy::{Direction, FIRST_CLASS, Peer, Verdict, judge},
+    policy::{Direction, FIRST_CLASS, OWN, Peer, PolicyRef, Verdict, judge, too_large},
     spec::v1::{Operator, PolicyProtocol},
 };
 
@@ -99,7 +99,8 @@ fn the_first_policy_names_a_row_that_several_would_give() {
     let verdict = judge(&compiled, &local, Direction::In, peer, Some(PolicyProtocol::Udp), 1);
     let Verdict::Allowed(number) = verdict else { panic!("{verdict:?}") };
     let named = &compiled.names[&number];
-    assert_eq!((named.policy.name.as_str(), named.direction, named.index), ("a", Direction::In, 0));
+    let PolicyRef::Namespace(key) = &named.policy else { panic!("{named:?}") };
+    assert_eq!((key.name.as_str(), named.direction, named.index), ("a", Direction::In, 0));
 }
 
 #[test]
@@ -114,6 +115,51 @@ fn numbers_with_a_meaning_are_never_given() {
     }
     let compiled = world.compile();
     assert!(compiled.peers.values().all(|peer| (FIRST_CLASS..1 << 31).contains(&peer.class) && peer.tenant != 0));
-    assert!(compiled.rules.values().chain(compiled.names.keys()).all(|number| *number != 0));
-    assert!(compiled.endpoints.values().all(|endpoint| endpoint.set != 0));
+    assert!(
+        compiled.rules.values().map(|row| row.number).chain(compiled.names.keys().copied()).all(|number| number != 0)
+    );
+    assert!(compiled.endpoints.values().all(|endpoint| endpoint.sets[OWN] != 0));
+}
+
+/// So many policies of 500 rules each, every one about an instance of its own.
+fn many(policies: u32) -> World {
+    let mut world = World::default();
+    for n in 0..policies {
+        world.instance("x", &format!("pod=p{n}"));
+        let rules: Vec<_> = (1..=500).map(|port| rule([block("10.0.0.0/8", &[])], [tcp(port * 2)])).collect();
+        world.policy("x", &format!("p{n}"), ingress(with(&format!("pod=p{n}")), rules));
+    }
+    world
+}
+
+#[test]
+fn a_hundred_thousand_rules_fit_and_more_than_fit_are_counted() {
+    let world = many(200);
+    let compiled = world.compile();
+    assert_eq!((compiled.rules.len(), compiled.names.len()), (100_000, 100_000));
+    let numbers: std::collections::BTreeSet<_> = compiled.rules.values().map(|row| row.number).collect();
+    assert_eq!(numbers.len(), 100_000, "each has a number of its own");
+    assert_eq!(too_large(&world.desired), Vec::<String>::new());
+    let faults = too_large(&many(263).desired);
+    assert_eq!(faults.len(), 1);
+    let numbers = "node node-1 would have 131500 rules for each peer and range of ports, and 131072 are the most; ";
+    assert!(faults[0].starts_with(numbers), "{faults:?}");
+}
+
+#[test]
+fn more_blocks_than_fit_are_counted() {
+    let mut world = World::default();
+    world.instance("x", "");
+    let block = |n: usize| block(&format!("10.{}.{}.0/24", (n >> 8) & 255, n & 255), &[]);
+    for policy in 0..65 {
+        // Every address of a second octet, then those of another network.
+        let peers = (0..512).map(|n| match policy * 512 + n {
+            n if n < 65_536 / 2 => block(n),
+            n => super::world::block(&format!("11.0.{}.0/24", (n - 65_536 / 2) & 255), &[]),
+        });
+        world.policy("x", &format!("p{policy}"), ingress(all(), [rule(peers.collect::<Vec<_>>(), [])]));
+    }
+    let faults = too_large(&world.desired);
+    let numbers = "node node-1 would have 33024 blocks of addresses, and 32768 are the most; ";
+    assert!(faults.len() == 1 && faults[0].starts_with(numbers), "{faults:?}");
 }

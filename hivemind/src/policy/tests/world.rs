@@ -3,11 +3,11 @@
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use crate::{
-    model::{Addresses, InstanceId, Namespace, NodeDesired, NodeName, Policy, PolicyKey, Scope, Timestamp},
+    model::{Addresses, InstanceId, Namespace, NodeDesired, NodeName, Policy, PolicyKey, Scope, TierPolicy, Timestamp},
     policy::{Compiled, compile},
     spec::v1::{
         BlockPeer, InstancePeer, Operator, PolicyPeer, PolicyPort, PolicyProtocol, PolicyRule, PolicySpec, PortMatch,
-        Requirement, Selector,
+        Requirement, Selector, TierSpec,
     },
 };
 
@@ -71,6 +71,12 @@ impl World {
         let key = PolicyKey::new(scope(at), name(called));
         let policy = Policy { key: key.clone(), spec, created_at: Timestamp::from_millis(0) };
         self.desired.policies.insert(key, Arc::new(policy));
+    }
+
+    /// `NAME` of the operator's, `TENANT/NAME` of a tenant's.
+    pub(in crate::policy) fn tier(&mut self, called: &str, spec: TierSpec) {
+        let policy = TierPolicy { key: name(called), spec, created_at: Timestamp::from_millis(0) };
+        self.desired.tiers.insert(policy.key.clone(), Arc::new(policy));
     }
 
     pub(in crate::policy) fn compile(&self) -> Compiled {

@@ -4,6 +4,7 @@ mod app;
 mod health;
 mod labels;
 mod policy;
+mod tier;
 mod validate;
 mod validate_policy;
 
@@ -14,5 +15,6 @@ pub use policy::{
     BlockPeer, Entity, InstancePeer, Operator, PolicyPeer, PolicyPort, PolicyProtocol, PolicyRule, PolicySpec,
     PortMatch, Requirement, Selector,
 };
+pub use tier::{Action, MAX_PRIORITY, Tier, TierRule, TierSpec, validate_tier};
 pub use validate::{MAX_REPLICAS, MIN_MEMORY, validate_app};
 pub use validate_policy::validate_policy;

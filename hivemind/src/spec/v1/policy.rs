@@ -30,7 +30,7 @@ pub struct PolicySpec {
 }
 
 /// What is allowed: these peers on these ports.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PolicyRule {
     /// Any of them; without one, everybody.
@@ -42,7 +42,7 @@ pub struct PolicyRule {
 }
 
 /// Whom a rule is about.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum PolicyPeer {
     /// Instances, by the labels of their namespace and by their own; both must match.
@@ -54,7 +54,7 @@ pub enum PolicyPeer {
 }
 
 /// Instances of the policy's tenant.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct InstancePeer {
     /// In which namespaces of the tenant, by their labels. Absent: only in the policy's own. Empty: in all.
@@ -66,7 +66,7 @@ pub struct InstancePeer {
 }
 
 /// A block of addresses.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct BlockPeer {
     /// The block.
@@ -79,7 +79,7 @@ pub struct BlockPeer {
 }
 
 /// A kind of peer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Entity {
     /// The instance's own node.
@@ -133,7 +133,7 @@ pub enum Operator {
 }
 
 /// A protocol, and ports of it.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PolicyPort {
     /// The protocol.
@@ -145,7 +145,7 @@ pub struct PolicyPort {
 }
 
 /// Which ports.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(untagged)]
 pub enum PortMatch {
     /// From the first to the last, both included; the same for one port. For ICMP, types.

@@ -1,7 +1,7 @@
 //! The rules for policies. All faults are collected, each with the field it is in.
 
 use super::{
-    BlockPeer, Operator, PolicyPeer, PolicyPort, PolicyProtocol, PolicyRule, PolicySpec, PortMatch, Selector,
+    BlockPeer, Operator, PolicyPeer, PolicyPort, PolicyProtocol, PolicySpec, PortMatch, Selector,
     labels::{check_label_key, check_label_value, validate_labels},
 };
 
@@ -23,14 +23,15 @@ pub fn validate_policy(spec: &PolicySpec) -> Vec<String> {
             faults.push(format!("{direction}: {} rules are more than {MAX_RULES}", rules.len()));
         }
         for (at, rule) in rules.iter().enumerate() {
-            check_rule(&format!("{direction}[{at}]"), rule, &mut faults);
+            check_parts(&format!("{direction}[{at}]"), &rule.peers, &rule.ports, &mut faults);
         }
     }
     faults
 }
 
-fn check_rule(field: &str, rule: &PolicyRule, faults: &mut Vec<String>) {
-    for (at, peer) in rule.peers.iter().enumerate() {
+/// The peers and the ports of a rule.
+pub(super) fn check_parts(field: &str, peers: &[PolicyPeer], ports: &[PolicyPort], faults: &mut Vec<String>) {
+    for (at, peer) in peers.iter().enumerate() {
         let field = format!("{field}.peers[{at}]");
         match peer {
             PolicyPeer::Instances(peer) => {
@@ -43,14 +44,14 @@ fn check_rule(field: &str, rule: &PolicyRule, faults: &mut Vec<String>) {
             PolicyPeer::Entity(_) => {}
         }
     }
-    for (at, port) in rule.ports.iter().enumerate() {
+    for (at, port) in ports.iter().enumerate() {
         if let Err(why) = check_port(port) {
             faults.push(format!("{field}.ports[{at}]: {why}"));
         }
     }
 }
 
-fn check_selector(field: &str, selector: &Selector, faults: &mut Vec<String>) {
+pub(super) fn check_selector(field: &str, selector: &Selector, faults: &mut Vec<String>) {
     faults.extend(validate_labels(&selector.labels).into_iter().map(|fault| format!("{field}.labels: {fault}")));
     for (at, requirement) in selector.expressions.iter().enumerate() {
         let mut fault = |why: String| faults.push(format!("{field}.expressions[{at}]: {why}"));
@@ -95,8 +96,8 @@ fn check_port(port: &PolicyPort) -> Result<(), String> {
         Some(PortMatch::Range(0, _)) => Err("0 is not a port; ports are from 1 to 65535".into()),
         Some(PortMatch::Range(..)) => Ok(()),
         Some(PortMatch::Name(_)) if port.protocol == PolicyProtocol::Icmp => Err("types of ICMP have no names".into()),
-        Some(PortMatch::Name(name)) if name.is_empty() => Err("the port's name is empty".into()),
-        Some(PortMatch::Name(_)) => Ok(()),
+        // To take it and to match nothing would close what the author meant to open.
+        Some(PortMatch::Name(name)) => Err(format!("{name:?}: ports of apps have no names yet; write its number")),
     }
 }
 
@@ -114,7 +115,7 @@ mod tests {
             "instances": {"labels": {"app": "web"}, "expressions": [{"key": "tier", "operator": "Exists"}]},
             "ingress": [
                 {"peers": [{"instances": {"namespaces": {}, "instances": {"labels": {"app": "client"}}}}],
-                 "ports": [{"port": [80, 90]}, {"protocol": "udp", "port": "dns"}, {"protocol": "icmp", "port": [0, 8]}]},
+                 "ports": [{"port": [80, 90]}, {"protocol": "udp", "port": [53, 53]}, {"protocol": "icmp", "port": [0, 8]}]},
                 {"peers": [{"block": {"cidr": "10.0.0.0/8", "except": ["10.1.0.0/16"]}}, {"entity": "world"}]},
             ],
             "egress": [],
@@ -134,7 +135,7 @@ mod tests {
                     ]}}},
                     {"block": {"cidr": "10.0.0.1/8", "except": ["11.0.0.0/16"]}},
                 ],
-                "ports": [{"port": [90, 80]}, {"port": [0, 0]}, {"protocol": "icmp", "port": [0, 256]}, {"port": ""}],
+                "ports": [{"port": [90, 80]}, {"port": [0, 0]}, {"protocol": "icmp", "port": [0, 256]}, {"port": "dns"}],
             }],
         });
         let faults = faults(bad);

@@ -1,0 +1,134 @@
+//! Policies of tiers: the operator's, and tenants' for all their namespaces.
+
+use axum::{
+    Json as Body,
+    extract::{FromRequestParts, Path, State},
+    http::{HeaderMap, request::Parts},
+    response::{IntoResponse, Response},
+};
+
+use super::{
+    ApiState,
+    apps::{PutArgs, etag},
+    extract::{Args, Json, NoArgs, if_match},
+    object_view::TierView,
+    problem::ApiError,
+    tenants::{ChangedView, change, refused, view},
+};
+use crate::{
+    control::{ControlError, ObjectChange, ObjectName},
+    model::{Problem, TierKey},
+    spec::v1::TierSpec,
+};
+
+/// `{name}`, or `{tenant}` and `{name}`, of the path.
+pub(super) struct Called(TierKey);
+
+impl<S: Send + Sync> FromRequestParts<S> for Called {
+    type Rejection = ApiError;
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        let Path(names) = Path::<Vec<(String, String)>>::from_request_parts(parts, state).await?;
+        let of = |wanted: &str| names.iter().find(|(name, _)| name == wanted).map(|(_, value)| value.as_str());
+        let tenant = of("tenant").map(str::parse).transpose()?;
+        Ok(Self(TierKey { tenant, name: of("name").unwrap_or_default().parse()? }))
+    }
+}
+
+fn found(state: &ApiState, key: TierKey) -> Result<Response, ApiError> {
+    let snapshot = state.control.snapshot();
+    let Some(row) = snapshot.tiers.get(&key) else {
+        return Err(refused(state, ControlError::NotFound { object: ObjectName::Tier(key) }));
+    };
+    Ok((etag(row.modified), Body(TierView::new(row))).into_response())
+}
+
+async fn write(
+    state: &ApiState,
+    key: TierKey,
+    spec: TierSpec,
+    args: PutArgs,
+    headers: &HeaderMap,
+) -> Result<Response, ApiError> {
+    let put = ObjectChange::PutTier(key, Box::new(spec));
+    if args.dry_run {
+        let done = state.control.preview_change(put, if_match(headers)?);
+        return Ok(Body(view(done.map_err(|error| refused(state, error))?)).into_response());
+    }
+    change(state, put, headers).await
+}
+
+/// All policies of tiers.
+#[utoipa::path(get, operation_id = "listTierPolicies", path = "/v1/tier-policies", tag = "policies",
+    responses((status = 200, body = [TierView])))]
+pub(super) async fn list(State(state): State<ApiState>, Args(NoArgs {}): Args<NoArgs>) -> Body<Vec<TierView>> {
+    Body(state.control.snapshot().tiers.values().map(TierView::new).collect())
+}
+
+/// A policy of a tier of the operator's.
+#[utoipa::path(get, operation_id = "getTierPolicy", path = "/v1/tier-policies/{name}", tag = "policies",
+    params(("name" = String, Path)), responses((status = 200, body = TierView), (status = "4XX", body = Problem)))]
+pub(super) async fn get(State(state): State<ApiState>, Called(key): Called) -> Result<Response, ApiError> {
+    found(&state, key)
+}
+
+/// Create a policy of a tier for the whole cluster, or change it.
+#[utoipa::path(put, operation_id = "putTierPolicy", path = "/v1/tier-policies/{name}", tag = "policies",
+    params(("name" = String, Path), PutArgs), request_body = TierSpec,
+    responses((status = 200, body = ChangedView), (status = 201, body = ChangedView), (status = "4XX", body = Problem)))]
+pub(super) async fn put(
+    State(state): State<ApiState>,
+    Called(key): Called,
+    Args(args): Args<PutArgs>,
+    headers: HeaderMap,
+    Json(spec): Json<TierSpec>,
+) -> Result<Response, ApiError> {
+    write(&state, key, spec, args, &headers).await
+}
+
+/// Remove a policy of a tier of the operator's.
+#[utoipa::path(delete, operation_id = "deleteTierPolicy", path = "/v1/tier-policies/{name}", tag = "policies",
+    params(("name" = String, Path)),
+    responses((status = 200, body = ChangedView), (status = "4XX", body = Problem)))]
+pub(super) async fn delete(
+    State(state): State<ApiState>,
+    Called(key): Called,
+    Args(NoArgs {}): Args<NoArgs>,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    change(&state, ObjectChange::RemoveTier(key), &headers).await
+}
+
+/// A policy of a tier of a tenant.
+#[utoipa::path(get, operation_id = "getTierPolicyOfTenant", path = "/v1/tenants/{tenant}/tier-policies/{name}", tag = "policies",
+    params(("tenant" = String, Path), ("name" = String, Path)),
+    responses((status = 200, body = TierView), (status = "4XX", body = Problem)))]
+pub(super) async fn get_of_tenant(State(state): State<ApiState>, Called(key): Called) -> Result<Response, ApiError> {
+    found(&state, key)
+}
+
+/// Create a policy of a tier about the namespaces of a tenant, or change it.
+#[utoipa::path(put, operation_id = "putTierPolicyOfTenant", path = "/v1/tenants/{tenant}/tier-policies/{name}", tag = "policies",
+    params(("tenant" = String, Path), ("name" = String, Path), PutArgs), request_body = TierSpec,
+    responses((status = 200, body = ChangedView), (status = 201, body = ChangedView), (status = "4XX", body = Problem)))]
+pub(super) async fn put_of_tenant(
+    State(state): State<ApiState>,
+    Called(key): Called,
+    Args(args): Args<PutArgs>,
+    headers: HeaderMap,
+    Json(spec): Json<TierSpec>,
+) -> Result<Response, ApiError> {
+    write(&state, key, spec, args, &headers).await
+}
+
+/// Remove a policy of a tier of a tenant.
+#[utoipa::path(delete, operation_id = "deleteTierPolicyOfTenant", path = "/v1/tenants/{tenant}/tier-policies/{name}", tag = "policies",
+    params(("tenant" = String, Path), ("name" = String, Path)),
+    responses((status = 200, body = ChangedView), (status = "4XX", body = Problem)))]
+pub(super) async fn delete_of_tenant(
+    State(state): State<ApiState>,
+    Called(key): Called,
+    Args(NoArgs {}): Args<NoArgs>,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    change(&state, ObjectChange::RemoveTier(key), &headers).await
+}

@@ -1,0 +1,324 @@
+//! Would a packet pass, who decides, and what would a change of policies make of it.
+
+use std::{net::IpAddr, sync::Arc};
+
+use axum::{Json as Body, extract::State};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::{
+    ApiState,
+    extract::{Args, InScope, Json, NoArgs},
+    problem::ApiError,
+};
+use crate::{
+    model::{
+        AppKey, ClusterSnapshot, ErrorCode, InstanceId, InvalidName, NodeDesired, Policy, PolicyKey, Problem, Scope,
+        TierKey, TierPolicy, Timestamp,
+    },
+    policy::{Direction, End, Leg, explain, too_large},
+    spec::v1::{PolicyProtocol, PolicySpec, TierSpec, validate_policy, validate_tier},
+};
+
+/// Somebody outside, of whom nothing else is known: an address of a range that is reserved for documents.
+const WORLD: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
+
+/// What is asked, and with which policies beside those that are stored.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct WhyBody {
+    /// The questions; without one it is only said what of the policies is wrong, and whether all of them fit.
+    #[serde(default)]
+    pub questions: Vec<Question>,
+    /// Policies to try: each stands for the stored one of its name, if there is one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub policies: Vec<TriedPolicy>,
+    /// Policies of tiers to try.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tiers: Vec<TriedTier>,
+}
+
+/// A packet that begins something.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Question {
+    /// An instance's id or name, an app as `APP`, `NAMESPACE/APP` or `TENANT/NAMESPACE/APP`, an IP address, `world` or
+    /// `host`.
+    pub from: String,
+    /// The same.
+    pub to: String,
+    /// The protocol.
+    pub protocol: PolicyProtocol,
+    /// The receiving instance's port, or the ICMP type.
+    pub port: u16,
+}
+
+/// A policy to try.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TriedPolicy {
+    /// Its full name.
+    pub key: PolicyKey,
+    /// What it says.
+    pub spec: PolicySpec,
+}
+
+/// A policy of a tier to try.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TriedTier {
+    /// Its full name.
+    pub key: TierKey,
+    /// What it says.
+    pub spec: TierSpec,
+}
+
+/// The answer to a question.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct WhyView {
+    /// Whether it passes with the policies that are stored.
+    pub passes: bool,
+    /// What happens at each end that is an instance.
+    pub legs: Vec<LegView>,
+    /// Whether it would pass with the policies to try; absent without any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub would_pass: Option<bool>,
+    /// What would happen then.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub would: Vec<LegView>,
+}
+
+/// What happens at an instance.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct LegView {
+    /// Its name.
+    pub instance: String,
+    /// `out` or `in`.
+    pub direction: String,
+    /// Whether it passes here.
+    pub passes: bool,
+    /// The policy whose rule decides.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy: Option<String>,
+    /// Which of its rules in this direction, from 0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rule: Option<usize>,
+    /// The verdict in a sentence.
+    pub says: String,
+}
+
+/// Would packets pass, and which rule of which policy decides.
+#[utoipa::path(post, operation_id = "why", path = "/v1/tenants/{tenant}/namespaces/{namespace}/why", tag = "policies",
+    params(("tenant" = String, Path), ("namespace" = String, Path)), request_body = WhyBody,
+    responses((status = 200, body = [WhyView]), (status = "4XX", body = Problem)))]
+pub(super) async fn why(
+    State(state): State<ApiState>,
+    InScope(scope): InScope,
+    Args(NoArgs {}): Args<NoArgs>,
+    Json(body): Json<WhyBody>,
+) -> Result<Body<Vec<WhyView>>, ApiError> {
+    Ok(Body(answers(&state.control.snapshot(), &scope, body)?))
+}
+
+fn answers(snapshot: &ClusterSnapshot, scope: &Scope, body: WhyBody) -> Result<Vec<WhyView>, Problem> {
+    let stored = NodeDesired::for_policies(snapshot);
+    let tried = tried(&stored, body.policies, body.tiers)?;
+    let mut views = Vec::new();
+    for Question { from, to, protocol, port } in &body.questions {
+        let (source, target) = (end(snapshot, scope, from)?, end(snapshot, scope, to)?);
+        if !matches!((&source, &target), (End::Instance(_), _) | (_, End::Instance(_))) {
+            let title = format!("{from} and {to}: neither is an instance, and policies are about instances");
+            return Err(Problem::new(ErrorCode::Invalid, title).hint("hivemind ps"));
+        }
+        let ask = |desired: &NodeDesired| explain(desired, &source, &target, *protocol, *port);
+        let view = |legs: Vec<Leg>| legs.iter().map(|leg| LegView::new(snapshot, leg)).collect::<Vec<_>>();
+        let legs = view(ask(&stored));
+        let would = tried.as_ref().map(|tried| view(ask(tried)));
+        let passes = |legs: &Vec<LegView>| legs.iter().all(|leg| leg.passes);
+        views.push(WhyView {
+            passes: passes(&legs),
+            legs,
+            would_pass: would.as_ref().map(passes),
+            would: would.unwrap_or_default(),
+        });
+    }
+    Ok(views)
+}
+
+/// The view with policies to try; none without any.
+fn tried(
+    stored: &NodeDesired,
+    policies: Vec<TriedPolicy>,
+    tiers: Vec<TriedTier>,
+) -> Result<Option<NodeDesired>, Problem> {
+    if policies.is_empty() && tiers.is_empty() {
+        return Ok(None);
+    }
+    let mut desired = stored.clone();
+    let mut faults = Vec::new();
+    let created_at = Timestamp::default();
+    for TriedPolicy { key, spec } in policies {
+        faults.extend(validate_policy(&spec).into_iter().map(|fault| format!("policy {key}: {fault}")));
+        desired.policies.insert(key.clone(), Arc::new(Policy { key, spec, created_at }));
+    }
+    for TriedTier { key, spec } in tiers {
+        faults.extend(validate_tier(&spec).into_iter().map(|fault| format!("tier policy {key}: {fault}")));
+        desired.tiers.insert(key.clone(), Arc::new(TierPolicy { key, spec, created_at }));
+    }
+    if faults.is_empty() {
+        faults = too_large(&desired);
+    }
+    if faults.is_empty() {
+        return Ok(Some(desired));
+    }
+    Err(Problem { details: faults, ..Problem::new(ErrorCode::Invalid, "the policies to try are not valid") })
+}
+
+/// Whom a word means.
+fn end(snapshot: &ClusterSnapshot, scope: &Scope, word: &str) -> Result<End, Problem> {
+    match word {
+        "world" => return Ok(End::Outside(WORLD)),
+        "host" => return Ok(End::Node),
+        _ => {}
+    }
+    let instances = || snapshot.instances.values().map(|row| &row.object);
+    if let Ok(address) = word.parse::<IpAddr>() {
+        if let Some(found) = instances().find(|instance| instance.addresses.iter().any(|own| own == address)) {
+            return Ok(End::Instance(found.id.clone()));
+        }
+        let mut services = snapshot.services.values().map(|row| &row.object);
+        if let Some(service) = services.find(|service| service.addresses.iter().any(|own| own == address)) {
+            let title = format!("{word} is the address of service {}; policies are about who serves it", service.key);
+            return Err(Problem::new(ErrorCode::Invalid, title).hint(format!("name its app, {}", service.app)));
+        }
+        let of_node = snapshot.node_status.values().any(|row| row.object.addresses.contains(&address));
+        return Ok(if of_node { End::Node } else { End::Outside(address) });
+    }
+    let id = word.parse::<InstanceId>().ok().filter(|id| snapshot.instances.contains_key(id));
+    let named = || instances().find(|instance| instance.app.scope == *scope && instance.name() == word);
+    if let Some(id) = id.or_else(|| named().map(|instance| instance.id.clone())) {
+        return Ok(End::Instance(id));
+    }
+    let app = app(scope, word).map_err(|error| {
+        Problem::new(ErrorCode::Invalid, format!("{word:?} is nobody: {error}")).hint("hivemind why --help")
+    })?;
+    // All instances of an app have the same labels; which of them matters to blocks of addresses only.
+    let first = snapshot.instances_of(&app).next().map(|instance| End::Instance(instance.id.clone()));
+    first.ok_or_else(|| {
+        let title = format!("{word}: there is no such instance, and app {app} has none");
+        Problem::new(ErrorCode::NotFound, title).hint("hivemind ps --all-tenants")
+    })
+}
+
+/// `APP`, `NAMESPACE/APP` or `TENANT/NAMESPACE/APP`
+fn app(scope: &Scope, word: &str) -> Result<AppKey, InvalidName> {
+    let mut parts = word.rsplitn(3, '/');
+    let name = parts.next().unwrap_or_default().parse()?;
+    let mut scope = scope.clone();
+    if let Some(namespace) = parts.next() {
+        scope.namespace = namespace.parse()?;
+    }
+    if let Some(tenant) = parts.next() {
+        scope.tenant = tenant.parse()?;
+    }
+    Ok(AppKey::new(scope, name))
+}
+
+impl LegView {
+    fn new(snapshot: &ClusterSnapshot, leg: &Leg) -> Self {
+        let name = snapshot.instances.get(&leg.instance).map(|row| row.object.name());
+        Self {
+            instance: name.unwrap_or_else(|| leg.instance.to_string()),
+            direction: if leg.direction == Direction::In { "in" } else { "out" }.into(),
+            passes: leg.verdict.passes(),
+            policy: leg.rule.as_ref().map(|rule| rule.policy.to_string()),
+            rule: leg.rule.as_ref().map(|rule| rule.index),
+            says: leg.says(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        model::{Addresses, Desired, Instance, Row},
+        policy::{Document, read},
+        spec::v1::AppSpec,
+    };
+
+    /// `web` and `client` of `default/default`, `spy` of another tenant.
+    fn cluster() -> ClusterSnapshot {
+        let mut snapshot = ClusterSnapshot::at(1);
+        for (n, (tenant, app)) in [("default", "web"), ("default", "client"), ("other", "spy")].into_iter().enumerate()
+        {
+            let scope = Scope::default_of(tenant.parse().expect("a name"));
+            let mut spec = AppSpec::new("x");
+            spec.labels.insert("app".into(), app.into());
+            let id = InstanceId::from_bits(n as u64 + 1);
+            let instance = Instance {
+                id: id.clone(),
+                app: AppKey::new(scope, app.parse().expect("a name")),
+                generation: 1,
+                spec,
+                node: "here".parse().expect("a name"),
+                addresses: Addresses { v4: Some([10, 88, 0, n as u8 + 2].into()), v6: None },
+                identity: 256,
+                desired: Desired::Run,
+                created_at: Timestamp::default(),
+            };
+            snapshot.set_instance(&id, Some(Row { object: Arc::new(instance), modified: 1 }));
+        }
+        snapshot
+    }
+
+    fn ask(snapshot: &ClusterSnapshot, from: &str, to: &str, with: &str) -> Result<WhyView, Problem> {
+        let mut body = WhyBody::default();
+        if !with.is_empty() {
+            for document in read(with, &Scope::default()).expect("valid") {
+                match document {
+                    Document::Policy(key, spec) => body.policies.push(TriedPolicy { key, spec }),
+                    Document::Tier(key, spec) => body.tiers.push(TriedTier { key, spec }),
+                }
+            }
+        }
+        let (from, to) = (from.into(), to.into());
+        body.questions.push(Question { from, to, protocol: PolicyProtocol::Tcp, port: 80 });
+        answers(snapshot, &Scope::default(), body).map(|mut answers| answers.remove(0))
+    }
+
+    const CLOSED: &str =
+        "policy: web\ninstances: app=web\ningress:\n- {from: [{instances: app=client}], ports: [81]}\n";
+
+    #[test]
+    fn who_decides_is_said_and_nothing_is_stored() {
+        let snapshot = cluster();
+        let open = ask(&snapshot, "client", "web", "").expect("an answer");
+        assert!(open.passes && open.would_pass.is_none() && open.legs.len() == 2);
+        let closed = ask(&snapshot, "client", "10.88.0.2", CLOSED).expect("an answer");
+        assert_eq!((closed.passes, closed.would_pass), (true, Some(false)));
+        let says = "no rule allows it, and the direction is closed by default/default/web";
+        assert_eq!((closed.would[1].says.as_str(), closed.would[1].direction.as_str()), (says, "in"));
+        let allowed = ask(&snapshot, "client", "web", &CLOSED.replace("81", "80")).expect("an answer");
+        assert_eq!(allowed.would[1].says, "rule 0 of policy default/default/web allows it");
+        let tier = "policy: t\ntier: admin\npriority: 1\negress: [{action: deny, to: [world], ports: [80]}]\n";
+        let denied = ask(&snapshot, "client", "world", tier).expect("an answer");
+        assert_eq!(denied.would[0].says, "rule 0 of tier policy t denies it");
+        assert_eq!((denied.would[0].policy.as_deref(), denied.would[0].rule), (Some("t"), Some(0)));
+        let foreign = ask(&snapshot, "other/default/spy", "web", "").expect("an answer");
+        assert!(!foreign.passes && foreign.legs[0].passes && !foreign.legs[1].passes);
+        assert!(ask(&snapshot, "host", "web", CLOSED).expect("an answer").would_pass == Some(true));
+    }
+
+    #[test]
+    fn whom_nobody_knows_is_said() {
+        let snapshot = cluster();
+        let code = |from, to| ask(&snapshot, from, to, "").expect_err("a problem").code;
+        assert_eq!(code("world", "host"), ErrorCode::Invalid);
+        assert_eq!(code("client", "nobody"), ErrorCode::NotFound);
+        assert_eq!(code("client", "a/b/c/d"), ErrorCode::Invalid);
+        let named = "policy: web\ningress: [{ports: [http]}]\n";
+        let problem = ask(&snapshot, "client", "web", named).expect_err("a problem");
+        assert!(problem.details[0].contains("ports of apps have no names yet"), "{problem}");
+    }
+}

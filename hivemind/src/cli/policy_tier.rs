@@ -1,0 +1,165 @@
+//! `hivemind policy tier …`: policies before and after those of namespaces.
+
+use clap::Subcommand;
+use http::Method;
+
+use super::{
+    Context,
+    output::{Format, Listed, age, line},
+    policy_words,
+    tenant::done,
+};
+use crate::{
+    api::{object_view::TierView, tenants::ChangedView},
+    model::{Problem, TierKey},
+    spec::v1::Tier,
+};
+
+#[derive(Subcommand, Debug)]
+pub(super) enum TierCommand {
+    /// List the policies of tiers
+    #[command(visible_alias = "list")]
+    Ls,
+    /// Show what a policy of a tier says
+    #[command(visible_aliases = ["info", "inspect"])]
+    Show {
+        /// NAME of an operator's policy, TENANT/NAME of a tenant's
+        name: TierKey,
+    },
+    /// Remove a policy of a tier
+    #[command(visible_aliases = ["rm", "remove"])]
+    Delete {
+        /// NAME of an operator's policy, TENANT/NAME of a tenant's
+        name: TierKey,
+    },
+}
+
+impl TierView {
+    fn key(&self) -> String {
+        self.tenant.as_ref().map_or_else(|| self.name.clone(), |tenant| format!("{tenant}/{}", self.name))
+    }
+}
+
+pub(super) const fn word(tier: Tier) -> &'static str {
+    match tier {
+        Tier::Admin => "admin",
+        Tier::Baseline => "baseline",
+    }
+}
+
+impl Listed for TierView {
+    const COLUMNS: (&'static [&'static str], &'static [&'static str]) =
+        (&["NAME", "TIER", "PRIORITY", "NAMESPACES", "SELECTS", "IN", "OUT", "AGE"], &["REVISION"]);
+
+    fn name(&self) -> String {
+        self.key()
+    }
+
+    fn cells(&self) -> Vec<String> {
+        let rules = |number: usize| match number {
+            0 => "-".to_owned(),
+            1 => "1 rule".into(),
+            n => format!("{n} rules"),
+        };
+        let namespaces = self.spec.namespaces.as_ref();
+        vec![
+            self.key(),
+            word(self.spec.tier).into(),
+            self.spec.priority.to_string(),
+            namespaces.map_or_else(|| "all".into(), |selector| policy_words::selector(selector, "all")),
+            policy_words::selector(&self.spec.instances, "all"),
+            rules(self.spec.ingress.len()),
+            rules(self.spec.egress.len()),
+            age(self.created_at),
+            self.revision.to_string(),
+        ]
+    }
+}
+
+pub(super) fn path(key: &TierKey) -> String {
+    match &key.tenant {
+        Some(tenant) => format!("/v1/tenants/{tenant}/tier-policies/{}", key.name),
+        None => format!("/v1/tier-policies/{}", key.name),
+    }
+}
+
+pub(super) async fn run(context: &Context, command: TierCommand) -> Result<(), Problem> {
+    match command {
+        TierCommand::Ls => {
+            let policies: Vec<TierView> = context.client.get("/v1/tier-policies").await?;
+            context.output.list(&policies, "no policies of tiers: those of namespaces decide")
+        }
+        TierCommand::Show { name } => {
+            let policy: TierView = context.client.get(&path(&name)).await?;
+            match context.output.format {
+                Format::Json | Format::Yaml => context.output.document(&policy)?,
+                Format::Name => line(&policy.key()),
+                Format::Table | Format::Wide => describe(&policy).iter().for_each(|text| line(text)),
+            }
+            Ok(())
+        }
+        TierCommand::Delete { name } => {
+            let changed: ChangedView = context.client.call(Method::DELETE, &path(&name)).await?;
+            done(context, &name.to_string(), &format!("tier policy {name} is removed"), changed)
+        }
+    }
+}
+
+/// What `policy tier show` prints.
+fn describe(policy: &TierView) -> Vec<String> {
+    let mut lines = Vec::new();
+    let mut show = |title: &str, text: String| lines.push(format!("{title:<12}{text}"));
+    show("Name", policy.name.clone());
+    let whose = policy.tenant.as_ref().map(|tenant| format!("tenant {tenant}"));
+    show("Of", whose.unwrap_or_else(|| "the operator, about all tenants".into()));
+    show("Tier", format!("{}, priority {}", word(policy.spec.tier), policy.spec.priority));
+    let namespaces = policy.spec.namespaces.as_ref().map(|selector| policy_words::selector(selector, "all"));
+    show("Namespaces", namespaces.unwrap_or_else(|| "all".into()));
+    show("Selects", policy_words::selector(&policy.spec.instances, "all of their instances"));
+    for (title, word, rules) in [("In", "from", &policy.spec.ingress), ("Out", "to", &policy.spec.egress)] {
+        if rules.is_empty() {
+            show(title, "says nothing".into());
+        }
+        for (at, rule) in rules.iter().enumerate() {
+            show(if at == 0 { title } else { "" }, policy_words::tier_rule(word, rule));
+        }
+    }
+    show("Age", age(policy.created_at));
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tier_in_words() {
+        let spec = serde_json::json!({"tier": "admin", "priority": 7, "instances": {"labels": {"app": "web"}}, "egress": [
+            {"action": "deny", "peers": [{"entity": "world"}], "ports": [{"port": [25, 25]}]},
+            {"action": "pass"},
+        ]});
+        let policy = TierView {
+            tenant: "red".parse().ok(),
+            name: "no-mail".into(),
+            spec: serde_json::from_value(spec).expect("a policy"),
+            revision: 1,
+            created_at: crate::model::Timestamp::default(),
+        };
+        let mut lines = describe(&policy);
+        lines.pop();
+        assert_eq!(
+            lines,
+            [
+                "Name        no-mail",
+                "Of          tenant red",
+                "Tier        admin, priority 7",
+                "Namespaces  all",
+                "Selects     app=web",
+                "In          says nothing",
+                "Out         deny to whoever is outside the cluster; on 25/tcp",
+                "            pass to everybody; on all ports",
+            ]
+        );
+        assert_eq!(path(&"red/no-mail".parse().expect("a key")), "/v1/tenants/red/tier-policies/no-mail");
+    }
+}

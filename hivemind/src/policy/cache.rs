@@ -1,0 +1,107 @@
+//! The last compilation, and whether it still holds: it costs by policies and instances, and most changes are neither.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use super::{Compiled, EndpointPolicy, PeerClass, compile};
+use crate::model::{NodeDesired, NodeName, Scope};
+
+type Labels = BTreeMap<String, String>;
+
+/// What instances of a namespace with the same labels are to policies.
+#[derive(Debug, Default)]
+struct Alike {
+    class: PeerClass,
+    /// Of those on this node, if there are any.
+    here: Option<Option<EndpointPolicy>>,
+}
+
+/// What policies make of the newest view, compiled only if policies, namespaces, or which labels there are have changed.
+#[derive(Debug, Default)]
+pub struct Cache {
+    desired: Arc<NodeDesired>,
+    node: Option<NodeName>,
+    compiled: Arc<Compiled>,
+    alike: BTreeMap<Scope, BTreeMap<Labels, Alike>>,
+    /// How often everything was compiled.
+    runs: u64,
+}
+
+impl Cache {
+    /// The same as [`compile`] of `desired`.
+    pub fn compile(&mut self, desired: &Arc<NodeDesired>, node: &NodeName) -> Arc<Compiled> {
+        if self.node.as_ref() == Some(node) && Arc::ptr_eq(&self.desired, desired) {
+            return Arc::clone(&self.compiled);
+        }
+        let (before, now) = (&self.desired, desired);
+        let ruled_alike = self.node.as_ref() == Some(node)
+            && same(&before.policies, &now.policies)
+            && same(&before.tiers, &now.tiers)
+            && same(&before.namespaces, &now.namespaces);
+        if !ruled_alike || !(same(&before.peers, &now.peers) || self.assign(now, node)) {
+            self.compiled = Arc::new(compile(desired, node));
+            self.runs += 1;
+            self.sort(desired, node);
+        }
+        self.desired = Arc::clone(desired);
+        self.node = Some(node.clone());
+        Arc::clone(&self.compiled)
+    }
+
+    /// How often everything was compiled since the start.
+    pub fn runs(&self) -> u64 {
+        self.runs
+    }
+
+    /// Gives all instances the classes and sets of those with the same labels. False if there are labels that were not
+    /// there, or not on this node, or if some are gone: then rows come or go.
+    fn assign(&mut self, desired: &NodeDesired, node: &NodeName) -> bool {
+        let mut peers = BTreeMap::new();
+        let mut endpoints = BTreeMap::new();
+        let mut seen: BTreeSet<(&Scope, &Labels)> = BTreeSet::new();
+        let mut seen_here = BTreeSet::new();
+        for (id, peer) in &desired.peers {
+            let Some(alike) = self.alike.get(&peer.scope).and_then(|of| of.get(&peer.labels)) else { return false };
+            peers.insert(id.clone(), alike.class);
+            seen.insert((&peer.scope, &peer.labels));
+            if peer.node == *node {
+                let Some(policy) = alike.here else { return false };
+                seen_here.insert((&peer.scope, &peer.labels));
+                endpoints.extend(policy.map(|policy| (id.clone(), policy)));
+            }
+        }
+        let known = || self.alike.values().flat_map(BTreeMap::values);
+        if seen.len() != known().count() || seen_here.len() != known().filter(|alike| alike.here.is_some()).count() {
+            return false;
+        }
+        let compiled = Arc::make_mut(&mut self.compiled);
+        (compiled.peers, compiled.endpoints) = (peers, endpoints);
+        true
+    }
+
+    fn sort(&mut self, desired: &NodeDesired, node: &NodeName) {
+        self.alike.clear();
+        for (id, peer) in &desired.peers {
+            let of: &mut BTreeMap<Labels, Alike> = match self.alike.get_mut(&peer.scope) {
+                Some(of) => of,
+                None => self.alike.entry(peer.scope.clone()).or_default(),
+            };
+            let alike = match of.get_mut(&peer.labels) {
+                Some(alike) => alike,
+                None => of.entry(peer.labels.clone()).or_default(),
+            };
+            alike.class = self.compiled.peers.get(id).copied().unwrap_or_default();
+            if peer.node == *node {
+                alike.here = Some(self.compiled.endpoints.get(id).copied());
+            }
+        }
+    }
+}
+
+/// Whether two maps hold the same rows, without looking into them: a row that was told again counts as changed.
+fn same<K: Eq, V>(before: &BTreeMap<K, Arc<V>>, now: &BTreeMap<K, Arc<V>>) -> bool {
+    let mut rows = before.iter().zip(now);
+    before.len() == now.len() && rows.all(|((key, row), (other, new))| Arc::ptr_eq(row, new) && key == other)
+}
