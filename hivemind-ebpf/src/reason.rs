@@ -55,11 +55,15 @@ pub enum Reason {
     OtherTenant = 24,
     /// It passed, because the policies that do not allow it are in audit mode.
     Audit = 25,
+    /// Only instances of this node may be used, and none of them is ready.
+    NoLocalBackend = 26,
+    /// The client of a published port is in none of its source ranges.
+    SourceRange = 27,
 }
 
 impl Reason {
     /// All reasons, by number.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 27] = [
         Self::NotReady,
         Self::Malformed,
         Self::EtherType,
@@ -85,6 +89,8 @@ impl Reason {
         Self::PolicyOut,
         Self::OtherTenant,
         Self::Audit,
+        Self::NoLocalBackend,
+        Self::SourceRange,
     ];
 
     /// The reason with this number.
@@ -120,6 +126,8 @@ impl Reason {
             Self::PolicyOut => "policy-out",
             Self::OtherTenant => "other-tenant",
             Self::Audit => "audit",
+            Self::NoLocalBackend => "no-local-backend",
+            Self::SourceRange => "source-range",
         }
     }
 }
@@ -139,6 +147,6 @@ mod tests {
         names.dedup();
         assert_eq!(names.len(), Reason::ALL.len());
         assert_eq!(Reason::from_number(0), None);
-        assert_eq!(Reason::from_number(26), None);
+        assert_eq!(Reason::from_number(28), None);
     }
 }

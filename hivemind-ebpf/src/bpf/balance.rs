@@ -1,59 +1,18 @@
 //! Services: which backend, and the table of connections that are balanced packet by packet.
 
-use aya_ebpf::helpers::bpf_get_prandom_u32;
 use hivemind_ebpf::{
-    abi::{Addr, Backend, Connection, FORWARD, FrontendKey, REVERSE, ServedKey, SlotKey, Tuple},
-    choose,
+    abi::{Addr, Connection, FORWARD, FrontendKey, REVERSE, ServedKey, Tuple},
     connection::{self, SENT},
     packet::{Packet, TCP, UDP},
     reason::Reason,
 };
 
 use super::{
-    maps::{CONNECTIONS, FRONTENDS, NEW, PEERS, SERVED, SLOTS, now},
+    maps::{CONNECTIONS, NEW, PEERS, SERVED, now},
     rewrite::{self, End},
+    service::{self, Choice},
     skb::Skb,
 };
-
-/// A backend of a service.
-pub(super) struct Choice {
-    pub(super) addr: Addr,
-    pub(super) port_be: u16,
-    pub(super) service: u32,
-}
-
-/// The backend of a frontend for these 32 random bits; not `avoid`, if there is another.
-///
-/// `None`: no such frontend. `Err`: a frontend without backends, with its service's number.
-#[inline(always)]
-pub(super) fn choose(key: &FrontendKey, random: u32, avoid: Option<&Addr>) -> Option<Result<Choice, u32>> {
-    let mut service = 0;
-    // The second time round: the group was replaced between the two look-ups.
-    for _ in 0..2 {
-        // SAFETY: copied at once; a row that was reused in between names a group that has no such slot.
-        let front = *unsafe { FRONTENDS.get(key) }?;
-        service = front.service;
-        if front.count == 0 {
-            return Some(Err(service));
-        }
-        let index = choose::index(random, front.count);
-        let Some(backend) = slot(front.group, index) else { continue };
-        let mut backend = backend;
-        if avoid.is_some_and(|addr| *addr == backend.addr) && front.count > 1 {
-            let next = if index + 1 == front.count { 0 } else { index + 1 };
-            backend = slot(front.group, next).unwrap_or(backend);
-        }
-        return Some(Ok(Choice { addr: backend.addr, port_be: backend.port_be, service }));
-    }
-    Some(Err(service))
-}
-
-#[inline(always)]
-fn slot(group: u32, index: u32) -> Option<Backend> {
-    // SAFETY: copied at once, and its group compared.
-    let backend = *unsafe { SLOTS.get(&SlotKey { group, index }) }?;
-    (backend.group == group).then_some(backend)
-}
 
 /// The service whose backend this port of an instance is; 0: none.
 #[inline(always)]
@@ -144,19 +103,19 @@ fn is_served(known: &Connection, tcp: bool) -> bool {
 }
 
 /// Chooses a backend for a packet that has ports, and remembers both directions. `came_by` is where answers go back.
-#[inline(never)]
+#[inline(always)]
 pub(super) fn begin(packet: &Packet, key: &FrontendKey, came_by: u32, known: &mut Known) -> Result<(), Reason> {
-    let tcp = packet.tuple.protocol == TCP;
-    if tcp && !packet.opens() {
+    if packet.tuple.protocol == TCP && !packet.opens() {
         return Err(Reason::NoConnection);
     }
-    // SAFETY: a helper without arguments.
-    let random = unsafe { bpf_get_prandom_u32() };
-    let choice = match choose(key, random, Some(&packet.tuple.src)) {
-        Some(Ok(choice)) => choice,
-        Some(Err(_)) => return Err(Reason::NoBackend),
-        None => return Err(Reason::NoSuchPort),
-    };
+    let mut choice = Choice::NONE;
+    service::choose_for(packet, key, &mut choice)?;
+    open(packet, &choice, came_by, known)
+}
+
+#[inline(never)]
+fn open(packet: &Packet, choice: &Choice, came_by: u32, known: &mut Known) -> Result<(), Reason> {
+    let tcp = packet.tuple.protocol == TCP;
     // SAFETY: one aligned word.
     let Some(ifindex) = (unsafe { PEERS.get(&choice.addr) }).map(|p| p.ifindex) else { return Err(Reason::NoBackend) };
     let service = choice.service;

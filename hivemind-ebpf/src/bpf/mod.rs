@@ -10,6 +10,7 @@ mod maps;
 mod policy;
 mod publish;
 mod rewrite;
+mod service;
 mod skb;
 mod socket;
 

@@ -9,6 +9,7 @@ mod ids;
 mod index;
 mod object;
 mod quantity;
+mod shares;
 mod signal;
 mod time;
 
@@ -25,6 +26,7 @@ pub use object::{
     Namespace, Node, NodeStatus, Phase, Policy, PortProto, Protocol, Service, ServicePort, Tenant,
 };
 pub use quantity::{Bytes, InvalidQuantity, MilliCpu};
+pub use shares::{DEFAULT_WEIGHT, MAX_WEIGHT, Pin, Shares};
 pub use signal::signal_number;
 pub use time::Timestamp;
 

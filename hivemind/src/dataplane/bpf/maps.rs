@@ -8,14 +8,14 @@ use aya::{
 };
 use hivemind_ebpf::{
     abi::{
-        Addr, Backend, Connection, Count, CounterKey, Endpoint, Frontend, FrontendKey, Peer, RuleKey, ServedKey,
-        SlotKey, Tuple,
+        Addr, Backend, Connection, Count, CounterKey, Endpoint, Frontend, FrontendKey, MemberKey, Part, PartKey, Peer,
+        RuleKey, ServedKey, SlotKey, Tuple,
     },
     map,
 };
 use ipnet::IpNet;
 
-use super::{chain, intervals::Ports, rows::Row};
+use super::{chain, intervals::Ports, rows::Row, sources::Sources};
 use crate::{dataplane::DataplaneError, lifecycle::killpoint};
 
 /// A hash map with its name.
@@ -48,6 +48,12 @@ impl<K: Pod, V: Pod> Table<K, V> {
         let most = self.capacity as usize * 2;
         let rows = self.map.iter().take(most).filter(|row| !matches!(row, Err(MapError::KeyNotFound)));
         rows.collect::<Result<_, _>>().map_err(|error| failed("read", self.name, &error))
+    }
+
+    /// All keys, where the values are large.
+    pub(super) fn keys(&self) -> Result<Vec<K>, DataplaneError> {
+        let most = self.capacity as usize * 2;
+        self.map.keys().take(most).collect::<Result<_, _>>().map_err(|error| failed("read", self.name, &error))
     }
 
     /// All rows in the words of the tables. What cannot be read so is removed: no daemon of this version wrote it.
@@ -115,6 +121,14 @@ pub(super) struct Maps {
     pub(super) node_addresses: Table<Addr, u32>,
     pub(super) frontends: Table<FrontendKey, Frontend>,
     pub(super) slots: Table<SlotKey, Backend>,
+    pub(super) members: Table<MemberKey, u32>,
+    pub(super) parts: Table<PartKey, Part>,
+    pub(super) sources: Sources,
+    /// Of backends, how many sockets are open.
+    pub(super) loads: Table<Addr, u64>,
+    /// The sockets that are counted.
+    #[cfg(feature = "testkit")]
+    pub(super) open: Table<u64, Addr>,
     pub(super) served: Table<ServedKey, u32>,
     pub(super) connections: Table<Tuple, Connection>,
     pub(super) counters: PerCpuHashMap<MapData, CounterKey, Count>,
@@ -154,6 +168,12 @@ impl Maps {
             node_addresses: table(ebpf, map::NODE_ADDRS, &sizes)?,
             frontends: table(ebpf, map::FRONTENDS, &sizes)?,
             slots: table(ebpf, map::SLOTS, &sizes)?,
+            members: table(ebpf, map::MEMBERS, &sizes)?,
+            parts: table(ebpf, map::PARTS, &sizes)?,
+            sources: Sources::take(take(ebpf, map::SOURCES)?)?,
+            loads: table(ebpf, map::LOADS, &sizes)?,
+            #[cfg(feature = "testkit")]
+            open: table(ebpf, map::OPEN, &sizes)?,
             served: table(ebpf, map::SERVED, &sizes)?,
             connections: table(ebpf, map::CONNECTIONS, &sizes)?,
             counters: PerCpuHashMap::try_from(counters).map_err(|error| failed("use", map::COUNTERS, &error))?,
@@ -178,6 +198,11 @@ impl Maps {
             (map::NODE_ADDRS, self.node_addresses.raw_rows()?.len()),
             (map::FRONTENDS, self.frontends.raw_rows()?.len()),
             (map::SLOTS, self.slots.raw_rows()?.len()),
+            (map::MEMBERS, self.members.raw_rows()?.len()),
+            (map::PARTS, self.parts.keys()?.len()),
+            (map::SOURCES, self.sources.rows()?.len()),
+            (map::LOADS, self.loads.raw_rows()?.len()),
+            (map::OPEN, self.open.raw_rows()?.len()),
             (map::SERVED, self.served.raw_rows()?.len()),
             (map::CONNECTIONS, self.connections.raw_rows()?.len()),
             (map::COUNTERS, counters),

@@ -5,10 +5,12 @@
 //! old ones link by link, each in one step: no packet passes unseen and none is lost.
 
 mod attach;
+mod group;
 mod intervals;
 mod link;
 mod maps;
 mod rows;
+mod sources;
 mod sweep;
 mod sync;
 
@@ -287,6 +289,7 @@ impl Dataplane for BpfDataplane {
             let devices: BTreeSet<u32> = devices.iter().map(nix::net::if_::Interface::index).collect();
             sweep::retire(&mut self.maps, |index| devices.contains(&index))?;
         }
+        sweep::loads(&mut self.maps, &self.shadow.backends())?;
         self.sweeps += 1;
         if self.sweeps >= REPAIR_EVERY {
             self.sweeps = 0;

@@ -1,6 +1,9 @@
 //! What grows with traffic: connections that have ended or lost their backend, and counters of instances that are gone.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use aya::{maps::MapError, maps::PerCpuValues};
 use hivemind_ebpf::{
@@ -41,6 +44,19 @@ pub(super) fn connections(maps: &mut Maps) -> Result<SweepReport, DataplaneError
         }
     }
     Ok(report)
+}
+
+/// Removes the counts of sockets of what is no backend any more, once the last socket is closed.
+pub(super) fn loads(maps: &mut Maps, backends: &BTreeSet<IpAddr>) -> Result<(), DataplaneError> {
+    for (addr, load) in maps.loads.raw_rows()? {
+        if load == 0 && !backends.contains(&addr.into()) {
+            match maps.loads.remove(&addr) {
+                Ok(()) | Err(MapError::KeyNotFound | MapError::ElementNotFound) => {}
+                Err(error) => return Err(failed("sweep", map::LOADS, &error)),
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Now, in the unit of [`Connection::last`].
