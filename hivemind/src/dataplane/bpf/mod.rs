@@ -150,6 +150,12 @@ impl BpfDataplane {
         self.maps.entries()
     }
 
+    /// How many sockets are counted for each backend.
+    #[cfg(feature = "testkit")]
+    pub fn loads(&self) -> Result<BTreeMap<IpAddr, u64>, DataplaneError> {
+        Ok(self.maps.loads.raw_rows()?.into_iter().map(|(addr, load)| (addr.into(), load)).collect())
+    }
+
     fn links(&self) -> PathBuf {
         base(&self.config.root).join("links")
     }
