@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeSet,
-    io::Read,
+    io::{BufRead, BufReader},
     net::{IpAddr, SocketAddr, TcpStream},
     path::Path,
     process::{Command, Stdio},
@@ -131,15 +131,30 @@ fn the_backend_with_fewer_open_connections_is_taken_and_no_count_leaks() {
     });
 }
 
+/// Tells the process that is to be killed where to connect to.
+const HOLD: &str = "HIVEMIND_TEST_HOLD";
+
+#[test]
+#[ignore = "a process that another test starts and kills"]
+fn holds_a_connection() {
+    let to: SocketAddr = std::env::var(HOLD).expect("started by a test").parse().expect("an address");
+    let _stream = TcpStream::connect_timeout(&to, PATIENCE).expect("connected");
+    println!("\nopen");
+    loop {
+        std::thread::park();
+    }
+}
+
 /// A process that holds a connection is killed.
 fn killed(lab: &mut Lab) {
-    let to = service(Family::V4);
-    // bash connects without a program of its own; `read` keeps it waiting.
-    let script = format!("exec 3<>/dev/tcp/{}/{}; echo open; read -r _ <&3", to.ip(), to.port());
+    let own = std::env::current_exe().expect("this program");
     let mut child = lab.instances[0].ns.run(|| {
-        let mut child = Command::new("bash").args(["-c", &script]).stdout(Stdio::piped()).spawn().expect("bash");
-        let mut word = [0; 5];
-        child.stdout.as_mut().expect("its output").read_exact(&mut word).expect("it is connected");
+        let mut command = Command::new(own);
+        command.args(["--exact", "balance::holds_a_connection", "--ignored", "--nocapture"]);
+        let mut child = command.env(HOLD, service(Family::V4).to_string()).stdout(Stdio::piped()).spawn().expect("it");
+        let output = BufReader::new(child.stdout.take().expect("its output"));
+        let open = output.lines().map_while(Result::ok).any(|line| line == "open");
+        assert!(open, "it is connected");
         child
     });
     assert_eq!(counted(lab), (1, 1));
