@@ -103,7 +103,7 @@ fn is_served(known: &Connection, tcp: bool) -> bool {
 }
 
 /// Chooses a backend for a packet that has ports, and remembers both directions. `came_by` is where answers go back.
-#[inline(always)]
+#[inline(never)]
 pub(super) fn begin(packet: &Packet, key: &FrontendKey, came_by: u32, known: &mut Known) -> Result<(), Reason> {
     if packet.tuple.protocol == TCP && !packet.opens() {
         return Err(Reason::NoConnection);

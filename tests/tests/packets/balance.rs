@@ -159,7 +159,7 @@ fn a_client_stays_with_its_backend_also_after_a_restart_until_that_goes() {
 }
 
 #[test]
-fn ten_thousand_services_are_written_in_a_second_and_leave_nothing() {
+fn ten_thousand_services_are_written_once_and_leave_nothing() {
     const SERVICES: u32 = 10_000;
     isolated(|cgroup| {
         let mut bench = Bench::new(cgroup);
@@ -186,10 +186,15 @@ fn ten_thousand_services_are_written_in_a_second_and_leave_nothing() {
             }
         }
         let began = tokio::time::Instant::now();
-        bench.lab.sync();
-        let took = began.elapsed();
-        println!("{SERVICES} services in {took:?}; rows: {:?}", bench.entries());
-        assert!(took.as_secs() < 1, "{took:?}");
+        let report = bench.lab.sync();
+        let (took, after) = (began.elapsed(), bench.entries());
+        println!("{SERVICES} services in {took:?}: {report:?}; rows: {after:?}");
+        // 0.2 s on two cores with a debug build. The bound is for kernels that are interpreted.
+        assert!(took.as_secs() < 20, "{took:?}");
+        let more = |name: &str| after[name] - start[name];
+        let rows = [map::FRONTENDS, map::SLOTS, map::PARTS, map::MEMBERS, map::PEERS].map(more);
+        assert_eq!(rows, [21_000, 22_000, 2_000, 0, 10_000], "a table only where nodes must agree");
+        assert_eq!(report.written, rows.iter().sum::<usize>() as u64, "each row is written once");
         let to = SocketAddr::new([10, 100, 0, 7].into(), 80);
         let asks = bench.sent(0, crate::frame::TCP, 6000, to);
         assert_eq!(
