@@ -167,7 +167,7 @@ fn ten_thousand_services_are_written_once_and_leave_nothing() {
         for n in 0..SERVICES {
             let [_, a, b, c] = n.to_be_bytes();
             let backend =
-                |low: u8| BackendRow { address: [10, 88 + a, b, c].into(), port: low.into(), weight: low.into() };
+                |low: u8| BackendRow { address: [10, 89 + a, b, c].into(), port: low.into(), weight: low.into() };
             let mut row = ServiceRow { id: 1000 + n, backends: vec![backend(1), backend(2)], ..ServiceRow::default() };
             let address = IpAddr::from([10, 100 + a, b, c]);
             let peer = PeerRow { class: 300, tenant: lab::TENANT, ifindex: 0 };
