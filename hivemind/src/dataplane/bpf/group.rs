@@ -11,6 +11,8 @@ use crate::dataplane::{
     tables::{BackendRow, Choice, ServiceRow},
 };
 
+const _: () = assert!(crate::model::MAX_WEIGHT == hivemind_ebpf::choose::MAX_WEIGHT, "one scale on both sides");
+
 /// All rows of a group, in no order.
 #[derive(Debug, Default)]
 pub(super) struct Group {
