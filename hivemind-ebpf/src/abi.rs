@@ -268,45 +268,6 @@ impl FrontendKey {
     }
 }
 
-/// What is behind a frontend: `count` slots of `group`. A change writes a new group first, then this row, then
-/// removes the old group, so that every reader sees the one or the other.
-#[repr(C)]
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Frontend {
-    /// The service's number.
-    pub service: u32,
-    /// The group of its backends.
-    pub group: u32,
-    /// How many there are. 0: refuse.
-    pub count: u32,
-    /// Always 0.
-    pub reserved: u32,
-}
-
-/// One backend of a group.
-#[repr(C)]
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub struct SlotKey {
-    /// The group.
-    pub group: u32,
-    /// 0 to `count` - 1.
-    pub index: u32,
-}
-
-/// Where a backend is reached.
-#[repr(C)]
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Backend {
-    /// Its address.
-    pub addr: Addr,
-    /// Its port.
-    pub port_be: u16,
-    /// Always 0.
-    pub pad: u16,
-    /// The group it belongs to: the kernel reuses a removed element at once, so a reader checks whose it is.
-    pub group: u32,
-}
-
 /// A port that an instance of this node serves, although its packets carry no virtual address.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -444,9 +405,6 @@ layout!(Who, 8, 4, class: 0, tenant: 4);
 layout!(RuleKey, 16, 4, set: 0, peer: 4, port: 8, protocol: 12, direction: 13, pad: 14);
 layout!(Peer, 12, 4, who: 0, ifindex: 8);
 layout!(FrontendKey, 20, 4, addr: 0, port_be: 16, protocol: 18, scope: 19);
-layout!(Frontend, 16, 4, service: 0, group: 4, count: 8, reserved: 12);
-layout!(SlotKey, 8, 4, group: 0, index: 4);
-layout!(Backend, 24, 4, addr: 0, port_be: 16, pad: 18, group: 20);
 layout!(ServedKey, 8, 4, ifindex: 0, port_be: 4, protocol: 6, pad: 7);
 layout!(Served, 8, 4, service: 0, slot: 4);
 layout!(SocketKey, 32, 8, cookie: 0, addr: 8, port_be: 24, pad: 26);
@@ -456,7 +414,9 @@ layout!(CounterKey, 12, 4, endpoint: 0, service: 4, direction: 8, reason: 9, pad
 layout!(Count, 16, 8, packets: 0, bytes: 8);
 
 mod flow;
+mod service;
 pub use flow::{BEGUN, DROPPED, DropKey, Drops, ENDED, Event, Flow, FlowKey, FragmentKey, Translation};
+pub use service::*;
 
 #[cfg(test)]
 mod tests;

@@ -60,9 +60,21 @@ pub mod map {
     pub const BLOCKS: &str = "hm_blocks";
     /// Number of a rule → [`super::abi::Count`] of each CPU.
     pub const HITS: &str = "hm_hits";
+    /// [`super::abi::PartKey`] → [`super::abi::Part`].
+    pub const PARTS: &str = "hm_parts";
+    /// [`super::abi::MemberKey`] → index of the slot.
+    pub const MEMBERS: &str = "hm_members";
+    /// [`super::abi::ClientKey`] → [`super::abi::Sticky`].
+    pub const STICKY: &str = "hm_sticky";
+    /// [`super::abi::source`] prefix → 1.
+    pub const SOURCES: &str = "hm_sources";
+    /// Cookie of a socket → [`super::abi::Addr`] of the backend for which it is counted.
+    pub const OPEN: &str = "hm_open";
+    /// [`super::abi::Addr`] of a backend → how many sockets are counted for it.
+    pub const LOADS: &str = "hm_loads";
 
     /// All of them.
-    pub const ALL: [&str; 20] = [
+    pub const ALL: [&str; 26] = [
         ENDPOINTS,
         PEERS,
         NODE_ADDRS,
@@ -83,6 +95,12 @@ pub mod map {
         PORTS,
         BLOCKS,
         HITS,
+        PARTS,
+        MEMBERS,
+        STICKY,
+        SOURCES,
+        OPEN,
+        LOADS,
     ];
 }
 
@@ -100,7 +118,7 @@ pub mod program {
     /// The programs of network devices.
     pub const DEVICE: [&str; 4] = [FROM_CONTAINER, TO_CONTAINER, FROM_UPLINK, PUB_SELECT];
     /// The programs of the cgroup.
-    pub const SOCKET: [&str; 8] = [
+    pub const SOCKET: [&str; 9] = [
         "hm_connect4",
         "hm_connect6",
         "hm_sendmsg4",
@@ -109,6 +127,7 @@ pub mod program {
         "hm_recvmsg6",
         "hm_peername4",
         "hm_peername6",
+        "hm_release",
     ];
 }
 

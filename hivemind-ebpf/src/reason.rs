@@ -61,11 +61,15 @@ pub enum Reason {
     Untracked = 27,
     /// Nothing was dropped: a flow that was never answered, or is over, made room for another in the full table.
     Evicted = 28,
+    /// Only instances of this node may be used, and none of them is ready.
+    NoLocalBackend = 29,
+    /// The client of a published port is in none of its source ranges.
+    SourceRange = 30,
 }
 
 impl Reason {
     /// All reasons, by number.
-    pub const ALL: [Self; 28] = [
+    pub const ALL: [Self; 30] = [
         Self::NotReady,
         Self::Malformed,
         Self::EtherType,
@@ -94,6 +98,8 @@ impl Reason {
         Self::Unrelated,
         Self::Untracked,
         Self::Evicted,
+        Self::NoLocalBackend,
+        Self::SourceRange,
     ];
 
     /// The reason with this number.
@@ -132,6 +138,8 @@ impl Reason {
             Self::Unrelated => "unrelated",
             Self::Untracked => "untracked",
             Self::Evicted => "evicted",
+            Self::NoLocalBackend => "no-local-backend",
+            Self::SourceRange => "source-range",
         }
     }
 }
@@ -151,6 +159,6 @@ mod tests {
         names.dedup();
         assert_eq!(names.len(), Reason::ALL.len());
         assert_eq!(Reason::from_number(0), None);
-        assert_eq!(Reason::from_number(29), None);
+        assert_eq!(Reason::from_number(31), None);
     }
 }

@@ -2,6 +2,8 @@
 
 #[path = "dataplane/abi.rs"]
 mod abi;
+#[path = "dataplane/balance.rs"]
+mod balance;
 #[path = "dataplane/lab.rs"]
 mod lab;
 #[path = "dataplane/sockets.rs"]

@@ -112,11 +112,14 @@ fn desired(ready: u64) -> NodeDesired {
         dns_names: vec!["web.local".into(), "shop.example".into()],
         ports: vec![],
         app: AppKey::new(Scope::default(), "web".parse().expect("a name")),
+        balance: hivemind::spec::v1::BalanceSpec::default(),
+        shares: hivemind::model::Shares::default(),
         created_at: Timestamp::from_millis(0),
     };
     let backend = |n| Backend {
         id: InstanceId::from_bits(n),
         node: "a".parse().expect("a name"),
+        weight: 100,
         addresses: Addresses::default(),
     };
     let served = ServedService { backends: (0..ready).map(backend).collect(), service };

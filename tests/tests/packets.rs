@@ -1,5 +1,7 @@
 //! Level 2: the programs in the kernel, one packet at a time (BPF_PROG_TEST_RUN). Nothing is sent.
 
+#[path = "packets/balance.rs"]
+mod balance;
 #[path = "packets/bench.rs"]
 mod bench;
 #[path = "packets/budget.rs"]

@@ -43,8 +43,8 @@ pub(crate) fn tables(host_ends: [u32; 2], services: &[Service], measured: u32) -
             tables.served.insert((host_ends[1], port, protocol), id(service));
         }
         for (port, protocol) in streams {
-            let backends = service.backends.iter().take(1).map(|backend| (backend.ip(), port)).collect();
-            let row = ServiceRow { id: id(service), backends };
+            let backends = service.backends.iter().take(1).map(|backend| (backend.ip(), port));
+            let row = ServiceRow::equal(id(service), backends);
             tables.services.insert(Frontend::Virtual(service.address, port, protocol), row);
         }
     }
@@ -53,10 +53,10 @@ pub(crate) fn tables(host_ends: [u32; 2], services: &[Service], measured: u32) -
 
 /// Adds a service, with its backends as instances of another node if they are not of this one.
 pub(crate) fn add(tables: &mut Tables, service: &Service) {
-    let backends = service.backends.iter().map(|backend| (backend.ip(), backend.port())).collect();
-    let row = ServiceRow { id: id(service), backends };
+    let backends = service.backends.iter().map(|backend| (backend.ip(), backend.port()));
+    let row = ServiceRow::equal(id(service), backends);
     tables.services.insert(Frontend::Virtual(service.address, SERVICE_PORT, Protocol::Tcp), row);
-    let address = ServiceRow { id: id(service), backends: Vec::new() };
+    let address = ServiceRow::equal(id(service), []);
     tables.services.insert(Frontend::Address(service.address), address);
     for backend in &service.backends {
         tables.peers.entry(backend.ip()).or_insert(PeerRow { class: IDENTITY, tenant: IDENTITY, ifindex: 0 });

@@ -1,57 +1,16 @@
-//! Services: which backend, for sockets and for packets.
+//! Services, packet by packet: which backend a packet has, or gets.
 
-use aya_ebpf::helpers::bpf_get_prandom_u32;
 use hivemind_ebpf::{
-    abi::{Addr, Backend, FrontendKey, ServedKey, SlotKey, Tuple},
-    choose,
-    packet::{LATER, TCP, UDP, WHOLE},
+    abi::{Addr, FrontendKey, ServedKey, Tuple},
+    packet::{FIRST, LATER, TCP, UDP},
     reason::Reason,
 };
 
 use super::{
-    maps::{FLOWS, FRONTENDS, PEERS, SERVED, SLOTS, TRANSLATIONS},
+    maps::{FLOWS, PEERS, SERVED, TRANSLATIONS},
+    service::{self, Choice},
     work::Work,
 };
-
-/// A backend of a service.
-pub(super) struct Choice {
-    pub(super) addr: Addr,
-    pub(super) port_be: u16,
-    pub(super) service: u32,
-}
-
-/// The backend of a frontend for these 32 random bits; not `avoid`, if there is another.
-///
-/// `None`: no such frontend. `Err`: a frontend without backends, with its service's number.
-#[inline(always)]
-pub(super) fn choose(key: &FrontendKey, random: u32, avoid: Option<&Addr>) -> Option<Result<Choice, u32>> {
-    let mut service = 0;
-    // The second time round: the group was replaced between the two look-ups.
-    for _ in 0..2 {
-        // SAFETY: copied at once; a row that was reused in between names a group that has no such slot.
-        let front = *unsafe { FRONTENDS.get(key) }?;
-        service = front.service;
-        if front.count == 0 {
-            return Some(Err(service));
-        }
-        let index = choose::index(random, front.count);
-        let Some(backend) = slot(front.group, index) else { continue };
-        let mut backend = backend;
-        if avoid.is_some_and(|addr| *addr == backend.addr) && front.count > 1 {
-            let next = if index + 1 == front.count { 0 } else { index + 1 };
-            backend = slot(front.group, next).unwrap_or(backend);
-        }
-        return Some(Ok(Choice { addr: backend.addr, port_be: backend.port_be, service }));
-    }
-    Some(Err(service))
-}
-
-#[inline(always)]
-fn slot(group: u32, index: u32) -> Option<Backend> {
-    // SAFETY: copied at once, and its group compared.
-    let backend = *unsafe { SLOTS.get(&SlotKey { group, index }) }?;
-    (backend.group == group).then_some(backend)
-}
 
 /// The backend that is remembered for a packet of this tuple, and its port in network order.
 #[inline(always)]
@@ -69,8 +28,25 @@ pub(super) fn translate(work: &mut Work) -> bool {
 }
 
 /// Finds a backend for a packet to a frontend: the one that it has, if that still serves, or another.
-#[inline(never)]
+#[inline(always)]
 pub(super) fn resolve(work: &mut Work, key: &FrontendKey) -> Result<(), Reason> {
+    if has_backend(work)? {
+        return Ok(());
+    }
+    let mut choice = Choice::NONE;
+    service::choose_for(&work.packet, key, &mut choice)?;
+    // SAFETY: one aligned word.
+    let Some(ifindex) = (unsafe { PEERS.get(&choice.addr) }).map(|p| p.ifindex) else { return Err(Reason::NoBackend) };
+    work.service = choice.service;
+    work.devices[1] = ifindex;
+    work.to_backend(choice.addr, choice.port_be);
+    work.set_key();
+    Ok(())
+}
+
+/// Whether the packet has a backend that still serves. [`Reason`]: it has none, and may not get one.
+#[inline(never)]
+fn has_backend(work: &mut Work) -> Result<bool, Reason> {
     if work.packet.fragment == LATER {
         return Err(Reason::Fragment);
     }
@@ -81,7 +57,7 @@ pub(super) fn resolve(work: &mut Work, key: &FrontendKey) -> Result<(), Reason> 
         // A new connection from the port of an old one that is over is new.
         let over = tcp && opens && is_closed(work);
         if !over && is_served(work, tcp) {
-            return Ok(());
+            return Ok(true);
         }
         if tcp && !opens {
             return Err(Reason::BackendGone);
@@ -91,23 +67,10 @@ pub(super) fn resolve(work: &mut Work, key: &FrontendKey) -> Result<(), Reason> 
     if tcp && !opens {
         return Err(Reason::NoConnection);
     }
-    if work.packet.fragment > WHOLE + 1 {
+    if work.packet.fragment > FIRST {
         return Err(Reason::Fragment);
     }
-    // SAFETY: a helper without arguments.
-    let random = unsafe { bpf_get_prandom_u32() };
-    let choice = match choose(key, random, Some(&work.packet.tuple.src)) {
-        Some(Ok(choice)) => choice,
-        Some(Err(_)) => return Err(Reason::NoBackend),
-        None => return Err(Reason::NoSuchPort),
-    };
-    // SAFETY: one aligned word.
-    let Some(ifindex) = (unsafe { PEERS.get(&choice.addr) }).map(|p| p.ifindex) else { return Err(Reason::NoBackend) };
-    work.service = choice.service;
-    work.devices[1] = ifindex;
-    work.to_backend(choice.addr, choice.port_be);
-    work.set_key();
-    Ok(())
+    Ok(false)
 }
 
 /// Whether the flow of the packet is a connection that is over, or is none.

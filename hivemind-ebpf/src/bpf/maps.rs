@@ -17,7 +17,7 @@ use hivemind_ebpf::{
 };
 
 /// The map flag `BPF_F_NO_PREALLOC`.
-const BY_ROW: u32 = 1;
+pub(super) const BY_ROW: u32 = 1;
 /// The map flag `BPF_F_MMAPABLE`: the daemon reads and writes it as memory.
 const MAPPED: u32 = 1 << 10;
 /// The update flag `BPF_NOEXIST`.

@@ -12,6 +12,7 @@ mod policy;
 mod publish;
 mod related;
 mod rewrite;
+mod service;
 mod skb;
 mod socket;
 mod tell;

@@ -13,15 +13,15 @@ use aya_ebpf::{
     programs::SockAddrContext,
 };
 use hivemind_ebpf::{
-    abi::{Addr, FrontendKey, OPENED, Original, SocketKey},
+    abi::{Addr, ClientKey, FrontendKey, LEAST, OPENED, Original, SocketKey},
     choose::mix,
     packet::{TCP, UDP},
     reason::Reason,
 };
 
 use super::{
-    balance,
     maps::{FRONTENDS, NODE_ADDRS, SOCKETS, config, count},
+    service::{self, Asks, Choice},
 };
 
 /// The programs' return codes.
@@ -92,44 +92,66 @@ impl Call {
     }
 
     #[inline(always)]
-    fn on_host(&self) -> bool {
+    fn namespace(&self) -> u64 {
         // SAFETY: as above.
-        (unsafe { bpf_get_netns_cookie(self.0.cast()) }) == config().host_netns
+        unsafe { bpf_get_netns_cookie(self.0.cast()) }
     }
+}
+
+/// The call connects a socket.
+#[inline(always)]
+fn connect(call: &Call, v4: bool, addr: &Addr) -> i32 {
+    towards(call, v4, addr, true)
+}
+
+/// The call sends one message by a socket that is not connected.
+#[inline(always)]
+fn send(call: &Call, v4: bool, addr: &Addr) -> i32 {
+    towards(call, v4, addr, false)
 }
 
 /// The call names a peer: replaces it by a backend if it is a service.
 #[inline(always)]
-fn towards(call: &Call, v4: bool, addr: &Addr) -> i32 {
+fn towards(call: &Call, v4: bool, addr: &Addr, connects: bool) -> i32 {
     let (protocol, port_be) = (call.protocol(), call.port_be());
     if protocol != TCP && protocol != UDP {
         return ALLOW;
     }
-    let cookie = call.cookie();
-    // A UDP socket stays with its backend as long as the set of backends does.
-    // SAFETY: a helper without arguments.
-    let random = if protocol == TCP { unsafe { bpf_get_prandom_u32() } } else { mix(cookie) };
     let config = config();
-    let found = if config.services[0].contains(addr) || config.services[1].contains(addr) {
-        let found = balance::choose(&FrontendKey::service(*addr, port_be, protocol), random, None);
-        if found.is_none() {
-            return unknown(addr);
-        }
-        found
-    } else if call.on_host() && is_of_node(addr) {
-        balance::choose(&FrontendKey::published(addr.is_v4(), port_be, protocol), random, None)
+    let namespace = call.namespace();
+    let virtually = config.services[0].contains(addr) || config.services[1].contains(addr);
+    let key = if virtually {
+        FrontendKey::service(*addr, port_be, protocol)
+    } else if namespace == config.host_netns && is_of_node(addr) {
+        FrontendKey::published(addr.is_v4(), port_be, protocol)
     } else {
-        None
+        return ALLOW;
     };
-    let choice = match found {
-        None => return ALLOW,
-        Some(Err(service)) => return refuse(service, Reason::NoBackend, ECONNREFUSED),
-        Some(Ok(choice)) => choice,
+    let cookie = call.cookie();
+    let mut asks = Asks {
+        client: ClientKey::namespace(namespace),
+        // A UDP socket stays with its backend as long as the set of backends does.
+        // SAFETY: a helper without arguments.
+        random: if protocol == TCP { unsafe { bpf_get_prandom_u32() } } else { mix(cookie) },
+        flow: 0,
+        avoid: Addr { words_be: [0; 4] },
+        // The node itself may always use what it publishes.
+        outside: false,
+        counted: connects,
     };
+    let mut choice = Choice::NONE;
+    match service::choose(&key, &mut asks, &mut choice) {
+        Ok(()) => {}
+        Err(Reason::NoSuchPort) => return if virtually { unknown(addr) } else { ALLOW },
+        Err(reason) => return refuse(choice.service, reason, ECONNREFUSED),
+    }
     let key = SocketKey { cookie, addr: choice.addr, port_be: choice.port_be, pad: [0; 3] };
     let original = Original { addr: *addr, port_be, pad: 0 };
     // When it fails the program sees the backend's address as its peer's: the connection itself works.
     let _ = SOCKETS.insert(&key, &original, 0);
+    if connects && choice.flags & LEAST != 0 {
+        service::opened(cookie, &choice.addr);
+    }
     call.set(v4, &choice.addr, choice.port_be);
     count(0, choice.service, OPENED, 0, 0);
     ALLOW
@@ -181,10 +203,10 @@ macro_rules! hooks {
 }
 
 hooks! {
-    connect4 hm_connect4: towards addr_v4 true;
-    connect6 hm_connect6: towards addr_v6 false;
-    sendmsg4 hm_sendmsg4: towards addr_v4 true;
-    sendmsg6 hm_sendmsg6: towards addr_v6 false;
+    connect4 hm_connect4: connect addr_v4 true;
+    connect6 hm_connect6: connect addr_v6 false;
+    sendmsg4 hm_sendmsg4: send addr_v4 true;
+    sendmsg6 hm_sendmsg6: send addr_v6 false;
     recvmsg4 hm_recvmsg4: from addr_v4 true;
     recvmsg6 hm_recvmsg6: from addr_v6 false;
     getpeername4 hm_peername4: from addr_v4 true;

@@ -214,6 +214,7 @@ impl Worker {
             Step::RecordExit => self.record_exit(instance),
             Step::Drain => {
                 self.health = None;
+                self.status.serving |= self.status.phase == Phase::Ready;
                 self.say(instance, Phase::Stopping, String::new(), None);
                 // A data plane that cannot be written must not keep an instance from stopping.
                 let _ = timeout(DRAIN, shared.datapath.shows(wanted.revision)).await;
@@ -229,6 +230,7 @@ impl Worker {
             }
             Step::RemoveContainer => {
                 self.health = None;
+                self.status.serving = false;
                 self.say(instance, Phase::Stopping, String::new(), None);
                 shared.runtime.remove(&instance.id).await?;
                 killpoint::before("removing the logs");

@@ -92,6 +92,8 @@ fn apply(snapshot: &mut ClusterSnapshot, step: Step) {
                 dns_names: vec![],
                 ports: vec![],
                 app: app_key(n),
+                balance: crate::spec::v1::BalanceSpec::default(),
+                shares: crate::model::Shares::default(),
                 created_at,
             };
             snapshot.set_service(&key, Some(row(service, now)));

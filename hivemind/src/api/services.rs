@@ -105,6 +105,8 @@ mod tests {
             dns_names: vec![],
             ports: vec![],
             app: app("web"),
+            balance: crate::spec::v1::BalanceSpec::default(),
+            shares: crate::model::Shares::default(),
             created_at: Timestamp::default(),
         };
         let count = |endpoint, service, direction, reason, packets| Counter {

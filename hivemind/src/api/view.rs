@@ -9,7 +9,7 @@ use crate::{
         Phase, PortProto, Revision, Service, ServicePort, TenantName, Timestamp,
     },
     model::{ClusterSnapshot, Row},
-    spec::v1::AppSpec,
+    spec::v1::{AppSpec, BalanceSpec},
 };
 
 /// How an app stands, in a word.
@@ -134,7 +134,10 @@ pub struct ServiceView {
     pub ports: Vec<ServicePort>,
     /// The app whose instances serve it.
     pub app: String,
-    /// Its Ready instances.
+    /// How it spreads connections.
+    #[serde(default)]
+    pub balance: BalanceSpec,
+    /// Its Ready instances. Without any, those that are being stopped and can still serve.
     pub backends: Vec<BackendView>,
     /// What went to its instances and came back, as this node's data plane counted it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -150,6 +153,9 @@ pub struct BackendView {
     pub node: NodeName,
     /// Its addresses.
     pub addresses: Addresses,
+    /// Its share of new connections, 0 to 256.
+    #[serde(default)]
+    pub weight: u16,
 }
 
 /// Packets and bytes.
@@ -316,6 +322,7 @@ impl ServiceView {
                 .map_or_else(|| backend.id.to_string(), |row| row.object.name()),
             node: backend.node,
             addresses: backend.addresses,
+            weight: backend.weight,
         });
         Self {
             tenant: scope.tenant.clone(),
@@ -324,6 +331,7 @@ impl ServiceView {
             dns_names: dns_names(service).collect(),
             addresses: service.addresses,
             ports: service.ports.clone(),
+            balance: service.balance.clone(),
             app: service.app.name.to_string(),
             backends: backends.collect(),
             traffic,

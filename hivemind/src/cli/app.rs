@@ -247,6 +247,7 @@ fn describe(app: &AppView) {
     app.unmet.iter().for_each(|reason| show("Unmet", reason.clone()));
     show("Services", app.spec.services.join(" "));
     show("Ports", ports(app));
+    super::balance::words(&app.spec.balance).into_iter().for_each(|(title, text)| show(title, text));
     show("Entrypoint", words(&app.spec.command));
     show("Arguments", words(&app.spec.args));
     // Values may be secrets; `-o json` shows them to those who ask.

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 use clap::{Args, ValueEnum};
 use http::Method;
 
-use super::{Context, difference, output::Format, parse::duration, wait::Waiting};
+use super::{Context, balance::BalanceArgs, difference, output::Format, parse::duration, wait::Waiting};
 use crate::{
     api::{apps::WrittenView, view::AppView},
     model::{AppName, Bytes, ErrorCode, MilliCpu, Problem},
@@ -17,6 +17,7 @@ const EXAMPLES: &str = "\
 Examples:
   hivemind app deploy --image nginx:latest --name web-app --service web.local
   hivemind app deploy --image nginx:latest --name web-app --port 8080:80 --replicas 3 --wait
+  hivemind app deploy --image nginx:latest --name shop --port 8081:80 --affinity client-ip --source-range 192.0.2.0/24
   hivemind app deploy --image postgres:16 --name db --env POSTGRES_PASSWORD --memory 1Gi --health-tcp 5432
   hivemind app deploy --image busybox --name client --entrypoint sleep -- infinity
 The same command again with other flags changes the app: all that is not said goes back to its default,
@@ -67,6 +68,8 @@ pub(super) struct DeployArgs {
     waiting: Waiting,
     #[command(flatten)]
     network: NetworkArgs,
+    #[command(flatten)]
+    balance: BalanceArgs,
     #[command(flatten)]
     process: ProcessArgs,
     #[command(flatten)]
@@ -203,7 +206,8 @@ fn effect(before: Option<&AppView>, written: &WrittenView, spec: &AppSpec, dry_r
             word("is being changed: its instances are replaced one after the other", "would get new instances")
         }
         Some(before) if before.spec == *spec => word("is already as asked for", "is already as asked for"),
-        Some(_) => word("is being scaled", "would be scaled"),
+        Some(before) if before.spec.replicas != spec.replicas => word("is being scaled", "would be scaled"),
+        Some(_) => word("is being changed; its instances stay", "would be changed; its instances would stay"),
     }
 }
 
@@ -236,6 +240,7 @@ impl DeployArgs {
         spec.resources.pids = limits.pids;
         spec.ports = network.port;
         spec.services = network.service;
+        spec.balance = self.balance.spec();
         spec.restart = match process.restart {
             Restart::Always => RestartPolicy::Always,
             Restart::OnFailure => RestartPolicy::OnFailure,
@@ -348,7 +353,7 @@ mod tests {
         std::fs::write(file.path(), "# comment\n\nA=file\n B = two words \n").expect("written");
         let path = file.path().to_str().expect("text");
         let line = format!(
-            "--port 8080:80 --port 53/udp --service web.local --env A=flag --env-file {path} --cpu 500m --memory 64Mi \
+            "--port 8080:80 --port 53/udp --affinity client-ip=60 --service web.local --env A=flag --env-file {path} --cpu 500m --memory 64Mi \
              --pids 9 --user 1:2 --workdir /srv --entrypoint sh --restart on-failure --pull always --health-http 80/up \
              --health-interval 1s --health-timeout 500ms --health-retries 7 --health-start-period 2m \
              --stop-signal SIGQUIT --stop-grace 1m --label team=x -- -c exit"
@@ -369,6 +374,7 @@ mod tests {
                 { "target": 53, "protocol": "udp" },
             ],
             "services": ["web.local"],
+            "balance": { "affinity": { "client_ip_seconds": 60 } },
             "health": {
                 "check": { "type": "http", "port": 80, "path": "/up" },
                 "interval_ms": 1_000,

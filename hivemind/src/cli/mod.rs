@@ -2,6 +2,7 @@
 //! nothing itself. What was asked for goes to standard output, everything said to people to standard error.
 
 mod app;
+mod balance;
 mod complete;
 mod daemon;
 mod deploy;

@@ -14,7 +14,7 @@ use crate::{
         view::{NodeView, ServiceView},
     },
     lifecycle::clock,
-    model::{Event, EventKind, Problem},
+    model::{DEFAULT_WEIGHT, Event, EventKind, Problem},
 };
 
 #[derive(Subcommand, Debug)]
@@ -161,13 +161,17 @@ fn describe_service(service: &ServiceView) {
         if shown.is_empty() { "none: give the app a --port, or let its image EXPOSE one".into() } else { shown },
     );
     show("App", service.app.clone());
+    super::balance::words(&service.balance).into_iter().for_each(|(title, text)| show(title, text));
     show("Opened", format!("{} connections, {} refused", traffic.connections, traffic.connections_refused));
     show("In", format!("{} packets, {}", traffic.packets_in, bytes(traffic.bytes_in)));
     show("Out", format!("{} packets, {}", traffic.packets_out, bytes(traffic.bytes_out)));
     show("Dropped", format!("{} packets", traffic.packets_dropped));
     show("Ready", service.backends.len().to_string());
+    let equal = service.backends.iter().all(|backend| backend.weight == DEFAULT_WEIGHT);
     for backend in &service.backends {
-        line(&format!("  {:<24} {:<16} {}", backend.instance, backend.node, addresses(&backend.addresses)));
+        let weight = if equal { String::new() } else { format!(" weight {}", backend.weight) };
+        let own = addresses(&backend.addresses);
+        line(&format!("  {:<24} {:<16} {own}{weight}", backend.instance, backend.node));
     }
 }
 

@@ -5,9 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use tokio::sync::mpsc;
 
 use super::decode::Dirty;
-use crate::model::{
-    AppKey, Backend, ClusterSnapshot, Desired, FeedMessage, Instance, NodeName, Peer, Phase, ServedService, ServiceKey,
-};
+use crate::model::{AppKey, ClusterSnapshot, FeedMessage, Instance, NodeName, Peer, ServedService, ServiceKey};
 
 /// Messages that may wait for a slow agent; beyond that its feed is ended, and it asks for a new one.
 const QUEUE: usize = 65_536;
@@ -31,20 +29,15 @@ impl Feed {
         let size = snapshot.instances.len() * 2 + snapshot.services.len() + policies + QUEUE;
         let (to, messages) = mpsc::channel(size);
         let mut feed = Self { node, to, said: BTreeMap::new(), broken: false };
-        let mut backends: BTreeMap<&AppKey, Vec<Backend>> = BTreeMap::new();
+        let mut instances: BTreeMap<&AppKey, Vec<&Arc<Instance>>> = BTreeMap::new();
         for row in snapshot.instances.values() {
             let instance = &row.object;
             feed.say_instance(instance);
-            if instance.desired == Desired::Run && snapshot.phase_of(&instance.id) == Phase::Ready {
-                let (id, node) = (instance.id.clone(), instance.node.clone());
-                let backend = Backend { id, node, addresses: instance.addresses };
-                backends.entry(&instance.app).or_default().push(backend);
-            }
+            instances.entry(&instance.app).or_default().push(instance);
         }
         for row in snapshot.services.values() {
-            let service = (*row.object).clone();
-            let backends = backends.get(&service.app).cloned().unwrap_or_default();
-            feed.say_service(ServedService { service, backends });
+            let of_app = instances.get(&row.object.app).into_iter().flatten().copied();
+            feed.say_service(snapshot.served_by(&row.object, of_app));
         }
         for row in snapshot.namespaces.values() {
             feed.say(FeedMessage::Namespace(Arc::clone(&row.object)));

@@ -1,5 +1,7 @@
 //! The loop on a real store: what is answered, what is told, what is left when it ends at any moment.
 
+mod balance;
+
 use std::{
     path::Path,
     sync::{

@@ -5,6 +5,7 @@ pub mod bpf;
 pub mod diff;
 mod error;
 mod probe;
+pub mod share;
 pub mod tables;
 
 pub use error::DataplaneError;

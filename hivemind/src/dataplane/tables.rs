@@ -8,10 +8,10 @@ use std::{
 use ipnet::IpNet;
 
 use crate::{
-    model::{InstanceId, NodeDesired, NodeName, Protocol},
+    model::{Backend, InstanceId, NodeDesired, NodeName, Protocol, ServedService},
     net::{Family, HostLink, Mac},
     policy::{Compiled, EndpointPolicy, PeerClass, RuleKey, RuleRow},
-    spec::v1::PolicyProtocol,
+    spec::v1::{External, Internal, Method, PolicyProtocol},
 };
 
 /// Every row the data plane should hold.
@@ -23,6 +23,8 @@ pub struct Tables {
     pub peers: BTreeMap<IpAddr, PeerRow>,
     /// Virtual addresses and ports, and published ports.
     pub services: BTreeMap<Frontend, ServiceRow>,
+    /// From where the published ports of services (by number) are reached that have source ranges.
+    pub sources: BTreeSet<(u32, IpNet)>,
     /// The node's own addresses: where published ports are reached.
     pub node_addresses: BTreeSet<IpAddr>,
     /// The ports that instances of this node serve, by interface index, and the number of the service: its packets
@@ -80,12 +82,48 @@ pub enum Frontend {
 }
 
 /// What is behind a frontend.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct ServiceRow {
     /// The service's number.
     pub id: u32,
-    /// The Ready instances' addresses (of the frontend's family) and ports, in a stable order.
-    pub backends: Vec<(IpAddr, u16)>,
+    /// Those that get new connections (addresses of the frontend's family), in a stable order.
+    pub backends: Vec<BackendRow>,
+    /// How one of them is chosen.
+    pub choice: Choice,
+}
+
+/// Where new connections may go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BackendRow {
+    /// Its address.
+    pub address: IpAddr,
+    /// Its port.
+    pub port: u16,
+    /// Its share, from 1 to [`hivemind_ebpf::choose::MAX_WEIGHT`].
+    pub weight: u16,
+}
+
+/// How a backend is chosen. By default at random.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Choice {
+    /// For how many seconds after its last connection a client stays with its backend; 0: it does not.
+    pub affinity: u32,
+    /// Sockets choose the one of two with fewer open connections.
+    pub least: bool,
+    /// From outside, only who is in a source range of the service.
+    pub sources: bool,
+    /// Only backends of this node are here, though there may be others.
+    pub local: bool,
+    /// From outside every node chooses alike.
+    pub alike: bool,
+}
+
+impl ServiceRow {
+    /// Backends of equal weight, one of them at random.
+    pub fn equal(id: u32, backends: impl IntoIterator<Item = (IpAddr, u16)>) -> Self {
+        let row = |(address, port)| BackendRow { address, port, weight: 1 };
+        Self { id, backends: backends.into_iter().map(row).collect(), choice: Choice::default() }
+    }
 }
 
 /// The rows that `node` should hold for what it is told, given its links and its own addresses. An instance without a
@@ -124,17 +162,18 @@ pub fn compute(
         tables.peers.extend(peer.addresses.iter().map(|address| (address, row)));
     }
     for served in desired.services.values() {
-        let id = served.service.id;
+        let Served { inside, outside } = Served::new(served, node);
+        let (id, balance) = (served.service.id, &served.service.balance);
         for address in served.service.addresses.iter() {
-            tables.services.insert(Frontend::Address(address), ServiceRow { id, backends: Vec::new() });
+            tables.services.insert(Frontend::Address(address), ServiceRow { id, ..ServiceRow::default() });
             let family = if address.is_ipv4() { Family::V4 } else { Family::V6 };
             for port in &served.service.ports {
-                let of_family = served.backends.iter().flat_map(|backend| backend.addresses.iter());
-                let backends = of_family.filter(|backend| backend.is_ipv4() == address.is_ipv4());
-                let row = ServiceRow { id, backends: backends.map(|backend| (backend, port.target)).collect() };
                 if let Some(published) = port.published {
-                    tables.services.insert(Frontend::Published(family, published, port.protocol), row.clone());
+                    let row = outside.row(id, address.is_ipv4(), port.target);
+                    tables.services.insert(Frontend::Published(family, published, port.protocol), row);
+                    tables.sources.extend(balance.source_ranges.iter().map(|range| (id, *range)));
                 }
+                let row = inside.row(id, address.is_ipv4(), port.target);
                 tables.services.insert(Frontend::Virtual(address, port.port, port.protocol), row);
             }
         }
@@ -149,6 +188,52 @@ pub fn compute(
     tables.intervals.clone_from(&policies.ports);
     tables.blocks.clone_from(&policies.blocks);
     tables
+}
+
+/// Who gets a service's connections, as it is for its clients inside and outside.
+struct Served<'a> {
+    inside: Among<'a>,
+    outside: Among<'a>,
+}
+
+/// Those that get new connections, and how one of them is chosen.
+struct Among<'a> {
+    backends: Vec<&'a Backend>,
+    choice: Choice,
+}
+
+impl<'a> Served<'a> {
+    fn new(served: &'a ServedService, node: &NodeName) -> Self {
+        let balance = &served.service.balance;
+        let all = || served.backends.iter().filter(|backend| backend.weight > 0).collect::<Vec<_>>();
+        let here = || served.backends.iter().filter(|b| b.weight > 0 && b.node == *node).collect::<Vec<_>>();
+        let affinity = balance.affinity.map_or(0, |affinity| affinity.client_ip_seconds);
+        let least = balance.method == Method::LeastConnections;
+        let choice = Choice { affinity, least, ..Choice::default() };
+        let inside = match balance.internal {
+            Internal::Cluster => Among { backends: all(), choice },
+            Internal::PreferLocal if here().is_empty() => Among { backends: all(), choice },
+            Internal::PreferLocal => Among { backends: here(), choice },
+            Internal::Local => Among { backends: here(), choice: Choice { local: true, ..choice } },
+        };
+        let choice = Choice { alike: true, sources: !balance.source_ranges.is_empty(), ..choice };
+        let outside = match balance.external {
+            External::Cluster => Among { backends: all(), choice },
+            External::Local => Among { backends: here(), choice: Choice { local: true, ..choice } },
+        };
+        Self { inside, outside }
+    }
+}
+
+impl Among<'_> {
+    /// The row of a frontend of one family.
+    fn row(&self, id: u32, v4: bool, port: u16) -> ServiceRow {
+        let backend = |backend: &&Backend| {
+            let address = backend.addresses.iter().find(|address| address.is_ipv4() == v4)?;
+            Some(BackendRow { address, port, weight: backend.weight })
+        };
+        ServiceRow { id, backends: self.backends.iter().filter_map(backend).collect(), choice: self.choice }
+    }
 }
 
 #[cfg(test)]
@@ -204,12 +289,15 @@ mod tests {
             dns_names: vec![],
             ports: vec![port],
             app,
+            balance: crate::spec::v1::BalanceSpec::default(),
+            shares: crate::model::Shares::default(),
             created_at: Timestamp::from_millis(0),
         };
         let backend = |id: &InstanceId, node: &str, n| Backend {
             id: id.clone(),
             node: node.parse().expect("a name"),
             addresses: addresses(n),
+            weight: 100,
         };
         let served = ServedService { backends: vec![backend(&here, HERE, 2), backend(&there, "there", 3)], service };
         desired.services.insert(served.service.key.clone(), Arc::new(served));
@@ -231,15 +319,72 @@ mod tests {
         assert_eq!(tables.endpoints[&9].v4, Some([10, 88, 0, 2].into()));
         let peer = |text: &str| tables.peers[&text.parse::<IpAddr>().expect("an address")].ifindex;
         assert_eq!((peer("10.88.0.2"), peer("fd00::2"), peer("10.88.0.3"), peer("fd00::3")), (9, 9, 0, 0));
-        let backends = vec![([10, 88, 0, 2].into(), 8080), ([10, 88, 0, 3].into(), 8080)];
+        let backends = [2, 3].map(|n| BackendRow { address: [10, 88, 0, n].into(), port: 8080, weight: 100 });
         let vip = IpAddr::from([10, 96, 0, 2]);
-        let row = ServiceRow { id: 7, backends };
+        let row = ServiceRow { id: 7, backends: backends.into(), choice: Choice::default() };
         assert_eq!(tables.services[&Frontend::Virtual(vip, 80, Protocol::Tcp)], row);
-        assert_eq!(tables.services[&Frontend::Published(Family::V4, 9000, Protocol::Tcp)], row);
+        let alike = ServiceRow { choice: Choice { alike: true, ..Choice::default() }, ..row };
+        assert_eq!(tables.services[&Frontend::Published(Family::V4, 9000, Protocol::Tcp)], alike);
         assert!(tables.services.contains_key(&Frontend::Address(vip)));
         assert_eq!(tables.services.len(), 3, "no IPv6 frontend without an IPv6 address");
         assert_eq!(tables.served, BTreeMap::from([((9, 8080, Protocol::Tcp), 7)]));
         assert_eq!(tables.node_addresses.len(), 1);
+    }
+
+    #[test]
+    fn who_gets_connections_follows_from_weights_and_policies_of_traffic() {
+        use crate::spec::v1::{Affinity, BalanceSpec};
+        let (desired, _) = desired();
+        let plain = (**desired.services.values().next().expect("one")).clone();
+        let node: NodeName = HERE.parse().expect("a name");
+        let rows = |served: &ServedService, node: &NodeName| {
+            let mut desired = desired.clone();
+            desired.services.insert(served.service.key.clone(), Arc::new(served.clone()));
+            let services = compute(&desired, &compile(&desired, node), node, &BTreeMap::new(), &[]).services;
+            let inside = services[&Frontend::Virtual([10, 96, 0, 2].into(), 80, Protocol::Tcp)].clone();
+            (inside, services[&Frontend::Published(Family::V4, 9000, Protocol::Tcp)].clone())
+        };
+        let hosts = |row: &ServiceRow| row.backends.iter().map(|b| b.address.to_string()).collect::<Vec<_>>();
+        let (both, own) = (["10.88.0.2", "10.88.0.3"], ["10.88.0.2"]);
+        let with = |balance: BalanceSpec| {
+            let mut served = plain.clone();
+            served.service.balance = balance;
+            served
+        };
+
+        let mut weighted = plain.clone();
+        weighted.backends[1].weight = 0;
+        let (inside, outside) = rows(&weighted, &node);
+        assert_eq!((hosts(&inside), hosts(&outside)), (own.map(String::from).into(), own.map(String::from).into()));
+
+        let local = BalanceSpec { internal: Internal::Local, external: External::Local, ..BalanceSpec::default() };
+        let (inside, outside) = rows(&with(local.clone()), &node);
+        assert_eq!((hosts(&inside), hosts(&outside)), (own.map(String::from).into(), own.map(String::from).into()));
+        assert!(inside.choice.local && outside.choice.local);
+        let elsewhere: NodeName = "third".parse().expect("a name");
+        let (inside, outside) = rows(&with(local), &elsewhere);
+        assert!(inside.backends.is_empty() && outside.backends.is_empty());
+
+        let prefer = BalanceSpec { internal: Internal::PreferLocal, ..BalanceSpec::default() };
+        let (inside, outside) = rows(&with(prefer.clone()), &node);
+        assert_eq!((hosts(&inside), hosts(&outside)), (own.map(String::from).into(), both.map(String::from).into()));
+        assert_eq!(hosts(&rows(&with(prefer), &elsewhere).0), both);
+
+        let rest = BalanceSpec {
+            affinity: Some(Affinity { client_ip_seconds: 60 }),
+            method: Method::LeastConnections,
+            source_ranges: vec!["10.0.0.0/8".parse().expect("a block")],
+            ..BalanceSpec::default()
+        };
+        let served = with(rest);
+        let (inside, outside) = rows(&served, &node);
+        let choice = Choice { affinity: 60, least: true, ..Choice::default() };
+        assert_eq!(inside.choice, choice);
+        assert_eq!(outside.choice, Choice { sources: true, alike: true, ..choice });
+        let mut desired = desired.clone();
+        desired.services.insert(served.service.key.clone(), Arc::new(served));
+        let sources = compute(&desired, &compile(&desired, &node), &node, &BTreeMap::new(), &[]).sources;
+        assert_eq!(sources, BTreeSet::from([(7, "10.0.0.0/8".parse().expect("a block"))]));
     }
 
     #[test]

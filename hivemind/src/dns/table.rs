@@ -81,11 +81,14 @@ mod tests {
             dns_names: vec!["Web.Local".into()],
             ports: vec![],
             app: AppKey::new(Scope::default(), "web".parse().expect("a name")),
+            balance: crate::spec::v1::BalanceSpec::default(),
+            shares: crate::model::Shares::default(),
             created_at: Timestamp::from_millis(0),
         };
         let backend = |n: usize| Backend {
             id: InstanceId::from_bits(n as u64),
             node: "a".parse().expect("a name"),
+            weight: 100,
             addresses: Addresses::default(),
         };
         let served = ServedService { backends: (0..backends).map(backend).collect(), service };

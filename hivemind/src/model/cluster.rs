@@ -146,18 +146,33 @@ impl ClusterSnapshot {
 
     /// A service with its Ready instances.
     pub fn served(&self, service: &Service) -> ServedService {
-        // One that is to stop gets no new connections from this revision on.
-        let ready =
-            |instance: &&Arc<Instance>| instance.desired == Desired::Run && self.phase_of(&instance.id) == Phase::Ready;
-        let backends = self
-            .instances_of(&service.app)
-            .filter(ready)
-            .map(|instance| Backend {
+        self.served_by(service, self.instances_of(&service.app))
+    }
+
+    /// A service with the Ready ones of these instances, which are its app's.
+    pub fn served_by<'a>(
+        &self,
+        service: &Service,
+        instances: impl Iterator<Item = &'a Arc<Instance>>,
+    ) -> ServedService {
+        let (mut ready, mut leaving) = (Vec::new(), Vec::new());
+        for instance in instances {
+            let status = self.instance_status.get(&instance.id).map(|row| &*row.object);
+            let phase = status.map(|status| status.phase).unwrap_or_default();
+            // One that is to stop gets no new connections from this revision on, unless there is nobody else.
+            let among = match instance.desired {
+                Desired::Run if phase == Phase::Ready => &mut ready,
+                Desired::Stop if phase == Phase::Ready || status.is_some_and(|status| status.serving) => &mut leaving,
+                _ => continue,
+            };
+            among.push(Backend {
                 id: instance.id.clone(),
                 node: instance.node.clone(),
                 addresses: instance.addresses,
-            })
-            .collect();
+                weight: service.shares.weight(&instance.id, instance.generation),
+            });
+        }
+        let backends = if ready.is_empty() { leaving } else { ready };
         ServedService { service: service.clone(), backends }
     }
 }

@@ -16,11 +16,11 @@ use super::{
 pub struct ServedService {
     /// The service.
     pub service: Service,
-    /// Its Ready instances, ordered by id.
+    /// Its Ready instances, ordered by id. Without any, those that are being stopped and can still serve.
     pub backends: Vec<Backend>,
 }
 
-/// A Ready instance behind a service.
+/// An instance behind a service.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Backend {
     /// The instance.
@@ -29,6 +29,8 @@ pub struct Backend {
     pub node: NodeName,
     /// Its addresses.
     pub addresses: Addresses,
+    /// Its share of new connections, 0 to [`super::MAX_WEIGHT`].
+    pub weight: u16,
 }
 
 /// Whose an address is.

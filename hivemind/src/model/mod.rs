@@ -9,6 +9,7 @@ mod ids;
 mod index;
 mod object;
 mod quantity;
+mod shares;
 mod signal;
 mod tier;
 mod time;
@@ -26,6 +27,7 @@ pub use object::{
     Namespace, Node, NodeStatus, Phase, Policy, PortProto, Protocol, Service, ServicePort, Tenant,
 };
 pub use quantity::{Bytes, InvalidQuantity, MilliCpu};
+pub use shares::{DEFAULT_WEIGHT, MAX_WEIGHT, Pin, Shares};
 pub use signal::signal_number;
 pub use tier::{TierKey, TierPolicy};
 pub use time::Timestamp;

@@ -10,8 +10,8 @@ use std::{
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{AppKey, ErrorCode, InstanceId, NodeName, PolicyKey, Scope, ServiceKey, TenantName, Timestamp};
-use crate::spec::v1::{AppSpec, PolicySpec};
+use super::{AppKey, ErrorCode, InstanceId, NodeName, PolicyKey, Scope, ServiceKey, Shares, TenantName, Timestamp};
+use crate::spec::v1::{AppSpec, BalanceSpec, PolicySpec};
 
 /// A transport protocol that carries ports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize, ToSchema)]
@@ -265,6 +265,9 @@ pub struct Exit {
 pub struct InstanceStatus {
     /// Where it is in its life.
     pub phase: Phase,
+    /// It is being stopped, was Ready before, and its process still runs: it is served as long as nobody else is.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub serving: bool,
     /// The code of the fault that keeps it from being Ready.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub code: Option<ErrorCode>,
@@ -317,6 +320,12 @@ pub struct Service {
     pub ports: Vec<ServicePort>,
     /// The app whose instances serve it.
     pub app: AppKey,
+    /// How it spreads connections; the app's.
+    #[serde(default)]
+    pub balance: BalanceSpec,
+    /// What each instance gets of new connections.
+    #[serde(default)]
+    pub shares: Shares,
     /// When it was made.
     pub created_at: Timestamp,
 }

@@ -21,7 +21,7 @@ pub enum Change {
     /// Nothing is left of an instance: its rows go.
     DeleteInstance(InstanceId),
     /// A new service, or a changed one.
-    PutService(Service),
+    PutService(Box<Service>),
     /// A service goes.
     DeleteService(ServiceKey),
     /// A namespace gets its identity.

@@ -6,7 +6,7 @@ use super::{
     Change, Input, Plan,
     place::{free, last},
 };
-use crate::model::{App, AppKey, ClusterSnapshot, PortProto, Service, ServiceKey, ServicePort};
+use crate::model::{App, AppKey, ClusterSnapshot, PortProto, Service, ServiceKey, ServicePort, Shares};
 
 pub(super) fn plan(input: &mut Input<'_>, key: &AppKey, plan: &mut Plan) {
     let snapshot = input.snapshot;
@@ -23,8 +23,9 @@ pub(super) fn plan(input: &mut Input<'_>, key: &AppKey, plan: &mut Plan) {
     };
     let ports = ports(snapshot, app);
     let dns_names: Vec<_> = app.spec.services.iter().map(|name| name.to_ascii_lowercase()).collect();
+    let balance = app.spec.balance.clone();
     let service = match existing {
-        Some(service) => Service { ports, dns_names, ..service.clone() },
+        Some(service) => Service { ports, dns_names, balance, ..service.clone() },
         None => match free(snapshot.held_addresses(), (input.services.v4, input.services.v6), input.cursor.services) {
             Ok(addresses) => {
                 input.cursor.services = last(addresses, input.cursor.services);
@@ -35,6 +36,8 @@ pub(super) fn plan(input: &mut Input<'_>, key: &AppKey, plan: &mut Plan) {
                     dns_names,
                     ports,
                     app: key.clone(),
+                    balance,
+                    shares: Shares::default(),
                     created_at: input.now,
                 }
             }
@@ -45,7 +48,7 @@ pub(super) fn plan(input: &mut Input<'_>, key: &AppKey, plan: &mut Plan) {
         },
     };
     if existing != Some(&service) {
-        plan.changes.push(Change::PutService(service));
+        plan.changes.push(Change::PutService(Box::new(service)));
     }
 }
 

@@ -105,7 +105,7 @@ impl World {
                 Change::PutService(service) => {
                     self.snapshot.last_service_id = self.snapshot.last_service_id.max(service.id);
                     let key = service.key.clone();
-                    self.snapshot.set_service(&key, Some(row(service)));
+                    self.snapshot.set_service(&key, Some(row(*service)));
                 }
                 Change::DeleteService(key) => self.snapshot.set_service(&key, None),
                 Change::PutIdentity(scope, number) => {

@@ -378,7 +378,7 @@ impl Lab {
         for family in FAMILIES {
             let row = self.row(n, target, family, backends);
             self.tables.services.insert(Frontend::Virtual(vip(family, n), port, protocol), row);
-            let known = ServiceRow { id: n.into(), backends: Vec::new() };
+            let known = ServiceRow::equal(n.into(), []);
             self.tables.services.insert(Frontend::Address(vip(family, n)), known);
         }
         self.tables.served.retain(|key, of| (*of, key.1, key.2) != (u32::from(n), target, protocol));
@@ -390,14 +390,14 @@ impl Lab {
     /// Publishes a port on the node.
     pub(crate) fn publish(&mut self, n: u8, port: u16, target: u16, protocol: Protocol, backends: &[usize]) {
         for family in FAMILIES {
-            let row = self.row(n, target, family, backends);
+            let mut row = self.row(n, target, family, backends);
+            row.choice.alike = true;
             self.tables.services.insert(Frontend::Published(family, port, protocol), row);
         }
     }
 
     fn row(&self, n: u8, target: u16, family: Family, backends: &[usize]) -> ServiceRow {
-        let backends = backends.iter().map(|index| (self.instances[*index].address(family), target)).collect();
-        ServiceRow { id: n.into(), backends }
+        ServiceRow::equal(n.into(), backends.iter().map(|index| (self.instances[*index].address(family), target)))
     }
 
     /// Writes the tables.

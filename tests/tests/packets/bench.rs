@@ -7,7 +7,10 @@ use std::{
 };
 
 use hivemind::{
-    dataplane::{Dataplane, tables::PeerRow},
+    dataplane::{
+        Dataplane,
+        tables::{Frontend, PeerRow},
+    },
     model::Protocol,
     net::Family,
 };
@@ -22,6 +25,9 @@ use crate::{
 pub(crate) const PASS: i32 = -1;
 pub(crate) const DROP: i32 = 2;
 pub(crate) const REDIRECT: i32 = 7;
+
+/// From where service 4 may be reached.
+pub(crate) const FRIENDS: [&str; 3] = ["198.51.100.0/24", "203.0.113.7/32", "2001:db8:7::/48"];
 
 /// What becomes of a packet.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,7 +74,18 @@ impl Bench {
             lab.service(2, 80, 8080, protocol, &[1]);
             lab.service(3, 80, 8080, protocol, &[]);
             lab.publish(1, 9000, 8080, protocol, &[1]);
+            // Service 4 is served on other nodes only; few may reach its published port.
+            lab.service(4, 80, 8080, protocol, &[]);
+            lab.publish(4, 9002, 8080, protocol, &[1]);
         }
+        for (front, row) in lab.tables.services.iter_mut().filter(|(_, row)| row.id == 4) {
+            match front {
+                Frontend::Virtual(..) => row.choice.local = true,
+                Frontend::Published(..) => row.choice.sources = true,
+                Frontend::Address(_) => {}
+            }
+        }
+        lab.tables.sources.extend(FRIENDS.map(|range| (4, range.parse().expect("a block"))));
         // The plane knows whose address it is before the instance may be sent to.
         for address in [lab.instances[2].v4.into(), lab.instances[2].v6.into()] {
             lab.tables.peers.insert(

@@ -76,8 +76,8 @@ fn come(bench: &mut Bench, n: u32) {
     );
     tables.peers.insert(v4.into(), PeerRow { class: 300, tenant: crate::lab::TENANT, ifindex });
     tables.served.insert((ifindex, 8080, Protocol::Tcp), id);
-    tables.services.insert(Frontend::Address(address(96, n)), ServiceRow { id, backends: Vec::new() });
-    let row = ServiceRow { id, backends: vec![(v4.into(), 8080)] };
+    tables.services.insert(Frontend::Address(address(96, n)), ServiceRow::equal(id, []));
+    let row = ServiceRow::equal(id, [(v4.into(), 8080)]);
     tables.services.insert(Frontend::Virtual(address(96, n), 80, Protocol::Tcp), row);
 }
 
@@ -102,7 +102,7 @@ fn a_full_map_is_told_and_leaves_nothing_half_written() {
         let front = Frontend::Virtual(service(Family::V4, 1).ip(), 80, Protocol::Tcp);
         let many = capacity(&bench, map::SLOTS) as usize + 1;
         let backend = (bench.address(1, Family::V4), 9999);
-        bench.lab.tables.services.insert(front, ServiceRow { id: 1, backends: vec![backend; many] });
+        bench.lab.tables.services.insert(front, ServiceRow::equal(1, vec![backend; many]));
         let error = bench.lab.dataplane.sync(&bench.lab.tables).expect_err("full");
         assert!(matches!(error, DataplaneError::Full { map: map::SLOTS, refused: 1.., .. }), "{error}");
         assert_eq!(bench.entries(), start);

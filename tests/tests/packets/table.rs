@@ -135,6 +135,7 @@ impl Table<'_> {
         }
         for (name, n, port, reason) in [
             ("a service without instances", 3, 80, Reason::NoBackend),
+            ("a service without instances here", 4, 80, Reason::NoLocalBackend),
             ("another port", 1, 81, Reason::NoSuchPort),
             ("no service", 9, 80, Reason::NoSuchService),
         ] {
@@ -202,6 +203,23 @@ impl Table<'_> {
             let spoofed = Expect::Drop(Reason::SpoofedAddress);
             self.row("from the outside as one inside", UP, device("uplink"), forged.bytes(), spoofed);
         }
+        let v4 = family == Family::V4;
+        for (source, expect) in [
+            (if v4 { "198.51.100.1" } else { "2001:db8:7::1" }, Some(())),
+            (if v4 { "203.0.113.7" } else { "2001:db8:7:ffff::" }, Some(())),
+            (if v4 { "203.0.113.8" } else { "2001:db8:8::1" }, None),
+            (if v4 { "192.0.2.2" } else { "2001:db9::1" }, None),
+        ] {
+            let asks = Frame::new(protocol, (source.parse().expect("an address"), 7002), (node, 9002));
+            let there = bench.by_device(1, Frame { dst: (backend, 8080), ..asks.clone() });
+            let goes = Expect::RedirectAs(there.bytes());
+            let expect = expect.map_or(Expect::Drop(Reason::SourceRange), |()| goes);
+            self.row(&format!("source range: {source}"), PUB, publish, asks.bytes(), expect);
+        }
+        // An instance of this node is no friend either.
+        let inside = Frame::new(protocol, (bench.address(0, family), 7003), (node, 9002));
+        let no = Expect::Drop(Reason::SourceRange);
+        self.row("source range: an instance", PUB, publish, inside.bytes(), no);
         let other = Frame::new(protocol, (client, 7001), (node, 9001));
         self.row("not published", PUB, publish, other.bytes(), Expect::Drop(Reason::NoSuchPort));
     }

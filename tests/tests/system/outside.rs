@@ -5,7 +5,7 @@ use hivemind_tests::{PATIENCE, machine, until_ready};
 use xtask::{deb, machine::Machine, shell, wait};
 
 /// Another machine at the end of a cable: a network namespace in the sandbox, which goes with it.
-struct Outside<'a>(&'a Machine);
+pub(crate) struct Outside<'a>(&'a Machine);
 
 /// The node's address on the cable, as a URL writes it, and the client's, as a log writes it.
 const WAYS: [(&str, &str); 2] = [("192.0.2.1", "192.0.2.2"), ("[2001:db8::1]", "2001:db8::2")];
@@ -14,7 +14,7 @@ const WAYS: [(&str, &str); 2] = [("192.0.2.1", "192.0.2.2"), ("[2001:db8::1]", "
 const ADOPTION: usize = 100;
 
 impl<'a> Outside<'a> {
-    fn connect(machine: &'a Machine) -> Result<Self> {
+    pub(crate) fn connect(machine: &'a Machine) -> Result<Self> {
         let script = "ip netns add outside
             ip link add uplink type veth peer name eth0 netns outside
             ip address add 192.0.2.1/24 dev uplink; ip address add 2001:db8::1/64 dev uplink nodad
@@ -25,7 +25,7 @@ impl<'a> Outside<'a> {
     }
 
     /// Asks for a page; an error if there is no answer within two seconds.
-    fn ask(&self, url: &str) -> Result<String> {
+    pub(crate) fn ask(&self, url: &str) -> Result<String> {
         let busybox = deb::program("busybox", "busybox-static")?;
         let mut command = self.0.sandbox.command("ip");
         command.args(["netns", "exec", "outside", "timeout", "2"]).arg(busybox).args(["wget", "-q", "-O", "-", url]);
@@ -39,7 +39,7 @@ impl<'a> Outside<'a> {
         shell::output(self.0.sandbox.command("sh").args(["-ec", script])).map(drop)
     }
 
-    fn asks(&self, port: u16) -> Result<()> {
+    pub(crate) fn asks(&self, port: u16) -> Result<()> {
         for (node, _) in WAYS {
             let page = self.ask(&format!("http://{node}:{port}/"))?;
             ensure!(page.starts_with("Hello from web-"), "{page}");

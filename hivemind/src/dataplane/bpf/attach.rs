@@ -13,7 +13,7 @@ use std::{
 use aya::{
     Ebpf,
     programs::{
-        CgroupAttachMode, CgroupSockAddr, LinkOrder, Program, ProgramError, SchedClassifier, TcAttachType,
+        CgroupAttachMode, LinkOrder, Program, ProgramError, SchedClassifier, TcAttachType,
         links::{FdLink, LinkError},
         tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions, TcError, TcHandle},
     },
@@ -86,6 +86,7 @@ pub(super) fn load_programs(ebpf: &mut Ebpf, log_dir: &Path) -> Result<(), Datap
         let loaded = match ebpf.program_mut(name) {
             Some(Program::SchedClassifier(program)) => program.load(),
             Some(Program::CgroupSockAddr(program)) => program.load(),
+            Some(Program::CgroupSock(program)) => program.load(),
             _ => return Err(DataplaneError::Kernel { what: "a program of the object", why: (*name).into() }),
         };
         loaded.map_err(|error| refused(name, &error, log_dir))?;
@@ -246,10 +247,9 @@ impl BpfDataplane {
         for name in program::SOCKET {
             let fail = |why: String| DataplaneError::Attach { program: name, to: to.clone(), why };
             let pin = self.links().join(name);
-            let Some(Program::CgroupSockAddr(program)) = self.ebpf.program_mut(name) else {
+            let Some(program) = self.ebpf.program_mut(name) else {
                 return Err(fail("the program is not loaded".into()));
             };
-            let program: &mut CgroupSockAddr = program;
             if let Some(pinned) = PinnedLink::open(&pin).map_err(|error| fail(error.to_string()))? {
                 if pinned.cgroup() == Some(id) {
                     let fd = program.fd().map_err(|error| fail(chain(&error)))?;
@@ -259,10 +259,7 @@ impl BpfDataplane {
                 // It is on another cgroup, or on one that was removed.
                 remove_pin(&pin)?;
             }
-            // With links this mode lets other programs of the cgroup run as well; the others are refused.
-            let link = program.attach(&cgroup, CgroupAttachMode::Single).map_err(|error| fail(chain(&error)))?;
-            let taken = program.take_link(link).map_err(|error| fail(chain(&error)))?;
-            let fd: FdLink = taken.try_into().map_err(|error: LinkError| fail(chain(&error)))?;
+            let fd = attach_socket(program, &cgroup).map_err(|error| fail(chain(&error)))?;
             fd.pin(&pin).map_err(|error| fail(chain(&error)))?;
             self.retire(name)?;
         }
@@ -304,6 +301,23 @@ pub(super) fn remove_pin(pin: &Path) -> Result<(), DataplaneError> {
         }
         _ => Ok(()),
     }
+}
+
+/// Attaches one of the cgroup's programs. With links this mode lets other programs of the cgroup run as well; the other
+/// modes are refused.
+fn attach_socket(program: &mut Program, cgroup: &File) -> Result<FdLink, ProgramError> {
+    let taken: Result<FdLink, LinkError> = match program {
+        Program::CgroupSockAddr(program) => {
+            let link = program.attach(cgroup, CgroupAttachMode::Single)?;
+            program.take_link(link)?.try_into()
+        }
+        Program::CgroupSock(program) => {
+            let link = program.attach(cgroup, CgroupAttachMode::Single)?;
+            program.take_link(link)?.try_into()
+        }
+        _ => return Err(ProgramError::UnexpectedProgramType),
+    };
+    taken.map_err(|error| ProgramError::IOError(io::Error::other(chain(&error))))
 }
 
 fn attach_filter(program: &mut SchedClassifier, name: &str, device: &str) -> Result<(), ProgramError> {

@@ -8,14 +8,14 @@ use aya::{
 };
 use hivemind_ebpf::{
     abi::{
-        Addr, Backend, Count, CounterKey, Endpoint, Flow, FlowKey, Frontend, FrontendKey, Peer, Rule, RuleKey, Served,
-        ServedKey, SlotKey, Translation, Tuple,
+        Addr, Backend, Count, CounterKey, Endpoint, Flow, FlowKey, Frontend, FrontendKey, MemberKey, Part, PartKey,
+        Peer, Rule, RuleKey, Served, ServedKey, SlotKey, Translation, Tuple,
     },
     map,
 };
 use ipnet::IpNet;
 
-use super::{chain, intervals::Ports, rows::Row};
+use super::{chain, intervals::Ports, rows::Row, sources::Sources};
 use crate::{dataplane::DataplaneError, lifecycle::killpoint};
 
 /// A hash map with its name.
@@ -37,12 +37,23 @@ impl<K: Pod, V: Pod> Table<K, V> {
         named(self.map.remove(key))
     }
 
+    /// The value, if the key is there.
+    pub(super) fn get(&self, key: &K) -> Option<V> {
+        self.map.get(key, 0).ok()
+    }
+
     /// All rows. Of a map that the kernel's side changes meanwhile: each row that stays, and some of the others.
     pub(super) fn raw_rows(&self) -> Result<Vec<(K, V)>, DataplaneError> {
         // When the row that the walk stands on is removed, the walk begins anew: it must end all the same.
         let most = self.capacity as usize * 2;
         let rows = self.map.iter().take(most).filter(|row| !matches!(row, Err(MapError::KeyNotFound)));
         rows.collect::<Result<_, _>>().map_err(|error| failed("read", self.name, &error))
+    }
+
+    /// All keys, where the values are large.
+    pub(super) fn keys(&self) -> Result<Vec<K>, DataplaneError> {
+        let most = self.capacity as usize * 2;
+        self.map.keys().take(most).collect::<Result<_, _>>().map_err(|error| failed("read", self.name, &error))
     }
 
     /// All rows in the words of the tables. What cannot be read so is removed: no daemon of this version wrote it.
@@ -115,6 +126,14 @@ pub(super) struct Maps {
     pub(super) translations: Table<Tuple, Translation>,
     pub(super) totals: PerCpuArray<MapData, Count>,
     generation: Array<MapData, u32>,
+    pub(super) members: Table<MemberKey, u32>,
+    pub(super) parts: Table<PartKey, Part>,
+    pub(super) sources: Sources,
+    /// Of backends, how many sockets are open.
+    pub(super) loads: Table<Addr, u64>,
+    /// The sockets that are counted.
+    #[cfg(feature = "testkit")]
+    pub(super) open: Table<u64, Addr>,
     pub(super) counters: PerCpuHashMap<MapData, CounterKey, Count>,
     pub(super) rules: Table<RuleKey, Rule>,
     pub(super) ports: Ports,
@@ -153,6 +172,12 @@ impl Maps {
             node_addresses: table(ebpf, map::NODE_ADDRS, &sizes)?,
             frontends: table(ebpf, map::FRONTENDS, &sizes)?,
             slots: table(ebpf, map::SLOTS, &sizes)?,
+            members: table(ebpf, map::MEMBERS, &sizes)?,
+            parts: table(ebpf, map::PARTS, &sizes)?,
+            sources: Sources::take(take(ebpf, map::SOURCES)?)?,
+            loads: table(ebpf, map::LOADS, &sizes)?,
+            #[cfg(feature = "testkit")]
+            open: table(ebpf, map::OPEN, &sizes)?,
             served: table(ebpf, map::SERVED, &sizes)?,
             flows: table(ebpf, map::FLOWS, &sizes)?,
             translations: table(ebpf, map::TRANSLATIONS, &sizes)?,
@@ -188,6 +213,11 @@ impl Maps {
             (map::NODE_ADDRS, self.node_addresses.raw_rows()?.len()),
             (map::FRONTENDS, self.frontends.raw_rows()?.len()),
             (map::SLOTS, self.slots.raw_rows()?.len()),
+            (map::MEMBERS, self.members.raw_rows()?.len()),
+            (map::PARTS, self.parts.keys()?.len()),
+            (map::SOURCES, self.sources.rows()?.len()),
+            (map::LOADS, self.loads.raw_rows()?.len()),
+            (map::OPEN, self.open.raw_rows()?.len()),
             (map::SERVED, self.served.raw_rows()?.len()),
             (map::FLOWS, self.flows.raw_rows()?.len()),
             (map::TRANSLATIONS, self.translations.raw_rows()?.len()),

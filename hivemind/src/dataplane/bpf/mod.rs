@@ -5,11 +5,13 @@
 //! old ones link by link, each in one step: no packet passes unseen and none is lost.
 
 mod attach;
+mod group;
 mod intervals;
 mod link;
 mod maps;
 mod rows;
 mod slots;
+mod sources;
 mod sweep;
 mod sync;
 
@@ -160,6 +162,12 @@ impl BpfDataplane {
         self.maps.entries()
     }
 
+    /// How many sockets are counted for each backend.
+    #[cfg(feature = "testkit")]
+    pub fn loads(&self) -> Result<BTreeMap<IpAddr, u64>, DataplaneError> {
+        Ok(self.maps.loads.raw_rows()?.into_iter().map(|(addr, load)| (addr.into(), load)).collect())
+    }
+
     fn links(&self) -> PathBuf {
         base(&self.config.root).join("links")
     }
@@ -299,6 +307,7 @@ impl Dataplane for BpfDataplane {
             let devices: BTreeSet<u32> = devices.iter().map(nix::net::if_::Interface::index).collect();
             sweep::retire(&mut self.maps, |index| devices.contains(&index))?;
         }
+        sweep::loads(&mut self.maps, &self.shadow.backends())?;
         self.sweeps += 1;
         if self.sweeps >= REPAIR_EVERY {
             self.sweeps = 0;

@@ -1,6 +1,9 @@
 //! What grows with traffic: flows that have ended or lost an end, and counters of instances that are gone.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use aya::{maps::MapError, maps::PerCpuValues};
 use hivemind_ebpf::{
@@ -55,6 +58,14 @@ fn remove<K: aya::Pod, V: aya::Pod>(table: &mut Table<K, V>, keys: &[K]) -> Resu
         }
     }
     Ok(())
+}
+
+/// Removes the counts of sockets of what is no backend any more, once the last socket is closed.
+pub(super) fn loads(maps: &mut Maps, backends: &BTreeSet<IpAddr>) -> Result<(), DataplaneError> {
+    let rows = maps.loads.raw_rows()?.into_iter();
+    let unused = rows.filter(|(addr, load)| *load == 0 && !backends.contains(&(*addr).into()));
+    let unused: Vec<_> = unused.map(|(addr, _)| addr).collect();
+    remove(&mut maps.loads, &unused)
 }
 
 /// Now, in nanoseconds: the clock of bpf_ktime_get_coarse_ns.

@@ -3,15 +3,19 @@
 //! Additions come before removals, and a service's new backends before the row that points to them. A reader in the
 //! kernel sees the old or the new service, never a part of one.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use aya::maps::MapError;
 use hivemind_ebpf::{
-    abi::{Addr, Backend, Endpoint, Frontend as FrontendValue, Served, SlotKey},
+    abi::{Endpoint, Served, SlotKey},
     map,
 };
 
 use super::{
+    group::{self, Group, GroupKey},
     maps::{Maps, Table, failed, is_full},
     rows::Row,
     slots::{Owner, Slots},
@@ -28,9 +32,9 @@ pub(super) struct Shadow {
     rows: Tables,
     /// The group of slots of each frontend.
     groups: BTreeMap<Frontend, u32>,
-    /// Slots that no frontend points to: of a group that was replaced, or left by a daemon that was killed between
-    /// two writes.
-    stray: Vec<SlotKey>,
+    /// Rows of groups that no frontend points to: that were replaced, or left by a daemon that was killed between two
+    /// writes.
+    stray: Vec<GroupKey>,
     next_group: u32,
     slots: Slots,
 }
@@ -113,24 +117,35 @@ const REMOVE: &str = "remove";
 impl Shadow {
     /// What the maps hold. Rows that cannot be read back are removed.
     pub(super) fn read(maps: &mut Maps) -> Result<Self, DataplaneError> {
-        let slots: BTreeMap<SlotKey, Backend> = maps.slots.raw_rows()?.into_iter().collect();
+        let slots: BTreeMap<_, _> = maps.slots.raw_rows()?.into_iter().collect();
         let mut shadow = Self::default();
+        // Groups that are whole.
         let mut used = BTreeSet::new();
-        for (key, row) in maps.frontends.raw_rows()? {
-            let Some(front) = Frontend::decode(key) else {
+        for (key, front) in maps.frontends.raw_rows()? {
+            let Some(name) = Frontend::decode(key) else {
                 let _ = maps.frontends.remove(&key);
                 continue;
             };
-            let own = (0..row.count).map(|index| SlotKey { group: row.group, index });
-            let backends = own.clone().filter_map(|key| slots.get(&key).filter(|slot| slot.group == key.group));
-            let backends = backends.map(|slot| (slot.addr.into(), u16::from_be(slot.port_be))).collect();
-            used.extend(own);
-            shadow.groups.insert(front, row.group);
-            shadow.rows.services.insert(front, ServiceRow { id: row.service, backends });
+            let own = SlotKey { group: front.group, index: 0 }..SlotKey { group: front.group, index: front.count };
+            let mut row = group::row(&front, slots.range(own).map(|(_, slot)| *slot));
+            let whole = Group::new(front.group, &row).is_in(maps);
+            if whole && group::frontend(front.group, &row) == front {
+                used.insert(front.group);
+            } else {
+                // Nothing that could be wanted: it is written anew, and its rows are stray.
+                row = ServiceRow { id: 0, ..ServiceRow::default() };
+            }
+            shadow.groups.insert(name, front.group);
+            shadow.rows.services.insert(name, row);
         }
-        let groups = slots.keys().map(|key| key.group).chain(shadow.groups.values().copied());
+        let slots = slots.into_keys().map(|key| (key.group, GroupKey::Slot(key)));
+        let members = maps.members.raw_rows()?.into_iter().map(|(key, _)| (key.group, GroupKey::Member(key)));
+        let parts = maps.parts.keys()?.into_iter().map(|key| (key.group, GroupKey::Part(key)));
+        let rows: Vec<_> = slots.chain(members).chain(parts).collect();
+        let groups = rows.iter().map(|(group, _)| *group).chain(shadow.groups.values().copied());
         shadow.next_group = groups.max().map_or(1, next);
-        shadow.stray = slots.into_keys().filter(|key| !used.contains(key)).collect();
+        shadow.stray = rows.into_iter().filter(|(group, _)| !used.contains(group)).map(|(_, key)| key).collect();
+        shadow.rows.sources = maps.sources.rows()?;
         shadow.rows.endpoints = maps.endpoints.rows()?;
         shadow.rows.peers = maps.peers.rows()?;
         let mut owners = BTreeMap::new();
@@ -241,6 +256,12 @@ impl Shadow {
             let abi = Served { service: *service, slot: self.slots.of(maps, owner) };
             writes.put_row(&mut maps.served, &mut self.rows.served, (port, service), abi);
         }
+        // Ranges before the frontend that asks for them.
+        for (service, range) in wanted.sources.difference(&self.rows.sources.clone()) {
+            if writes.done(maps.sources.insert(*service, *range), WRITE, map::SOURCES) {
+                self.rows.sources.insert((*service, *range));
+            }
+        }
         self.put_services(&mut writes, maps, &services);
 
         for front in &services.cut {
@@ -249,6 +270,12 @@ impl Shadow {
             }
         }
         self.remove_stray(&mut writes, maps);
+        let old: Vec<_> = self.rows.sources.difference(&wanted.sources).copied().collect();
+        for (service, range) in old {
+            if writes.done(maps.sources.remove(service, range), REMOVE, map::SOURCES) {
+                self.rows.sources.remove(&(service, range));
+            }
+        }
         writes.cut(&mut maps.served, &mut self.rows.served, &served.cut);
         writes.cut(&mut maps.node_addresses, &mut own, &addresses.cut);
         writes.cut(&mut maps.peers, &mut self.rows.peers, &peers.cut);
@@ -265,48 +292,49 @@ impl Shadow {
 
     fn put_services(&mut self, writes: &mut Writes, maps: &mut Maps, services: &Changes<'_, Frontend, ServiceRow>) {
         for (front, row) in &services.put {
-            let group = self.next_group;
-            self.next_group = next(group);
-            let slots = slots(group, row);
-            let mut whole = true;
-            for (index, (ip, port)) in slots.clone().zip(&row.backends) {
-                let backend = Backend { addr: Addr::from(*ip), port_be: port.to_be(), pad: 0, group };
-                whole = writes.done(maps.slots.insert(index, backend), WRITE, map::SLOTS);
-                if !whole {
-                    break;
-                }
-            }
-            let count = u32::try_from(row.backends.len()).unwrap_or(u32::MAX);
-            let value = FrontendValue { service: row.id, group, count, reserved: 0 };
+            let number = self.next_group;
+            self.next_group = next(number);
+            let Group { slots, members, parts } = Group::new(number, row);
+            let whole = slots.iter().all(|(key, slot)| writes.done(maps.slots.insert(*key, *slot), WRITE, map::SLOTS))
+                && members.iter().all(|(key, at)| writes.done(maps.members.insert(*key, *at), WRITE, map::MEMBERS))
+                && parts.iter().all(|(key, part)| writes.done(maps.parts.insert(*key, *part), WRITE, map::PARTS));
+            let value = group::frontend(number, row);
             if whole && writes.done(maps.frontends.insert(front.encode(), value), WRITE, map::FRONTENDS) {
                 self.forget(front);
-                self.groups.insert(**front, group);
+                self.groups.insert(**front, number);
                 self.rows.services.insert(**front, (*row).clone());
             } else {
-                self.stray.extend(slots);
+                self.stray.extend(group::keys(number, row));
             }
         }
     }
 
-    /// The frontend is gone or points elsewhere: its slots are stray.
+    /// The frontend is gone or points elsewhere: the rows of its group are stray.
     fn forget(&mut self, front: &Frontend) {
         if let (Some(group), Some(row)) = (self.groups.remove(front), self.rows.services.remove(front)) {
-            self.stray.extend(slots(group, &row));
+            self.stray.extend(group::keys(group, &row));
         }
     }
 
     fn remove_stray(&mut self, writes: &mut Writes, maps: &mut Maps) {
-        self.stray.retain(|slot| match maps.slots.remove(slot) {
-            // A slot that was refused when it was written is not there.
-            Err(MapError::KeyNotFound | MapError::ElementNotFound) => false,
-            result => !writes.done(result, REMOVE, map::SLOTS),
+        self.stray.retain(|key| {
+            let (removed, map) = match key {
+                GroupKey::Slot(key) => (maps.slots.remove(key), map::SLOTS),
+                GroupKey::Member(key) => (maps.members.remove(key), map::MEMBERS),
+                GroupKey::Part(key) => (maps.parts.remove(key), map::PARTS),
+            };
+            match removed {
+                // One that was refused when it was written is not there.
+                Err(MapError::KeyNotFound | MapError::ElementNotFound) => false,
+                result => !writes.done(result, REMOVE, map),
+            }
         });
     }
-}
 
-fn slots(group: u32, row: &ServiceRow) -> impl Iterator<Item = SlotKey> + Clone + use<> {
-    let count = u32::try_from(row.backends.len()).unwrap_or(u32::MAX);
-    (0..count).map(move |index| SlotKey { group, index })
+    /// The addresses of all backends.
+    pub(super) fn backends(&self) -> BTreeSet<IpAddr> {
+        self.rows.services.values().flat_map(|row| &row.backends).map(|backend| backend.address).collect()
+    }
 }
 
 /// The number after this one; never 0.

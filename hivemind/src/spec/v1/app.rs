@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt, str::FromStr};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::health::HealthSpec;
+use super::{balance::BalanceSpec, health::HealthSpec};
 use crate::model::{Bytes, MilliCpu, Protocol};
 
 fn one() -> u32 {
@@ -45,6 +45,9 @@ pub struct AppSpec {
     /// DNS names of the app's service besides `<app>.<namespace>.<tenant>.hivemind`, e.g. `web.local`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub services: Vec<String>,
+    /// How the service spreads connections over the instances.
+    #[serde(default, skip_serializing_if = "BalanceSpec::is_default")]
+    pub balance: BalanceSpec,
     /// How to see whether an instance is well. Without it, the first TCP port must accept a connection once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub health: Option<HealthSpec>,
@@ -76,6 +79,7 @@ impl AppSpec {
             resources: Resources::default(),
             ports: Vec::new(),
             services: Vec::new(),
+            balance: BalanceSpec::default(),
             health: None,
             restart: RestartPolicy::default(),
             stop: StopSpec::default(),
@@ -84,10 +88,11 @@ impl AppSpec {
         }
     }
 
-    /// Whether going from `self` to `new` needs new instances, i.e. something other than `replicas` differs.
+    /// Whether going from `self` to `new` needs new instances, i.e. something differs other than `replicas` and what is
+    /// the service's alone.
     pub fn needs_new_instances(&self, new: &Self) -> bool {
-        let same_count = Self { replicas: self.replicas, ..new.clone() };
-        *self != same_count
+        let same_instances = Self { replicas: self.replicas, balance: self.balance.clone(), ..new.clone() };
+        *self != same_instances
     }
 }
 

@@ -1,6 +1,7 @@
 //! Version 1 of the documents.
 
 mod app;
+mod balance;
 mod health;
 mod labels;
 mod policy;
@@ -9,6 +10,9 @@ mod validate;
 mod validate_policy;
 
 pub use app::{AppSpec, PortSpec, PullPolicy, Resources, RestartPolicy, StopSpec};
+pub use balance::{
+    Affinity, BalanceSpec, DEFAULT_AFFINITY, External, Internal, MAX_AFFINITY, MAX_SOURCE_RANGES, Method,
+};
 pub use health::{Check, HealthSpec};
 pub use labels::validate_labels;
 pub use policy::{

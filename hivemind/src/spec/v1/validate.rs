@@ -77,6 +77,7 @@ pub fn validate_app(spec: &AppSpec) -> Vec<String> {
             fault("services", format!("{name:?} is there twice"));
         }
     }
+    super::balance::check(&spec.balance, !published.is_empty(), &mut fault);
     check_health(spec, &mut fault);
     if spec.stop.grace_seconds > MAX_GRACE_SECONDS {
         fault("stop.grace_seconds", format!("{} is more than {MAX_GRACE_SECONDS}", spec.stop.grace_seconds));
@@ -141,7 +142,10 @@ fn check_dns_name(name: &str) -> Result<(), &'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{model::MilliCpu, spec::v1::HealthSpec};
+    use crate::{
+        model::MilliCpu,
+        spec::v1::{Affinity, External, HealthSpec},
+    };
 
     #[test]
     fn a_plain_app_is_valid() {
@@ -192,6 +196,31 @@ mod tests {
         let mut spec = AppSpec::new("dns");
         spec.ports = vec!["53:53/tcp".parse().expect("valid"), "53:53/udp".parse().expect("valid")];
         assert_eq!(validate_app(&spec), Vec::<String>::new());
+    }
+
+    #[test]
+    fn what_cannot_be_balanced_is_refused_with_what_would_be_right() {
+        let mut spec = AppSpec::new("web");
+        let range = |text: &str| text.parse().expect("a block");
+        spec.balance.affinity = Some(Affinity { client_ip_seconds: 0 });
+        spec.balance.source_ranges = vec![range("10.1.2.3/8"), range("10.0.0.0/8"), range("10.0.0.0/8")];
+        spec.balance.external = External::Local;
+        assert_eq!(
+            validate_app(&spec),
+            [
+                "balance.affinity.client_ip_seconds: 0 is not from 1 to 86400",
+                "balance.source_ranges: no port is published; publish one (8080:80), or use a policy",
+                "balance.external: no port is published; publish one (8080:80), or leave it out",
+                "balance.source_ranges: 10.1.2.3/8 has bits beyond its length; write 10.0.0.0/8",
+                "balance.source_ranges: 10.0.0.0/8 is there twice",
+            ]
+        );
+        spec.ports = vec!["8080:80".parse().expect("valid")];
+        spec.balance.affinity = Some(Affinity { client_ip_seconds: 86_400 });
+        spec.balance.source_ranges = vec![range("10.0.0.0/8"), range("fd00::/8")];
+        assert_eq!(validate_app(&spec), Vec::<String>::new());
+        spec.balance.affinity = Some(Affinity { client_ip_seconds: 86_401 });
+        assert_eq!(validate_app(&spec).len(), 1);
     }
 
     #[test]

@@ -1,0 +1,87 @@
+//! Who serves, and how, from the loop's side.
+
+use super::*;
+use crate::{
+    model::{DEFAULT_WEIGHT, Desired, Pin, ServedService},
+    spec::v1::{Affinity, BalanceSpec, Method},
+};
+
+fn served(control: &Control) -> ServedService {
+    let snapshot = control.snapshot();
+    let service = &snapshot.services.values().next().expect("a service").object;
+    snapshot.served(service)
+}
+
+fn serving(control: &Control) -> Vec<InstanceId> {
+    served(control).backends.into_iter().map(|backend| backend.id).collect()
+}
+
+#[tokio::test]
+async fn who_is_being_stopped_serves_only_while_nobody_else_is_ready() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let running = Running::with_node(dir.path()).await;
+    let (control, app) = (&running.control, key("web"));
+    control.deploy(app.clone(), spec(2), None).await.expect("deployed");
+    agent(control).await.expect("reported");
+    let both = ids(control, &app);
+    assert_eq!(serving(control), both);
+    // One of two: the other is ready, so this one gets nothing new from the same revision on.
+    control.deploy(app.clone(), spec(1), None).await.expect("scaled");
+    let stops = |id: &InstanceId| control.snapshot().instances[id].object.desired == Desired::Stop;
+    let (stopped, left): (Vec<_>, Vec<_>) = both.iter().cloned().partition(stops);
+    assert_eq!((stopped.len(), serving(control)), (1, left.clone()));
+    // The other becomes unhealthy: the one that drains still has its process, and is better than nobody.
+    let stopping = |serving| {
+        let mut report = report(&app, &stopped[0], Phase::Stopping);
+        report.status.serving = serving;
+        report
+    };
+    control.report(vec![stopping(true), report(&app, &left[0], Phase::Unhealthy)]).await.expect("reported");
+    assert_eq!(serving(control), stopped);
+    control.report(vec![report(&app, &left[0], Phase::Ready)]).await.expect("reported");
+    assert_eq!(serving(control), left);
+    // Its process has ended: it is nobody's last resort.
+    control.report(vec![stopping(false), report(&app, &left[0], Phase::Unhealthy)]).await.expect("reported");
+    assert_eq!(serving(control), []);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_change_of_balancing_is_the_services_and_needs_no_new_instances() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let running = Running::with_node(dir.path()).await;
+    let (control, app) = (&running.control, key("web"));
+    control.deploy(app.clone(), spec(2), None).await.expect("deployed");
+    agent(control).await.expect("reported");
+    let (before, generation) = (ids(control, &app), control.snapshot().apps[&app].object.generation);
+    let balance = BalanceSpec {
+        method: Method::LeastConnections,
+        affinity: Some(Affinity { client_ip_seconds: 60 }),
+        ..BalanceSpec::default()
+    };
+    let changed = AppSpec { balance: balance.clone(), ..spec(2) };
+    control.deploy(app.clone(), changed, None).await.expect("deployed");
+    assert_eq!(served(control).service.balance, balance);
+    assert_eq!((ids(control, &app), control.snapshot().apps[&app].object.generation), (before, generation));
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn weights_are_those_of_the_service_and_a_pin_takes_the_others_out() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let running = Running::with_node(dir.path()).await;
+    let (control, app) = (&running.control, key("web"));
+    control.deploy(app.clone(), spec(2), None).await.expect("deployed");
+    agent(control).await.expect("reported");
+    let both = ids(control, &app);
+    let mut service = served(control).service;
+    let weights = |service: &crate::model::Service| -> Vec<u16> {
+        control.snapshot().served(service).backends.iter().map(|backend| backend.weight).collect()
+    };
+    assert_eq!(weights(&service), [DEFAULT_WEIGHT; 2]);
+    service.shares.instances.insert(both[0].clone(), 10);
+    assert_eq!(weights(&service), [10, DEFAULT_WEIGHT]);
+    service.shares.pin = Some(Pin::Instance(both[0].clone()));
+    assert_eq!(weights(&service), [10, 0]);
+    running.stop().await;
+}
