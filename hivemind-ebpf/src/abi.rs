@@ -319,7 +319,8 @@ pub struct Original {
 }
 
 /// Addresses, ports and protocol of a packet, as it is sent.
-#[repr(C)]
+// Aligned so that the compiler copies it in whole words.
+#[repr(C, align(8))]
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Tuple {
     /// Source address.
@@ -409,7 +410,7 @@ layout!(ServedKey, 8, 4, ifindex: 0, port_be: 4, protocol: 6, pad: 7);
 layout!(Served, 8, 4, service: 0, slot: 4);
 layout!(SocketKey, 32, 8, cookie: 0, addr: 8, port_be: 24, pad: 26);
 layout!(Original, 20, 4, addr: 0, port_be: 16, pad: 18);
-layout!(Tuple, 40, 4, src: 0, dst: 16, sport_be: 32, dport_be: 34, protocol: 36, pad: 37);
+layout!(Tuple, 40, 8, src: 0, dst: 16, sport_be: 32, dport_be: 34, protocol: 36, pad: 37);
 layout!(CounterKey, 12, 4, endpoint: 0, service: 4, direction: 8, reason: 9, pad: 10);
 layout!(Count, 16, 8, packets: 0, bytes: 8);
 

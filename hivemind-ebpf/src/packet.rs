@@ -50,6 +50,9 @@ const EXTENSIONS: usize = 4;
 pub trait Bytes {
     /// `N` bytes at `offset`, if the packet has them.
     fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]>;
+    /// `N` words of four bytes each at `offset`, as they lie there, if the packet has them. What is read so is not read
+    /// byte by byte.
+    fn words<const N: usize>(&self, offset: u32) -> Option<[u32; N]>;
     /// Bytes of the packet.
     fn len(&self) -> u32;
     /// Whether there are none.
@@ -61,6 +64,15 @@ pub trait Bytes {
 impl Bytes for [u8] {
     fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
         self.get(offset as usize..)?.first_chunk().copied()
+    }
+
+    fn words<const N: usize>(&self, offset: u32) -> Option<[u32; N]> {
+        let bytes = self.get(offset as usize..)?.get(..N * 4)?;
+        let mut words = [0; N];
+        for (word, bytes) in words.iter_mut().zip(bytes.as_chunks::<4>().0) {
+            *word = u32::from_ne_bytes(*bytes);
+        }
+        Some(words)
     }
 
     fn len(&self) -> u32 {
@@ -148,15 +160,16 @@ const fn be16(high: u8, low: u8) -> u16 {
     u16::from_be_bytes([high, low])
 }
 
-/// A field of network order as it lies in memory.
+/// The byte of that number in a word as it lies in memory.
 #[inline(always)]
-const fn raw16(first: u8, second: u8) -> u16 {
-    u16::from_ne_bytes([first, second])
+const fn byte(word: u32, number: u32) -> u8 {
+    (u32::from_be(word) >> (24 - 8 * number)) as u8
 }
 
+/// Its first or second half, in host order.
 #[inline(always)]
-fn word(b: &[u8], at: usize) -> u32 {
-    u32::from_ne_bytes([b[at], b[at + 1], b[at + 2], b[at + 3]])
+const fn half(word: u32, number: u32) -> u16 {
+    (u32::from_be(word) >> (16 - 16 * number)) as u16
 }
 
 impl Packet {
@@ -193,46 +206,46 @@ pub fn parse<B: Bytes + ?Sized>(bytes: &B, ether_type: u16, packet: &mut Packet)
 
 #[inline(always)]
 fn parse_v4<B: Bytes + ?Sized>(bytes: &B, packet: &mut Packet) -> Result<u32, Reason> {
-    let h: [u8; 20] = bytes.load(ETH).ok_or(Reason::Malformed)?;
-    let header = u32::from(h[0] & 0x0f) * 4;
-    let total = u32::from(be16(h[2], h[3]));
-    if h[0] >> 4 != 4 || header < 20 {
+    let [first, second, third, src, dst] = bytes.words::<5>(ETH).ok_or(Reason::Malformed)?;
+    let header = u32::from(byte(first, 0) & 0x0f) * 4;
+    let total = u32::from(half(first, 1));
+    if byte(first, 0) >> 4 != 4 || header < 20 {
         return Err(Reason::Malformed);
     }
     let end = end(bytes, total)?;
-    let offset = be16(h[6], h[7]);
+    let offset = half(second, 1);
     let fragment = match (offset & 0x1fff, offset & 0x2000) {
         (0, 0) => WHOLE,
         (0, _) => FIRST,
         _ => LATER,
     };
-    packet.tuple.src = Addr::v4(word(&h, 12));
-    packet.tuple.dst = Addr::v4(word(&h, 16));
-    packet.tuple.protocol = h[9];
+    packet.tuple.src = Addr::v4(src);
+    packet.tuple.dst = Addr::v4(dst);
+    packet.tuple.protocol = byte(third, 1);
     packet.l4 = ETH + header;
-    packet.ttl = h[8];
+    packet.ttl = byte(third, 0);
     packet.fragment = fragment;
-    packet.ident = raw16(h[4], h[5]) as u32;
+    packet.ident = u32::from(half(second, 0));
     packet.v4 = 1;
     Ok(end)
 }
 
 #[inline(always)]
 fn parse_v6<B: Bytes + ?Sized>(bytes: &B, packet: &mut Packet) -> Result<u32, Reason> {
-    let h: [u8; 40] = bytes.load(ETH).ok_or(Reason::Malformed)?;
-    if h[0] >> 4 != 6 {
+    let words = bytes.words::<10>(ETH).ok_or(Reason::Malformed)?;
+    if byte(words[0], 0) >> 4 != 6 {
         return Err(Reason::Malformed);
     }
-    let payload = u32::from(be16(h[4], h[5]));
+    let payload = u32::from(half(words[1], 0));
     let end = end(bytes, if payload == 0 { 0 } else { payload + 40 })?;
-    let address = |at| Addr::v6([word(&h, at), word(&h, at + 4), word(&h, at + 8), word(&h, at + 12)]);
-    let (src, dst) = (address(8), address(24));
+    let src = Addr::v6([words[2], words[3], words[4], words[5]]);
+    let dst = Addr::v6([words[6], words[7], words[8], words[9]]);
     // Such an address is never seen on a wire; it would be taken for IPv4.
     if src.is_v4() || dst.is_v4() {
         return Err(Reason::Malformed);
     }
     let mut l4 = ETH + 40;
-    let mut protocol = h[6];
+    let mut protocol = byte(words[1], 2);
     let mut fragment = WHOLE;
     let mut left = EXTENSIONS;
     loop {
@@ -253,7 +266,7 @@ fn parse_v6<B: Bytes + ?Sized>(bytes: &B, packet: &mut Packet) -> Result<u32, Re
             44 => {
                 let e: [u8; 8] = bytes.load(l4).ok_or(Reason::Malformed)?;
                 protocol = e[0];
-                packet.ident = word(&e, 4);
+                packet.ident = u32::from_ne_bytes([e[4], e[5], e[6], e[7]]);
                 fragment = match (be16(e[2], e[3]) & 0xfff8, e[3] & 1) {
                     (0, 0) => fragment,
                     (0, _) => FIRST,
@@ -278,7 +291,7 @@ fn parse_v6<B: Bytes + ?Sized>(bytes: &B, packet: &mut Packet) -> Result<u32, Re
     packet.tuple.dst = dst;
     packet.tuple.protocol = protocol;
     packet.l4 = l4;
-    packet.ttl = h[7];
+    packet.ttl = byte(words[1], 3);
     packet.fragment = fragment;
     Ok(end)
 }
@@ -295,6 +308,12 @@ fn end<B: Bytes + ?Sized>(bytes: &B, length: u32) -> Result<u32, Reason> {
     }
 }
 
+#[inline(always)]
+const fn ports(packet: &mut Packet, word: u32) {
+    packet.tuple.sport_be = half(word, 0).to_be();
+    packet.tuple.dport_be = half(word, 1).to_be();
+}
+
 /// Reads ports and flags.
 #[inline(always)]
 fn transport<B: Bytes + ?Sized>(bytes: &B, packet: &mut Packet, end: u32) -> Result<(), Reason> {
@@ -307,42 +326,39 @@ fn transport<B: Bytes + ?Sized>(bytes: &B, packet: &mut Packet, end: u32) -> Res
     let room = end - packet.l4;
     match packet.tuple.protocol {
         TCP => {
-            let t: [u8; 20] = bytes.load(packet.l4).ok_or(Reason::Malformed)?;
-            if room < 20 || t[12] >> 4 < 5 {
+            let words = bytes.words::<5>(packet.l4).ok_or(Reason::Malformed)?;
+            if room < 20 || byte(words[3], 0) >> 4 < 5 {
                 return Err(Reason::Malformed);
             }
-            packet.tuple.sport_be = raw16(t[0], t[1]);
-            packet.tuple.dport_be = raw16(t[2], t[3]);
-            packet.detail = t[13];
+            ports(packet, words[0]);
+            packet.detail = byte(words[3], 1);
         }
         UDP => {
-            let u: [u8; 8] = bytes.load(packet.l4).ok_or(Reason::Malformed)?;
+            let words = bytes.words::<2>(packet.l4).ok_or(Reason::Malformed)?;
             if room < 8 {
                 return Err(Reason::Malformed);
             }
-            packet.tuple.sport_be = raw16(u[0], u[1]);
-            packet.tuple.dport_be = raw16(u[2], u[3]);
+            ports(packet, words[0]);
         }
         SCTP => {
-            let s: [u8; 4] = bytes.load(packet.l4).ok_or(Reason::Malformed)?;
+            let words = bytes.words::<3>(packet.l4).ok_or(Reason::Malformed)?;
             if room < 12 {
                 return Err(Reason::Malformed);
             }
-            packet.tuple.sport_be = raw16(s[0], s[1]);
-            packet.tuple.dport_be = raw16(s[2], s[3]);
+            ports(packet, words[0]);
         }
         ICMP | ICMPV6 => {
-            let i: [u8; 8] = bytes.load(packet.l4).ok_or(Reason::Malformed)?;
+            let words = bytes.words::<2>(packet.l4).ok_or(Reason::Malformed)?;
             if room < 8 {
                 return Err(Reason::Malformed);
             }
-            packet.detail = i[0];
-            if is_echo(packet.tuple.protocol, i[0]) {
-                packet.tuple.sport_be = raw16(i[4], i[5]);
+            packet.detail = byte(words[0], 0);
+            if is_echo(packet.tuple.protocol, packet.detail) {
+                packet.tuple.sport_be = half(words[1], 0).to_be();
                 packet.tuple.dport_be = packet.tuple.sport_be;
             } else {
                 // Answers to other questions are of another type.
-                packet.tuple.dport_be = u16::from(i[0]);
+                packet.tuple.dport_be = u16::from(packet.detail);
             }
         }
         _ => {}

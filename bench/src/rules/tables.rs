@@ -10,8 +10,8 @@ use hivemind::{
 use super::{ANSWERING, BULK_PORT, ECHO_PORT, SERVICE_PORT, Service};
 use crate::lab::{CLIENT, MACS, SERVER};
 
-/// The class and tenant of every container.
-const IDENTITY: u32 = 1;
+/// The class and tenant of every container: as for an instance, and neither the node's class nor the world's.
+const IDENTITY: u32 = 300;
 
 /// The rows of a lab whose host ends have these interface indices (client's, server's), with `services`.
 /// `measured` is the number of the one that the server serves; it has its streams' ports as well.

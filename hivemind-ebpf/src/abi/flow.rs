@@ -6,7 +6,7 @@ use super::{Addr, Tuple};
 
 /// The two sides of a flow, the same for both directions: side 0 is the one with the lower address, or port.
 /// Services do not occur in it: a client and its backend are the sides.
-#[repr(C)]
+#[repr(C, align(8))]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub struct FlowKey {
     /// Addresses.
@@ -51,39 +51,17 @@ pub struct Flow {
     /// What the key says, in short. The kernel reuses a removed element at once, under the eyes of a packet that has
     /// just found it: a reader copies what it needs, then compares.
     pub tag: u64,
+    /// The Ethernet address of each side that is an instance of this node: six bytes as they lie in a frame, and two
+    /// zeroes.
+    pub macs: [u64; 2],
     /// Port of [`Flow::vip`].
     pub vip_port_be: u16,
-    /// The Ethernet address of each side that is an instance of this node.
-    pub macs: [[u8; 6]; 2],
     /// What each side has sent: bits of [`crate::flow`].
     pub seen: [u8; 2],
     /// The side that began it: 0 or 1.
     pub origin: u8,
     /// Always 0.
-    pub pad: [u8; 7],
-}
-
-impl Flow {
-    /// No flow.
-    pub const NONE: Self = Self {
-        first_ns: 0,
-        last_ns: 0,
-        packets: [0; 2],
-        bytes: [0; 2],
-        vip: Addr { words_be: [0; 4] },
-        devices: [0; 2],
-        slots: [0; 2],
-        back: 0,
-        generation: 0,
-        service: 0,
-        rule: 0,
-        tag: 0,
-        vip_port_be: 0,
-        macs: [[0; 6]; 2],
-        seen: [0; 2],
-        origin: 0,
-        pad: [0; 7],
-    };
+    pub pad: [u8; 3],
 }
 
 /// The backend of a packet that is sent to a service or a published port; the key is the [`Tuple`] as it is sent.
@@ -183,7 +161,6 @@ impl FlowKey {
     pub fn set(&mut self, tuple: &Tuple) -> usize {
         let Tuple { src, dst, sport_be, dport_be, protocol, .. } = *tuple;
         self.protocol = protocol;
-        self.pad = [0; 3];
         if is_before(tuple) {
             self.addrs = [src, dst];
             self.ports_be = [sport_be, dport_be];
@@ -230,16 +207,16 @@ const fn is_before(tuple: &Tuple) -> bool {
     tuple.sport_be <= tuple.dport_be
 }
 
-layout!(FlowKey, 40, 4, addrs: 0, ports_be: 32, protocol: 36, pad: 37);
+layout!(FlowKey, 40, 8, addrs: 0, ports_be: 32, protocol: 36, pad: 37);
 layout!(
     Flow, 128, 8, first_ns: 0, last_ns: 8, packets: 16, bytes: 32, vip: 48, devices: 64, slots: 72, back: 80,
-    generation: 84, service: 88, rule: 92, tag: 96, vip_port_be: 104, macs: 106, seen: 118, origin: 120, pad: 121
+    generation: 84, service: 88, rule: 92, tag: 96, macs: 104, vip_port_be: 120, seen: 122, origin: 124, pad: 125
 );
 layout!(
     Event, 184, 8, flow: 0, key: 128, bytes: 168, device: 172, rule: 176, kind: 180, reason: 181, direction: 182,
     side: 183
 );
-layout!(DropKey, 48, 4, tuple: 0, device: 40, direction: 44, reason: 45, pad: 46);
+layout!(DropKey, 48, 8, tuple: 0, device: 40, direction: 44, reason: 45, pad: 46);
 layout!(Drops, 40, 8, packets: 0, bytes: 8, first_ns: 16, last_ns: 24, rule: 32, pad: 36);
 layout!(Translation, 20, 4, addr: 0, port_be: 16, pad: 18);
 layout!(FragmentKey, 40, 4, src: 0, dst: 16, ident: 32, protocol: 36);

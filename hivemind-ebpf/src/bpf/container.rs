@@ -49,11 +49,11 @@ fn from_container(skb: Skb, own: u32, verdict: &mut i32) -> Result<(), Reason> {
     if skb.has_tag() {
         return Err(Reason::EtherType);
     }
-    let eth: [u8; ETH as usize] = skb.load(0).ok_or(Reason::Malformed)?;
-    let ether_type = u16::from_be_bytes([eth[12], eth[13]]);
-    work.mac = [eth[6], eth[7], eth[8], eth[9], eth[10], eth[11]];
+    let [_, second, third] = skb.words::<3>(0).ok_or(Reason::Malformed)?;
+    let ether_type = skb.ether_type().ok_or(Reason::Malformed)?;
+    work.mac = mac(second, third);
     if ether_type == ARP {
-        return arp(skb, own, &work.mac);
+        return arp(skb, own, work.mac);
     }
     read(skb, ether_type)?;
     if config().is_service(&work.packet.tuple.dst) {
@@ -111,7 +111,7 @@ pub(super) fn leave(way: &super::work::Way, verdict: &mut i32) {
 fn sends(skb: Skb, work: &mut Work, own: u32) -> Result<bool, Reason> {
     // SAFETY: a row goes only when its device does.
     let endpoint = unsafe { ENDPOINTS.get(&own) }.ok_or(Reason::NotReady)?;
-    if !is_own_mac(&work.mac, endpoint) {
+    if !is_own_mac(work.mac, endpoint) {
         return Err(Reason::SpoofedMac);
     }
     let packet = &work.packet;
@@ -178,19 +178,23 @@ fn check_source(packet: &Packet, endpoint: &Endpoint) -> Result<(), Reason> {
     if quiet && packet.is_neighbour() { Ok(()) } else { Err(Reason::SpoofedAddress) }
 }
 
-/// Whether the Ethernet address is the instance's own. Spelled out: a comparison of slices is a loop.
+/// The source of a frame as [`hivemind_ebpf::abi::Flow::macs`] has it, from its second and third word. The target is
+/// little-endian.
 #[inline(always)]
-fn is_own_mac(mac: &[u8; 6], endpoint: &Endpoint) -> bool {
-    let mut differs = 0;
-    for i in 0..6 {
-        differs |= mac[i] ^ endpoint.frame_to[i];
-    }
-    differs == 0
+const fn mac(second: u32, third: u32) -> u64 {
+    second as u64 >> 16 | (third as u64) << 16
+}
+
+/// Whether the Ethernet address is the instance's own.
+#[inline(always)]
+fn is_own_mac(mac: u64, endpoint: &Endpoint) -> bool {
+    let [a, b, c, d, e, f, ..] = endpoint.frame_to;
+    mac == u64::from_ne_bytes([a, b, c, d, e, f, 0, 0])
 }
 
 /// ARP for IPv4 over Ethernet that speaks for nobody else.
 #[inline(never)]
-fn arp(skb: Skb, own: u32, mac: &[u8; 6]) -> Result<(), Reason> {
+fn arp(skb: Skb, own: u32, mac: u64) -> Result<(), Reason> {
     // SAFETY: a row goes only when its device does.
     let endpoint = unsafe { ENDPOINTS.get(&own) }.ok_or(Reason::NotReady)?;
     if !is_own_mac(mac, endpoint) {
@@ -198,8 +202,8 @@ fn arp(skb: Skb, own: u32, mac: &[u8; 6]) -> Result<(), Reason> {
     }
     let arp: [u8; ARP_LEN] = skb.load(ETH).ok_or(Reason::Malformed)?;
     let sender = u32::from_ne_bytes([arp[14], arp[15], arp[16], arp[17]]);
-    let told = [arp[8], arp[9], arp[10], arp[11], arp[12], arp[13]];
-    if !is_own_mac(&told, endpoint) || sender != endpoint.v4.v4_be() || endpoint.v4.is_none() {
+    let told = u64::from_ne_bytes([arp[8], arp[9], arp[10], arp[11], arp[12], arp[13], 0, 0]);
+    if !is_own_mac(told, endpoint) || sender != endpoint.v4.v4_be() || endpoint.v4.is_none() {
         return Err(Reason::SpoofedAddress);
     }
     Ok(())
@@ -208,8 +212,7 @@ fn arp(skb: Skb, own: u32, mac: &[u8; 6]) -> Result<(), Reason> {
 #[inline(always)]
 fn to_container(skb: Skb, own: u32) -> Result<(), Reason> {
     let work = blank()?;
-    let eth: [u8; ETH as usize] = skb.load(0).ok_or(Reason::Malformed)?;
-    let ether_type = u16::from_be_bytes([eth[12], eth[13]]);
+    let ether_type = skb.ether_type().ok_or(Reason::Malformed)?;
     if ether_type == ARP {
         // SAFETY: only whether it is there.
         return if unsafe { ENDPOINTS.get(&own) }.is_some() { Ok(()) } else { Err(Reason::NotReady) };

@@ -10,7 +10,7 @@ use hivemind_ebpf::{
 
 use super::{
     maps::{ENDPOINTS, FLOWS, NEW, SERVED, TRANSLATIONS, forwarded, generation, now},
-    policy, tell,
+    policy, tell, words,
     work::{Way, Work},
 };
 
@@ -44,7 +44,7 @@ pub(super) fn passes(work: &mut Work, hook: Hook, device: u32, bytes: u64) -> bo
     if row.generation != generation() || row.devices[here] != device {
         return false;
     }
-    if matches!(hook, Hook::From) && device != 0 && differ(&row.macs[near], &work.mac) {
+    if matches!(hook, Hook::From) && device != 0 && row.macs[near] != work.mac {
         return false;
     }
     let time = now();
@@ -107,23 +107,13 @@ fn set_way(way: &mut Way, row: &Flow, near: usize, begins: bool) {
     way.far = row.devices[far];
     way.slots = [row.slots[near], row.slots[far]];
     if begins || row.vip.is_none() {
-        way.vip.words_be = [0; 4];
+        words::zero(&mut way.vip);
         way.back = 0;
     } else {
-        way.vip = row.vip;
+        words::copy(&row.vip, &mut way.vip);
         way.vip_port_be = row.vip_port_be.into();
         way.back = row.back;
     }
-}
-
-/// Without a loop, for the verifier's sake.
-#[inline(always)]
-fn differ(a: &[u8; 6], b: &[u8; 6]) -> bool {
-    let mut bits = 0;
-    for i in 0..6 {
-        bits |= a[i] ^ b[i];
-    }
-    bits != 0
 }
 
 /// Counts a packet for who sends it and, if it goes straight into another instance, for that one.
@@ -173,7 +163,7 @@ fn recall(work: &mut Work, arrives: bool) -> Result<(), Reason> {
     if !same && !over && !closed {
         return Err(Reason::TupleClash);
     }
-    work.fresh = *row;
+    words::copy(row, &mut work.fresh);
     if same && !over && !(work.packet.opens() && (closed || !begins)) {
         work.known = 1;
         if work.service == 0 {
@@ -194,14 +184,10 @@ fn fill(work: &mut Work) -> Result<(), Reason> {
     let near = work.side as usize & 1;
     let fresh = &mut work.fresh;
     if !known {
-        fresh.packets = [0; 2];
-        fresh.bytes = [0; 2];
-        fresh.seen = [0; 2];
-        fresh.pad = [0; 7];
+        words::zero(fresh);
         fresh.origin = near as u8;
-        fresh.service = 0;
         fresh.back = work.back;
-        fresh.vip = work.vip;
+        words::copy(&work.vip, &mut fresh.vip);
         fresh.vip_port_be = work.vip_port_be as u16;
         fresh.tag = work.key.tag();
         fresh.first_ns = work.now;
@@ -241,7 +227,7 @@ fn fill_side(work: &mut Work, side: usize, end: usize) -> Result<u32, Reason> {
     let endpoint = unsafe { ENDPOINTS.get(&device) }.ok_or(Reason::PeerNotReady)?;
     fresh.slots[side] = endpoint.slot;
     let [a, b, c, d, e, f, ..] = endpoint.frame_to;
-    fresh.macs[side] = [a, b, c, d, e, f];
+    fresh.macs[side] = u64::from_ne_bytes([a, b, c, d, e, f, 0, 0]);
     let key = ServedKey { ifindex: device, port_be: work.key.ports_be[side], protocol: work.key.protocol, pad: 0 };
     // SAFETY: copied at once.
     let Some(served) = (unsafe { SERVED.get(&key) }) else { return Ok(0) };
@@ -267,7 +253,7 @@ fn store(work: &mut Work, bytes: u64) -> Result<(), Reason> {
     if let Some(row) = FLOWS.get_ptr_mut(&work.key) {
         // In its place: the map would put another element there, and use the old one for its next row at once.
         // SAFETY: a row of the table. Of two writers the last wins.
-        unsafe { *row = work.fresh };
+        words::copy(&work.fresh, unsafe { &mut *row });
     } else if FLOWS.insert(&work.key, &work.fresh, NEW).is_ok() || retry(work) {
         remember(&work.key);
         tell::begun(work);

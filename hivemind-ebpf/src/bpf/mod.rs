@@ -16,6 +16,7 @@ mod service;
 mod skb;
 mod socket;
 mod tell;
+mod words;
 mod work;
 
 use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC};

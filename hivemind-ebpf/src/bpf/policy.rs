@@ -158,6 +158,7 @@ extern "C" fn hm_first_rule(set: u32) -> u32 {
         let peer = match n {
             0 => class,
             1 => wide,
+            _ if block == class => break,
             _ => block,
         };
         for key in keys(set, way as u8, peer, protocol as u8, interval) {

@@ -3,7 +3,6 @@
 use aya_ebpf::{helpers::generated::bpf_redirect, macros::classifier, programs::TcContext};
 use hivemind_ebpf::{
     abi::{FrontendKey, IN},
-    packet::{Bytes, ETH},
     reason::Reason,
 };
 
@@ -38,15 +37,9 @@ fn hm_pub_select(context: TcContext) -> i32 {
 }
 
 #[inline(always)]
-fn ether_type(skb: Skb) -> Option<u16> {
-    let field: [u8; 2] = skb.load(ETH - 2)?;
-    Some(u16::from_be_bytes(field))
-}
-
-#[inline(always)]
 fn from_uplink(skb: Skb, verdict: &mut i32) -> Result<(), Reason> {
     // What cannot be read is not ours to judge.
-    if ether_type(skb).is_none_or(|t| read(skb, t).is_err()) {
+    if skb.ether_type().is_none_or(|t| read(skb, t).is_err()) {
         return Ok(());
     }
     let work = work()?;
@@ -100,7 +93,7 @@ fn published(work: &Work) -> FrontendKey {
 #[inline(always)]
 fn pub_select(skb: Skb, verdict: &mut i32) -> Result<(), Reason> {
     let work = blank()?;
-    read(skb, ether_type(skb).ok_or(Reason::Malformed)?)?;
+    read(skb, skb.ether_type().ok_or(Reason::Malformed)?)?;
     if !work.packet.is_balanced() {
         return Err(Reason::NoSuchPort);
     }

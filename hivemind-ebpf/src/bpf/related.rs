@@ -13,6 +13,7 @@ use super::{
     maps::FLOWS,
     rewrite::{self, End},
     skb::Skb,
+    words,
     work::Work,
 };
 
@@ -23,47 +24,42 @@ const ICMP_HEADER: u32 = 8;
 #[inline(never)]
 fn quoted(skb: Skb, work: &mut Work) -> Result<(), Reason> {
     let at = work.packet.l4 + ICMP_HEADER;
-    let (tuple, h) = (&mut work.tuple, &mut work.bytes);
+    let (tuple, h) = (&mut work.tuple, &mut work.words);
     let transport;
     if work.packet.v4 != 0 {
         if !skb.load_into(at, h, 20) {
             return Err(Reason::Unrelated);
         }
-        let header = u32::from(h[0] & 0x0f) * 4;
+        let first = u32::from_be(h[0]);
+        let header = (first >> 24 & 0x0f) * 4;
         // Of a later fragment nothing is known.
-        if h[0] >> 4 != 4 || header < 20 || u16::from_be_bytes([h[6], h[7]]) & 0x1fff != 0 {
+        if first >> 28 != 4 || header < 20 || u32::from_be(h[1]) & 0x1fff != 0 {
             return Err(Reason::Unrelated);
         }
-        tuple.src = Addr::v4(word(h, 12));
-        tuple.dst = Addr::v4(word(h, 16));
-        tuple.protocol = h[9];
+        (tuple.src, tuple.dst) = (Addr::v4(h[3]), Addr::v4(h[4]));
+        tuple.protocol = (u32::from_be(h[2]) >> 16) as u8;
         transport = at + header;
     } else {
-        if !skb.load_into(at, h, 40) || h[0] >> 4 != 6 {
+        if !skb.load_into(at, h, 40) || u32::from_be(h[0]) >> 28 != 6 {
             return Err(Reason::Unrelated);
         }
-        tuple.src = Addr::v6([word(h, 8), word(h, 12), word(h, 16), word(h, 20)]);
-        tuple.dst = Addr::v6([word(h, 24), word(h, 28), word(h, 32), word(h, 36)]);
-        tuple.protocol = h[6];
+        tuple.src = Addr::v6([h[2], h[3], h[4], h[5]]);
+        tuple.dst = Addr::v6([h[6], h[7], h[8], h[9]]);
+        tuple.protocol = (u32::from_be(h[1]) >> 8) as u8;
         transport = at + 40;
     }
     if !skb.load_into(transport, h, 8) {
         return Err(Reason::Unrelated);
     }
-    let port = |at: usize| u16::from_ne_bytes([h[at], h[at + 1]]);
+    let (ports, id) = (u32::from_be(h[0]), (u32::from_be(h[1]) >> 16) as u16);
     (tuple.sport_be, tuple.dport_be) = match tuple.protocol {
-        TCP | UDP | SCTP => (port(0), port(2)),
-        ICMP | ICMPV6 => (port(4), port(4)),
+        TCP | UDP | SCTP => (((ports >> 16) as u16).to_be(), (ports as u16).to_be()),
+        ICMP | ICMPV6 => (id.to_be(), id.to_be()),
         _ => (0, 0),
     };
     work.quoted.network = at;
     work.quoted.transport = transport;
     Ok(())
-}
-
-#[inline(always)]
-const fn word(bytes: &[u8; 40], at: usize) -> u32 {
-    u32::from_ne_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
 }
 
 /// The flow of `work.tuple`, the quoted packet, if it is known: where the error goes, and whether the client was shown
@@ -76,7 +72,7 @@ fn find(work: &mut Work) -> Result<bool, Reason> {
     let row = unsafe { FLOWS.get(&work.key) }.ok_or(Reason::Unrelated)?;
     work.way.far = row.devices[side];
     work.way.back = 0;
-    work.way.vip.words_be = [0; 4];
+    words::zero(&mut work.way.vip);
     let shown = !row.vip.is_none() && u32::from(row.origin) == work.side;
     if shown {
         work.way.back = row.back;

@@ -7,7 +7,12 @@ use aya_ebpf::{
     },
     programs::TcContext,
 };
-use hivemind_ebpf::{packet::Bytes, reason::Reason};
+use hivemind_ebpf::{
+    packet::{Bytes, ETH},
+    reason::Reason,
+};
+
+use super::work::work;
 
 /// Up to here headers are looked for in the packet's linear part first, without a call.
 const NEAR: u32 = 256;
@@ -36,10 +41,50 @@ impl Bytes for Skb {
     }
 
     #[inline(always)]
+    fn words<const N: usize>(&self, offset: u32) -> Option<[u32; N]> {
+        // SAFETY: the context is valid for the run of the program.
+        let (start, end) = unsafe { ((*self.0).data as usize, (*self.0).data_end as usize) };
+        let mut at = start + (offset & (NEAR - 1)) as usize;
+        if offset >= NEAR || at + N * 4 > end {
+            let words = &mut work().ok()?.words;
+            if !self.load_into(offset, words, N as u32 * 4) {
+                return None;
+            }
+            let mut copied = [0; N];
+            for n in 0..N {
+                copied[n] = words[n];
+            }
+            return Some(copied);
+        }
+        // The compiler must take it as it is: it would check the bounds of another sum of the same parts.
+        // SAFETY: the instruction changes nothing. (An empty one would do, but two of them have one place in the debug
+        // information, which the kernel refuses.)
+        unsafe { core::arch::asm!("{0} += 0", inout(reg) at) };
+        let mut copied = [0; N];
+        for n in 0..N {
+            copied[n] = word(at + n * 4);
+        }
+        Some(copied)
+    }
+
+    #[inline(always)]
     fn len(&self) -> u32 {
         // SAFETY: the context is valid for the run of the program.
         unsafe { (*self.0).len }
     }
+}
+
+/// The word at an address, which the caller has compared with the packet's end. Headers of a frame lie two bytes off a
+/// word's boundary, and the target's compiler reads what may do so byte by byte. The kernel, and the processors that
+/// it allows this on, do not mind.
+#[inline(always)]
+fn word(at: usize) -> u32 {
+    let word: u64;
+    // SAFETY: the instruction reads four bytes of the packet.
+    unsafe {
+        core::arch::asm!("{word} = *(u32 *)({at} + 0)", at = in(reg) at, word = lateout(reg) word, options(readonly, nostack))
+    };
+    word as u32
 }
 
 impl Skb {
@@ -48,11 +93,11 @@ impl Skb {
         Self(context.skb.skb)
     }
 
-    /// The first `length` of `bytes` become those at `offset`. False: the packet does not have them.
+    /// The first `length` bytes of `words` become those at `offset`. False: the packet does not have them.
     #[inline(always)]
-    pub(super) fn load_into(self, offset: u32, bytes: &mut [u8; 40], length: u32) -> bool {
-        // SAFETY: no caller asks for more than `bytes` has; the helper checks the packet's bounds.
-        let code = unsafe { bpf_skb_load_bytes(self.0.cast(), offset, bytes.as_mut_ptr().cast(), length) };
+    pub(super) fn load_into(self, offset: u32, words: &mut [u32; 10], length: u32) -> bool {
+        // SAFETY: no caller asks for more than `words` has; the helper checks the packet's bounds.
+        let code = unsafe { bpf_skb_load_bytes(self.0.cast(), offset, words.as_mut_ptr().cast(), length) };
         code == 0
     }
 
@@ -60,6 +105,13 @@ impl Skb {
     #[inline(always)]
     pub(super) fn len(self) -> u32 {
         Bytes::len(&self)
+    }
+
+    /// The Ethernet protocol number that the frame says.
+    #[inline(always)]
+    pub(super) fn ether_type(self) -> Option<u16> {
+        let field: [u8; 2] = self.load(ETH - 2)?;
+        Some(u16::from_be_bytes(field))
     }
 
     /// The device whose hook this is.

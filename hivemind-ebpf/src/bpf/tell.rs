@@ -12,6 +12,7 @@ use hivemind_ebpf::{
 
 use super::{
     maps::now,
+    words,
     work::{Work, work},
 };
 
@@ -34,7 +35,7 @@ fn is_watched() -> bool {
 #[inline(always)]
 pub(super) fn begun(work: &mut Work) {
     if is_watched() {
-        work.event.flow = work.fresh;
+        words::copy(&work.fresh, &mut work.event.flow);
         flow(work, BEGUN);
     }
 }
@@ -43,7 +44,7 @@ pub(super) fn begun(work: &mut Work) {
 #[inline(always)]
 pub(super) fn ended(work: &mut Work, row: &Flow) {
     if is_watched() {
-        work.event.flow = *row;
+        words::copy(row, &mut work.event.flow);
         flow(work, ENDED);
     }
 }
@@ -51,7 +52,7 @@ pub(super) fn ended(work: &mut Work, row: &Flow) {
 #[inline(never)]
 fn flow(work: &mut Work, kind: u8) {
     let event = &mut work.event;
-    event.key = work.key;
+    words::copy(&work.key, &mut event.key);
     (event.kind, event.side) = (kind, event.flow.origin);
     (event.bytes, event.device, event.rule, event.reason, event.direction) = (0, 0, 0, 0, 0);
     send(event);
@@ -79,7 +80,7 @@ pub(super) fn dropped(device: u32, direction: u8, reason: u8, bytes: u32) {
         return;
     }
     let event = &mut work.event;
-    event.flow = Flow::NONE;
+    words::zero(&mut event.flow);
     event.side = event.key.set(&work.packet.tuple) as u8;
     (event.bytes, event.device, event.rule) = (bytes, device, rule);
     (event.kind, event.reason, event.direction) = (DROPPED, reason, direction);

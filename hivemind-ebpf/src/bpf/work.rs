@@ -15,6 +15,7 @@ use super::{
     policy::{Asked, Judged},
     rewrite::Quoted,
     skb::Skb,
+    words,
 };
 
 #[map(name = "hm_work")]
@@ -54,10 +55,8 @@ pub(super) struct Work {
     pub(super) now: u64,
     /// Not 0: without an entry in the table its answers would not pass.
     pub(super) restricted: u32,
-    /// The source of its frame.
-    pub(super) mac: [u8; 6],
-    /// Always 0.
-    pub(super) pad: [u8; 2],
+    /// The source of its frame, as [`Flow::macs`] has it.
+    pub(super) mac: u64,
     /// What policies judge.
     pub(super) judged: Judged,
     /// What rules are looked up by.
@@ -67,7 +66,7 @@ pub(super) struct Work {
     /// The packet that an ICMP error tells of.
     pub(super) quoted: Quoted,
     /// Its headers, one after the other.
-    pub(super) bytes: [u8; 40],
+    pub(super) words: [u32; 10],
     /// What is decided about the packet.
     pub(super) way: Way,
     /// A row that is made.
@@ -106,7 +105,7 @@ pub(super) fn work() -> Result<&'static mut Work, Reason> {
 #[inline(always)]
 pub(super) fn blank() -> Result<&'static mut Work, Reason> {
     let work = work()?;
-    work.packet.tuple = Packet::BLANK.tuple;
+    words::zero(&mut work.packet.tuple);
     Ok(work)
 }
 
@@ -114,13 +113,14 @@ pub(super) fn blank() -> Result<&'static mut Work, Reason> {
 #[inline(never)]
 pub(super) fn read(skb: Skb, ether_type: u16) -> Result<(), Reason> {
     let work = work()?;
-    work.packet = Packet::BLANK;
+    // All of a blank one is zero.
+    words::zero(&mut work.packet);
     packet::parse(&skb, ether_type, &mut work.packet)?;
     if work.packet.fragment == FIRST || work.packet.fragment == LATER {
         follow(work);
     }
-    work.tuple = work.packet.tuple;
-    work.vip = Addr { words_be: [0; 4] };
+    words::copy(&work.packet.tuple, &mut work.tuple);
+    words::zero(&mut work.vip);
     work.vip_port_be = 0;
     Ok(())
 }
@@ -151,7 +151,8 @@ impl Work {
     /// That a backend is to be put in place of what the packet asks for.
     #[inline(always)]
     pub(super) fn to_backend(&mut self, addr: Addr, port_be: u16) {
-        (self.vip, self.vip_port_be) = (self.packet.tuple.dst, self.packet.tuple.dport_be.into());
+        words::copy(&self.packet.tuple.dst, &mut self.vip);
+        self.vip_port_be = self.packet.tuple.dport_be.into();
         (self.tuple.dst, self.tuple.dport_be) = (addr, port_be);
     }
 }

@@ -162,7 +162,7 @@ fn an_echo_is_known_by_its_identifier_and_a_fragment_by_its_own() {
     let asks = parse(v4(ICMP, 0, &[13, 0, 0, 0, 0, 7, 0, 1]).as_slice(), IPV4).unwrap();
     assert_eq!((asks.tuple.sport_be, asks.tuple.dport_be), (0, 13));
     assert!(!asks.is_error() && parse(v4(ICMP, 0, &[3, 4, 0, 0, 0, 0, 5, 0]).as_slice(), IPV4).unwrap().is_error());
-    assert_eq!(parse(v4(UDP, 1, &UDP_53).as_slice(), IPV4).unwrap().ident.to_ne_bytes(), [0, 1, 0, 0]);
+    assert_eq!(parse(v4(UDP, 1, &UDP_53).as_slice(), IPV4).unwrap().ident, 1);
     let header = [UDP, 0, 0, 9, 1, 2, 3, 4];
     let p = parse(v6(44, &[&header[..], &UDP_53].concat()).as_slice(), IPV6).unwrap();
     assert_eq!(p.ident.to_ne_bytes(), [1, 2, 3, 4]);
