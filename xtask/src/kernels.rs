@@ -18,8 +18,9 @@ use xtask::{deb, shell, wait::Stopwatch};
 
 use crate::{build, setup};
 
-/// Kernels that Debian 12 has, by package; the oldest that is supported comes first.
-const KERNELS: [&str; 2] = ["linux-image-cloud-amd64", "linux-image-6.12-cloud-amd64"];
+/// Kernels by package, and `/suite` where it is not of the machine's own: the oldest that is supported comes first, the
+/// newest that Debian has last.
+const KERNELS: [&str; 3] = ["linux-image-cloud-amd64", "linux-image-6.12-cloud-amd64", "linux-image-cloud-amd64/sid"];
 /// The test programs of the `tests` crate that are run.
 const TESTS: [&str; 2] = ["packets", "dataplane"];
 /// Programs that they call, with the package of each.
@@ -32,43 +33,50 @@ const LOADED: &str = "veth sch_ingress cls_bpf nf_tables nft_fib_inet nft_dup_ip
 /// A kernel that has said nothing for so long has stopped. Everything is interpreted: slow is no fault.
 const SILENCE: Duration = Duration::from_secs(300);
 
-/// Boots every kernel, or those packages.
-pub(crate) fn run(packages: &[String]) -> Result<()> {
+/// Boots every kernel, or those packages; `short`: the oldest, and only what the programs do with single packets.
+pub(crate) fn run(packages: &[String], short: bool) -> Result<()> {
     setup::run_for_kernels()?;
     let qemu = shell::find("qemu-system-x86_64").context("QEMU is missing")?;
-    let tests = tests()?;
-    let packages: Vec<&str> =
-        if packages.is_empty() { KERNELS.to_vec() } else { packages.iter().map(String::as_str).collect() };
+    let names = if short { &TESTS[..1] } else { &TESTS[..] };
+    let tests = tests(names)?;
+    let packages: Vec<&str> = match (packages, short) {
+        ([], true) => KERNELS[..1].to_vec(),
+        ([], false) => KERNELS.to_vec(),
+        (some, _) => some.iter().map(String::as_str).collect(),
+    };
     let mut failed = Vec::new();
+    let mut table = String::from("| kernel | tests | attached by | seconds |\n| --- | --- | --- | --- |\n");
     for package in packages {
         let watch = Stopwatch::start();
         let kernel = Kernel::unpack(package)?;
         let root = file_system(&kernel, &tests)?;
         println!("\n== {}", kernel.version);
         let said = boot(&qemu, &kernel, &root)?;
-        let outcome = said.outcome();
-        println!("{}: {} ({:.0} s)", kernel.version, outcome, watch.elapsed().as_secs_f64());
-        if !said.well() {
+        let (counts, ways) = said.outcome();
+        let seconds = watch.elapsed().as_secs_f64();
+        table += &format!("| {} | {counts} | {ways} | {seconds:.0} |\n", kernel.version);
+        if !said.well(names) {
             failed.push(kernel.version);
         }
     }
+    println!("\n{table}");
     ensure!(failed.is_empty(), "not everything passed on {}", failed.join(", "));
     Ok(())
 }
 
 /// The test programs, built with the real eBPF programs inside.
-fn tests() -> Result<Vec<PathBuf>> {
+fn tests(names: &[&str]) -> Result<Vec<PathBuf>> {
     let mut cargo = shell::cargo();
     cargo.args(["test", "--all-features", "--package", "hivemind-tests", "--no-run", "--message-format=json"]);
-    cargo.args(TESTS.iter().flat_map(|test| ["--test", test]));
+    cargo.args(names.iter().flat_map(|test| ["--test", test]));
     let messages = shell::output(cargo.env(build::OBJECT, build::object()?))?;
     let built = messages.lines().filter_map(|line| {
         let message: Value = serde_json::from_str(line).ok()?;
         let name = message["target"]["name"].as_str()?;
-        TESTS.contains(&name).then(|| message["executable"].as_str().map(PathBuf::from))?
+        names.contains(&name).then(|| message["executable"].as_str().map(PathBuf::from))?
     });
     let built: Vec<_> = built.collect();
-    ensure!(built.len() == TESTS.len(), "cargo built {built:?} instead of {TESTS:?}");
+    ensure!(built.len() == names.len(), "cargo built {built:?} instead of {names:?}");
     Ok(built)
 }
 
@@ -82,16 +90,31 @@ struct Kernel {
 impl Kernel {
     /// `package`, or what it depends on if it has no kernel of its own.
     fn unpack(package: &str) -> Result<Self> {
-        let depends = shell::output(Command::new("apt-cache").args(["depends", package]))?;
-        let real = depends.lines().filter_map(|line| line.trim().strip_prefix("Depends: "));
-        let real = real.into_iter().find(|name| name.starts_with("linux-image-")).unwrap_or(package);
-        let files = deb::unpacked(real)?;
-        let image = fs::read_dir(files.join("boot"))?.flatten().map(|entry| entry.path());
-        let image = image.into_iter().find(|path| path.to_string_lossy().contains("/vmlinuz-"));
-        let image = image.with_context(|| format!("{real} has no kernel"))?;
-        let version = image.to_string_lossy().rsplit_once("/vmlinuz-").map(|(_, version)| version.to_owned());
-        let version = version.unwrap_or_default();
-        Ok(Self { modules: files.join("lib/modules").join(&version), image, version })
+        let (package, archive) = match package.split_once('/') {
+            Some((package, suite)) => (package, deb::Archive::of(suite)?),
+            None => (package, deb::Archive::own()),
+        };
+        let depends = |package: &str| -> Result<Vec<String>> {
+            let listed = shell::output(archive.command("apt-cache").args(["depends", package]))?;
+            Ok(listed.lines().filter_map(|line| line.trim().strip_prefix("Depends: ")).map(str::to_owned).collect())
+        };
+        let real = depends(package)?.into_iter().find(|name| name.starts_with("linux-image-"));
+        let real = real.unwrap_or_else(|| package.to_owned());
+        let version = real.trim_start_matches("linux-image-").to_owned();
+        // Newer ones come in parts: image and modules are packages of their own.
+        let parts = depends(&real)?.into_iter().filter(|part| part.starts_with("linux-") && part.ends_with(&version));
+        let mut files = vec![archive.unpacked(&real)?];
+        for part in parts {
+            files.push(archive.unpacked(&part)?);
+        }
+        let find = |places: &[String]| {
+            let all = files.iter().flat_map(|dir| places.iter().map(|place| dir.join(place)));
+            all.into_iter().find(|path| path.exists()).with_context(|| format!("{real} has none of {places:?}"))
+        };
+        let image = find(&[format!("boot/vmlinuz-{version}"), format!("usr/lib/modules/{version}/vmlinuz")])?;
+        let modules = find(&[format!("usr/lib/modules/{version}/kernel"), format!("lib/modules/{version}/kernel")])?;
+        let modules = modules.parent().map(Path::to_owned).unwrap_or_default();
+        Ok(Self { modules, image, version })
     }
 }
 
@@ -132,7 +155,8 @@ fn file_system(kernel: &Kernel, tests: &[PathBuf]) -> Result<PathBuf> {
     take(&kernel.modules, &kernel.modules, &modules)?;
     shell::output(Command::new(&busybox).args(["depmod", "-b"]).arg(&root).arg(&kernel.version))?;
     fs::write(root.join("modules"), LOADED)?;
-    fs::write(root.join("run-these"), TESTS.join(" "))?;
+    let names = tests.iter().filter_map(|test| Some(test.file_name()?.to_str()?.split('-').next()?.to_owned()));
+    fs::write(root.join("run-these"), names.collect::<Vec<_>>().join(" "))?;
     fs::write(root.join("init"), INIT)?;
     fs::set_permissions(root.join("init"), fs::Permissions::from_mode(0o755))?;
     let archive = shell::cache("kernels").join(format!("{}.cpio", kernel.version));
@@ -197,20 +221,21 @@ poweroff -f
 struct Said(Vec<String>);
 
 impl Said {
-    fn well(&self) -> bool {
+    fn well(&self, names: &[&str]) -> bool {
         // A program that ran no test would end well, too.
         let none = self.0.iter().any(|line| line.starts_with("test result: ok. 0 passed"));
-        !none && TESTS.iter().all(|test| self.0.iter().any(|line| *line == format!("== {test} ended with 0")))
+        !none && names.iter().all(|test| self.0.iter().any(|line| *line == format!("== {test} ended with 0")))
     }
 
-    fn outcome(&self) -> String {
+    /// Counts of the tests, and how programs were attached.
+    fn outcome(&self) -> (String, String) {
         let results = self.0.iter().filter_map(|line| line.strip_prefix("test result: "));
         let counts = results.map(|line| line.split("; 0 measured").next().unwrap_or(line));
         let counts = counts.collect::<Vec<_>>().join(" + ");
         let ways: BTreeSet<_> =
             self.0.iter().filter_map(|line| line.rsplit_once("attached by ")).map(|w| w.1).collect();
         let ways = ways.into_iter().collect::<Vec<_>>().join(" and ");
-        if counts.is_empty() { "it did not come to the tests".into() } else { format!("{counts}; attached by {ways}") }
+        (if counts.is_empty() { "it did not come to the tests".into() } else { counts }, ways)
     }
 }
 
@@ -232,7 +257,7 @@ fn boot(qemu: &Path, kernel: &Kernel, root: &Path) -> Result<Said> {
         "none",
     ]);
     command.arg("-kernel").arg(&kernel.image).arg("-initrd").arg(root);
-    command.args(["-append", "console=ttyS0 quiet panic=-1 mitigations=off"]);
+    command.args(["-append", "console=ttyS0 earlyprintk=serial,ttyS0 loglevel=3 panic=-1 mitigations=off"]);
     let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().context("cannot run QEMU")?;
     let out = child.stdout.take().context("QEMU has no output")?;
     let (sender, lines) = std::sync::mpsc::channel();

@@ -57,8 +57,11 @@ enum Command {
     },
     /// Boot other kernels in QEMU, the oldest supported first, and run the data plane's tests on them
     Kernels {
-        /// Debian's packages of the kernels
+        /// Debian's packages of the kernels, with `/suite` for one of another suite
         packages: Vec<String>,
+        /// Only the oldest kernel, and only single packets
+        #[arg(long)]
+        short: bool,
     },
     /// Check the structure: floors, libraries, lints, documents
     Tidy,
@@ -95,7 +98,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Demo { check } => demo::run(check),
         Command::Forward { port, v6 } => forward::run(port, v6),
         Command::Bench { args } => build::bench(&args),
-        Command::Kernels { packages } => kernels::run(&packages),
+        Command::Kernels { packages, short } => kernels::run(&packages, short),
         Command::Tidy => tidy::run(),
     }
     .map(|()| ExitCode::SUCCESS)

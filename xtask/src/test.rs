@@ -8,7 +8,7 @@ use std::{
 use anyhow::{Context, Result};
 use xtask::{shell, wait::Stopwatch};
 
-use crate::{build, demo, setup, tidy};
+use crate::{build, demo, kernels, setup, tidy};
 
 /// Tests that were run, summed over all programs.
 #[derive(Default)]
@@ -70,6 +70,7 @@ pub(crate) fn run(quick: bool, long: bool, filter: Option<&str>) -> Result<ExitC
     }
     if !quick && filter.is_none() {
         tally.step("bench loss --quick", || loss(&object));
+        tally.step("kernels --short", || kernels::run(&[], true));
         tally.step("demo --check", || demo::run(true));
     }
     println!("\n({:.0} s)", whole.elapsed().as_secs_f64());
