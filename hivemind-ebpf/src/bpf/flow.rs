@@ -94,13 +94,6 @@ fn is_same(work: &Work, row: &Flow, begins: bool, hook: Hook) -> bool {
     begins && row.vip == work.vip && u32::from(row.vip_port_be) == work.vip_port_be
 }
 
-/// Whether there is a row of the packet's flow.
-#[inline(always)]
-pub(super) fn is_there(work: &Work) -> bool {
-    // SAFETY: only whether it is there.
-    unsafe { FLOWS.get(&work.key) }.is_some()
-}
-
 #[inline(always)]
 fn set_way(way: &mut Way, row: &Flow, near: usize, begins: bool) {
     let far = 1 - near;
@@ -146,7 +139,7 @@ pub(super) fn admit(work: &mut Work, hook: Hook, bytes: u64) -> Result<(), Reaso
 
 /// What the table says of the packet's flow.
 #[inline(never)]
-fn recall(work: &mut Work, arrives: bool) -> Result<(), Reason> {
+pub(super) fn recall(work: &mut Work, arrives: bool) -> Result<(), Reason> {
     work.generation = generation();
     work.now = now();
     (work.known, work.answers, work.there) = (0, 0, 0);
@@ -159,8 +152,10 @@ fn recall(work: &mut Work, arrives: bool) -> Result<(), Reason> {
     let closed = work.key.protocol == TCP && flow::is_closed(row.seen);
     let hook = if arrives { Hook::To } else { Hook::From };
     let same = is_same(work, row, begins, hook);
-    // The client uses one port towards two addresses that lead to one backend: answers could not be told apart.
-    if !same && !over && !closed {
+    // The client uses one port towards two addresses that lead to one backend: answers could not be told apart. (Where
+    // it has sent nothing so far the row is of an answer to what it sent before the table was made.)
+    let near = work.side as usize & 1;
+    if !same && !over && !closed && row.seen[near] != 0 {
         return Err(Reason::TupleClash);
     }
     words::copy(row, &mut work.fresh);
@@ -250,12 +245,13 @@ fn store(work: &mut Work, bytes: u64) -> Result<(), Reason> {
     if work.there == 0 && work.key.protocol == TCP && flags & (RST | FIN) != 0 {
         return Ok(());
     }
-    if let Some(row) = FLOWS.get_ptr_mut(&work.key) {
+    let row = FLOWS.get_ptr_mut(&work.key);
+    let new = row.is_none();
+    if let Some(row) = row {
         // In its place: the map would put another element there, and use the old one for its next row at once.
         // SAFETY: a row of the table. Of two writers the last wins.
         words::copy(&work.fresh, unsafe { &mut *row });
     } else if FLOWS.insert(&work.key, &work.fresh, NEW).is_ok() || retry(work) {
-        remember(&work.key);
         tell::begun(work);
     } else if work.restricted != 0 || !work.fresh.vip.is_none() {
         return Err(Reason::TableFull);
@@ -263,9 +259,19 @@ fn store(work: &mut Work, bytes: u64) -> Result<(), Reason> {
         super::maps::count(work.devices[0], 0, OUT, Reason::Untracked as u8, 0);
         return Ok(());
     }
-    if work.vip.is_none() {
-        return Ok(());
+    if !work.vip.is_none() {
+        translate(work)?;
     }
+    // Not before: what makes room must not take this one.
+    if new {
+        remember(&work.key);
+    }
+    Ok(())
+}
+
+/// Writes what leads to the row.
+#[inline(always)]
+fn translate(work: &mut Work) -> Result<(), Reason> {
     let translation = Translation { addr: work.tuple.dst, port_be: work.tuple.dport_be, pad: 0 };
     if let Some(there) = TRANSLATIONS.get_ptr_mut(&work.packet.tuple) {
         // SAFETY: as above.

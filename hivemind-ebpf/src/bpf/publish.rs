@@ -76,10 +76,12 @@ fn from_uplink(skb: Skb, verdict: &mut i32) -> Result<(), Reason> {
 /// Decides anew about a connection that was accepted. False: it is none, or a new one.
 #[inline(always)]
 fn continues(work: &mut Work, length: u64) -> Result<bool, Reason> {
-    if !flow::is_there(work) || work.packet.opens() {
+    (work.devices, work.back, work.service) = ([0, 0], 0, 0);
+    flow::recall(work, false)?;
+    if work.known == 0 || work.packet.opens() {
         return Ok(false);
     }
-    (work.devices, work.service) = ([0, 0], 0);
+    work.back = work.fresh.back;
     balance::resolve(work, &published(work))?;
     flow::admit(work, Hook::From, length)?;
     Ok(true)

@@ -1,26 +1,36 @@
 //! A daemon follows one of another ABI, whose pins it cannot use.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpStream};
 
 use hivemind::{
     dataplane::{Dataplane, bpf::BpfDataplane},
     model::Protocol,
+    net::Family,
 };
 
 use crate::{
-    lab::{self, Lab, isolated, vip},
-    traffic::{Echo, tcp_ask},
+    lab::{self, Lab, firewall, isolated, vip},
+    traffic::{Echo, tcp_ask, tcp_ask_on, udp_stream},
 };
 
 #[test]
-fn what_a_daemon_of_another_abi_attached_goes_as_this_one_attaches() {
+fn nothing_is_lost_when_a_daemon_follows_one_of_another_abi() {
     isolated(|cgroup| {
         let mut lab = Lab::new(cgroup, 2);
+        firewall("9000", 9001);
         for i in 0..2 {
             lab.ready(i);
         }
         lab.service(1, 80, 8080, Protocol::Tcp, &[1]);
+        lab.service(1, 80, 8080, Protocol::Udp, &[1]);
+        lab.publish(1, 9000, 8080, Protocol::Udp, &[1]);
         lab.sync();
+        let _echo = Echo::start(&lab.instances[1].ns, 8080, "i1");
+        let connect = || TcpStream::connect((vip(Family::V4, 1), 80));
+        let kept = lab.instances[0].ns.run(connect).expect("a long connection");
+        let inside = lab.instances[0].ns.spawn(|| udp_stream((vip(Family::V6, 1), 80).into(), 4_000));
+        let published = SocketAddr::new(lab::UPLINK[0].0.into(), 9000);
+        let from_outside = lab.outside.spawn(move || udp_stream(published, 4_000));
         let own = std::path::Path::new(lab::BPF_ROOT).join(format!("v{}", hivemind_ebpf::ABI_VERSION));
         let other = own.with_file_name("v0");
         std::fs::rename(&own, &other).expect("the pins of another version");
@@ -30,13 +40,17 @@ fn what_a_daemon_of_another_abi_attached_goes_as_this_one_attaches() {
             lab.dataplane.attach(&id, &link).expect("to attach");
         }
         lab.dataplane.attach_uplinks(&["uplink".into()]).expect("uplinks");
-        assert!(!other.exists() && own.exists(), "links of the other version are left");
+        assert!(other.exists(), "the other version serves until the tables are written");
         lab.sync();
-        let _echo = Echo::start(&lab.instances[1].ns, 8080, "i1");
+        assert!(!other.exists() && own.exists(), "links of the other version are left");
+        assert!(!inside.is_finished() && !from_outside.is_finished(), "the streams ran all the time");
         for family in lab::FAMILIES {
             let ask = || tcp_ask(SocketAddr::new(vip(family, 1), 80));
             lab.instances[0].ns.run(ask).expect("an answer, by the new tables");
         }
+        tcp_ask_on(&kept).expect("the long connection lives");
+        assert_eq!(inside.join().expect("a result").expect("a stream"), crate::NONE, "lost between instances");
+        assert_eq!(from_outside.join().expect("a result").expect("a stream"), crate::NONE, "lost from outside");
         lab.dataplane.unload().expect("to unload");
     });
 }

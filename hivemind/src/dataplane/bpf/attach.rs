@@ -122,6 +122,10 @@ fn instance_devices() -> Vec<(InstanceId, String)> {
 impl BpfDataplane {
     /// Attaches a device's program, or puts it in the place of the one that a former daemon attached.
     pub(super) fn attach_device(&mut self, place: &Place, device: &str) -> Result<(), DataplaneError> {
+        if let Some(waiting) = &mut self.waiting {
+            waiting.push((place.clone(), device.to_owned()));
+            return Ok(());
+        }
         let name = place.program();
         let fail = |why: String| DataplaneError::Attach { program: name, to: device.to_owned(), why };
         let pin = self.links().join(place.pin());
@@ -152,6 +156,21 @@ impl BpfDataplane {
     }
 
     /// Puts these programs in the place of those that a former daemon attached to devices, each in one step.
+    /// Attaches what has waited for the tables. A device that has gone meanwhile needs nothing.
+    ///
+    /// First where connections to published ports come in: until then their answers leave by the older programs, which
+    /// know what they were asked as.
+    pub(super) fn follow(&mut self, mut waiting: Vec<(Place, String)>) -> Result<(), DataplaneError> {
+        self.attach_sockets()?;
+        waiting.sort_by_key(|(place, _)| !matches!(place, Place::Publish | Place::Uplink(_)));
+        for (place, device) in waiting {
+            if if_nametoindex(device.as_str()).is_ok() {
+                self.attach_device(&place, &device)?;
+            }
+        }
+        Ok(())
+    }
+
     pub(super) fn take_over(&mut self) -> Result<(), DataplaneError> {
         if !self.tcx {
             for (id, device) in instance_devices() {
@@ -281,6 +300,17 @@ impl BpfDataplane {
         }
         Ok(())
     }
+}
+
+/// Whether a daemon of another ABI has left links below `root`.
+pub(super) fn has_predecessor(root: &Path) -> Result<bool, DataplaneError> {
+    let own = super::base(root);
+    for version in list(root)?.into_iter().map(|name| root.join(name)).filter(|version| *version != own) {
+        if version.is_dir() && !list(&version.join("links"))?.is_empty() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// The names in a folder; none if there is no such folder.

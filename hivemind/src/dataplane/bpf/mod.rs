@@ -74,6 +74,8 @@ pub struct BpfDataplane {
     tcx: bool,
     sweeps: u32,
     info: DataplaneInfo,
+    /// What a daemon of another ABI has attached goes on with its tables until ours are written: where we attach then.
+    waiting: Option<Vec<(Place, String)>>,
 }
 
 /// What a program did with a packet that it was shown.
@@ -126,9 +128,12 @@ impl BpfDataplane {
         let info = info(&ebpf, tcx);
         let mut maps = Maps::take(&mut ebpf)?;
         let shadow = Shadow::read(&mut maps)?;
-        let mut dataplane = Self { config, ebpf, maps, shadow, tcx, sweeps: 0, info };
+        let waiting = (tcx && attach::has_predecessor(&config.root)?).then(Vec::new);
+        let mut dataplane = Self { config, ebpf, maps, shadow, tcx, sweeps: 0, info, waiting };
         dataplane.take_over()?;
-        dataplane.attach_sockets()?;
+        if dataplane.waiting.is_none() {
+            dataplane.attach_sockets()?;
+        }
         Ok(dataplane)
     }
 
@@ -289,7 +294,11 @@ impl Dataplane for BpfDataplane {
     }
 
     fn sync(&mut self, desired: &Tables) -> Result<SyncReport, DataplaneError> {
-        self.shadow.sync(&mut self.maps, desired)
+        let report = self.shadow.sync(&mut self.maps, desired)?;
+        if let Some(waiting) = self.waiting.take() {
+            self.follow(waiting)?;
+        }
+        Ok(report)
     }
 
     fn counters(&mut self) -> Result<Vec<Counter>, DataplaneError> {
