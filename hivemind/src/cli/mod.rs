@@ -10,6 +10,7 @@ mod difference;
 mod doctor;
 mod exec;
 mod explain;
+mod flows;
 mod instance;
 mod logs;
 mod output;
@@ -142,6 +143,8 @@ enum Command {
     Policy(policy::PolicyCommand),
     /// Tell whether one may reach another, and which rule of which policy decides
     Why(why::WhyArgs),
+    /// Show who talks with whom, what was dropped, and by which rule
+    Flows(flows::FlowArgs),
     /// Create, list, label and remove namespaces
     #[command(subcommand, visible_alias = "ns")]
     Namespace(tenant::NamespaceCommand),
@@ -319,6 +322,7 @@ async fn command(command: Command, context: &Context, target: Target) -> Result<
         Command::Service(command) => show::service(context, command).await?,
         Command::Policy(command) => policy::run(context, command).await?,
         Command::Why(args) => why::why(context, args).await?,
+        Command::Flows(args) => flows::run(context, &args).await?,
         Command::Namespace(command) => tenant::namespace(context, command).await?,
         Command::Tenant(command) => tenant::tenant(context, command).await?,
         Command::Node(command) => show::node(context, command).await?,
@@ -382,6 +386,8 @@ mod tests {
             "hivemind policy test -f new.yaml --from a --to b --port 80/tcp --denied",
             "hivemind policy test --expect reach.yaml",
             "hivemind why world web:80",
+            "hivemind flows -f --from client --to web --port 80 --protocol tcp -o json",
+            "hivemind flows --dropped --reason policy-in --app web -A",
             "hivemind app ls -A",
             "hivemind ps --all-tenants",
             "hivemind ps --all-namespaces web",

@@ -10,6 +10,7 @@ mod intervals;
 mod link;
 mod maps;
 mod rows;
+mod seen;
 mod slots;
 mod sources;
 mod sweep;
@@ -29,13 +30,19 @@ use hivemind_ebpf::{
     map, program,
 };
 
-use super::{Counter, Dataplane, DataplaneError, DataplaneInfo, SweepReport, SyncReport, probe, tables::Tables};
+use super::{
+    Counter, Dataplane, DataplaneError, DataplaneInfo, SweepReport, SyncReport, Watch,
+    flows::{DropRecord, FlowRecord},
+    probe,
+    tables::Tables,
+};
 use crate::{
     model::InstanceId,
     net::{HostLink, NodeNet},
 };
 use attach::Place;
 use maps::Maps;
+pub use seen::Ring;
 use sync::Shadow;
 
 /// Every how many sweeps the maps are read and compared.
@@ -71,6 +78,8 @@ pub struct BpfDataplane {
     ebpf: Ebpf,
     maps: Maps,
     shadow: Shadow,
+    watch: Watch,
+    ring: Option<Ring>,
     tcx: bool,
     sweeps: u32,
     info: DataplaneInfo,
@@ -125,11 +134,17 @@ impl BpfDataplane {
         attach::load_programs(&mut ebpf, &config.log_dir)?;
         let info = info(&ebpf, tcx);
         let mut maps = Maps::take(&mut ebpf)?;
+        let (ring, watch) = seen::take(&mut ebpf)?;
         let shadow = Shadow::read(&mut maps)?;
-        let mut dataplane = Self { config, ebpf, maps, shadow, tcx, sweeps: 0, info };
+        let mut dataplane = Self { config, ebpf, maps, shadow, watch, ring: Some(ring), tcx, sweeps: 0, info };
         dataplane.take_over()?;
         dataplane.attach_sockets()?;
         Ok(dataplane)
+    }
+
+    /// The ring of what the programs tell, once: somebody must read it for those who listen.
+    pub fn ring(&mut self) -> Option<Ring> {
+        self.ring.take()
     }
 
     /// Runs a device's program on one packet that seems to have come by the interface `ifindex`, without sending
@@ -300,8 +315,24 @@ impl Dataplane for BpfDataplane {
         sweep::rule_hits(&self.maps)
     }
 
+    fn flows(&mut self) -> Result<Vec<FlowRecord>, DataplaneError> {
+        let clock = seen::Clock::now();
+        let rows = self.maps.flows.raw_rows()?;
+        Ok(rows.iter().map(|(key, row)| seen::flow(key, row, false, clock)).collect())
+    }
+
+    fn drops(&mut self) -> Result<Vec<DropRecord>, DataplaneError> {
+        let clock = seen::Clock::now();
+        let rows = self.maps.drops.raw_rows()?;
+        Ok(rows.iter().filter_map(|(key, row)| seen::dropped(key, row, clock)).collect())
+    }
+
+    fn watch(&self) -> Watch {
+        self.watch.clone()
+    }
+
     fn sweep(&mut self) -> Result<SweepReport, DataplaneError> {
-        let mut report = sweep::flows(&mut self.maps)?;
+        let mut report = sweep::flows(&mut self.maps, &self.watch)?;
         // Without the list nothing is taken for gone.
         if let Ok(devices) = nix::net::if_::if_nameindex() {
             let devices: BTreeSet<u32> = devices.iter().map(nix::net::if_::Interface::index).collect();
