@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::model::Timestamp;
+use crate::model::{Instance, Timestamp};
 
 /// What is said of a flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -121,6 +121,15 @@ const fn is_none(missed: &u64) -> bool {
 }
 
 impl FlowEndView {
+    /// Makes it that instance's.
+    pub(super) fn is_of(&mut self, instance: &Instance) {
+        self.who = instance.name();
+        self.instance = Some(instance.id.to_string());
+        self.app = Some(instance.app.name.to_string());
+        self.namespace = Some(instance.app.scope.namespace.to_string());
+        self.tenant = Some(instance.app.scope.tenant.to_string());
+    }
+
     /// Whether it is the instance of that name or id.
     pub(super) fn is_instance(&self, wanted: &str) -> bool {
         self.instance.as_ref().is_some_and(|id| id == wanted || self.who == wanted)

@@ -26,6 +26,7 @@ use crate::{
         DataplaneError,
         flows::{DropRecord, FlowEnd, FlowRecord, Told},
     },
+    ipam,
     lifecycle::clock,
     model::{ClusterSnapshot, InstanceId, NamespaceName, Problem, TenantName},
     policy::{Direction, RuleName},
@@ -166,33 +167,37 @@ impl Who {
         Self { snapshot, names, addresses, services, virtual_addresses }
     }
 
+    /// Whether it is an address of this node, or of another one towards its instances.
+    fn is_node(&self, address: IpAddr) -> bool {
+        let mut nodes = self.snapshot.nodes.values().map(|row| &row.object);
+        let gateways = nodes.any(|node| match address {
+            IpAddr::V4(v4) => node.instances_v4.is_some_and(|range| ipam::node_v4(range) == Some(v4)),
+            IpAddr::V6(v6) => node.instances_v6.is_some_and(|range| ipam::node_v6(range) == v6),
+        });
+        gateways || address.is_loopback() || self.names.addresses.contains(&address)
+    }
+
     fn end(&self, address: IpAddr, port: u16, traffic: (u64, u64)) -> FlowEndView {
         let instance = self.addresses.get(&address).and_then(|id| self.snapshot.instances.get(id));
         let instance = instance.map(|row| &row.object);
-        let own = self.names.addresses.contains(&address) || address.is_loopback();
         let gone = || {
             let in_range = |range: Option<ipnet::IpNet>| range.is_some_and(|range| range.contains(&address));
             let mut nodes = self.snapshot.nodes.values().map(|row| &row.object);
             nodes.any(|node| in_range(node.instances_v4.map(Into::into)) || in_range(node.instances_v6.map(Into::into)))
         };
         let who = match instance {
-            Some(instance) => instance.name(),
-            None if own => "host".into(),
+            Some(_) => String::new(),
+            None if self.is_node(address) => "host".into(),
             None if self.virtual_addresses.contains_key(&address) => "service".into(),
             None if gone() => "gone".into(),
             None => "world".into(),
         };
-        FlowEndView {
-            who,
-            address: Some(address),
-            port,
-            instance: instance.map(|instance| instance.id.to_string()),
-            app: instance.map(|instance| instance.app.name.to_string()),
-            namespace: instance.map(|instance| instance.app.scope.namespace.to_string()),
-            tenant: instance.map(|instance| instance.app.scope.tenant.to_string()),
-            packets: traffic.0,
-            bytes: traffic.1,
+        let (packets, bytes) = traffic;
+        let mut end = FlowEndView { who, address: Some(address), port, packets, bytes, ..FlowEndView::default() };
+        if let Some(instance) = instance {
+            end.is_of(instance);
         }
+        end
     }
 
     fn rule(&self, number: u32) -> Option<&RuleName> {
@@ -229,11 +234,18 @@ impl Who {
 
     fn dropped(&self, drops: &DropRecord) -> FlowView {
         let traffic = (drops.packets, drops.bytes);
-        let (from, to) = match drops.ends {
-            Some((from, to)) => (self.end(from.ip(), from.port(), traffic), self.end(to.ip(), to.port(), (0, 0))),
-            None => self.unread(drops, traffic),
+        let nobody = || FlowEndView { who: "unknown".into(), ..FlowEndView::default() };
+        let (mut from, mut to) = match drops.ends {
+            Some((from, to)) => (self.end(from.ip(), from.port(), (0, 0)), self.end(to.ip(), to.port(), (0, 0))),
+            None => (nobody(), nobody()),
         };
+        (from.packets, from.bytes) = traffic;
         let at = self.names.devices.get(&drops.device).and_then(|id| self.snapshot.instances.get(id));
+        // Whatever address a packet carries, it is known who has sent it, or whom it came to.
+        let own = if drops.direction == Direction::In { &mut to } else { &mut from };
+        if let (Some(row), None) = (at, &own.instance) {
+            own.is_of(&row.object);
+        }
         let rule = self.rule(drops.rule);
         let direction = if drops.direction == Direction::In { "in" } else { "out" };
         FlowView {
@@ -257,26 +269,6 @@ impl Who {
             closed: false,
             missed: 0,
         }
-    }
-
-    /// The ends of a packet whose headers say nothing: the instance at whose device it was, and somebody.
-    fn unread(&self, drops: &DropRecord, traffic: (u64, u64)) -> (FlowEndView, FlowEndView) {
-        let nobody = || FlowEndView { who: "unknown".into(), ..FlowEndView::default() };
-        let instance = self.names.devices.get(&drops.device).and_then(|id| self.snapshot.instances.get(id));
-        let own = instance.map_or_else(nobody, |row| {
-            let instance = &row.object;
-            FlowEndView {
-                who: instance.name(),
-                instance: Some(instance.id.to_string()),
-                app: Some(instance.app.name.to_string()),
-                namespace: Some(instance.app.scope.namespace.to_string()),
-                tenant: Some(instance.app.scope.tenant.to_string()),
-                ..FlowEndView::default()
-            }
-        });
-        let (mut from, to) = if drops.direction == Direction::In { (nobody(), own) } else { (own, nobody()) };
-        (from.packets, from.bytes) = traffic;
-        (from, to)
     }
 }
 

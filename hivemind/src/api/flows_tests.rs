@@ -103,6 +103,8 @@ fn ends_services_and_rules_have_their_names() {
     assert!(dropped.at.starts_with("web-") && dropped.direction == "in" && dropped.reason == "policy-in");
     assert_eq!((denied.rule, denied.from.packets, denied.from.tenant.as_deref()), (Some(2), 4, Some("other")));
     let unread = who.dropped(&drops(None, 0));
+    let spoofed = who.dropped(&DropRecord { direction: Direction::Out, ..drops(Some(([203, 0, 113, 9], SPY)), 0) });
+    assert!(spoofed.from.app.as_deref() == Some("web") && spoofed.from.address == Some([203, 0, 113, 9].into()));
     assert!(unread.from.who == "unknown" && unread.to.app.as_deref() == Some("web"), "{unread:?}");
 }
 

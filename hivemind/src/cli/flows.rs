@@ -102,7 +102,8 @@ impl Shown<'_> {
             (.., Some(IpAddr::V6(address))) => format!("[{address}]"),
             (.., Some(address)) => address.to_string(),
         };
-        if end.port == 0 { name } else { format!("{name}:{}", end.port) }
+        // Of ICMP there is an identifier at best, which tells people nothing.
+        if end.port == 0 || self.flow.protocol == "icmp" { name } else { format!("{name}:{}", end.port) }
     }
 
     fn is_here(&self, end: &FlowEndView) -> bool {

@@ -54,21 +54,19 @@ fn who_dropped_a_packet_is_told() -> Result<()> {
     let asked: Vec<&str> = ["why"].into_iter().chain(why.split_whitespace()).collect();
     ensure!(ok(&machine, &asked)?.contains("closed by default/default/web"), "what is to be tried answers");
 
-    let flows =
-        machine.hivemind(&["flows", "--from", "client", "--app", "web", "--port", "80", "-o", "json"])?.json()?;
+    // The connection itself is over with its last packet; the question for the name is in the table for a while.
+    let dns = ["flows", "--from", "client", "--to", "host", "--port", "53", "--protocol", "udp", "-o", "json"];
+    let flows = machine.hivemind(&dns)?.json()?;
     let flow = flows.get(0).with_context(|| format!("a flow: {flows}"))?;
     ensure!(flow["verdict"] == "forwarded" && flow["answered"] == true, "{flow}");
-    ensure!(flow["policy"] == "default/default/web" && flow["rule"] == 0, "{flow}");
-    ensure!(flow["from"]["app"] == "client" && flow["to"]["bytes"].as_u64() > Some(100), "{flow}");
+    ensure!(flow["from"]["app"] == "client" && flow["to"]["bytes"].as_u64() > Some(40), "{flow}");
+    ensure!(flow["from"]["tenant"] == "default" && flow["to"].get("tenant").is_none(), "{flow}");
     for nothing in [&["--protocol", "udp", "--app", "web"][..], &["--reason", "malformed"], &["-n", "elsewhere"]] {
         let none = machine.hivemind(&[&["flows", "-o", "json"], nothing].concat())?.json()?;
         ensure!(none == serde_json::json!([]), "{nothing:?}: {none}");
     }
-    // Other instances may be asked by the node's health checks only.
     let metrics = machine.daemon.get("/metrics")?;
-    for name in
-        ["hivemind_dataplane_flows{", "hivemind_dataplane_flows_capacity 65536", "dataplane_lost_events_total 0"]
-    {
+    for name in ["hivemind_dataplane_flows{", "dataplane_flows_capacity{} 65536", "dataplane_lost_events_total{} 0"] {
         ensure!(metrics.contains(name), "{name} in {metrics}");
     }
     follow(&machine)?;
