@@ -5,6 +5,7 @@ mod app;
 mod balance;
 mod complete;
 mod daemon;
+mod dataplane;
 mod deploy;
 mod difference;
 mod doctor;
@@ -156,6 +157,9 @@ enum Command {
     Node(show::NodeCommand),
     /// Show what has happened
     Events(show::EventArgs),
+    /// Remove the data plane from the kernel; needs no daemon
+    #[command(subcommand)]
+    Dataplane(dataplane::DataplaneCommand),
     /// Check whether this machine has what the daemon needs; needs no daemon
     Doctor(Box<doctor::DoctorArgs>),
     /// Tell what an error code means: hivemind explain E-NET-003
@@ -327,6 +331,7 @@ async fn command(command: Command, context: &Context, target: Target) -> Result<
         Command::Tenant(command) => tenant::tenant(context, command).await?,
         Command::Node(command) => show::node(context, command).await?,
         Command::Events(args) => show::events(context, &args).await?,
+        Command::Dataplane(command) => dataplane::run(context, &target, &command)?,
         Command::Doctor(args) => return doctor::run(context, target, *args).await,
         Command::Explain { code } => explain::run(context.output, code.as_deref())?,
         Command::Completion { shell } => complete::script(shell)?,
@@ -388,6 +393,7 @@ mod tests {
             "hivemind why world web:80",
             "hivemind flows -f --from client --to web --port 80 --protocol tcp -o json",
             "hivemind flows --dropped --reason policy-in --app web -A",
+            "hivemind dataplane unload --force",
             "hivemind app ls -A",
             "hivemind ps --all-tenants",
             "hivemind ps --all-namespaces web",

@@ -8,7 +8,7 @@ use std::{
 use hivemind::{
     dataplane::{
         Dataplane, Listener,
-        bpf::{BpfDataplane, Ring},
+        bpf::{self, BpfDataplane, Ring},
         flows::Told,
     },
     policy::Direction,
@@ -105,6 +105,26 @@ fn flows_and_drops_are_shown_and_told() {
 }
 
 #[test]
+fn what_is_unloaded_leaves_nothing() {
+    super::in_both_ways(|cgroup, open| {
+        let mut lab = Lab::with(cgroup, 2, open);
+        // Neither is in the tables: everything is denied.
+        lab.sync();
+        let _echo = Echo::start(&lab.instances[1].ns, 8080, "server");
+        let to = SocketAddr::new(lab.instances[1].v4.into(), 8080);
+        let client = &lab.instances[0].ns;
+        let connects = |within| client.run(|| super::traffic::tcp_connects_within(to, within));
+        assert!(!connects(Duration::from_millis(300)), "denied");
+        let root = std::path::Path::new(super::lab::BPF_ROOT);
+        assert_eq!(bpf::attached(root).expect("pins"), 2);
+        assert!(bpf::unload(root).expect("unloaded") >= 26, "each map has a pin");
+        assert!(!root.exists(), "pins are left");
+        assert!(connects(PATIENCE), "no program looks at packets any more");
+        assert_eq!((bpf::attached(root).expect("pins"), bpf::unload(root).expect("again")), (0, 0));
+    });
+}
+
+#[test]
 fn what_ends_and_what_is_dropped_is_told() {
     isolated(|cgroup| {
         let (mut lab, _echo) = lab(cgroup);
@@ -152,6 +172,8 @@ fn nothing_is_told_to_nobody_and_what_finds_no_room_is_counted() {
         // A daemon that is killed while somebody listens leaves the switch on; the next one turns it off.
         let _listener = watch.listen().expect("listens");
         let again = BpfDataplane::open(super::lab::config(cgroup)).unwrap_or_else(|error| panic!("{error}"));
+        // What was dropped by the way while it opened was still told.
+        let lost = again.watch().lost().expect("a count");
         datagrams(&lab, 25_000..26_000, 9);
         assert_eq!(again.watch().lost().expect("a count"), lost, "the next daemon has no listener yet");
         lab.dataplane.unload().expect("unload");

@@ -27,7 +27,7 @@ fn ask(machine: &Machine, app: &str) -> Result<bool> {
 
 #[test]
 fn who_dropped_a_packet_is_told() -> Result<()> {
-    let (machine, image) = machine("flows")?;
+    let (mut machine, image) = machine("flows")?;
     let web = ["app", "deploy", "--image", &image, "--name", "web", "--label", "app=web", "--service", "web.local"];
     ok(&machine, &[&web[..], &["--port", "80", "--wait"]].concat())?;
     for app in ["client", "other"] {
@@ -70,6 +70,24 @@ fn who_dropped_a_packet_is_told() -> Result<()> {
         ensure!(metrics.contains(name), "{name} in {metrics}");
     }
     follow(&machine)?;
+
+    let unload = |machine: &Machine, more: &[&str]| machine.hivemind(&[&["dataplane", "unload"], more].concat());
+    let runs = unload(&machine, &[])?;
+    ensure!(runs.code == 4 && runs.err.contains("E-API-007") && runs.err.contains("systemctl stop"), "{runs}");
+    machine.daemon.stop()?;
+    let used = unload(&machine, &[])?;
+    ensure!(used.code == 4 && used.err.contains("3 instances") && used.err.contains("--force"), "{used}");
+    let gone = unload(&machine, &["--force"])?;
+    ensure!(gone.code == 0 && gone.err.contains("is gone"), "{gone}");
+    let again = unload(&machine, &[])?;
+    ensure!(again.code == 0 && again.err.contains("there is no data plane"), "{again}");
+    // The next start puts everything back.
+    machine.daemon.start(&machine.sandbox)?;
+    wait::until("the client to be let in again", PATIENCE, || {
+        ensure!(ask(&machine, "client")?, "it is kept out");
+        Ok(())
+    })?;
+    ensure!(!ask(&machine, "other")?, "the policy is not enforced any more");
     machine.close()
 }
 

@@ -352,11 +352,39 @@ impl Dataplane for BpfDataplane {
     }
 
     fn unload(&mut self) -> Result<(), DataplaneError> {
-        if !self.tcx {
-            self.detach_filters();
-        }
-        remove_pins(&self.config.root)
+        unload(&self.config.root).map(drop)
     }
+}
+
+/// Detaches and removes what any daemon has left below `root`, of every version, and our filters on the devices of the
+/// calling thread's network namespace. Returns how many pins there were.
+///
+/// # Errors
+/// If a pin cannot be read or removed.
+pub fn unload(root: &Path) -> Result<usize, DataplaneError> {
+    let mut pins = 0;
+    for version in attach::list(root)? {
+        for dir in ["maps", "links"] {
+            pins += attach::list(&root.join(&version).join(dir))?.len();
+        }
+    }
+    attach::detach_filters();
+    remove_pins(root)?;
+    Ok(pins)
+}
+
+/// How many instances use the data plane below `root`: those with a pinned link, or, of one without links, those with a
+/// device in the calling thread's network namespace.
+///
+/// # Errors
+/// If the pins cannot be listed.
+pub fn attached(root: &Path) -> Result<usize, DataplaneError> {
+    if !root.exists() {
+        return Ok(0);
+    }
+    let pinned = attach::list(&base(root).join("links"))?;
+    let pinned = pinned.iter().filter(|pin| attach::is_instance(pin)).count();
+    Ok(if pinned > 0 { pinned } else { attach::instance_devices().len() })
 }
 
 /// Removes everything that is pinned below `root`: the kernel ends programs that were attached with a link only.
