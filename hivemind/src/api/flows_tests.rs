@@ -97,7 +97,8 @@ fn ends_services_and_rules_have_their_names() {
     assert_eq!((view.service.as_deref(), view.protocol.as_str()), (Some("default/default/web"), "tcp"));
     let outside = who.flow(FlowKind::Live, &flow([192, 0, 2, 1], [198, 51, 100, 1]));
     assert_eq!((outside.from.who.as_str(), outside.to.who.as_str()), ("host", "world"));
-    assert_eq!(who.dropped(&drops(Some((CLIENT, [10, 96, 0, 1])), 0)).to.who, "service");
+    let asked = DropRecord { direction: Direction::Out, ..drops(Some((CLIENT, [10, 96, 0, 1])), 0) };
+    assert_eq!(who.dropped(&asked).to.who, "service");
     let denied = who.dropped(&drops(Some((SPY, WEB)), 7));
     let dropped = denied.dropped.expect("dropped");
     assert!(dropped.at.starts_with("web-") && dropped.direction == "in" && dropped.reason == "policy-in");
