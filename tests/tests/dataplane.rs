@@ -8,6 +8,8 @@ mod balance;
 mod lab;
 #[path = "dataplane/sockets.rs"]
 mod sockets;
+#[path = "dataplane/told.rs"]
+mod told;
 #[path = "dataplane/traffic.rs"]
 mod traffic;
 

@@ -10,6 +10,8 @@ mod doctor;
 mod exec;
 #[path = "system/families.rs"]
 mod families;
+#[path = "system/flows.rs"]
+mod flows;
 #[path = "system/health.rs"]
 mod health;
 #[path = "system/life.rs"]

@@ -15,7 +15,8 @@ use tokio::sync::{oneshot, watch};
 
 use crate::{
     dataplane::{
-        Counter, Dataplane, DataplaneError, DataplaneInfo, SweepReport,
+        Counter, Dataplane, DataplaneError, DataplaneInfo, SweepReport, Watch,
+        flows::{DropRecord, FlowRecord},
         tables::{self, Tables},
     },
     model::{InstanceId, NodeDesired, NodeName, Revision},
@@ -49,9 +50,31 @@ enum Request {
     NodeFacts { uplinks: Vec<String>, addresses: Vec<IpAddr> },
     Counters(oneshot::Sender<Result<Vec<Counter>, DataplaneError>>),
     RuleHits(oneshot::Sender<Result<Vec<(RuleName, u64)>, DataplaneError>>),
+    Seen(oneshot::Sender<Result<Seen, DataplaneError>>),
+    Names(oneshot::Sender<Names>),
     Info(oneshot::Sender<DataplaneInfo>),
     Links(oneshot::Sender<BTreeMap<InstanceId, HostLink>>),
     Stop,
+}
+
+/// What the programs have seen.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Seen {
+    /// The flows that are in the table.
+    pub flows: Vec<FlowRecord>,
+    /// The latest drops.
+    pub drops: Vec<DropRecord>,
+}
+
+/// What numbers and addresses of the data plane stand for.
+#[derive(Clone, Debug, Default)]
+pub struct Names {
+    /// What policies were compiled to, with the names of rules.
+    pub policies: Arc<policy::Compiled>,
+    /// The instances, by the interface index of their host device.
+    pub devices: BTreeMap<u32, InstanceId>,
+    /// The node's own addresses.
+    pub addresses: Vec<IpAddr>,
 }
 
 /// The way to the owner. Cheap to clone.
@@ -59,6 +82,7 @@ enum Request {
 pub struct Datapath {
     requests: mpsc::Sender<Request>,
     state: watch::Receiver<DatapathState>,
+    watch: Watch,
 }
 
 /// The owner's thread. Dropping it without [`DatapathThread::stop`] leaves the thread running until the process ends,
@@ -95,6 +119,7 @@ pub fn start(
     in_place: InPlace,
 ) -> std::io::Result<(Datapath, DatapathThread)> {
     let (requests, inbox) = mpsc::channel();
+    let listeners = dataplane.watch();
     let (state_tx, state) = watch::channel(DatapathState::default());
     let owner = Owner {
         dataplane,
@@ -107,7 +132,7 @@ pub fn start(
         dirty: false,
     };
     let thread = std::thread::Builder::new().name("datapath".into()).spawn(move || owner.run(&inbox))?;
-    Ok((Datapath { requests: requests.clone(), state }, DatapathThread { requests, thread }))
+    Ok((Datapath { requests: requests.clone(), state, watch: listeners }, DatapathThread { requests, thread }))
 }
 
 fn not_written(why: &str) -> DataplaneError {
@@ -143,6 +168,21 @@ impl Datapath {
     /// All counters.
     pub async fn counters(&self) -> Result<Vec<Counter>, DataplaneError> {
         self.ask(Request::Counters).await?
+    }
+
+    /// The flows and the latest drops.
+    pub async fn seen(&self) -> Result<Seen, DataplaneError> {
+        self.ask(Request::Seen).await?
+    }
+
+    /// What numbers and addresses stand for now.
+    pub async fn names(&self) -> Result<Names, DataplaneError> {
+        self.ask(Request::Names).await
+    }
+
+    /// Where to listen to flows and drops as they happen.
+    pub const fn watch(&self) -> &Watch {
+        &self.watch
     }
 
     /// What the data plane uses.
@@ -262,6 +302,16 @@ impl Owner {
                 };
                 let _ = reply.send(self.dataplane.rule_hits().map(named));
             }
+            Request::Seen(reply) => {
+                let flows = self.dataplane.flows();
+                let seen = flows.and_then(|flows| Ok(Seen { flows, drops: self.dataplane.drops()? }));
+                let _ = reply.send(seen);
+            }
+            Request::Names(reply) => {
+                let policies = self.policies.compile(&self.desired, &self.node);
+                let devices = self.links.iter().map(|(id, link)| (link.ifindex, id.clone())).collect();
+                let _ = reply.send(Names { policies, devices, addresses: self.addresses.clone() });
+            }
             Request::Info(reply) => {
                 let _ = reply.send(self.dataplane.info());
             }
@@ -355,6 +405,15 @@ mod tests {
                 return Err(DataplaneError::Full { map: "services", refused: 1, capacity: 0 });
             }
             Ok(SyncReport::default())
+        }
+        fn flows(&mut self) -> Result<Vec<FlowRecord>, DataplaneError> {
+            Ok(Vec::new())
+        }
+        fn drops(&mut self) -> Result<Vec<DropRecord>, DataplaneError> {
+            Ok(Vec::new())
+        }
+        fn watch(&self) -> Watch {
+            Watch::default()
         }
         fn rule_hits(&mut self) -> Result<BTreeMap<u32, u64>, DataplaneError> {
             Ok(BTreeMap::new())

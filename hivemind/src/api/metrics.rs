@@ -56,6 +56,14 @@ pub(super) async fn samples(state: &ApiState) -> Vec<Sample> {
     let datapath = datapath.borrow();
     let help = "Connections that the data plane tracks";
     all.push(gauge("dataplane_connections", help, vec![], float(datapath.sweep.connections)));
+    let rows = |verdict: &str| vec![("verdict", verdict.to_owned())];
+    let help = "Flows in the table, and kinds of packets that were dropped of late";
+    all.push(gauge("dataplane_flows", help, rows("forwarded"), float(datapath.sweep.connections)));
+    all.push(gauge("dataplane_flows", help, rows("dropped"), float(datapath.sweep.dropped)));
+    if let Ok(lost) = state.datapath.watch().lost() {
+        let help = "Flows and drops that were to be told to a watcher and found no room";
+        all.push(counter("dataplane_lost_events", help, vec![], lost));
+    }
     let help = "Rows of the data plane found changed by someone else and put right";
     all.push(counter("dataplane_repaired_rows", help, vec![], datapath.repaired));
     let help = "Whether the data plane is what it should be";
@@ -127,6 +135,9 @@ fn dataplane(info: &DataplaneInfo, all: &mut Vec<Sample>) {
     for (map, capacity, bytes) in &info.maps {
         let labels = || vec![("map", map.clone())];
         all.push(gauge("dataplane_map_capacity", "Rows that a map can hold", labels(), (*capacity).into()));
+        if map == hivemind_ebpf::map::FLOWS {
+            all.push(gauge("dataplane_flows_capacity", "Flows that the table can hold", vec![], (*capacity).into()));
+        }
         all.push(gauge("dataplane_map_size_bytes", "Memory that a map takes", labels(), float(*bytes)));
     }
     for (program, instructions) in &info.programs {

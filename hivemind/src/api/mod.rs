@@ -10,6 +10,8 @@ pub mod changes;
 pub mod events;
 pub mod exec;
 mod extract;
+pub mod flow_view;
+mod flows;
 pub mod instances;
 pub mod meta;
 mod metrics;
@@ -94,6 +96,7 @@ struct Shared {
         (name = "apps", description = "What is wanted"),
         (name = "instances", description = "What runs: state, logs, exec"),
         (name = "services", description = "Names, virtual addresses and who serves them"),
+        (name = "flows", description = "Who talks with whom, what was dropped, and which rule decided"),
         (name = "nodes", description = "Machines"),
         (name = "events", description = "What happens: events for people, changes for programs"),
         (name = "meta", description = "The daemon itself"),
@@ -139,6 +142,8 @@ fn described() -> (Router<Shared>, utoipa::openapi::OpenApi) {
         .routes(routes!(services::get))
         .routes(routes!(nodes::list))
         .routes(routes!(nodes::get))
+        .routes(routes!(flows::list))
+        .routes(routes!(flows::watch))
         .routes(routes!(events::events))
         .routes(routes!(events::watch))
         .routes(routes!(meta::version))

@@ -5,11 +5,13 @@ mod app;
 mod balance;
 mod complete;
 mod daemon;
+mod dataplane;
 mod deploy;
 mod difference;
 mod doctor;
 mod exec;
 mod explain;
+mod flows;
 mod instance;
 mod logs;
 mod output;
@@ -142,6 +144,8 @@ enum Command {
     Policy(policy::PolicyCommand),
     /// Tell whether one may reach another, and which rule of which policy decides
     Why(why::WhyArgs),
+    /// Show who talks with whom, what was dropped, and by which rule
+    Flows(flows::FlowArgs),
     /// Create, list, label and remove namespaces
     #[command(subcommand, visible_alias = "ns")]
     Namespace(tenant::NamespaceCommand),
@@ -153,6 +157,9 @@ enum Command {
     Node(show::NodeCommand),
     /// Show what has happened
     Events(show::EventArgs),
+    /// Remove the data plane from the kernel; needs no daemon
+    #[command(subcommand)]
+    Dataplane(dataplane::DataplaneCommand),
     /// Check whether this machine has what the daemon needs; needs no daemon
     Doctor(Box<doctor::DoctorArgs>),
     /// Tell what an error code means: hivemind explain E-NET-003
@@ -319,10 +326,12 @@ async fn command(command: Command, context: &Context, target: Target) -> Result<
         Command::Service(command) => show::service(context, command).await?,
         Command::Policy(command) => policy::run(context, command).await?,
         Command::Why(args) => why::why(context, args).await?,
+        Command::Flows(args) => flows::run(context, &args).await?,
         Command::Namespace(command) => tenant::namespace(context, command).await?,
         Command::Tenant(command) => tenant::tenant(context, command).await?,
         Command::Node(command) => show::node(context, command).await?,
         Command::Events(args) => show::events(context, &args).await?,
+        Command::Dataplane(command) => dataplane::run(context, &target, &command)?,
         Command::Doctor(args) => return doctor::run(context, target, *args).await,
         Command::Explain { code } => explain::run(context.output, code.as_deref())?,
         Command::Completion { shell } => complete::script(shell)?,
@@ -382,6 +391,9 @@ mod tests {
             "hivemind policy test -f new.yaml --from a --to b --port 80/tcp --denied",
             "hivemind policy test --expect reach.yaml",
             "hivemind why world web:80",
+            "hivemind flows -f --from client --to web --port 80 --protocol tcp -o json",
+            "hivemind flows --dropped --reason policy-in --app web -A",
+            "hivemind dataplane unload --force",
             "hivemind app ls -A",
             "hivemind ps --all-tenants",
             "hivemind ps --all-namespaces web",

@@ -8,6 +8,7 @@ use std::{
 use ipnet::{Ipv4Net, Ipv6Net};
 
 use crate::{
+    ipam,
     model::{ErrorCode, NodeName, Problem},
     net::NodeNet,
 };
@@ -131,8 +132,8 @@ impl DaemonConfig {
             services_v4: v4.then_some(self.services_v4),
             services_v6: v6.then_some(self.services_v6),
             gateway: crate::model::Addresses {
-                v4: v4.then(|| self.instances_v4.hosts().next()).flatten(),
-                v6: v6.then(|| std::net::Ipv6Addr::from(u128::from(self.instances_v6.network()) + 1)),
+                v4: v4.then(|| ipam::node_v4(self.instances_v4)).flatten(),
+                v6: v6.then(|| ipam::node_v6(self.instances_v6)),
             },
         }
     }

@@ -62,8 +62,9 @@ async fn serve(
 ) -> Result<(), Problem> {
     let network = config.network();
     let (names, table) = watch::channel(Arc::new(DnsTable::default()));
-    let Prepared { runtime, store, net, mut dns, dataplane, in_place } = prepare(config, &network, table).await?;
+    let Prepared { runtime, store, net, mut dns, mut dataplane, in_place } = prepare(config, &network, table).await?;
     let internal = |error: std::io::Error| Problem::new(ErrorCode::Internal, error.to_string());
+    let ring = dataplane.ring();
     let (datapath, thread) =
         datapath::start(Box::new(dataplane), config.node_name.clone(), in_place).map_err(internal)?;
 
@@ -122,6 +123,13 @@ async fn serve(
         dns.ended().await;
         "dns"
     });
+    if let Some(ring) = ring {
+        tasks.spawn(async move {
+            let error = ring.run().await;
+            tracing::error!(%error, "what the data plane tells of flows cannot be read");
+            "flows"
+        });
+    }
     tasks.spawn(follow_names(told.clone(), names));
     let node = config.node_name.clone();
     let state = ApiState { node, control, runtime, datapath, events, metrics: Metrics::default(), readiness };

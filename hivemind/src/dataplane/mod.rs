@@ -4,13 +4,17 @@
 pub mod bpf;
 pub mod diff;
 mod error;
+pub mod flows;
 mod probe;
 pub mod share;
 pub mod tables;
+mod watch;
 
 pub use error::DataplaneError;
 pub use probe::{Finding, probe};
+pub use watch::{Listener, Watch};
 
+use flows::{DropRecord, FlowRecord};
 use tables::Tables;
 
 use std::collections::BTreeMap;
@@ -46,6 +50,15 @@ pub trait Dataplane: Send + std::fmt::Debug {
     /// How many packets each rule of policies has allowed, by its number; answers are not counted.
     fn rule_hits(&mut self) -> Result<BTreeMap<u32, u64>, DataplaneError>;
 
+    /// The flows that are in the table now.
+    fn flows(&mut self) -> Result<Vec<FlowRecord>, DataplaneError>;
+
+    /// The latest drops, one for all packets of a kind.
+    fn drops(&mut self) -> Result<Vec<DropRecord>, DataplaneError>;
+
+    /// Where to listen to flows that begin and end, and to drops. What a sweep ends is told as well.
+    fn watch(&self) -> Watch;
+
     /// Bookkeeping to be called every few seconds: removes what has timed out; now and then compares the maps with what
     /// was written last, and puts right what someone else has changed.
     fn sweep(&mut self) -> Result<SweepReport, DataplaneError>;
@@ -73,6 +86,8 @@ pub struct SyncReport {
 pub struct SweepReport {
     /// Connections that are tracked.
     pub connections: u64,
+    /// Kinds of packets that were dropped of late: rows of the table of drops.
+    pub dropped: u64,
     /// Connections that were removed.
     pub expired: u64,
     /// Rows that someone else had changed and that were put right.

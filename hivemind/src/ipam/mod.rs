@@ -9,6 +9,16 @@ use ipnet::{Ipv4Net, Ipv6Net};
 /// IPv6 ranges are used up to this many addresses: more than any node or cluster has.
 const V6_USED: u128 = 1 << 32;
 
+/// The node's own address in its range: the first usable one, if the range has any.
+pub fn node_v4(range: Ipv4Net) -> Option<Ipv4Addr> {
+    range.hosts().next()
+}
+
+/// As [`node_v4`].
+pub fn node_v6(range: Ipv6Net) -> Ipv6Addr {
+    Ipv6Addr::from(u128::from(range.network()) + 1)
+}
+
 /// The first free address after `after` (wrapping around), so that an address is not used again at once: somebody may
 /// still know it. Never the network's, the node's (the first) or the broadcast address. `None` if all are used.
 pub fn free_v4(range: Ipv4Net, used: impl Fn(&Ipv4Addr) -> bool, after: Option<Ipv4Addr>) -> Option<Ipv4Addr> {

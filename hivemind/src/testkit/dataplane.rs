@@ -8,7 +8,11 @@ use std::{
 
 use super::{journal::Journal, runtime::Fault};
 use crate::{
-    dataplane::{Counter, Dataplane, DataplaneError, DataplaneInfo, SweepReport, SyncReport, tables::Tables},
+    dataplane::{
+        Counter, Dataplane, DataplaneError, DataplaneInfo, SweepReport, SyncReport, Watch,
+        flows::{DropRecord, FlowRecord},
+        tables::Tables,
+    },
     model::InstanceId,
     net::HostLink,
 };
@@ -116,6 +120,18 @@ impl Dataplane for FakeDataplane {
             pinned.tables = desired.clone();
             SyncReport::default()
         })
+    }
+
+    fn flows(&mut self) -> Result<Vec<FlowRecord>, DataplaneError> {
+        Ok(Vec::new())
+    }
+
+    fn drops(&mut self) -> Result<Vec<DropRecord>, DataplaneError> {
+        Ok(Vec::new())
+    }
+
+    fn watch(&self) -> Watch {
+        Watch::default()
     }
 
     fn rule_hits(&mut self) -> Result<BTreeMap<u32, u64>, DataplaneError> {

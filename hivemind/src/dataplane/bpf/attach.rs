@@ -113,7 +113,7 @@ fn direction(name: &str) -> TcAttachType {
 }
 
 /// The instances' devices in the calling thread's namespace.
-fn instance_devices() -> Vec<(InstanceId, String)> {
+pub(super) fn instance_devices() -> Vec<(InstanceId, String)> {
     let Ok(all) = if_nameindex() else { return Vec::new() };
     let names = all.iter().filter_map(|device| device.name().to_str().ok());
     names.filter_map(|name| Some((name.strip_prefix("hm")?.parse().ok()?, name.to_owned()))).collect()
@@ -245,17 +245,6 @@ impl BpfDataplane {
         Ok(())
     }
 
-    /// Detaches from every device in the calling thread's namespace, on kernels without TCX.
-    pub(super) fn detach_filters(&mut self) {
-        let Ok(all) = if_nameindex() else { return };
-        for device in all.iter().filter_map(|device| device.name().to_str().ok()) {
-            for name in program::DEVICE {
-                // Most devices have none of them.
-                let _ = tc::qdisc_detach_program(device, direction(name), name);
-            }
-        }
-    }
-
     /// Attaches the socket programs to the cgroup, or takes over.
     pub(super) fn attach_sockets(&mut self) -> Result<(), DataplaneError> {
         let path = self.config.cgroup.clone();
@@ -311,6 +300,22 @@ pub(super) fn has_predecessor(root: &Path) -> Result<bool, DataplaneError> {
         }
     }
     Ok(false)
+}
+
+/// Whether a pin is the one of what an instance sends.
+pub(super) fn is_instance(pin: &str) -> bool {
+    matches!(Place::parse(pin), Some(Place::From(_)))
+}
+
+/// Detaches our filters from every device in the calling thread's namespace: kernels without TCX have them.
+pub(super) fn detach_filters() {
+    let Ok(all) = if_nameindex() else { return };
+    for device in all.iter().filter_map(|device| device.name().to_str().ok()) {
+        for name in program::DEVICE {
+            // Most devices have none of them.
+            let _ = tc::qdisc_detach_program(device, direction(name), name);
+        }
+    }
 }
 
 /// The names in a folder; none if there is no such folder.

@@ -8,8 +8,8 @@ use aya::{
 };
 use hivemind_ebpf::{
     abi::{
-        Addr, Backend, Count, CounterKey, Endpoint, Flow, FlowKey, Frontend, FrontendKey, MemberKey, Part, PartKey,
-        Peer, Rule, RuleKey, Served, ServedKey, SlotKey, Translation, Tuple,
+        Addr, Backend, Count, CounterKey, DropKey, Drops, Endpoint, Flow, FlowKey, Frontend, FrontendKey, MemberKey,
+        Part, PartKey, Peer, Rule, RuleKey, Served, ServedKey, SlotKey, Translation, Tuple,
     },
     map,
 };
@@ -123,6 +123,7 @@ pub(super) struct Maps {
     pub(super) slots: Table<SlotKey, Backend>,
     pub(super) served: Table<ServedKey, Served>,
     pub(super) flows: Table<FlowKey, Flow>,
+    pub(super) drops: Table<DropKey, Drops>,
     pub(super) translations: Table<Tuple, Translation>,
     pub(super) totals: PerCpuArray<MapData, Count>,
     generation: Array<MapData, u32>,
@@ -180,6 +181,7 @@ impl Maps {
             open: table(ebpf, map::OPEN, &sizes)?,
             served: table(ebpf, map::SERVED, &sizes)?,
             flows: table(ebpf, map::FLOWS, &sizes)?,
+            drops: table(ebpf, map::DROPS, &sizes)?,
             translations: table(ebpf, map::TRANSLATIONS, &sizes)?,
             totals: PerCpuArray::try_from(totals).map_err(|error| failed("use", map::TOTALS, &error))?,
             generation: Array::try_from(generation).map_err(|error| failed("use", map::GENERATION, &error))?,

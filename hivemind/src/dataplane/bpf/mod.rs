@@ -10,6 +10,7 @@ mod intervals;
 mod link;
 mod maps;
 mod rows;
+mod seen;
 mod slots;
 mod sources;
 mod sweep;
@@ -29,13 +30,19 @@ use hivemind_ebpf::{
     map, program,
 };
 
-use super::{Counter, Dataplane, DataplaneError, DataplaneInfo, SweepReport, SyncReport, probe, tables::Tables};
+use super::{
+    Counter, Dataplane, DataplaneError, DataplaneInfo, SweepReport, SyncReport, Watch,
+    flows::{DropRecord, FlowRecord},
+    probe,
+    tables::Tables,
+};
 use crate::{
     model::InstanceId,
     net::{HostLink, NodeNet},
 };
 use attach::Place;
 use maps::Maps;
+pub use seen::Ring;
 use sync::Shadow;
 
 /// Every how many sweeps the maps are read and compared.
@@ -71,6 +78,8 @@ pub struct BpfDataplane {
     ebpf: Ebpf,
     maps: Maps,
     shadow: Shadow,
+    watch: Watch,
+    ring: Option<Ring>,
     tcx: bool,
     sweeps: u32,
     info: DataplaneInfo,
@@ -127,14 +136,21 @@ impl BpfDataplane {
         attach::load_programs(&mut ebpf, &config.log_dir)?;
         let info = info(&ebpf, tcx);
         let mut maps = Maps::take(&mut ebpf)?;
+        let (ring, watch) = seen::take(&mut ebpf)?;
         let shadow = Shadow::read(&mut maps)?;
         let waiting = (tcx && attach::has_predecessor(&config.root)?).then(Vec::new);
-        let mut dataplane = Self { config, ebpf, maps, shadow, tcx, sweeps: 0, info, waiting };
+        let ring = Some(ring);
+        let mut dataplane = Self { config, ebpf, maps, shadow, watch, ring, tcx, sweeps: 0, info, waiting };
         dataplane.take_over()?;
         if dataplane.waiting.is_none() {
             dataplane.attach_sockets()?;
         }
         Ok(dataplane)
+    }
+
+    /// The ring of what the programs tell, once: somebody must read it for those who listen.
+    pub fn ring(&mut self) -> Option<Ring> {
+        self.ring.take()
     }
 
     /// Runs a device's program on one packet that seems to have come by the interface `ifindex`, without sending
@@ -309,8 +325,24 @@ impl Dataplane for BpfDataplane {
         sweep::rule_hits(&self.maps)
     }
 
+    fn flows(&mut self) -> Result<Vec<FlowRecord>, DataplaneError> {
+        let clock = seen::Clock::now();
+        let rows = self.maps.flows.raw_rows()?;
+        Ok(rows.iter().map(|(key, row)| seen::flow(key, row, false, clock)).collect())
+    }
+
+    fn drops(&mut self) -> Result<Vec<DropRecord>, DataplaneError> {
+        let clock = seen::Clock::now();
+        let rows = self.maps.drops.raw_rows()?;
+        Ok(rows.iter().filter_map(|(key, row)| seen::dropped(key, row, clock)).collect())
+    }
+
+    fn watch(&self) -> Watch {
+        self.watch.clone()
+    }
+
     fn sweep(&mut self) -> Result<SweepReport, DataplaneError> {
-        let mut report = sweep::flows(&mut self.maps)?;
+        let mut report = sweep::flows(&mut self.maps, &self.watch)?;
         // Without the list nothing is taken for gone.
         if let Ok(devices) = nix::net::if_::if_nameindex() {
             let devices: BTreeSet<u32> = devices.iter().map(nix::net::if_::Interface::index).collect();
@@ -330,11 +362,39 @@ impl Dataplane for BpfDataplane {
     }
 
     fn unload(&mut self) -> Result<(), DataplaneError> {
-        if !self.tcx {
-            self.detach_filters();
-        }
-        remove_pins(&self.config.root)
+        unload(&self.config.root).map(drop)
     }
+}
+
+/// Detaches and removes what any daemon has left below `root`, of every version, and our filters on the devices of the
+/// calling thread's network namespace. Returns how many pins there were.
+///
+/// # Errors
+/// If a pin cannot be read or removed.
+pub fn unload(root: &Path) -> Result<usize, DataplaneError> {
+    let mut pins = 0;
+    for version in attach::list(root)? {
+        for dir in ["maps", "links"] {
+            pins += attach::list(&root.join(&version).join(dir))?.len();
+        }
+    }
+    attach::detach_filters();
+    remove_pins(root)?;
+    Ok(pins)
+}
+
+/// How many instances use the data plane below `root`: those with a pinned link, or, of one without links, those with a
+/// device in the calling thread's network namespace.
+///
+/// # Errors
+/// If the pins cannot be listed.
+pub fn attached(root: &Path) -> Result<usize, DataplaneError> {
+    if !root.exists() {
+        return Ok(0);
+    }
+    let pinned = attach::list(&base(root).join("links"))?;
+    let pinned = pinned.iter().filter(|pin| attach::is_instance(pin)).count();
+    Ok(if pinned > 0 { pinned } else { attach::instance_devices().len() })
 }
 
 /// Removes everything that is pinned below `root`: the kernel ends programs that were attached with a link only.

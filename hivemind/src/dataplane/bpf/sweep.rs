@@ -13,13 +13,14 @@ use hivemind_ebpf::{
 
 use super::{
     maps::{Maps, Table, failed},
+    seen,
     slots::{self, Slots, sum},
 };
-use crate::dataplane::{Counter, DataplaneError, SweepReport};
+use crate::dataplane::{Counter, DataplaneError, SweepReport, Watch, flows::Told};
 
 /// Removes flows that have been silent for longer than they may, and those that have lost an instance of this node:
 /// nothing of them is forwarded any more.
-pub(super) fn flows(maps: &mut Maps) -> Result<SweepReport, DataplaneError> {
+pub(super) fn flows(maps: &mut Maps, watch: &Watch) -> Result<SweepReport, DataplaneError> {
     let mut report = SweepReport::default();
     let now = now();
     let devices: BTreeSet<u32> = maps.endpoints.raw_rows()?.into_iter().map(|(ifindex, _)| ifindex).collect();
@@ -30,13 +31,20 @@ pub(super) fn flows(maps: &mut Maps) -> Result<SweepReport, DataplaneError> {
         let lost = row.devices.iter().any(|device| *device != 0 && !devices.contains(device));
         if lost || flow::is_over(&key, &row, now) {
             report.expired += 1;
-            ended.push(key);
+            ended.push((key, row));
         } else {
             report.connections += 1;
             in_use.extend(asked(&key, &row));
         }
     }
-    remove(&mut maps.flows, &ended)?;
+    let clock = seen::Clock::now();
+    for (key, row) in ended {
+        // What the programs have removed meanwhile they have told themselves.
+        if removed(&mut maps.flows, &key)? && watch.is_watched() {
+            watch.tell(Told::Ended(seen::flow(&key, &row, true, clock)));
+        }
+    }
+    report.dropped = u64::try_from(maps.drops.keys()?.len()).unwrap_or(u64::MAX);
     // A flow that has begun since the flows were read is not in this list: its translation is newer than the list of
     // translations, which is older.
     let unused: Vec<_> = translations.difference(&in_use).copied().collect();
@@ -51,13 +59,16 @@ fn asked(key: &FlowKey, row: &Flow) -> Option<Tuple> {
 }
 
 fn remove<K: aya::Pod, V: aya::Pod>(table: &mut Table<K, V>, keys: &[K]) -> Result<(), DataplaneError> {
-    for key in keys {
-        match table.remove(key) {
-            Ok(()) | Err(MapError::KeyNotFound | MapError::ElementNotFound) => {}
-            Err(error) => return Err(failed("sweep", table.name, &error)),
-        }
+    keys.iter().try_for_each(|key| removed(table, key).map(drop))
+}
+
+/// Whether it was there.
+fn removed<K: aya::Pod, V: aya::Pod>(table: &mut Table<K, V>, key: &K) -> Result<bool, DataplaneError> {
+    match table.remove(key) {
+        Ok(()) => Ok(true),
+        Err(MapError::KeyNotFound | MapError::ElementNotFound) => Ok(false),
+        Err(error) => Err(failed("sweep", table.name, &error)),
     }
-    Ok(())
 }
 
 /// Removes the counts of sockets of what is no backend any more, once the last socket is closed.
@@ -69,7 +80,7 @@ pub(super) fn loads(maps: &mut Maps, backends: &BTreeSet<IpAddr>) -> Result<(), 
 }
 
 /// Now, in nanoseconds: the clock of bpf_ktime_get_coarse_ns.
-fn now() -> u64 {
+pub(super) fn now() -> u64 {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: the call writes one `timespec` to a valid pointer.
     unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC_COARSE, &raw mut time) };

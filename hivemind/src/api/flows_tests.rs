@@ -1,0 +1,146 @@
+//! Flows by name.
+
+use hivemind_ebpf::reason::Reason;
+
+use super::*;
+use crate::{
+    model::{Addresses, AppKey, Desired, Instance, PolicyKey, Row, Scope, Service, ServiceKey, Timestamp},
+    policy::{Compiled, PolicyRef},
+    spec::v1::AppSpec,
+};
+
+/// `web` and `client` of `default/default`, `spy` of the tenant `other`, and the service `web` as number 3. The rule 7
+/// is one of a policy's; the node is 192.0.2.1.
+fn who() -> Who {
+    let mut snapshot = ClusterSnapshot::at(1);
+    for (n, (tenant, app)) in [("default", "web"), ("default", "client"), ("other", "spy")].into_iter().enumerate() {
+        let scope = Scope::default_of(tenant.parse().expect("a name"));
+        let id = InstanceId::from_bits(n as u64 + 1);
+        let instance = Instance {
+            id: id.clone(),
+            app: AppKey::new(scope, app.parse().expect("a name")),
+            generation: 1,
+            spec: AppSpec::new("x"),
+            node: "here".parse().expect("a name"),
+            addresses: Addresses { v4: Some([10, 88, 0, n as u8 + 2].into()), v6: None },
+            identity: 256,
+            desired: Desired::Run,
+            created_at: Timestamp::default(),
+        };
+        snapshot.set_instance(&id, Some(Row { object: Arc::new(instance), modified: 1 }));
+    }
+    let key = ServiceKey::new(Scope::default(), "web".parse().expect("a name"));
+    let service = Service {
+        key: key.clone(),
+        id: 3,
+        addresses: Addresses { v4: Some([10, 96, 0, 1].into()), v6: None },
+        dns_names: Vec::new(),
+        ports: Vec::new(),
+        app: AppKey::new(Scope::default(), "web".parse().expect("a name")),
+        balance: Default::default(),
+        shares: Default::default(),
+        created_at: Timestamp::default(),
+    };
+    snapshot.set_service(&key, Some(Row { object: Arc::new(service), modified: 1 }));
+    let policy = PolicyRef::Namespace(PolicyKey::new(Scope::default(), "closed".parse().expect("a name")));
+    let rule = RuleName { policy, direction: Direction::In, index: 2 };
+    let policies = Compiled { names: [(7, rule)].into(), ..Compiled::default() };
+    let devices = [(9, InstanceId::from_bits(1))].into();
+    let names = Names { policies: Arc::new(policies), devices, addresses: vec![[192, 0, 2, 1].into()] };
+    Who::new(Arc::new(snapshot), names)
+}
+
+fn end(address: [u8; 4], port: u16) -> FlowEnd {
+    FlowEnd { address: address.into(), port, packets: 1, bytes: 60 }
+}
+
+fn flow(from: [u8; 4], to: [u8; 4]) -> FlowRecord {
+    FlowRecord {
+        from: end(from, 40_000),
+        to: end(to, 80),
+        protocol: packet::TCP,
+        asked: None,
+        service: 0,
+        rule: 0,
+        first: Timestamp::default(),
+        last: Timestamp::default(),
+        answered: true,
+        closed: false,
+    }
+}
+
+fn drops(ends: Option<([u8; 4], [u8; 4])>, rule: u32) -> DropRecord {
+    DropRecord {
+        ends: ends.map(|(from, to)| ((from, 40_000).into(), (to, 80).into())),
+        protocol: packet::TCP,
+        device: 9,
+        direction: Direction::In,
+        reason: Reason::PolicyIn,
+        rule,
+        packets: 4,
+        bytes: 240,
+        first: Timestamp::default(),
+        last: Timestamp::default(),
+    }
+}
+
+const WEB: [u8; 4] = [10, 88, 0, 2];
+const CLIENT: [u8; 4] = [10, 88, 0, 3];
+const SPY: [u8; 4] = [10, 88, 0, 4];
+
+#[test]
+fn ends_services_and_rules_have_their_names() {
+    let who = who();
+    let view = who.flow(FlowKind::Live, &FlowRecord { service: 3, rule: 7, ..flow(CLIENT, WEB) });
+    assert!(view.from.who.starts_with("client-") && view.to.app.as_deref() == Some("web"), "{view:?}");
+    assert_eq!((view.policy.as_deref(), view.rule), (Some("default/default/closed"), Some(2)));
+    assert_eq!((view.service.as_deref(), view.protocol.as_str()), (Some("default/default/web"), "tcp"));
+    let outside = who.flow(FlowKind::Live, &flow([192, 0, 2, 1], [198, 51, 100, 1]));
+    assert_eq!((outside.from.who.as_str(), outside.to.who.as_str()), ("host", "world"));
+    let asked = DropRecord { direction: Direction::Out, ..drops(Some((CLIENT, [10, 96, 0, 1])), 0) };
+    assert_eq!(who.dropped(&asked).to.who, "service");
+    let denied = who.dropped(&drops(Some((SPY, WEB)), 7));
+    let dropped = denied.dropped.expect("dropped");
+    assert!(dropped.at.starts_with("web-") && dropped.direction == "in" && dropped.reason == "policy-in");
+    assert_eq!((denied.rule, denied.from.packets, denied.from.tenant.as_deref()), (Some(2), 4, Some("other")));
+    let unread = who.dropped(&drops(None, 0));
+    let spoofed = who.dropped(&DropRecord { direction: Direction::Out, ..drops(Some(([203, 0, 113, 9], SPY)), 0) });
+    assert!(spoofed.from.app.as_deref() == Some("web") && spoofed.from.address == Some([203, 0, 113, 9].into()));
+    assert!(unread.from.who == "unknown" && unread.to.app.as_deref() == Some("web"), "{unread:?}");
+}
+
+#[test]
+fn every_filter_leaves_out_what_does_not_fit() {
+    let who = who();
+    let all = [
+        who.flow(FlowKind::Live, &FlowRecord { service: 3, ..flow(CLIENT, WEB) }),
+        who.dropped(&drops(Some((SPY, WEB)), 7)),
+        who.flow(FlowKind::Live, &flow(SPY, [198, 51, 100, 1])),
+    ];
+    let web = InstanceId::from_bits(1);
+    for (query, expected) in [
+        ("{}", vec![0, 1, 2]),
+        (r#"{"tenant": "other"}"#, vec![1, 2]),
+        (r#"{"tenant": "default"}"#, vec![0, 1]),
+        (r#"{"tenant": "default", "app": "spy"}"#, vec![]),
+        (r#"{"tenant": "third"}"#, vec![]),
+        (r#"{"namespace": "default", "app": "web"}"#, vec![0, 1]),
+        (&format!(r#"{{"instance": "{web}"}}"#), vec![0, 1]),
+        (r#"{"address": "198.51.100.1"}"#, vec![2]),
+        (r#"{"from": "client"}"#, vec![0]),
+        (r#"{"from": "other/default/spy", "to": "default/web"}"#, vec![1]),
+        (r#"{"from": "a/other/default/spy"}"#, vec![]),
+        (r#"{"to": "world"}"#, vec![2]),
+        (r#"{"to": "10.88.0.2"}"#, vec![0, 1]),
+        (r#"{"port": 80, "protocol": "TCP"}"#, vec![0, 1, 2]),
+        (r#"{"port": 81}"#, vec![]),
+        (r#"{"protocol": "udp"}"#, vec![]),
+        (r#"{"verdict": "forwarded"}"#, vec![0, 2]),
+        (r#"{"reason": "policy-in"}"#, vec![1]),
+        (r#"{"reason": "policy-out"}"#, vec![]),
+    ] {
+        let args: FlowArgs = serde_json::from_str(query).expect("filters");
+        let got: Vec<usize> = (0..all.len()).filter(|n| args.wants(&all[*n])).collect();
+        assert_eq!(got, expected, "{query}");
+    }
+}

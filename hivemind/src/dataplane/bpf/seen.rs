@@ -1,0 +1,240 @@
+//! Flows, drops and what the programs tell of them, read from the kernel.
+
+use std::net::{IpAddr, SocketAddr};
+
+use aya::{
+    Ebpf, Pod,
+    maps::{Array, Map, MapData, RingBuf},
+};
+use hivemind_ebpf::{
+    abi::{BEGUN, DROPPED, DropKey, Drops, ENDED, Event, Flow, FlowKey, IN, Tuple},
+    flow, map,
+    reason::Reason,
+};
+use tokio::io::{Interest, unix::AsyncFd};
+
+use super::{maps::failed, sweep};
+use crate::{
+    dataplane::{
+        DataplaneError,
+        flows::{DropRecord, FlowEnd, FlowRecord, Told},
+        watch::{Switch, Watch},
+    },
+    lifecycle::clock,
+    model::Timestamp,
+    policy::Direction,
+};
+
+/// `hm_watch`: how many listen.
+const WATCHERS: u32 = 0;
+/// `hm_watch`: how much found no room in the ring.
+const LOST: u32 = 1;
+
+/// What the kernel's monotonic clock shows, in the time of people.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Clock {
+    monotonic_ns: u64,
+    wall: Timestamp,
+}
+
+impl Clock {
+    /// As both clocks stand now.
+    pub(super) fn now() -> Self {
+        Self { monotonic_ns: sweep::now(), wall: clock::now() }
+    }
+
+    fn at(self, ns: u64) -> Timestamp {
+        let millis = |ns: u64| i64::try_from(ns / 1_000_000).unwrap_or(i64::MAX);
+        Timestamp::from_millis(self.wall.as_millis() + millis(ns) - millis(self.monotonic_ns))
+    }
+}
+
+/// A row of the flows; `gone`: it is no longer there.
+pub(super) fn flow(key: &FlowKey, row: &Flow, gone: bool, clock: Clock) -> FlowRecord {
+    let (from, to) = (usize::from(row.origin & 1), usize::from(1 - (row.origin & 1)));
+    let end = |side: usize| FlowEnd {
+        address: key.addrs[side].into(),
+        port: u16::from_be(key.ports_be[side]),
+        packets: row.packets[side],
+        bytes: row.bytes[side],
+    };
+    let asked = || SocketAddr::new(row.vip.into(), u16::from_be(row.vip_port_be));
+    FlowRecord {
+        from: end(from),
+        to: end(to),
+        protocol: key.protocol,
+        asked: (!row.vip.is_none()).then(asked),
+        service: row.service,
+        rule: row.rule,
+        first: clock.at(row.first_ns),
+        last: clock.at(row.last_ns),
+        answered: flow::is_answered(key.protocol, row.seen),
+        closed: gone || key.protocol == hivemind_ebpf::packet::TCP && flow::is_closed(row.seen),
+    }
+}
+
+fn ends(tuple: &Tuple) -> Option<(SocketAddr, SocketAddr)> {
+    let at = |addr, port_be| SocketAddr::new(IpAddr::from(addr), u16::from_be(port_be));
+    (!tuple.src.is_none() || !tuple.dst.is_none())
+        .then(|| (at(tuple.src, tuple.sport_be), at(tuple.dst, tuple.dport_be)))
+}
+
+const fn direction(number: u8) -> Direction {
+    if number == IN { Direction::In } else { Direction::Out }
+}
+
+/// A row of the drops; `None`: its reason is of another version.
+pub(super) fn dropped(key: &DropKey, row: &Drops, clock: Clock) -> Option<DropRecord> {
+    Some(DropRecord {
+        ends: ends(&key.tuple),
+        protocol: key.tuple.protocol,
+        device: key.device,
+        direction: direction(key.direction),
+        reason: Reason::from_number(key.reason)?,
+        rule: row.rule,
+        packets: row.packets,
+        bytes: row.bytes,
+        first: clock.at(row.first_ns),
+        last: clock.at(row.last_ns),
+    })
+}
+
+fn told(event: &Event, clock: Clock) -> Option<Told> {
+    match event.kind {
+        BEGUN => Some(Told::Begun(flow(&event.key, &event.flow, false, clock))),
+        ENDED => Some(Told::Ended(flow(&event.key, &event.flow, true, clock))),
+        DROPPED => {
+            let tuple = event.key.sent_by(event.side.into());
+            Some(Told::Dropped(DropRecord {
+                ends: ends(&tuple),
+                protocol: tuple.protocol,
+                device: event.device,
+                direction: direction(event.direction),
+                reason: Reason::from_number(event.reason)?,
+                rule: event.rule,
+                packets: 1,
+                bytes: event.bytes.into(),
+                first: clock.wall,
+                last: clock.wall,
+            }))
+        }
+        _ => None,
+    }
+}
+
+/// The ring that the programs write to. What is in it is told to those who listen.
+pub struct Ring {
+    ring: RingBuf<MapData>,
+    watch: Watch,
+}
+
+impl std::fmt::Debug for Ring {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Ring").field("watch", &self.watch).finish_non_exhaustive()
+    }
+}
+
+/// Takes the ring and the switch out of the object.
+pub(super) fn take(ebpf: &mut Ebpf) -> Result<(Ring, Watch), DataplaneError> {
+    let mut take = |name: &'static str| {
+        ebpf.take_map(name).ok_or_else(|| DataplaneError::Kernel { what: "a map of the object", why: name.into() })
+    };
+    let (ring, switch): (Map, Map) = (take(map::EVENTS)?, take(map::WATCH)?);
+    let switch = Array::try_from(switch).map_err(|error| failed("use", map::WATCH, &error))?;
+    let watch = Watch::new(Box::new(Words(switch)))?;
+    let ring = RingBuf::try_from(ring).map_err(|error| failed("use", map::EVENTS, &error))?;
+    Ok((Ring { ring, watch: watch.clone() }, watch))
+}
+
+struct Words(Array<MapData, u32>);
+
+impl Switch for Words {
+    fn set(&mut self, listeners: u32) -> Result<(), DataplaneError> {
+        self.0.set(WATCHERS, listeners, 0).map_err(|error| failed("write", map::WATCH, &error))
+    }
+
+    fn lost(&self) -> Result<u64, DataplaneError> {
+        self.0.get(&LOST, 0).map(Into::into).map_err(|error| failed("read", map::WATCH, &error))
+    }
+}
+
+impl Ring {
+    /// Hands on what the programs tell, as it comes. Ends only with an error.
+    pub async fn run(self) -> DataplaneError {
+        match self.hand_on().await {
+            Ok(never) => match never {},
+            Err(source) => DataplaneError::Map { action: "read", map: map::EVENTS, why: source.to_string() },
+        }
+    }
+
+    async fn hand_on(self) -> std::io::Result<std::convert::Infallible> {
+        let Self { ring, watch } = self;
+        // SAFETY: the ring has one descriptor, its map's, as long as it lives.
+        let mut ring = unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) }?;
+        loop {
+            let mut ready = ring.readable_mut().await?;
+            let clock = Clock::now();
+            while let Some(item) = ready.get_inner_mut().next() {
+                if let Some(told) = read::<Event>(&item).and_then(|event| told(&event, clock)) {
+                    watch.tell(told);
+                }
+            }
+            ready.clear_ready();
+        }
+    }
+}
+
+/// A value of the ABI; `None` if there are not as many bytes.
+fn read<T: Pod>(bytes: &[u8]) -> Option<T> {
+    // SAFETY: `T` is plain data of any bit pattern, and there are as many bytes.
+    (bytes.len() == size_of::<T>()).then(|| unsafe { std::ptr::read_unaligned(bytes.as_ptr().cast()) })
+}
+
+#[cfg(test)]
+mod tests {
+    use hivemind_ebpf::abi::Addr;
+
+    use super::*;
+
+    fn tuple(src: &str, sport: u16, dst: &str, dport: u16) -> Tuple {
+        let addr = |text: &str| Addr::from(text.parse::<IpAddr>().expect("an address"));
+        let (sport_be, dport_be) = (sport.to_be(), dport.to_be());
+        Tuple { src: addr(src), dst: addr(dst), sport_be, dport_be, protocol: 6, pad: [0; 3] }
+    }
+
+    const CLOCK: Clock = Clock { monotonic_ns: 10_000_000_000, wall: Timestamp::from_millis(1_000_000) };
+
+    #[test]
+    fn a_flow_is_told_from_its_beginner_in_the_time_of_people() {
+        for (client, server) in [("10.88.0.9", "10.88.0.2"), ("10.88.0.2", "10.88.0.9")] {
+            let mut key = FlowKey::default();
+            let origin = key.set(&tuple(client, 40_000, server, 80));
+            let mut row = Flow { first_ns: 8_000_000_000, last_ns: 9_500_000_000, ..Flow::default() };
+            row.origin = u8::try_from(origin).expect("a side");
+            row.packets[origin] = 7;
+            row.bytes[1 - origin] = 900;
+            (row.vip, row.vip_port_be) = (tuple("10.96.0.1", 0, "::", 0).src, 8080_u16.to_be());
+            let record = flow(&key, &row, false, CLOCK);
+            assert_eq!((record.from.address.to_string().as_str(), record.from.port), (client, 40_000));
+            assert_eq!((record.to.address.to_string().as_str(), record.to.port), (server, 80));
+            assert_eq!((record.from.packets, record.to.bytes), (7, 900));
+            assert_eq!(record.asked, Some("10.96.0.1:8080".parse().expect("an address")));
+            assert_eq!((record.first.as_millis(), record.last.as_millis()), (998_000, 999_500));
+            assert!(!record.closed && flow(&key, &row, true, CLOCK).closed);
+        }
+    }
+
+    #[test]
+    fn a_drop_is_told_as_it_was_sent_and_may_have_no_ends() {
+        let mut event = Event { kind: DROPPED, reason: Reason::PolicyIn as u8, direction: IN, ..Event::default() };
+        event.side = u8::try_from(event.key.set(&tuple("10.88.0.9", 5, "10.88.0.2", 6))).expect("a side");
+        let Some(Told::Dropped(record)) = told(&event, CLOCK) else { panic!("a drop") };
+        let (from, to) = record.ends.expect("ends");
+        assert_eq!((from.to_string(), to.to_string()), ("10.88.0.9:5".into(), "10.88.0.2:6".into()));
+        assert_eq!((record.reason, record.direction), (Reason::PolicyIn, Direction::In));
+        event.key = FlowKey::default();
+        assert!(matches!(told(&event, CLOCK), Some(Told::Dropped(DropRecord { ends: None, .. }))));
+        assert_eq!(told(&Event { kind: 9, ..event }, CLOCK), None, "of another version");
+        assert_eq!(read::<Event>(&[0; 8]), None);
+    }
+}
