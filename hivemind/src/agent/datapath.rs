@@ -4,7 +4,7 @@
 //! Everyone else asks through [`Datapath`]. Nothing is removed from the maps before the feed's first end mark.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     sync::{Arc, mpsc},
     thread::JoinHandle,
@@ -18,10 +18,14 @@ use crate::{
         Counter, Dataplane, DataplaneError, DataplaneInfo, SweepReport,
         tables::{self, Tables},
     },
+    dns::Resolved,
     model::{InstanceId, NodeDesired, NodeName, Revision},
     net::HostLink,
-    policy::{self, RuleName},
+    policy::{self, Compiled, KnownNames, RuleName},
+    spec::v1::dns_name_covers,
 };
+
+use super::hosts::HostNames;
 
 /// How often timed-out connections are removed.
 const SWEEP: Duration = Duration::from_secs(5);
@@ -39,6 +43,19 @@ pub struct DatapathState {
     pub repaired: u64,
     /// The last sweep.
     pub sweep: SweepReport,
+    /// What names of hosts in policies stand for.
+    pub hosts: HostsReport,
+}
+
+/// How it stands with names of hosts in policies.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HostsReport {
+    /// Addresses of names, now.
+    pub addresses: usize,
+    /// Addresses for which there was no place, since the start.
+    pub refused: u64,
+    /// Answers that went out before their addresses were open, since the start.
+    pub late: u64,
 }
 
 #[derive(Debug)]
@@ -51,6 +68,8 @@ enum Request {
     RuleHits(oneshot::Sender<Result<Vec<(RuleName, u64)>, DataplaneError>>),
     Info(oneshot::Sender<DataplaneInfo>),
     Links(oneshot::Sender<BTreeMap<InstanceId, HostLink>>),
+    Resolved(Resolved),
+    KnownNames(oneshot::Sender<Arc<KnownNames>>),
     Stop,
 }
 
@@ -59,6 +78,7 @@ enum Request {
 pub struct Datapath {
     requests: mpsc::Sender<Request>,
     state: watch::Receiver<DatapathState>,
+    named: watch::Receiver<Option<BTreeSet<String>>>,
 }
 
 /// The owner's thread. Dropping it without [`DatapathThread::stop`] leaves the thread running until the process ends,
@@ -86,6 +106,8 @@ pub struct InPlace {
     pub links: BTreeMap<InstanceId, HostLink>,
     /// The node's own addresses.
     pub addresses: Vec<IpAddr>,
+    /// What names of hosts stood for.
+    pub hosts: HostNames,
 }
 
 /// Starts the owner.
@@ -96,6 +118,7 @@ pub fn start(
 ) -> std::io::Result<(Datapath, DatapathThread)> {
     let (requests, inbox) = mpsc::channel();
     let (state_tx, state) = watch::channel(DatapathState::default());
+    let (named_tx, named) = watch::channel(None);
     let owner = Owner {
         dataplane,
         node,
@@ -103,11 +126,14 @@ pub fn start(
         desired: Arc::default(),
         policies: policy::Cache::default(),
         addresses: in_place.addresses,
+        hosts: in_place.hosts,
+        early: Vec::new(),
+        named: named_tx,
         state: state_tx,
         dirty: false,
     };
     let thread = std::thread::Builder::new().name("datapath".into()).spawn(move || owner.run(&inbox))?;
-    Ok((Datapath { requests: requests.clone(), state }, DatapathThread { requests, thread }))
+    Ok((Datapath { requests: requests.clone(), state, named }, DatapathThread { requests, thread }))
 }
 
 fn not_written(why: &str) -> DataplaneError {
@@ -155,6 +181,25 @@ impl Datapath {
         self.ask(Request::RuleHits).await?
     }
 
+    /// Takes in what an instance is about to be told, and says so when its policies let it go there.
+    pub fn resolved(&self, resolved: Resolved) {
+        // Before the first policies are known, everything is for the owner to keep.
+        let named = self.named.borrow().as_ref().is_none_or(|names| {
+            let covers = |name: &String| dns_name_covers(name, &resolved.name);
+            names.iter().any(covers)
+        });
+        if named {
+            let _ = self.requests.send(Request::Resolved(resolved));
+        } else {
+            let _ = resolved.opened.send(());
+        }
+    }
+
+    /// What names of hosts in policies stand for.
+    pub async fn known_names(&self) -> Result<Arc<KnownNames>, DataplaneError> {
+        self.ask(Request::KnownNames).await
+    }
+
     /// The links it knows: whose interface index is whose.
     pub async fn links(&self) -> Result<BTreeMap<InstanceId, HostLink>, DataplaneError> {
         self.ask(Request::Links).await
@@ -186,6 +231,11 @@ struct Owner {
     desired: Arc<NodeDesired>,
     policies: policy::Cache,
     addresses: Vec<IpAddr>,
+    hosts: HostNames,
+    /// What was told before the first policies were known.
+    early: Vec<Resolved>,
+    /// The names of hosts that policies have; none before the first are known.
+    named: watch::Sender<Option<BTreeSet<String>>>,
     state: watch::Sender<DatapathState>,
     /// The maps may not be what they should be.
     dirty: bool,
@@ -198,11 +248,12 @@ impl Owner {
             let until_sweep = next_sweep.saturating_duration_since(tokio::time::Instant::now());
             let wait = if self.dirty { until_sweep.min(RETRY) } else { until_sweep };
             let mut waiting = Vec::new();
+            let mut told = Vec::new();
             match inbox.recv_timeout(wait) {
                 Ok(first) => {
                     // What has piled up is taken in one go, and the maps are written once for all of it.
                     for request in std::iter::once(first).chain(inbox.try_iter()) {
-                        if self.handle(request, &mut waiting).is_break() {
+                        if self.handle(request, &mut waiting, &mut told).is_break() {
                             return;
                         }
                     }
@@ -210,12 +261,14 @@ impl Owner {
                 Err(mpsc::RecvTimeoutError::Timeout) => {}
                 Err(mpsc::RecvTimeoutError::Disconnected) => return,
             }
+            self.learn(&mut told);
             let written = if self.dirty { self.write() } else { Ok(()) };
             for Answer { reply, result, needs_rows } in waiting {
                 // Without its row an instance is denied everything: it is not attached before the row is there.
                 let rows = if needs_rows { written.clone() } else { Ok(()) };
                 let _ = reply.send(result.and_then(|()| rows.map_err(|why| not_written(&why))));
             }
+            self.opened(told);
             if tokio::time::Instant::now() >= next_sweep {
                 self.sweep();
                 next_sweep = tokio::time::Instant::now() + SWEEP;
@@ -223,7 +276,50 @@ impl Owner {
         }
     }
 
-    fn handle(&mut self, request: Request, waiting: &mut Vec<Answer>) -> std::ops::ControlFlow<()> {
+    fn compile(&mut self) -> Arc<Compiled> {
+        self.policies.compile(&self.desired, &self.node, self.hosts.known())
+    }
+
+    /// Takes in what instances are about to be told. Before the first policies are known it waits, and nobody is told.
+    fn learn(&mut self, told: &mut Vec<Resolved>) {
+        if self.desired.revision == 0 {
+            self.early.append(told);
+            return;
+        }
+        told.append(&mut self.early);
+        if !told.is_empty() {
+            let policies = self.compile();
+            for resolved in &*told {
+                self.dirty |= self.hosts.learn(resolved, &self.desired, &policies);
+            }
+        }
+    }
+
+    /// Lets answers go out. Also after a write that failed: it is repeated, and no answer helps nobody.
+    fn opened(&mut self, told: Vec<Resolved>) {
+        if told.is_empty() {
+            return;
+        }
+        let open = !self.dirty;
+        let sent = told.into_iter().map(|resolved| resolved.opened.send(()));
+        let late = sent.filter(|sent| !open || sent.is_err()).count();
+        self.say_hosts(u64::try_from(late).unwrap_or(u64::MAX));
+    }
+
+    fn say_hosts(&self, late: u64) {
+        let (addresses, refused) = (self.hosts.hosts().len(), self.hosts.hosts().refused());
+        self.state.send_if_modified(|state| {
+            let now = HostsReport { addresses, refused, late: state.hosts.late + late };
+            std::mem::replace(&mut state.hosts, now) != now
+        });
+    }
+
+    fn handle(
+        &mut self,
+        request: Request,
+        waiting: &mut Vec<Answer>,
+        told: &mut Vec<Resolved>,
+    ) -> std::ops::ControlFlow<()> {
         match request {
             Request::Attach(id, link, reply) => {
                 let result = self.dataplane.attach(&id, &link);
@@ -254,7 +350,7 @@ impl Owner {
                 let _ = reply.send(self.dataplane.counters());
             }
             Request::RuleHits(reply) => {
-                let policies = self.policies.compile(&self.desired, &self.node);
+                let policies = self.compile();
                 let named = |hits: BTreeMap<u32, u64>| {
                     hits.into_iter()
                         .filter_map(|(rule, packets)| Some((policies.names.get(&rule)?.clone(), packets)))
@@ -268,6 +364,10 @@ impl Owner {
             Request::Links(reply) => {
                 let _ = reply.send(self.links.clone());
             }
+            Request::Resolved(resolved) => told.push(resolved),
+            Request::KnownNames(reply) => {
+                let _ = reply.send(Arc::clone(self.hosts.known()));
+            }
             Request::Stop => return std::ops::ControlFlow::Break(()),
         }
         std::ops::ControlFlow::Continue(())
@@ -279,7 +379,9 @@ impl Owner {
             // What was not named yet may still come: the maps keep what the last daemon wrote.
             return Ok(());
         }
-        let policies = self.policies.compile(&self.desired, &self.node);
+        let policies = self.compile();
+        let named = Some(policies.hosts.values().flatten().cloned().collect());
+        self.named.send_if_modified(|before| std::mem::replace(before, named.clone()) != named);
         let tables: Tables = tables::compute(&self.desired, &policies, &self.node, &self.links, &self.addresses);
         let result = self.dataplane.sync(&tables);
         self.dirty = result.is_err();
@@ -306,6 +408,26 @@ impl Owner {
             }),
             Err(error) => tracing::error!(%error, "timed-out connections could not be removed"),
         }
+        self.close_hosts();
+    }
+}
+
+impl Owner {
+    /// Closes addresses of names whose time is over, unless flows to them live.
+    fn close_hosts(&mut self) {
+        if self.desired.revision == 0 || self.hosts.hosts().is_empty() {
+            return;
+        }
+        let over = self.hosts.over();
+        let in_use = if over.is_empty() { Ok(BTreeSet::new()) } else { self.dataplane.in_use(&over) };
+        // What is not known to be unused is kept.
+        let in_use = in_use.unwrap_or_else(|error| {
+            tracing::error!(%error, "addresses of names stay open: it is not known which of them are in use");
+            over
+        });
+        let policies = self.compile();
+        self.dirty |= self.hosts.forget(&in_use, &policies);
+        self.say_hosts(0);
     }
 }
 
@@ -365,6 +487,9 @@ mod tests {
         fn sweep(&mut self) -> Result<SweepReport, DataplaneError> {
             Ok(SweepReport::default())
         }
+        fn in_use(&mut self, _: &BTreeSet<IpAddr>) -> Result<BTreeSet<IpAddr>, DataplaneError> {
+            Ok(BTreeSet::new())
+        }
         fn info(&self) -> DataplaneInfo {
             DataplaneInfo::default()
         }
@@ -423,7 +548,7 @@ mod tests {
         let recorder = Recorder::default();
         let address = IpAddr::from([192, 0, 2, 1]);
         let links = BTreeMap::from([(InstanceId::from_bits(1), link(8)), (InstanceId::from_bits(2), link(9))]);
-        let in_place = InPlace { links, addresses: vec![address] };
+        let in_place = InPlace { links, addresses: vec![address], ..InPlace::default() };
         let (datapath, thread) = start(Box::new(recorder.clone()), node.clone(), in_place).expect("a thread");
         datapath.desired(Arc::new(desired(&node)));
         datapath.shows(7).await;
