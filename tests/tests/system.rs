@@ -12,6 +12,8 @@ mod exec;
 mod families;
 #[path = "system/health.rs"]
 mod health;
+#[path = "system/hosts.rs"]
+mod hosts;
 #[path = "system/life.rs"]
 mod life;
 #[path = "system/namespaces.rs"]
