@@ -4,7 +4,7 @@
 //! Everyone else asks through [`Datapath`]. Nothing is removed from the maps before the feed's first end mark.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     sync::{Arc, mpsc},
     thread::JoinHandle,
@@ -19,10 +19,14 @@ use crate::{
         flows::{DropRecord, FlowRecord},
         tables::{self, Tables},
     },
+    dns::Resolved,
     model::{InstanceId, NodeDesired, NodeName, Revision},
     net::HostLink,
-    policy::{self, RuleName},
+    policy::{self, Compiled, KnownNames, RuleName},
+    spec::v1::dns_name_covers,
 };
+
+use super::hosts::HostNames;
 
 /// How often timed-out connections are removed.
 const SWEEP: Duration = Duration::from_secs(5);
@@ -40,6 +44,19 @@ pub struct DatapathState {
     pub repaired: u64,
     /// The last sweep.
     pub sweep: SweepReport,
+    /// What names of hosts in policies stand for.
+    pub hosts: HostsReport,
+}
+
+/// How it stands with names of hosts in policies.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HostsReport {
+    /// Addresses of names, now.
+    pub addresses: usize,
+    /// Addresses for which there was no place, since the start.
+    pub refused: u64,
+    /// Answers that went out before their addresses were open, since the start.
+    pub late: u64,
 }
 
 #[derive(Debug)]
@@ -54,6 +71,8 @@ enum Request {
     Names(oneshot::Sender<Names>),
     Info(oneshot::Sender<DataplaneInfo>),
     Links(oneshot::Sender<BTreeMap<InstanceId, HostLink>>),
+    Resolved(Resolved),
+    KnownNames(oneshot::Sender<Arc<KnownNames>>),
     Stop,
 }
 
@@ -83,6 +102,7 @@ pub struct Datapath {
     requests: mpsc::Sender<Request>,
     state: watch::Receiver<DatapathState>,
     watch: Watch,
+    named: watch::Receiver<Option<BTreeSet<String>>>,
 }
 
 /// The owner's thread. Dropping it without [`DatapathThread::stop`] leaves the thread running until the process ends,
@@ -110,6 +130,8 @@ pub struct InPlace {
     pub links: BTreeMap<InstanceId, HostLink>,
     /// The node's own addresses.
     pub addresses: Vec<IpAddr>,
+    /// What names of hosts stood for.
+    pub hosts: HostNames,
 }
 
 /// Starts the owner.
@@ -121,6 +143,7 @@ pub fn start(
     let (requests, inbox) = mpsc::channel();
     let listeners = dataplane.watch();
     let (state_tx, state) = watch::channel(DatapathState::default());
+    let (named_tx, named) = watch::channel(None);
     let owner = Owner {
         dataplane,
         node,
@@ -128,11 +151,15 @@ pub fn start(
         desired: Arc::default(),
         policies: policy::Cache::default(),
         addresses: in_place.addresses,
+        hosts: in_place.hosts,
+        early: Vec::new(),
+        named: named_tx,
         state: state_tx,
         dirty: false,
     };
     let thread = std::thread::Builder::new().name("datapath".into()).spawn(move || owner.run(&inbox))?;
-    Ok((Datapath { requests: requests.clone(), state, watch: listeners }, DatapathThread { requests, thread }))
+    let datapath = Datapath { requests: requests.clone(), state, watch: listeners, named };
+    Ok((datapath, DatapathThread { requests, thread }))
 }
 
 fn not_written(why: &str) -> DataplaneError {
@@ -195,6 +222,25 @@ impl Datapath {
         self.ask(Request::RuleHits).await?
     }
 
+    /// Takes in what an instance is about to be told, and says so when its policies let it go there.
+    pub fn resolved(&self, resolved: Resolved) {
+        // Before the first policies are known, everything is for the owner to keep.
+        let named = self.named.borrow().as_ref().is_none_or(|names| {
+            let covers = |name: &String| dns_name_covers(name, &resolved.name);
+            names.iter().any(covers)
+        });
+        if named {
+            let _ = self.requests.send(Request::Resolved(resolved));
+        } else {
+            let _ = resolved.opened.send(());
+        }
+    }
+
+    /// What names of hosts in policies stand for.
+    pub async fn known_names(&self) -> Result<Arc<KnownNames>, DataplaneError> {
+        self.ask(Request::KnownNames).await
+    }
+
     /// The links it knows: whose interface index is whose.
     pub async fn links(&self) -> Result<BTreeMap<InstanceId, HostLink>, DataplaneError> {
         self.ask(Request::Links).await
@@ -226,6 +272,11 @@ struct Owner {
     desired: Arc<NodeDesired>,
     policies: policy::Cache,
     addresses: Vec<IpAddr>,
+    hosts: HostNames,
+    /// What was told before the first policies were known.
+    early: Vec<Resolved>,
+    /// The names of hosts that policies have; none before the first are known.
+    named: watch::Sender<Option<BTreeSet<String>>>,
     state: watch::Sender<DatapathState>,
     /// The maps may not be what they should be.
     dirty: bool,
@@ -238,11 +289,12 @@ impl Owner {
             let until_sweep = next_sweep.saturating_duration_since(tokio::time::Instant::now());
             let wait = if self.dirty { until_sweep.min(RETRY) } else { until_sweep };
             let mut waiting = Vec::new();
+            let mut told = Vec::new();
             match inbox.recv_timeout(wait) {
                 Ok(first) => {
                     // What has piled up is taken in one go, and the maps are written once for all of it.
                     for request in std::iter::once(first).chain(inbox.try_iter()) {
-                        if self.handle(request, &mut waiting).is_break() {
+                        if self.handle(request, &mut waiting, &mut told).is_break() {
                             return;
                         }
                     }
@@ -250,12 +302,14 @@ impl Owner {
                 Err(mpsc::RecvTimeoutError::Timeout) => {}
                 Err(mpsc::RecvTimeoutError::Disconnected) => return,
             }
+            self.learn(&mut told);
             let written = if self.dirty { self.write() } else { Ok(()) };
             for Answer { reply, result, needs_rows } in waiting {
                 // Without its row an instance is denied everything: it is not attached before the row is there.
                 let rows = if needs_rows { written.clone() } else { Ok(()) };
                 let _ = reply.send(result.and_then(|()| rows.map_err(|why| not_written(&why))));
             }
+            self.opened(told);
             if tokio::time::Instant::now() >= next_sweep {
                 self.sweep();
                 next_sweep = tokio::time::Instant::now() + SWEEP;
@@ -263,7 +317,50 @@ impl Owner {
         }
     }
 
-    fn handle(&mut self, request: Request, waiting: &mut Vec<Answer>) -> std::ops::ControlFlow<()> {
+    fn compile(&mut self) -> Arc<Compiled> {
+        self.policies.compile(&self.desired, &self.node, self.hosts.known())
+    }
+
+    /// Takes in what instances are about to be told. Before the first policies are known it waits, and nobody is told.
+    fn learn(&mut self, told: &mut Vec<Resolved>) {
+        if self.desired.revision == 0 {
+            self.early.append(told);
+            return;
+        }
+        told.append(&mut self.early);
+        if !told.is_empty() {
+            let policies = self.compile();
+            for resolved in &*told {
+                self.dirty |= self.hosts.learn(resolved, &self.desired, &policies);
+            }
+        }
+    }
+
+    /// Lets answers go out. Also after a write that failed: it is repeated, and no answer helps nobody.
+    fn opened(&mut self, told: Vec<Resolved>) {
+        if told.is_empty() {
+            return;
+        }
+        let open = !self.dirty;
+        let sent = told.into_iter().map(|resolved| resolved.opened.send(()));
+        let late = sent.filter(|sent| !open || sent.is_err()).count();
+        self.say_hosts(u64::try_from(late).unwrap_or(u64::MAX));
+    }
+
+    fn say_hosts(&self, late: u64) {
+        let (addresses, refused) = (self.hosts.hosts().len(), self.hosts.hosts().refused());
+        self.state.send_if_modified(|state| {
+            let now = HostsReport { addresses, refused, late: state.hosts.late + late };
+            std::mem::replace(&mut state.hosts, now) != now
+        });
+    }
+
+    fn handle(
+        &mut self,
+        request: Request,
+        waiting: &mut Vec<Answer>,
+        told: &mut Vec<Resolved>,
+    ) -> std::ops::ControlFlow<()> {
         match request {
             Request::Attach(id, link, reply) => {
                 let result = self.dataplane.attach(&id, &link);
@@ -294,7 +391,7 @@ impl Owner {
                 let _ = reply.send(self.dataplane.counters());
             }
             Request::RuleHits(reply) => {
-                let policies = self.policies.compile(&self.desired, &self.node);
+                let policies = self.compile();
                 let named = |hits: BTreeMap<u32, u64>| {
                     hits.into_iter()
                         .filter_map(|(rule, packets)| Some((policies.names.get(&rule)?.clone(), packets)))
@@ -308,7 +405,7 @@ impl Owner {
                 let _ = reply.send(seen);
             }
             Request::Names(reply) => {
-                let policies = self.policies.compile(&self.desired, &self.node);
+                let policies = self.compile();
                 let devices = self.links.iter().map(|(id, link)| (link.ifindex, id.clone())).collect();
                 let _ = reply.send(Names { policies, devices, addresses: self.addresses.clone() });
             }
@@ -317,6 +414,10 @@ impl Owner {
             }
             Request::Links(reply) => {
                 let _ = reply.send(self.links.clone());
+            }
+            Request::Resolved(resolved) => told.push(resolved),
+            Request::KnownNames(reply) => {
+                let _ = reply.send(Arc::clone(self.hosts.known()));
             }
             Request::Stop => return std::ops::ControlFlow::Break(()),
         }
@@ -329,7 +430,9 @@ impl Owner {
             // What was not named yet may still come: the maps keep what the last daemon wrote.
             return Ok(());
         }
-        let policies = self.policies.compile(&self.desired, &self.node);
+        let policies = self.compile();
+        let named = Some(policies.hosts.values().flatten().cloned().collect());
+        self.named.send_if_modified(|before| std::mem::replace(before, named.clone()) != named);
         let tables: Tables = tables::compute(&self.desired, &policies, &self.node, &self.links, &self.addresses);
         let result = self.dataplane.sync(&tables);
         self.dirty = result.is_err();
@@ -356,6 +459,26 @@ impl Owner {
             }),
             Err(error) => tracing::error!(%error, "timed-out connections could not be removed"),
         }
+        self.close_hosts();
+    }
+}
+
+impl Owner {
+    /// Closes addresses of names whose time is over, unless flows to them live.
+    fn close_hosts(&mut self) {
+        if self.desired.revision == 0 || self.hosts.hosts().is_empty() {
+            return;
+        }
+        let over = self.hosts.over();
+        let in_use = if over.is_empty() { Ok(BTreeSet::new()) } else { self.dataplane.in_use(&over) };
+        // What is not known to be unused is kept.
+        let in_use = in_use.unwrap_or_else(|error| {
+            tracing::error!(%error, "addresses of names stay open: it is not known which of them are in use");
+            over
+        });
+        let policies = self.compile();
+        self.dirty |= self.hosts.forget(&in_use, &policies);
+        self.say_hosts(0);
     }
 }
 
@@ -368,132 +491,4 @@ struct Answer {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::Mutex;
-
-    use super::*;
-    use crate::{
-        dataplane::SyncReport,
-        model::{Addresses, AppKey, Instance, Peer, Scope, Timestamp},
-        net::Mac,
-        spec::v1::AppSpec,
-    };
-
-    /// Remembers what it was told to hold; may refuse the first write.
-    #[derive(Clone, Debug, Default)]
-    struct Recorder {
-        written: Arc<Mutex<Vec<Tables>>>,
-        refuses: bool,
-    }
-
-    impl Dataplane for Recorder {
-        fn attach(&mut self, _: &InstanceId, _: &HostLink) -> Result<(), DataplaneError> {
-            Ok(())
-        }
-        fn detach(&mut self, _: &InstanceId) -> Result<(), DataplaneError> {
-            Ok(())
-        }
-        fn attached(&mut self) -> Result<Vec<InstanceId>, DataplaneError> {
-            Ok(Vec::new())
-        }
-        fn attach_uplinks(&mut self, _: &[String]) -> Result<(), DataplaneError> {
-            Ok(())
-        }
-        fn sync(&mut self, desired: &Tables) -> Result<SyncReport, DataplaneError> {
-            self.written.lock().expect("not poisoned").push(desired.clone());
-            if std::mem::take(&mut self.refuses) {
-                return Err(DataplaneError::Full { map: "services", refused: 1, capacity: 0 });
-            }
-            Ok(SyncReport::default())
-        }
-        fn flows(&mut self) -> Result<Vec<FlowRecord>, DataplaneError> {
-            Ok(Vec::new())
-        }
-        fn drops(&mut self) -> Result<Vec<DropRecord>, DataplaneError> {
-            Ok(Vec::new())
-        }
-        fn watch(&self) -> Watch {
-            Watch::default()
-        }
-        fn rule_hits(&mut self) -> Result<BTreeMap<u32, u64>, DataplaneError> {
-            Ok(BTreeMap::new())
-        }
-        fn counters(&mut self) -> Result<Vec<Counter>, DataplaneError> {
-            Ok(Vec::new())
-        }
-        fn sweep(&mut self) -> Result<SweepReport, DataplaneError> {
-            Ok(SweepReport::default())
-        }
-        fn info(&self) -> DataplaneInfo {
-            DataplaneInfo::default()
-        }
-        fn unload(&mut self) -> Result<(), DataplaneError> {
-            Ok(())
-        }
-    }
-
-    fn link(ifindex: u32) -> HostLink {
-        let (host_mac, instance_mac) = (Mac([2, 0, 0, 0, 0, 1]), Mac([2, 0, 0, 0, 0, 2]));
-        HostLink { netns: std::path::PathBuf::new(), name: "hm".into(), ifindex, host_mac, instance_mac }
-    }
-
-    /// Two instances of this node.
-    fn desired(node: &NodeName) -> NodeDesired {
-        let mut desired = NodeDesired { revision: 7, ..NodeDesired::default() };
-        for n in [1, 2] {
-            let id = InstanceId::from_bits(n);
-            let addresses = Addresses { v4: Some([10, 88, 0, 1 + n as u8].into()), v6: None };
-            let (scope, labels) = (Scope::default(), BTreeMap::new());
-            let peer = Peer { node: node.clone(), addresses, identity: 256, scope, labels };
-            desired.peers.insert(id.clone(), Arc::new(peer));
-            let instance = Instance {
-                id: id.clone(),
-                app: AppKey::new(Scope::default(), "web".parse().expect("a name")),
-                generation: 1,
-                spec: AppSpec::new("x"),
-                node: node.clone(),
-                addresses,
-                identity: 256,
-                desired: crate::model::Desired::Run,
-                created_at: Timestamp::from_millis(0),
-            };
-            desired.instances.insert(id, Arc::new(instance));
-        }
-        desired
-    }
-
-    #[tokio::test]
-    async fn a_refused_write_is_said_and_repeated() {
-        let node: NodeName = "here".parse().expect("a name");
-        let recorder = Recorder { refuses: true, ..Recorder::default() };
-        let (datapath, thread) = start(Box::new(recorder.clone()), node.clone(), InPlace::default()).expect("a thread");
-        let mut state = datapath.state();
-        datapath.desired(Arc::new(desired(&node)));
-        state.wait_for(|state| state.fault.is_some()).await.expect("the owner lives");
-        datapath.shows(7).await;
-        assert_eq!(state.borrow().fault, None);
-        thread.stop();
-        assert_eq!(recorder.written.lock().expect("not poisoned").len(), 2);
-    }
-
-    #[tokio::test]
-    async fn the_first_write_closes_nothing_that_was_open() {
-        let node: NodeName = "here".parse().expect("a name");
-        let recorder = Recorder::default();
-        let address = IpAddr::from([192, 0, 2, 1]);
-        let links = BTreeMap::from([(InstanceId::from_bits(1), link(8)), (InstanceId::from_bits(2), link(9))]);
-        let in_place = InPlace { links, addresses: vec![address] };
-        let (datapath, thread) = start(Box::new(recorder.clone()), node.clone(), in_place).expect("a thread");
-        datapath.desired(Arc::new(desired(&node)));
-        datapath.shows(7).await;
-        // The workers come one after the other, and the first is made anew.
-        datapath.attach(InstanceId::from_bits(1), link(12)).await.expect("attached");
-        datapath.attach(InstanceId::from_bits(2), link(9)).await.expect("attached");
-        datapath.detach(InstanceId::from_bits(2)).await.expect("detached");
-        thread.stop();
-        let written = recorder.written.lock().expect("not poisoned").clone();
-        let open: Vec<Vec<u32>> = written.iter().map(|tables| tables.endpoints.keys().copied().collect()).collect();
-        assert_eq!(open, [vec![8, 9], vec![9, 12], vec![9, 12], vec![12]]);
-        assert!(written.iter().all(|tables| tables.node_addresses.contains(&address)));
-    }
-}
+mod tests;

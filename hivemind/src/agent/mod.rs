@@ -6,6 +6,7 @@
 
 pub mod datapath;
 mod fault;
+pub mod hosts;
 pub mod machine;
 pub mod node;
 mod ports;

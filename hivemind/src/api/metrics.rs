@@ -66,6 +66,12 @@ pub(super) async fn samples(state: &ApiState) -> Vec<Sample> {
     }
     let help = "Rows of the data plane found changed by someone else and put right";
     all.push(counter("dataplane_repaired_rows", help, vec![], datapath.repaired));
+    let help = "Addresses that names of hosts in policies stand for";
+    all.push(gauge("policy_host_addresses", help, vec![], float(u64::try_from(datapath.hosts.addresses).unwrap_or(0))));
+    let help = "Addresses of names of hosts in policies for which there was no place";
+    all.push(counter("policy_host_addresses_refused", help, vec![], datapath.hosts.refused));
+    let help = "Answers of the name server that went out before their addresses were open";
+    all.push(counter("policy_host_answers_late", help, vec![], datapath.hosts.late));
     let help = "Whether the data plane is what it should be";
     all.push(gauge("dataplane_in_sync", help, vec![], f64::from(u8::from(datapath.fault.is_none()))));
     all

@@ -16,7 +16,7 @@ use crate::{
         AppKey, ClusterSnapshot, ErrorCode, InstanceId, InvalidName, NodeDesired, Policy, PolicyKey, Problem, Scope,
         TierKey, TierPolicy, Timestamp,
     },
-    policy::{Direction, End, Leg, explain, too_large},
+    policy::{Direction, End, KnownNames, Leg, explain, too_large},
     spec::v1::{PolicyProtocol, PolicySpec, TierSpec, validate_policy, validate_tier},
 };
 
@@ -117,10 +117,16 @@ pub(super) async fn why(
     Args(NoArgs {}): Args<NoArgs>,
     Json(body): Json<WhyBody>,
 ) -> Result<Body<Vec<WhyView>>, ApiError> {
-    Ok(Body(answers(&state.control.snapshot(), &scope, body)?))
+    let known = state.datapath.known_names().await.unwrap_or_default();
+    Ok(Body(answers(&state.control.snapshot(), &known, &scope, body)?))
 }
 
-fn answers(snapshot: &ClusterSnapshot, scope: &Scope, body: WhyBody) -> Result<Vec<WhyView>, Problem> {
+fn answers(
+    snapshot: &ClusterSnapshot,
+    known: &KnownNames,
+    scope: &Scope,
+    body: WhyBody,
+) -> Result<Vec<WhyView>, Problem> {
     let stored = NodeDesired::for_policies(snapshot);
     let tried = tried(&stored, body.policies, body.tiers)?;
     let mut views = Vec::new();
@@ -130,7 +136,7 @@ fn answers(snapshot: &ClusterSnapshot, scope: &Scope, body: WhyBody) -> Result<V
             let title = format!("{from} and {to}: neither is an instance, and policies are about instances");
             return Err(Problem::new(ErrorCode::Invalid, title).hint("hivemind ps"));
         }
-        let ask = |desired: &NodeDesired| explain(desired, &source, &target, *protocol, *port);
+        let ask = |desired: &NodeDesired| explain(desired, known, &source, &target, *protocol, *port);
         let view = |legs: Vec<Leg>| legs.iter().map(|leg| LegView::new(snapshot, leg)).collect::<Vec<_>>();
         let legs = view(ask(&stored));
         let would = tried.as_ref().map(|tried| view(ask(tried)));
@@ -284,7 +290,7 @@ mod tests {
         }
         let (from, to) = (from.into(), to.into());
         body.questions.push(Question { from, to, protocol: PolicyProtocol::Tcp, port: 80 });
-        answers(snapshot, &Scope::default(), body).map(|mut answers| answers.remove(0))
+        answers(snapshot, &KnownNames::new(), &Scope::default(), body).map(|mut answers| answers.remove(0))
     }
 
     const CLOSED: &str =

@@ -4,6 +4,7 @@ use std::{
     io::IsTerminal as _,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     path::PathBuf,
+    time::Duration,
 };
 
 use clap::{Args, ValueEnum};
@@ -65,6 +66,9 @@ pub(super) struct DaemonArgs {
     /// Name server for other names, ADDRESS or ADDRESS:PORT; those of /etc/resolv.conf by default
     #[arg(long, env = "HIVEMIND_DNS_UPSTREAM", value_delimiter = ',', value_parser = upstream)]
     dns_upstream: Vec<SocketAddr>,
+    /// Seconds for which an address is open at least that a policy opens by a name; longer if the name server says so
+    #[arg(long, env = "HIVEMIND_DNS_EGRESS_TTL", default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..=86_400))]
+    dns_egress_ttl: u32,
     /// Registry that is spoken to without TLS, HOST:PORT
     #[arg(long, env = "HIVEMIND_PLAIN_HTTP_REGISTRY", value_delimiter = ',')]
     plain_http_registry: Vec<String>,
@@ -156,6 +160,7 @@ impl DaemonArgs {
             cgroup_root: self.cgroup_root,
             cgroup_parent: self.cgroup_parent,
             dns_upstreams: self.dns_upstream,
+            dns_least_ttl: Duration::from_secs(self.dns_egress_ttl.into()),
             plain_http_registries: self.plain_http_registry,
             registry_auth: self.registry_auth,
             registry_ca: self.registry_ca,

@@ -83,6 +83,7 @@ fn peer(peer: &PolicyPeer) -> String {
             let except: Vec<_> = except.iter().map(ToString::to_string).collect();
             format!("{cidr} but not {}", except.join(" "))
         }
+        PolicyPeer::Dns(name) => format!("who {name} stands for"),
         PolicyPeer::Entity(entity) => match entity {
             Entity::Host => "the instance's own node",
             Entity::World => "whoever is outside the cluster",

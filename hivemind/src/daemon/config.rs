@@ -3,6 +3,7 @@
 use std::{
     net::{IpAddr, SocketAddr},
     path::PathBuf,
+    time::Duration,
 };
 
 use ipnet::{Ipv4Net, Ipv6Net};
@@ -60,6 +61,8 @@ pub struct DaemonConfig {
     pub cgroup_parent: String,
     /// Name servers for other names; those of the host's resolv.conf if empty.
     pub dns_upstreams: Vec<SocketAddr>,
+    /// The shortest time for which addresses of names in policies are open.
+    pub dns_least_ttl: Duration,
     /// Registries that are spoken to without TLS, as `host:port`.
     pub plain_http_registries: Vec<String>,
     /// Credentials for registries, in the format of Docker's config.json.

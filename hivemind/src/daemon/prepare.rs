@@ -2,16 +2,16 @@
 
 use std::{fs, path::PathBuf, sync::Arc};
 
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 use super::{DaemonConfig, needs};
 use crate::{
-    agent::{self, datapath::InPlace},
+    agent::{self, datapath::InPlace, hosts::HostNames},
     dataplane::{
         Dataplane, DataplaneError,
         bpf::{self, BpfDataplane, DataplaneConfig},
     },
-    dns::{DnsConfig, DnsServer, DnsTable},
+    dns::{DnsConfig, DnsServer, DnsTable, Resolved},
     model::{ErrorCode, InstanceId, Problem},
     net::{
         HostLink, Net, NetError, NodeNet,
@@ -40,6 +40,7 @@ pub(super) async fn prepare(
     config: &DaemonConfig,
     network: &NodeNet,
     names: watch::Receiver<Arc<DnsTable>>,
+    opener: mpsc::Sender<Resolved>,
 ) -> Result<Prepared, Problem> {
     let runtime = runtime(config).await?;
     let cgroup = cgroup(config)?;
@@ -50,7 +51,7 @@ pub(super) async fn prepare(
     if !config.remove_unknown {
         refuse_to_forget(&store, &*runtime, &links, config).await?;
     }
-    let made = make(config, network, cgroup, &net, names).await;
+    let made = make(config, network, cgroup, &net, names, opener).await;
     if made.is_err() && links.is_empty() {
         if let Err(error) = net.remove_node().await {
             tracing::warn!(%error, "what the start made of the network is left");
@@ -65,6 +66,7 @@ pub(super) async fn prepare(
     let in_place = InPlace {
         links: whole.filter(|(id, _)| attached.contains(id)).collect(),
         addresses: net.node_addresses().await.map_err(network_problem)?,
+        hosts: HostNames::open(config.state_dir.join("hosts.json"), config.dns_least_ttl, network.ranges().collect()),
     };
     Ok(Prepared { runtime, store, net: Arc::new(net), dns, dataplane, in_place })
 }
@@ -97,11 +99,13 @@ async fn make(
     cgroup: PathBuf,
     net: &LinuxNet,
     names: watch::Receiver<Arc<DnsTable>>,
+    opener: mpsc::Sender<Resolved>,
 ) -> Result<(DnsServer, BpfDataplane), Problem> {
     net.ensure_node(network).await.map_err(network_problem)?;
     let dns = DnsConfig {
         clients: network.instance_ranges().collect(),
         upstreams: config.dns_upstreams.clone(),
+        opener: Some(opener),
         ..DnsConfig::new(config.name_servers().into_iter().map(|ip| (ip, DNS_PORT).into()).collect())
     };
     let dns = DnsServer::start(&dns, names)

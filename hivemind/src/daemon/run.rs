@@ -4,7 +4,7 @@ use std::{fs, os::unix::fs::PermissionsExt, sync::Arc};
 
 use tokio::{
     signal::unix::{SignalKind, signal},
-    sync::watch,
+    sync::{mpsc, watch},
     task::JoinSet,
 };
 use tokio_util::task::AbortOnDropHandle;
@@ -17,13 +17,14 @@ use super::{
 };
 use crate::{
     agent::{
-        Agent, datapath,
+        Agent,
+        datapath::{self, Datapath},
         node::{self, NodeKeeper},
         upstream::Upstream,
     },
     api::{self, ApiState, auth::Token},
     control::{self, ControlConfig},
-    dns::DnsTable,
+    dns::{DnsTable, Resolved},
     lifecycle::{
         clock,
         readiness::{BlockReady, Readiness},
@@ -32,6 +33,9 @@ use crate::{
     observe::{Events, Metrics},
     schedule::ServiceRanges,
 };
+
+/// Answers that may wait to be taken in.
+const RESOLVED: usize = 512;
 
 /// Runs the daemon until SIGTERM or SIGINT.
 ///
@@ -62,7 +66,9 @@ async fn serve(
 ) -> Result<(), Problem> {
     let network = config.network();
     let (names, table) = watch::channel(Arc::new(DnsTable::default()));
-    let Prepared { runtime, store, net, mut dns, mut dataplane, in_place } = prepare(config, &network, table).await?;
+    let (opener, resolved) = mpsc::channel(RESOLVED);
+    let Prepared { runtime, store, net, mut dns, mut dataplane, in_place } =
+        prepare(config, &network, table, opener).await?;
     let internal = |error: std::io::Error| Problem::new(ErrorCode::Internal, error.to_string());
     let ring = dataplane.ring();
     let (datapath, thread) =
@@ -131,6 +137,7 @@ async fn serve(
         });
     }
     tasks.spawn(follow_names(told.clone(), names));
+    tasks.spawn(open_names(resolved, datapath.clone()));
     let node = config.node_name.clone();
     let state = ApiState { node, control, runtime, datapath, events, metrics: Metrics::default(), readiness };
     let mut api = AbortOnDropHandle::new(tokio::spawn(api::serve(listeners, state, stopped)));
@@ -164,6 +171,14 @@ async fn serve(
         Some(Ok(name)) => Err(Problem::new(ErrorCode::Internal, format!("the {name} task has ended"))),
         Some(Err(error)) => Err(Problem::new(ErrorCode::Internal, format!("a task has panicked: {error}"))),
     }
+}
+
+/// Hands what instances are told of names to the data plane.
+async fn open_names(mut resolved: mpsc::Receiver<Resolved>, datapath: Datapath) -> &'static str {
+    while let Some(resolved) = resolved.recv().await {
+        datapath.resolved(resolved);
+    }
+    "opener"
 }
 
 /// Rebuilds the table of names whenever the node is told something new.

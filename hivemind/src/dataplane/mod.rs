@@ -17,7 +17,10 @@ pub use watch::{Listener, Watch};
 use flows::{DropRecord, FlowRecord};
 use tables::Tables;
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use crate::{model::InstanceId, net::HostLink};
 
@@ -62,6 +65,9 @@ pub trait Dataplane: Send + std::fmt::Debug {
     /// Bookkeeping to be called every few seconds: removes what has timed out; now and then compares the maps with what
     /// was written last, and puts right what someone else has changed.
     fn sweep(&mut self) -> Result<SweepReport, DataplaneError>;
+
+    /// Those of the addresses that a flow lives to or from.
+    fn in_use(&mut self, among: &BTreeSet<IpAddr>) -> Result<BTreeSet<IpAddr>, DataplaneError>;
 
     /// What is used of the kernel, for `node info` and `doctor`.
     fn info(&self) -> DataplaneInfo;

@@ -424,7 +424,7 @@ mod tests {
             }
         }
         let mut cache = crate::policy::Cache::default();
-        cache.compile(&Arc::new(desired.clone()), &node);
+        cache.compile(&Arc::new(desired.clone()), &node, &Arc::default());
         let next = Arc::new(NodeDesired { revision: 2, ..desired });
         let timed = |policies: &mut dyn FnMut() -> Arc<Compiled>| {
             let start = tokio::time::Instant::now();
@@ -434,7 +434,7 @@ mod tests {
             (compiled, start.elapsed(), tables)
         };
         let (before, before_all, whole) = timed(&mut || Arc::new(compile(&next, &node)));
-        let (after, after_all, kept) = timed(&mut || cache.compile(&next, &node));
+        let (after, after_all, kept) = timed(&mut || cache.compile(&next, &node, &Arc::default()));
         eprintln!("compiled {before:?} of {before_all:?}; kept {after:?} of {after_all:?}");
         assert_eq!(whole, kept);
         assert_eq!((cache.runs(), whole.rules.len() >= 1_000), (1, true));

@@ -23,11 +23,12 @@ use hickory_server::{
 use ipnet::IpNet;
 use tokio::{
     net::{TcpListener, UdpSocket},
-    sync::watch,
+    sync::{mpsc, watch},
     time::timeout,
 };
 
 use super::{
+    opening::{self, Resolved},
     table::{Answer, DnsTable},
     upstream::Upstream,
 };
@@ -54,12 +55,14 @@ pub struct DnsConfig {
     pub upstreams: Vec<SocketAddr>,
     /// The host's resolv.conf.
     pub resolv_conf: PathBuf,
+    /// Who is told of addresses before those who asked for them; nobody if there is none.
+    pub opener: Option<mpsc::Sender<Resolved>>,
 }
 
 impl DnsConfig {
     /// Listening there, everyone may ask, upstream servers are the host's.
     pub fn new(listen: Vec<SocketAddr>) -> Self {
-        Self { listen, clients: vec![], upstreams: vec![], resolv_conf: "/etc/resolv.conf".into() }
+        Self { listen, clients: vec![], upstreams: vec![], resolv_conf: "/etc/resolv.conf".into(), opener: None }
     }
 }
 
@@ -90,7 +93,7 @@ impl std::fmt::Debug for DnsServer {
 impl DnsServer {
     /// Binds and serves. `table` may change at any time; the next question sees it.
     pub async fn start(config: &DnsConfig, table: watch::Receiver<Arc<DnsTable>>) -> Result<Self, DnsError> {
-        let handler = Handler { table, upstream: Upstream::new(config) };
+        let handler = Handler { table, upstream: Upstream::new(config), opener: config.opener.clone() };
         let mut server = Server::with_access(handler, [], config.clients.iter().copied());
         for address in &config.listen {
             let fail = |source| DnsError::Bind { address: *address, source };
@@ -111,6 +114,7 @@ impl DnsServer {
 struct Handler {
     table: watch::Receiver<Arc<DnsTable>>,
     upstream: Upstream,
+    opener: Option<mpsc::Sender<Resolved>>,
 }
 
 /// A code and the records of the answer section.
@@ -142,7 +146,13 @@ impl Handler {
             }
             Answer::Addresses(_) => (ResponseCode::NoError, vec![]),
             Answer::NoSuchName => (ResponseCode::NXDomain, vec![]),
-            Answer::NotOurs => self.upstream.ask(name, kind).await,
+            Answer::NotOurs => {
+                let reply = self.upstream.ask(name.clone(), kind).await;
+                if let Some(opener) = &self.opener {
+                    opening::open(opener, request.src().ip().to_canonical(), &name, &reply.1).await;
+                }
+                reply
+            }
         }
     }
 

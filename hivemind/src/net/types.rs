@@ -95,6 +95,12 @@ impl NodeNet {
         self.gateway.iter()
     }
 
+    /// The ranges of instances' and of services' addresses.
+    pub fn ranges(&self) -> impl Iterator<Item = IpNet> {
+        let services = self.services_v4.map(IpNet::from).into_iter().chain(self.services_v6.map(IpNet::from));
+        self.instance_ranges().chain(services)
+    }
+
     /// The ranges of instances' addresses; the node's own are in them.
     pub fn instance_ranges(&self) -> impl Iterator<Item = IpNet> {
         self.instances_v4.map(IpNet::from).into_iter().chain(self.instances_v6.map(IpNet::from))

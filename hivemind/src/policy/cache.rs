@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use super::{Compiled, EndpointPolicy, PeerClass, compile};
+use super::{Compiled, EndpointPolicy, KnownNames, PeerClass, compile_with};
 use crate::model::{NodeDesired, NodeName, Scope};
 
 type Labels = BTreeMap<String, String>;
@@ -23,6 +23,7 @@ struct Alike {
 pub struct Cache {
     desired: Arc<NodeDesired>,
     node: Option<NodeName>,
+    known: Arc<KnownNames>,
     compiled: Arc<Compiled>,
     alike: BTreeMap<Scope, BTreeMap<Labels, Alike>>,
     /// How often everything was compiled.
@@ -30,23 +31,26 @@ pub struct Cache {
 }
 
 impl Cache {
-    /// The same as [`compile`] of `desired`.
-    pub fn compile(&mut self, desired: &Arc<NodeDesired>, node: &NodeName) -> Arc<Compiled> {
-        if self.node.as_ref() == Some(node) && Arc::ptr_eq(&self.desired, desired) {
+    /// The same as [`compile_with`] of `desired` and `known`.
+    pub fn compile(&mut self, desired: &Arc<NodeDesired>, node: &NodeName, known: &Arc<KnownNames>) -> Arc<Compiled> {
+        let known_alike = Arc::ptr_eq(&self.known, known) || self.known == *known;
+        if self.node.as_ref() == Some(node) && known_alike && Arc::ptr_eq(&self.desired, desired) {
             return Arc::clone(&self.compiled);
         }
         let (before, now) = (&self.desired, desired);
         let ruled_alike = self.node.as_ref() == Some(node)
+            && known_alike
             && same(&before.policies, &now.policies)
             && same(&before.tiers, &now.tiers)
             && same(&before.namespaces, &now.namespaces);
         if !ruled_alike || !(same(&before.peers, &now.peers) || self.assign(now, node)) {
-            self.compiled = Arc::new(compile(desired, node));
+            self.compiled = Arc::new(compile_with(desired, node, known));
             self.runs += 1;
             self.sort(desired, node);
         }
         self.desired = Arc::clone(desired);
         self.node = Some(node.clone());
+        self.known = Arc::clone(known);
         Arc::clone(&self.compiled)
     }
 

@@ -11,7 +11,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    ALL_PORTS, ANYBODY, Compiled, Direction, HOST, OTHERS, RuleKey, RuleName, RuleRow, WORLD,
+    ALL_PORTS, ANYBODY, Compiled, Direction, HOST, KnownNames, OTHERS, RuleKey, RuleName, RuleRow, WORLD,
     blocks::{Block, Blocks},
     classes::{Classes, PeerSelector},
     interval,
@@ -25,11 +25,16 @@ use crate::{
 
 type Intervals = BTreeMap<PolicyProtocol, BTreeSet<u16>>;
 
-/// What policies make of a node's view. `node` tells which instances are its own.
+/// What policies make of a node's view before any name of hosts is known. `node` tells which instances are its own.
 pub fn compile(desired: &NodeDesired, node: &NodeName) -> Compiled {
+    compile_with(desired, node, &KnownNames::new())
+}
+
+/// What policies make of a node's view and of the names of hosts that its instances have asked for.
+pub fn compile_with(desired: &NodeDesired, node: &NodeName, known: &KnownNames) -> Compiled {
     let (endpoints, entries) = sets::of_node(desired, node);
     let classes = Classes::new(desired, &selectors(&entries));
-    let blocks = Blocks::new(&entries.iter().flat_map(|entry| blocks_of(entry.peers)).collect());
+    let blocks = Blocks::new(&entries.iter().flat_map(|entry| blocks_of(entry.peers)).collect(), known);
     let ports = intervals(&entries);
     let numbers = numbers(Kind::Rule, entries.iter().map(Entry::identity));
     let mut rules = BTreeMap::new();
@@ -53,14 +58,22 @@ pub fn compile(desired: &NodeDesired, node: &NodeName) -> Compiled {
         index,
     };
     let names = numbers.into_iter().map(|(identity, number)| (number, name(identity))).collect();
-    Compiled { peers: classes.peers, endpoints, rules, ports, blocks: blocks.regions, with_blocks, names }
+    let mut hosts: BTreeMap<u32, BTreeSet<String>> = BTreeMap::new();
+    for entry in &entries {
+        for peer in entry.peers {
+            if let PolicyPeer::Dns(name) = peer {
+                hosts.entry(entry.set).or_default().insert(name.clone());
+            }
+        }
+    }
+    Compiled { peers: classes.peers, endpoints, rules, ports, blocks: blocks.regions, with_blocks, hosts, names }
 }
 
 fn selectors<'a>(entries: &[Entry<'a>]) -> BTreeSet<PeerSelector<'a>> {
     let selectors = entries.iter().flat_map(|entry| {
         entry.peers.iter().filter_map(|peer| match peer {
             PolicyPeer::Instances(peer) => Some(PeerSelector::new(entry.owner, peer)),
-            PolicyPeer::Block(_) | PolicyPeer::Entity(_) => None,
+            PolicyPeer::Block(_) | PolicyPeer::Entity(_) | PolicyPeer::Dns(_) => None,
         })
     });
     selectors.collect()
@@ -69,6 +82,7 @@ fn selectors<'a>(entries: &[Entry<'a>]) -> BTreeSet<PeerSelector<'a>> {
 fn blocks_of(peers: &[PolicyPeer]) -> impl Iterator<Item = Block> {
     peers.iter().filter_map(|peer| match peer {
         PolicyPeer::Block(block) => Some(Block::from(block)),
+        PolicyPeer::Dns(name) => Some(Block::Dns(name.clone())),
         PolicyPeer::Instances(_) | PolicyPeer::Entity(_) => None,
     })
 }
@@ -89,6 +103,7 @@ fn peers_of<'a>(entry: &Entry<'a>, classes: &Classes<'a>, blocks: &Blocks) -> BT
         match peer {
             PolicyPeer::Instances(peer) => peers.extend(classes.selected(&PeerSelector::new(entry.owner, peer))),
             PolicyPeer::Block(block) => peers.extend(blocks.classes(&Block::from(block))),
+            PolicyPeer::Dns(name) => peers.extend(blocks.classes(&Block::Dns(name.clone()))),
             PolicyPeer::Entity(Entity::Host) => peers.extend([HOST]),
             PolicyPeer::Entity(Entity::World) => peers.extend([WORLD]),
             PolicyPeer::Entity(Entity::Cluster) => peers.extend(classes.of_tenants(|_| true).chain([HOST])),

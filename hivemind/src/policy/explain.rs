@@ -5,7 +5,7 @@ use std::{
     net::IpAddr,
 };
 
-use super::{Compiled, Direction, Peer, PolicyRef, RuleName, Verdict, compile, judge};
+use super::{Compiled, Direction, KnownNames, Peer, PolicyRef, RuleName, Verdict, compile_with, judge};
 use crate::{
     model::{InstanceId, NodeDesired, NodeName, PolicyKey},
     spec::v1::PolicyProtocol,
@@ -38,8 +38,15 @@ pub struct Leg {
 }
 
 /// What happens to a packet that begins something: first where it leaves an instance, then where it enters one. Both
-/// must pass. `port` is the receiver's, or the ICMP type.
-pub fn explain(desired: &NodeDesired, from: &End, to: &End, protocol: PolicyProtocol, port: u16) -> Vec<Leg> {
+/// must pass. `known` is what names of hosts stand for now. `port` is the receiver's, or the ICMP type.
+pub fn explain(
+    desired: &NodeDesired,
+    known: &KnownNames,
+    from: &End,
+    to: &End,
+    protocol: PolicyProtocol,
+    port: u16,
+) -> Vec<Leg> {
     let mut compiled: BTreeMap<&NodeName, Compiled> = BTreeMap::new();
     let mut legs = Vec::new();
     for (end, other, direction) in [(from, to, Direction::Out), (to, from, Direction::In)] {
@@ -54,7 +61,7 @@ pub fn explain(desired: &NodeDesired, from: &End, to: &End, protocol: PolicyProt
                 Peer::Instance(other, address)
             }
         };
-        let compiled = compiled.entry(&own.node).or_insert_with(|| compile(desired, &own.node));
+        let compiled = compiled.entry(&own.node).or_insert_with(|| compile_with(desired, &own.node, known));
         let verdict = judge(compiled, id, direction, peer, Some(protocol), port);
         let rule = verdict.rule().and_then(|number| compiled.names.get(&number).cloned());
         legs.push(Leg { instance: id.clone(), direction, verdict, rule, closed_by: closed_by(desired, id, direction) });

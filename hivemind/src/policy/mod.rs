@@ -18,6 +18,7 @@ mod classes;
 mod compile;
 mod document;
 mod explain;
+mod hosts;
 mod judge;
 mod number;
 mod room;
@@ -39,9 +40,10 @@ use crate::{
 };
 
 pub use cache::Cache;
-pub use compile::compile;
+pub use compile::{compile, compile_with};
 pub use document::{Document, Expectation, read, read_expectations, read_port};
 pub use explain::{End, Leg, explain};
+pub use hosts::{Hosts, KnownNames, may_stand_for};
 pub use judge::{Peer, Verdict, judge};
 pub use room::{MAX_BLOCK_ROWS, MAX_RULE_ROWS, too_large};
 
@@ -91,6 +93,8 @@ pub struct Compiled {
     pub blocks: BTreeMap<IpNet, u32>,
     /// The sets whose rules name blocks.
     pub with_blocks: BTreeSet<u32>,
+    /// The names of hosts that rules of a set have.
+    pub hosts: BTreeMap<u32, BTreeSet<String>>,
     /// What rules are called, by their number.
     pub names: BTreeMap<u32, RuleName>,
 }

@@ -1,8 +1,8 @@
 //! A data plane without a kernel.
 
 use std::{
-    collections::BTreeMap,
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
 };
 
@@ -144,6 +144,10 @@ impl Dataplane for FakeDataplane {
 
     fn sweep(&mut self) -> Result<SweepReport, DataplaneError> {
         Ok(SweepReport::default())
+    }
+
+    fn in_use(&mut self, _: &BTreeSet<IpAddr>) -> Result<BTreeSet<IpAddr>, DataplaneError> {
+        Ok(BTreeSet::new())
     }
 
     fn info(&self) -> DataplaneInfo {

@@ -104,7 +104,7 @@ impl World {
         let attached = self.dataplane.pinned().attached;
         let links = self.net.links().into_iter().filter(|(id, _)| attached.contains(id));
         let links = links.map(|(id, link)| (id, link.host)).collect();
-        let in_place = InPlace { links, addresses: Vec::new() };
+        let in_place = InPlace { links, ..InPlace::default() };
         let (datapath, thread) = datapath::start(Box::new(dataplane), here(), in_place).expect("a thread");
         let agent = Agent {
             upstream: Arc::new(self.upstream.clone()),

@@ -357,6 +357,10 @@ impl Dataplane for BpfDataplane {
         Ok(report)
     }
 
+    fn in_use(&mut self, among: &BTreeSet<IpAddr>) -> Result<BTreeSet<IpAddr>, DataplaneError> {
+        sweep::in_use(&self.maps, among)
+    }
+
     fn info(&self) -> DataplaneInfo {
         self.info.clone()
     }

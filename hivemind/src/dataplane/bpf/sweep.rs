@@ -52,6 +52,13 @@ pub(super) fn flows(maps: &mut Maps, watch: &Watch) -> Result<SweepReport, Datap
     Ok(report)
 }
 
+/// Those of the addresses that a flow lives to or from.
+pub(super) fn in_use(maps: &Maps, among: &BTreeSet<IpAddr>) -> Result<BTreeSet<IpAddr>, DataplaneError> {
+    let now = now();
+    let live = maps.flows.raw_rows()?.into_iter().filter(|(key, row)| !flow::is_over(key, row, now));
+    Ok(live.flat_map(|(key, _)| key.addrs).map(IpAddr::from).filter(|address| among.contains(address)).collect())
+}
+
 /// What a client sends that is translated.
 fn asked(key: &FlowKey, row: &Flow) -> Option<Tuple> {
     let sent = key.sent_by(usize::from(row.origin));

@@ -20,6 +20,7 @@
 //! egress:
 //! - to: [world]
 //!   ports: [443]
+//! - to: [{dns: [api.example.com, "*.example.org"]}]   # what the node's name server has told the instance
 //! ```
 //!
 //! With `tier: admin` or `tier: baseline` it is a policy of a tier, Kubernetes' ClusterNetworkPolicy

@@ -94,20 +94,35 @@ fn tier_rule(node: &Node<'_>, peers: &str, faults: &mut Faults) -> Option<TierRu
         "pass" => Some(Action::Pass),
         other => node.fault(faults, format_args!("{other:?} is not an action; write accept, deny or pass")),
     });
-    let PolicyRule { peers, ports } = parts(&fields, peers, faults);
+    let opens = peers == "to" && action == Some(Action::Accept);
+    let PolicyRule { peers, ports } = parts(&fields, peers, opens, faults);
     Some(TierRule { action: action?, peers, ports })
 }
 
 fn rule(node: &Node<'_>, peers: &str, faults: &mut Faults) -> Option<PolicyRule> {
     let fields = node.fields_with_values(&[peers, "ports"], faults)?;
-    Some(parts(&fields, peers, faults))
+    Some(parts(&fields, peers, peers == "to", faults))
 }
 
-fn parts(fields: &Fields<'_>, peers: &str, faults: &mut Faults) -> PolicyRule {
+/// `opens`: the rule accepts what goes out.
+fn parts(fields: &Fields<'_>, peers: &str, opens: bool, faults: &mut Faults) -> PolicyRule {
     PolicyRule {
-        peers: fields.filled_list(peers, "everybody", faults).iter().filter_map(|node| peer(node, faults)).collect(),
+        peers: fields
+            .filled_list(peers, "everybody", faults)
+            .iter()
+            .flat_map(|node| peers_of(node, opens, faults))
+            .collect(),
         ports: fields.filled_list("ports", "all ports", faults).iter().filter_map(|node| port(node, faults)).collect(),
     }
+}
+
+/// The peers of an item: one, or as many as it has names of hosts.
+fn peers_of(node: &Node<'_>, opens: bool, faults: &mut Faults) -> Vec<PolicyPeer> {
+    if node.value.get("dns").is_none() {
+        return peer(node, faults).into_iter().collect();
+    }
+    let fields = node.fields_with_values(&["dns"], faults);
+    fields.map(|fields| words::dns_names(&fields, "dns", opens, faults)).unwrap_or_default()
 }
 
 fn peer(node: &Node<'_>, faults: &mut Faults) -> Option<PolicyPeer> {
@@ -132,7 +147,7 @@ fn peer(node: &Node<'_>, faults: &mut Faults) -> Option<PolicyPeer> {
         return words::block(&fields, "block", faults).map(PolicyPeer::Block);
     }
     if !selects {
-        return node.fault(faults, "names nobody; write instances, namespaces or block");
+        return node.fault(faults, "names nobody; write instances, namespaces, block or dns");
     }
     let namespaces = match namespaces {
         Some(node) => Some(selector(&node, faults)?),

@@ -447,3 +447,45 @@ fn the_tenant_is_never_the_documents_to_choose() {
     assert!(found[0].starts_with("tenant: there is no such field"), "{found:?}");
     assert_eq!(read_all("policy: p")[0].0, "acme/here/p");
 }
+
+#[test]
+fn names_of_hosts_stand_where_something_is_let_out() {
+    let read = |text: &str| super::read(text, &Scope::default());
+    let text =
+        "policy: a\negress: [{to: [{dns: [API.example.com., '*.example.org']}, {block: 10.0.0.0/8}], ports: [443]}]";
+    let found = read(text).expect("valid");
+    let Document::Policy(_, spec) = &found[0] else { panic!("of a tier") };
+    let peers = &spec.egress.as_ref().expect("egress")[0].peers;
+    let dns = |name: &str| PolicyPeer::Dns(name.into());
+    assert_eq!(peers[..2], [dns("api.example.com"), dns("*.example.org")]);
+    assert_eq!((peers.len(), crate::spec::v1::validate_policy(spec)), (3, vec![]));
+    let tier = |action: &str| {
+        format!(
+            "apiVersion: policy.networking.k8s.io/v1alpha2\nkind: ClusterNetworkPolicy\nmetadata: {{name: a}}\nspec:\n  \
+             tier: Admin\n  priority: 1\n  subject: {{namespaces: {{}}}}\n  egress:\n  - action: {action}\n    \
+             to: [{{domainNames: ['*.example.org']}}]\n"
+        )
+    };
+    let found = read(&tier("Accept")).expect("valid");
+    let Document::Tier(_, spec) = &found[0] else { panic!("of a namespace") };
+    assert_eq!(
+        (&spec.egress[0].peers[..], crate::spec::v1::validate_tier(spec)),
+        (&[dns("*.example.org")][..], vec![])
+    );
+    for (text, said) in [
+        (tier("Deny"), "spec.egress[0].to[0].domainNames: names of hosts may stand in egress rules that accept only"),
+        ("policy: a\ningress: [{from: [{dns: [a.b]}]}]".into(), "ingress[0].from[0].dns: names of hosts may stand"),
+        (
+            "policy: a\negress: [{to: [{dns: [localhost]}]}]".into(),
+            "egress[0].to[0].dns[0]: \"localhost\" is not a name",
+        ),
+        ("policy: a\negress: [{to: [{dns: []}]}]".into(), "egress[0].to[0].dns: is an empty list"),
+        (
+            "policy: a\negress: [{to: [{dns: [a.b], block: 10.0.0.0/8}]}]".into(),
+            "egress[0].to[0].block: there is no such field",
+        ),
+    ] {
+        let faults = read(&text).expect_err("a fault");
+        assert!(faults.iter().any(|fault| fault.starts_with(&format!("document 1: {said}"))), "{text}: {faults:?}");
+    }
+}

@@ -118,25 +118,28 @@ fn rule(node: &Node<'_>, direction: &str, kind: &str, words: Words, faults: &mut
     if items.is_empty() {
         node.fault::<()>(faults, format_args!("{direction} names nobody; write at least one peer"));
     }
-    let peers = items.iter().flat_map(|node| peer(node, direction, faults)).collect();
+    let opens = direction == "to" && action == Some(Action::Accept);
+    let peers = items.iter().flat_map(|node| peer(node, direction, opens, faults)).collect();
     let ports = fields.filled_list(words.ports, "all", faults);
     let ports =
         ports.iter().filter_map(|node| if kind == CLUSTER { protocol(node, faults) } else { port(node, faults) });
     Some(TierRule { ports: ports.collect(), peers, action: action? })
 }
 
-fn peer(node: &Node<'_>, direction: &str, faults: &mut Faults) -> Vec<PolicyPeer> {
+fn peer(node: &Node<'_>, direction: &str, opens: bool, faults: &mut Faults) -> Vec<PolicyPeer> {
     const EGRESS: &[&str] = &["namespaces", "pods", "networks", "nodes", "domainNames"];
     let known = if direction == "to" { EGRESS } else { SELECTORS };
     let Some(fields) = node.fields(known, faults) else { return Vec::new() };
-    for (field, why) in [
-        ("nodes", "nodes have no labels here, and an instance's own node always passes; write networks"),
-        ("domainNames", "names of hosts are not known to policies; write networks"),
-    ] {
-        if let Some(node) = fields.get(field) {
-            node.fault::<()>(faults, why);
-            return Vec::new();
+    if let Some(node) = fields.get("nodes") {
+        let why = "nodes have no labels here, and an instance's own node always passes; write networks";
+        node.fault::<()>(faults, why);
+        return Vec::new();
+    }
+    if let Some(node) = fields.get("domainNames") {
+        if ["namespaces", "pods", "networks"].iter().any(|field| fields.get(field).is_some()) {
+            node.fault::<()>(faults, "stands beside another selector; write two peers");
         }
+        return words::dns_names(&fields, "domainNames", opens, faults);
     }
     if let Some(networks) = fields.get("networks") {
         if fields.get("namespaces").is_some() || fields.get("pods").is_some() {

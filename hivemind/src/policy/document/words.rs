@@ -7,7 +7,9 @@ use ipnet::IpNet;
 use super::fields::{Faults, Fields, Node};
 use crate::{
     model::{PolicyKey, Scope},
-    spec::v1::{BlockPeer, MAX_PRIORITY, Operator, PolicyProtocol, PortMatch, Requirement},
+    spec::v1::{
+        BlockPeer, DNS_ONLY_OPENS, MAX_PRIORITY, Operator, PolicyPeer, PolicyProtocol, PortMatch, Requirement, dns_name,
+    },
 };
 
 /// A word of the model.
@@ -134,6 +136,20 @@ pub(super) fn block(fields: &Fields<'_>, named: &str, faults: &mut Faults) -> Op
         };
     }
     Some(BlockPeer { cidr: cidr?, except })
+}
+
+/// Names of hosts, which only a rule may have that accepts what goes out (`opens`).
+pub(super) fn dns_names(fields: &Fields<'_>, named: &str, opens: bool, faults: &mut Faults) -> Vec<PolicyPeer> {
+    if !opens {
+        fields.get(named).and_then(|node| node.fault::<()>(faults, DNS_ONLY_OPENS));
+        return Vec::new();
+    }
+    let items = fields.filled_list(named, "no names", faults);
+    let name = |node: &Node<'_>| {
+        let text = node.text(faults)?;
+        dns_name(text).map_err(|why| faults.say(&node.path, why)).ok().map(PolicyPeer::Dns)
+    };
+    items.iter().filter_map(name).collect()
 }
 
 pub(super) fn net(node: &Node<'_>, faults: &mut Faults) -> Option<IpNet> {

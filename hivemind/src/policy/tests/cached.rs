@@ -12,7 +12,7 @@ use crate::{
 /// Takes in the world as it is and says whether everything was compiled.
 fn tell(cache: &mut Cache, world: &World) -> bool {
     let before = cache.runs();
-    let compiled = cache.compile(&Arc::new(world.desired.clone()), &node());
+    let compiled = cache.compile(&Arc::new(world.desired.clone()), &node(), &Arc::default());
     assert_eq!(*compiled, world.compile());
     cache.runs() != before
 }
@@ -72,12 +72,12 @@ fn what_changes_no_labels_is_not_paid_for() {
     let world = large();
     let mut cache = Cache::default();
     let desired = Arc::new(world.desired.clone());
-    cache.compile(&desired, &node());
+    cache.compile(&desired, &node(), &Arc::default());
     // As a service that is told: all else is the same.
     let next = Arc::new(NodeDesired { revision: 2, ..world.desired.clone() });
     let clock = tokio::time::Instant::now;
     let start = clock();
-    cache.compile(&next, &node());
+    cache.compile(&next, &node(), &Arc::default());
     let kept = start.elapsed();
     let start = clock();
     compile(&next, &node());

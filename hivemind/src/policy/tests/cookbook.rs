@@ -75,7 +75,14 @@ fn every_recipe_does_what_it_says() {
         let expected = read_expectations(expected).unwrap_or_else(|faults| panic!("{heading}: {faults:#?}"));
         assert!(!expected.is_empty(), "{heading}");
         for Expectation { from, to, protocol, port, passes } in expected {
-            let legs = explain(&world.desired, &end(&instances, &from), &end(&instances, &to), protocol, port);
+            let legs = explain(
+                &world.desired,
+                &crate::policy::KnownNames::new(),
+                &end(&instances, &from),
+                &end(&instances, &to),
+                protocol,
+                port,
+            );
             let says: Vec<String> = legs.iter().map(super::super::Leg::says).collect();
             let got = legs.iter().all(|leg| leg.verdict.passes());
             assert_eq!(got, passes, "{heading}: {from} to {to}, {port}: {says:?}");

@@ -22,6 +22,7 @@ use crate::{
 
 const SCOPES: [&str; 3] = ["red/x", "red/y", "blue/x"];
 const PORTS: [u16; 6] = [0, 79, 80, 81, 443, u16::MAX];
+const HOSTS: [&str; 3] = ["a.example", "*.example", "never.asked"];
 const OUTSIDE: [&str; 4] = ["10.0.0.77", "10.1.0.1", "192.0.2.1", "2001:db8::1"];
 
 /// A packet and whose it is.
@@ -129,7 +130,7 @@ impl Packet<'_> {
                 }
         };
         // "Everybody" and blocks mean nobody of another tenant, unless everybody is denied.
-        let meant = |peer: &&PolicyPeer| !(self.foreign() && matches!(peer, PolicyPeer::Block(_)));
+        let meant = |peer: &&PolicyPeer| !(self.foreign() && matches!(peer, PolicyPeer::Block(_) | PolicyPeer::Dns(_)));
         let everybody = peers.is_empty() && (!self.foreign() || action == Action::Deny);
         (everybody || peers.iter().filter(meant).any(|allowed| self.is(author, allowed)))
             && (ports.is_empty() || ports.iter().any(port_ok))
@@ -147,6 +148,7 @@ impl Packet<'_> {
             PolicyPeer::Block(BlockPeer { cidr, except }) => {
                 cidr.contains(&address) && !except.iter().any(|except| except.contains(&address))
             }
+            PolicyPeer::Dns(host) => self.world.known.get(host).is_some_and(|known| known.contains(&address)),
             PolicyPeer::Entity(Entity::World) => instance.is_none(),
             PolicyPeer::Entity(Entity::Host) => false,
             PolicyPeer::Entity(Entity::Cluster) => instance.is_some(),
@@ -212,6 +214,7 @@ fn a_peer() -> impl Strategy<Value = PolicyPeer> {
             .prop_map(|(namespaces, instances)| PolicyPeer::Instances(InstancePeer { namespaces, instances })),
         2 => block.prop_map(|(cidr, except)| PolicyPeer::Block(BlockPeer { cidr, except })),
         1 => select(entities).prop_map(PolicyPeer::Entity),
+        1 => select(HOSTS.to_vec()).prop_map(|name| PolicyPeer::Dns(name.into())),
     ]
 }
 
@@ -259,24 +262,31 @@ fn a_world() -> impl Strategy<Value = World> {
     let instances = vec((select(SCOPES.to_vec()), a_label(), proptest::bool::weighted(0.3)), 1..=8);
     let policies = vec((select(SCOPES.to_vec()), a_policy()), 0..6);
     let tiers = vec((select(vec!["", "red/", "blue/"]), a_tier()), 0..4);
-    (namespaces, instances, policies, tiers).prop_map(|(namespaces, instances, policies, tiers)| {
-        let mut world = World::default();
-        for (scope, labels) in SCOPES.iter().zip(namespaces) {
-            if let Some(labels) = labels {
-                world.namespace(scope, &labels);
+    // What names stand for: some of the world, and of the instances too, inside and outside of blocks.
+    let hosts = || subsequence(vec!["10.0.0.1", "10.0.0.2", "10.0.0.77", "10.1.0.1", "192.0.2.1", "2001:db8::1"], 0..4);
+    (namespaces, instances, policies, tiers, hosts(), hosts()).prop_map(
+        |(namespaces, instances, policies, tiers, one, star)| {
+            let mut world = World::default();
+            for (name_of, known) in [(HOSTS[0], one), (HOSTS[1], star)] {
+                world.known.insert(name_of.into(), known.into_iter().map(name).collect());
             }
-        }
-        for (scope, labels, elsewhere) in instances {
-            world.instance_on(if elsewhere { "node-2" } else { "node-1" }, scope, &labels);
-        }
-        for (n, (scope, spec)) in policies.into_iter().enumerate() {
-            world.policy(scope, &format!("policy-{n}"), spec);
-        }
-        for (n, (tenant, spec)) in tiers.into_iter().enumerate() {
-            world.tier(&format!("{tenant}tier-{n}"), spec);
-        }
-        world
-    })
+            for (scope, labels) in SCOPES.iter().zip(namespaces) {
+                if let Some(labels) = labels {
+                    world.namespace(scope, &labels);
+                }
+            }
+            for (scope, labels, elsewhere) in instances {
+                world.instance_on(if elsewhere { "node-2" } else { "node-1" }, scope, &labels);
+            }
+            for (n, (scope, spec)) in policies.into_iter().enumerate() {
+                world.policy(scope, &format!("policy-{n}"), spec);
+            }
+            for (n, (tenant, spec)) in tiers.into_iter().enumerate() {
+                world.tier(&format!("{tenant}tier-{n}"), spec);
+            }
+            world
+        },
+    )
 }
 
 /// The rule that a number names must itself be about the packet, and say what is done.

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use crate::{
     model::{Addresses, InstanceId, Namespace, NodeDesired, NodeName, Policy, PolicyKey, Scope, TierPolicy, Timestamp},
-    policy::{Compiled, compile},
+    policy::{Compiled, KnownNames, compile_with},
     spec::v1::{
         BlockPeer, InstancePeer, Operator, PolicyPeer, PolicyPort, PolicyProtocol, PolicyRule, PolicySpec, PortMatch,
         Requirement, Selector, TierSpec,
@@ -35,6 +35,7 @@ pub(in crate::policy) fn labels(text: &str) -> BTreeMap<String, String> {
 #[derive(Clone, Debug, Default)]
 pub(in crate::policy) struct World {
     pub(super) desired: NodeDesired,
+    pub(super) known: KnownNames,
 }
 
 impl World {
@@ -80,7 +81,7 @@ impl World {
     }
 
     pub(in crate::policy) fn compile(&self) -> Compiled {
-        compile(&self.desired, &node())
+        compile_with(&self.desired, &node(), &self.known)
     }
 
     pub(in crate::policy) fn v4(&self, id: &InstanceId) -> IpAddr {

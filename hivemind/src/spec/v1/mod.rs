@@ -2,6 +2,7 @@
 
 mod app;
 mod balance;
+mod dns_name;
 mod health;
 mod labels;
 mod policy;
@@ -13,6 +14,7 @@ pub use app::{AppSpec, PortSpec, PullPolicy, Resources, RestartPolicy, StopSpec}
 pub use balance::{
     Affinity, BalanceSpec, DEFAULT_AFFINITY, External, Internal, MAX_AFFINITY, MAX_SOURCE_RANGES, Method,
 };
+pub use dns_name::{dns_name, dns_name_covers};
 pub use health::{Check, HealthSpec};
 pub use labels::validate_labels;
 pub use policy::{
@@ -21,4 +23,4 @@ pub use policy::{
 };
 pub use tier::{Action, MAX_PRIORITY, Tier, TierRule, TierSpec, validate_tier};
 pub use validate::{MAX_REPLICAS, MIN_MEMORY, validate_app};
-pub use validate_policy::validate_policy;
+pub use validate_policy::{DNS_ONLY_OPENS, validate_policy};

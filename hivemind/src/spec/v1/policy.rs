@@ -51,6 +51,9 @@ pub enum PolicyPeer {
     Block(BlockPeer),
     /// A kind of peer.
     Entity(Entity),
+    /// Who a name stands for: the addresses that the node's name server has told instances of policies with this name,
+    /// for as long as they last. In rules that accept, outwards. `*.` at the begin is one or more labels.
+    Dns(String),
 }
 
 /// Instances of the policy's tenant.

@@ -92,7 +92,8 @@ pub fn validate_tier(spec: &TierSpec) -> Vec<String> {
             faults.push(format!("{direction}: {why}"));
         }
         for (at, rule) in rules.iter().enumerate() {
-            check_parts(&format!("{direction}[{at}]"), &rule.peers, &rule.ports, &mut faults);
+            let opens = direction == "egress" && rule.action == Action::Accept;
+            check_parts(&format!("{direction}[{at}]"), opens, &rule.peers, &rule.ports, &mut faults);
         }
     }
     faults

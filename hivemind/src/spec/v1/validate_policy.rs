@@ -2,11 +2,14 @@
 
 use super::{
     BlockPeer, Operator, PolicyPeer, PolicyPort, PolicyProtocol, PolicySpec, PortMatch, Selector,
+    dns_name::dns_name,
     labels::{check_label_key, check_label_value, validate_labels},
 };
 
 /// The most rules a direction may have.
 const MAX_RULES: usize = 500;
+/// Where names of hosts may stand. A name that is not known yet would deny nothing, and nobody comes in by a name.
+pub const DNS_ONLY_OPENS: &str = "names of hosts may stand in egress rules that accept only; write a block here";
 /// The highest ICMP type.
 const MAX_ICMP_TYPE: u16 = 255;
 
@@ -23,14 +26,21 @@ pub fn validate_policy(spec: &PolicySpec) -> Vec<String> {
             faults.push(format!("{direction}: {} rules are more than {MAX_RULES}", rules.len()));
         }
         for (at, rule) in rules.iter().enumerate() {
-            check_parts(&format!("{direction}[{at}]"), &rule.peers, &rule.ports, &mut faults);
+            let opens = direction == "egress";
+            check_parts(&format!("{direction}[{at}]"), opens, &rule.peers, &rule.ports, &mut faults);
         }
     }
     faults
 }
 
-/// The peers and the ports of a rule.
-pub(super) fn check_parts(field: &str, peers: &[PolicyPeer], ports: &[PolicyPort], faults: &mut Vec<String>) {
+/// The peers and the ports of a rule. `opens`: it accepts what goes out, so that it may have names of hosts.
+pub(super) fn check_parts(
+    field: &str,
+    opens: bool,
+    peers: &[PolicyPeer],
+    ports: &[PolicyPort],
+    faults: &mut Vec<String>,
+) {
     for (at, peer) in peers.iter().enumerate() {
         let field = format!("{field}.peers[{at}]");
         match peer {
@@ -42,6 +52,12 @@ pub(super) fn check_parts(field: &str, peers: &[PolicyPeer], ports: &[PolicyPort
             }
             PolicyPeer::Block(block) => check_block(&field, block, faults),
             PolicyPeer::Entity(_) => {}
+            PolicyPeer::Dns(_) if !opens => faults.push(format!("{field}.dns: {DNS_ONLY_OPENS}")),
+            PolicyPeer::Dns(name) => match dns_name(name) {
+                Ok(normal) if normal == *name => {}
+                Ok(normal) => faults.push(format!("{field}.dns: {name:?} is not as names are kept; write {normal}")),
+                Err(why) => faults.push(format!("{field}.dns: {why}")),
+            },
         }
     }
     for (at, port) in ports.iter().enumerate() {

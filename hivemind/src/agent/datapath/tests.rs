@@ -1,0 +1,166 @@
+use std::sync::Mutex;
+
+use super::*;
+use crate::{
+    dataplane::SyncReport,
+    model::{Addresses, AppKey, Instance, Peer, Policy, PolicyKey, Scope, Timestamp},
+    net::Mac,
+    spec::v1::{AppSpec, PolicyPeer, PolicyRule, PolicySpec, Selector},
+};
+
+/// Remembers what it was told to hold; may refuse the first write.
+#[derive(Clone, Debug, Default)]
+struct Recorder {
+    written: Arc<Mutex<Vec<Tables>>>,
+    refuses: bool,
+}
+
+impl Dataplane for Recorder {
+    fn attach(&mut self, _: &InstanceId, _: &HostLink) -> Result<(), DataplaneError> {
+        Ok(())
+    }
+    fn detach(&mut self, _: &InstanceId) -> Result<(), DataplaneError> {
+        Ok(())
+    }
+    fn attached(&mut self) -> Result<Vec<InstanceId>, DataplaneError> {
+        Ok(Vec::new())
+    }
+    fn attach_uplinks(&mut self, _: &[String]) -> Result<(), DataplaneError> {
+        Ok(())
+    }
+    fn sync(&mut self, desired: &Tables) -> Result<SyncReport, DataplaneError> {
+        self.written.lock().expect("not poisoned").push(desired.clone());
+        if std::mem::take(&mut self.refuses) {
+            return Err(DataplaneError::Full { map: "services", refused: 1, capacity: 0 });
+        }
+        Ok(SyncReport::default())
+    }
+    fn flows(&mut self) -> Result<Vec<FlowRecord>, DataplaneError> {
+        Ok(Vec::new())
+    }
+    fn drops(&mut self) -> Result<Vec<DropRecord>, DataplaneError> {
+        Ok(Vec::new())
+    }
+    fn watch(&self) -> Watch {
+        Watch::default()
+    }
+    fn rule_hits(&mut self) -> Result<BTreeMap<u32, u64>, DataplaneError> {
+        Ok(BTreeMap::new())
+    }
+    fn counters(&mut self) -> Result<Vec<Counter>, DataplaneError> {
+        Ok(Vec::new())
+    }
+    fn sweep(&mut self) -> Result<SweepReport, DataplaneError> {
+        Ok(SweepReport::default())
+    }
+    fn in_use(&mut self, _: &BTreeSet<IpAddr>) -> Result<BTreeSet<IpAddr>, DataplaneError> {
+        Ok(BTreeSet::new())
+    }
+    fn info(&self) -> DataplaneInfo {
+        DataplaneInfo::default()
+    }
+    fn unload(&mut self) -> Result<(), DataplaneError> {
+        Ok(())
+    }
+}
+
+fn link(ifindex: u32) -> HostLink {
+    let (host_mac, instance_mac) = (Mac([2, 0, 0, 0, 0, 1]), Mac([2, 0, 0, 0, 0, 2]));
+    HostLink { netns: std::path::PathBuf::new(), name: "hm".into(), ifindex, host_mac, instance_mac }
+}
+
+/// Two instances of this node.
+fn desired(node: &NodeName) -> NodeDesired {
+    let mut desired = NodeDesired { revision: 7, ..NodeDesired::default() };
+    for n in [1, 2] {
+        let id = InstanceId::from_bits(n);
+        let addresses = Addresses { v4: Some([10, 88, 0, 1 + n as u8].into()), v6: None };
+        let (scope, labels) = (Scope::default(), BTreeMap::new());
+        let peer = Peer { node: node.clone(), addresses, identity: 256, scope, labels };
+        desired.peers.insert(id.clone(), Arc::new(peer));
+        let instance = Instance {
+            id: id.clone(),
+            app: AppKey::new(Scope::default(), "web".parse().expect("a name")),
+            generation: 1,
+            spec: AppSpec::new("x"),
+            node: node.clone(),
+            addresses,
+            identity: 256,
+            desired: crate::model::Desired::Run,
+            created_at: Timestamp::from_millis(0),
+        };
+        desired.instances.insert(id, Arc::new(instance));
+    }
+    desired
+}
+
+#[tokio::test]
+async fn a_refused_write_is_said_and_repeated() {
+    let node: NodeName = "here".parse().expect("a name");
+    let recorder = Recorder { refuses: true, ..Recorder::default() };
+    let (datapath, thread) = start(Box::new(recorder.clone()), node.clone(), InPlace::default()).expect("a thread");
+    let mut state = datapath.state();
+    datapath.desired(Arc::new(desired(&node)));
+    state.wait_for(|state| state.fault.is_some()).await.expect("the owner lives");
+    datapath.shows(7).await;
+    assert_eq!(state.borrow().fault, None);
+    thread.stop();
+    assert_eq!(recorder.written.lock().expect("not poisoned").len(), 2);
+}
+
+#[tokio::test]
+async fn the_first_write_closes_nothing_that_was_open() {
+    let node: NodeName = "here".parse().expect("a name");
+    let recorder = Recorder::default();
+    let address = IpAddr::from([192, 0, 2, 1]);
+    let links = BTreeMap::from([(InstanceId::from_bits(1), link(8)), (InstanceId::from_bits(2), link(9))]);
+    let in_place = InPlace { links, addresses: vec![address], ..InPlace::default() };
+    let (datapath, thread) = start(Box::new(recorder.clone()), node.clone(), in_place).expect("a thread");
+    datapath.desired(Arc::new(desired(&node)));
+    datapath.shows(7).await;
+    // The workers come one after the other, and the first is made anew.
+    datapath.attach(InstanceId::from_bits(1), link(12)).await.expect("attached");
+    datapath.attach(InstanceId::from_bits(2), link(9)).await.expect("attached");
+    datapath.detach(InstanceId::from_bits(2)).await.expect("detached");
+    thread.stop();
+    let written = recorder.written.lock().expect("not poisoned").clone();
+    let open: Vec<Vec<u32>> = written.iter().map(|tables| tables.endpoints.keys().copied().collect()).collect();
+    assert_eq!(open, [vec![8, 9], vec![9, 12], vec![9, 12], vec![12]]);
+    assert!(written.iter().all(|tables| tables.node_addresses.contains(&address)));
+}
+
+#[tokio::test]
+async fn a_name_is_open_when_its_answer_goes_out_and_late_ones_are_counted() {
+    let node: NodeName = "here".parse().expect("a name");
+    let recorder = Recorder::default();
+    let (datapath, thread) = start(Box::new(recorder.clone()), node.clone(), InPlace::default()).expect("a thread");
+    let address = IpAddr::from([203, 0, 113, 1]);
+    let tell = |asker: u8, name: &str| {
+        let (opened, open) = oneshot::channel();
+        let (asker, addresses) = (IpAddr::from([10, 88, 0, asker]), vec![(address, Duration::from_secs(60))]);
+        datapath.resolved(Resolved { asker, name: name.into(), addresses, opened });
+        open
+    };
+    // Before the first policies are known, answers wait for them.
+    let (early, given_up) = (tell(2, "a.example"), tell(2, "a.example"));
+    drop(given_up);
+    let mut desired = desired(&node);
+    let egress = vec![PolicyRule { peers: vec![PolicyPeer::Dns("a.example".into())], ports: vec![] }];
+    let spec = PolicySpec { instances: Selector::default(), ingress: None, egress: Some(egress), audit: false };
+    let key = PolicyKey::new(Scope::default(), "out".parse().expect("a name"));
+    let policy = Policy { key: key.clone(), spec, created_at: Timestamp::from_millis(0) };
+    desired.policies.insert(key, Arc::new(policy));
+    datapath.desired(Arc::new(desired));
+    early.await.expect("opened");
+    let blocks = || recorder.written.lock().expect("not poisoned").last().map(|tables| tables.blocks.clone());
+    let open: Vec<IpAddr> = blocks().expect("a write").into_keys().map(|block| block.addr()).collect();
+    assert_eq!(open, [address]);
+    let mut state = datapath.state();
+    let report = HostsReport { addresses: 1, refused: 0, late: 1 };
+    state.wait_for(|state| state.hosts == report).await.expect("the owner lives");
+    // A name that no policy has, and who is no instance of the node, wait for nothing and open nothing.
+    tell(2, "b.example").await.expect("at once");
+    tell(77, "a.example").await.expect("at once");
+    assert_eq!(datapath.known_names().await.expect("known").len(), 1);
+    thread.stop();
+}

@@ -1,0 +1,176 @@
+//! What the node's instances were told of names that their policies have, kept over restarts of the daemon.
+//!
+//! The file is a record of what is in the kernel's tables: it is written before they are, and read before the first time
+//! that they are. One that cannot be read is as none: instances ask again.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    io::Write as _,
+    net::IpAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    dns::Resolved,
+    lifecycle::{clock, killpoint},
+    model::{NodeDesired, Timestamp},
+    policy::{Compiled, Hosts, KnownNames, may_stand_for},
+    spec::v1::dns_name_covers,
+};
+
+/// The shortest time for which an address is kept, unless it is configured.
+pub const LEAST_TTL: Duration = Duration::from_secs(60);
+/// The format of the file.
+const VERSION: u32 = 1;
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    version: u32,
+    names: BTreeMap<String, BTreeMap<IpAddr, Timestamp>>,
+}
+
+/// The addresses of names with their file.
+#[derive(Clone, Debug, Default)]
+pub struct HostNames {
+    /// None: nothing is kept.
+    file: Option<PathBuf>,
+    least: Duration,
+    /// The cluster's own ranges.
+    ours: Vec<IpNet>,
+    hosts: Hosts,
+    known: Arc<KnownNames>,
+    /// The file is not what is in memory.
+    unsaved: bool,
+}
+
+impl HostNames {
+    /// What the file holds. Addresses are kept for `least` at the shortest; those in `ours` are not taken.
+    pub fn open(file: PathBuf, least: Duration, ours: Vec<IpNet>) -> Self {
+        let hosts = match read(&file) {
+            Ok(hosts) => hosts,
+            Err(error) => {
+                let path = file.display();
+                tracing::warn!(%error, %path, "what names of hosts stand for is not known any more; instances ask again");
+                Hosts::default()
+            }
+        };
+        let known = Arc::new(hosts.known());
+        Self { file: Some(file), least, ours, hosts, known, unsaved: false }
+    }
+
+    /// What each name stands for.
+    pub(super) fn known(&self) -> &Arc<KnownNames> {
+        &self.known
+    }
+
+    pub(super) fn hosts(&self) -> &Hosts {
+        &self.hosts
+    }
+
+    /// Takes in what an instance is about to be told, if its policies have the name. True if the tables change.
+    pub(super) fn learn(&mut self, resolved: &Resolved, desired: &NodeDesired, policies: &Compiled) -> bool {
+        let mut instances = desired.instances.iter();
+        let asks = |address| address == resolved.asker;
+        let Some((id, _)) = instances.find(|(_, instance)| instance.addresses.iter().any(asks)) else { return false };
+        let sets = policies.endpoints.get(id).map_or([0; 3], |endpoint| endpoint.sets);
+        let names = sets.iter().filter_map(|set| policies.hosts.get(set)).flatten();
+        let names: BTreeSet<&String> = names.filter(|name| dns_name_covers(name, &resolved.name)).collect();
+        let now = clock::now();
+        let mut new = false;
+        for name in names {
+            for (address, ttl) in resolved.addresses.iter().filter(|(ip, _)| may_stand_for(*ip, &self.ours)) {
+                new |= self.hosts.learn(name, *address, (*ttl).max(self.least), now);
+                self.unsaved = true;
+            }
+        }
+        if new {
+            self.changed();
+        }
+        new
+    }
+
+    /// The addresses whose time is over.
+    pub(super) fn over(&self) -> BTreeSet<IpAddr> {
+        self.hosts.over(clock::now())
+    }
+
+    /// Removes what is over and not in use, and names that no policy has any more. True if the tables change.
+    pub(super) fn forget(&mut self, in_use: &BTreeSet<IpAddr>, policies: &Compiled) -> bool {
+        let named = policies.hosts.values().flatten().cloned().collect();
+        let gone = self.hosts.forget(clock::now(), in_use, &named);
+        if gone {
+            self.changed();
+        } else if self.unsaved {
+            self.save();
+        }
+        gone
+    }
+
+    fn changed(&mut self) {
+        self.known = Arc::new(self.hosts.known());
+        self.save();
+    }
+
+    /// An error is said and tried again with the next change: that a restart may forget is better than no answer.
+    fn save(&mut self) {
+        let Some(path) = &self.file else { return };
+        killpoint::before("keeping names of hosts");
+        match write(path, &self.hosts) {
+            Ok(()) => self.unsaved = false,
+            Err(error) => {
+                let path = path.display();
+                tracing::error!(%error, %path, "what names of hosts stand for will not outlive the daemon");
+            }
+        }
+    }
+}
+
+fn read(path: &Path) -> std::io::Result<Hosts> {
+    let bytes = match fs::read(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Hosts::default()),
+        read => read?,
+    };
+    let file: File = serde_json::from_slice(&bytes)?;
+    if file.version != VERSION {
+        return Err(std::io::Error::other(format!("version {} is not known", file.version)));
+    }
+    Ok(Hosts::new(file.names))
+}
+
+/// Without `fsync`: after a crash of the machine there is no kernel table to agree with either.
+fn write(path: &Path, hosts: &Hosts) -> std::io::Result<()> {
+    let next = path.with_extension("new");
+    let file = File { version: VERSION, names: hosts.names().clone() };
+    fs::File::create(&next)?.write_all(&serde_json::to_vec(&file)?)?;
+    fs::rename(&next, path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_file_brings_back_what_it_was_given() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join("hosts.json");
+        let address: IpAddr = "2001:db8::1".parse().expect("an address");
+        let mut names = HostNames::open(path.clone(), LEAST_TTL, vec![]);
+        assert!(names.known().is_empty());
+        names.hosts.learn("a.b", address, LEAST_TTL, clock::now());
+        names.changed();
+        let again = HostNames::open(path.clone(), LEAST_TTL, vec![]);
+        assert_eq!(again.hosts.names(), names.hosts.names());
+        assert_eq!(again.known()["a.b"], BTreeSet::from([address]));
+        for broken in ["", "{}", "{\"version\": 2, \"names\": {}}"] {
+            fs::write(&path, broken).expect("written");
+            assert!(HostNames::open(path.clone(), LEAST_TTL, vec![]).known().is_empty(), "{broken:?}");
+        }
+    }
+}
