@@ -48,6 +48,12 @@ impl Skb {
         Self(context.skb.skb)
     }
 
+    /// For the kernel's helpers.
+    #[inline(always)]
+    pub(super) const fn raw(self) -> *mut __sk_buff {
+        self.0
+    }
+
     /// The first `length` of `bytes` become those at `offset`. False: the packet does not have them.
     #[inline(always)]
     pub(super) fn load_into(self, offset: u32, bytes: &mut [u8; 40], length: u32) -> bool {
