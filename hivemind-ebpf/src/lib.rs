@@ -14,6 +14,7 @@ pub mod flow;
 pub mod packet;
 pub mod policy;
 pub mod reason;
+pub mod refusal;
 
 /// Version of keys, values and map meanings. It is part of the path under which everything is pinned.
 pub const ABI_VERSION: u32 = 3;

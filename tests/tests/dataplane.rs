@@ -182,10 +182,13 @@ fn what_goes_past_the_sockets_is_balanced_packet_by_packet() {
                 // Neither another port nor another address answers, and each drop has its reason.
                 for (address, port) in [(vip(family, 1), 81), (vip(family, 9), 80)] {
                     let to = SocketAddr::new(address, port);
-                    let connects = lab.instances[0]
-                        .ns
-                        .run(|| traffic::tcp_connects_within(to, std::time::Duration::from_millis(200)));
-                    assert!(!connects, "{to}");
+                    // At once: connection refused.
+                    let begun = tokio::time::Instant::now();
+                    let refused = lab.instances[0].ns.run(|| tcp_ask(to)).expect_err("nobody there");
+                    assert_eq!(refused.raw_os_error(), Some(111), "{to}: {refused}");
+                    let refused = lab.instances[0].ns.run(|| udp_ask(to, true)).expect_err("nobody there");
+                    assert_eq!(refused.raw_os_error(), Some(111), "udp {to}: {refused}");
+                    assert!(begun.elapsed() < std::time::Duration::from_millis(900), "{to}: {:?}", begun.elapsed());
                 }
             }
         });
@@ -394,6 +397,8 @@ fn a_backend_that_goes_is_left_by_udp_and_ends_tcp() {
         let before = lab.packets(from, 0, Reason::BackendGone as u8);
         std::io::Write::write_all(&mut &tcp, b"who\n").expect("into the buffer");
         wait_for(|| lab.packets(from, 0, Reason::BackendGone as u8) > before);
+        let read = std::io::Read::read(&mut &tcp, &mut [0; 16]).expect_err("the connection is over");
+        assert_eq!(read.kind(), std::io::ErrorKind::ConnectionReset);
     });
 }
 

@@ -16,6 +16,7 @@ use super::{
     PASS, balance, finish,
     flow::{self, Hook},
     maps::{ENDPOINTS, FRONTENDS, PEERS, config, forwarded},
+    refuse::{Back, answer},
     related,
     rewrite::{self, End},
     skb::Skb,
@@ -32,7 +33,11 @@ fn hm_from_cont(context: TcContext) -> i32 {
     let own = skb.ifindex();
     let mut verdict = PASS;
     let result = from_container(skb, own, &mut verdict);
-    finish(result, verdict, skb, own, OUT)
+    let code = finish(result, verdict, skb, own, OUT);
+    match result {
+        Ok(()) => code,
+        Err(reason) => answer(skb, reason, own, Back::Instance),
+    }
 }
 
 /// Egress of the host device: the host's stack, or a redirect, sends to the instance.

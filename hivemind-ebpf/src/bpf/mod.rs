@@ -10,6 +10,7 @@ mod flow;
 mod maps;
 mod policy;
 mod publish;
+mod refuse;
 mod related;
 mod rewrite;
 mod service;

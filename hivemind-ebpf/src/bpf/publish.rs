@@ -12,6 +12,7 @@ use super::{
     finish,
     flow::{self, Hook},
     maps::{ENDPOINTS, PEERS, config, forwarded},
+    refuse::{Back, answer},
     related,
     rewrite::{self, End},
     skb::Skb,
@@ -24,7 +25,11 @@ fn hm_from_uplink(context: TcContext) -> i32 {
     let skb = Skb::new(&context);
     let mut verdict = PASS;
     let result = from_uplink(skb, &mut verdict);
-    finish(result, verdict, skb, 0, IN)
+    let code = finish(result, verdict, skb, 0, IN);
+    match result {
+        Ok(()) => code,
+        Err(reason) => answer(skb, reason, skb.ifindex(), Back::Outside),
+    }
 }
 
 /// Egress of the device to which a rule copies what the firewall's input chains have accepted.
@@ -33,7 +38,11 @@ fn hm_pub_select(context: TcContext) -> i32 {
     let skb = Skb::new(&context);
     let mut verdict = PASS;
     let result = pub_select(skb, &mut verdict);
-    finish(result, verdict, skb, 0, IN)
+    let code = finish(result, verdict, skb, 0, IN);
+    match result {
+        Ok(()) => code,
+        Err(reason) => answer(skb, reason, skb.came_by(), Back::Outside),
+    }
 }
 
 #[inline(always)]

@@ -93,6 +93,12 @@ impl Skb {
         Self(context.skb.skb)
     }
 
+    /// For the kernel's helpers.
+    #[inline(always)]
+    pub(super) const fn raw(self) -> *mut __sk_buff {
+        self.0
+    }
+
     /// The first `length` bytes of `words` become those at `offset`. False: the packet does not have them.
     #[inline(always)]
     pub(super) fn load_into(self, offset: u32, words: &mut [u32; 10], length: u32) -> bool {

@@ -67,6 +67,8 @@ pub(super) struct Work {
     pub(super) quoted: Quoted,
     /// Its headers, one after the other.
     pub(super) words: [u32; 10],
+    /// An answer from the network header on, as it lies in the packet.
+    pub(super) reply: [u32; 26],
     /// What is decided about the packet.
     pub(super) way: Way,
     /// A row that is made.

@@ -19,6 +19,7 @@ use hivemind_ebpf::{map, program, reason::Reason};
 use crate::{
     frame::Frame,
     lab::{self, FAMILIES, Lab, sh, vip},
+    refusal,
 };
 
 /// Verdicts of the programs, as the kernel numbers them.
@@ -158,7 +159,7 @@ impl Bench {
                 let direction = u8::from(*program != program::FROM_CONTAINER);
                 let endpoint = if program.ends_with("cont") { *ifindex } else { 0 };
                 assert_eq!(drops, [(&(endpoint, direction, *reason as u8), &1)], "{name}: {reason:?}");
-                assert_eq!(verdict, DROP, "{name}");
+                refusal::check(name, program, *reason, packet, verdict, &out);
                 return;
             }
             Expect::Pass => (PASS, packet),
