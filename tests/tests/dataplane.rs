@@ -182,13 +182,11 @@ fn what_goes_past_the_sockets_is_balanced_packet_by_packet() {
                 // Neither another port nor another address answers, and each drop has its reason.
                 for (address, port) in [(vip(family, 1), 81), (vip(family, 9), 80)] {
                     let to = SocketAddr::new(address, port);
-                    // At once: connection refused.
-                    let begun = tokio::time::Instant::now();
+                    // Not for want of an answer.
                     let refused = lab.instances[0].ns.run(|| tcp_ask(to)).expect_err("nobody there");
                     assert_eq!(refused.raw_os_error(), Some(111), "{to}: {refused}");
                     let refused = lab.instances[0].ns.run(|| udp_ask(to, true)).expect_err("nobody there");
                     assert_eq!(refused.raw_os_error(), Some(111), "udp {to}: {refused}");
-                    assert!(begun.elapsed() < std::time::Duration::from_millis(900), "{to}: {:?}", begun.elapsed());
                 }
             }
         });
