@@ -135,7 +135,7 @@ fn the_backend_with_fewer_open_connections_is_taken_and_no_count_leaks() {
 const HOLD: &str = "HIVEMIND_TEST_HOLD";
 
 #[test]
-#[ignore = "a process that another test starts and kills"]
+#[ignore = "run by another test"]
 fn holds_a_connection() {
     let to: SocketAddr = std::env::var(HOLD).expect("started by a test").parse().expect("an address");
     let _stream = TcpStream::connect_timeout(&to, PATIENCE).expect("connected");
