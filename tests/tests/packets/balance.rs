@@ -185,12 +185,9 @@ fn ten_thousand_services_are_written_once_and_leave_nothing() {
                 bench.lab.tables.services.insert(Frontend::Published(Family::V4, port, Protocol::Tcp), row);
             }
         }
-        let began = tokio::time::Instant::now();
+        // How long it takes is measured by `cargo xtask bench services`.
         let report = bench.lab.sync();
-        let (took, after) = (began.elapsed(), bench.entries());
-        println!("{SERVICES} services in {took:?}: {report:?}; rows: {after:?}");
-        // 0.2 s on two cores with a debug build. The bound is for kernels that are interpreted.
-        assert!(took.as_secs() < 20, "{took:?}");
+        let after = bench.entries();
         let more = |name: &str| after[name] - start[name];
         let rows = [map::FRONTENDS, map::SLOTS, map::PARTS, map::MEMBERS, map::PEERS].map(more);
         assert_eq!(rows, [21_000, 22_000, 2_000, 0, 10_000], "a table only where nodes must agree");

@@ -161,14 +161,22 @@ impl BpfDataplane {
     /// First where connections to published ports come in: until then their answers leave by the older programs, which
     /// know what they were asked as.
     pub(super) fn follow(&mut self, mut waiting: Vec<(Place, String)>) -> Result<(), DataplaneError> {
-        self.attach_sockets()?;
         waiting.sort_by_key(|(place, _)| !matches!(place, Place::Publish | Place::Uplink(_)));
-        for (place, device) in waiting {
-            if if_nametoindex(device.as_str()).is_ok() {
-                self.attach_device(&place, &device)?;
+        let mut done = 0;
+        let result = self.attach_sockets().and_then(|()| {
+            for (place, device) in &waiting {
+                if if_nametoindex(device.as_str()).is_ok() {
+                    self.attach_device(place, device)?;
+                }
+                done += 1;
             }
+            Ok(())
+        });
+        if result.is_err() {
+            // The next write of the tables goes on where this one failed.
+            self.waiting = Some(waiting.split_off(done));
         }
-        Ok(())
+        result
     }
 
     pub(super) fn take_over(&mut self) -> Result<(), DataplaneError> {
