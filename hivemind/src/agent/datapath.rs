@@ -3,6 +3,8 @@
 //!
 //! Everyone else asks through [`Datapath`]. Nothing is removed from the maps before the feed's first end mark.
 
+mod said;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
@@ -15,9 +17,8 @@ use tokio::sync::{oneshot, watch};
 
 use crate::{
     dataplane::{
-        Counter, Dataplane, DataplaneError, DataplaneInfo, SweepReport, Watch,
-        flows::{DropRecord, FlowRecord},
-        tables::{self, Tables},
+        Counter, Dataplane, DataplaneError, DataplaneInfo, Watch,
+        follow::{Facts, Follower},
     },
     dns::Resolved,
     model::{InstanceId, NodeDesired, NodeName, Revision},
@@ -27,37 +28,12 @@ use crate::{
 };
 
 use super::hosts::HostNames;
+pub use said::{DatapathState, HostsReport, Names, Seen};
 
 /// How often timed-out connections are removed.
 const SWEEP: Duration = Duration::from_secs(5);
 /// How soon after an error the maps are written again.
 const RETRY: Duration = Duration::from_secs(1);
-
-/// How the maps stand.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct DatapathState {
-    /// The revision the maps show.
-    pub revision: Revision,
-    /// Why the last write failed; it is repeated.
-    pub fault: Option<String>,
-    /// Rows found changed by someone else and put right, since the start.
-    pub repaired: u64,
-    /// The last sweep.
-    pub sweep: SweepReport,
-    /// What names of hosts in policies stand for.
-    pub hosts: HostsReport,
-}
-
-/// How it stands with names of hosts in policies.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct HostsReport {
-    /// Addresses of names, now.
-    pub addresses: usize,
-    /// Addresses for which there was no place, since the start.
-    pub refused: u64,
-    /// Answers that went out before their addresses were open, since the start.
-    pub late: u64,
-}
 
 #[derive(Debug)]
 enum Request {
@@ -74,26 +50,6 @@ enum Request {
     Resolved(Resolved),
     KnownNames(oneshot::Sender<Arc<KnownNames>>),
     Stop,
-}
-
-/// What the programs have seen.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Seen {
-    /// The flows that are in the table.
-    pub flows: Vec<FlowRecord>,
-    /// The latest drops.
-    pub drops: Vec<DropRecord>,
-}
-
-/// What numbers and addresses of the data plane stand for.
-#[derive(Clone, Debug, Default)]
-pub struct Names {
-    /// What policies were compiled to, with the names of rules.
-    pub policies: Arc<policy::Compiled>,
-    /// The instances, by the interface index of their host device.
-    pub devices: BTreeMap<u32, InstanceId>,
-    /// The node's own addresses.
-    pub addresses: Vec<IpAddr>,
 }
 
 /// The way to the owner. Cheap to clone.
@@ -150,6 +106,7 @@ pub fn start(
         links: in_place.links,
         desired: Arc::default(),
         policies: policy::Cache::default(),
+        rows: Follower::default(),
         addresses: in_place.addresses,
         hosts: in_place.hosts,
         early: Vec::new(),
@@ -271,6 +228,7 @@ struct Owner {
     links: BTreeMap<InstanceId, HostLink>,
     desired: Arc<NodeDesired>,
     policies: policy::Cache,
+    rows: Follower,
     addresses: Vec<IpAddr>,
     hosts: HostNames,
     /// What was told before the first policies were known.
@@ -433,8 +391,14 @@ impl Owner {
         let policies = self.compile();
         let named = Some(policies.hosts.values().flatten().cloned().collect());
         self.named.send_if_modified(|before| std::mem::replace(before, named.clone()) != named);
-        let tables: Tables = tables::compute(&self.desired, &policies, &self.node, &self.links, &self.addresses);
-        let result = self.dataplane.sync(&tables);
+        let result = self.dataplane.sync(self.rows.follow(Facts {
+            desired: &self.desired,
+            policies: &policies,
+            policies_version: self.policies.version(),
+            node: &self.node,
+            links: &self.links,
+            node_addresses: &self.addresses,
+        }));
         self.dirty = result.is_err();
         let revision = self.desired.revision;
         self.state.send_modify(|state| match &result {

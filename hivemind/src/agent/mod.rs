@@ -34,7 +34,7 @@ use crate::{
     runtime::{ContainerState, Runtime},
 };
 use datapath::Datapath;
-use ports::Ports;
+use ports::{Ports, Published};
 use reporter::Reporter;
 use upstream::Upstream;
 
@@ -80,7 +80,7 @@ impl Agent {
         tasks.spawn(reporter.run(Arc::clone(&self.upstream)));
         tasks.spawn(publish::run(Arc::clone(&shared), desired.subscribe()));
         tasks.spawn(supervisor::run(Arc::clone(&shared), desired.subscribe()));
-        tasks.spawn(follow(self.upstream, Admission { shared, desired, refused: BTreeSet::new() }));
+        tasks.spawn(follow(self.upstream, Admission::new(shared, desired)));
         // None of them returns. One that panics takes the agent down, and the daemon with it: whatever started that
         // starts it again, and what runs goes on meanwhile.
         while let Some(ended) = tasks.join_next().await {
@@ -139,13 +139,19 @@ async fn follow(upstream: Arc<dyn Upstream>, mut admission: Admission) {
 struct Admission {
     shared: Arc<worker::Shared>,
     desired: watch::Sender<Arc<NodeDesired>>,
+    published: Published,
     refused: BTreeSet<PublishedPort>,
 }
 
 impl Admission {
+    fn new(shared: Arc<worker::Shared>, desired: watch::Sender<Arc<NodeDesired>>) -> Self {
+        Self { shared, desired, published: Published::default(), refused: BTreeSet::new() }
+    }
+
     /// Holds what is to be published, as far as it is free. Whether other ports than before are refused.
     fn take_ports(&mut self, complete: &NodeDesired) -> bool {
-        let faults = self.shared.ports.keep(&*self.shared.net, &ports::wanted(complete));
+        self.published.follow(complete);
+        let faults = self.shared.ports.keep(&*self.shared.net, &self.published.places());
         for (_, fault) in faults.iter().filter(|(port, _)| !self.refused.contains(port)) {
             self.shared.events.emit(EventKind::Warning, "PortTaken", "node".into(), fault.to_string());
         }

@@ -6,8 +6,10 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
+use imbl::{OrdMap, ordmap::DiffItem};
+
 use crate::{
-    model::{NodeDesired, ServicePort},
+    model::{NodeDesired, ServedService, ServiceKey, ServicePort},
     net::{HeldPort, Net, NetError, PublishedPort},
 };
 
@@ -41,15 +43,61 @@ fn place(port: &ServicePort) -> Option<PublishedPort> {
     Some(PublishedPort { port: port.published?, protocol: port.protocol })
 }
 
-/// All that is to be published.
-pub(super) fn wanted(desired: &NodeDesired) -> BTreeSet<PublishedPort> {
-    desired.services.values().flat_map(|served| &served.service.ports).filter_map(place).collect()
+/// All that is to be published, kept in step with the services.
+#[derive(Debug, Default)]
+pub(super) struct Published {
+    services: OrdMap<ServiceKey, Arc<ServedService>>,
+    /// Each place, and how many ports of services have it.
+    places: BTreeMap<PublishedPort, usize>,
+}
+
+impl Published {
+    /// Takes in what changed since the last time. Whether other places than before are to be published.
+    pub(super) fn follow(&mut self, desired: &NodeDesired) -> bool {
+        let mut differs = false;
+        for change in self.services.diff(&desired.services) {
+            let (old, new) = match change {
+                DiffItem::Add(_, new) => (None, Some(new)),
+                DiffItem::Update { old, new } => (Some(old.1), Some(new.1)),
+                DiffItem::Remove(_, old) => (Some(old), None),
+            };
+            let places = |served: Option<&Arc<ServedService>>| -> Vec<PublishedPort> {
+                served.into_iter().flat_map(|served| &served.service.ports).filter_map(place).collect()
+            };
+            let (old, new) = (places(old), places(new));
+            differs |= old != new;
+            for place in new {
+                *self.places.entry(place).or_default() += 1;
+            }
+            for place in old {
+                if let Entry::Occupied(mut held) = self.places.entry(place) {
+                    *held.get_mut() -= 1;
+                    if *held.get() == 0 {
+                        held.remove();
+                    }
+                }
+            }
+        }
+        self.services.clone_from(&desired.services);
+        differs
+    }
+
+    /// The places.
+    pub(super) fn places(&self) -> BTreeSet<PublishedPort> {
+        self.places.keys().copied().collect()
+    }
 }
 
 /// Takes the publication, and nothing else, from every port of a service that is published in one of these places.
 pub(super) fn withhold(desired: &mut NodeDesired, places: &BTreeSet<PublishedPort>) {
     let withheld = |port: &ServicePort| place(port).is_some_and(|place| places.contains(&place));
-    for served in desired.services.values_mut().filter(|served| served.service.ports.iter().any(withheld)) {
+    if places.is_empty() {
+        return;
+    }
+    let with = desired.services.iter().filter(|(_, served)| served.service.ports.iter().any(withheld));
+    let keys: Vec<_> = with.map(|(key, _)| key.clone()).collect();
+    for key in keys {
+        let Some(served) = desired.services.get_mut(&key) else { continue };
         let ports = &mut Arc::make_mut(served).service.ports;
         ports.iter_mut().filter(|port| withheld(port)).for_each(|port| port.published = None);
     }

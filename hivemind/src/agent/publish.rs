@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::sync::watch;
 
-use super::{ports, worker::Shared};
+use super::{ports::Published, worker::Shared};
 use crate::model::NodeDesired;
 
 /// How soon a refused set is tried again.
@@ -14,24 +14,23 @@ const REFRESH: Duration = Duration::from_secs(10);
 
 /// Runs until cancelled. Before the first end mark the rules stay as the last daemon left them.
 pub(super) async fn run(shared: Arc<Shared>, mut desired: watch::Receiver<Arc<NodeDesired>>) {
-    let mut written = None;
+    let mut published = Published::default();
     loop {
         let now = desired.borrow_and_update().clone();
         let mut pause = REFRESH;
         if now.revision > 0 {
-            let published = ports::wanted(&now);
-            let list: Vec<_> = published.iter().copied().collect();
+            published.follow(&now);
+            let list: Vec<_> = published.places().into_iter().collect();
             if let Err(error) = shared.net.sync_published(&list).await {
                 tracing::error!(%error, "the rules for published ports could not be written; trying again");
                 pause = RETRY;
             }
-            written = Some(published);
         }
         // Most changes are none of the ports. The refresh is for rules that somebody else flushed.
         let changed = async {
             while desired.changed().await.is_ok() {
                 let now = desired.borrow_and_update();
-                if now.revision > 0 && written.as_ref() != Some(&ports::wanted(&now)) {
+                if now.revision > 0 && published.follow(&now) {
                     return;
                 }
             }

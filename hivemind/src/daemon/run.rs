@@ -181,21 +181,17 @@ async fn open_names(mut resolved: mpsc::Receiver<Resolved>, datapath: Datapath) 
     "opener"
 }
 
-/// Rebuilds the table of names whenever the node is told something new.
+/// Keeps the table of names in step with what the node is told.
 async fn follow_names(
     mut told: watch::Receiver<Arc<NodeDesired>>,
     names: watch::Sender<Arc<DnsTable>>,
 ) -> &'static str {
+    let mut table = DnsTable::default();
     loop {
         let desired = told.borrow_and_update().clone();
-        let table = DnsTable::new(&desired);
-        names.send_if_modified(|before| {
-            let differs = **before != table;
-            if differs {
-                *before = Arc::new(table);
-            }
-            differs
-        });
+        if table.follow(&desired) {
+            names.send_replace(Arc::new(table.clone()));
+        }
         if told.changed().await.is_err() {
             return "names";
         }

@@ -1,6 +1,6 @@
 //! Floor 1: what changes a table from what it holds to what it should hold. Pure.
 
-use std::{cmp::Ordering, collections::BTreeMap};
+use imbl::{OrdMap, ordmap::DiffItem};
 
 /// Rows to write and keys to remove.
 #[derive(Debug, PartialEq, Eq)]
@@ -11,31 +11,23 @@ pub struct Changes<'a, K, V> {
     pub cut: Vec<K>,
 }
 
-/// Compares two tables in one walk along both: a change of one row among 20,000 costs about a millisecond, with
-/// nothing allocated for the rows that stay.
-pub fn changes<'a, K: Ord + Clone, V: PartialEq>(have: &BTreeMap<K, V>, want: &'a BTreeMap<K, V>) -> Changes<'a, K, V> {
+/// Compares two tables. It costs by what they do not share, so that one row more among 20,000 is found in microseconds
+/// if the one table was made from a clone of the other.
+pub fn changes<'a, K: Ord + Clone, V: PartialEq>(have: &OrdMap<K, V>, want: &'a OrdMap<K, V>) -> Changes<'a, K, V> {
     let mut changes = Changes { put: Vec::new(), cut: Vec::new() };
-    let (mut old, mut new) = (have.iter().peekable(), want.iter().peekable());
-    loop {
-        let order = match (old.peek(), new.peek()) {
-            (None, None) => return changes,
-            (Some(_), None) => Ordering::Less,
-            (None, Some(_)) => Ordering::Greater,
-            (Some((a, _)), Some((b, _))) => a.cmp(b),
-        };
-        let there = if order.is_le() { old.next() } else { None };
-        let wanted = if order.is_ge() { new.next() } else { None };
-        match (there, wanted) {
-            (Some((key, _)), None) => changes.cut.push(key.clone()),
-            (Some((_, value)), Some((_, same))) if value == same => {}
-            (_, Some(row)) => changes.put.push(row),
-            (None, None) => {}
+    for change in have.diff(want) {
+        match change {
+            DiffItem::Add(key, value) | DiffItem::Update { new: (key, value), .. } => changes.put.push((key, value)),
+            DiffItem::Remove(key, _) => changes.cut.push(key.clone()),
         }
     }
+    changes
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
     use proptest::prelude::*;
 
     use super::*;
@@ -43,16 +35,28 @@ mod tests {
     proptest! {
         #[test]
         fn applied_they_make_the_one_the_other(
-            have: BTreeMap<u8, u8>,
-            want: BTreeMap<u8, u8>,
+            have: BTreeMap<u16, u8>,
+            more: BTreeMap<u16, u8>,
+            without in prop::collection::btree_set(0..300_usize, 0..20),
+            shared: bool,
         ) {
+            let have: OrdMap<u16, u8> = have.into();
+            // Made from the other, or by itself.
+            let mut want = if shared { have.clone() } else { OrdMap::new() };
+            let gone: BTreeSet<_> = have.keys().enumerate().filter(|(n, _)| without.contains(n)).map(|(_, k)| *k).collect();
+            want.extend(more);
+            for key in &gone {
+                want.remove(key);
+            }
             let changes = changes(&have, &want);
             // Nothing needless, nothing twice.
-            prop_assert!(changes.put.iter().all(|(key, value)| have.get(key) != Some(value)));
+            prop_assert!(changes.put.iter().all(|(key, value)| have.get(*key) != Some(*value)));
             prop_assert!(changes.cut.iter().all(|key| have.contains_key(key) && !want.contains_key(key)));
             let mut result = have.clone();
             result.extend(changes.put.into_iter().map(|(key, value)| (*key, *value)));
-            result.retain(|key, _| !changes.cut.contains(key));
+            for key in &changes.cut {
+                result.remove(key);
+            }
             prop_assert_eq!(result, want);
         }
     }

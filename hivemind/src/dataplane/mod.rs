@@ -5,6 +5,7 @@ pub mod bpf;
 pub mod diff;
 mod error;
 pub mod flows;
+pub mod follow;
 mod probe;
 pub mod share;
 pub mod tables;

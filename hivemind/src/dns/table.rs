@@ -1,17 +1,29 @@
 //! Names and addresses. Pure.
 
-use std::{collections::HashMap, net::IpAddr};
+use std::{net::IpAddr, sync::Arc};
 
-use crate::model::{Addresses, NodeDesired, Scope};
+use imbl::{HashMap, OrdMap, ordmap::DiffItem};
+
+use crate::model::{Addresses, NodeDesired, Scope, ServedService, ServiceKey};
 
 /// The top of all names that hivemind gives.
 pub(super) const ZONE: &str = "hivemind";
 
-/// All names of services, in lower case without a final dot.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// All names of services, in lower case without a final dot. A clone is cheap.
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct DnsTable {
-    names: HashMap<String, Addresses>,
+    names: HashMap<String, Named>,
+    /// What the names were made from.
+    services: OrdMap<ServiceKey, Arc<ServedService>>,
     complete: bool,
+}
+
+/// What a name stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Named {
+    /// The number of the service whose name it is.
+    service: u32,
+    addresses: Addresses,
 }
 
 /// What the table says of a name.
@@ -29,17 +41,39 @@ impl DnsTable {
     /// The names of all services, each with its virtual addresses if an instance is Ready. A name without a Ready
     /// instance exists and has no address: clients then fail at once instead of running into a timeout.
     pub fn new(desired: &NodeDesired) -> Self {
-        let mut names = HashMap::new();
-        for served in desired.services.values() {
-            let service = &served.service;
-            let scope = &service.key.scope;
-            let addresses = if served.backends.is_empty() { Addresses::default() } else { service.addresses };
-            let own = format!("{}.{}.{}.{ZONE}", service.key.name, scope.namespace, scope.tenant);
-            for name in service.dns_names.iter().map(|name| name.to_ascii_lowercase()).chain([own]) {
-                names.insert(name, addresses);
+        let mut table = Self::default();
+        table.follow(desired);
+        table
+    }
+
+    /// Takes in what is told now, and costs by what differs from before. Whether another answer is given to anything.
+    pub fn follow(&mut self, desired: &NodeDesired) -> bool {
+        let complete = desired.revision > 0;
+        let mut differs = std::mem::replace(&mut self.complete, complete) != complete;
+        let before = std::mem::replace(&mut self.services, desired.services.clone());
+        let mut come = Vec::new();
+        for change in before.diff(&self.services) {
+            let (old, new) = match change {
+                DiffItem::Add(_, new) => (None, Some(new)),
+                DiffItem::Update { old, new } => (Some(old.1), Some(new.1)),
+                DiffItem::Remove(_, old) => (Some(old), None),
+            };
+            let (old, new) = (old.map(|served| names(served)), new.map(|served| names(served)));
+            if old == new {
+                continue;
             }
+            differs = true;
+            for (name, named) in old.into_iter().flatten() {
+                // A name that has gone over to another service is that one's.
+                if self.names.get(&name).is_some_and(|now| now.service == named.service) {
+                    self.names.remove(&name);
+                }
+            }
+            come.extend(new);
         }
-        Self { names, complete: desired.revision > 0 }
+        // After all that go: a name may go over from one service to another at once.
+        self.names.extend(come.into_iter().flatten());
+        differs
     }
 
     /// Whether it was made from a complete state: before, a name that is missing may still come.
@@ -50,11 +84,23 @@ impl DnsTable {
     /// What it says of `name` (lower case, without a final dot) for one family.
     pub fn answer(&self, name: &str, v4: bool) -> Answer {
         match self.names.get(name) {
-            Some(addresses) => Answer::Addresses(addresses.iter().filter(|address| address.is_ipv4() == v4).collect()),
+            Some(named) => {
+                Answer::Addresses(named.addresses.iter().filter(|address| address.is_ipv4() == v4).collect())
+            }
             None if name.rsplit('.').next() == Some(ZONE) => Answer::NoSuchName,
             None => Answer::NotOurs,
         }
     }
+}
+
+/// All names of a service, with what they stand for.
+fn names(served: &ServedService) -> Vec<(String, Named)> {
+    let service = &served.service;
+    let scope = &service.key.scope;
+    let addresses = if served.backends.is_empty() { Addresses::default() } else { service.addresses };
+    let named = Named { service: service.id, addresses };
+    let own = format!("{}.{}.{}.{ZONE}", service.key.name, scope.namespace, scope.tenant);
+    service.dns_names.iter().map(|name| name.to_ascii_lowercase()).chain([own]).map(|name| (name, named)).collect()
 }
 
 /// The `/etc/resolv.conf` of an instance: the node's own addresses, and short names of its own namespace.
@@ -112,6 +158,38 @@ mod tests {
     #[test]
     fn without_a_ready_instance_a_name_exists_and_has_no_address() {
         assert_eq!(DnsTable::new(&desired(0)).answer("web.local", true), Answer::Addresses(vec![]));
+    }
+
+    #[test]
+    fn a_table_that_followed_says_what_a_new_one_says() {
+        let with = |rows: &[(&str, u32, &str, usize)]| {
+            let mut told = NodeDesired { revision: 1, ..NodeDesired::default() };
+            for (key, id, name, backends) in rows {
+                let one = desired(*backends);
+                let mut served = (**one.services.values().next().expect("one")).clone();
+                served.service.key.name = key.parse().expect("a name");
+                (served.service.id, served.service.dns_names) = (*id, vec![(*name).to_owned()]);
+                told.services.insert(served.service.key.clone(), Arc::new(served));
+            }
+            told
+        };
+        let mut table = DnsTable::default();
+        for (rows, differs) in [
+            (vec![("a", 1, "x.local", 1), ("b", 2, "y.local", 1)], true),
+            (vec![("a", 1, "x.local", 1), ("b", 2, "y.local", 1)], false),
+            (vec![("a", 1, "x.local", 2), ("b", 2, "y.local", 1)], false),
+            (vec![("a", 1, "x.local", 0), ("b", 2, "y.local", 1)], true),
+            // One takes what another lets go, whichever comes first.
+            (vec![("a", 1, "y.local", 1), ("b", 2, "x.local", 1)], true),
+            (vec![("a", 1, "z.local", 1)], true),
+            // Another service of the same name.
+            (vec![("a", 3, "z.local", 1)], true),
+            (vec![], true),
+        ] {
+            let told = with(&rows);
+            assert_eq!(table.follow(&told), differs, "{rows:?}");
+            assert_eq!(table, DnsTable::new(&told), "{rows:?}");
+        }
     }
 
     #[test]

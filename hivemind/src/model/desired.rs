@@ -4,6 +4,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use imbl::OrdMap;
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -92,23 +93,24 @@ pub enum FeedMessage {
     SnapshotEnd(Revision),
 }
 
-/// What an agent should bring about, assembled from the feed.
+/// What an agent should bring about, assembled from the feed. A clone is cheap and shares what it has with the original,
+/// so that two of them are compared by what differs.
 #[derive(Clone, Debug, PartialEq, Default)]
 pub struct NodeDesired {
     /// The revision of the last complete state; 0 before the first end mark, and then nothing may be deleted.
     pub revision: Revision,
     /// The instances of this node.
-    pub instances: BTreeMap<InstanceId, Arc<Instance>>,
+    pub instances: OrdMap<InstanceId, Arc<Instance>>,
     /// All services.
-    pub services: BTreeMap<ServiceKey, Arc<ServedService>>,
+    pub services: OrdMap<ServiceKey, Arc<ServedService>>,
     /// All instances' addresses.
-    pub peers: BTreeMap<InstanceId, Arc<Peer>>,
+    pub peers: OrdMap<InstanceId, Arc<Peer>>,
     /// All namespaces that have a row.
-    pub namespaces: BTreeMap<Scope, Arc<Namespace>>,
+    pub namespaces: OrdMap<Scope, Arc<Namespace>>,
     /// All policies.
-    pub policies: BTreeMap<PolicyKey, Arc<Policy>>,
+    pub policies: OrdMap<PolicyKey, Arc<Policy>>,
     /// All policies of tiers.
-    pub tiers: BTreeMap<TierKey, Arc<TierPolicy>>,
+    pub tiers: OrdMap<TierKey, Arc<TierPolicy>>,
 }
 
 impl NodeDesired {

@@ -5,6 +5,8 @@ use std::{
     sync::Arc,
 };
 
+use imbl::OrdMap;
+
 use super::{Compiled, EndpointPolicy, KnownNames, PeerClass, compile_with};
 use crate::model::{NodeDesired, NodeName, Scope};
 
@@ -28,6 +30,8 @@ pub struct Cache {
     alike: BTreeMap<Scope, BTreeMap<Labels, Alike>>,
     /// How often everything was compiled.
     runs: u64,
+    /// How often it was compiled, or assigned to other instances.
+    version: u64,
 }
 
 impl Cache {
@@ -43,7 +47,9 @@ impl Cache {
             && same(&before.policies, &now.policies)
             && same(&before.tiers, &now.tiers)
             && same(&before.namespaces, &now.namespaces);
-        if !ruled_alike || !(same(&before.peers, &now.peers) || self.assign(now, node)) {
+        let peers_alike = same(&before.peers, &now.peers);
+        self.version += u64::from(!ruled_alike || !peers_alike);
+        if !ruled_alike || !(peers_alike || self.assign(now, node)) {
             self.compiled = Arc::new(compile_with(desired, node, known));
             self.runs += 1;
             self.sort(desired, node);
@@ -52,6 +58,11 @@ impl Cache {
         self.node = Some(node.clone());
         self.known = Arc::clone(known);
         Arc::clone(&self.compiled)
+    }
+
+    /// Another number when what was compiled is another.
+    pub fn version(&self) -> u64 {
+        self.version
     }
 
     /// How often everything was compiled since the start.
@@ -105,7 +116,10 @@ impl Cache {
 }
 
 /// Whether two maps hold the same rows, without looking into them: a row that was told again counts as changed.
-fn same<K: Eq, V>(before: &BTreeMap<K, Arc<V>>, now: &BTreeMap<K, Arc<V>>) -> bool {
+fn same<K: Ord, V>(before: &OrdMap<K, Arc<V>>, now: &OrdMap<K, Arc<V>>) -> bool {
+    if before.ptr_eq(now) {
+        return true;
+    }
     let mut rows = before.iter().zip(now);
     before.len() == now.len() && rows.all(|((key, row), (other, new))| Arc::ptr_eq(row, new) && key == other)
 }

@@ -66,7 +66,16 @@ pub fn compile_with(desired: &NodeDesired, node: &NodeName, known: &KnownNames) 
             }
         }
     }
-    Compiled { peers: classes.peers, endpoints, rules, ports, blocks: blocks.regions, with_blocks, hosts, names }
+    Compiled {
+        peers: classes.peers,
+        endpoints,
+        rules: rules.into(),
+        ports,
+        blocks: blocks.regions.into(),
+        with_blocks,
+        hosts,
+        names,
+    }
 }
 
 fn selectors<'a>(entries: &[Entry<'a>]) -> BTreeSet<PeerSelector<'a>> {

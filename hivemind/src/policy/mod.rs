@@ -32,6 +32,7 @@ use std::{
     ops::Bound,
 };
 
+use imbl::OrdMap;
 use ipnet::IpNet;
 
 use crate::{
@@ -86,11 +87,11 @@ pub struct Compiled {
     /// The set of every instance of this node that some policy is about.
     pub endpoints: BTreeMap<InstanceId, EndpointPolicy>,
     /// What is allowed, denied or left to the next tier.
-    pub rules: BTreeMap<RuleKey, RuleRow>,
+    pub rules: OrdMap<RuleKey, RuleRow>,
     /// Where intervals of ports begin, by protocol; 0 always does.
     pub ports: BTreeMap<PolicyProtocol, BTreeSet<u16>>,
     /// The block class of addresses, by longest prefix.
-    pub blocks: BTreeMap<IpNet, u32>,
+    pub blocks: OrdMap<IpNet, u32>,
     /// The sets whose rules name blocks.
     pub with_blocks: BTreeSet<u32>,
     /// The names of hosts that rules of a set have.

@@ -1,6 +1,7 @@
 use std::sync::Mutex;
 
 use super::*;
+use crate::dataplane::tables::Tables;
 use crate::{
     dataplane::SyncReport,
     model::{Addresses, AppKey, Instance, Peer, Policy, PolicyKey, Scope, Timestamp},
@@ -153,7 +154,7 @@ async fn a_name_is_open_when_its_answer_goes_out_and_late_ones_are_counted() {
     datapath.desired(Arc::new(desired));
     early.await.expect("opened");
     let blocks = || recorder.written.lock().expect("not poisoned").last().map(|tables| tables.blocks.clone());
-    let open: Vec<IpAddr> = blocks().expect("a write").into_keys().map(|block| block.addr()).collect();
+    let open: Vec<IpAddr> = blocks().expect("a write").keys().map(ipnet::IpNet::addr).collect();
     assert_eq!(open, [address]);
     let mut state = datapath.state();
     let report = HostsReport { addresses: 1, refused: 0, late: 1 };

@@ -13,6 +13,7 @@ use hivemind_ebpf::{
     },
     map,
 };
+use imbl::OrdMap;
 use ipnet::IpNet;
 
 use super::{chain, intervals::Ports, rows::Row, sources::Sources};
@@ -57,12 +58,12 @@ impl<K: Pod, V: Pod> Table<K, V> {
     }
 
     /// All rows in the words of the tables. What cannot be read so is removed: no daemon of this version wrote it.
-    pub(super) fn rows<A, B>(&mut self) -> Result<BTreeMap<A, B>, DataplaneError>
+    pub(super) fn rows<A, B>(&mut self) -> Result<OrdMap<A, B>, DataplaneError>
     where
-        A: Row<Abi = K> + Ord,
-        B: Row<Abi = V>,
+        A: Row<Abi = K> + Ord + Clone,
+        B: Row<Abi = V> + Clone,
     {
-        let mut rows = BTreeMap::new();
+        let mut rows = OrdMap::new();
         for (key, value) in self.raw_rows()? {
             match (A::decode(key), B::decode(value)) {
                 (Some(key), Some(value)) => {
@@ -92,8 +93,8 @@ impl Blocks {
         named(self.0.remove(&key(block)))
     }
 
-    pub(super) fn rows(&self) -> Result<BTreeMap<IpNet, u32>, DataplaneError> {
-        let mut rows = BTreeMap::new();
+    pub(super) fn rows(&self) -> Result<OrdMap<IpNet, u32>, DataplaneError> {
+        let mut rows = OrdMap::new();
         for row in self.0.iter() {
             let (key, class) = row.map_err(|error| failed("read", map::BLOCKS, &error))?;
             let (words, bits) = (key.data(), key.prefix_len());

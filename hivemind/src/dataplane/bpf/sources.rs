@@ -1,12 +1,13 @@
 //! From where published ports are reached: ranges by service.
 
-use std::{collections::BTreeSet, net::IpAddr};
+use std::net::IpAddr;
 
 use aya::maps::{LpmTrie, Map, MapData, MapError, lpm_trie::Key};
 use hivemind_ebpf::{
     abi::{Addr, SOURCE_PREFIX, source},
     map,
 };
+use imbl::OrdSet;
 use ipnet::IpNet;
 
 use super::maps::{failed, named};
@@ -34,7 +35,7 @@ impl Sources {
         named(self.0.remove(&key(service, range)))
     }
 
-    pub(super) fn rows(&self) -> Result<BTreeSet<(u32, IpNet)>, DataplaneError> {
+    pub(super) fn rows(&self) -> Result<OrdSet<(u32, IpNet)>, DataplaneError> {
         let keys = self.0.keys().map(|key| key.map(|key| read(&key)));
         let rows: Result<Vec<_>, _> = keys.collect();
         Ok(rows.map_err(|error| failed("read", map::SOURCES, &error))?.into_iter().flatten().collect())

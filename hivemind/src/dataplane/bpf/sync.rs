@@ -13,6 +13,7 @@ use hivemind_ebpf::{
     abi::{Endpoint, Served, SlotKey},
     map,
 };
+use imbl::{OrdMap, ordset::DiffItem};
 
 use super::{
     group::{self, Group, GroupKey},
@@ -76,7 +77,7 @@ impl Writes {
     }
 
     /// Writes rows. What is refused is not in `have`, so that the next call tries again.
-    fn put<K, V>(&mut self, table: &mut Table<K::Abi, V::Abi>, have: &mut BTreeMap<K, V>, rows: &[(&K, &V)])
+    fn put<K, V>(&mut self, table: &mut Table<K::Abi, V::Abi>, have: &mut OrdMap<K, V>, rows: &[(&K, &V)])
     where
         K: Row + Ord + Clone,
         V: Row + Clone,
@@ -87,7 +88,7 @@ impl Writes {
     }
 
     /// Writes a row that is `abi` in the map.
-    fn put_row<K, V, A>(&mut self, table: &mut Table<K::Abi, A>, have: &mut BTreeMap<K, V>, row: (&K, &V), abi: A)
+    fn put_row<K, V, A>(&mut self, table: &mut Table<K::Abi, A>, have: &mut OrdMap<K, V>, row: (&K, &V), abi: A)
     where
         K: Row + Ord + Clone,
         V: Clone,
@@ -98,9 +99,10 @@ impl Writes {
         }
     }
 
-    fn cut<K, V, A>(&mut self, table: &mut Table<K::Abi, A>, have: &mut BTreeMap<K, V>, keys: &[K])
+    fn cut<K, V, A>(&mut self, table: &mut Table<K::Abi, A>, have: &mut OrdMap<K, V>, keys: &[K])
     where
-        K: Row + Ord,
+        K: Row + Ord + Clone,
+        V: Clone,
         A: aya::Pod,
     {
         for key in keys {
@@ -162,7 +164,7 @@ impl Shadow {
         }
         owners.retain(|_, slot| *slot != 0);
         shadow.slots = Slots::read(owners);
-        shadow.rows.node_addresses = maps.node_addresses.rows::<_, u32>()?.into_keys().collect();
+        shadow.rows.node_addresses = maps.node_addresses.rows::<_, u32>()?.keys().copied().collect();
         shadow.rows.rules = maps.rules.rows()?;
         shadow.rows.blocks = maps.blocks.rows()?;
         shadow.rows.intervals = maps.ports.read();
@@ -188,6 +190,10 @@ impl Shadow {
     /// an error.
     pub(super) fn sync(&mut self, maps: &mut Maps, wanted: &Tables) -> Result<SyncReport, DataplaneError> {
         let report = self.write(maps, wanted);
+        if report.is_ok() {
+            // The same rows, but shared: what differs is soon found the next time.
+            self.rows = wanted.clone();
+        }
         if !matches!(report, Ok(SyncReport { written: 0, removed: 0, .. })) {
             maps.next_generation()?;
         }
@@ -218,7 +224,7 @@ impl Shadow {
 
     fn pass(&mut self, maps: &mut Maps, wanted: &Tables) -> Writes {
         let mut writes = Writes::default();
-        let all = |set: &BTreeSet<_>| set.iter().map(|ip| (*ip, 1u32)).collect::<BTreeMap<_, _>>();
+        let all = |set: &BTreeSet<_>| set.iter().map(|ip| (*ip, 1u32)).collect::<OrdMap<IpAddr, u32>>();
         let (mut own, wanted_own) = (all(&self.rows.node_addresses), all(&wanted.node_addresses));
 
         let endpoints = changes(&self.rows.endpoints, &wanted.endpoints);
@@ -257,7 +263,9 @@ impl Shadow {
             writes.put_row(&mut maps.served, &mut self.rows.served, (port, service), abi);
         }
         // Ranges before the frontend that asks for them.
-        for (service, range) in wanted.sources.difference(&self.rows.sources.clone()) {
+        let sources = self.rows.sources.clone();
+        for change in sources.diff(&wanted.sources) {
+            let DiffItem::Add((service, range)) = change else { continue };
             if writes.done(maps.sources.insert(*service, *range), WRITE, map::SOURCES) {
                 self.rows.sources.insert((*service, *range));
             }
@@ -270,10 +278,10 @@ impl Shadow {
             }
         }
         self.remove_stray(&mut writes, maps);
-        let old: Vec<_> = self.rows.sources.difference(&wanted.sources).copied().collect();
-        for (service, range) in old {
-            if writes.done(maps.sources.remove(service, range), REMOVE, map::SOURCES) {
-                self.rows.sources.remove(&(service, range));
+        for change in sources.diff(&wanted.sources) {
+            let DiffItem::Remove((service, range)) = change else { continue };
+            if writes.done(maps.sources.remove(*service, *range), REMOVE, map::SOURCES) {
+                self.rows.sources.remove(&(*service, *range));
             }
         }
         writes.cut(&mut maps.served, &mut self.rows.served, &served.cut);
@@ -286,7 +294,7 @@ impl Shadow {
             }
         }
         writes.cut(&mut maps.rules, &mut self.rows.rules, &rules.cut);
-        self.rows.node_addresses = own.into_keys().collect();
+        self.rows.node_addresses = own.keys().copied().collect();
         writes
     }
 

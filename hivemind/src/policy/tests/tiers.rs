@@ -75,7 +75,7 @@ fn a_tenant_overrules_no_operator_and_speaks_of_its_own_only() {
     assert_eq!(comes(&world, &local, &from, 80), ALLOWED);
     world.tier("red/last", inwards(Tier::Baseline, 1000, [says(Action::Deny, [], [])]));
     world.tier("last", inwards(Tier::Baseline, 0, [says(Action::Accept, [], [])]));
-    world.desired.tiers.remove(&name("red/mine"));
+    world.desired.tiers.remove(&name::<crate::model::TierKey>("red/mine"));
     assert_eq!(comes(&world, &local, &from, 80), DENIED, "at last the nearest decides first");
     let of_blue = world.instance("blue/x", "pod=c");
     assert_eq!(comes(&world, &other, &of_blue, 80), ALLOWED, "red says nothing about blue");

@@ -1,0 +1,58 @@
+//! What the owner of the data plane says when it is asked.
+
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+
+use crate::{
+    dataplane::{
+        SweepReport,
+        flows::{DropRecord, FlowRecord},
+    },
+    model::{InstanceId, Revision},
+    policy,
+};
+
+/// How the maps stand.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DatapathState {
+    /// The revision the maps show.
+    pub revision: Revision,
+    /// Why the last write failed; it is repeated.
+    pub fault: Option<String>,
+    /// Rows found changed by someone else and put right, since the start.
+    pub repaired: u64,
+    /// The last sweep.
+    pub sweep: SweepReport,
+    /// What names of hosts in policies stand for.
+    pub hosts: HostsReport,
+}
+
+/// How it stands with names of hosts in policies.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HostsReport {
+    /// Addresses of names, now.
+    pub addresses: usize,
+    /// Addresses for which there was no place, since the start.
+    pub refused: u64,
+    /// Answers that went out before their addresses were open, since the start.
+    pub late: u64,
+}
+
+/// What the programs have seen.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Seen {
+    /// The flows that are in the table.
+    pub flows: Vec<FlowRecord>,
+    /// The latest drops.
+    pub drops: Vec<DropRecord>,
+}
+
+/// What numbers and addresses of the data plane stand for.
+#[derive(Clone, Debug, Default)]
+pub struct Names {
+    /// What policies were compiled to, with the names of rules.
+    pub policies: Arc<policy::Compiled>,
+    /// The instances, by the interface index of their host device.
+    pub devices: BTreeMap<u32, InstanceId>,
+    /// The node's own addresses.
+    pub addresses: Vec<IpAddr>,
+}

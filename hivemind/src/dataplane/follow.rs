@@ -1,0 +1,260 @@
+//! Floor 1: from what the node is told to the rows that the data plane should hold, at the cost of what differs from
+//! before. Pure.
+
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+
+use imbl::ordmap::{DiffItem, Entry};
+
+use super::tables::{BackendRow, Choice, EndpointRow, Frontend, PeerRow, ServiceRow, Tables};
+use crate::{
+    model::{Backend, InstanceId, NodeDesired, NodeName, Protocol, ServedService},
+    net::{Family, HostLink},
+    policy::{Compiled, PeerClass},
+    spec::v1::{External, Internal, Method},
+};
+
+/// What the rows follow from.
+#[derive(Clone, Copy, Debug)]
+pub struct Facts<'a> {
+    /// What the node is told.
+    pub desired: &'a Arc<NodeDesired>,
+    /// Its policies.
+    pub policies: &'a Compiled,
+    /// Another number when the policies are others.
+    pub policies_version: u64,
+    /// Which node it is.
+    pub node: &'a NodeName,
+    /// Its instances' links. An instance without one has no row, and so denies.
+    pub links: &'a BTreeMap<InstanceId, HostLink>,
+    /// Its own addresses.
+    pub node_addresses: &'a [IpAddr],
+}
+
+/// The rows, and what they were made from.
+#[derive(Debug, Default)]
+pub struct Follower {
+    tables: Tables,
+    desired: Arc<NodeDesired>,
+    policies_version: Option<u64>,
+    node: Option<NodeName>,
+    links: BTreeMap<InstanceId, HostLink>,
+    /// Two services claim one row: what is left when one of them goes is only known by looking at all.
+    disputed: bool,
+}
+
+/// The rows for `facts`.
+pub fn compute(facts: Facts<'_>) -> Tables {
+    let mut follower = Follower::default();
+    follower.take(facts);
+    follower.tables
+}
+
+impl Follower {
+    /// The ports of this node's instances that a service has, by the instances' devices.
+    fn ports(&self, served: &ServedService, facts: &Facts<'_>) -> Vec<(u32, u16, Protocol)> {
+        let here = served.backends.iter().filter(|backend| backend.node == *facts.node);
+        let devices = here.filter_map(|backend| self.links.get(&backend.id)).map(|link| link.ifindex);
+        let ports = &served.service.ports;
+        devices.flat_map(|device| ports.iter().map(move |port| (device, port.target, port.protocol))).collect()
+    }
+
+    /// The rows for `facts`, the same as [`compute`] says.
+    pub fn follow(&mut self, facts: Facts<'_>) -> &Tables {
+        if self.disputed || self.node.as_ref() != Some(facts.node) {
+            *self = Self::default();
+        }
+        let fresh = self.node.is_none();
+        self.take(facts);
+        if self.disputed && !fresh {
+            *self = Self::default();
+            self.take(facts);
+        }
+        &self.tables
+    }
+
+    fn take(&mut self, facts: Facts<'_>) {
+        let Facts { desired, policies, policies_version, node, links, node_addresses } = facts;
+        let before = std::mem::replace(&mut self.desired, Arc::clone(desired));
+        let other_policies = self.policies_version.replace(policies_version) != Some(policies_version);
+        let other_links = self.links != *links;
+        if other_links {
+            self.links.clone_from(links);
+        }
+        let others = !before.instances.ptr_eq(&desired.instances) || !before.peers.ptr_eq(&desired.peers);
+        if others || other_links || other_policies {
+            self.tables.endpoints = endpoints(&facts).collect();
+            self.tables.peers = peers(&facts).collect();
+        }
+        if other_policies {
+            self.tables.rules.clone_from(&policies.rules);
+            self.tables.intervals.clone_from(&policies.ports);
+            self.tables.blocks.clone_from(&policies.blocks);
+        }
+        self.tables.node_addresses = node_addresses.iter().copied().collect();
+        self.node = Some(node.clone());
+        if other_links {
+            self.tables.served.clear();
+        }
+        self.services(&before, &facts);
+        if other_links {
+            for served in desired.services.values() {
+                self.serve(served, &facts);
+            }
+        }
+    }
+
+    fn services(&mut self, before: &NodeDesired, facts: &Facts<'_>) {
+        let mut come = Vec::new();
+        for change in before.services.diff(&facts.desired.services) {
+            let (old, new) = match change {
+                DiffItem::Add(_, new) => (None, Some(new)),
+                DiffItem::Update { old, new } => (Some(old.1), Some(new.1)),
+                DiffItem::Remove(_, old) => (Some(old), None),
+            };
+            if let Some(old) = old {
+                let id = old.service.id;
+                for (front, _) in frontends(old, facts.node) {
+                    self.tables.services.remove(&front);
+                }
+                for range in &old.service.balance.source_ranges {
+                    self.tables.sources.remove(&(id, *range));
+                }
+                for port in self.ports(old, facts) {
+                    self.tables.served.remove(&port);
+                }
+            }
+            come.extend(new);
+        }
+        // After all that go: a port or an address may go over from one service to another at once.
+        for served in come {
+            let id = served.service.id;
+            let mut published = false;
+            for (front, row) in frontends(served, facts.node) {
+                published |= matches!(front, Frontend::Published(..));
+                let before = self.tables.services.insert(front, row);
+                self.disputed |= before.is_some_and(|before| before.id != id);
+            }
+            if published {
+                let ranges = &served.service.balance.source_ranges;
+                self.tables.sources.extend(ranges.iter().map(|range| (id, *range)));
+            }
+            self.serve(served, facts);
+        }
+    }
+
+    /// Notes which ports of this node's instances a service has.
+    fn serve(&mut self, served: &ServedService, facts: &Facts<'_>) {
+        for port in self.ports(served, facts) {
+            match self.tables.served.entry(port) {
+                Entry::Occupied(other) => self.disputed |= *other.get() != served.service.id,
+                Entry::Vacant(free) => {
+                    free.insert(served.service.id);
+                }
+            }
+        }
+    }
+}
+
+fn endpoints(facts: &Facts<'_>) -> impl Iterator<Item = (u32, EndpointRow)> {
+    let policies = facts.policies;
+    facts.desired.instances.iter().filter_map(move |(id, instance)| {
+        let link = facts.links.get(id)?;
+        let PeerClass { class, tenant } = class(policies, id);
+        let policy = policies.endpoints.get(id);
+        let row = EndpointRow {
+            v4: instance.addresses.v4,
+            v6: instance.addresses.v6,
+            instance_mac: link.instance_mac,
+            host_mac: link.host_mac,
+            class,
+            tenant,
+            policy: policy.copied().unwrap_or_default(),
+            blocks: policy.is_some_and(|policy| policy.sets.iter().any(|set| policies.with_blocks.contains(set))),
+        };
+        Some((link.ifindex, row))
+    })
+}
+
+fn peers(facts: &Facts<'_>) -> impl Iterator<Item = (IpAddr, PeerRow)> {
+    let Facts { desired, policies, node, links, .. } = *facts;
+    desired.peers.iter().flat_map(move |(id, peer)| {
+        let local = links.get(id).filter(|_| peer.node == *node && desired.instances.contains_key(id));
+        let PeerClass { class, tenant } = class(policies, id);
+        let row = PeerRow { class, tenant, ifindex: local.map_or(0, |link| link.ifindex) };
+        peer.addresses.iter().map(move |address| (address, row))
+    })
+}
+
+/// Every instance has a class; one that has none yet is unknown to everybody.
+fn class(policies: &Compiled, id: &InstanceId) -> PeerClass {
+    policies.peers.get(id).copied().unwrap_or_default()
+}
+
+/// Where a service is reached, and what is behind it.
+fn frontends(served: &ServedService, node: &NodeName) -> Vec<(Frontend, ServiceRow)> {
+    let Served { inside, outside } = Served::new(served, node);
+    let id = served.service.id;
+    let mut rows = Vec::new();
+    for address in served.service.addresses.iter() {
+        rows.push((Frontend::Address(address), ServiceRow { id, ..ServiceRow::default() }));
+        let family = if address.is_ipv4() { Family::V4 } else { Family::V6 };
+        for port in &served.service.ports {
+            if let Some(published) = port.published {
+                let row = outside.row(id, address.is_ipv4(), port.target);
+                rows.push((Frontend::Published(family, published, port.protocol), row));
+            }
+            let row = inside.row(id, address.is_ipv4(), port.target);
+            rows.push((Frontend::Virtual(address, port.port, port.protocol), row));
+        }
+    }
+    rows
+}
+
+/// Who gets a service's connections, as it is for its clients inside and outside.
+struct Served<'a> {
+    inside: Among<'a>,
+    outside: Among<'a>,
+}
+
+/// Those that get new connections, and how one of them is chosen.
+struct Among<'a> {
+    backends: Vec<&'a Backend>,
+    choice: Choice,
+}
+
+impl<'a> Served<'a> {
+    fn new(served: &'a ServedService, node: &NodeName) -> Self {
+        let balance = &served.service.balance;
+        let all = || served.backends.iter().filter(|backend| backend.weight > 0).collect::<Vec<_>>();
+        let here = || served.backends.iter().filter(|b| b.weight > 0 && b.node == *node).collect::<Vec<_>>();
+        let affinity = balance.affinity.map_or(0, |affinity| affinity.client_ip_seconds);
+        let least = balance.method == Method::LeastConnections;
+        let choice = Choice { affinity, least, ..Choice::default() };
+        let inside = match balance.internal {
+            Internal::Cluster => Among { backends: all(), choice },
+            Internal::PreferLocal if here().is_empty() => Among { backends: all(), choice },
+            Internal::PreferLocal => Among { backends: here(), choice },
+            Internal::Local => Among { backends: here(), choice: Choice { local: true, ..choice } },
+        };
+        let choice = Choice { alike: true, sources: !balance.source_ranges.is_empty(), ..choice };
+        let outside = match balance.external {
+            External::Cluster => Among { backends: all(), choice },
+            External::Local => Among { backends: here(), choice: Choice { local: true, ..choice } },
+        };
+        Self { inside, outside }
+    }
+}
+
+impl Among<'_> {
+    /// The row of a frontend of one family.
+    fn row(&self, id: u32, v4: bool, port: u16) -> ServiceRow {
+        let backend = |backend: &&Backend| {
+            let address = backend.addresses.iter().find(|address| address.is_ipv4() == v4)?;
+            Some(BackendRow { address, port, weight: backend.weight })
+        };
+        ServiceRow { id, backends: self.backends.iter().filter_map(backend).collect(), choice: self.choice }
+    }
+}
+
+#[cfg(test)]
+mod tests;
