@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use anyhow::{Result, ensure};
 use hivemind::{
-    dataplane::tables::Tables,
+    dataplane::tables::{EndpointRow, Tables},
     policy::{Direction, EndpointPolicy, RuleKey, RuleRow, interval},
     spec::v1::{Action, PolicyProtocol},
 };
@@ -117,9 +117,8 @@ fn with_rules(mut tables: Tables, count: u32) -> Tables {
         ruled_out: true,
         ..EndpointPolicy::default()
     };
-    for row in tables.endpoints.values_mut() {
-        row.policy = policy;
-    }
+    tables.endpoints =
+        tables.endpoints.into_iter().map(|(device, row)| (device, EndpointRow { policy, ..row })).collect();
     tables.intervals.insert(PolicyProtocol::Tcp, BTreeSet::from([0, 80, 81]));
     let port = interval(tables.intervals.get(&PolicyProtocol::Tcp), 80);
     let class = tables.endpoints.values().next().map_or(0, |row| row.class);

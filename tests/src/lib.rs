@@ -28,6 +28,18 @@ pub fn machine_with(test: &str, flags: &[&str]) -> Result<(Machine, String)> {
     Ok((machine, image))
 }
 
+/// Changes every row of a table that has no way to change rows in their place.
+pub fn each_row<T, K, V>(table: &mut T, mut change: impl FnMut(&K, &mut V))
+where
+    T: Default + IntoIterator<Item = (K, V)> + FromIterator<(K, V)>,
+{
+    let changed = |(key, mut row)| {
+        change(&key, &mut row);
+        (key, row)
+    };
+    *table = std::mem::take(table).into_iter().map(changed).collect();
+}
+
 /// The binary that can be told when to die.
 pub fn testkit_binary() -> Result<PathBuf> {
     let named = std::env::var_os("HIVEMIND_TESTKIT_BINARY").map(PathBuf::from);

@@ -11,6 +11,7 @@ use std::{
 
 use hivemind::{dataplane::Dataplane, model::Protocol, net::Family};
 use hivemind_ebpf::{abi::OPENED, map, reason::Reason};
+use hivemind_tests::each_row;
 
 use crate::{
     in_both_ways,
@@ -52,7 +53,7 @@ fn asked(times: usize, to: SocketAddr) -> BTreeSet<String> {
 fn sockets_of_a_namespace_stay_with_a_backend_until_it_gets_nothing_new() {
     in_both_ways(|cgroup, open| {
         let (mut lab, _echoes) = served(cgroup, open);
-        lab.tables.services.values_mut().for_each(|row| row.choice.affinity = 60);
+        each_row(&mut lab.tables.services, |_, row| row.choice.affinity = 60);
         lab.sync();
         for family in FAMILIES {
             let ask = |lab: &Lab| lab.instances[0].ns.run(|| asked(16, service(family)));
@@ -69,9 +70,9 @@ fn sockets_of_a_namespace_stay_with_a_backend_until_it_gets_nothing_new() {
             let before = lab.tables.clone();
             let left = if first.contains("i1") { 2 } else { 1 };
             let own = lab.instances[left].address(family);
-            for row in lab.tables.services.values_mut() {
+            each_row(&mut lab.tables.services, |_, row| {
                 row.backends.retain(|backend| backend.address.is_ipv4() != own.is_ipv4() || backend.address == own);
-            }
+            });
             lab.sync();
             let second = ask(&lab);
             assert_eq!(second, BTreeSet::from([format!("i{left}")]));
@@ -93,7 +94,7 @@ fn counted(lab: &Lab) -> (u64, usize) {
 fn the_backend_with_fewer_open_connections_is_taken_and_no_count_leaks() {
     in_both_ways(|cgroup, open| {
         let (mut lab, _echoes) = served(cgroup, open);
-        lab.tables.services.values_mut().for_each(|row| row.choice.least = true);
+        each_row(&mut lab.tables.services, |_, row| row.choice.least = true);
         lab.sync();
         for family in FAMILIES {
             let held: Vec<TcpStream> = lab.instances[0].ns.run(|| {
@@ -170,7 +171,7 @@ fn a_published_port_is_closed_to_those_outside_its_source_ranges_on_every_way() 
         for family in FAMILIES {
             tcp_ask_from_outside(&lab, family).expect("before there are ranges");
         }
-        lab.tables.services.values_mut().for_each(|row| row.choice.sources = true);
+        each_row(&mut lab.tables.services, |_, row| row.choice.sources = true);
         lab.tables.sources.insert((1, "198.51.100.0/24".parse().expect("a block")));
         lab.tables.sources.insert((1, "2001:db8:7::/48".parse().expect("a block")));
         lab.sync();
@@ -209,10 +210,10 @@ fn tcp_ask_from_outside(lab: &Lab, family: Family) -> std::io::Result<String> {
 fn without_an_instance_here_local_services_refuse_and_say_why() {
     in_both_ways(|cgroup, open| {
         let (mut lab, _echoes) = served(cgroup, open);
-        for row in lab.tables.services.values_mut() {
+        each_row(&mut lab.tables.services, |_, row| {
             row.choice.local = true;
             row.backends.clear();
-        }
+        });
         lab.sync();
         for family in FAMILIES {
             let before = lab.packets(0, OPENED, Reason::NoLocalBackend as u8);

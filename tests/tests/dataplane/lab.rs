@@ -368,7 +368,7 @@ impl Lab {
     pub(crate) fn gone(&mut self, index: usize) {
         let instance = &self.instances[index];
         self.tables.endpoints.remove(&instance.link.ifindex);
-        for address in [instance.v4.into(), instance.v6.into()] {
+        for address in [IpAddr::from(instance.v4), instance.v6.into()] {
             self.tables.peers.remove(&address);
         }
     }
@@ -381,7 +381,9 @@ impl Lab {
             let known = ServiceRow::equal(n.into(), []);
             self.tables.services.insert(Frontend::Address(vip(family, n)), known);
         }
-        self.tables.served.retain(|key, of| (*of, key.1, key.2) != (u32::from(n), target, protocol));
+        let is_other = |key: &(u32, u16, Protocol), of: &u32| (*of, key.1, key.2) != (u32::from(n), target, protocol);
+        let served = std::mem::take(&mut self.tables.served);
+        self.tables.served = served.into_iter().filter(|(key, of)| is_other(key, of)).collect();
         for index in backends {
             self.tables.served.insert((self.instances[*index].link.ifindex, target, protocol), n.into());
         }

@@ -16,6 +16,7 @@ use hivemind::{
     net::Family,
 };
 use hivemind_ebpf::{map, program};
+use hivemind_tests::each_row;
 
 use crate::{
     bench::{Bench, REDIRECT, service},
@@ -29,13 +30,16 @@ fn served(cgroup: &Path, weights: [u16; 3], change: impl Fn(&mut ServiceRow)) ->
     bench.lab.ready(2);
     bench.lab.service(1, 80, 8080, Protocol::Udp, &[0, 1, 2]);
     bench.lab.publish(1, 9000, 8080, Protocol::Udp, &[0, 1, 2]);
-    for row in bench.lab.tables.services.values_mut().filter(|row| row.id == 1 && row.backends.len() == 3) {
+    each_row(&mut bench.lab.tables.services, |_, row| {
+        if row.id != 1 || row.backends.len() != 3 {
+            return;
+        }
         for (backend, weight) in row.backends.iter_mut().zip(weights) {
             backend.weight = weight;
         }
         row.backends.retain(|backend| backend.weight > 0);
         change(row);
-    }
+    });
     bench.lab.sync();
     bench
 }
@@ -142,9 +146,9 @@ fn a_client_stays_with_its_backend_also_after_a_restart_until_that_goes() {
             assert_eq!(ask(&bench, 31_000), first, "a restart changes nothing");
             // .3 gets nothing new: who was with it gets another and stays there; the others stay where they are.
             let before = bench.lab.tables.clone();
-            for row in bench.lab.tables.services.values_mut().filter(|row| row.id == 1) {
-                row.backends.retain(|backend| !backend.address.to_string().ends_with('3'));
-            }
+            each_row(&mut bench.lab.tables.services, |_, row| {
+                row.backends.retain(|backend| row.id != 1 || !backend.address.to_string().ends_with('3'));
+            });
             bench.lab.sync();
             let second = ask(&bench, 32_000);
             for (old, new) in first.iter().zip(&second) {

@@ -15,6 +15,7 @@ use hivemind::{
     net::Family,
 };
 use hivemind_ebpf::{map, program, reason::Reason};
+use hivemind_tests::each_row;
 
 use crate::{
     frame::Frame,
@@ -79,13 +80,11 @@ impl Bench {
             lab.service(4, 80, 8080, protocol, &[]);
             lab.publish(4, 9002, 8080, protocol, &[1]);
         }
-        for (front, row) in lab.tables.services.iter_mut().filter(|(_, row)| row.id == 4) {
-            match front {
-                Frontend::Virtual(..) => row.choice.local = true,
-                Frontend::Published(..) => row.choice.sources = true,
-                Frontend::Address(_) => {}
-            }
-        }
+        each_row(&mut lab.tables.services, |front, row| match front {
+            Frontend::Virtual(..) if row.id == 4 => row.choice.local = true,
+            Frontend::Published(..) if row.id == 4 => row.choice.sources = true,
+            _ => {}
+        });
         lab.tables.sources.extend(FRIENDS.map(|range| (4, range.parse().expect("a block"))));
         // The plane knows whose address it is before the instance may be sent to.
         for address in [lab.instances[2].v4.into(), lab.instances[2].v6.into()] {

@@ -246,7 +246,7 @@ fn a_block_is_who_is_in_it() {
         for (family, block, hole) in
             [(Family::V4, "10.88.0.0/24", "10.88.0.9/32"), (Family::V6, "fd68:6d00:0:1::/112", "fd68:6d00:0:1::9/128")]
         {
-            let net = |text: &str| text.parse().expect("a block");
+            let net = |text: &str| text.parse::<ipnet::IpNet>().expect("a block");
             bench.lab.tables.blocks.extend([(net(block), class), (net(hole), 0)]);
             bench.rules(&[(Direction::In, class, Some(PolicyProtocol::Tcp), ALL_PORTS)]);
             let frame = asks(&bench, family, TCP, 8080);

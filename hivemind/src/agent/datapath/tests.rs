@@ -1,7 +1,11 @@
 use std::sync::Mutex;
 
 use super::*;
-use crate::dataplane::tables::Tables;
+use crate::dataplane::{
+    SweepReport,
+    flows::{DropRecord, FlowRecord},
+    tables::Tables,
+};
 use crate::{
     dataplane::SyncReport,
     model::{Addresses, AppKey, Instance, Peer, Policy, PolicyKey, Scope, Timestamp},
