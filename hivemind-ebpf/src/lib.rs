@@ -17,7 +17,7 @@ pub mod reason;
 pub mod refusal;
 
 /// Version of keys, values and map meanings. It is part of the path under which everything is pinned.
-pub const ABI_VERSION: u32 = 3;
+pub const ABI_VERSION: u32 = 4;
 
 /// Names of the maps: at most 15 bytes, which is what the kernel keeps.
 pub mod map {
@@ -55,7 +55,7 @@ pub mod map {
     pub const COUNTERS: &str = "hm_counters";
     /// [`super::abi::RuleKey`] → [`super::abi::Rule`].
     pub const RULES: &str = "hm_rules";
-    /// [`super::policy::port_index`] → number of its interval.
+    /// [`super::policy::port_index`] / [`super::policy::PORTS_PER_ROW`] → numbers of intervals.
     pub const PORTS: &str = "hm_ports";
     /// Prefix → block class.
     pub const BLOCKS: &str = "hm_blocks";
@@ -69,8 +69,8 @@ pub mod map {
     pub const STICKY: &str = "hm_sticky";
     /// [`super::abi::source`] prefix → 1.
     pub const SOURCES: &str = "hm_sources";
-    /// Cookie of a socket → [`super::abi::Addr`] of the backend for which it is counted.
-    pub const OPEN: &str = "hm_open";
+    /// A socket → [`super::abi::Connected`].
+    pub const CONNECTED: &str = "hm_connected";
     /// [`super::abi::Addr`] of a backend → how many sockets are counted for it.
     pub const LOADS: &str = "hm_loads";
 
@@ -100,7 +100,7 @@ pub mod map {
         MEMBERS,
         STICKY,
         SOURCES,
-        OPEN,
+        CONNECTED,
         LOADS,
     ];
 }

@@ -47,6 +47,8 @@ pub const LAST_RULE: u32 = PASSES - 1;
 
 /// Entries of the table of intervals: a row of 65,536 for each of four protocols.
 pub const PORT_ENTRIES: u32 = 4 << 16;
+/// How many of them are in one row of the map: the kernel rounds a row up to eight bytes.
+pub const PORTS_PER_ROW: u32 = 2;
 
 /// Entries of the table of rules.
 pub const RULE_ROWS: u32 = 262_144;

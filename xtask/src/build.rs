@@ -31,6 +31,8 @@ pub(crate) fn object() -> Result<PathBuf> {
         .arg(&target)
         .env("RUSTC", rustc)
         .env("RUSTC_BOOTSTRAP", "1")
+        // The daemon is built for size; its programs are not.
+        .env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "3")
         .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}"));
     if !target.exists() {
         println!("build: the eBPF programs, with a core library of their own (a minute or two the first time)");

@@ -13,7 +13,7 @@ use hivemind_ebpf::{
         self, Addr, Backend, Config, Count, CounterKey, Endpoint, Flow, FlowKey, FragmentKey, Frontend, FrontendKey,
         Original, Peer, Rule, RuleKey, Served, ServedKey, SlotKey, SocketKey, Translation, Tuple,
     },
-    policy::{BLOCK_ROWS, PORT_ENTRIES, RULE_ROWS},
+    policy::{BLOCK_ROWS, PORT_ENTRIES, PORTS_PER_ROW, RULE_ROWS},
 };
 
 /// The map flag `BPF_F_NO_PREALLOC`.
@@ -39,7 +39,7 @@ pub(super) static SLOTS: HashMap<SlotKey, Backend> = HashMap::with_max_entries(2
 #[map(name = "hm_served")]
 pub(super) static SERVED: HashMap<ServedKey, Served> = HashMap::with_max_entries(16_384, BY_ROW);
 #[map(name = "hm_sockets")]
-pub(super) static SOCKETS: LruHashMap<SocketKey, Original> = LruHashMap::with_max_entries(65_536, 0);
+pub(super) static SOCKETS: LruHashMap<SocketKey, Original> = LruHashMap::with_max_entries(16_384, 0);
 #[map(name = "hm_flows")]
 pub(super) static FLOWS: HashMap<FlowKey, Flow> = HashMap::with_max_entries(65_536, 0);
 #[map(name = "hm_translations")]
@@ -53,7 +53,8 @@ static TOTALS: PerCpuArray<Count> = PerCpuArray::with_max_entries(2 * abi::SLOTS
 #[map(name = "hm_rules")]
 pub(super) static RULES: HashMap<RuleKey, Rule> = HashMap::with_max_entries(RULE_ROWS, BY_ROW);
 #[map(name = "hm_ports")]
-pub(super) static PORTS: Array<u32> = Array::with_max_entries(PORT_ENTRIES, MAPPED);
+pub(super) static PORTS: Array<[u32; PORTS_PER_ROW as usize]> =
+    Array::with_max_entries(PORT_ENTRIES / PORTS_PER_ROW, MAPPED);
 #[map(name = "hm_blocks")]
 pub(super) static BLOCKS: LpmTrie<[u32; 4], u32> = LpmTrie::with_max_entries(BLOCK_ROWS, BY_ROW);
 #[map(name = "hm_hits")]

@@ -5,7 +5,7 @@ use hivemind_ebpf::{
     packet::ICMP,
     policy::{
         ADMIN, ANYBODY, AUDIT_IN, AUDIT_OUT, BASELINE, BLOCKS as HAS_BLOCKS, DENIES, HOST, ISOLATED_IN, ISOLATED_OUT,
-        OTHERS, OWN, PASSES, RULED_IN, RULED_OUT, WORLD, asks, keys, port_index, protocol, reversed,
+        OTHERS, OWN, PASSES, PORTS_PER_ROW, RULED_IN, RULED_OUT, WORLD, asks, keys, port_index, protocol, reversed,
     },
     reason::Reason,
 };
@@ -106,9 +106,9 @@ fn find(work: &mut Work, endpoint: &Endpoint, way: u8, class: u32, foreign: bool
     let port = if protocol == ICMP { judged.detail as u16 } else { u16::from_be(judged.tuple.dport_be) };
     work.asked.interval = 0;
     if let Some(index) = port_index(protocol, port)
-        && let Some(number) = PORTS.get(index)
+        && let Some(row) = PORTS.get(index / PORTS_PER_ROW)
     {
-        work.asked.interval = *number;
+        work.asked.interval = row[(index % PORTS_PER_ROW) as usize];
     }
     // "Everybody" and blocks do not mean other tenants: those must be named.
     let foreign = foreign && way == IN;

@@ -1,13 +1,9 @@
 //! Which backend of a service a connection gets.
 
 use aya_ebpf::{
-    helpers::{
-        bpf_get_prandom_u32,
-        generated::{bpf_get_socket_cookie, bpf_ktime_get_coarse_ns},
-    },
-    macros::{cgroup_sock, map},
+    helpers::{bpf_get_prandom_u32, generated::bpf_ktime_get_coarse_ns},
+    macros::map,
     maps::{HashMap, LpmTrie, LruHashMap, lpm_trie},
-    programs::SockContext,
 };
 use hivemind_ebpf::{
     abi::{
@@ -29,8 +25,6 @@ static MEMBERS: HashMap<MemberKey, u32> = HashMap::with_max_entries(65_536, BY_R
 static STICKY: LruHashMap<ClientKey, Sticky> = LruHashMap::with_max_entries(32_768, 0);
 #[map(name = "hm_sources")]
 static RANGES: LpmTrie<[u32; 5], u32> = LpmTrie::with_max_entries(65_536, BY_ROW);
-#[map(name = "hm_open")]
-static OPEN: HashMap<u64, Addr> = HashMap::with_max_entries(65_536, BY_ROW);
 #[map(name = "hm_loads")]
 static LOADS: HashMap<Addr, u64> = HashMap::with_max_entries(65_536, BY_ROW);
 
@@ -214,22 +208,25 @@ fn load(group: u32, index: u32) -> (u64, u16) {
     (unsafe { LOADS.get(&slot.addr) }.copied().unwrap_or(0), slot.weight)
 }
 
-/// Counts a socket for its backend until it is closed; for another backend no more.
+/// Counts a socket for its backend. False: there is no room for the count.
 #[inline(never)]
-pub(super) fn opened(cookie: u64, addr: &Addr) {
-    released(cookie);
-    // What is not noted is not counted either, so that no count stays behind.
-    if OPEN.insert(&cookie, addr, NEW).is_err() {
-        return;
-    }
+pub(super) fn opened(addr: &Addr) -> bool {
     if LOADS.get_ptr_mut(addr).is_none() {
         // Another CPU may have made the row in the meantime.
         let _ = LOADS.insert(addr, &0, NEW);
     }
-    match LOADS.get_ptr_mut(addr) {
-        // SAFETY: an aligned word of the map; the daemon removes a row long after the last socket.
-        Some(load) => unsafe { add(load, 1) },
-        None => drop(OPEN.remove(&cookie)),
+    let Some(load) = LOADS.get_ptr_mut(addr) else { return false };
+    // SAFETY: an aligned word of the map; the daemon removes a row long after the last socket.
+    unsafe { add(load, 1) };
+    true
+}
+
+/// Counts it no more. The row was there when the socket was counted, and stays while one is.
+#[inline(never)]
+pub(super) fn closed(addr: &Addr) {
+    if let Some(load) = LOADS.get_ptr_mut(addr) {
+        // SAFETY: as above.
+        unsafe { add(load, u64::MAX) };
     }
 }
 
@@ -241,25 +238,4 @@ pub(super) fn opened(cookie: u64, addr: &Addr) {
 unsafe fn add(word: *mut u64, number: u64) {
     // SAFETY: the instruction writes this one word.
     unsafe { core::arch::asm!("lock *(u64 *)({word} + 0) += {number}", word = in(reg) word, number = in(reg) number) };
-}
-
-/// Counts it no more.
-#[inline(always)]
-fn released(cookie: u64) {
-    // SAFETY: copied; the row is this socket's.
-    let Some(addr) = (unsafe { OPEN.get(&cookie) }).copied() else { return };
-    if OPEN.remove(&cookie).is_ok()
-        && let Some(load) = LOADS.get_ptr_mut(&addr)
-    {
-        // SAFETY: as above. The row was there when this socket was counted, and stays while one is.
-        unsafe { add(load, u64::MAX) };
-    }
-}
-
-/// The last descriptor of a socket is closed, also because its process was killed.
-#[cgroup_sock(sock_release)]
-fn hm_release(context: SockContext) -> i32 {
-    // SAFETY: the context is valid for the run of the program.
-    released(unsafe { bpf_get_socket_cookie(context.sock.cast()) });
-    1
 }

@@ -1,19 +1,22 @@
 //! Services where sockets name their peer: the backend's address is put in its place before the first packet, and
 //! what was asked for is shown wherever a program asks for its peer. No packet is rewritten afterwards.
 
-use core::ptr;
+use core::{ffi::c_void, ptr};
 
 use aya_ebpf::{
-    bindings::bpf_sock_addr,
+    bindings::{BPF_SK_STORAGE_GET_F_CREATE, bpf_sock_addr},
+    btf_maps::SkStorage,
     helpers::{
         bpf_get_prandom_u32,
-        generated::{bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_set_retval},
+        generated::{
+            bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_set_retval, bpf_sk_storage_delete, bpf_sk_storage_get,
+        },
     },
-    macros::cgroup_sock_addr,
-    programs::SockAddrContext,
+    macros::{btf_map, cgroup_sock, cgroup_sock_addr},
+    programs::{SockAddrContext, SockContext},
 };
 use hivemind_ebpf::{
-    abi::{Addr, ClientKey, FrontendKey, LEAST, OPENED, Original, SocketKey},
+    abi::{Addr, ClientKey, Connected, FrontendKey, LEAST, OPENED, Original, SocketKey},
     choose::mix,
     packet::{TCP, UDP},
     reason::Reason,
@@ -23,6 +26,10 @@ use super::{
     maps::{FRONTENDS, NODE_ADDRS, SOCKETS, config, count},
     service::{self, Asks, Choice},
 };
+
+/// What goes with its socket: nobody else's flood pushes it out, and it ends when the socket does.
+#[btf_map(name = "hm_connected")]
+static CONNECTED: SkStorage<Connected> = SkStorage::new();
 
 /// The programs' return codes.
 const ALLOW: i32 = 1;
@@ -86,6 +93,12 @@ impl Call {
     }
 
     #[inline(always)]
+    fn socket(&self) -> *mut c_void {
+        // SAFETY: as above.
+        unsafe { ptr::read_volatile(&raw const (*self.0).__bindgen_anon_1.sk) }.cast()
+    }
+
+    #[inline(always)]
     fn cookie(&self) -> u64 {
         // SAFETY: as above.
         unsafe { bpf_get_socket_cookie(self.0.cast()) }
@@ -145,16 +158,69 @@ fn towards(call: &Call, v4: bool, addr: &Addr, connects: bool) -> i32 {
         Err(Reason::NoSuchPort) => return if virtually { unknown(addr) } else { ALLOW },
         Err(reason) => return refuse(choice.service, reason, ECONNREFUSED),
     }
-    let key = SocketKey { cookie, addr: choice.addr, port_be: choice.port_be, pad: [0; 3] };
-    let original = Original { addr: *addr, port_be, pad: 0 };
-    // When it fails the program sees the backend's address as its peer's: the connection itself works.
-    let _ = SOCKETS.insert(&key, &original, 0);
-    if connects && choice.flags & LEAST != 0 {
-        service::opened(cookie, &choice.addr);
+    // When it cannot be noted the program sees the backend's address as its peer's: the connection itself works.
+    if connects {
+        note(call, &choice, addr, port_be);
+    } else {
+        let key = SocketKey { cookie, addr: choice.addr, port_be: choice.port_be, pad: [0; 3] };
+        let _ = SOCKETS.insert(&key, &Original { addr: *addr, port_be, pad: 0 }, 0);
     }
     call.set(v4, &choice.addr, choice.port_be);
     count(0, choice.service, OPENED, 0, 0);
     ALLOW
+}
+
+/// Notes with the socket whom it reaches, and counts it for that backend. A row is made by one and removed by one,
+/// also if the socket is connected by two threads at the same moment: that decides who counts.
+#[inline(always)]
+fn note(call: &Call, choice: &Choice, original: &Addr, original_port_be: u16) {
+    let (map, socket) = (connected(), call.socket());
+    // SAFETY: the helper takes the map and the context's socket; no value means that none is made.
+    let before = unsafe { bpf_sk_storage_get(map, socket, ptr::null_mut(), 0) }.cast::<Connected>();
+    if !before.is_null() {
+        // It was connected before.
+        // SAFETY: the storage of this socket, which is copied before it goes.
+        let before = unsafe { *before };
+        // SAFETY: as above.
+        if unsafe { bpf_sk_storage_delete(map, socket) } == 0 && before.counted != 0 {
+            service::closed(&before.peer);
+        }
+    }
+    let counted = choice.flags & LEAST != 0 && service::opened(&choice.addr);
+    let mut row = Connected {
+        peer: choice.addr,
+        original: *original,
+        peer_port_be: choice.port_be,
+        original_port_be,
+        counted: counted.into(),
+    };
+    // SAFETY: as above; the value is copied.
+    let made =
+        unsafe { bpf_sk_storage_get(map, socket, (&raw mut row).cast::<c_void>(), BPF_SK_STORAGE_GET_F_CREATE.into()) };
+    if made.is_null() && counted {
+        service::closed(&choice.addr);
+    }
+}
+
+#[inline(always)]
+fn connected() -> *mut c_void {
+    (&raw const CONNECTED).cast::<c_void>().cast_mut()
+}
+
+/// The last descriptor of a socket is closed, also because its process was killed.
+#[cgroup_sock(sock_release)]
+fn hm_release(context: SockContext) -> i32 {
+    // SAFETY: as above; here the context itself is the socket.
+    let row = unsafe { bpf_sk_storage_get(connected(), context.sock.cast(), ptr::null_mut(), 0) }.cast::<Connected>();
+    if !row.is_null() {
+        // SAFETY: the storage of this socket.
+        let row = unsafe { &mut *row };
+        if row.counted != 0 {
+            row.counted = 0;
+            service::closed(&row.peer);
+        }
+    }
+    1
 }
 
 /// A virtual address or port that is nobody's.
@@ -184,7 +250,21 @@ fn is_of_node(addr: &Addr) -> bool {
 /// The call tells a peer: shows what was asked for if it is a backend that was put in its place.
 #[inline(always)]
 fn from(call: &Call, v4: bool, addr: &Addr) -> i32 {
-    let key = SocketKey { cookie: call.cookie(), addr: *addr, port_be: call.port_be(), pad: [0; 3] };
+    let port_be = call.port_be();
+    // SAFETY: the helper takes the map and the context's socket; no value means that none is made.
+    let row = unsafe { bpf_sk_storage_get(connected(), call.socket(), ptr::null_mut(), 0) }.cast::<Connected>();
+    if !row.is_null() {
+        // SAFETY: the storage of this socket.
+        let row = unsafe { &*row };
+        if row.peer == *addr && row.peer_port_be == port_be {
+            call.set(v4, &row.original, row.original_port_be);
+            return ALLOW;
+        }
+    }
+    if call.protocol() == TCP {
+        return ALLOW;
+    }
+    let key = SocketKey { cookie: call.cookie(), addr: *addr, port_be, pad: [0; 3] };
     // SAFETY: copied.
     if let Some(original) = unsafe { SOCKETS.get(&key) }.copied() {
         call.set(v4, &original.addr, original.port_be);

@@ -11,9 +11,9 @@ pub(crate) const BUDGET: [(&str, u32); 13] = [
     ("hm_connect6", 6_200),
     ("hm_sendmsg4", 3_500),
     ("hm_sendmsg6", 3_700),
-    ("hm_recvmsg4", 80),
-    ("hm_recvmsg6", 100),
-    ("hm_peername4", 80),
-    ("hm_peername6", 100),
+    ("hm_recvmsg4", 130),
+    ("hm_recvmsg6", 140),
+    ("hm_peername4", 130),
+    ("hm_peername6", 140),
     ("hm_release", 45),
 ];

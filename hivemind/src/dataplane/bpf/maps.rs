@@ -133,9 +133,6 @@ pub(super) struct Maps {
     pub(super) sources: Sources,
     /// Of backends, how many sockets are open.
     pub(super) loads: Table<Addr, u64>,
-    /// The sockets that are counted.
-    #[cfg(feature = "testkit")]
-    pub(super) open: Table<u64, Addr>,
     pub(super) counters: PerCpuHashMap<MapData, CounterKey, Count>,
     pub(super) rules: Table<RuleKey, Rule>,
     pub(super) ports: Ports,
@@ -178,8 +175,6 @@ impl Maps {
             parts: table(ebpf, map::PARTS, &sizes)?,
             sources: Sources::take(take(ebpf, map::SOURCES)?)?,
             loads: table(ebpf, map::LOADS, &sizes)?,
-            #[cfg(feature = "testkit")]
-            open: table(ebpf, map::OPEN, &sizes)?,
             served: table(ebpf, map::SERVED, &sizes)?,
             flows: table(ebpf, map::FLOWS, &sizes)?,
             drops: table(ebpf, map::DROPS, &sizes)?,
@@ -188,10 +183,7 @@ impl Maps {
             generation: Array::try_from(generation).map_err(|error| failed("use", map::GENERATION, &error))?,
             counters: PerCpuHashMap::try_from(counters).map_err(|error| failed("use", map::COUNTERS, &error))?,
             rules: table(ebpf, map::RULES, &sizes)?,
-            ports: Ports::map(
-                data(&ports)
-                    .ok_or_else(|| DataplaneError::Kernel { what: "a map of the object", why: map::PORTS.into() })?,
-            )?,
+            ports: Ports::take(ports)?,
             blocks: Blocks(LpmTrie::try_from(blocks).map_err(|error| failed("use", map::BLOCKS, &error))?),
             hits: PerCpuHashMap::try_from(hits).map_err(|error| failed("use", map::HITS, &error))?,
             capacities: sizes,
@@ -220,7 +212,6 @@ impl Maps {
             (map::PARTS, self.parts.keys()?.len()),
             (map::SOURCES, self.sources.rows()?.len()),
             (map::LOADS, self.loads.raw_rows()?.len()),
-            (map::OPEN, self.open.raw_rows()?.len()),
             (map::SERVED, self.served.raw_rows()?.len()),
             (map::FLOWS, self.flows.raw_rows()?.len()),
             (map::TRANSLATIONS, self.translations.raw_rows()?.len()),
@@ -297,6 +288,7 @@ fn data(map: &Map) -> Option<&MapData> {
         | Map::PerCpuArray(data)
         | Map::Array(data)
         | Map::RingBuf(data)
+        | Map::SkStorage(data)
         | Map::LpmTrie(data) => Some(data),
         _ => None,
     }

@@ -167,7 +167,7 @@ impl Shadow {
         shadow.rows.node_addresses = maps.node_addresses.rows::<_, u32>()?.keys().copied().collect();
         shadow.rows.rules = maps.rules.rows()?;
         shadow.rows.blocks = maps.blocks.rows()?;
-        shadow.rows.intervals = maps.ports.read();
+        shadow.rows.intervals = maps.ports.read()?;
         Ok(shadow)
     }
 
@@ -244,9 +244,13 @@ impl Shadow {
             }
         }
         if self.rows.intervals != wanted.intervals {
-            maps.ports.write(&wanted.intervals);
-            self.rows.intervals.clone_from(&wanted.intervals);
-            writes.report.written += 1;
+            match maps.ports.write(&wanted.intervals) {
+                Ok(()) => {
+                    self.rows.intervals.clone_from(&wanted.intervals);
+                    writes.report.written += 1;
+                }
+                Err(error) => drop(writes.failed.get_or_insert(error)),
+            }
         }
 
         // Peers come before services, so that a backend is known when it is chosen.
