@@ -4,6 +4,7 @@
 //! [`datapath`] keeps the kernel's maps equal to it; the name server reads it. Nothing is removed before the feed has
 //! said its end mark, and a broken feed leaves everything as it is.
 
+mod closing;
 pub mod datapath;
 mod fault;
 pub mod hosts;
@@ -21,6 +22,7 @@ mod worker;
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
+use ipnet::IpNet;
 use tokio::{
     sync::{Semaphore, watch},
     task::JoinSet,
@@ -56,6 +58,8 @@ pub struct Agent {
     pub events: Events,
     /// The node's own addresses: gateways and name servers of its instances.
     pub gateway: Addresses,
+    /// The node's ranges of instance addresses.
+    pub ranges: Vec<IpNet>,
     /// How many instances it makes at the same moment.
     pub parallel: usize,
 }
@@ -78,6 +82,7 @@ impl Agent {
         });
         let mut tasks = JoinSet::new();
         tasks.spawn(reporter.run(Arc::clone(&self.upstream)));
+        tasks.spawn(closing::run(Arc::clone(&shared), desired.subscribe(), self.ranges));
         tasks.spawn(publish::run(Arc::clone(&shared), desired.subscribe()));
         tasks.spawn(supervisor::run(Arc::clone(&shared), desired.subscribe()));
         tasks.spawn(follow(self.upstream, Admission::new(shared, desired)));

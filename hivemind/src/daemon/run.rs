@@ -105,6 +105,7 @@ async fn serve(
         datapath: datapath.clone(),
         events: events.clone(),
         gateway: network.gateway,
+        ranges: network.instances().collect(),
         parallel: std::thread::available_parallelism().map_or(4, |n| n.get() * 2),
     };
 

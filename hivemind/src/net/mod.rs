@@ -14,7 +14,9 @@ mod types;
 
 pub use error::NetError;
 pub use ports::HeldPort;
-pub use types::{Family, HostLink, InstanceLink, Mac, NodeNet, Overlap, PublishedPort, Uplink};
+pub use types::{Family, Gone, HostLink, InstanceLink, Mac, NodeNet, Overlap, PublishedPort, Uplink};
+
+use std::sync::Arc;
 
 use crate::model::InstanceId;
 
@@ -45,6 +47,10 @@ pub trait Net: Send + Sync + std::fmt::Debug {
 
     /// Removes the veth pair, the routes and the namespace. Ok if there is nothing.
     async fn remove_link(&self, id: &InstanceId) -> Result<(), NetError>;
+
+    /// Closes every TCP and UDP socket that is connected to somebody who is gone, in an instance's namespace or in the
+    /// host's, and says how many. Ok if there is no such instance.
+    async fn close_sockets(&self, of: Option<&InstanceId>, gone: Arc<Gone>) -> Result<usize, NetError>;
 
     /// The instances that have a link or a namespace, found in the kernel.
     async fn list_links(&self) -> Result<Vec<(InstanceId, Option<HostLink>)>, NetError>;

@@ -1,6 +1,6 @@
 //! What goes to the network adapter and comes from it.
 
-use std::{fmt, net::IpAddr, path::PathBuf};
+use std::{collections::BTreeSet, fmt, net::IpAddr, path::PathBuf};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
@@ -46,6 +46,29 @@ pub struct NodeNet {
     /// The node's own addresses in the instance ranges (the first usable ones): the node's end of every veth,
     /// where DNS is served, and what the host uses as source towards its instances.
     pub gateway: Addresses,
+}
+
+impl NodeNet {
+    /// The node's ranges of instance addresses.
+    pub fn instances(&self) -> impl Iterator<Item = IpNet> {
+        self.instances_v4.map(IpNet::V4).into_iter().chain(self.instances_v6.map(IpNet::V6))
+    }
+}
+
+/// Addresses that lead nowhere any more.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Gone {
+    /// Where they are.
+    pub within: Vec<IpNet>,
+    /// Who is still there.
+    pub known: BTreeSet<IpAddr>,
+}
+
+impl Gone {
+    /// Whether nobody has the address any more.
+    pub fn has(&self, address: &IpAddr) -> bool {
+        self.within.iter().any(|range| range.contains(address)) && !self.known.contains(address)
+    }
 }
 
 /// An instance's connection.

@@ -13,7 +13,7 @@ use std::{
 use super::{journal::Journal, runtime::Fault};
 use crate::{
     model::InstanceId,
-    net::{HeldPort, HostLink, InstanceLink, Mac, Net, NetError, NodeNet, PublishedPort, Uplink},
+    net::{Gone, HeldPort, HostLink, InstanceLink, Mac, Net, NetError, NodeNet, PublishedPort, Uplink},
 };
 
 /// Keeps links in memory. It holds no ports: each is taken already.
@@ -118,6 +118,10 @@ impl Net for FakeNet {
             Ok(())
         };
         self.pass("net.remove_link", self.index(id), remove).await
+    }
+
+    async fn close_sockets(&self, _: Option<&InstanceId>, _: Arc<Gone>) -> Result<usize, NetError> {
+        self.pass("net.close_sockets", Vec::new(), || Ok(0)).await
     }
 
     async fn list_links(&self) -> Result<Vec<(InstanceId, Option<HostLink>)>, NetError> {

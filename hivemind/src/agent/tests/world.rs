@@ -113,6 +113,7 @@ impl World {
             datapath,
             events: Events::default(),
             gateway: Addresses { v4: Some([10, 88, 0, 1].into()), v6: None },
+            ranges: vec!["10.88.0.0/16".parse().expect("a range")],
             parallel: 4,
         };
         self.agent = Some(tokio::spawn(async move {

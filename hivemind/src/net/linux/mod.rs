@@ -9,17 +9,21 @@ mod monitor;
 mod netns;
 mod node;
 mod rtnl;
+mod sockets;
 mod sysctl;
 
 use std::{
     net::IpAddr,
     path::PathBuf,
-    sync::atomic::{AtomicU32, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
 };
 
 use self::{monitor::Monitor, rtnl::Netlink};
-use super::{HeldPort, HostLink, InstanceLink, Net, NetError, NodeNet, PublishedPort, Uplink, nft, ports, ranges};
-use crate::model::InstanceId;
+use super::{Gone, HeldPort, HostLink, InstanceLink, Net, NetError, NodeNet, PublishedPort, Uplink, nft, ports, ranges};
+use crate::{model::InstanceId, net::names::netns_path};
 
 /// What can be chosen.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -117,6 +121,24 @@ impl Net for LinuxNet {
 
     async fn remove_link(&self, id: &InstanceId) -> Result<(), NetError> {
         link::remove(&self.netlink, &self.config.netns_dir, id).await
+    }
+
+    async fn close_sockets(&self, of: Option<&InstanceId>, gone: Arc<Gone>) -> Result<usize, NetError> {
+        let action = "close sockets of";
+        match of {
+            Some(id) => {
+                let path = netns_path(&self.config.netns_dir, id);
+                if !netns::is_kept(&path) {
+                    return Ok(0);
+                }
+                let named = path.clone();
+                netns::in_existing(path, move || sockets::close(&gone).map_err(NetError::file(action, &named))).await
+            }
+            None => {
+                let own = PathBuf::from(netns::OWN);
+                netns::on_own_thread(own.clone(), move || sockets::close(&gone).map_err(NetError::file(action, &own))).await
+            }
+        }
     }
 
     async fn list_links(&self) -> Result<Vec<(InstanceId, Option<HostLink>)>, NetError> {

@@ -25,7 +25,7 @@ use crate::{lifecycle::killpoint, net::NetError};
 /// `NSFS_MAGIC` of linux/magic.h.
 const NSFS_MAGIC: FsType = FsType(0x6e73_6673);
 /// The namespace of the thread that reads it.
-const OWN: &str = "/proc/thread-self/ns/net";
+pub(super) const OWN: &str = "/proc/thread-self/ns/net";
 
 /// What every instance's namespace is set to before its device comes.
 ///
@@ -163,7 +163,7 @@ fn keep(path: &Path) -> Result<(), NetError> {
 }
 
 /// Runs `work` on a thread that ends with it. If it panics, only the thread is lost.
-async fn on_own_thread<T: Send + 'static>(
+pub(super) async fn on_own_thread<T: Send + 'static>(
     path: PathBuf,
     work: impl FnOnce() -> Result<T, NetError> + Send + 'static,
 ) -> Result<T, NetError> {

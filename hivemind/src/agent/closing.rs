@@ -1,0 +1,101 @@
+//! Closes sockets that are connected to an instance that is gone: whoever has them would wait for an answer, or send
+//! datagrams to nobody, for as long as it likes. A new connection finds another backend.
+
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc, time::Duration};
+
+use imbl::ordmap::DiffItem;
+use ipnet::IpNet;
+use tokio::sync::watch;
+
+use super::worker::Shared;
+use crate::{
+    model::{Addresses, EventKind, NodeDesired, Peer},
+    net::Gone,
+};
+
+/// How soon what failed is tried again.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// Runs until cancelled. `ranges` are the node's own, of instances: what a daemon that ended has missed is in them.
+pub(super) async fn run(shared: Arc<Shared>, mut desired: watch::Receiver<Arc<NodeDesired>>, ranges: Vec<IpNet>) {
+    // Nobody is known to be gone before the first end mark.
+    if desired.wait_for(|desired| desired.revision > 0).await.is_err() {
+        return;
+    }
+    let mut seen = desired.borrow_and_update().clone();
+    let mut within = ranges.clone();
+    loop {
+        // A socket that is made from now on gets a backend that is still there.
+        shared.datapath.shows(seen.revision).await;
+        let now = desired.borrow().clone();
+        let known = now.peers.values().flat_map(|peer| peer.addresses.iter()).chain(shared.gateway.iter());
+        let gone = Arc::new(Gone { within: within.clone(), known: known.collect() });
+        let failed = close(&shared, &gone).await;
+        if !failed {
+            within.clear();
+        }
+        loop {
+            let retry = async {
+                if failed {
+                    tokio::time::sleep(RETRY).await;
+                } else {
+                    std::future::pending().await
+                }
+            };
+            tokio::select! {
+                () = retry => break,
+                changed = desired.changed() => if changed.is_err() {
+                    return;
+                },
+            }
+            let now = desired.borrow_and_update().clone();
+            let left = left(&seen, &now);
+            seen = now;
+            if !left.is_empty() {
+                within.extend(left.into_iter().map(IpNet::from).chain(ranges.iter().copied()));
+                break;
+            }
+        }
+    }
+}
+
+/// The addresses that somebody had and has no more.
+fn left(before: &NodeDesired, now: &NodeDesired) -> BTreeSet<IpAddr> {
+    let mut left = BTreeSet::new();
+    let of = |peer: &Peer| peer.addresses;
+    for change in before.peers.diff(&now.peers) {
+        let (old, new) = match change {
+            DiffItem::Add(..) => continue,
+            DiffItem::Update { old, new } => (of(old.1), of(new.1)),
+            DiffItem::Remove(_, old) => (of(old), Addresses::default()),
+        };
+        left.extend(old.iter().filter(|address| !new.iter().any(|other| other == *address)));
+    }
+    left
+}
+
+/// In the namespaces of all instances and in the host's. Whether it failed in one.
+async fn close(shared: &Shared, gone: &Arc<Gone>) -> bool {
+    let links = match shared.datapath.links().await {
+        Ok(links) => links,
+        Err(error) => {
+            tracing::error!(%error, "sockets to instances that are gone cannot be closed; trying again");
+            return true;
+        }
+    };
+    let (mut closed, mut failed) = (0, false);
+    for of in links.keys().map(Some).chain([None]) {
+        match shared.net.close_sockets(of, Arc::clone(gone)).await {
+            Ok(count) => closed += count,
+            Err(error) => {
+                tracing::error!(%error, "sockets to instances that are gone cannot be closed; trying again");
+                failed = true;
+            }
+        }
+    }
+    if closed > 0 {
+        let message = format!("{closed} sockets were closed: the instances they were connected to are gone");
+        shared.events.emit(EventKind::Normal, "SocketsClosed", "node".into(), message);
+    }
+    failed
+}

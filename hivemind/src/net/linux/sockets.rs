@@ -1,0 +1,149 @@
+//! Closes sockets whose peer is gone, by the kernel's socket diagnostics (sock_diag(7), `SOCK_DESTROY` of Linux 4.5).
+//!
+//! Requests and answers are few and of fixed size (`struct inet_diag_req_v2` and `struct inet_diag_msg` of
+//! linux/inet_diag.h), so they are put together here.
+
+use std::{io, net::IpAddr, os::fd::AsRawFd};
+
+use nix::{
+    errno::Errno,
+    libc::{AF_INET, AF_INET6, IPPROTO_TCP, IPPROTO_UDP, NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST},
+    sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, socket},
+};
+
+use crate::net::types::Gone;
+
+/// `SOCK_DIAG_BY_FAMILY` and `SOCK_DESTROY` of linux/sock_diag.h.
+const BY_FAMILY: u16 = 20;
+const DESTROY: u16 = 21;
+/// `NLMSG_ERROR` and `NLMSG_DONE`.
+const ERROR: u16 = 2;
+const DONE: u16 = 3;
+/// Bytes of `struct nlmsghdr`.
+const HEADER: usize = 16;
+/// Bytes of `struct inet_diag_sockid`: ports, two addresses, device, cookie.
+const ID: usize = 48;
+/// States of TCP that have a peer: not closed, listening, or only waiting for late segments. Of UDP: connected.
+const TCP_STATES: u32 = 0xfff & !(1 << 6 | 1 << 7 | 1 << 10);
+const UDP_STATES: u32 = 1 << 1;
+/// More than the kernel puts into one answer.
+const ANSWER: usize = 64 << 10;
+
+/// A socket as the kernel names it.
+struct Found {
+    family: u8,
+    id: [u8; ID],
+}
+
+/// Closes what is connected to somebody who is gone, in the network namespace of the calling thread. The programs that
+/// have the sockets see ECONNABORTED. Returns how many.
+pub(super) fn close(gone: &Gone) -> io::Result<usize> {
+    let flags = SockFlag::SOCK_CLOEXEC;
+    let fd = socket(AddressFamily::Netlink, SockType::Raw, flags, SockProtocol::NetlinkSockDiag)?;
+    let fd = fd.as_raw_fd();
+    let mut closed = 0;
+    for (protocol, states) in [(IPPROTO_TCP, TCP_STATES), (IPPROTO_UDP, UDP_STATES)] {
+        for family in [AF_INET, AF_INET6] {
+            let all = request(BY_FAMILY, NLM_F_DUMP, family as u8, protocol as u8, states, &[0; ID]);
+            send(fd, &all, MsgFlags::empty())?;
+            for Found { family, id } in dumped(fd, gone)? {
+                let one = request(DESTROY, NLM_F_ACK, family, protocol as u8, states, &id);
+                send(fd, &one, MsgFlags::empty())?;
+                closed += usize::from(acknowledged(fd)?);
+            }
+        }
+    }
+    Ok(closed)
+}
+
+/// A request about the socket with this id, or about all.
+fn request(kind: u16, flags: i32, family: u8, protocol: u8, states: u32, id: &[u8; ID]) -> Vec<u8> {
+    let length = (HEADER + 8 + ID) as u32;
+    let mut bytes = Vec::with_capacity(length as usize);
+    bytes.extend(length.to_ne_bytes());
+    bytes.extend(kind.to_ne_bytes());
+    bytes.extend(((NLM_F_REQUEST | flags) as u16).to_ne_bytes());
+    // Sequence and port: one request at a time on a socket of its own.
+    bytes.extend([0; 8]);
+    bytes.extend([family, protocol, 0, 0]);
+    bytes.extend(states.to_ne_bytes());
+    bytes.extend(id);
+    bytes
+}
+
+/// Reads the answers to a request for all, up to its end.
+fn dumped(fd: i32, gone: &Gone) -> io::Result<Vec<Found>> {
+    let mut found = Vec::new();
+    loop {
+        let mut bytes = vec![0; ANSWER];
+        let length = recv(fd, &mut bytes, MsgFlags::empty())?;
+        for (kind, body) in messages(&bytes[..length.min(ANSWER)]) {
+            match kind {
+                DONE => return Ok(found),
+                // There is no such kind of socket in this kernel, so there are none to be closed.
+                ERROR if code(body) == Errno::ENOENT as i32 => return Ok(found),
+                ERROR => return Err(io::Error::from_raw_os_error(code(body))),
+                _ => found.extend(read(body).filter(|(_, peer)| gone.has(peer)).map(|(found, _)| found)),
+            }
+        }
+    }
+}
+
+/// Whether the socket was closed; one that has gone by itself was not.
+fn acknowledged(fd: i32) -> io::Result<bool> {
+    let mut bytes = vec![0; ANSWER];
+    let length = recv(fd, &mut bytes, MsgFlags::empty())?;
+    let code = messages(&bytes[..length.min(ANSWER)]).find(|(kind, _)| *kind == ERROR).map_or(0, |(_, body)| code(body));
+    match code {
+        0 => Ok(true),
+        gone if gone == Errno::ENOENT as i32 => Ok(false),
+        code => Err(io::Error::from_raw_os_error(code)),
+    }
+}
+
+/// The messages of one answer: kind and body.
+fn messages(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+    std::iter::from_fn(move || {
+        let (header, _) = bytes.split_first_chunk::<HEADER>()?;
+        let length = u32::from_ne_bytes([header[0], header[1], header[2], header[3]]) as usize;
+        let body = bytes.get(HEADER..length)?;
+        // Each begins at a multiple of four.
+        bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
+        Some((u16::from_ne_bytes([header[4], header[5]]), body))
+    })
+}
+
+/// The number of the error that a message tells; 0: none.
+fn code(body: &[u8]) -> i32 {
+    body.first_chunk().map_or(Errno::EBADMSG as i32, |code| -i32::from_ne_bytes(*code))
+}
+
+/// A socket and its peer's address, of the body of a message.
+fn read(body: &[u8]) -> Option<(Found, IpAddr)> {
+    let family = *body.first()?;
+    let id = *body.get(4..)?.first_chunk::<ID>()?;
+    let peer: [u8; 16] = *id[20..].first_chunk()?;
+    let v4: [u8; 4] = *peer.first_chunk()?;
+    let peer = if i32::from(family) == AF_INET { v4.into() } else { IpAddr::from(peer).to_canonical() };
+    Some((Found { family, id }, peer))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_short_answer_is_no_socket() {
+        let mut body = [0; 4 + ID];
+        (body[0], body[24]) = (AF_INET as u8, 10);
+        assert_eq!(read(&body).map(|(_, peer)| peer), Some([10, 0, 0, 0].into()));
+        for length in 0..body.len() {
+            assert!(read(&body[..length]).is_none(), "{length}");
+        }
+        let whole = request(BY_FAMILY, 0, 0, 0, 0, &[0; ID]);
+        assert_eq!(messages(&whole).count(), 1);
+        for length in 0..whole.len() {
+            assert_eq!(messages(&whole[..length]).count(), 0, "{length}");
+        }
+    }
+}
