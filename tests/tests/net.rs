@@ -3,14 +3,15 @@
 #![expect(clippy::needless_range_loop, reason = "the two families are indices into several tables")]
 
 use std::{
-    io::ErrorKind,
-    net::{IpAddr, UdpSocket},
+    io::{ErrorKind, Read, Write},
+    net::{IpAddr, TcpListener, TcpStream, UdpSocket},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use hivemind::{
     model::{InstanceId, Protocol},
-    net::{Net, NetError, NodeNet, PublishedPort},
+    net::{Gone, Net, NetError, NodeNet, PublishedPort},
 };
 use hivemind_tests::netlab::{DEADLINE, GATEWAY, HOST, Lab, Ns, OUTSIDE, link, may_run, node, sh, until};
 
@@ -536,4 +537,56 @@ fn links_are_made_without_processes() {
             net.remove_link(&link(n).id).await.expect("removed");
         }
     });
+}
+
+#[test]
+fn sockets_to_who_is_gone_are_closed_and_no_others() {
+    if !may_run() {
+        return;
+    }
+    let (lab, instances) = Lab::with_instances("sockets", 2);
+    let close = |of: Option<&InstanceId>, within: &[IpAddr], known: &[IpAddr]| {
+        let gone =
+            Gone { within: within.iter().map(|ip| (*ip).into()).collect(), known: known.iter().copied().collect() };
+        lab.with_net(async |net| net.close_sockets(of, Arc::new(gone)).await).expect("an answer")
+    };
+    let client = link(0).id;
+    for family in 0..2 {
+        let [stays, goes] = [0, 1].map(|n| instances[n].addresses[family]);
+        let listeners = [0, 1].map(|n| instances[n].ns.run(|| TcpListener::bind((instances[n].addresses[family], 80))));
+        let listeners = listeners.map(|listener| listener.expect("a port"));
+        let tcp = |to: IpAddr| {
+            let stream = instances[0].ns.run(|| TcpStream::connect((to, 80))).expect("connected");
+            stream.set_read_timeout(Some(DEADLINE)).expect("a deadline");
+            stream
+        };
+        let udp = |to: IpAddr| {
+            let socket = instances[0].ns.run(|| {
+                let any = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+                let socket = UdpSocket::bind(any)?;
+                socket.connect((to, 9)).map(|()| socket)
+            });
+            let socket = socket.expect("connected");
+            socket.set_read_timeout(Some(DEADLINE)).expect("a deadline");
+            socket
+        };
+        let (mut there, mut left) = (tcp(stays), tcp(goes));
+        let accepted = listeners.each_ref().map(|listener| listener.accept().expect("the connection").0);
+        let (other, quiet) = (udp(stays), udp(goes));
+        assert_eq!(close(Some(&client), &[goes], &[goes]), 0, "somebody has the address");
+        assert_eq!(close(None, &[goes], &[]), 0, "the host has no socket to it");
+        assert_eq!(close(Some(&client), &[goes], &[]), 2);
+        assert_eq!(close(Some(&client), &[goes], &[]), 0, "once is enough");
+        let mut byte = [0];
+        let aborted = |error: std::io::Error| assert_eq!(error.kind(), ErrorKind::ConnectionAborted, "{error}");
+        aborted(left.read(&mut byte).expect_err("closed"));
+        aborted(quiet.recv(&mut byte).expect_err("closed"));
+        // The server has not to wait for it either.
+        assert!(matches!((&accepted[1]).read(&mut byte), Ok(0) | Err(_)));
+        (&accepted[0]).write_all(b"x").expect("open");
+        there.read_exact(&mut byte).expect("open");
+        other.send(&byte).expect("open");
+    }
+    let nobody = InstanceId::from_bits(1);
+    assert_eq!(close(Some(&nobody), &[instances[0].addresses[0]], &[]), 0, "no such instance");
 }

@@ -2,6 +2,8 @@
 
 #[path = "system/balance.rs"]
 mod balance;
+#[path = "system/closing.rs"]
+mod closing;
 #[path = "system/crash.rs"]
 mod crash;
 #[path = "system/doctor.rs"]

@@ -22,7 +22,9 @@ use std::{
 };
 
 use self::{monitor::Monitor, rtnl::Netlink};
-use super::{Gone, HeldPort, HostLink, InstanceLink, Net, NetError, NodeNet, PublishedPort, Uplink, nft, ports, ranges};
+use super::{
+    Gone, HeldPort, HostLink, InstanceLink, Net, NetError, NodeNet, PublishedPort, Uplink, nft, ports, ranges,
+};
 use crate::{model::InstanceId, net::names::netns_path};
 
 /// What can be chosen.
@@ -136,7 +138,8 @@ impl Net for LinuxNet {
             }
             None => {
                 let own = PathBuf::from(netns::OWN);
-                netns::on_own_thread(own.clone(), move || sockets::close(&gone).map_err(NetError::file(action, &own))).await
+                netns::on_own_thread(own.clone(), move || sockets::close(&gone).map_err(NetError::file(action, &own)))
+                    .await
             }
         }
     }

@@ -93,7 +93,8 @@ fn dumped(fd: i32, gone: &Gone) -> io::Result<Vec<Found>> {
 fn acknowledged(fd: i32) -> io::Result<bool> {
     let mut bytes = vec![0; ANSWER];
     let length = recv(fd, &mut bytes, MsgFlags::empty())?;
-    let code = messages(&bytes[..length.min(ANSWER)]).find(|(kind, _)| *kind == ERROR).map_or(0, |(_, body)| code(body));
+    let code =
+        messages(&bytes[..length.min(ANSWER)]).find(|(kind, _)| *kind == ERROR).map_or(0, |(_, body)| code(body));
     match code {
         0 => Ok(true),
         gone if gone == Errno::ENOENT as i32 => Ok(false),
