@@ -5,6 +5,7 @@ use std::{
     net::IpAddr,
 };
 
+use hivemind_ebpf::policy::HOST_ENDPOINT;
 use ipnet::IpNet;
 
 use crate::{
@@ -17,7 +18,8 @@ use crate::{
 /// Every row the data plane should hold.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct Tables {
-    /// The instances of this node, by the interface index of their host device. An interface without a row denies.
+    /// The instances of this node, by the interface index of their host device. An interface without a row denies. The
+    /// host, if policies are about it, by [`HOST_ENDPOINT`].
     pub endpoints: BTreeMap<u32, EndpointRow>,
     /// Whose address it is, for all instances of the cluster.
     pub peers: BTreeMap<IpAddr, PeerRow>,
@@ -57,6 +59,14 @@ pub struct EndpointRow {
     pub policy: EndpointPolicy,
     /// Whether a rule of its sets names a block of addresses.
     pub blocks: bool,
+}
+
+impl EndpointRow {
+    /// That of the host, which has no address, no device and no class of its own here.
+    pub const fn host(policy: EndpointPolicy, blocks: bool) -> Self {
+        let (none, class) = (Mac([0; 6]), crate::policy::HOST);
+        Self { v4: None, v6: None, instance_mac: none, host_mac: none, class, tenant: 0, policy, blocks }
+    }
 }
 
 /// Whose an address is.
@@ -148,12 +158,12 @@ pub fn compute(
             class: class(id).class,
             tenant: class(id).tenant,
             policy: policies.endpoints.get(id).copied().unwrap_or_default(),
-            blocks: policies
-                .endpoints
-                .get(id)
-                .is_some_and(|policy| policy.sets.iter().any(|set| policies.with_blocks.contains(set))),
+            blocks: policies.endpoints.get(id).is_some_and(|policy| policies.has_blocks(policy)),
         };
         tables.endpoints.insert(link.ifindex, row);
+    }
+    if let Some(policy) = policies.host {
+        tables.endpoints.insert(HOST_ENDPOINT, EndpointRow::host(policy, policies.has_blocks(&policy)));
     }
     for (id, peer) in &desired.peers {
         let local = links.get(id).filter(|_| peer.node == *node && desired.instances.contains_key(id));

@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use super::{Compiled, EndpointPolicy, KnownNames, PeerClass, compile_with};
+use super::{Compiled, EndpointPolicy, Failsafe, KnownNames, PeerClass, compile_with};
 use crate::model::{NodeDesired, NodeName, Scope};
 
 type Labels = BTreeMap<String, String>;
@@ -24,6 +24,7 @@ pub struct Cache {
     desired: Arc<NodeDesired>,
     node: Option<NodeName>,
     known: Arc<KnownNames>,
+    failsafe: Failsafe,
     compiled: Arc<Compiled>,
     alike: BTreeMap<Scope, BTreeMap<Labels, Alike>>,
     /// How often everything was compiled.
@@ -31,7 +32,17 @@ pub struct Cache {
 }
 
 impl Cache {
-    /// The same as [`compile_with`] of `desired` and `known`.
+    /// Of a node where these ports are always open.
+    pub fn new(failsafe: Failsafe) -> Self {
+        Self { failsafe, ..Self::default() }
+    }
+
+    /// The ports that are always open.
+    pub const fn failsafe(&self) -> &Failsafe {
+        &self.failsafe
+    }
+
+    /// The same as [`compile_with`] of `desired`, `known` and the fail-safe ports.
     pub fn compile(&mut self, desired: &Arc<NodeDesired>, node: &NodeName, known: &Arc<KnownNames>) -> Arc<Compiled> {
         let known_alike = Arc::ptr_eq(&self.known, known) || self.known == *known;
         if self.node.as_ref() == Some(node) && known_alike && Arc::ptr_eq(&self.desired, desired) {
@@ -44,7 +55,7 @@ impl Cache {
             && same(&before.tiers, &now.tiers)
             && same(&before.namespaces, &now.namespaces);
         if !ruled_alike || !(same(&before.peers, &now.peers) || self.assign(now, node)) {
-            self.compiled = Arc::new(compile_with(desired, node, known));
+            self.compiled = Arc::new(compile_with(desired, node, known, &self.failsafe));
             self.runs += 1;
             self.sort(desired, node);
         }
