@@ -4,6 +4,8 @@
 mod abi;
 #[path = "dataplane/balance.rs"]
 mod balance;
+#[path = "dataplane/host.rs"]
+mod host;
 #[path = "dataplane/lab.rs"]
 mod lab;
 #[path = "dataplane/sockets.rs"]

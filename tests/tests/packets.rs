@@ -10,6 +10,8 @@ mod budget;
 mod changes;
 #[path = "packets/frame.rs"]
 mod frame;
+#[path = "packets/host.rs"]
+mod host;
 #[expect(dead_code, reason = "the tests with traffic use the rest")]
 #[path = "dataplane/lab.rs"]
 mod lab;
@@ -51,6 +53,7 @@ fn every_packet_of_the_table_is_judged_as_it_says() {
         reached.insert(Reason::Rewrite as u8);
         // Policies have tests of their own.
         reached.extend([Reason::PolicyIn, Reason::PolicyOut, Reason::OtherTenant, Reason::Audit].map(|r| r as u8));
+        reached.extend([Reason::HostIn, Reason::HostOut, Reason::Published, Reason::Rejected].map(|r| r as u8));
         // No packet is dropped for these.
         reached.extend([Reason::Untracked, Reason::Evicted].map(|r| r as u8));
         let missing: Vec<_> = Reason::ALL.into_iter().filter(|reason| !reached.contains(&(*reason as u8))).collect();
