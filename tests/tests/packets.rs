@@ -99,6 +99,7 @@ fn table_full(bench: &mut Bench) {
     let known = bench.sent(0, UDP, port - 1, to);
     let there = Frame { dst: (bench.address(1, Family::V4), 8080), ..known.clone() }.bytes();
     bench.check(&bench.sends("known connections go on", &known, Expect::RedirectAs(there)));
+    host::table_full(bench);
 }
 
 #[test]

@@ -272,7 +272,8 @@ impl Shadow {
         }
         self.put_services(&mut writes, maps, &services);
         // All that lets somebody pass is there.
-        if self.rows.endpoints.get(&HOST_ENDPOINT) == wanted.endpoints.get(&HOST_ENDPOINT) && writes.full.is_empty() {
+        let complete = writes.full.is_empty() && writes.failed.is_none();
+        if complete && self.rows.endpoints.get(&HOST_ENDPOINT) == wanted.endpoints.get(&HOST_ENDPOINT) {
             self.tell_host(&mut writes, maps, host);
         }
 
