@@ -53,10 +53,7 @@ pub struct Operator {
     /// Where it comes from.
     #[schema(value_type = String)]
     pub from: IpAddr,
-    /// The address that it comes to. If that is none of the node's, it is another machine's business.
-    #[schema(value_type = String)]
-    pub to: IpAddr,
-    /// The port that it comes to.
+    /// The port of this node that it comes to.
     pub port: u16,
 }
 
@@ -237,7 +234,7 @@ fn keeps_operators(
     operators: &[Operator],
 ) -> Result<(), Problem> {
     let own = |address: &IpAddr| snapshot.node_status.values().any(|row| row.object.addresses.contains(address));
-    for Operator { from, port, .. } in operators.iter().filter(|of| own(&of.to) && !own(&of.from)) {
+    for Operator { from, port } in operators.iter().filter(|of| !own(&of.from)) {
         let judged = |desired: &NodeDesired| {
             let compiled = compile_with(desired, here.node, here.known, here.failsafe);
             judge_host(&compiled, Direction::In, Peer::Address(*from), Some(PolicyProtocol::Tcp), *port)
@@ -393,6 +390,36 @@ mod tests {
         let foreign = ask(&snapshot, "other/default/spy", "web", "").expect("an answer");
         assert!(!foreign.passes && foreign.legs[0].passes && !foreign.legs[1].passes);
         assert!(ask(&snapshot, "host", "web", CLOSED).expect("an answer").would_pass == Some(true));
+    }
+
+    #[test]
+    fn a_policy_that_would_cut_its_author_is_refused() {
+        let snapshot = cluster();
+        let apply = |text: &str, from: &str, port: u16| {
+            let mut body = WhyBody {
+                operators: vec![Operator { from: from.parse().expect("an address"), port }],
+                ..WhyBody::default()
+            };
+            for document in read(text, &Scope::default()).expect("valid") {
+                let Document::Tier(key, spec) = document else { panic!("of the host") };
+                body.tiers.push(TriedTier { key, spec });
+            }
+            let (node, known) = ("here".parse().expect("a name"), KnownNames::new());
+            let failsafe = Failsafe {
+                inbound: vec!["22/tcp".parse::<crate::policy::FailsafePort>().expect("a port").0],
+                ..Failsafe::default()
+            };
+            answers(&snapshot, Here { node: &node, known: &known, failsafe: &failsafe }, &Scope::default(), body)
+                .map(drop)
+        };
+        let closed = "policy: p\nhost: {}\ningress: [{from: [{block: 192.0.2.0/24}], ports: [2222]}]\n";
+        let problem = apply(closed, "198.51.100.7", 2222).expect_err("it would be cut");
+        assert_eq!(problem.code, ErrorCode::OwnAccess);
+        assert_eq!(problem.details, ["no rule allows it, and the direction is closed by p"]);
+        for (from, port) in [("198.51.100.7", 22), ("192.0.2.7", 2222)] {
+            assert_eq!(apply(closed, from, port), Ok(()), "{from} {port}");
+        }
+        assert_eq!(apply("policy: p\nhost: {}\negress: []\n", "198.51.100.7", 2222), Ok(()), "answers go out");
     }
 
     #[test]

@@ -2,27 +2,29 @@
 
 use std::{net::IpAddr, path::Path};
 
-use crate::api::why::Operator;
+use crate::{api::why::Operator, client::Client};
 
 /// How many ancestors are asked.
 const ANCESTORS: usize = 64;
 
-/// The SSH connection over which the command is given, if it is. sudo(8) hides it from its children, but not from those
-/// who may look at their ancestors.
-pub(super) fn operators() -> Vec<Operator> {
+/// The SSH connection over which the command is given, if it is, and if it is to the daemon's own machine. sudo(8) hides it
+/// from its children, but not from those who may look at their ancestors.
+pub(super) fn operators(client: &Client) -> Vec<Operator> {
+    if !client.is_local() {
+        return Vec::new();
+    }
     if let Ok(text) = std::env::var("SSH_CONNECTION") {
         return read(&text).into_iter().collect();
     }
     ancestors(Path::new("/proc"), std::os::unix::process::parent_id()).into_iter().collect()
 }
 
-/// `CLIENT PORT SERVER PORT` (ssh(1)). Addresses of a link have its name behind them.
+/// `CLIENT PORT SERVER PORT` (ssh(1)). An address of a link has its name behind it.
 fn read(text: &str) -> Option<Operator> {
     let mut words = text.split_whitespace();
-    let mut address =
-        || words.next()?.split('%').next()?.parse::<IpAddr>().ok().map(|ip| (ip.to_canonical(), words.next()));
-    let ((from, _), (to, port)) = (address()?, address()?);
-    Some(Operator { from, to, port: port?.parse().ok()? })
+    let from: IpAddr = words.next()?.split('%').next()?.parse().ok()?;
+    let port = words.nth(2)?.parse().ok()?;
+    Some(Operator { from: from.to_canonical(), port })
 }
 
 fn ancestors(proc: &Path, first: u32) -> Option<Operator> {
@@ -45,15 +47,15 @@ fn ancestors(proc: &Path, first: u32) -> Option<Operator> {
 mod tests {
     use super::*;
 
-    fn operator(from: &str, to: &str, port: u16) -> Option<Operator> {
-        Some(Operator { from: from.parse().expect("an address"), to: to.parse().expect("an address"), port })
+    fn operator(from: &str, port: u16) -> Option<Operator> {
+        Some(Operator { from: from.parse().expect("an address"), port })
     }
 
     #[test]
     fn a_connection_is_read_in_all_its_forms() {
-        assert_eq!(read("192.0.2.7 50312 192.0.2.1 2222"), operator("192.0.2.7", "192.0.2.1", 2222));
-        assert_eq!(read("fe80::7%eth0 50312 fe80::1%eth0 22"), operator("fe80::7", "fe80::1", 22));
-        assert_eq!(read("::ffff:192.0.2.7 50312 ::ffff:192.0.2.1 22"), operator("192.0.2.7", "192.0.2.1", 22));
+        assert_eq!(read("192.0.2.7 50312 192.0.2.1 2222"), operator("192.0.2.7", 2222));
+        assert_eq!(read("fe80::7%eth0 50312 fe80::1%eth0 22"), operator("fe80::7", 22));
+        assert_eq!(read("::ffff:192.0.2.7 50312 ::ffff:192.0.2.1 22"), operator("192.0.2.7", 22));
         for wrong in ["", "192.0.2.7 1", "UNKNOWN 65535 UNKNOWN 65535", "192.0.2.7 1 192.0.2.1 x"] {
             assert_eq!(read(wrong), None, "{wrong}");
         }
@@ -70,7 +72,7 @@ mod tests {
             std::fs::write(dir.join("environ"), environment).expect("a file");
             std::fs::write(dir.join("status"), format!("Name:\tsh\nPPid:\t{parent}\n")).expect("a file");
         }
-        assert_eq!(ancestors(proc.path(), 30), operator("192.0.2.7", "192.0.2.1", 22));
+        assert_eq!(ancestors(proc.path(), 30), operator("192.0.2.7", 22));
         assert_eq!(ancestors(proc.path(), 10), None);
     }
 }

@@ -169,7 +169,7 @@ async fn apply(context: &Context, args: &ApplyArgs) -> Result<(), Problem> {
     // All are checked before the first is written: together, whether they fit, then one by one.
     let mut tried = why::tried(&policies);
     if !args.force {
-        tried.operators = operators();
+        tried.operators = operators(&context.client);
     }
     let _: Vec<WhyView> = context.client.send(Method::POST, &context.path("why"), &tried).await?;
     let mut previews = Vec::new();

@@ -118,7 +118,11 @@ pub(super) async fn run(context: &Context, command: TierCommand) -> Result<(), P
         }
         TierCommand::Delete { name, force } => {
             if !force {
-                let body = WhyBody { without: vec![name.clone()], operators: operators(), ..WhyBody::default() };
+                let body = WhyBody {
+                    without: vec![name.clone()],
+                    operators: operators(&context.client),
+                    ..WhyBody::default()
+                };
                 let _: Vec<WhyView> = context.client.send(Method::POST, &context.path("why"), &body).await?;
             }
             let changed: ChangedView = context.client.call(Method::DELETE, &path(&name)).await?;
