@@ -2,6 +2,8 @@
 
 use core::mem::{align_of, offset_of, size_of};
 
+use crate::policy::SETS;
+
 /// A network address of either family, IPv4 as `::ffff:a.b.c.d`, in four words of network order.
 /// The zero address stands for none.
 #[repr(C)]
@@ -160,7 +162,8 @@ impl Config {
     }
 }
 
-/// An instance of this node; the key is the interface index of its host device.
+/// An instance of this node; the key is the interface index of its host device. With the key
+/// [`crate::policy::HOST_ENDPOINT`] the host itself, if policies are about it: of that, sets and flags are used only.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Endpoint {
@@ -173,7 +176,7 @@ pub struct Endpoint {
     /// What it is to others.
     pub who: Who,
     /// The numbers of its sets of rules, by tier ([`crate::policy::ADMIN`] and so on); 0: none.
-    pub sets: [u32; 3],
+    pub sets: [u32; SETS],
     /// Bits of [`crate::policy`].
     pub flags: u32,
     /// Where its packets are counted: the number of a pair of totals, see [`total`].
@@ -222,7 +225,8 @@ pub struct RuleKey {
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Rule {
-    /// The rule's number, with [`crate::policy::DENIES`] or [`crate::policy::PASSES`] if it does not accept.
+    /// The rule's number, with [`crate::policy::DENIES`], [`crate::policy::REJECTS`] or [`crate::policy::PASSES`] if it
+    /// does not accept.
     pub number: u32,
     /// Of all rules of a set that match, the one with the lowest decides.
     pub order: u32,
@@ -416,7 +420,7 @@ macro_rules! layout {
 layout!(Addr, 16, 4, words_be: 0);
 layout!(Range, 32, 4, network: 0, mask: 16);
 layout!(Config, 168, 8, host_netns: 0, services: 8, instances: 72, gateways: 136);
-layout!(Endpoint, 72, 4, v4: 0, v6: 16, frame_to: 32, who: 44, sets: 52, flags: 64, slot: 68);
+layout!(Endpoint, 80, 4, v4: 0, v6: 16, frame_to: 32, who: 44, sets: 52, flags: 72, slot: 76);
 layout!(Rule, 8, 4, number: 0, order: 4);
 layout!(Who, 8, 4, class: 0, tenant: 4);
 layout!(RuleKey, 16, 4, set: 0, peer: 4, port: 8, protocol: 12, direction: 13, pad: 14);

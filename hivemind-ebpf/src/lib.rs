@@ -41,7 +41,8 @@ pub mod map {
     pub const TRANSLATIONS: &str = "hm_translations";
     /// [`super::abi::FragmentKey`] → ports.
     pub const FRAGMENTS: &str = "hm_fragments";
-    /// 0 → the generation of the tables: a flow that was decided at another one is decided anew.
+    /// 0 → the generation of the tables: a flow that was decided at another one is decided anew; 1 → the flags of the
+    /// host's endpoint, 0 if no policy is about it.
     pub const GENERATION: &str = "hm_generation";
     /// [`super::abi::DropKey`] → [`super::abi::Drops`]: the latest.
     pub const DROPS: &str = "hm_drops";
@@ -113,11 +114,13 @@ pub mod program {
     pub const TO_CONTAINER: &str = "hm_to_cont";
     /// Ingress of an uplink.
     pub const FROM_UPLINK: &str = "hm_from_uplink";
+    /// Egress of an uplink.
+    pub const TO_UPLINK: &str = "hm_to_uplink";
     /// Egress of the device that the firewall hands accepted connections to.
     pub const PUB_SELECT: &str = "hm_pub_select";
 
     /// The programs of network devices.
-    pub const DEVICE: [&str; 4] = [FROM_CONTAINER, TO_CONTAINER, FROM_UPLINK, PUB_SELECT];
+    pub const DEVICE: [&str; 5] = [FROM_CONTAINER, TO_CONTAINER, FROM_UPLINK, TO_UPLINK, PUB_SELECT];
     /// The programs of the cgroup.
     pub const SOCKET: [&str; 9] = [
         "hm_connect4",

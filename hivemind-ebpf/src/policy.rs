@@ -30,20 +30,47 @@ pub const BLOCKS: u32 = 16;
 pub const RULED_IN: u32 = 32;
 /// The same, outwards.
 pub const RULED_OUT: u32 = 64;
+/// What is isolated inwards, and no rule allows, is answered.
+pub const REJECT_IN: u32 = 128;
+/// The same, outwards.
+pub const REJECT_OUT: u32 = 256;
+/// Of the host only: some rule is about published ports, or they are isolated.
+pub const RULED_PUBLISHED: u32 = 512;
+/// Only what rules allow reaches published ports.
+pub const ISOLATED_PUBLISHED: u32 = 1024;
+/// What no rule allows to published ports is answered.
+pub const REJECT_PUBLISHED: u32 = 2048;
 
-/// Index of [`crate::abi::Endpoint::sets`]: the tier that decides before the policies of namespaces.
+/// The key of the host in the table of endpoints: no device has this index.
+pub const HOST_ENDPOINT: u32 = 0;
+
+/// How many sets an endpoint has.
+pub const SETS: usize = 5;
+/// Index of [`crate::abi::Endpoint::sets`]: the operator's tier that decides before all others.
 pub const ADMIN: usize = 0;
+/// The tenant's, before the policies of namespaces.
+pub const TENANT_ADMIN: usize = 1;
 /// The policies of the instance's namespace.
-pub const OWN: usize = 1;
-/// The tier that decides where no policy of the namespace does.
-pub const BASELINE: usize = 2;
+pub const OWN: usize = 2;
+/// The tenant's tier that decides where no policy of the namespace does.
+pub const TENANT_BASELINE: usize = 3;
+/// The operator's, where nobody else does.
+pub const BASELINE: usize = 4;
+/// Of the host: what always passes.
+pub const FAILSAFE: usize = 0;
+/// Of the host: its rules.
+pub const HOST_RULES: usize = 1;
+/// Of the host: the rules of published ports.
+pub const PUBLISHED_RULES: usize = 2;
 
 /// Bit of [`crate::abi::Rule::number`]: the rule denies.
 pub const DENIES: u32 = 1 << 31;
 /// The rule leaves the decision to the next tier.
 pub const PASSES: u32 = 1 << 30;
+/// Beside [`DENIES`]: what it denies is answered.
+pub const REJECTS: u32 = 1 << 29;
 /// The highest number of a rule.
-pub const LAST_RULE: u32 = PASSES - 1;
+pub const LAST_RULE: u32 = REJECTS - 1;
 
 /// Entries of the table of intervals: a row of 65,536 for each of four protocols.
 pub const PORT_ENTRIES: u32 = 4 << 16;

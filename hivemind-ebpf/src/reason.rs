@@ -65,11 +65,19 @@ pub enum Reason {
     NoLocalBackend = 29,
     /// The client of a published port is in none of its source ranges.
     SourceRange = 30,
+    /// No rule of a policy of the host allows it into the host.
+    HostIn = 34,
+    /// No rule of a policy of the host allows it out of the host.
+    HostOut = 35,
+    /// No rule of a policy of the host allows it to a published port.
+    Published = 36,
+    /// A policy denies it, and says so to the sender.
+    Rejected = 37,
 }
 
 impl Reason {
     /// All reasons, by number.
-    pub const ALL: [Self; 30] = [
+    pub const ALL: [Self; 34] = [
         Self::NotReady,
         Self::Malformed,
         Self::EtherType,
@@ -100,11 +108,25 @@ impl Reason {
         Self::Evicted,
         Self::NoLocalBackend,
         Self::SourceRange,
+        Self::HostIn,
+        Self::HostOut,
+        Self::Published,
+        Self::Rejected,
     ];
 
     /// The reason with this number.
     pub fn from_number(number: u8) -> Option<Self> {
-        Self::ALL.get(usize::from(number).checked_sub(1)?).copied()
+        Self::ALL.into_iter().find(|reason| *reason as u8 == number)
+    }
+
+    /// What a number stands for that was made of a reason; 0 of none.
+    #[inline(always)]
+    pub const fn check(number: u32) -> Result<(), Self> {
+        if number == 0 {
+            return Ok(());
+        }
+        // SAFETY: the programs make these numbers of reasons only.
+        Err(unsafe { core::mem::transmute::<u8, Self>(number as u8) })
     }
 
     /// The name that metrics and tables show.
@@ -140,7 +162,20 @@ impl Reason {
             Self::Evicted => "evicted",
             Self::NoLocalBackend => "no-local-backend",
             Self::SourceRange => "source-range",
+            Self::HostIn => "host-in",
+            Self::HostOut => "host-out",
+            Self::Published => "published",
+            Self::Rejected => "rejected",
         }
+    }
+
+    /// Whether it is a policy's word, and [`crate::abi::Drops::rule`] may name its rule.
+    #[inline(always)]
+    pub const fn is_policy(self) -> bool {
+        matches!(
+            self,
+            Self::PolicyIn | Self::PolicyOut | Self::HostIn | Self::HostOut | Self::Published | Self::Rejected
+        )
     }
 }
 
@@ -151,14 +186,14 @@ mod tests {
     #[test]
     fn numbers_and_names_are_unique_and_come_back() {
         let mut names: Vec<_> = Reason::ALL.iter().map(|r| r.as_str()).collect();
-        for (i, reason) in Reason::ALL.iter().enumerate() {
-            assert_eq!(*reason as usize, i + 1);
+        assert!(Reason::ALL.is_sorted_by_key(|reason| *reason as u8));
+        for reason in &Reason::ALL {
             assert_eq!(Reason::from_number(*reason as u8), Some(*reason));
         }
         names.sort_unstable();
         names.dedup();
         assert_eq!(names.len(), Reason::ALL.len());
         assert_eq!(Reason::from_number(0), None);
-        assert_eq!(Reason::from_number(31), None);
+        assert_eq!(Reason::from_number(u8::MAX), None);
     }
 }

@@ -24,6 +24,8 @@ pub enum Answer {
     Port = 2,
     /// ICMP: host (IPv6: address) unreachable.
     Host = 3,
+    /// ICMP: administratively prohibited.
+    Prohibited = 4,
 }
 
 /// The answer to a packet of this protocol that was dropped for `reason`; `detail` is TCP's flags or ICMP's type.
@@ -35,7 +37,8 @@ pub const fn answer(reason: Reason, protocol: u8, detail: u8) -> Answer {
         reason,
         Reason::NoSuchPort | Reason::NoBackend | Reason::NoLocalBackend | Reason::NoConnection | Reason::BackendGone
     );
-    if !host && !port {
+    let rejected = matches!(reason, Reason::Rejected);
+    if !host && !port && !rejected {
         return Answer::Nothing;
     }
     match protocol {
@@ -45,6 +48,7 @@ pub const fn answer(reason: Reason, protocol: u8, detail: u8) -> Answer {
         TCP => Answer::Reset,
         ICMP if detail != 8 => Answer::Nothing,
         ICMPV6 if detail != 128 => Answer::Nothing,
+        _ if rejected => Answer::Prohibited,
         // Of an unreachable host Linux tells no UDP socket that has not asked for it.
         UDP => Answer::Port,
         _ if host => Answer::Host,
@@ -78,7 +82,7 @@ mod tests {
 
     #[test]
     fn only_what_may_be_answered_is() {
-        use Answer::{Host, Nothing, Port, Reset};
+        use Answer::{Host, Nothing, Port, Prohibited, Reset};
         for (reason, protocol, detail, expected) in [
             (Reason::NoBackend, TCP, SYN, Reset),
             (Reason::NoConnection, TCP, ACK, Reset),
@@ -97,6 +101,14 @@ mod tests {
             (Reason::NoSuchInstance, ICMPV6, 1, Nothing),
             (Reason::SpoofedAddress, TCP, SYN, Nothing),
             (Reason::PolicyOut, UDP, 0, Nothing),
+            (Reason::HostIn, TCP, SYN, Nothing),
+            (Reason::Rejected, TCP, SYN, Reset),
+            (Reason::Rejected, TCP, RST, Nothing),
+            (Reason::Rejected, UDP, 0, Prohibited),
+            (Reason::Rejected, ICMP, 8, Prohibited),
+            (Reason::Rejected, ICMP, 0, Nothing),
+            (Reason::Rejected, ICMPV6, 128, Prohibited),
+            (Reason::Rejected, crate::packet::SCTP, 0, Prohibited),
         ] {
             assert_eq!(answer(reason, protocol, detail), expected, "{reason:?} {protocol} {detail}");
         }

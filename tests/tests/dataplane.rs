@@ -4,8 +4,12 @@
 mod abi;
 #[path = "dataplane/balance.rs"]
 mod balance;
+#[path = "dataplane/host.rs"]
+mod host;
 #[path = "dataplane/lab.rs"]
 mod lab;
+#[path = "dataplane/life.rs"]
+mod life;
 #[path = "dataplane/sockets.rs"]
 mod sockets;
 #[path = "dataplane/told.rs"]
@@ -452,48 +456,5 @@ fn counters_count_every_packet_once() {
         let after = lab.dataplane.counters().expect("counters");
         assert!(after.iter().all(|c| c.endpoint != lab.instances[0].link.ifindex));
         assert_eq!(into(&after), total);
-    });
-}
-
-#[test]
-fn drift_is_repaired_and_unloading_leaves_nothing() {
-    isolated(|cgroup| {
-        let mut lab = Lab::new(cgroup, 1);
-        lab.ready(0);
-        lab.service(1, 80, 8080, Protocol::Tcp, &[0]);
-        lab.sync();
-        // A second daemon, which must not be, changes the tables.
-        let mut other = BpfDataplane::open(lab::config(cgroup)).expect("to open");
-        let removed = other.sync(&hivemind::dataplane::tables::Tables::default()).expect("to remove all").removed;
-        assert!(removed > 0);
-        drop(other);
-        let repaired: u64 = (0..20).map(|_| lab.dataplane.sweep().expect("to sweep").repaired).sum();
-        assert!(repaired >= removed, "{repaired} of {removed}");
-        let _echo = Echo::start(&lab.instances[0].ns, 8080, "i0");
-        tcp_ask(SocketAddr::new(vip(Family::V4, 1), 80)).expect("it works again");
-
-        assert!(std::fs::read_dir(lab::BPF_ROOT).is_ok());
-        lab.dataplane.unload().expect("to unload");
-        assert!(std::fs::read_dir(lab::BPF_ROOT).is_err(), "no pin is left");
-        lab.dataplane.unload().expect("twice is the same as once");
-    });
-}
-
-#[test]
-fn a_device_that_is_no_uplink_any_more_has_no_pins() {
-    in_both_ways(|cgroup, open| {
-        let mut lab = Lab::with(cgroup, 0, open);
-        let pins = || {
-            let links = std::fs::read_dir(format!("{}/v{}/links", lab::BPF_ROOT, hivemind_ebpf::ABI_VERSION))
-                .expect("the pins")
-                .flatten();
-            links.filter(|pin| pin.file_name().to_string_lossy().starts_with("uplink")).count()
-        };
-        // Filters of clsact have none at all.
-        let tcx = lab.dataplane.info().attach == "tcx";
-        assert_eq!(pins(), usize::from(tcx));
-        lab.dataplane.attach_uplinks(&[]).expect("no uplinks");
-        assert_eq!(pins(), 0);
-        lab.dataplane.unload().expect("to unload");
     });
 }

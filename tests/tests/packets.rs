@@ -10,6 +10,8 @@ mod budget;
 mod changes;
 #[path = "packets/frame.rs"]
 mod frame;
+#[path = "packets/host.rs"]
+mod host;
 #[expect(dead_code, reason = "the tests with traffic use the rest")]
 #[path = "dataplane/lab.rs"]
 mod lab;
@@ -51,6 +53,7 @@ fn every_packet_of_the_table_is_judged_as_it_says() {
         reached.insert(Reason::Rewrite as u8);
         // Policies have tests of their own.
         reached.extend([Reason::PolicyIn, Reason::PolicyOut, Reason::OtherTenant, Reason::Audit].map(|r| r as u8));
+        reached.extend([Reason::HostIn, Reason::HostOut, Reason::Published, Reason::Rejected].map(|r| r as u8));
         // No packet is dropped for these.
         reached.extend([Reason::Untracked, Reason::Evicted].map(|r| r as u8));
         let missing: Vec<_> = Reason::ALL.into_iter().filter(|reason| !reached.contains(&(*reason as u8))).collect();
@@ -96,6 +99,7 @@ fn table_full(bench: &mut Bench) {
     let known = bench.sent(0, UDP, port - 1, to);
     let there = Frame { dst: (bench.address(1, Family::V4), 8080), ..known.clone() }.bytes();
     bench.check(&bench.sends("known connections go on", &known, Expect::RedirectAs(there)));
+    host::table_full(bench);
 }
 
 #[test]

@@ -16,6 +16,8 @@ mod families;
 mod flows;
 #[path = "system/health.rs"]
 mod health;
+#[path = "system/host.rs"]
+mod host;
 #[path = "system/hosts.rs"]
 mod hosts;
 #[path = "system/life.rs"]

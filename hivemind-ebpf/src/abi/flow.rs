@@ -60,8 +60,10 @@ pub struct Flow {
     pub seen: [u8; 2],
     /// The side that began it: 0 or 1.
     pub origin: u8,
+    /// 1: it goes through the node with an address of the node's, and no policy of the host is about it.
+    pub forwarded: u8,
     /// Always 0.
-    pub pad: [u8; 3],
+    pub pad: [u8; 2],
 }
 
 /// The backend of a packet that is sent to a service or a published port; the key is the [`Tuple`] as it is sent.
@@ -210,7 +212,8 @@ const fn is_before(tuple: &Tuple) -> bool {
 layout!(FlowKey, 40, 8, addrs: 0, ports_be: 32, protocol: 36, pad: 37);
 layout!(
     Flow, 128, 8, first_ns: 0, last_ns: 8, packets: 16, bytes: 32, vip: 48, devices: 64, slots: 72, back: 80,
-    generation: 84, service: 88, rule: 92, tag: 96, macs: 104, vip_port_be: 120, seen: 122, origin: 124, pad: 125
+    generation: 84, service: 88, rule: 92, tag: 96, macs: 104, vip_port_be: 120, seen: 122, origin: 124,
+    forwarded: 125, pad: 126
 );
 layout!(
     Event, 184, 8, flow: 0, key: 128, bytes: 168, device: 172, rule: 176, kind: 180, reason: 181, direction: 182,

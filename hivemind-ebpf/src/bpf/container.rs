@@ -45,7 +45,13 @@ fn hm_from_cont(context: TcContext) -> i32 {
 fn hm_to_cont(context: TcContext) -> i32 {
     let skb = Skb::new(&context);
     let own = skb.ifindex();
-    finish(to_container(skb, own), PASS, skb, own, IN)
+    let result = to_container(skb, own);
+    let code = finish(result, PASS, skb, own, IN);
+    match result {
+        // Who has sent it is on another machine.
+        Err(Reason::Rejected) => answer(skb, Reason::Rejected, skb.came_by(), Back::Outside),
+        _ => code,
+    }
 }
 
 #[inline(always)]
@@ -72,7 +78,7 @@ fn from_container(skb: Skb, own: u32, verdict: &mut i32) -> Result<(), Reason> {
             leave(&work.way, verdict);
             return Ok(());
         }
-        flow::admit(work, Hook::From, length)?;
+        flow::admit(Hook::From, length)?;
     }
     flow::count(&work.way, length);
     go(skb, work, verdict)
@@ -230,7 +236,7 @@ fn to_container(skb: Skb, own: u32) -> Result<(), Reason> {
             forwarded(work.way.slots[1], IN, length);
             return Ok(());
         }
-        flow::admit(work, Hook::To, length)?;
+        flow::admit(Hook::To, length)?;
     }
     forwarded(work.way.slots[1], IN, length);
     // The answer of a backend on another node.

@@ -11,7 +11,7 @@ use hivemind_ebpf::{
 use super::{
     maps::{ENDPOINTS, FLOWS, NEW, SERVED, TRANSLATIONS, forwarded, generation, now},
     policy, tell, words,
-    work::{Way, Work},
+    work::{Way, Work, work},
 };
 
 /// The keys of the rows that this CPU has made last. When the table is full, room is made among them: a flood of
@@ -123,8 +123,24 @@ pub(super) fn count(way: &Way, bytes: u64) {
 ///
 /// One step after the other and not one in the other: the stack is small.
 #[inline(always)]
-pub(super) fn admit(work: &mut Work, hook: Hook, bytes: u64) -> Result<(), Reason> {
-    recall(work, matches!(hook, Hook::To))?;
+pub(super) fn admit(hook: Hook, bytes: u64) -> Result<(), Reason> {
+    Reason::check(hm_admit(matches!(hook, Hook::To).into(), bytes))
+}
+
+/// Like `hm_first_rule` it takes nothing but numbers, so that the verifier looks at it once and not at every call.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn hm_admit(arrives: u32, bytes: u64) -> u32 {
+    let Ok(work) = work() else { return Reason::Malformed as u32 };
+    match decide(work, arrives != 0, bytes) {
+        Ok(()) => 0,
+        Err(reason) => reason as u32,
+    }
+}
+
+#[inline(always)]
+fn decide(work: &mut Work, arrives: bool, bytes: u64) -> Result<(), Reason> {
+    recall(work, arrives)?;
     if let Err(reason) = policy::judge(work, work.answers != 0) {
         // What is no answer any more may still be allowed for itself.
         if work.answers == 0 || !work.fresh.vip.is_none() {
@@ -181,6 +197,7 @@ fn fill(work: &mut Work) -> Result<(), Reason> {
     if !known {
         words::zero(fresh);
         fresh.origin = near as u8;
+        fresh.forwarded = work.forwarded as u8;
         fresh.back = work.back;
         words::copy(&work.vip, &mut fresh.vip);
         fresh.vip_port_be = work.vip_port_be as u16;

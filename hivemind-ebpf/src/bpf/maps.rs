@@ -47,7 +47,7 @@ pub(super) static TRANSLATIONS: HashMap<Tuple, Translation> = HashMap::with_max_
 #[map(name = "hm_fragments")]
 pub(super) static FRAGMENTS: LruHashMap<FragmentKey, [u16; 2]> = LruHashMap::with_max_entries(4096, 0);
 #[map(name = "hm_generation")]
-static GENERATION: Array<u32> = Array::with_max_entries(1, 0);
+static GENERATION: Array<u32> = Array::with_max_entries(2, 0);
 #[map(name = "hm_totals")]
 static TOTALS: PerCpuArray<Count> = PerCpuArray::with_max_entries(2 * abi::SLOTS, 0);
 #[map(name = "hm_rules")]
@@ -83,6 +83,12 @@ pub(super) fn now() -> u64 {
 #[inline(always)]
 pub(super) fn generation() -> u32 {
     GENERATION.get(0).copied().unwrap_or(0)
+}
+
+/// The flags of the host's endpoint; 0: no policy is about it.
+#[inline(always)]
+pub(super) fn host_flags() -> u32 {
+    GENERATION.get(1).copied().unwrap_or(0)
 }
 
 /// Counts a packet that is forwarded.

@@ -7,6 +7,7 @@
 mod balance;
 mod container;
 mod flow;
+mod host;
 mod maps;
 mod policy;
 mod publish;
@@ -40,7 +41,7 @@ fn finish(result: Result<(), Reason>, verdict: i32, skb: Skb, endpoint: u32, dir
         Ok(()) => verdict,
         Err(reason) => {
             maps::count(endpoint, 0, direction, reason as u8, u64::from(skb.len()));
-            tell::dropped(endpoint, direction, reason as u8, skb.len());
+            tell::dropped(endpoint, direction, reason, skb.len());
             TC_ACT_SHOT
         }
     }

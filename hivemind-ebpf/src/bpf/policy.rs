@@ -5,12 +5,14 @@ use hivemind_ebpf::{
     packet::ICMP,
     policy::{
         ADMIN, ANYBODY, AUDIT_IN, AUDIT_OUT, BASELINE, BLOCKS as HAS_BLOCKS, DENIES, HOST, ISOLATED_IN, ISOLATED_OUT,
-        OTHERS, OWN, PASSES, PORTS_PER_ROW, RULED_IN, RULED_OUT, WORLD, asks, keys, port_index, protocol, reversed,
+        LAST_RULE, OTHERS, OWN, PASSES, PORTS_PER_ROW, REJECT_IN, REJECT_OUT, REJECTS, RULED_IN, RULED_OUT,
+        TENANT_ADMIN, TENANT_BASELINE, WORLD, asks, keys, port_index, protocol, reversed,
     },
     reason::Reason,
 };
 
 use super::{
+    host,
     maps::{BLOCKS, ENDPOINTS, NODE_ADDRS, PEERS, PORTS, RULES, config, count, hit},
     work::{Work, work},
 };
@@ -20,7 +22,7 @@ use super::{
 pub(super) struct Judged {
     pub(super) tuple: Tuple,
     /// ICMP's type.
-    detail: u32,
+    pub(super) detail: u32,
 }
 
 /// May the packet go its way? `answers`: what is judged is the flow that it answers, which goes the other way.
@@ -43,7 +45,7 @@ pub(super) fn judge(work: &mut Work, answers: bool) -> Result<(), Reason> {
     if to != 0 {
         one(work, IN, to)?;
     }
-    Ok(())
+    host::judge(work, answers, from, to)
 }
 
 /// May it leave or enter (`way`) the instance behind this device?
@@ -65,18 +67,20 @@ fn one(work: &mut Work, way: u8, device: u32) -> Result<(), Reason> {
     }
     work.restricted = 1;
     let flags = endpoint.flags;
-    let (ruled, isolated, audit, denied) = match way {
-        IN => (flags & RULED_IN, flags & ISOLATED_IN, flags & AUDIT_IN, Reason::PolicyIn),
-        _ => (flags & RULED_OUT, flags & ISOLATED_OUT, flags & AUDIT_OUT, Reason::PolicyOut),
+    let (ruled, isolated, audit, reject, denied) = match way {
+        IN => (flags & RULED_IN, flags & ISOLATED_IN, flags & AUDIT_IN, flags & REJECT_IN, Reason::PolicyIn),
+        _ => (flags & RULED_OUT, flags & ISOLATED_OUT, flags & AUDIT_OUT, flags & REJECT_OUT, Reason::PolicyOut),
     };
     let rule = if ruled != 0 { find(work, endpoint, way, peer.class, foreign) } else { 0 };
-    work.rule = rule & !DENIES;
+    work.rule = rule & LAST_RULE;
     match rule {
         // The border between tenants is opened by a rule that is enforced.
         0 if foreign && way == IN => return Err(Reason::OtherTenant),
         0 if audit != 0 => count(device, 0, way, Reason::Audit as u8, 0),
+        0 if isolated != 0 && reject != 0 => return Err(Reason::Rejected),
         0 if isolated != 0 => return Err(denied),
         0 => {}
+        rule if rule & REJECTS != 0 => return Err(Reason::Rejected),
         rule if rule & DENIES != 0 => return Err(denied),
         rule => hit(rule),
     }
@@ -101,27 +105,14 @@ pub(super) struct Asked {
 /// instance of another tenant.
 #[inline(never)]
 fn find(work: &mut Work, endpoint: &Endpoint, way: u8, class: u32, foreign: bool) -> u32 {
-    let judged = &work.judged;
-    let protocol = protocol(judged.tuple.protocol);
-    let port = if protocol == ICMP { judged.detail as u16 } else { u16::from_be(judged.tuple.dport_be) };
-    work.asked.interval = 0;
-    if let Some(index) = port_index(protocol, port)
-        && let Some(row) = PORTS.get(index / PORTS_PER_ROW)
-    {
-        work.asked.interval = row[(index % PORTS_PER_ROW) as usize];
-    }
     // "Everybody" and blocks do not mean other tenants: those must be named.
     let foreign = foreign && way == IN;
-    let asked = &mut work.asked;
-    (asked.way, asked.protocol, asked.class, asked.block) = (way.into(), protocol.into(), class, class);
-    asked.wide = if foreign { OTHERS } else { ANYBODY };
-    if endpoint.flags & HAS_BLOCKS != 0 && !foreign {
-        let block = block(if way == IN { &judged.tuple.src } else { &judged.tuple.dst });
-        if block != 0 {
-            asked.block = block;
-        }
+    ask(work, way, class, foreign, endpoint.flags);
+    // Each has its say: who passes leaves it to the next.
+    let mut admin = hm_first_rule(endpoint.sets[ADMIN]);
+    if admin == 0 || admin & PASSES != 0 {
+        admin = hm_first_rule(endpoint.sets[TENANT_ADMIN]);
     }
-    let admin = hm_first_rule(endpoint.sets[ADMIN]);
     if admin != 0 && admin & PASSES == 0 {
         return admin;
     }
@@ -134,7 +125,10 @@ fn find(work: &mut Work, endpoint: &Endpoint, way: u8, class: u32, foreign: bool
     if isolated && !audit {
         return own;
     }
-    let base = hm_first_rule(endpoint.sets[BASELINE]);
+    let mut base = hm_first_rule(endpoint.sets[TENANT_BASELINE]);
+    if base == 0 || base & PASSES != 0 {
+        base = hm_first_rule(endpoint.sets[BASELINE]);
+    }
     if audit && !foreign && base & DENIES == 0 {
         // What it would have said is counted.
         return own;
@@ -142,12 +136,36 @@ fn find(work: &mut Work, endpoint: &Endpoint, way: u8, class: u32, foreign: bool
     if base & PASSES != 0 { 0 } else { base }
 }
 
+/// Makes `work.asked` of `work.judged`. `foreign`: "everybody" and blocks do not mean the peer. `flags` are those of the
+/// endpoint that is asked about.
+#[inline(never)]
+pub(super) fn ask(work: &mut Work, way: u8, class: u32, foreign: bool, flags: u32) {
+    let judged = &work.judged;
+    let protocol = protocol(judged.tuple.protocol);
+    let port = if protocol == ICMP { judged.detail as u16 } else { u16::from_be(judged.tuple.dport_be) };
+    work.asked.interval = 0;
+    if let Some(index) = port_index(protocol, port)
+        && let Some(row) = PORTS.get(index / PORTS_PER_ROW)
+    {
+        work.asked.interval = row[(index % PORTS_PER_ROW) as usize];
+    }
+    let asked = &mut work.asked;
+    (asked.way, asked.protocol, asked.class, asked.block) = (way.into(), protocol.into(), class, class);
+    asked.wide = if foreign { OTHERS } else { ANYBODY };
+    if flags & HAS_BLOCKS != 0 && !foreign {
+        let block = block(if way == IN { &judged.tuple.src } else { &judged.tuple.dst });
+        if block != 0 {
+            asked.block = block;
+        }
+    }
+}
+
 /// Of the rules of a set that match what is asked, the one that comes first; 0: none does.
 ///
 /// It has a name of its own and takes nothing but a number, so that the verifier looks at it once and not at every call.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn hm_first_rule(set: u32) -> u32 {
+pub(super) extern "C" fn hm_first_rule(set: u32) -> u32 {
     if set == 0 {
         return 0;
     }
@@ -184,7 +202,7 @@ fn block(addr: &Addr) -> u32 {
 
 /// What the owner of an address is.
 #[inline(never)]
-fn who(addr: &Addr) -> Who {
+pub(super) fn who(addr: &Addr) -> Who {
     // SAFETY: copied at once.
     if let Some(peer) = unsafe { PEERS.get(addr) } {
         return peer.who;

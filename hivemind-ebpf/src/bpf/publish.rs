@@ -11,6 +11,7 @@ use super::{
     container::leave,
     finish,
     flow::{self, Hook},
+    host,
     maps::{ENDPOINTS, PEERS, config, forwarded},
     refuse::{Back, answer},
     related,
@@ -19,7 +20,8 @@ use super::{
     work::{Work, blank, read, work},
 };
 
-/// Ingress of an uplink: packets of connections that were accepted go straight to their backend. All others pass.
+/// Ingress of an uplink: packets of connections that were accepted go straight to their backend. All others pass, but
+/// for what policies of the host say.
 #[classifier]
 fn hm_from_uplink(context: TcContext) -> i32 {
     let skb = Skb::new(&context);
@@ -64,7 +66,7 @@ fn from_uplink(skb: Skb, verdict: &mut i32) -> Result<(), Reason> {
         return Ok(());
     }
     if !work.packet.is_balanced() || !balance::translate(work) {
-        return Ok(());
+        return host::enters(skb, work, length);
     }
     work.set_key();
     if !flow::passes(work, Hook::From, 0, length) {
@@ -92,7 +94,7 @@ fn continues(work: &mut Work, length: u64) -> Result<bool, Reason> {
     }
     work.back = work.fresh.back;
     balance::resolve(work, &published(work))?;
-    flow::admit(work, Hook::From, length)?;
+    flow::admit(Hook::From, length)?;
     Ok(true)
 }
 
@@ -118,7 +120,7 @@ fn pub_select(skb: Skb, verdict: &mut i32) -> Result<(), Reason> {
         return Err(Reason::PeerNotReady);
     }
     // Counted when it goes into the instance.
-    flow::admit(work, Hook::From, 0)?;
+    flow::admit(Hook::From, 0)?;
     rewrite::replace(skb, &work.packet, End::Destination, &work.tuple.dst, work.tuple.dport_be)?;
     // The shorter way is not allowed from an egress hook: the instance's host device sends it.
     // SAFETY: copied.

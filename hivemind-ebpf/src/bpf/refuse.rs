@@ -5,16 +5,16 @@
 //! echo requests. A reset is never answered. One step after the other and not one in the other: the stack is small.
 
 use aya_ebpf::{
-    bindings::{TC_ACT_SHOT, bpf_redir_neigh},
+    bindings::{BPF_F_INGRESS, TC_ACT_SHOT, bpf_redir_neigh},
     helpers::generated::{
-        bpf_csum_diff, bpf_redirect_neigh, bpf_redirect_peer, bpf_skb_change_tail, bpf_skb_load_bytes,
+        bpf_csum_diff, bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer, bpf_skb_change_tail, bpf_skb_load_bytes,
         bpf_skb_store_bytes,
     },
     macros::map,
     maps::LruHashMap,
 };
 use hivemind_ebpf::{
-    packet::{ETH, ICMP, ICMPV6, TCP, WHOLE},
+    packet::{Bytes, ETH, ICMP, ICMPV6, TCP, WHOLE},
     reason::Reason,
     refusal::{self, Answer},
 };
@@ -38,6 +38,9 @@ struct Told {
 #[map(name = "hm_told")]
 static TOLD: LruHashMap<u32, Told> = LruHashMap::with_max_entries(4096, 0);
 
+/// The mark of an answer on its way to the host's own stack: nothing that comes from outside has one.
+pub(super) const ANSWER_MARK: u32 = 0x686d_0001;
+
 /// Bytes of the headers of TCP and ICMP, of IPv4 and IPv6.
 const TCP_HEADER: u32 = 20;
 const ICMP_HEADER: u32 = 8;
@@ -53,6 +56,8 @@ pub(super) enum Back {
     Instance,
     /// Out of the device, by the kernel's choice of next hop.
     Outside,
+    /// To the host's own stack, as if it had come in by the device.
+    Host,
 }
 
 /// Answers a packet that was dropped for `reason`: what the hook returns then. Only while nothing of it is changed.
@@ -70,9 +75,24 @@ pub(super) fn answer(skb: Skb, reason: Reason, device: u32, back: Back) -> i32 {
         // SAFETY: no pointers.
         return unsafe { bpf_redirect_peer(device, 0) } as i32;
     }
+    if back == Back::Host {
+        return to_host(skb, device);
+    }
     let none: *mut bpf_redir_neigh = core::ptr::null_mut();
     // SAFETY: no parameters are passed.
     (unsafe { bpf_redirect_neigh(device, none, 0, 0) }) as i32
+}
+
+/// The stack takes frames for its own Ethernet address only; and what it gets so is not judged a second time.
+#[inline(always)]
+fn to_host(skb: Skb, device: u32) -> i32 {
+    let Some(own) = skb.load::<6>(ETH - 8) else { return TC_ACT_SHOT };
+    if skb.store(0, &own, 0).is_err() {
+        return TC_ACT_SHOT;
+    }
+    skb.set_mark(ANSWER_MARK);
+    // SAFETY: no pointers.
+    (unsafe { bpf_redirect(device, BPF_F_INGRESS.into()) }) as i32
 }
 
 #[inline(never)]
@@ -84,7 +104,7 @@ fn kind(reason: Reason, device: u32) -> Answer {
         return Answer::Nothing;
     }
     let answer = refusal::answer(reason, packet.tuple.protocol, packet.detail);
-    if (answer == Answer::Port || answer == Answer::Host) && !may_tell(device) {
+    if answer != Answer::Reset && answer != Answer::Nothing && !may_tell(device) {
         return Answer::Nothing;
     }
     answer
@@ -159,7 +179,12 @@ fn reset(skb: Skb) -> bool {
 #[inline(never)]
 fn unreachable(skb: Skb, answer: Answer) -> bool {
     let Ok(work) = work() else { return false };
-    let port = answer == Answer::Port;
+    // Type and code, of either family.
+    let (v4, v6) = match answer {
+        Answer::Port => (0x0303_0000_u32, 0x0104_0000_u32),
+        Answer::Prohibited => (0x030d_0000, 0x0101_0000),
+        _ => (0x0301_0000, 0x0103_0000),
+    };
     if work.packet.is_v4() {
         let length = ICMP_HEADER + V4_HEADER + QUOTED;
         if !load(skb, ETH, &mut work.reply[7..], V4_HEADER + QUOTED) {
@@ -167,7 +192,7 @@ fn unreachable(skb: Skb, answer: Answer) -> bool {
         }
         network(work, length, ICMP);
         let reply = &mut work.reply;
-        reply[5] = (if port { 0x0303_0000_u32 } else { 0x0301_0000 }).to_be();
+        reply[5] = v4.to_be();
         reply[6] = 0;
         let total = raw_sum(&mut reply[5..], length, 0);
         reply[5] |= u32::from(!refusal::fold(total)) << 16;
@@ -181,7 +206,7 @@ fn unreachable(skb: Skb, answer: Answer) -> bool {
     }
     network(work, length, ICMPV6);
     let reply = &mut work.reply;
-    reply[10] = (if port { 0x0104_0000_u32 } else { 0x0103_0000 }).to_be();
+    reply[10] = v6.to_be();
     reply[11] = 0;
     let total = sum(reply, 2, 32 + ICMP_HEADER + V6_HEADER + QUOTED, length, ICMPV6);
     reply[10] |= u32::from(!refusal::fold(total)) << 16;

@@ -136,8 +136,9 @@ fn take(group: u32, index: u32, choice: &mut Choice) -> bool {
     true
 }
 
+/// Whether a client of this address may reach published ports of the service.
 #[inline(never)]
-fn is_allowed(client: &ClientKey) -> bool {
+pub(super) fn is_allowed(client: &ClientKey) -> bool {
     RANGES.get(lpm_trie::Key::new(SOURCE_BITS, source(client.service, &client.client))).is_some()
 }
 

@@ -141,6 +141,30 @@ impl Skb {
         unsafe { (*self.0).ingress_ifindex }
     }
 
+    /// The kernel's mark of the packet.
+    #[inline(always)]
+    pub(super) fn mark(self) -> u32 {
+        // SAFETY: as in `len`.
+        unsafe { (*self.0).mark }
+    }
+
+    /// Sets it.
+    #[inline(always)]
+    pub(super) fn set_mark(self, mark: u32) {
+        // SAFETY: as in `len`; programs of this type may write the field.
+        unsafe { (*self.0).mark = mark };
+    }
+
+    /// Whether the link has delivered the frame to everybody or to a group.
+    #[inline(always)]
+    pub(super) fn is_cast(self) -> bool {
+        /// PACKET_BROADCAST and PACKET_MULTICAST of linux/if_packet.h
+        const CAST: [u32; 2] = [1, 2];
+        // SAFETY: as in `len`.
+        let kind = unsafe { (*self.0).pkt_type };
+        kind == CAST[0] || kind == CAST[1]
+    }
+
     /// Overwrites bytes. `flags` as the kernel's helper has them.
     #[inline(always)]
     pub(super) fn store<const N: usize>(self, offset: u32, bytes: &[u8; N], flags: u64) -> Result<(), Reason> {

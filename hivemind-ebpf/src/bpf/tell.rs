@@ -60,10 +60,10 @@ fn flow(work: &mut Work, kind: u8) {
 
 /// A packet is dropped.
 #[inline(never)]
-pub(super) fn dropped(device: u32, direction: u8, reason: u8, bytes: u32) {
+pub(super) fn dropped(device: u32, direction: u8, reason: Reason, bytes: u32) {
     let Ok(work) = work() else { return };
-    let is_policy = reason == Reason::PolicyIn as u8 || reason == Reason::PolicyOut as u8;
-    let rule = if is_policy { work.rule } else { 0 };
+    let rule = if reason.is_policy() { work.rule } else { 0 };
+    let reason = reason as u8;
     work.dropped = DropKey { tuple: work.packet.tuple, device, direction, reason, pad: 0 };
     let time = now();
     if let Some(drops) = DROPS.get_ptr_mut(&work.dropped) {

@@ -43,6 +43,10 @@ pub(super) struct Work {
     pub(super) service: u32,
     /// [`Flow::rule`]
     pub(super) rule: u32,
+    /// [`Flow::forwarded`]
+    pub(super) forwarded: u32,
+    /// Not 0: it goes out by an uplink.
+    pub(super) leaves: u32,
     /// Not 0: the table has a row of its flow.
     pub(super) there: u32,
     /// Not 0: the packet is of the flow of that row.
@@ -123,7 +127,7 @@ pub(super) fn read(skb: Skb, ether_type: u16) -> Result<(), Reason> {
     }
     words::copy(&work.packet.tuple, &mut work.tuple);
     words::zero(&mut work.vip);
-    work.vip_port_be = 0;
+    (work.vip_port_be, work.forwarded, work.leaves) = (0, 0, 0);
     Ok(())
 }
 

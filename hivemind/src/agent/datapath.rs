@@ -23,7 +23,7 @@ use crate::{
     dns::Resolved,
     model::{InstanceId, NodeDesired, NodeName, Revision},
     net::HostLink,
-    policy::{self, Compiled, KnownNames, RuleName},
+    policy::{self, Compiled, Failsafe, KnownNames, RuleName},
     spec::v1::dns_name_covers,
 };
 
@@ -90,11 +90,12 @@ pub struct InPlace {
     pub hosts: HostNames,
 }
 
-/// Starts the owner.
+/// Starts the owner. `failsafe` are the ports of the host that no policy closes.
 pub fn start(
     dataplane: Box<dyn Dataplane>,
     node: NodeName,
     in_place: InPlace,
+    failsafe: Failsafe,
 ) -> std::io::Result<(Datapath, DatapathThread)> {
     let (requests, inbox) = mpsc::channel();
     let listeners = dataplane.watch();
@@ -105,7 +106,7 @@ pub fn start(
         node,
         links: in_place.links,
         desired: Arc::default(),
-        policies: policy::Cache::default(),
+        policies: policy::Cache::new(failsafe),
         rows: Follower::default(),
         addresses: in_place.addresses,
         hosts: in_place.hosts,

@@ -20,7 +20,7 @@ use crate::{
     dns::Resolved,
     lifecycle::{clock, killpoint},
     model::{NodeDesired, Timestamp},
-    policy::{Compiled, Hosts, KnownNames, may_stand_for},
+    policy::{Compiled, Hosts, KnownNames, SETS, may_stand_for},
     spec::v1::dns_name_covers,
 };
 
@@ -79,7 +79,7 @@ impl HostNames {
         let mut instances = desired.instances.iter();
         let asks = |address| address == resolved.asker;
         let Some((id, _)) = instances.find(|(_, instance)| instance.addresses.iter().any(asks)) else { return false };
-        let sets = policies.endpoints.get(id).map_or([0; 3], |endpoint| endpoint.sets);
+        let sets = policies.endpoints.get(id).map_or([0; SETS], |endpoint| endpoint.sets);
         let names = sets.iter().filter_map(|set| policies.hosts.get(set)).flatten();
         let names: BTreeSet<&String> = names.filter(|name| dns_name_covers(name, &resolved.name)).collect();
         let now = clock::now();

@@ -9,7 +9,6 @@ use crate::{
     dataplane::{Counter, DataplaneInfo},
     model::{AppKey, ClusterSnapshot, Phase},
     observe::{Sample, process},
-    policy::Direction,
 };
 
 /// Everything, read now.
@@ -36,10 +35,7 @@ pub(super) async fn samples(state: &ApiState) -> Vec<Sample> {
     let names = links.iter().filter_map(|(id, link)| Some((link.ifindex, instance(id)?))).collect();
     traffic(&counters, &names, &snapshot, &mut all);
     for (rule, packets) in state.datapath.rule_hits().await.unwrap_or_default() {
-        let way = match rule.direction {
-            Direction::In => "in",
-            Direction::Out => "out",
-        };
+        let way = rule.direction.as_str();
         let labels =
             vec![("policy", rule.policy.to_string()), ("direction", way.to_owned()), ("rule", rule.index.to_string())];
         all.push(counter(

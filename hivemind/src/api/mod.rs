@@ -49,6 +49,7 @@ use crate::{
     lifecycle::readiness::Readiness,
     model::NodeName,
     observe::{Events, Metrics},
+    policy::Failsafe,
     runtime::Runtime,
 };
 use auth::Door;
@@ -75,6 +76,8 @@ pub struct ApiState {
     pub metrics: Metrics,
     /// What is waited for.
     pub readiness: Readiness,
+    /// The ports of the host that no policy closes.
+    pub failsafe: Failsafe,
 }
 
 /// What the routes share: the state, and what lives as long as the listeners.

@@ -80,6 +80,9 @@ pub struct TierView {
     pub name: String,
     /// What it says.
     pub spec: TierSpec,
+    /// Of a policy of the host: the ports of the node that answers which no policy closes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failsafe: Option<String>,
     /// The ETag: the revision that last wrote it.
     pub revision: Revision,
     /// When it was first applied.
@@ -94,6 +97,7 @@ impl TierView {
             tenant: policy.key.tenant.clone(),
             name: policy.key.name.to_string(),
             spec: policy.spec.clone(),
+            failsafe: None,
             revision: row.modified,
             created_at: policy.created_at,
         }

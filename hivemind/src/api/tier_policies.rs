@@ -18,7 +18,7 @@ use super::{
 use crate::{
     control::{ControlError, ObjectChange, ObjectName},
     model::{Problem, TierKey},
-    spec::v1::TierSpec,
+    spec::v1::{Tier, TierSpec},
 };
 
 /// `{name}`, or `{tenant}` and `{name}`, of the path.
@@ -39,7 +39,9 @@ fn found(state: &ApiState, key: TierKey) -> Result<Response, ApiError> {
     let Some(row) = snapshot.tiers.get(&key) else {
         return Err(refused(state, ControlError::NotFound { object: ObjectName::Tier(key) }));
     };
-    Ok((etag(row.modified), Body(TierView::new(row))).into_response())
+    let mut view = TierView::new(row);
+    view.failsafe = (view.spec.tier == Tier::Host).then(|| state.failsafe.to_string());
+    Ok((etag(row.modified), Body(view)).into_response())
 }
 
 async fn write(

@@ -13,10 +13,12 @@ use super::{
 };
 use crate::{
     model::{
-        AppKey, ClusterSnapshot, ErrorCode, InstanceId, InvalidName, NodeDesired, Policy, PolicyKey, Problem, Scope,
-        TierKey, TierPolicy, Timestamp,
+        AppKey, ClusterSnapshot, ErrorCode, InstanceId, InvalidName, NodeDesired, NodeName, Policy, PolicyKey, Problem,
+        Scope, TierKey, TierPolicy, Timestamp,
     },
-    policy::{Direction, End, KnownNames, Leg, explain, too_large},
+    policy::{
+        Asked, Direction, End, Failsafe, KnownNames, Leg, Peer, Subject, compile_with, explain, judge_host, too_large,
+    },
     spec::v1::{PolicyProtocol, PolicySpec, TierSpec, validate_policy, validate_tier},
 };
 
@@ -36,6 +38,23 @@ pub struct WhyBody {
     /// Policies of tiers to try.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tiers: Vec<TriedTier>,
+    /// Policies of tiers to do without.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub without: Vec<TierKey>,
+    /// Connections that must not be cut: those over which the policies are applied.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub operators: Vec<Operator>,
+}
+
+/// A TCP connection of whoever applies policies.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Operator {
+    /// Where it comes from.
+    #[schema(value_type = String)]
+    pub from: IpAddr,
+    /// The port of this node that it comes to.
+    pub port: u16,
 }
 
 /// A packet that begins something.
@@ -78,7 +97,7 @@ pub struct TriedTier {
 pub struct WhyView {
     /// Whether it passes with the policies that are stored.
     pub passes: bool,
-    /// What happens at each end that is an instance.
+    /// What happens at each end that is an instance or the host.
     pub legs: Vec<LegView>,
     /// Whether it would pass with the policies to try; absent without any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -88,12 +107,12 @@ pub struct WhyView {
     pub would: Vec<LegView>,
 }
 
-/// What happens at an instance.
+/// What happens at an instance, or at the host.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct LegView {
-    /// Its name.
+    /// Its name, or `host`.
     pub instance: String,
-    /// `out` or `in`.
+    /// `out`, `in`, or `published`: into a published port of the host.
     pub direction: String,
     /// Whether it passes here.
     pub passes: bool,
@@ -118,25 +137,43 @@ pub(super) async fn why(
     Json(body): Json<WhyBody>,
 ) -> Result<Body<Vec<WhyView>>, ApiError> {
     let known = state.datapath.known_names().await.unwrap_or_default();
-    Ok(Body(answers(&state.control.snapshot(), &known, &scope, body)?))
+    let here = Here { node: &state.node, known: &known, failsafe: &state.failsafe };
+    Ok(Body(answers(&state.control.snapshot(), here, &scope, body)?))
 }
 
-fn answers(
-    snapshot: &ClusterSnapshot,
-    known: &KnownNames,
-    scope: &Scope,
-    body: WhyBody,
-) -> Result<Vec<WhyView>, Problem> {
+/// What the node that answers knows for itself.
+#[derive(Clone, Copy)]
+struct Here<'a> {
+    node: &'a NodeName,
+    known: &'a KnownNames,
+    failsafe: &'a Failsafe,
+}
+
+impl<'a> Here<'a> {
+    fn asked(self, desired: &'a NodeDesired) -> Asked<'a> {
+        Asked { desired, node: self.node, known: self.known, failsafe: self.failsafe }
+    }
+}
+
+fn answers(snapshot: &ClusterSnapshot, here: Here<'_>, scope: &Scope, body: WhyBody) -> Result<Vec<WhyView>, Problem> {
     let stored = NodeDesired::for_policies(snapshot);
-    let tried = tried(&stored, body.policies, body.tiers)?;
+    let tried = tried(&stored, body.policies, body.tiers, &body.without)?;
+    if let Some(tried) = &tried {
+        keeps_operators(snapshot, here, &stored, tried, &body.operators)?;
+    }
     let mut views = Vec::new();
     for Question { from, to, protocol, port } in &body.questions {
-        let (source, target) = (end(snapshot, scope, from)?, end(snapshot, scope, to)?);
-        if !matches!((&source, &target), (End::Instance(_), _) | (_, End::Instance(_))) {
-            let title = format!("{from} and {to}: neither is an instance, and policies are about instances");
+        let (source, mut target) = (end(snapshot, scope, from)?, end(snapshot, scope, to)?);
+        let about = |end: &End| matches!(end, End::Instance(_) | End::Node);
+        if source == target || !about(&source) && !about(&target) {
+            let title =
+                format!("{from} and {to}: policies are about instances and the host, and one of them is neither");
             return Err(Problem::new(ErrorCode::Invalid, title).hint("hivemind ps"));
         }
-        let ask = |desired: &NodeDesired| explain(desired, known, &source, &target, *protocol, *port);
+        if target == End::Node && is_published(snapshot, *protocol, *port) {
+            target = End::Published;
+        }
+        let ask = |desired: &NodeDesired| explain(here.asked(desired), &source, &target, *protocol, *port);
         let view = |legs: Vec<Leg>| legs.iter().map(|leg| LegView::new(snapshot, leg)).collect::<Vec<_>>();
         let legs = view(ask(&stored));
         let would = tried.as_ref().map(|tried| view(ask(tried)));
@@ -156,13 +193,17 @@ fn tried(
     stored: &NodeDesired,
     policies: Vec<TriedPolicy>,
     tiers: Vec<TriedTier>,
+    without: &[TierKey],
 ) -> Result<Option<NodeDesired>, Problem> {
-    if policies.is_empty() && tiers.is_empty() {
+    if policies.is_empty() && tiers.is_empty() && without.is_empty() {
         return Ok(None);
     }
     let mut desired = stored.clone();
     let mut faults = Vec::new();
     let created_at = Timestamp::default();
+    for key in without {
+        desired.tiers.remove(key);
+    }
     for TriedPolicy { key, spec } in policies {
         faults.extend(validate_policy(&spec).into_iter().map(|fault| format!("policy {key}: {fault}")));
         desired.policies.insert(key.clone(), Arc::new(Policy { key, spec, created_at }));
@@ -178,6 +219,38 @@ fn tried(
         return Ok(Some(desired));
     }
     Err(Problem { details: faults, ..Problem::new(ErrorCode::Invalid, "the policies to try are not valid") })
+}
+
+/// Whether a service publishes the port.
+fn is_published(snapshot: &ClusterSnapshot, protocol: PolicyProtocol, port: u16) -> bool {
+    let mut ports = snapshot.services.values().flat_map(|row| &row.object.ports);
+    ports.any(|of| of.published == Some(port) && of.protocol.to_string() == protocol.as_str())
+}
+
+/// Refuses policies that would cut a connection over which they are applied, and that is not cut now.
+fn keeps_operators(
+    snapshot: &ClusterSnapshot,
+    here: Here<'_>,
+    stored: &NodeDesired,
+    tried: &NodeDesired,
+    operators: &[Operator],
+) -> Result<(), Problem> {
+    let own = |address: &IpAddr| snapshot.node_status.values().any(|row| row.object.addresses.contains(address));
+    for Operator { from, port } in operators.iter().filter(|of| !own(&of.from)) {
+        let judged = |desired: &NodeDesired| {
+            let compiled = compile_with(desired, here.node, here.known, here.failsafe);
+            judge_host(&compiled, Direction::In, Peer::Address(*from), Some(PolicyProtocol::Tcp), *port)
+        };
+        if judged(stored).passes() && !judged(tried).passes() {
+            let legs = explain(here.asked(tried), &End::Outside(*from), &End::Node, PolicyProtocol::Tcp, *port);
+            let title = format!("your own connection, from {from} to port {port} of this machine, would be cut");
+            let problem =
+                Problem { details: legs.iter().map(Leg::says).collect(), ..Problem::new(ErrorCode::OwnAccess, title) };
+            let rule = format!("an ingress rule for {from} and {port}/tcp in a policy of the host, or --force");
+            return Err(problem.hint(rule));
+        }
+    }
+    Ok(())
 }
 
 /// Whom a word means.
@@ -232,10 +305,13 @@ fn app(scope: &Scope, word: &str) -> Result<AppKey, InvalidName> {
 
 impl LegView {
     fn new(snapshot: &ClusterSnapshot, leg: &Leg) -> Self {
-        let name = snapshot.instances.get(&leg.instance).map(|row| row.object.name());
+        let instance = match &leg.subject {
+            Subject::Host => "host".into(),
+            Subject::Instance(id) => snapshot.instances.get(id).map_or_else(|| id.to_string(), |row| row.object.name()),
+        };
         Self {
-            instance: name.unwrap_or_else(|| leg.instance.to_string()),
-            direction: if leg.direction == Direction::In { "in" } else { "out" }.into(),
+            instance,
+            direction: leg.direction.as_str().into(),
             passes: leg.verdict.passes(),
             policy: leg.rule.as_ref().map(|rule| rule.policy.to_string()),
             rule: leg.rule.as_ref().map(|rule| rule.index),
@@ -290,7 +366,9 @@ mod tests {
         }
         let (from, to) = (from.into(), to.into());
         body.questions.push(Question { from, to, protocol: PolicyProtocol::Tcp, port: 80 });
-        answers(snapshot, &KnownNames::new(), &Scope::default(), body).map(|mut answers| answers.remove(0))
+        let (node, known, failsafe) = ("here".parse().expect("a name"), KnownNames::new(), Failsafe::default());
+        let here = Here { node: &node, known: &known, failsafe: &failsafe };
+        answers(snapshot, here, &Scope::default(), body).map(|mut answers| answers.remove(0))
     }
 
     const CLOSED: &str =
@@ -317,10 +395,41 @@ mod tests {
     }
 
     #[test]
+    fn a_policy_that_would_cut_its_author_is_refused() {
+        let snapshot = cluster();
+        let apply = |text: &str, from: &str, port: u16| {
+            let mut body = WhyBody {
+                operators: vec![Operator { from: from.parse().expect("an address"), port }],
+                ..WhyBody::default()
+            };
+            for document in read(text, &Scope::default()).expect("valid") {
+                let Document::Tier(key, spec) = document else { panic!("of the host") };
+                body.tiers.push(TriedTier { key, spec });
+            }
+            let (node, known) = ("here".parse().expect("a name"), KnownNames::new());
+            let failsafe = Failsafe {
+                inbound: vec!["22/tcp".parse::<crate::policy::FailsafePort>().expect("a port").0],
+                ..Failsafe::default()
+            };
+            answers(&snapshot, Here { node: &node, known: &known, failsafe: &failsafe }, &Scope::default(), body)
+                .map(drop)
+        };
+        let closed = "policy: p\nhost: {}\ningress: [{from: [{block: 192.0.2.0/24}], ports: [2222]}]\n";
+        let problem = apply(closed, "198.51.100.7", 2222).expect_err("it would be cut");
+        assert_eq!(problem.code, ErrorCode::OwnAccess);
+        assert_eq!(problem.details, ["no rule allows it, and the direction is closed by p"]);
+        for (from, port) in [("198.51.100.7", 22), ("192.0.2.7", 2222)] {
+            assert_eq!(apply(closed, from, port), Ok(()), "{from} {port}");
+        }
+        assert_eq!(apply("policy: p\nhost: {}\negress: []\n", "198.51.100.7", 2222), Ok(()), "answers go out");
+    }
+
+    #[test]
     fn whom_nobody_knows_is_said() {
         let snapshot = cluster();
         let code = |from, to| ask(&snapshot, from, to, "").expect_err("a problem").code;
-        assert_eq!(code("world", "host"), ErrorCode::Invalid);
+        assert_eq!(code("world", "192.0.2.9"), ErrorCode::Invalid);
+        assert_eq!(code("host", "host"), ErrorCode::Invalid);
         assert_eq!(code("client", "nobody"), ErrorCode::NotFound);
         assert_eq!(code("client", "a/b/c/d"), ErrorCode::Invalid);
         let named = "policy: web\ningress: [{ports: [http]}]\n";

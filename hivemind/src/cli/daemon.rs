@@ -13,6 +13,7 @@ use ipnet::{Ipv4Net, Ipv6Net};
 use crate::{
     daemon::{DaemonConfig, IpFamilies},
     model::{ErrorCode, NodeName, Problem},
+    policy::{Failsafe, FailsafePort},
 };
 
 /// Run the daemon: store, control loops, agent and API of this machine
@@ -81,6 +82,14 @@ pub(super) struct DaemonArgs {
     /// Device through which published ports are reached; found by itself by default
     #[arg(long, env = "HIVEMIND_UPLINK", value_delimiter = ',')]
     uplink: Vec<String>,
+    /// Ports of this machine that no policy of the host closes, besides the API's own
+    #[arg(long, env = "HIVEMIND_FAILSAFE_INBOUND", value_name = "PORT/PROTOCOL", value_delimiter = ',',
+        default_value = Failsafe::INBOUND)]
+    failsafe_inbound: Vec<FailsafeArg>,
+    /// Ports of others that this machine reaches whatever policies of the host say
+    #[arg(long, env = "HIVEMIND_FAILSAFE_OUTBOUND", value_name = "PORT/PROTOCOL", value_delimiter = ',',
+        default_value = Failsafe::OUTBOUND)]
+    failsafe_outbound: Vec<FailsafeArg>,
     /// Begin with an empty store though there are instances of an earlier one on this machine, and remove them
     #[arg(long)]
     remove_unknown: bool,
@@ -164,10 +173,39 @@ impl DaemonArgs {
             plain_http_registries: self.plain_http_registry,
             registry_auth: self.registry_auth,
             registry_ca: self.registry_ca,
+            failsafe: failsafe(
+                &self.failsafe_inbound,
+                &self.failsafe_outbound,
+                SocketAddr::new(self.listen, self.web_port),
+            ),
             uplinks: self.uplink,
             remove_unknown: self.remove_unknown,
         })
     }
+}
+
+/// A port, or none at all.
+#[derive(Clone, Debug)]
+struct FailsafeArg(Option<FailsafePort>);
+
+impl std::str::FromStr for FailsafeArg {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "none" => Ok(Self(None)),
+            port => port.parse().map(|port| Self(Some(port))),
+        }
+    }
+}
+
+/// With the API's own port, if it can be reached from outside.
+fn failsafe(inbound: &[FailsafeArg], outbound: &[FailsafeArg], api: SocketAddr) -> Failsafe {
+    let ports = |args: &[FailsafeArg]| args.iter().filter_map(|arg| Some(arg.0.as_ref()?.0.clone())).collect();
+    let mut failsafe = Failsafe { inbound: ports(inbound), outbound: ports(outbound) };
+    if !api.ip().is_loopback() {
+        failsafe.also(api.port());
+    }
+    failsafe
 }
 
 /// The host's name as a node's name: its first label in lower case.
@@ -178,4 +216,22 @@ fn host_name() -> Result<NodeName, Problem> {
         Problem::new(ErrorCode::Invalid, format!("the host's name cannot name the node: {error}"))
             .hint("hivemind daemon --node-name NAME")
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_api_is_open_if_it_listens_outside_and_nothing_else_when_none_is_asked_for() {
+        let args =
+            |texts: &[&str]| texts.iter().map(|text| text.parse().expect("a port")).collect::<Vec<FailsafeArg>>();
+        let said = |inbound: &[&str], api: &str| {
+            failsafe(&args(inbound), &args(&["none"]), api.parse().expect("an address")).to_string()
+        };
+        assert_eq!(said(&["22/tcp"], "127.0.0.1:3000"), "in 22/tcp; out none");
+        assert_eq!(said(&["none"], "0.0.0.0:3000"), "in 3000/tcp; out none");
+        assert_eq!(said(&["2222", "3000/tcp"], "[::]:3000"), "in 2222/tcp, 3000/tcp; out none");
+        assert!("22-23".parse::<FailsafeArg>().is_err());
+    }
 }

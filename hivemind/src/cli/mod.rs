@@ -14,6 +14,7 @@ mod explain;
 mod flows;
 mod instance;
 mod logs;
+mod operator;
 mod output;
 mod parse;
 mod policy;

@@ -7,6 +7,7 @@ use http::Method;
 
 use super::{
     Context, Reach, complete,
+    operator::operators,
     output::{Format, Listed, age, line},
     policy_tier::{self, TierCommand},
     policy_words,
@@ -72,6 +73,9 @@ pub(super) struct ApplyArgs {
     /// Check them, say what they would change, and change nothing
     #[arg(long)]
     dry_run: bool,
+    /// Apply them also if a policy of the host would cut your own connection
+    #[arg(long)]
+    force: bool,
 }
 
 impl Listed for PolicyView {
@@ -163,7 +167,11 @@ pub(super) fn read_files(context: &Context, files: &[PathBuf]) -> Result<Vec<Doc
 async fn apply(context: &Context, args: &ApplyArgs) -> Result<(), Problem> {
     let policies = read_files(context, &args.file)?;
     // All are checked before the first is written: together, whether they fit, then one by one.
-    let _: Vec<WhyView> = context.client.send(Method::POST, &context.path("why"), &why::tried(&policies)).await?;
+    let mut tried = why::tried(&policies);
+    if !args.force {
+        tried.operators = operators(&context.client);
+    }
+    let _: Vec<WhyView> = context.client.send(Method::POST, &context.path("why"), &tried).await?;
     let mut previews = Vec::new();
     for policy in &policies {
         previews.push(put(context, policy, true).await?);

@@ -1,18 +1,25 @@
 //! `hivemind policy tier …`: policies before and after those of namespaces.
 
+use std::collections::BTreeSet;
+
 use clap::Subcommand;
 use http::Method;
 
 use super::{
     Context,
+    operator::operators,
     output::{Format, Listed, age, line},
     policy_words,
     tenant::done,
 };
 use crate::{
-    api::{object_view::TierView, tenants::ChangedView},
-    model::{Problem, TierKey},
-    spec::v1::Tier,
+    api::{
+        object_view::TierView,
+        tenants::ChangedView,
+        why::{WhyBody, WhyView},
+    },
+    model::{NodeName, Problem, TierKey},
+    spec::v1::{Otherwise, Tier, Way},
 };
 
 #[derive(Subcommand, Debug)]
@@ -31,6 +38,9 @@ pub(super) enum TierCommand {
     Delete {
         /// NAME of an operator's policy, TENANT/NAME of a tenant's
         name: TierKey,
+        /// Also if it is a policy of the host that keeps your own connection open
+        #[arg(long)]
+        force: bool,
     },
 }
 
@@ -44,32 +54,40 @@ pub(super) const fn word(tier: Tier) -> &'static str {
     match tier {
         Tier::Admin => "admin",
         Tier::Baseline => "baseline",
+        Tier::Host => "host",
     }
 }
 
 impl Listed for TierView {
     const COLUMNS: (&'static [&'static str], &'static [&'static str]) =
-        (&["NAME", "TIER", "PRIORITY", "NAMESPACES", "SELECTS", "IN", "OUT", "AGE"], &["REVISION"]);
+        (&["NAME", "TIER", "PRIORITY", "NAMESPACES", "SELECTS", "IN", "OUT", "PUBLISHED", "AGE"], &["REVISION"]);
 
     fn name(&self) -> String {
         self.key()
     }
 
     fn cells(&self) -> Vec<String> {
-        let rules = |number: usize| match number {
+        let rules = |way: Way| match self.spec.rules(way).len() {
+            0 if self.spec.closes.contains(&way) => "closed".to_owned(),
             0 => "-".to_owned(),
             1 => "1 rule".into(),
             n => format!("{n} rules"),
         };
-        let namespaces = self.spec.namespaces.as_ref();
+        let host = self.spec.tier == Tier::Host;
+        let namespaces = match self.spec.namespaces.as_ref() {
+            _ if host => "-".to_owned(),
+            None => "all".into(),
+            Some(selector) => policy_words::selector(selector, "all"),
+        };
         vec![
             self.key(),
             word(self.spec.tier).into(),
             self.spec.priority.to_string(),
-            namespaces.map_or_else(|| "all".into(), |selector| policy_words::selector(selector, "all")),
-            policy_words::selector(&self.spec.instances, "all"),
-            rules(self.spec.ingress.len()),
-            rules(self.spec.egress.len()),
+            namespaces,
+            if host { nodes(&self.spec.nodes) } else { policy_words::selector(&self.spec.instances, "all") },
+            rules(Way::Ingress),
+            rules(Way::Egress),
+            rules(Way::Published),
             age(self.created_at),
             self.revision.to_string(),
         ]
@@ -98,11 +116,24 @@ pub(super) async fn run(context: &Context, command: TierCommand) -> Result<(), P
             }
             Ok(())
         }
-        TierCommand::Delete { name } => {
+        TierCommand::Delete { name, force } => {
+            if !force {
+                let body = WhyBody {
+                    without: vec![name.clone()],
+                    operators: operators(&context.client),
+                    ..WhyBody::default()
+                };
+                let _: Vec<WhyView> = context.client.send(Method::POST, &context.path("why"), &body).await?;
+            }
             let changed: ChangedView = context.client.call(Method::DELETE, &path(&name)).await?;
             done(context, &name.to_string(), &format!("tier policy {name} is removed"), changed)
         }
     }
+}
+
+fn nodes(names: &BTreeSet<NodeName>) -> String {
+    let names: Vec<_> = names.iter().map(ToString::to_string).collect();
+    if names.is_empty() { "all nodes".into() } else { names.join(" ") }
 }
 
 /// What `policy tier show` prints.
@@ -113,16 +144,32 @@ fn describe(policy: &TierView) -> Vec<String> {
     let whose = policy.tenant.as_ref().map(|tenant| format!("tenant {tenant}"));
     show("Of", whose.unwrap_or_else(|| "the operator, about all tenants".into()));
     show("Tier", format!("{}, priority {}", word(policy.spec.tier), policy.spec.priority));
-    let namespaces = policy.spec.namespaces.as_ref().map(|selector| policy_words::selector(selector, "all"));
-    show("Namespaces", namespaces.unwrap_or_else(|| "all".into()));
-    show("Selects", policy_words::selector(&policy.spec.instances, "all of their instances"));
-    for (title, word, rules) in [("In", "from", &policy.spec.ingress), ("Out", "to", &policy.spec.egress)] {
-        if rules.is_empty() {
+    let host = policy.spec.tier == Tier::Host;
+    if host {
+        show("Nodes", nodes(&policy.spec.nodes));
+    } else {
+        let namespaces = policy.spec.namespaces.as_ref().map(|selector| policy_words::selector(selector, "all"));
+        show("Namespaces", namespaces.unwrap_or_else(|| "all".into()));
+        show("Selects", policy_words::selector(&policy.spec.instances, "all of their instances"));
+    }
+    for (title, word, way) in
+        [("In", "from", Way::Ingress), ("Out", "to", Way::Egress), ("Published", "from", Way::Published)]
+    {
+        let (rules, closes) = (policy.spec.rules(way), policy.spec.closes.contains(&way));
+        if rules.is_empty() && !closes && (host || way != Way::Published) {
             show(title, "says nothing".into());
         }
-        for (at, rule) in rules.iter().enumerate() {
-            show(if at == 0 { title } else { "" }, policy_words::tier_rule(word, rule));
+        let end = match policy.spec.otherwise {
+            Otherwise::Deny => "deny everything else",
+            Otherwise::Reject => "reject everything else",
+        };
+        let lines = rules.iter().map(|rule| policy_words::tier_rule(word, rule));
+        for (at, line) in lines.chain(closes.then(|| end.to_owned())).enumerate() {
+            show(if at == 0 { title } else { "" }, line);
         }
+    }
+    if let Some(failsafe) = &policy.failsafe {
+        show("Always open", failsafe.clone());
     }
     show("Age", age(policy.created_at));
     lines
@@ -142,6 +189,7 @@ mod tests {
             tenant: "red".parse().ok(),
             name: "no-mail".into(),
             spec: serde_json::from_value(spec).expect("a policy"),
+            failsafe: None,
             revision: 1,
             created_at: crate::model::Timestamp::default(),
         };

@@ -4,8 +4,8 @@ use super::output::age;
 use crate::{
     api::object_view::PolicyView,
     spec::v1::{
-        Action, BlockPeer, Entity, InstancePeer, Operator, PolicyPeer, PolicyPort, PolicyProtocol, PolicyRule,
-        PortMatch, Requirement, Selector, TierRule,
+        Action, BlockPeer, Entity, InstancePeer, Operator, Otherwise, PolicyPeer, PolicyPort, PolicyRule, Requirement,
+        Selector, TierRule,
     },
 };
 
@@ -38,6 +38,9 @@ pub(super) fn describe(policy: &PolicyView) -> Vec<String> {
             }
         }
     }
+    if policy.spec.otherwise == Otherwise::Reject {
+        show("Otherwise", "who is denied is told".into());
+    }
     show("Age", age(policy.created_at));
     lines
 }
@@ -52,6 +55,7 @@ pub(super) fn tier_rule(word: &str, rule: &TierRule) -> String {
     let action = match rule.action {
         Action::Accept => "accept",
         Action::Deny => "deny",
+        Action::Reject => "reject",
         Action::Pass => "pass",
     };
     format!("{action} {}", parts(word, &rule.peers, &rule.ports))
@@ -59,7 +63,7 @@ pub(super) fn tier_rule(word: &str, rule: &TierRule) -> String {
 
 fn parts(word: &str, peers: &[PolicyPeer], ports: &[PolicyPort]) -> String {
     let peers: Vec<_> = peers.iter().map(peer).collect();
-    let ports: Vec<_> = ports.iter().map(port).collect();
+    let ports: Vec<_> = ports.iter().map(ToString::to_string).collect();
     let peers = if peers.is_empty() { "everybody".into() } else { peers.join(", or ") };
     let ports = if ports.is_empty() { "all ports".into() } else { ports.join(", ") };
     format!("{word} {peers}; on {ports}")
@@ -92,21 +96,6 @@ fn peer(peer: &PolicyPeer) -> String {
             Entity::OtherTenants => "all instances of other tenants",
         }
         .into(),
-    }
-}
-
-fn port(port: &PolicyPort) -> String {
-    let protocol = match port.protocol {
-        PolicyProtocol::Tcp => "tcp",
-        PolicyProtocol::Udp => "udp",
-        PolicyProtocol::Sctp => "sctp",
-        PolicyProtocol::Icmp => "icmp",
-    };
-    match &port.port {
-        None => format!("all of {protocol}"),
-        Some(PortMatch::Range(first, last)) if first == last => format!("{first}/{protocol}"),
-        Some(PortMatch::Range(first, last)) => format!("{first}-{last}/{protocol}"),
-        Some(PortMatch::Name(name)) => format!("{name}/{protocol}"),
     }
 }
 

@@ -87,7 +87,11 @@ fn target(text: &str) -> Result<Target, String> {
 }
 
 fn shown(leg: &LegView) -> String {
-    let way = if leg.direction == "in" { "into" } else { "out of" };
+    let way = match leg.direction.as_str() {
+        "in" => "into",
+        "published" => "into a published port of the",
+        _ => "out of",
+    };
     format!("  {way} {}: {}", leg.instance, leg.says)
 }
 
@@ -115,13 +119,7 @@ pub(super) async fn why(context: &Context, args: WhyArgs) -> Result<(), Problem>
 
 /// `client to web, 80/tcp,`
 fn asked(question: &Question) -> String {
-    let protocol = match question.protocol {
-        PolicyProtocol::Tcp => "tcp",
-        PolicyProtocol::Udp => "udp",
-        PolicyProtocol::Sctp => "sctp",
-        PolicyProtocol::Icmp => "icmp",
-    };
-    format!("{} to {}, {}/{protocol},", question.from, question.to, question.port)
+    format!("{} to {}, {}/{},", question.from, question.to, question.port, question.protocol.as_str())
 }
 
 /// The policies as they are tried: nothing of them is stored.

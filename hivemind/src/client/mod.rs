@@ -42,6 +42,11 @@ impl Client {
         Self { target }
     }
 
+    /// Whether the daemon is on this machine.
+    pub fn is_local(&self) -> bool {
+        self.target.is_local()
+    }
+
     /// GET with a JSON answer.
     pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Problem> {
         self.call(Method::GET, path).await

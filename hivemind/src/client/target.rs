@@ -76,6 +76,17 @@ impl Target {
         }
     }
 
+    /// Whether the daemon is on this machine: behind its socket, or on loopback.
+    pub fn is_local(&self) -> bool {
+        match self {
+            Self::Unix(_) => true,
+            Self::Tcp { authority, .. } => {
+                let at = authority.parse::<std::net::SocketAddr>();
+                at.map_or_else(|_| authority.starts_with("localhost:"), |at| at.ip().is_loopback())
+            }
+        }
+    }
+
     /// What requests name as their host.
     pub(super) fn host(&self) -> &str {
         match self {

@@ -12,6 +12,7 @@ use crate::{
     ipam,
     model::{ErrorCode, NodeName, Problem},
     net::NodeNet,
+    policy::Failsafe,
 };
 
 /// Which address families instances and services have.
@@ -71,6 +72,8 @@ pub struct DaemonConfig {
     pub registry_ca: Option<PathBuf>,
     /// Whether a new store may begin on a machine that has instances, which are removed then.
     pub remove_unknown: bool,
+    /// The ports of the host that no policy closes.
+    pub failsafe: Failsafe,
     /// Devices through which published ports are reached; found if empty.
     pub uplinks: Vec<String>,
 }

@@ -72,7 +72,8 @@ async fn serve(
     let internal = |error: std::io::Error| Problem::new(ErrorCode::Internal, error.to_string());
     let ring = dataplane.ring();
     let (datapath, thread) =
-        datapath::start(Box::new(dataplane), config.node_name.clone(), in_place).map_err(internal)?;
+        datapath::start(Box::new(dataplane), config.node_name.clone(), in_place, config.failsafe.clone())
+            .map_err(internal)?;
 
     let events = Events::default();
     let services = ServiceRanges { v4: network.services_v4, v6: network.services_v6 };
@@ -139,8 +140,8 @@ async fn serve(
     }
     tasks.spawn(follow_names(told.clone(), names));
     tasks.spawn(open_names(resolved, datapath.clone()));
-    let node = config.node_name.clone();
-    let state = ApiState { node, control, runtime, datapath, events, metrics: Metrics::default(), readiness };
+    let (node, failsafe) = (config.node_name.clone(), config.failsafe.clone());
+    let state = ApiState { node, control, runtime, datapath, events, metrics: Metrics::default(), readiness, failsafe };
     let mut api = AbortOnDropHandle::new(tokio::spawn(api::serve(listeners, state, stopped)));
     tasks.spawn(async move {
         // Ready when the node is registered and everything it was told about has been taken in.

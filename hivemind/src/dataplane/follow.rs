@@ -3,6 +3,7 @@
 
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
+use hivemind_ebpf::policy::HOST_ENDPOINT;
 use imbl::ordmap::{DiffItem, Entry};
 
 use super::tables::{BackendRow, Choice, EndpointRow, Frontend, PeerRow, ServiceRow, Tables};
@@ -82,7 +83,7 @@ impl Follower {
         }
         let others = !before.instances.ptr_eq(&desired.instances) || !before.peers.ptr_eq(&desired.peers);
         if others || other_links || other_policies {
-            self.tables.endpoints = endpoints(&facts).collect();
+            self.tables.endpoints = endpoints(&facts).chain(host(policies)).collect();
             self.tables.peers = peers(&facts).collect();
         }
         if other_policies {
@@ -169,10 +170,16 @@ fn endpoints(facts: &Facts<'_>) -> impl Iterator<Item = (u32, EndpointRow)> {
             class,
             tenant,
             policy: policy.copied().unwrap_or_default(),
-            blocks: policy.is_some_and(|policy| policy.sets.iter().any(|set| policies.with_blocks.contains(set))),
+            blocks: policy.is_some_and(|policy| policies.has_blocks(policy)),
         };
         Some((link.ifindex, row))
     })
+}
+
+/// The host's row, if policies are about it.
+fn host(policies: &Compiled) -> Option<(u32, EndpointRow)> {
+    let row = |policy| (HOST_ENDPOINT, EndpointRow::host(policy, policies.has_blocks(&policy)));
+    policies.host.map(row)
 }
 
 fn peers(facts: &Facts<'_>) -> impl Iterator<Item = (IpAddr, PeerRow)> {

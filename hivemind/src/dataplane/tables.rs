@@ -19,7 +19,8 @@ use crate::{
 /// are compared by what differs.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct Tables {
-    /// The instances of this node, by the interface index of their host device. An interface without a row denies.
+    /// The instances of this node, by the interface index of their host device. An interface without a row denies. The
+    /// host, if policies are about it, by [`hivemind_ebpf::policy::HOST_ENDPOINT`].
     pub endpoints: OrdMap<u32, EndpointRow>,
     /// Whose address it is, for all instances of the cluster.
     pub peers: OrdMap<IpAddr, PeerRow>,
@@ -59,6 +60,14 @@ pub struct EndpointRow {
     pub policy: EndpointPolicy,
     /// Whether a rule of its sets names a block of addresses.
     pub blocks: bool,
+}
+
+impl EndpointRow {
+    /// That of the host, which has no address, no device and no class of its own here.
+    pub const fn host(policy: EndpointPolicy, blocks: bool) -> Self {
+        let (none, class) = (Mac([0; 6]), crate::policy::HOST);
+        Self { v4: None, v6: None, instance_mac: none, host_mac: none, class, tenant: 0, policy, blocks }
+    }
 }
 
 /// Whose an address is.

@@ -104,6 +104,8 @@ codes! {
     StoreLost = "E-STORE-003", 409, 4, "The store is empty, but instances of hivemind are on this machine: nothing would know of them, and they would be removed. Is the state directory mounted, and the right one? To remove them and begin anew, start the daemon once with --remove-unknown.";
     /// Policies do not do what a test expects.
     NotAsExpected = "E-POL-001", 409, 1, "A packet would pass that was expected not to, or the other way round. The lines beneath say which, and which rule of which policy decides; 'hivemind policy show' and 'hivemind policy tier show' print the rules.";
+    /// A policy of the host would cut who applies it.
+    OwnAccess = "E-POL-002", 409, 4, "With the policy, or without the one that is removed, the connection over which the command was given would be cut: it comes to this machine from outside, and no rule of a policy of the host accepts it. Add a rule that accepts your address, or name the port in the daemon's --failsafe-inbound; --force applies it all the same.";
     /// Something that should not happen.
     Internal = "E-INT-001", 500, 1, "A fault in hivemind itself. Please report it with the message and the daemon's log.";
     /// The server is stopping or not ready.

@@ -7,7 +7,7 @@ use std::{
 
 use imbl::OrdMap;
 
-use super::{Compiled, EndpointPolicy, KnownNames, PeerClass, compile_with};
+use super::{Compiled, EndpointPolicy, Failsafe, KnownNames, PeerClass, compile_with};
 use crate::model::{NodeDesired, NodeName, Scope};
 
 type Labels = BTreeMap<String, String>;
@@ -26,6 +26,7 @@ pub struct Cache {
     desired: Arc<NodeDesired>,
     node: Option<NodeName>,
     known: Arc<KnownNames>,
+    failsafe: Failsafe,
     compiled: Arc<Compiled>,
     alike: BTreeMap<Scope, BTreeMap<Labels, Alike>>,
     /// How often everything was compiled.
@@ -35,7 +36,17 @@ pub struct Cache {
 }
 
 impl Cache {
-    /// The same as [`compile_with`] of `desired` and `known`.
+    /// Of a node where these ports are always open.
+    pub fn new(failsafe: Failsafe) -> Self {
+        Self { failsafe, ..Self::default() }
+    }
+
+    /// The ports that are always open.
+    pub const fn failsafe(&self) -> &Failsafe {
+        &self.failsafe
+    }
+
+    /// The same as [`compile_with`] of `desired`, `known` and the fail-safe ports.
     pub fn compile(&mut self, desired: &Arc<NodeDesired>, node: &NodeName, known: &Arc<KnownNames>) -> Arc<Compiled> {
         let known_alike = Arc::ptr_eq(&self.known, known) || self.known == *known;
         if self.node.as_ref() == Some(node) && known_alike && Arc::ptr_eq(&self.desired, desired) {
@@ -50,7 +61,7 @@ impl Cache {
         let peers_alike = same(&before.peers, &now.peers);
         self.version += u64::from(!ruled_alike || !peers_alike);
         if !ruled_alike || !(peers_alike || self.assign(now, node)) {
-            self.compiled = Arc::new(compile_with(desired, node, known));
+            self.compiled = Arc::new(compile_with(desired, node, known, &self.failsafe));
             self.runs += 1;
             self.sort(desired, node);
         }

@@ -35,6 +35,7 @@ impl<'a> PeerSelector<'a> {
         let (tenant, own) = match policy {
             Owner::Policy(key) => (Some(&key.scope.tenant), Namespaces::Own(&key.scope.namespace)),
             Owner::Tier(key) => (key.tenant.as_ref(), Namespaces::All),
+            Owner::Failsafe => (None, Namespaces::All),
         };
         Self {
             tenant,

@@ -11,12 +11,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    ALL_PORTS, ANYBODY, Compiled, Direction, HOST, KnownNames, OTHERS, RuleKey, RuleName, RuleRow, WORLD,
+    ALL_PORTS, ANYBODY, Compiled, Direction, Failsafe, HOST, KnownNames, OTHERS, RuleKey, RuleName, RuleRow, WORLD,
     blocks::{Block, Blocks},
     classes::{Classes, PeerSelector},
     interval,
     number::{Kind, numbers},
-    sets::{self, Entry, Owner},
+    sets::{self, Entry, Owner, Sets},
 };
 use crate::{
     model::{NodeDesired, NodeName},
@@ -27,12 +27,13 @@ type Intervals = BTreeMap<PolicyProtocol, BTreeSet<u16>>;
 
 /// What policies make of a node's view before any name of hosts is known. `node` tells which instances are its own.
 pub fn compile(desired: &NodeDesired, node: &NodeName) -> Compiled {
-    compile_with(desired, node, &KnownNames::new())
+    compile_with(desired, node, &KnownNames::new(), &Failsafe::default())
 }
 
-/// What policies make of a node's view and of the names of hosts that its instances have asked for.
-pub fn compile_with(desired: &NodeDesired, node: &NodeName, known: &KnownNames) -> Compiled {
-    let (endpoints, entries) = sets::of_node(desired, node);
+/// What policies make of a node's view, of the names of hosts that its instances have asked for, and of the ports that
+/// always are open.
+pub fn compile_with(desired: &NodeDesired, node: &NodeName, known: &KnownNames, failsafe: &Failsafe) -> Compiled {
+    let Sets { endpoints, host, entries } = sets::of_node(desired, node, failsafe);
     let classes = Classes::new(desired, &selectors(&entries));
     let blocks = Blocks::new(&entries.iter().flat_map(|entry| blocks_of(entry.peers)).collect(), known);
     let ports = intervals(&entries);
@@ -44,7 +45,7 @@ pub fn compile_with(desired: &NodeDesired, node: &NodeName, known: &KnownNames) 
         let matched = ports_of(entry.ports, &ports);
         for peer in peers_of(entry, &classes, &blocks) {
             for (protocol, port) in &matched {
-                let (set, direction) = (entry.set, entry.direction);
+                let (set, direction) = (entry.set, entry.direction.asked());
                 let key = RuleKey { set, direction, peer, protocol: *protocol, port: *port };
                 // Entries are in the order in which they decide: the first one has the row.
                 rules.entry(key).or_insert(row);
@@ -69,6 +70,7 @@ pub fn compile_with(desired: &NodeDesired, node: &NodeName, known: &KnownNames) 
     Compiled {
         peers: classes.peers,
         endpoints,
+        host,
         rules: rules.into(),
         ports,
         blocks: blocks.regions.into(),
@@ -104,7 +106,7 @@ fn peers_of<'a>(entry: &Entry<'a>, classes: &Classes<'a>, blocks: &Blocks) -> BT
     if entry.peers.is_empty() {
         peers.insert(ANYBODY);
         // Who denies everybody does not mean to leave the others' tenants an open door.
-        if entry.action == Action::Deny {
+        if matches!(entry.action, Action::Deny | Action::Reject) {
             peers.insert(OTHERS);
         }
     }
@@ -116,8 +118,8 @@ fn peers_of<'a>(entry: &Entry<'a>, classes: &Classes<'a>, blocks: &Blocks) -> BT
             PolicyPeer::Entity(Entity::Host) => peers.extend([HOST]),
             PolicyPeer::Entity(Entity::World) => peers.extend([WORLD]),
             PolicyPeer::Entity(Entity::Cluster) => peers.extend(classes.of_tenants(|_| true).chain([HOST])),
-            PolicyPeer::Entity(Entity::SameTenant) => peers.extend(classes.of_tenants(|tenant| tenant == own)),
-            PolicyPeer::Entity(Entity::OtherTenants) => peers.extend(classes.of_tenants(|tenant| tenant != own)),
+            PolicyPeer::Entity(Entity::SameTenant) => peers.extend(classes.of_tenants(|tenant| Some(tenant) == own)),
+            PolicyPeer::Entity(Entity::OtherTenants) => peers.extend(classes.of_tenants(|tenant| Some(tenant) != own)),
         }
     }
     peers

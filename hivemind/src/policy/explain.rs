@@ -5,10 +5,12 @@ use std::{
     net::IpAddr,
 };
 
-use super::{Compiled, Direction, KnownNames, Peer, PolicyRef, RuleName, Verdict, compile_with, judge};
+use super::{
+    Compiled, Direction, Failsafe, KnownNames, Peer, PolicyRef, RuleName, Verdict, compile_with, judge, judge_host,
+};
 use crate::{
-    model::{InstanceId, NodeDesired, NodeName, PolicyKey},
-    spec::v1::PolicyProtocol,
+    model::{InstanceId, NodeDesired, NodeName},
+    spec::v1::{PolicyProtocol, Tier, Way},
 };
 
 /// One end of a packet.
@@ -16,69 +18,122 @@ use crate::{
 pub enum End {
     /// An instance.
     Instance(InstanceId),
-    /// The node of the instance at the other end.
+    /// The node of the instance at the other end, or that which is asked.
     Node,
+    /// A published port of it.
+    Published,
     /// Somebody outside of the cluster.
     Outside(IpAddr),
 }
 
-/// What happens at an end that is an instance.
+/// At whom something happens to a packet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Subject {
+    /// An instance.
+    Instance(InstanceId),
+    /// The host.
+    Host,
+}
+
+/// What happens at an end.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Leg {
-    /// The instance.
-    pub instance: InstanceId,
+    /// The end.
+    pub subject: Subject,
     /// Out of it or into it.
     pub direction: Direction,
     /// What happens.
     pub verdict: Verdict,
     /// The rule that decides, if one does.
     pub rule: Option<RuleName>,
-    /// The policies of its namespace that close this direction, but for what their rules allow.
-    pub closed_by: Vec<PolicyKey>,
+    /// The policies that close this direction, but for what rules allow.
+    pub closed_by: Vec<PolicyRef>,
 }
 
-/// What happens to a packet that begins something: first where it leaves an instance, then where it enters one. Both
-/// must pass. `known` is what names of hosts stand for now. `port` is the receiver's, or the ICMP type.
-pub fn explain(
-    desired: &NodeDesired,
-    known: &KnownNames,
-    from: &End,
-    to: &End,
-    protocol: PolicyProtocol,
-    port: u16,
-) -> Vec<Leg> {
+/// By what is judged.
+#[derive(Clone, Copy, Debug)]
+pub struct Asked<'a> {
+    /// What the nodes are told.
+    pub desired: &'a NodeDesired,
+    /// The node that is asked.
+    pub node: &'a NodeName,
+    /// What names of hosts stand for now.
+    pub known: &'a KnownNames,
+    /// The ports of the host that are always open.
+    pub failsafe: &'a Failsafe,
+}
+
+/// What happens to a packet that begins something: first where it leaves, then where it enters. Both must pass. `port` is
+/// the receiver's, or the ICMP type.
+pub fn explain(asked: Asked<'_>, from: &End, to: &End, protocol: PolicyProtocol, port: u16) -> Vec<Leg> {
+    let Asked { desired, node: here, known, failsafe } = asked;
     let mut compiled: BTreeMap<&NodeName, Compiled> = BTreeMap::new();
     let mut legs = Vec::new();
-    for (end, other, direction) in [(from, to, Direction::Out), (to, from, Direction::In)] {
-        let End::Instance(id) = end else { continue };
-        let Some(own) = desired.peers.get(id) else { continue };
-        let peer = match other {
-            End::Node => Peer::Host,
-            End::Outside(address) => Peer::Address(*address),
-            End::Instance(other) => {
-                let address = desired.peers.get(other).and_then(|peer| peer.addresses.iter().next());
-                let Some(address) = address else { continue };
-                Peer::Instance(other, address)
+    for (end, other, mut direction) in [(from, to, Direction::Out), (to, from, Direction::In)] {
+        let Some(peer) = peer(desired, other) else { continue };
+        let (subject, node) = match (end, other) {
+            (End::Instance(id), _) => match desired.peers.get(id) {
+                Some(own) => (Subject::Instance(id.clone()), &own.node),
+                None => continue,
+            },
+            // What the host sends to its instances is not its policies' business.
+            (End::Node, End::Outside(_)) => (Subject::Host, here),
+            (End::Node | End::Published, End::Instance(id)) if direction == Direction::In => {
+                (Subject::Host, desired.peers.get(id).map_or(here, |peer| &peer.node))
             }
+            (End::Published, End::Outside(_)) => (Subject::Host, here),
+            _ => continue,
         };
-        let compiled = compiled.entry(&own.node).or_insert_with(|| compile_with(desired, &own.node, known));
-        let verdict = judge(compiled, id, direction, peer, Some(protocol), port);
+        if *end == End::Published {
+            direction = Direction::Published;
+        }
+        let compiled = compiled.entry(node).or_insert_with(|| compile_with(desired, node, known, failsafe));
+        let verdict = match &subject {
+            Subject::Instance(id) => judge(compiled, id, direction, peer, Some(protocol), port),
+            Subject::Host => judge_host(compiled, direction, peer, Some(protocol), port),
+        };
         let rule = verdict.rule().and_then(|number| compiled.names.get(&number).cloned());
-        legs.push(Leg { instance: id.clone(), direction, verdict, rule, closed_by: closed_by(desired, id, direction) });
+        let closed_by = match &subject {
+            Subject::Instance(id) => closed_by(desired, id, direction),
+            Subject::Host => closed_by_host(desired, node, direction),
+        };
+        legs.push(Leg { subject, direction, verdict, rule, closed_by });
     }
     legs
 }
 
-fn closed_by(desired: &NodeDesired, id: &InstanceId, direction: Direction) -> Vec<PolicyKey> {
+/// An end as the other one sees it; none: it is gone.
+fn peer<'a>(desired: &NodeDesired, end: &'a End) -> Option<Peer<'a>> {
+    Some(match end {
+        End::Node | End::Published => Peer::Host,
+        End::Outside(address) => Peer::Address(*address),
+        End::Instance(id) => Peer::Instance(id, desired.peers.get(id)?.addresses.iter().next()?),
+    })
+}
+
+fn closed_by(desired: &NodeDesired, id: &InstanceId, direction: Direction) -> Vec<PolicyRef> {
     let Some(own) = desired.peers.get(id) else { return Vec::new() };
     let about = desired.policies.values().filter(|policy| {
-        let rules = match direction {
-            Direction::In => &policy.spec.ingress,
+        let rules = match direction.asked() {
             Direction::Out => &policy.spec.egress,
+            _ => &policy.spec.ingress,
         };
         policy.key.scope == own.scope && rules.is_some() && policy.spec.instances.matches(&own.labels)
     });
-    about.map(|policy| policy.key.clone()).collect()
+    about.map(|policy| PolicyRef::Namespace(policy.key.clone())).collect()
+}
+
+fn closed_by_host(desired: &NodeDesired, node: &NodeName, direction: Direction) -> Vec<PolicyRef> {
+    let way = match direction {
+        Direction::In => Way::Ingress,
+        Direction::Out => Way::Egress,
+        Direction::Published => Way::Published,
+    };
+    let about = desired.tiers.values().filter(|policy| {
+        let spec = &policy.spec;
+        spec.tier == Tier::Host && spec.closes.contains(&way) && (spec.nodes.is_empty() || spec.nodes.contains(node))
+    });
+    about.map(|policy| PolicyRef::Tier(policy.key.clone())).collect()
 }
 
 impl Leg {
@@ -86,7 +141,11 @@ impl Leg {
     pub fn says(&self) -> String {
         let rule = || match &self.rule {
             Some(RuleName { policy: PolicyRef::Namespace(key), index, .. }) => format!("rule {index} of policy {key}"),
+            Some(RuleName { policy: PolicyRef::Tier(key), direction: Direction::Published, index }) => {
+                format!("rule {index} for published ports of tier policy {key}")
+            }
             Some(RuleName { policy: PolicyRef::Tier(key), index, .. }) => format!("rule {index} of tier policy {key}"),
+            Some(RuleName { policy: PolicyRef::Failsafe, .. }) => PolicyRef::Failsafe.to_string(),
             None => "a rule".into(),
         };
         let names = || {
@@ -94,10 +153,17 @@ impl Leg {
             names.into_iter().collect::<Vec<_>>().join(", ")
         };
         match self.verdict {
+            Verdict::OwnNode if self.subject == Subject::Host => "the host always reaches itself".into(),
+            Verdict::NotIsolated if self.subject == Subject::Host => "no policy of the host says anything of it".into(),
+            Verdict::Failsafe => "the port is always open: it is a fail-safe port, or that of names".into(),
             Verdict::OwnNode => "the instance's own node always passes".into(),
             Verdict::NotIsolated => "no policy selects it in this direction, and no tier's rule matches".into(),
             Verdict::Allowed(_) => format!("{} allows it", rule()),
             Verdict::DeniedBy(_) => format!("{} denies it", rule()),
+            Verdict::RejectedBy(_) => format!("{} denies it, and the sender is told", rule()),
+            Verdict::Rejected => {
+                format!("no rule allows it, the direction is closed by {}, and the sender is told", names())
+            }
             Verdict::Denied => format!("no rule allows it, and the direction is closed by {}", names()),
             Verdict::WouldDeny => format!("it passes, and would be denied but for the audit mode of {}", names()),
             Verdict::OtherTenant => "it comes from another tenant, and no rule names that one".into(),

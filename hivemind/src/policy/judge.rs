@@ -7,7 +7,10 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::{ADMIN, ALL_PORTS, ANYBODY, BASELINE, Compiled, Direction, OTHERS, OWN, RuleKey, RuleRow, WORLD, interval};
+use super::{
+    ADMIN, ALL_PORTS, ANYBODY, BASELINE, Compiled, Direction, FAILSAFE, HOST_RULES, OTHERS, OWN, PUBLISHED_RULES,
+    RuleKey, RuleRow, TENANT_ADMIN, TENANT_BASELINE, WORLD, interval,
+};
 use crate::{
     model::InstanceId,
     spec::v1::{Action, PolicyProtocol},
@@ -39,21 +42,33 @@ pub enum Verdict {
     Denied,
     /// This rule of a tier denies it.
     DeniedBy(u32),
+    /// The same, and its sender is told.
+    Rejected,
+    /// This rule of a tier denies it, and its sender is told.
+    RejectedBy(u32),
     /// It comes from another tenant, and no rule allows it.
     OtherTenant,
+    /// It goes to, or from, a port of the host that is always open.
+    Failsafe,
 }
 
 impl Verdict {
     /// Whether the packet passes.
     pub fn passes(self) -> bool {
-        !matches!(self, Self::Denied | Self::DeniedBy(_) | Self::OtherTenant)
+        !matches!(self, Self::Denied | Self::DeniedBy(_) | Self::Rejected | Self::RejectedBy(_) | Self::OtherTenant)
     }
 
     /// The rule that decides.
     pub fn rule(self) -> Option<u32> {
         match self {
-            Self::Allowed(number) | Self::DeniedBy(number) => Some(number),
-            Self::OwnNode | Self::NotIsolated | Self::WouldDeny | Self::Denied | Self::OtherTenant => None,
+            Self::Allowed(number) | Self::DeniedBy(number) | Self::RejectedBy(number) => Some(number),
+            Self::OwnNode
+            | Self::NotIsolated
+            | Self::WouldDeny
+            | Self::Denied
+            | Self::Rejected
+            | Self::OtherTenant
+            | Self::Failsafe => None,
         }
     }
 }
@@ -64,6 +79,7 @@ impl RuleRow {
         match self.action {
             Action::Accept => Some(Verdict::Allowed(self.number)),
             Action::Deny => Some(Verdict::DeniedBy(self.number)),
+            Action::Reject => Some(Verdict::RejectedBy(self.number)),
             Action::Pass => None,
         }
     }
@@ -92,37 +108,99 @@ pub fn judge(
     // The border between tenants is the receiver's to open: the sender needs no rule for it.
     let foreign = foreign && direction == Direction::In;
     let endpoint = compiled.endpoints.get(local).copied().unwrap_or_default();
-    let (isolated, audit) = match direction {
-        Direction::In => (endpoint.isolated_in, endpoint.audit_in),
-        Direction::Out => (endpoint.isolated_out, endpoint.audit_out),
+    let (isolated, audit, reject) = match direction {
+        Direction::In | Direction::Published => (endpoint.isolated_in, endpoint.audit_in, endpoint.reject_in),
+        Direction::Out => (endpoint.isolated_out, endpoint.audit_out, endpoint.reject_out),
     };
-    let interval = protocol.map_or(0, |protocol| interval(compiled.ports.get(&protocol), port));
-    let ports = [(protocol, interval), (protocol, ALL_PORTS), (None, ALL_PORTS)];
     // Who is meant by "everybody" and by a block is the tenant's own and the world: another tenant must be named.
     let (wide, block) = if foreign { (OTHERS, None) } else { (ANYBODY, block_class(compiled, address)) };
-    let first = |tier: usize| {
-        let set = endpoint.sets[tier];
-        let peers = [Some(class), Some(wide), block].into_iter().flatten();
-        let keys =
-            peers.flat_map(|peer| ports.map(|(protocol, port)| RuleKey { set, direction, peer, protocol, port }));
-        keys.filter_map(|key| compiled.rules.get(&key)).min_by_key(|row| (row.order, row.number)).copied()
-    };
-    if let Some(verdict) = first(ADMIN).and_then(RuleRow::verdict) {
+    let asked = Asked { compiled, direction, peers: [Some(class), Some(wide), block], protocol, port };
+    let first = |set: usize| asked.first(endpoint.sets[set]);
+    let verdict = |set: usize| first(set).and_then(RuleRow::verdict);
+    // Each has its say: who passes leaves it to the next.
+    if let Some(verdict) = verdict(ADMIN).or_else(|| verdict(TENANT_ADMIN)) {
         return verdict;
     }
     // A policy in audit mode changes nothing: it opens no border, and keeps no other tier from deciding.
-    let own = (isolated && !(audit && foreign)).then(|| first(OWN)).flatten().and_then(RuleRow::verdict);
+    let own = (isolated && !(audit && foreign)).then(|| verdict(OWN)).flatten();
     if let Some(verdict) = own.filter(|_| !audit) {
         return verdict;
     }
-    let base = if isolated && !audit { None } else { first(BASELINE).and_then(RuleRow::verdict) };
+    let base = || verdict(TENANT_BASELINE).or_else(|| verdict(BASELINE));
+    let base = if isolated && !audit { None } else { base() };
     match base {
-        Some(verdict @ Verdict::DeniedBy(_)) => verdict,
+        Some(verdict @ (Verdict::DeniedBy(_) | Verdict::RejectedBy(_))) => verdict,
         Some(verdict) if foreign || !audit => verdict,
         _ if foreign => Verdict::OtherTenant,
         _ if !isolated => Verdict::NotIsolated,
         _ if audit => own.unwrap_or(Verdict::WouldDeny),
+        _ if reject => Verdict::Rejected,
         _ => Verdict::Denied,
+    }
+}
+
+/// What happens to a packet that enters the host, leaves it by an uplink, or comes to a published port. `port` is the
+/// receiver's; of a published one that of the host.
+pub fn judge_host(
+    compiled: &Compiled,
+    direction: Direction,
+    peer: Peer<'_>,
+    protocol: Option<PolicyProtocol>,
+    port: u16,
+) -> Verdict {
+    let Some(host) = compiled.host else { return Verdict::NotIsolated };
+    let (isolated, reject, set) = match direction {
+        Direction::In => (host.isolated_in, host.reject_in, HOST_RULES),
+        Direction::Out => (host.isolated_out, host.reject_out, HOST_RULES),
+        Direction::Published => (host.isolated_published, host.reject_published, PUBLISHED_RULES),
+    };
+    let (class, address) = match peer {
+        Peer::Host => return Verdict::OwnNode,
+        Peer::Address(address) => (WORLD, address),
+        Peer::Instance(..) if direction == Direction::Out => return Verdict::OwnNode,
+        Peer::Instance(id, address) => (compiled.peers.get(id).map_or(WORLD, |peer| peer.class), address),
+    };
+    let peers = [Some(class), Some(ANYBODY), block_class(compiled, address)];
+    let asked = Asked { compiled, direction: direction.asked(), peers, protocol, port };
+    if set == HOST_RULES && class == WORLD && asked.first(host.sets[FAILSAFE]).is_some() {
+        return Verdict::Failsafe;
+    }
+    // The name server of instances, which is theirs whatever the host says.
+    let names = port == DNS && matches!(protocol, Some(PolicyProtocol::Udp | PolicyProtocol::Tcp));
+    if direction == Direction::In && matches!(peer, Peer::Instance(..)) && names {
+        return Verdict::Failsafe;
+    }
+    match asked.first(host.sets[set]).and_then(RuleRow::verdict) {
+        Some(verdict) => verdict,
+        None if !isolated => Verdict::NotIsolated,
+        None if reject => Verdict::Rejected,
+        None => Verdict::Denied,
+    }
+}
+
+/// The port of name servers.
+const DNS: u16 = 53;
+
+/// What rules are looked up by.
+struct Asked<'a> {
+    compiled: &'a Compiled,
+    direction: Direction,
+    peers: [Option<u32>; 3],
+    protocol: Option<PolicyProtocol>,
+    port: u16,
+}
+
+impl Asked<'_> {
+    /// Of the rules of a set that match, the one that comes first.
+    fn first(&self, set: u32) -> Option<RuleRow> {
+        let Self { compiled, direction, peers, protocol, port } = *self;
+        let interval = protocol.map_or(0, |protocol| interval(compiled.ports.get(&protocol), port));
+        let ports = [(protocol, interval), (protocol, ALL_PORTS), (None, ALL_PORTS)];
+        let keys = peers
+            .into_iter()
+            .flatten()
+            .flat_map(|peer| ports.map(|(protocol, port)| RuleKey { set, direction, peer, protocol, port }));
+        keys.filter_map(|key| compiled.rules.get(&key)).min_by_key(|row| (row.order, row.number)).copied()
     }
 }
 

@@ -3,8 +3,9 @@
 //! What a packet is judged by (`docs/adr/0007-policies.md`):
 //! * An instance belongs to a *class*: its scope and which selectors of peers match it. Classes, not instances, are in
 //!   the rules, so that a selector that matches ten thousand instances is a few rows.
-//! * The policies that are about an instance are its *sets*: one of the tier `Admin`, one of its namespace's policies,
-//!   one of the tier `Baseline`. Instances of the same set share their rules.
+//! * The policies that are about an instance are its *sets*: the operator's and the tenant's of the tier `Admin`, its
+//!   namespace's, the tenant's and the operator's of the tier `Baseline`. Instances of the same set share their rules.
+//! * The host has sets as well: what always passes, its rules, and those of its published ports.
 //! * Addresses of blocks belong to a *block class*: which blocks of rules hold them.
 //! * Ports belong to an *interval* between the ports that rules name; its number is its first port and its length, so
 //!   that another interval has another number.
@@ -18,6 +19,7 @@ mod classes;
 mod compile;
 mod document;
 mod explain;
+mod failsafe;
 mod hosts;
 mod judge;
 mod number;
@@ -43,9 +45,10 @@ use crate::{
 pub use cache::Cache;
 pub use compile::{compile, compile_with};
 pub use document::{Document, Expectation, read, read_expectations, read_port};
-pub use explain::{End, Leg, explain};
+pub use explain::{Asked, End, Leg, Subject, explain};
+pub use failsafe::{Failsafe, FailsafePort};
 pub use hosts::{Hosts, KnownNames, may_stand_for};
-pub use judge::{Peer, Verdict, judge};
+pub use judge::{Peer, Verdict, judge, judge_host};
 pub use room::{MAX_BLOCK_ROWS, MAX_RULE_ROWS, too_large};
 
 /// [`RuleKey::peer`]: everybody.
@@ -63,12 +66,9 @@ pub const BLOCK: u32 = 1 << 31;
 /// [`RuleKey::port`]: all ports.
 pub const ALL_PORTS: u32 = 0xffff_ffff;
 
-/// Index of [`EndpointPolicy::sets`]: the tier that decides first.
-pub const ADMIN: usize = 0;
-/// The policies of the instance's namespace.
-pub const OWN: usize = 1;
-/// The tier that decides where no policy of the namespace does.
-pub const BASELINE: usize = 2;
+pub use hivemind_ebpf::policy::{
+    ADMIN, BASELINE, FAILSAFE, HOST_RULES, OWN, PUBLISHED_RULES, SETS, TENANT_ADMIN, TENANT_BASELINE,
+};
 
 /// Which way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -77,6 +77,27 @@ pub enum Direction {
     In,
     /// Out of it.
     Out,
+    /// To a published port of the host, which is into it with other rules.
+    Published,
+}
+
+impl Direction {
+    /// `in`, `out` or `published`
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::In => "in",
+            Self::Out => "out",
+            Self::Published => "published",
+        }
+    }
+
+    /// The direction that rules are looked up by.
+    pub const fn asked(self) -> Self {
+        match self {
+            Self::In | Self::Published => Self::In,
+            Self::Out => Self::Out,
+        }
+    }
 }
 
 /// Everything that policies make of a node's view.
@@ -86,6 +107,8 @@ pub struct Compiled {
     pub peers: BTreeMap<InstanceId, PeerClass>,
     /// The set of every instance of this node that some policy is about.
     pub endpoints: BTreeMap<InstanceId, EndpointPolicy>,
+    /// That of the host, if some policy is about it.
+    pub host: Option<EndpointPolicy>,
     /// What is allowed, denied or left to the next tier.
     pub rules: OrdMap<RuleKey, RuleRow>,
     /// Where intervals of ports begin, by protocol; 0 always does.
@@ -100,6 +123,13 @@ pub struct Compiled {
     pub names: BTreeMap<u32, RuleName>,
 }
 
+impl Compiled {
+    /// Whether a rule of an endpoint's sets names a block of addresses.
+    pub fn has_blocks(&self, endpoint: &EndpointPolicy) -> bool {
+        endpoint.sets.iter().any(|set| self.with_blocks.contains(set))
+    }
+}
+
 /// What an instance is to others.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PeerClass {
@@ -109,11 +139,11 @@ pub struct PeerClass {
     pub tenant: u32,
 }
 
-/// What policies are about an instance.
+/// What policies are about an instance, or the host.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct EndpointPolicy {
     /// The numbers of its sets, by tier; 0: none.
-    pub sets: [u32; 3],
+    pub sets: [u32; SETS],
     /// Whether only what rules allow may come in.
     pub isolated_in: bool,
     /// Whether only what rules allow may go out.
@@ -126,6 +156,34 @@ pub struct EndpointPolicy {
     pub ruled_in: bool,
     /// The same, outwards.
     pub ruled_out: bool,
+    /// Of a direction that is isolated: whether the sender of what is denied is told.
+    pub reject_in: bool,
+    /// The same, outwards.
+    pub reject_out: bool,
+    /// Of the host: whether only what rules allow may come to published ports.
+    pub isolated_published: bool,
+    /// Whether there are rules about them, or they are isolated.
+    pub ruled_published: bool,
+    /// Whether the sender of what is denied there is told.
+    pub reject_published: bool,
+}
+
+impl EndpointPolicy {
+    /// No policy is about it.
+    pub const NONE: Self = Self {
+        sets: [0; SETS],
+        isolated_in: false,
+        isolated_out: false,
+        audit_in: false,
+        audit_out: false,
+        ruled_in: false,
+        ruled_out: false,
+        reject_in: false,
+        reject_out: false,
+        isolated_published: false,
+        ruled_published: false,
+        reject_published: false,
+    };
 }
 
 /// What a rule is looked up by. All wildcards stand in keys of their own.
@@ -146,7 +204,7 @@ pub struct RuleKey {
 /// What a rule says.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RuleRow {
-    /// The rule's number, up to 2^30 - 1.
+    /// The rule's number, up to 2^29 - 1.
     pub number: u32,
     /// What it does with what matches.
     pub action: Action,
@@ -177,6 +235,8 @@ pub enum PolicyRef {
     Namespace(PolicyKey),
     /// `NAME` or `TENANT/NAME`
     Tier(TierKey),
+    /// The ports of the host that no policy closes.
+    Failsafe,
 }
 
 impl fmt::Display for PolicyRef {
@@ -184,6 +244,7 @@ impl fmt::Display for PolicyRef {
         match self {
             Self::Namespace(key) => key.fmt(f),
             Self::Tier(key) => key.fmt(f),
+            Self::Failsafe => f.write_str("the fail-safe ports"),
         }
     }
 }

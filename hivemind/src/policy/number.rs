@@ -13,7 +13,7 @@ use super::FIRST_CLASS;
 const BLOCK_BIT: u32 = 1 << 31;
 
 /// The highest number of a rule: the bits above it say what the rule does.
-const LAST_RULE: u32 = (1 << 30) - 1;
+const LAST_RULE: u32 = hivemind_ebpf::policy::LAST_RULE;
 
 /// What is numbered. Numbers of different kinds may be the same.
 #[derive(Clone, Copy, Debug, Hash)]

@@ -1,7 +1,7 @@
 //! Sets: which rules count for an instance, tier by tier.
 //!
-//! In a tier the operator's and the tenant's policies are one list. Whoever stands higher decides first in `Admin` and
-//! last in `Baseline`: so a tenant overrules no operator, and says what holds for itself where the operator says nothing.
+//! In a tier the operator and the tenant have a set each. Whoever stands higher decides first in `Admin` and last in
+//! `Baseline`: so a tenant overrules no operator, and says what holds for itself where the operator says nothing.
 //!
 //! The set of a tier is numbered by what its policies say, not only by their names: a change of one is a new set, and an
 //! instance goes from the old list to the new one in a single write. An order that is half old and half new would let
@@ -10,12 +10,13 @@
 use std::collections::BTreeMap;
 
 use super::{
-    ADMIN, BASELINE, Direction, EndpointPolicy, OWN, PolicyRef,
+    ADMIN, BASELINE, Direction, EndpointPolicy, FAILSAFE, Failsafe, HOST_RULES, OWN, PUBLISHED_RULES, PolicyRef, SETS,
+    TENANT_ADMIN, TENANT_BASELINE,
     number::{Kind, fingerprint, numbers},
 };
 use crate::{
     model::{InstanceId, Namespace, NodeDesired, NodeName, Policy, PolicyKey, Scope, TenantName, TierKey, TierPolicy},
-    spec::v1::{Action, Entity, PolicyPeer, PolicyPort, PolicyRule, Tier},
+    spec::v1::{Action, Entity, PolicyPeer, PolicyPort, PolicyRule, Tier, TierRule, Way},
 };
 
 /// A policy of either kind.
@@ -23,14 +24,15 @@ use crate::{
 pub(super) enum Owner<'a> {
     Policy(&'a PolicyKey),
     Tier(&'a TierKey),
+    Failsafe,
 }
 
 /// A rule that counts in a set.
 pub(super) struct Entry<'a> {
     pub(super) set: u32,
     pub(super) owner: Owner<'a>,
-    /// The tenant of the instances that the set is about.
-    pub(super) tenant: &'a TenantName,
+    /// The tenant of the instances that the set is about; the host has none.
+    pub(super) tenant: Option<&'a TenantName>,
     pub(super) direction: Direction,
     pub(super) index: usize,
     pub(super) action: Action,
@@ -52,6 +54,7 @@ impl From<Owner<'_>> for PolicyRef {
         match owner {
             Owner::Policy(key) => Self::Namespace(key.clone()),
             Owner::Tier(key) => Self::Tier(key.clone()),
+            Owner::Failsafe => Self::Failsafe,
         }
     }
 }
@@ -68,23 +71,35 @@ enum Mode {
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 enum Identity<'a> {
     Own(Vec<&'a PolicyKey>),
-    /// With the tenant, if a rule speaks of the same or of other tenants: then it means others in each.
-    Tier(Tier, Option<&'a TenantName>, Vec<(&'a TierKey, u64)>),
+    /// By index of set. With the tenant, if a rule speaks of the same or of other tenants: then it means others in each.
+    Tier(usize, Option<&'a TenantName>, Vec<(&'a TierKey, u64)>),
+    /// Of the host, by index of set.
+    Host(usize, Vec<(&'a TierKey, u64)>),
+    Failsafe(u64),
 }
 
-/// The policies about the instances of a namespace with the same labels, in the order of the tiers.
+/// The policies about the instances of a namespace with the same labels.
 struct About<'a> {
-    admin: Vec<&'a TierPolicy>,
     own: Vec<&'a Policy>,
-    baseline: Vec<&'a TierPolicy>,
+    /// By index of set; at that of `own` none.
+    tiers: [Vec<&'a TierPolicy>; SETS],
 }
 
-/// The sets of the node's instances, and the rules in them. An instance that no policy is about is in none.
-pub(super) fn of_node<'a>(
-    desired: &'a NodeDesired,
-    node: &NodeName,
-) -> (BTreeMap<InstanceId, EndpointPolicy>, Vec<Entry<'a>>) {
-    let index = Index::new(desired);
+/// What is in sets, and who has which.
+pub(super) struct Sets<'a> {
+    /// Instances that some policy is about.
+    pub(super) endpoints: BTreeMap<InstanceId, EndpointPolicy>,
+    /// The host, if some policy is about it.
+    pub(super) host: Option<EndpointPolicy>,
+    pub(super) entries: Vec<Entry<'a>>,
+}
+
+/// Whom the fail-safe ports are open to.
+static OUTSIDE: [PolicyPeer; 1] = [PolicyPeer::Entity(Entity::World)];
+
+/// The sets of the node's instances and of the node itself, and the rules in them. Whom no policy is about is in none.
+pub(super) fn of_node<'a>(desired: &'a NodeDesired, node: &NodeName, failsafe: &'a Failsafe) -> Sets<'a> {
+    let index = Index::new(desired, node);
     let mut alike: BTreeMap<(&Scope, &BTreeMap<String, String>), Vec<&InstanceId>> = BTreeMap::new();
     for (id, peer) in desired.peers.iter().filter(|(_, peer)| peer.node == *node) {
         alike.entry((&peer.scope, &peer.labels)).or_default().push(id);
@@ -97,13 +112,16 @@ pub(super) fn of_node<'a>(
             (scope, ids, about, identities)
         })
         .collect();
-    let sets = numbers(Kind::Set, about.iter().flat_map(|(.., identities)| identities).flatten().cloned());
+    let of_host = index.identities_of_host(failsafe);
+    let of_instances = about.iter().flat_map(|(.., identities)| identities);
+    let sets = numbers(Kind::Set, of_instances.chain(&of_host).flatten().cloned());
+    let number =
+        |identity: &Option<Identity<'a>>| identity.as_ref().and_then(|of| sets.get(of)).copied().unwrap_or_default();
     let mut endpoints = BTreeMap::new();
     let mut entries: BTreeMap<u32, Vec<Entry<'a>>> = BTreeMap::new();
     for (scope, ids, about, identities) in &about {
-        let set = |tier: usize| identities[tier].as_ref().and_then(|identity| sets.get(identity)).copied().unwrap_or(0);
-        let endpoint = about.endpoint([set(ADMIN), set(OWN), set(BASELINE)]);
-        if endpoint.sets == [0; 3] {
+        let endpoint = about.endpoint(identities.each_ref().map(number));
+        if endpoint.sets == [0; SETS] {
             continue;
         }
         endpoints.extend(ids.iter().map(|id| ((*id).clone(), endpoint)));
@@ -111,36 +129,48 @@ pub(super) fn of_node<'a>(
             entries.entry(set).or_insert_with(|| about.rules(tier, set, &scope.tenant));
         }
     }
-    (endpoints, entries.into_values().flatten().collect())
+    let host = (!index.host.is_empty()).then(|| index.host_endpoint(of_host.each_ref().map(number)));
+    let mut entries: Vec<Entry<'a>> = entries.into_values().flatten().collect();
+    entries.extend(host.iter().flat_map(|host| index.rules_of_host(host.sets, failsafe)));
+    Sets { endpoints, host, entries }
 }
 
 /// The policies by where they look.
 struct Index<'a> {
     desired: &'a NodeDesired,
     own: BTreeMap<&'a Scope, Vec<&'a Policy>>,
-    admin: Vec<&'a TierPolicy>,
-    baseline: Vec<&'a TierPolicy>,
+    tiers: [Vec<&'a TierPolicy>; SETS],
+    /// Those of the tier `host` about the node.
+    host: Vec<&'a TierPolicy>,
     prints: BTreeMap<&'a TierKey, u64>,
 }
 
 impl<'a> Index<'a> {
-    fn new(desired: &'a NodeDesired) -> Self {
+    fn new(desired: &'a NodeDesired, node: &NodeName) -> Self {
         let mut own: BTreeMap<&Scope, Vec<&Policy>> = BTreeMap::new();
         for policy in desired.policies.values() {
             own.entry(&policy.key.scope).or_default().push(policy);
         }
         let tiers = || desired.tiers.values().map(|policy| &**policy);
-        let of = |tier| {
-            let mut found: Vec<&TierPolicy> = tiers().filter(|policy| policy.spec.tier == tier).collect();
-            found.sort_by_key(|policy| {
-                let higher = policy.key.tenant.is_none();
-                ((tier == Tier::Admin) != higher, policy.spec.priority, &policy.key)
-            });
+        let of = |tier, operators: bool| {
+            let is = |policy: &&TierPolicy| policy.spec.tier == tier && policy.key.tenant.is_none() == operators;
+            let mut found: Vec<&TierPolicy> = tiers().filter(is).collect();
+            found.sort_by_key(|policy| (policy.spec.priority, &policy.key));
             found
         };
-        let (admin, baseline) = (of(Tier::Admin), of(Tier::Baseline));
+        let mut sets: [Vec<&TierPolicy>; SETS] = Default::default();
+        for (set, tier, operators) in [
+            (ADMIN, Tier::Admin, true),
+            (TENANT_ADMIN, Tier::Admin, false),
+            (TENANT_BASELINE, Tier::Baseline, false),
+            (BASELINE, Tier::Baseline, true),
+        ] {
+            sets[set] = of(tier, operators);
+        }
+        let mut host = of(Tier::Host, true);
+        host.retain(|policy| policy.spec.nodes.is_empty() || policy.spec.nodes.contains(node));
         let prints = tiers().map(|policy| (&policy.key, fingerprint(&policy.spec))).collect();
-        Self { desired, own, admin, baseline, prints }
+        Self { desired, own, tiers: sets, host, prints }
     }
 
     fn about(&self, scope: &Scope, labels: &BTreeMap<String, String>) -> About<'a> {
@@ -157,32 +187,101 @@ impl<'a> Index<'a> {
         };
         let own = self.own.get(scope).into_iter().flatten();
         About {
-            admin: tier(&self.admin),
             own: own.filter(|policy| policy.spec.instances.matches(labels)).copied().collect(),
-            baseline: tier(&self.baseline),
+            tiers: self.tiers.each_ref().map(|policies| tier(policies)),
         }
+    }
+
+    fn printed(&self, policies: &[&'a TierPolicy]) -> Vec<(&'a TierKey, u64)> {
+        let print = |policy: &&'a TierPolicy| (&policy.key, self.prints.get(&policy.key).copied().unwrap_or(0));
+        policies.iter().map(print).collect()
+    }
+
+    /// Nothing always passes where nothing is denied.
+    fn identities_of_host(&self, failsafe: &Failsafe) -> [Option<Identity<'a>>; SETS] {
+        let mut identities = [const { None }; SETS];
+        if self.host.is_empty() {
+            return identities;
+        }
+        identities[FAILSAFE] = Some(Identity::Failsafe(fingerprint(failsafe)));
+        for set in [HOST_RULES, PUBLISHED_RULES] {
+            identities[set] = Some(Identity::Host(set, self.printed(&self.host)));
+        }
+        identities
+    }
+
+    fn host_endpoint(&self, sets: [u32; SETS]) -> EndpointPolicy {
+        let closing = |way: Way| self.host.iter().filter(move |policy| policy.spec.closes.contains(&way));
+        let isolated = |way| closing(way).next().is_some();
+        let ruled = |way| isolated(way) || self.host.iter().any(|policy| !policy.spec.rules(way).is_empty());
+        let reject = |way| isolated(way) && closing(way).all(|policy| !policy.spec.otherwise.is_deny());
+        EndpointPolicy {
+            sets,
+            isolated_in: isolated(Way::Ingress),
+            isolated_out: isolated(Way::Egress),
+            isolated_published: isolated(Way::Published),
+            ruled_in: ruled(Way::Ingress),
+            ruled_out: ruled(Way::Egress),
+            ruled_published: ruled(Way::Published),
+            reject_in: reject(Way::Ingress),
+            reject_out: reject(Way::Egress),
+            reject_published: reject(Way::Published),
+            ..EndpointPolicy::NONE
+        }
+    }
+
+    fn rules_of_host(&self, sets: [u32; SETS], failsafe: &'a Failsafe) -> Vec<Entry<'a>> {
+        let mut entries = Vec::new();
+        for (direction, ports) in [(Direction::In, &failsafe.inbound), (Direction::Out, &failsafe.outbound)] {
+            // Without a port it would be all of them.
+            if !ports.is_empty() {
+                let (set, owner, action) = (sets[FAILSAFE], Owner::Failsafe, Action::Accept);
+                let (index, order, tenant, peers) = (0, 0, None, &OUTSIDE[..]);
+                entries.push(Entry { set, owner, tenant, direction, index, action, order, peers, ports });
+            }
+        }
+        let mut order = 0;
+        for policy in &self.host {
+            for (way, direction, set) in [
+                (Way::Ingress, Direction::In, HOST_RULES),
+                (Way::Egress, Direction::Out, HOST_RULES),
+                (Way::Published, Direction::Published, PUBLISHED_RULES),
+            ] {
+                for (index, rule) in policy.spec.rules(way).iter().enumerate() {
+                    let (set, owner, tenant) = (sets[set], Owner::Tier(&policy.key), None);
+                    let (action, peers, ports) = (rule.action, &rule.peers[..], &rule.ports[..]);
+                    entries.push(Entry { set, owner, tenant, direction, index, action, order, peers, ports });
+                    order += 1;
+                }
+            }
+        }
+        entries
     }
 }
 
 impl<'a> About<'a> {
-    fn identities(&self, tenant: &'a TenantName, index: &Index<'a>) -> [Option<Identity<'a>>; 3] {
-        let tier = |tier, policies: &[&'a TierPolicy]| {
+    fn identities(&self, tenant: &'a TenantName, index: &Index<'a>) -> [Option<Identity<'a>>; SETS] {
+        let tier = |(set, policies): (usize, &Vec<&'a TierPolicy>)| {
             let relative = policies.iter().flat_map(|policy| rules_of_tier(policy)).any(|(.., rule)| {
                 let relative =
                     |peer: &PolicyPeer| matches!(peer, PolicyPeer::Entity(Entity::SameTenant | Entity::OtherTenants));
                 rule.peers.iter().any(relative)
             });
-            let print = |policy: &&'a TierPolicy| (&policy.key, index.prints.get(&policy.key).copied().unwrap_or(0));
-            let printed = policies.iter().map(print).collect();
-            (!policies.is_empty()).then(|| Identity::Tier(tier, relative.then_some(tenant), printed))
+            let printed = index.printed(policies);
+            (!policies.is_empty()).then(|| Identity::Tier(set, relative.then_some(tenant), printed))
         };
-        let own = (!self.own.is_empty()).then(|| Identity::Own(self.own.iter().map(|policy| &policy.key).collect()));
-        [tier(Tier::Admin, &self.admin), own, tier(Tier::Baseline, &self.baseline)]
+        let mut identities = [const { None }; SETS];
+        for (identity, policies) in identities.iter_mut().zip(self.tiers.iter().enumerate()) {
+            *identity = tier(policies);
+        }
+        identities[OWN] =
+            (!self.own.is_empty()).then(|| Identity::Own(self.own.iter().map(|policy| &policy.key).collect()));
+        identities
     }
 
-    fn endpoint(&self, sets: [u32; 3]) -> EndpointPolicy {
+    fn endpoint(&self, sets: [u32; SETS]) -> EndpointPolicy {
         let [inwards, outwards] = [Direction::In, Direction::Out].map(|direction| mode(&self.own, direction));
-        let tiers = || self.admin.iter().chain(&self.baseline);
+        let tiers = || self.tiers.iter().flatten();
         EndpointPolicy {
             sets,
             isolated_in: inwards != Mode::Open,
@@ -191,19 +290,21 @@ impl<'a> About<'a> {
             audit_out: outwards == Mode::Audit,
             ruled_in: inwards != Mode::Open || tiers().any(|policy| !policy.spec.ingress.is_empty()),
             ruled_out: outwards != Mode::Open || tiers().any(|policy| !policy.spec.egress.is_empty()),
+            reject_in: rejects(&self.own, Direction::In),
+            reject_out: rejects(&self.own, Direction::Out),
+            ..EndpointPolicy::NONE
         }
     }
 
     /// The rules of a tier's set, those that decide first in front.
     fn rules(&self, tier: usize, set: u32, tenant: &'a TenantName) -> Vec<Entry<'a>> {
-        let policies = match tier {
-            OWN => return rules_of_namespace(set, tenant, &self.own),
-            ADMIN => &self.admin,
-            _ => &self.baseline,
-        };
-        let rules = policies.iter().flat_map(|policy| rules_of_tier(policy).map(|rule| (*policy, rule)));
+        if tier == OWN {
+            return rules_of_namespace(set, tenant, &self.own);
+        }
+        let tenant = Some(tenant);
+        let rules = self.tiers[tier].iter().flat_map(|policy| rules_of_tier(policy).map(|rule| (*policy, rule)));
         let entry = |(order, (policy, (direction, index, rule))): (u32, (&'a TierPolicy, _))| {
-            let rule: &'a crate::spec::v1::TierRule = rule;
+            let rule: &'a TierRule = rule;
             let (owner, action) = (Owner::Tier(&policy.key), rule.action);
             Entry { set, owner, tenant, direction, index, action, order, peers: &rule.peers, ports: &rule.ports }
         };
@@ -211,7 +312,7 @@ impl<'a> About<'a> {
     }
 }
 
-fn rules_of_tier(policy: &TierPolicy) -> impl Iterator<Item = (Direction, usize, &crate::spec::v1::TierRule)> {
+fn rules_of_tier(policy: &TierPolicy) -> impl Iterator<Item = (Direction, usize, &TierRule)> {
     let both = [(Direction::In, &policy.spec.ingress), (Direction::Out, &policy.spec.egress)];
     both.into_iter()
         .flat_map(|(direction, rules)| rules.iter().enumerate().map(move |(index, rule)| (direction, index, rule)))
@@ -219,7 +320,7 @@ fn rules_of_tier(policy: &TierPolicy) -> impl Iterator<Item = (Direction, usize,
 
 fn rules_of(policy: &Policy, direction: Direction) -> Option<&Vec<PolicyRule>> {
     match direction {
-        Direction::In => policy.spec.ingress.as_ref(),
+        Direction::In | Direction::Published => policy.spec.ingress.as_ref(),
         Direction::Out => policy.spec.egress.as_ref(),
     }
 }
@@ -233,10 +334,16 @@ fn mode(policies: &[&Policy], direction: Direction) -> Mode {
     named.map(|policy| mode_of(policy)).max().unwrap_or(Mode::Open)
 }
 
+/// Whether whoever is denied in this direction is told: the policy that is silent decides.
+fn rejects(policies: &[&Policy], direction: Direction) -> bool {
+    let mut closing = policies.iter().filter(|policy| rules_of(policy, direction).is_some() && !policy.spec.audit);
+    mode(policies, direction) == Mode::Enforce && closing.all(|policy| !policy.spec.otherwise.is_deny())
+}
+
 /// The rules of policies of a namespace that count, in the order of directions, policies and their rules. None is before
 /// another: they only allow.
 fn rules_of_namespace<'a>(set: u32, tenant: &'a TenantName, policies: &[&'a Policy]) -> Vec<Entry<'a>> {
-    let mut entries = Vec::new();
+    let (mut entries, tenant) = (Vec::new(), Some(tenant));
     for direction in [Direction::In, Direction::Out] {
         let mode = mode(policies, direction);
         for policy in policies.iter().filter(|policy| mode_of(policy) == mode) {

@@ -9,7 +9,7 @@ use std::{
     os::fd::AsFd,
     path::{Path, PathBuf},
     process::{Command, Stdio},
-    sync::mpsc,
+    sync::{Arc, mpsc},
     thread,
 };
 
@@ -19,10 +19,11 @@ use hivemind::{
         bpf::{BpfDataplane, DataplaneConfig},
         tables::{EndpointRow, Frontend, PeerRow, ServiceRow, Tables},
     },
-    model::{Addresses, InstanceId, Protocol},
+    model::{Addresses, InstanceId, NodeDesired, Protocol, Scope, TierPolicy, Timestamp},
     net::{Family, HostLink, Mac, NodeNet},
-    policy::{EndpointPolicy, FIRST_CLASS},
+    policy::{Document, EndpointPolicy, FIRST_CLASS, Failsafe, FailsafePort, KnownNames, compile_with, read},
 };
+use hivemind_ebpf::policy::HOST_ENDPOINT;
 use nix::{
     mount::{MsFlags, mount},
     sched::{CloneFlags, setns, unshare},
@@ -400,6 +401,27 @@ impl Lab {
 
     fn row(&self, n: u8, target: u16, family: Family, backends: &[usize]) -> ServiceRow {
         ServiceRow::equal(n.into(), backends.iter().map(|index| (self.instances[*index].address(family), target)))
+    }
+
+    /// Only these policies, of the host; port 22 and what goes to port 123 are always open.
+    pub(crate) fn host(&mut self, text: &str) {
+        let mut desired = NodeDesired::default();
+        let read = |text| read(text, &Scope::default()).unwrap_or_else(|faults| panic!("{faults:#?}"));
+        for document in if text.is_empty() { Vec::new() } else { read(text) } {
+            let Document::Tier(key, spec) = document else { panic!("not of the host") };
+            let policy = TierPolicy { key: key.clone(), spec, created_at: Timestamp::default() };
+            desired.tiers.insert(key, Arc::new(policy));
+        }
+        let port = |text: &str| vec![text.parse::<FailsafePort>().expect("a port").0];
+        let failsafe = Failsafe { inbound: port("22/tcp"), outbound: port("123/udp") };
+        let node = "node".parse().expect("a name");
+        let compiled = compile_with(&desired, &node, &KnownNames::new(), &failsafe);
+        self.tables.endpoints.remove(&HOST_ENDPOINT);
+        if let Some(host) = compiled.host {
+            self.tables.endpoints.insert(HOST_ENDPOINT, EndpointRow::host(host, compiled.has_blocks(&host)));
+        }
+        let tables = &mut self.tables;
+        (tables.rules, tables.intervals, tables.blocks) = (compiled.rules, compiled.ports, compiled.blocks);
     }
 
     /// Writes the tables.

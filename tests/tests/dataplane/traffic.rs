@@ -53,6 +53,18 @@ impl Echo {
         };
         Self { stop, threads: vec![tcp, udp] }
     }
+
+    /// The same in the calling thread's namespace.
+    pub(crate) fn here(port: u16, name: &str) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let any = SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port);
+        let (listener, socket) = (TcpListener::bind(any).expect("a listener"), UdpSocket::bind(any).expect("a socket"));
+        let (both, names) = ([Arc::clone(&stop), Arc::clone(&stop)], [name.to_owned(), name.to_owned()]);
+        let ([first, second], [one, two]) = (both, names);
+        let tcp = std::thread::spawn(move || serve_tcp(&listener, &one, &first));
+        let udp = std::thread::spawn(move || serve_udp(&socket, &two, &second));
+        Self { stop, threads: vec![tcp, udp] }
+    }
 }
 
 impl Drop for Echo {

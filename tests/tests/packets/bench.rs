@@ -155,7 +155,8 @@ impl Bench {
         let drops: Vec<_> = rose.iter().filter(|((_, _, reason), _)| *reason != 0).collect();
         let (wanted, bytes) = match expect {
             Expect::Drop(reason) => {
-                let direction = u8::from(*program != program::FROM_CONTAINER);
+                let outwards = [program::FROM_CONTAINER, program::TO_UPLINK].contains(program);
+                let direction = u8::from(!outwards);
                 let endpoint = if program.ends_with("cont") { *ifindex } else { 0 };
                 assert_eq!(drops, [(&(endpoint, direction, *reason as u8), &1)], "{name}: {reason:?}");
                 refusal::check(name, program, *reason, packet, verdict, &out);

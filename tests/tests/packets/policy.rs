@@ -18,15 +18,8 @@ use crate::{
 
 /// The set of policies that is about instance 1.
 const SET: u32 = 77;
-const IN: EndpointPolicy = EndpointPolicy {
-    sets: [0, SET, 0],
-    isolated_in: true,
-    isolated_out: false,
-    audit_in: false,
-    audit_out: false,
-    ruled_in: true,
-    ruled_out: false,
-};
+const IN: EndpointPolicy =
+    EndpointPolicy { sets: [0, 0, SET, 0, 0], isolated_in: true, ruled_in: true, ..EndpointPolicy::NONE };
 const BOTH: EndpointPolicy = EndpointPolicy { isolated_out: true, ruled_out: true, ..IN };
 /// The sets of the tiers.
 const FIRST: u32 = 78;
@@ -268,8 +261,8 @@ fn tiers_decide_before_and_after_the_namespace() {
     let udp = Some(PolicyProtocol::Udp);
     isolated(|cgroup| {
         let mut bench = Bench::new(cgroup);
-        let open = EndpointPolicy { sets: [FIRST, 0, LAST], isolated_in: false, ..IN };
-        let closed = EndpointPolicy { sets: [FIRST, SET, LAST], ..IN };
+        let open = EndpointPolicy { sets: [FIRST, 0, 0, 0, LAST], isolated_in: false, ..IN };
+        let closed = EndpointPolicy { sets: [FIRST, 0, SET, 0, LAST], ..IN };
         let trial = EndpointPolicy { audit_in: true, ..closed };
         let class = lab::class(0);
         for (name, about, rules, passed) in [
@@ -327,7 +320,7 @@ fn everybody_is_another_tenant_only_if_denied() {
             bench.lab.tables.peers.get_mut(&address).expect("a row").tenant = lab::TENANT + 1;
         }
         let class = lab::class(0);
-        bench.about(1, EndpointPolicy { sets: [FIRST, SET, LAST], ..IN });
+        bench.about(1, EndpointPolicy { sets: [FIRST, 0, SET, 0, LAST], ..IN });
         for (name, rules, expect) in [
             ("everybody", &[(FIRST, Accept, ANYBODY, None)][..], Some(Reason::OtherTenant)),
             ("named", &[(FIRST, Accept, class, None)], None),
@@ -340,7 +333,7 @@ fn everybody_is_another_tenant_only_if_denied() {
             }
         }
         // A trial of the namespace opens no border, and keeps no tier from opening it.
-        bench.about(1, EndpointPolicy { sets: [0, SET, LAST], audit_in: true, ..IN });
+        bench.about(1, EndpointPolicy { sets: [0, 0, SET, 0, LAST], audit_in: true, ..IN });
         bench.tiers(&[(SET, Accept, class, None)]);
         let frame = asks(&bench, Family::V4, UDP, 53);
         bench.ask("on trial", &frame, Expect::Drop(Reason::OtherTenant));

@@ -48,6 +48,8 @@ pub(crate) fn check(name: &str, program: &str, reason: Reason, packet: &[u8], ve
         return;
     }
     let (kind, wanted, seed) = match (v4, answer) {
+        (true, Answer::Prohibited) => ([3, 13], ICMP, 0),
+        (false, Answer::Prohibited) => ([1, 1], ICMPV6, pseudo(part).into()),
         (true, Answer::Port) => ([3, 3], ICMP, 0),
         (true, _) => ([3, 1], ICMP, 0),
         (false, Answer::Port) => ([1, 4], ICMPV6, pseudo(part).into()),
@@ -65,7 +67,7 @@ fn expected(program: &str, reason: Reason, packet: &[u8]) -> Answer {
         _ => false,
     };
     // A test run has no device that the packet came by.
-    if !plain || ![program::FROM_CONTAINER, program::FROM_UPLINK].contains(&program) {
+    if !plain || ![program::FROM_CONTAINER, program::FROM_UPLINK, program::TO_UPLINK].contains(&program) {
         return Answer::Nothing;
     }
     let (protocol, l4) = if packet[12] == 0x08 { (packet[23], 34) } else { (packet[20], 54) };

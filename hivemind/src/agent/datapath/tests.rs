@@ -103,7 +103,9 @@ fn desired(node: &NodeName) -> NodeDesired {
 async fn a_refused_write_is_said_and_repeated() {
     let node: NodeName = "here".parse().expect("a name");
     let recorder = Recorder { refuses: true, ..Recorder::default() };
-    let (datapath, thread) = start(Box::new(recorder.clone()), node.clone(), InPlace::default()).expect("a thread");
+    let (datapath, thread) =
+        start(Box::new(recorder.clone()), node.clone(), InPlace::default(), policy::Failsafe::default())
+            .expect("a thread");
     let mut state = datapath.state();
     datapath.desired(Arc::new(desired(&node)));
     state.wait_for(|state| state.fault.is_some()).await.expect("the owner lives");
@@ -120,7 +122,8 @@ async fn the_first_write_closes_nothing_that_was_open() {
     let address = IpAddr::from([192, 0, 2, 1]);
     let links = BTreeMap::from([(InstanceId::from_bits(1), link(8)), (InstanceId::from_bits(2), link(9))]);
     let in_place = InPlace { links, addresses: vec![address], ..InPlace::default() };
-    let (datapath, thread) = start(Box::new(recorder.clone()), node.clone(), in_place).expect("a thread");
+    let (datapath, thread) =
+        start(Box::new(recorder.clone()), node.clone(), in_place, policy::Failsafe::default()).expect("a thread");
     datapath.desired(Arc::new(desired(&node)));
     datapath.shows(7).await;
     // The workers come one after the other, and the first is made anew.
@@ -138,7 +141,9 @@ async fn the_first_write_closes_nothing_that_was_open() {
 async fn a_name_is_open_when_its_answer_goes_out_and_late_ones_are_counted() {
     let node: NodeName = "here".parse().expect("a name");
     let recorder = Recorder::default();
-    let (datapath, thread) = start(Box::new(recorder.clone()), node.clone(), InPlace::default()).expect("a thread");
+    let (datapath, thread) =
+        start(Box::new(recorder.clone()), node.clone(), InPlace::default(), policy::Failsafe::default())
+            .expect("a thread");
     let address = IpAddr::from([203, 0, 113, 1]);
     let tell = |asker: u8, name: &str| {
         let (opened, open) = oneshot::channel();
@@ -151,7 +156,8 @@ async fn a_name_is_open_when_its_answer_goes_out_and_late_ones_are_counted() {
     drop(given_up);
     let mut desired = desired(&node);
     let egress = vec![PolicyRule { peers: vec![PolicyPeer::Dns("a.example".into())], ports: vec![] }];
-    let spec = PolicySpec { instances: Selector::default(), ingress: None, egress: Some(egress), audit: false };
+    let spec =
+        PolicySpec { instances: Selector::default(), ingress: None, egress: Some(egress), ..PolicySpec::default() };
     let key = PolicyKey::new(Scope::default(), "out".parse().expect("a name"));
     let policy = Policy { key: key.clone(), spec, created_at: Timestamp::from_millis(0) };
     desired.policies.insert(key, Arc::new(policy));

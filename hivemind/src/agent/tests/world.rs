@@ -12,6 +12,7 @@ use crate::{
     },
     model::{Addresses, AppKey, Desired, Instance, InstanceId, NodeDesired, NodeName, Phase, Scope, Timestamp},
     observe::Events,
+    policy::Failsafe,
     runtime::{RunState, Runtime},
     spec::v1::AppSpec,
     testkit::{
@@ -105,7 +106,8 @@ impl World {
         let links = self.net.links().into_iter().filter(|(id, _)| attached.contains(id));
         let links = links.map(|(id, link)| (id, link.host)).collect();
         let in_place = InPlace { links, ..InPlace::default() };
-        let (datapath, thread) = datapath::start(Box::new(dataplane), here(), in_place).expect("a thread");
+        let (datapath, thread) =
+            datapath::start(Box::new(dataplane), here(), in_place, Failsafe::default()).expect("a thread");
         let agent = Agent {
             upstream: Arc::new(self.upstream.clone()),
             runtime: Arc::new(FaultyRuntime::new(self.runtime.clone(), move |what| faults.pass(what, Vec::new()))),

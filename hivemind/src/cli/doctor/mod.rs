@@ -139,6 +139,7 @@ async fn examine(config: &DaemonConfig, running: bool) -> Vec<Finding> {
     findings.extend([
         network::dns_port(config, running),
         network::web_port(config, running),
+        network::failsafe(config, &std::fs::read_to_string("/etc/ssh/sshd_config").unwrap_or_default()),
         machine::clock(),
         machine::disk("state disk", &config.state_dir),
     ]);

@@ -6,6 +6,7 @@ use super::Finding;
 use crate::{
     daemon::DaemonConfig,
     net::{NetError, linux},
+    spec::v1::{PolicyPort, PolicyProtocol, PortMatch},
 };
 
 /// The port of the name server.
@@ -95,9 +96,45 @@ pub(super) fn web_port(config: &DaemonConfig, running: bool) -> Finding {
     }
 }
 
+/// Which ports no policy of the host closes, and whether sshd's are among them.
+pub(super) fn failsafe(config: &DaemonConfig, sshd: &str) -> Finding {
+    const CHECK: &str = "fail-safe";
+    let open = |port: &u16| {
+        let ssh = PolicyPort { protocol: PolicyProtocol::Tcp, port: Some(PortMatch::Range(*port, *port)) };
+        config.failsafe.inbound.contains(&ssh)
+    };
+    let closed: Vec<_> = sshd_ports(sshd).into_iter().filter(|port| !open(port)).collect();
+    match closed.first() {
+        None => Finding::ok(CHECK, config.failsafe.to_string()),
+        Some(port) => {
+            let found = format!("{}: sshd's port {port} is not among them", config.failsafe);
+            let ports: Vec<_> = config.failsafe.inbound.iter().map(ToString::to_string).collect();
+            let mend = [&ports[..], &[format!("{port}/tcp")]].concat().join(",");
+            Finding::warn(CHECK, found, format!("hivemind daemon --failsafe-inbound {mend}"))
+        }
+    }
+}
+
+/// The ports of sshd_config(5); without any it is 22. None if there is no such file.
+fn sshd_ports(text: &str) -> Vec<u16> {
+    let words = |line: &str| -> Option<u16> {
+        let (key, value) = line.trim().split_once([' ', '\t', '='])?;
+        key.eq_ignore_ascii_case("port").then(|| value.trim().parse().ok()).flatten()
+    };
+    let named: Vec<_> = text.lines().filter_map(words).collect();
+    if named.is_empty() && !text.is_empty() { vec![22] } else { named }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::everywhere;
+    use super::{everywhere, sshd_ports};
+
+    #[test]
+    fn sshd_listens_where_it_says_or_on_22() {
+        assert_eq!(sshd_ports("#Port 22\nPermitRootLogin no\n"), [22]);
+        assert_eq!(sshd_ports("Port 2222\n  port\t2022\nPortX 1\nGatewayPorts no\n"), [2222, 2022]);
+        assert_eq!(sshd_ports(""), Vec::<u16>::new());
+    }
 
     #[test]
     fn only_servers_on_all_addresses_are_in_the_way() {

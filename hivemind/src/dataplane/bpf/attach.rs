@@ -39,6 +39,8 @@ pub(super) enum Place {
     To(InstanceId),
     /// What an uplink, by interface index, receives. (A name may hold a dot, which a pin may not.)
     Uplink(u32),
+    /// What an uplink sends.
+    UplinkOut(u32),
     /// What the firewall has accepted for published ports.
     Publish,
 }
@@ -50,6 +52,7 @@ impl Place {
             Self::From(id) => format!("{id}-from"),
             Self::To(id) => format!("{id}-to"),
             Self::Uplink(ifindex) => format!("uplink-{ifindex}"),
+            Self::UplinkOut(ifindex) => format!("egress-{ifindex}"),
             Self::Publish => "publish".into(),
         }
     }
@@ -59,6 +62,7 @@ impl Place {
             Some((id, "from")) => Self::From(id.parse().ok()?),
             Some((id, "to")) => Self::To(id.parse().ok()?),
             Some(("uplink", ifindex)) => Self::Uplink(ifindex.parse().ok()?),
+            Some(("egress", ifindex)) => Self::UplinkOut(ifindex.parse().ok()?),
             None if pin == "publish" => Self::Publish,
             _ => return None,
         };
@@ -70,6 +74,7 @@ impl Place {
             Self::From(_) => program::FROM_CONTAINER,
             Self::To(_) => program::TO_CONTAINER,
             Self::Uplink(_) => program::FROM_UPLINK,
+            Self::UplinkOut(_) => program::TO_UPLINK,
             Self::Publish => program::PUB_SELECT,
         }
     }
@@ -107,7 +112,7 @@ fn refused(name: &str, error: &ProgramError, log_dir: &Path) -> DataplaneError {
 
 fn direction(name: &str) -> TcAttachType {
     match name {
-        program::TO_CONTAINER | program::PUB_SELECT => TcAttachType::Egress,
+        program::TO_CONTAINER | program::TO_UPLINK | program::PUB_SELECT => TcAttachType::Egress,
         _ => TcAttachType::Ingress,
     }
 }
@@ -161,7 +166,7 @@ impl BpfDataplane {
     /// First where connections to published ports come in: until then their answers leave by the older programs, which
     /// know what they were asked as.
     pub(super) fn follow(&mut self, mut waiting: Vec<(Place, String)>) -> Result<(), DataplaneError> {
-        waiting.sort_by_key(|(place, _)| !matches!(place, Place::Publish | Place::Uplink(_)));
+        waiting.sort_by_key(|(place, _)| !matches!(place, Place::Publish | Place::Uplink(_) | Place::UplinkOut(_)));
         let mut done = 0;
         let result = self.attach_sockets().and_then(|()| {
             for (place, device) in &waiting {
@@ -245,9 +250,10 @@ impl BpfDataplane {
             why: error.to_string(),
         })?;
         for device in &all {
-            let place = Place::Uplink(device.index());
-            if let (false, Ok(name)) = (wanted.contains(&place), device.name().to_str()) {
-                self.detach_device(&place, name)?;
+            for place in [Place::Uplink(device.index()), Place::UplinkOut(device.index())] {
+                if let (false, Ok(name)) = (wanted.contains(&place), device.name().to_str()) {
+                    self.detach_device(&place, name)?;
+                }
             }
         }
         Ok(())
@@ -388,7 +394,7 @@ mod tests {
     #[test]
     fn places_come_back_from_their_pins() {
         let id = InstanceId::from_bits(42);
-        for place in [Place::From(id.clone()), Place::To(id), Place::Uplink(7), Place::Publish] {
+        for place in [Place::From(id.clone()), Place::To(id), Place::Uplink(7), Place::UplinkOut(7), Place::Publish] {
             assert_eq!(Place::parse(&place.pin()), Some(place));
         }
         for pin in ["hm_connect4", "uplink-eth0", "x-from", "publish-1", ""] {

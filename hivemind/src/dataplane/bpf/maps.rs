@@ -198,6 +198,17 @@ impl Maps {
         self.generation.set(0, now.wrapping_add(1), 0).map_err(fail)
     }
 
+    /// Tells the programs whether, and in which ways, policies are about the host. The generation must change after it.
+    pub(super) fn set_host(&mut self, flags: u32) -> Result<(), MapError> {
+        killpoint::before("writing a row of a map");
+        self.generation.set(1, flags, 0)
+    }
+
+    /// What the programs were told last.
+    pub(super) fn host(&self) -> Result<u32, DataplaneError> {
+        self.generation.get(&1, 0).map_err(|error| failed("read", map::GENERATION, &error))
+    }
+
     /// How many entries each map holds, but those that make room by themselves.
     #[cfg(feature = "testkit")]
     pub(super) fn entries(&self) -> Result<BTreeMap<&'static str, usize>, DataplaneError> {

@@ -295,14 +295,17 @@ impl Dataplane for BpfDataplane {
                 to: device.clone(),
                 why: error.to_string(),
             })?;
-            self.attach_device(&Place::Uplink(index), device)?;
-            wanted.push(Place::Uplink(index));
+            // What goes out first: the answers of what comes in then are known.
+            for place in [Place::UplinkOut(index), Place::Uplink(index)] {
+                self.attach_device(&place, device)?;
+                wanted.push(place);
+            }
         }
         if !self.tcx {
             return self.detach_uplinks_but(&wanted);
         }
         for (pin, place) in self.places()? {
-            if matches!(place, Place::Uplink(_)) && !wanted.contains(&place) {
+            if matches!(place, Place::Uplink(_) | Place::UplinkOut(_)) && !wanted.contains(&place) {
                 attach::remove_pin(&pin)?;
             }
         }

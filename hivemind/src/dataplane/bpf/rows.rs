@@ -44,6 +44,26 @@ impl Row for IpAddr {
     }
 }
 
+/// The bits that the programs know an endpoint's policy by.
+pub(super) fn flags(row: &EndpointRow) -> u32 {
+    let of = &row.policy;
+    let flags = [
+        (of.isolated_in, policy::ISOLATED_IN),
+        (of.isolated_out, policy::ISOLATED_OUT),
+        (of.audit_in, policy::AUDIT_IN),
+        (of.audit_out, policy::AUDIT_OUT),
+        (row.blocks, policy::BLOCKS),
+        (of.ruled_in, policy::RULED_IN),
+        (of.ruled_out, policy::RULED_OUT),
+        (of.reject_in, policy::REJECT_IN),
+        (of.reject_out, policy::REJECT_OUT),
+        (of.isolated_published, policy::ISOLATED_PUBLISHED),
+        (of.ruled_published, policy::RULED_PUBLISHED),
+        (of.reject_published, policy::REJECT_PUBLISHED),
+    ];
+    flags.into_iter().filter(|(set, _)| *set).fold(0, |flags, (_, bit)| flags | bit)
+}
+
 impl Row for EndpointRow {
     type Abi = Endpoint;
     fn encode(&self) -> Endpoint {
@@ -52,17 +72,7 @@ impl Row for EndpointRow {
         frame_to[..6].copy_from_slice(&self.instance_mac.0);
         frame_to[6..].copy_from_slice(&self.host_mac.0);
         let (v4, v6) = (address(self.v4.map(Into::into)), address(self.v6.map(Into::into)));
-        let EndpointPolicy { sets, isolated_in, isolated_out, audit_in, audit_out, ruled_in, ruled_out } = self.policy;
-        let flags = [
-            (isolated_in, policy::ISOLATED_IN),
-            (isolated_out, policy::ISOLATED_OUT),
-            (audit_in, policy::AUDIT_IN),
-            (audit_out, policy::AUDIT_OUT),
-            (self.blocks, policy::BLOCKS),
-            (ruled_in, policy::RULED_IN),
-            (ruled_out, policy::RULED_OUT),
-        ];
-        let flags = flags.into_iter().filter(|(set, _)| *set).fold(0, |flags, (_, bit)| flags | bit);
+        let (sets, flags) = (self.policy.sets, flags(self));
         // Where it is counted is not in the tables: see `slots`.
         let who = Who { class: self.class, tenant: self.tenant };
         Endpoint { v4, v6, frame_to, who, sets, flags, slot: 0 }
@@ -93,6 +103,11 @@ impl Row for EndpointRow {
                 audit_out: abi.flags & policy::AUDIT_OUT != 0,
                 ruled_in: abi.flags & policy::RULED_IN != 0,
                 ruled_out: abi.flags & policy::RULED_OUT != 0,
+                reject_in: abi.flags & policy::REJECT_IN != 0,
+                reject_out: abi.flags & policy::REJECT_OUT != 0,
+                isolated_published: abi.flags & policy::ISOLATED_PUBLISHED != 0,
+                ruled_published: abi.flags & policy::RULED_PUBLISHED != 0,
+                reject_published: abi.flags & policy::REJECT_PUBLISHED != 0,
             },
             blocks: abi.flags & policy::BLOCKS != 0,
         })
@@ -146,7 +161,7 @@ impl Row for RuleKey {
     type Abi = abi::RuleKey;
     fn encode(&self) -> abi::RuleKey {
         let direction = match self.direction {
-            Direction::In => abi::IN,
+            Direction::In | Direction::Published => abi::IN,
             Direction::Out => abi::OUT,
         };
         let protocol = self.protocol.map_or(0, number);
@@ -173,14 +188,17 @@ impl Row for RuleRow {
         let action = match self.action {
             Action::Accept => 0,
             Action::Deny => policy::DENIES,
+            Action::Reject => policy::DENIES | policy::REJECTS,
             Action::Pass => policy::PASSES,
         };
         abi::Rule { number: self.number | action, order: self.order }
     }
     fn decode(abi: abi::Rule) -> Option<Self> {
+        const REJECTS: u32 = policy::DENIES | policy::REJECTS;
         let action = match abi.number & !policy::LAST_RULE {
             0 => Action::Accept,
             policy::DENIES => Action::Deny,
+            REJECTS => Action::Reject,
             policy::PASSES => Action::Pass,
             _ => return None,
         };
@@ -221,7 +239,9 @@ mod tests {
         let (instance_mac, host_mac) = (Mac([2, 0, 0, 0, 0, 1]), Mac([2, 0, 0, 0, 0, 2]));
         for (v4, v6) in [(Some(v4), Some(v6)), (Some(v4), None), (None, Some(v6)), (None, None)] {
             let policy = EndpointPolicy {
-                sets: [9, 0, 8],
+                sets: [9, 0, 8, 0, 7],
+                reject_out: true,
+                isolated_published: true,
                 isolated_in: true,
                 audit_out: true,
                 ruled_out: true,
@@ -235,7 +255,7 @@ mod tests {
                 comes_back(RuleKey { set: 1, direction, peer: 300, protocol, port: 80 });
             }
         }
-        for action in [Action::Accept, Action::Deny, Action::Pass] {
+        for action in [Action::Accept, Action::Deny, Action::Reject, Action::Pass] {
             comes_back(RuleRow { number: policy::LAST_RULE, action, order: u32::MAX });
         }
         comes_back((3u32, 8080u16, Protocol::Udp));

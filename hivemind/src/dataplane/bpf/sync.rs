@@ -12,13 +12,14 @@ use aya::maps::MapError;
 use hivemind_ebpf::{
     abi::{Endpoint, Served, SlotKey},
     map,
+    policy::HOST_ENDPOINT,
 };
 use imbl::{OrdMap, ordset::DiffItem};
 
 use super::{
     group::{self, Group, GroupKey},
     maps::{Maps, Table, failed, is_full},
-    rows::Row,
+    rows::{Row, flags},
     slots::{Owner, Slots},
 };
 use crate::dataplane::{
@@ -38,6 +39,8 @@ pub(super) struct Shadow {
     stray: Vec<GroupKey>,
     next_group: u32,
     slots: Slots,
+    /// The flags that the programs know the host's policies by.
+    host: u32,
 }
 
 /// Counts what is done, and remembers what is refused while the rest goes on.
@@ -147,6 +150,7 @@ impl Shadow {
         let groups = rows.iter().map(|(group, _)| *group).chain(shadow.groups.values().copied());
         shadow.next_group = groups.max().map_or(1, next);
         shadow.stray = rows.into_iter().filter(|(group, _)| !used.contains(group)).map(|(_, key)| key).collect();
+        shadow.host = maps.host()?;
         shadow.rows.sources = maps.sources.rows()?;
         shadow.rows.endpoints = maps.endpoints.rows()?;
         shadow.rows.peers = maps.peers.rows()?;
@@ -233,6 +237,10 @@ impl Shadow {
         let services = changes(&self.rows.services, &wanted.services);
         let addresses = changes(&own, &wanted_own);
 
+        let host = wanted.endpoints.get(&HOST_ENDPOINT).map_or(0, flags);
+        // What is no way of a policy's any more is open before its rules go.
+        self.tell_host(&mut writes, maps, self.host & host);
+
         // Policies: first the rules under new numbers, then who and what has which number, at last old rules go: at no
         // moment something is looked up under a number that has no rules yet.
         let rules = changes(&self.rows.rules, &wanted.rules);
@@ -275,6 +283,11 @@ impl Shadow {
             }
         }
         self.put_services(&mut writes, maps, &services);
+        // All that lets somebody pass is there.
+        let complete = writes.full.is_empty() && writes.failed.is_none();
+        if complete && self.rows.endpoints.get(&HOST_ENDPOINT) == wanted.endpoints.get(&HOST_ENDPOINT) {
+            self.tell_host(&mut writes, maps, host);
+        }
 
         for front in &services.cut {
             if writes.done(maps.frontends.remove(&front.encode()), REMOVE, map::FRONTENDS) {
@@ -300,6 +313,13 @@ impl Shadow {
         writes.cut(&mut maps.rules, &mut self.rows.rules, &rules.cut);
         self.rows.node_addresses = own.keys().copied().collect();
         writes
+    }
+
+    /// The programs look at the flags first: without them nothing of the host is judged.
+    fn tell_host(&mut self, writes: &mut Writes, maps: &mut Maps, flags: u32) {
+        if self.host != flags && writes.done(maps.set_host(flags), WRITE, map::GENERATION) {
+            self.host = flags;
+        }
     }
 
     fn put_services(&mut self, writes: &mut Writes, maps: &mut Maps, services: &Changes<'_, Frontend, ServiceRow>) {

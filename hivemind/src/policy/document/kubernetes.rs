@@ -98,6 +98,7 @@ fn spec(node: &Node<'_>, faults: &mut Faults) -> Option<PolicySpec> {
     };
     let (inwards, outwards) = (isolates("Ingress", true), isolates("Egress", !egress.is_empty()));
     Some(PolicySpec {
+        otherwise: crate::spec::v1::Otherwise::Deny,
         instances: instances?,
         ingress: inwards.then_some(ingress),
         egress: outwards.then_some(egress),

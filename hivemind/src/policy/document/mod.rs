@@ -8,6 +8,7 @@
 //! namespace: shop                  # absent: the one that is applied to
 //! instances: role=db               # whom it is about; absent: all of the namespace
 //! audit: true                      # only counts what it would deny; absent: false
+//! otherwise: reject                # of what no rule allows the sender is told; absent: deny
 //! ingress:                         # absent: says nothing about what comes in; []: nothing may
 //! - from:                          # any of them; absent: everybody
 //!   - instances: role=api          # of this namespace
@@ -33,9 +34,25 @@
 //! of: tenant                       # absent: of the cluster, which is the operator's
 //! namespaces: team=web             # absent: all
 //! egress:
-//! - action: deny                   # or accept, or pass: the next tier decides
+//! - action: deny                   # or reject (the sender is told), accept, or pass: the next tier decides
 //!   to: [world]
 //!   ports: [25]
+//! ```
+//!
+//! With `host` it is a policy of the nodes themselves, and the operator's. Of a way that it names, only what it accepts
+//! passes:
+//!
+//! ```yaml
+//! policy: nodes
+//! host: {}                         # or {nodes: [a, b]}
+//! priority: 500                    # absent: 500; of all policies of the host the first rule that matches decides
+//! otherwise: reject                # of what no rule accepts the sender is told; absent: deny
+//! ingress:                         # what comes to the host by an uplink, or from instances
+//! - {from: [{block: 10.0.0.0/8}], ports: [9100]}
+//! - {action: reject, ports: [113]} # or deny, or accept, which it is without a word
+//! egress: []                       # what the host sends by uplinks
+//! published:                       # what comes to published ports, by the port of the node
+//! - {from: [{block: 10.0.0.0/8}], ports: [8080]}
 //! ```
 //!
 //! Labels are a mapping, or a text in the words of `kubectl --selector`: `a=b`, `a!=b`, `a in (b, c)`, `a notin (b)`,

@@ -10,8 +10,8 @@ use crate::{
     model::{Scope, TierKey},
     policy::Document,
     spec::v1::{
-        Action, Entity, InstancePeer, Operator, PolicyPeer, PolicyPort, PolicyProtocol, PolicyRule, PolicySpec,
-        PortMatch, Requirement, Selector, Tier, TierRule, TierSpec,
+        Action, Entity, InstancePeer, MAX_PRIORITY, Operator, Otherwise, PolicyPeer, PolicyPort, PolicyProtocol,
+        PolicyRule, PolicySpec, PortMatch, Requirement, Selector, Tier, TierRule, TierSpec, Way,
     },
 };
 
@@ -31,11 +31,13 @@ const PROTOCOLS: [(&str, PolicyProtocol); 4] = [
 ];
 
 pub(super) fn policy(node: &Node<'_>, scope: &Scope, faults: &mut Faults) -> Option<Document> {
+    if node.value.get("host").is_some() {
+        return host(node, faults);
+    }
     if node.value.get("tier").is_some() {
         return tier(node, scope, faults);
     }
-    let fields =
-        node.fields_with_values(&["policy", "namespace", "instances", "audit", "ingress", "egress"], faults)?;
+    let fields = node.fields_with_values(POLICY, faults)?;
     let key = words::key(&fields, "policy", scope, faults);
     let instances = selector_or_all(&fields, "instances", faults);
     let audit = match fields.get("audit") {
@@ -45,13 +47,18 @@ pub(super) fn policy(node: &Node<'_>, scope: &Scope, faults: &mut Faults) -> Opt
             _ => node.fault(faults, "write true or false"),
         },
     };
+    let otherwise = otherwise(&fields, faults);
     let [ingress, egress] = [("ingress", "from"), ("egress", "to")].map(|(direction, peers)| {
         let items = fields.get(direction)?.items(faults)?;
         Some(items.iter().filter_map(|node| rule(node, peers, faults)).collect())
     });
-    Some(Document::Policy(key?, PolicySpec { instances: instances?, ingress, egress, audit: audit? }))
+    Some(Document::Policy(
+        key?,
+        PolicySpec { instances: instances?, ingress, egress, audit: audit?, otherwise: otherwise? },
+    ))
 }
 
+const POLICY: &[&str] = &["policy", "namespace", "instances", "audit", "otherwise", "ingress", "egress"];
 const TIER: &[&str] = &["policy", "tier", "priority", "of", "namespaces", "instances", "ingress", "egress"];
 
 /// A policy of a tier: `of: tenant` makes it one of the tenant it is applied to.
@@ -83,18 +90,76 @@ fn tier(node: &Node<'_>, scope: &Scope, faults: &mut Faults) -> Option<Document>
     });
     let key = TierKey { tenant: tenant?, name: name? };
     let (tier, priority, instances) = (tier?, priority?, instances?);
-    Some(Document::Tier(key, TierSpec { tier, priority, namespaces, instances, ingress, egress }))
+    Some(Document::Tier(key, TierSpec { namespaces, instances, ingress, egress, ..TierSpec::new(tier, priority) }))
+}
+
+const HOST: &[&str] = &["policy", "host", "priority", "otherwise", "ingress", "egress", "published"];
+
+/// The priority of a policy of the host that names none: in the middle.
+const HOST_PRIORITY: u16 = MAX_PRIORITY / 2;
+
+/// A policy of the host, `host: {}` or `host: {nodes: [NAME]}`. A way that it names is closed but for what it accepts.
+fn host(node: &Node<'_>, faults: &mut Faults) -> Option<Document> {
+    let fields = node.fields_with_values(HOST, faults)?;
+    let name = fields.need("policy", faults).and_then(|node| words::name(&node, faults));
+    let nodes = fields.need("host", faults).and_then(|node| {
+        let fields = node.fields_with_values(&["nodes"], faults)?;
+        let names = fields.filled_list("nodes", "all nodes", faults);
+        Some(names.iter().filter_map(|node| words::name(node, faults)).collect())
+    });
+    let priority = match fields.get("priority") {
+        Some(node) => words::priority(&node, faults),
+        None => Some(HOST_PRIORITY),
+    };
+    let otherwise = otherwise(&fields, faults);
+    let mut spec = TierSpec::new(Tier::Host, HOST_PRIORITY);
+    for (way, peers) in [(Way::Ingress, "from"), (Way::Egress, "to"), (Way::Published, "from")] {
+        let Some(items) = fields.get(way.as_str()).and_then(|node| node.items(faults)) else { continue };
+        let rules =
+            items.iter().filter_map(|node| rule_with_action(node, peers, Some(Action::Accept), faults)).collect();
+        match way {
+            Way::Ingress => spec.ingress = rules,
+            Way::Egress => spec.egress = rules,
+            Way::Published => spec.published = rules,
+        }
+        spec.closes.insert(way);
+    }
+    (spec.nodes, spec.otherwise, spec.priority) = (nodes?, otherwise?, priority?);
+    Some(Document::Tier(TierKey { tenant: None, name: name? }, spec))
+}
+
+/// `deny`, which it also is without a word, or `reject`.
+fn otherwise(fields: &Fields<'_>, faults: &mut Faults) -> Option<Otherwise> {
+    let Some(node) = fields.get("otherwise") else { return Some(Otherwise::Deny) };
+    match node.text(faults)? {
+        "deny" => Some(Otherwise::Deny),
+        "reject" => Some(Otherwise::Reject),
+        other => {
+            node.fault(faults, format_args!("{other:?} is no answer to what no rule allows; write deny or reject"))
+        }
+    }
 }
 
 fn tier_rule(node: &Node<'_>, peers: &str, faults: &mut Faults) -> Option<TierRule> {
+    rule_with_action(node, peers, None, faults)
+}
+
+/// `unsaid` is what a rule does that does not say it; none: it must.
+fn rule_with_action(node: &Node<'_>, peers: &str, unsaid: Option<Action>, faults: &mut Faults) -> Option<TierRule> {
     let fields = node.fields_with_values(&["action", peers, "ports"], faults)?;
-    let action = fields.need("action", faults).and_then(|node| match node.text(faults)? {
+    let said = if unsaid.is_some() { fields.get("action") } else { fields.need("action", faults) };
+    let action = said.map_or(unsaid, |node| match node.text(faults)? {
         "accept" => Some(Action::Accept),
         "deny" => Some(Action::Deny),
-        "pass" => Some(Action::Pass),
-        other => node.fault(faults, format_args!("{other:?} is not an action; write accept, deny or pass")),
+        "reject" => Some(Action::Reject),
+        "pass" if unsaid.is_none() => Some(Action::Pass),
+        other => {
+            let known = if unsaid.is_none() { "accept, deny, reject or pass" } else { "accept, deny or reject" };
+            node.fault(faults, format_args!("{other:?} is not an action; write {known}"))
+        }
     });
-    let opens = peers == "to" && action == Some(Action::Accept);
+    // The host asks other name servers than its instances do.
+    let opens = peers == "to" && action == Some(Action::Accept) && unsaid.is_none();
     let PolicyRule { peers, ports } = parts(&fields, peers, opens, faults);
     Some(TierRule { action: action?, peers, ports })
 }

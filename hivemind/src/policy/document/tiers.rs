@@ -81,7 +81,7 @@ fn spec(node: &Node<'_>, kind: &str, faults: &mut Faults) -> Option<TierSpec> {
         rules.collect::<Vec<_>>()
     });
     let (namespaces, instances) = subject?;
-    Some(TierSpec { tier: tier?, priority: priority?, namespaces: Some(namespaces), instances, ingress, egress })
+    Some(TierSpec { namespaces: Some(namespaces), instances, ingress, egress, ..TierSpec::new(tier?, priority?) })
 }
 
 const SELECTORS: &[&str] = &["namespaces", "pods"];
@@ -107,9 +107,11 @@ fn rule(node: &Node<'_>, direction: &str, kind: &str, words: Words, faults: &mut
     let action = fields.need("action", faults).and_then(|node| match node.text(faults)? {
         word if word == words.accept => Some(Action::Accept),
         "Deny" => Some(Action::Deny),
+        // No word of Kubernetes'.
+        "Reject" => Some(Action::Reject),
         "Pass" if passes => Some(Action::Pass),
         other => {
-            let pass = if passes { ", Deny or Pass" } else { " or Deny" };
+            let pass = if passes { ", Deny, Reject or Pass" } else { ", Deny or Reject" };
             node.fault(faults, format_args!("{other:?} is not an action; write {}{pass}", words.accept))
         }
     });

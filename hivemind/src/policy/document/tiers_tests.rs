@@ -3,7 +3,7 @@
 use super::{Document, read};
 use crate::{
     policy::tests::world::{all, block, both, name, namespaces, ports, scope, tcp, where_, with},
-    spec::v1::{Action, Entity, Operator, PolicyPeer, PolicyProtocol, Tier, TierRule, TierSpec},
+    spec::v1::{Action, Entity, Operator, Otherwise, PolicyPeer, PolicyProtocol, Tier, TierRule, TierSpec, Way},
 };
 
 fn tiers(text: &str) -> Vec<(String, TierSpec)> {
@@ -51,8 +51,6 @@ fn a_cluster_network_policy() {
     ];
     let monitoring = with("kubernetes.io/metadata.name=monitoring");
     let spec = TierSpec {
-        tier: Tier::Admin,
-        priority: 30,
         namespaces: Some(with("team=a")),
         instances: with("app=db"),
         ingress: vec![
@@ -60,6 +58,7 @@ fn a_cluster_network_policy() {
             rule(Action::Pass, [both(all(), where_("app", Operator::Exists, &[]))]),
         ],
         egress: vec![rule(Action::Deny, [block("10.0.0.0/8", &[]), block("2001:db8::/32", &[]), namespaces(all())])],
+        ..TierSpec::new(Tier::Admin, 30)
     };
     assert_eq!(tiers(CLUSTER), [("guard".to_owned(), spec)]);
 }
@@ -95,8 +94,6 @@ fn the_shorter_form_of_a_tier() {
                 ingress:\n- {action: accept, from: [other-tenants, host]}\n\
                 egress:\n- {action: deny, to: [world], ports: [25]}\n- {action: pass, ports: [8/icmp]}\n";
     let spec = TierSpec {
-        tier: Tier::Admin,
-        priority: 10,
         namespaces: Some(with("team=a")),
         instances: with("app=web"),
         ingress: vec![rule(
@@ -107,6 +104,7 @@ fn the_shorter_form_of_a_tier() {
             TierRule { ports: vec![tcp(25)], ..rule(Action::Deny, [PolicyPeer::Entity(Entity::World)]) },
             TierRule { ports: vec![ports(PolicyProtocol::Icmp, 8, 8)], ..rule(Action::Pass, []) },
         ],
+        ..TierSpec::new(Tier::Admin, 10)
     };
     assert_eq!(tiers(text), [("acme/no-mail".to_owned(), spec)]);
     assert_eq!(tiers("policy: p\ntier: baseline\npriority: 0")[0].0, name::<crate::model::TierKey>("p").to_string());
@@ -123,7 +121,7 @@ fn faults_of_tiers() {
         (
             "action: Pass",
             "action: Allow",
-            "spec.ingress[1].action: \"Allow\" is not an action; write Accept, Deny or Pass",
+            "spec.ingress[1].action: \"Allow\" is not an action; write Accept, Deny, Reject or Pass",
         ),
         ("namespaceSelector: {}, ", "", "spec.ingress[1].from[0].pods.namespaceSelector: is missing"),
         ("{number: 9100}", "{number: 0}", "spec.ingress[0].protocols[0].tcp.destinationPort.number: is not a port"),
@@ -175,4 +173,28 @@ fn faults_of_tiers() {
         let found = read(text, &scope("acme/here")).expect_err(text);
         assert!(found[0].starts_with(&format!("document 1: {expected}")), "{found:?}");
     }
+}
+
+#[test]
+fn a_policy_of_the_host_closes_the_ways_that_it_names() {
+    let text = "policy: nodes\nhost: {nodes: [n1]}\npriority: 7\notherwise: reject\n\
+                ingress: [{from: [{block: 10.0.0.0/8}], ports: [9100]}, {action: reject, ports: [113]}]\n\
+                published: []\n";
+    let spec = TierSpec {
+        nodes: [name("n1")].into(),
+        otherwise: Otherwise::Reject,
+        ingress: vec![
+            TierRule { ports: vec![tcp(9100)], ..rule(Action::Accept, [block("10.0.0.0/8", &[])]) },
+            TierRule { ports: vec![tcp(113)], ..rule(Action::Reject, []) },
+        ],
+        closes: [Way::Ingress, Way::Published].into(),
+        ..TierSpec::new(Tier::Host, 7)
+    };
+    assert_eq!(tiers(text), [("nodes".to_owned(), spec)]);
+    let egress = TierSpec { closes: [Way::Egress].into(), ..TierSpec::new(Tier::Host, 500) };
+    assert_eq!(tiers("policy: p\nhost: {}\negress: []\n"), [("p".to_owned(), egress)]);
+    let wrong =
+        "policy: p\nhost: {nodes: []}\nnamespace: x\notherwise: no\negress: [{action: pass, to: [{dns: [a.b]}]}]\n";
+    let faults = read(wrong, &scope("x")).expect_err("faults");
+    assert_eq!(faults.len(), 5, "{faults:#?}");
 }

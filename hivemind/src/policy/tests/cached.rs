@@ -41,7 +41,7 @@ fn it_is_compiled_only_if_policies_or_labels_changed() {
     assert!(tell(&mut cache, &world), "its labels");
     let rule = TierRule { action: Action::Deny, peers: Vec::new(), ports: vec![tcp(22)] };
     let (tier, namespaces) = (Tier::Admin, None);
-    let spec = TierSpec { tier, priority: 1, namespaces, instances: all(), ingress: vec![rule], egress: Vec::new() };
+    let spec = TierSpec { namespaces, ingress: vec![rule], ..TierSpec::new(tier, 1) };
     world.tier("t", spec);
     assert!(tell(&mut cache, &world), "a tier");
     world.policy("x", "p", ingress(with("pod=web"), from([])));

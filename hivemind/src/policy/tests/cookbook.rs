@@ -3,9 +3,12 @@
 use super::world::*;
 use crate::{
     model::{InstanceId, Scope},
-    policy::{Document, End, Expectation, explain, read, read_expectations},
+    policy::{Asked, Document, End, Expectation, Failsafe, FailsafePort, explain, read, read_expectations},
     spec::v1::{validate_policy, validate_tier},
 };
+
+/// The ports that are published in the recipes.
+const PUBLISHED: [u16; 2] = [8080, 8443];
 
 const FILE: &str = include_str!("../../../../docs/policies.md");
 
@@ -40,6 +43,11 @@ fn cluster() -> (World, Vec<(&'static str, InstanceId)>) {
         ("acme/default/cart", "acme/default", "app=cart"),
     ];
     let made = instances.map(|(word, scope, labels)| (word, world.instance(scope, labels))).to_vec();
+    let ports = |text: &str| {
+        let port = |text: &str| text.parse::<FailsafePort>().expect("a port").0;
+        text.split(',').map(port).collect()
+    };
+    world.failsafe = Failsafe { inbound: ports(Failsafe::INBOUND), outbound: ports(Failsafe::OUTBOUND) };
     (world, made)
 }
 
@@ -55,7 +63,7 @@ fn end(instances: &[(&str, InstanceId)], word: &str) -> End {
 #[test]
 fn every_recipe_does_what_it_says() {
     let (recipes, expected) = (blocks("yaml"), blocks("expect"));
-    assert_eq!(recipes.len(), 15);
+    assert_eq!(recipes.len(), 19);
     let headings = |blocks: &[(&'static str, String)]| blocks.iter().map(|(heading, _)| *heading).collect::<Vec<_>>();
     assert_eq!(headings(&recipes), headings(&expected), "each has what is expected of it");
     for ((heading, recipe), (_, expected)) in recipes.iter().zip(&expected) {
@@ -75,15 +83,15 @@ fn every_recipe_does_what_it_says() {
         let expected = read_expectations(expected).unwrap_or_else(|faults| panic!("{heading}: {faults:#?}"));
         assert!(!expected.is_empty(), "{heading}");
         for Expectation { from, to, protocol, port, passes } in expected {
-            let legs = explain(
-                &world.desired,
-                &crate::policy::KnownNames::new(),
-                &end(&instances, &from),
-                &end(&instances, &to),
-                protocol,
-                port,
-            );
+            let asked =
+                Asked { desired: &world.desired, node: &node(), known: &world.known, failsafe: &world.failsafe };
+            let mut target = end(&instances, &to);
+            if target == End::Node && PUBLISHED.contains(&port) {
+                target = End::Published;
+            }
+            let legs = explain(asked, &end(&instances, &from), &target, protocol, port);
             let says: Vec<String> = legs.iter().map(super::super::Leg::says).collect();
+            assert!(!legs.is_empty(), "{heading}: {from} to {to}: nobody is asked");
             let got = legs.iter().all(|leg| leg.verdict.passes());
             assert_eq!(got, passes, "{heading}: {from} to {to}, {port}: {says:?}");
         }

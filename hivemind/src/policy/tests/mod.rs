@@ -3,6 +3,7 @@
 mod cached;
 mod cases;
 mod cookbook;
+mod host;
 mod naive;
 mod rows;
 mod tenants;

@@ -15,8 +15,8 @@ use crate::{
     model::{InstanceId, Namespace, Policy, Scope, TenantName, TierPolicy},
     policy::{Compiled, Direction, Peer, PolicyRef, RuleName, Verdict, judge},
     spec::v1::{
-        Action, BlockPeer, Entity, InstancePeer, Operator, PolicyPeer, PolicyPort, PolicyProtocol, PolicyRule,
-        PolicySpec, PortMatch, Requirement, Selector, Tier, TierRule, TierSpec,
+        Action, BlockPeer, Entity, InstancePeer, Operator, Otherwise, PolicyPeer, PolicyPort, PolicyProtocol,
+        PolicyRule, PolicySpec, PortMatch, Requirement, Selector, Tier, TierRule, TierSpec,
     },
 };
 
@@ -58,6 +58,7 @@ impl Packet<'_> {
         match self.tier(Tier::Admin) {
             Some(Action::Accept) => return Verdict::Allowed(0),
             Some(Action::Deny) => return Verdict::DeniedBy(0),
+            Some(Action::Reject) => return Verdict::RejectedBy(0),
             Some(Action::Pass) | None => {}
         }
         let about = |policy: &&Policy| {
@@ -67,8 +68,8 @@ impl Packet<'_> {
         };
         let about: Vec<&Policy> = self.world.desired.policies.values().map(|policy| &**policy).filter(about).collect();
         let audit = about.iter().all(|policy| policy.spec.audit);
-        let counting = about.iter().filter(|policy| policy.spec.audit == audit);
-        let allowed = { counting }.any(|policy| {
+        let counting = || about.iter().filter(|policy| policy.spec.audit == audit);
+        let allowed = counting().any(|policy| {
             let scope = &policy.key.scope;
             let author = Author { tenant: Some(&scope.tenant), scope: Some(scope) };
             let rules = rules(policy, self.direction).into_iter().flatten();
@@ -78,11 +79,13 @@ impl Packet<'_> {
             return match (allowed, self.foreign()) {
                 (true, _) => Verdict::Allowed(0),
                 (_, true) => Verdict::OtherTenant,
+                _ if counting().all(|policy| policy.spec.otherwise == Otherwise::Reject) => Verdict::Rejected,
                 _ => Verdict::Denied,
             };
         }
         match (self.tier(Tier::Baseline), about.is_empty()) {
             (Some(Action::Deny), _) => Verdict::DeniedBy(0),
+            (Some(Action::Reject), _) => Verdict::RejectedBy(0),
             (Some(Action::Accept), empty) if empty || self.foreign() => Verdict::Allowed(0),
             _ if self.foreign() => Verdict::OtherTenant,
             (_, true) => Verdict::NotIsolated,
@@ -91,7 +94,7 @@ impl Packet<'_> {
         }
     }
 
-    /// The first rule of a tier that is about it.
+    /// The first rule of a tier that is about it. Who passes leaves it to whoever is next in the tier.
     fn tier(self, tier: Tier) -> Option<Action> {
         let row = self.world.desired.namespaces.get(&self.own.scope);
         let labels = row.map(|row| row.labels.clone()).unwrap_or_default();
@@ -105,11 +108,13 @@ impl Packet<'_> {
         });
         about.sort_by_key(|policy| (policy.spec.priority, &policy.key.name));
         let (tenants, operators): (Vec<_>, Vec<_>) = about.into_iter().partition(|policy| policy.key.tenant.is_some());
-        let ordered = match tier {
-            Tier::Admin => operators.into_iter().chain(tenants),
-            Tier::Baseline => tenants.into_iter().chain(operators),
-        };
-        for policy in ordered {
+        let ordered = if tier == Tier::Admin { [operators, tenants] } else { [tenants, operators] };
+        ordered.into_iter().find_map(|policies| self.first(&policies).filter(|action| *action != Action::Pass))
+    }
+
+    /// The first rule of policies that is about it.
+    fn first(self, policies: &[&TierPolicy]) -> Option<Action> {
+        for policy in policies {
             let author = Author { tenant: policy.key.tenant.as_ref(), scope: None };
             for rule in tier_rules(policy, self.direction) {
                 if self.matches(author, rule.action, &rule.peers, &rule.ports) {
@@ -131,7 +136,7 @@ impl Packet<'_> {
         };
         // "Everybody" and blocks mean nobody of another tenant, unless everybody is denied.
         let meant = |peer: &&PolicyPeer| !(self.foreign() && matches!(peer, PolicyPeer::Block(_) | PolicyPeer::Dns(_)));
-        let everybody = peers.is_empty() && (!self.foreign() || action == Action::Deny);
+        let everybody = peers.is_empty() && (!self.foreign() || matches!(action, Action::Deny | Action::Reject));
         (everybody || peers.iter().filter(meant).any(|allowed| self.is(author, allowed)))
             && (ports.is_empty() || ports.iter().any(port_ok))
     }
@@ -234,25 +239,26 @@ fn some_rules() -> impl Strategy<Value = Option<Vec<PolicyRule>>> {
 }
 
 fn a_policy() -> impl Strategy<Value = PolicySpec> {
-    (a_selector(), some_rules(), some_rules(), proptest::bool::weighted(0.2))
-        .prop_map(|(instances, ingress, egress, audit)| PolicySpec { instances, ingress, egress, audit })
+    let otherwise = select(vec![Otherwise::Deny, Otherwise::Reject]);
+    (a_selector(), some_rules(), some_rules(), proptest::bool::weighted(0.2), otherwise).prop_map(
+        |(instances, ingress, egress, audit, otherwise)| PolicySpec { instances, ingress, egress, audit, otherwise },
+    )
 }
 
 fn a_tier() -> impl Strategy<Value = TierSpec> {
     let rules = || {
-        let action = select(vec![Action::Accept, Action::Deny, Action::Pass]);
+        let action = select(vec![Action::Accept, Action::Deny, Action::Reject, Action::Pass]);
         let rule = (action, vec(a_peer(), 0..3), vec(a_port(), 0..2));
         vec(rule.prop_map(|(action, peers, ports)| TierRule { action, peers, ports }), 0..4)
     };
     let tier = select(vec![Tier::Admin, Tier::Baseline]);
     (tier, 0_u16..3, option::of(a_selector()), a_selector(), rules(), rules()).prop_map(
         |(tier, priority, namespaces, instances, ingress, egress)| TierSpec {
-            tier,
-            priority,
             namespaces,
             instances,
             ingress,
             egress,
+            ..TierSpec::new(tier, priority)
         },
     )
 }
@@ -290,7 +296,7 @@ fn a_world() -> impl Strategy<Value = World> {
 }
 
 /// The rule that a number names must itself be about the packet, and say what is done.
-fn check_name(compiled: &Compiled, packet: Packet<'_>, number: u32, denied: bool) {
+fn check_name(compiled: &Compiled, packet: Packet<'_>, number: u32, does: Action) {
     let RuleName { policy, direction, index } = &compiled.names[&number];
     assert_eq!(*direction, packet.direction);
     let (author, action, peers, ports) = match policy {
@@ -304,8 +310,9 @@ fn check_name(compiled: &Compiled, packet: Packet<'_>, number: u32, denied: bool
             let rule = &tier_rules(&packet.world.desired.tiers[key], *direction)[*index];
             (Author { tenant: key.tenant.as_ref(), scope: None }, rule.action, &rule.peers, &rule.ports)
         }
+        PolicyRef::Failsafe => panic!("nothing is about the host"),
     };
-    assert_eq!(action, if denied { Action::Deny } else { Action::Accept });
+    assert_eq!(action, does);
     assert!(packet.matches(author, action, peers, ports), "{policy} {index} is not about {:?}", packet.peer);
 }
 
@@ -330,8 +337,9 @@ proptest! {
                             let got = judge(&compiled, local, direction, *peer, protocol, port);
                             let want = packet.expected();
                             match (got, want) {
-                                (Verdict::Allowed(number), Verdict::Allowed(_)) => check_name(&compiled, packet, number, false),
-                                (Verdict::DeniedBy(number), Verdict::DeniedBy(_)) => check_name(&compiled, packet, number, true),
+                                (Verdict::Allowed(number), Verdict::Allowed(_)) => check_name(&compiled, packet, number, Action::Accept),
+                                (Verdict::DeniedBy(number), Verdict::DeniedBy(_)) => check_name(&compiled, packet, number, Action::Deny),
+                                (Verdict::RejectedBy(number), Verdict::RejectedBy(_)) => check_name(&compiled, packet, number, Action::Reject),
                                 _ => prop_assert_eq!(
                                     got, want, "{} {:?} {:?} {:?} {}", local, direction, peer, protocol, port
                                 ),

@@ -4,7 +4,9 @@ use super::world::*;
 use crate::{
     model::InstanceId,
     policy::{Direction, Peer, Verdict, judge},
-    spec::v1::{Action, Entity, PolicyPeer, PolicyPort, PolicyProtocol, Tier, TierRule, TierSpec},
+    spec::v1::{
+        Action, Entity, Otherwise, PolicyPeer, PolicyPort, PolicyProtocol, PolicySpec, Tier, TierRule, TierSpec,
+    },
 };
 
 fn says(action: Action, peers: impl Into<Vec<PolicyPeer>>, ports: impl Into<Vec<PolicyPort>>) -> TierRule {
@@ -12,7 +14,7 @@ fn says(action: Action, peers: impl Into<Vec<PolicyPeer>>, ports: impl Into<Vec<
 }
 
 fn inwards(tier: Tier, priority: u16, rules: impl Into<Vec<TierRule>>) -> TierSpec {
-    TierSpec { tier, priority, namespaces: None, instances: all(), ingress: rules.into(), egress: Vec::new() }
+    TierSpec { ingress: rules.into(), ..TierSpec::new(tier, priority) }
 }
 
 /// What comes to `local` from `from` by TCP.
@@ -22,6 +24,7 @@ fn comes(world: &World, local: &InstanceId, from: &InstanceId, port: u16) -> Ver
     match verdict {
         Verdict::Allowed(_) => Verdict::Allowed(0),
         Verdict::DeniedBy(_) => Verdict::DeniedBy(0),
+        Verdict::RejectedBy(_) => Verdict::RejectedBy(0),
         other => other,
     }
 }
@@ -63,6 +66,32 @@ fn namespaces_decide_between_the_tiers() {
     world.tier("later", inwards(Tier::Admin, 2, [says(Action::Deny, [], [])]));
     assert_eq!(comes(&world, &local, &from, 80), ALLOWED, "the tier is left at the first rule that passes it on");
     assert_eq!(comes(&world, &local, &from, 81), ALLOWED, "what is accepted is not asked of the namespace");
+}
+
+#[test]
+fn who_passes_leaves_it_to_the_next_and_no_further() {
+    let (mut world, local, from) = two();
+    world.tier("pass", inwards(Tier::Admin, 1, [says(Action::Pass, [], [])]));
+    world.tier("red/mine", inwards(Tier::Admin, 0, [says(Action::Reject, [], [tcp(22)]), says(Action::Pass, [], [])]));
+    assert_eq!(comes(&world, &local, &from, 22), Verdict::RejectedBy(0), "the tenant's word is next to the operator's");
+    assert_eq!(comes(&world, &local, &from, 80), Verdict::NotIsolated);
+    world.tier("red/last", inwards(Tier::Baseline, 0, [says(Action::Pass, [], [])]));
+    world.tier("last", inwards(Tier::Baseline, 0, [says(Action::Deny, [], [tcp(80)])]));
+    assert_eq!(comes(&world, &local, &from, 80), DENIED, "and the operator's next to the tenant's at last");
+    assert_eq!(comes(&world, &local, &from, 81), Verdict::NotIsolated);
+}
+
+#[test]
+fn what_is_not_allowed_is_answered_if_all_who_close_say_so() {
+    let (mut world, local, from) = two();
+    let loud = || PolicySpec { otherwise: Otherwise::Reject, ..ingress(all(), [rule([], [tcp(80)])]) };
+    world.policy("red/x", "loud", loud());
+    assert_eq!(comes(&world, &local, &from, 81), Verdict::Rejected);
+    assert_eq!(comes(&world, &local, &from, 80), ALLOWED);
+    world.policy("red/x", "trial", PolicySpec { audit: true, ..ingress(all(), []) });
+    assert_eq!(comes(&world, &local, &from, 81), Verdict::Rejected, "one on trial changes nothing");
+    world.policy("red/x", "silent", ingress(all(), []));
+    assert_eq!(comes(&world, &local, &from, 81), Verdict::Denied);
 }
 
 #[test]

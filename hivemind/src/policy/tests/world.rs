@@ -4,10 +4,10 @@ use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use crate::{
     model::{Addresses, InstanceId, Namespace, NodeDesired, NodeName, Policy, PolicyKey, Scope, TierPolicy, Timestamp},
-    policy::{Compiled, KnownNames, compile_with},
+    policy::{Compiled, Failsafe, KnownNames, compile_with},
     spec::v1::{
-        BlockPeer, InstancePeer, Operator, PolicyPeer, PolicyPort, PolicyProtocol, PolicyRule, PolicySpec, PortMatch,
-        Requirement, Selector, TierSpec,
+        BlockPeer, InstancePeer, Operator, Otherwise, PolicyPeer, PolicyPort, PolicyProtocol, PolicyRule, PolicySpec,
+        PortMatch, Requirement, Selector, TierSpec,
     },
 };
 
@@ -36,6 +36,7 @@ pub(in crate::policy) fn labels(text: &str) -> BTreeMap<String, String> {
 pub(in crate::policy) struct World {
     pub(super) desired: NodeDesired,
     pub(super) known: KnownNames,
+    pub(super) failsafe: Failsafe,
 }
 
 impl World {
@@ -81,7 +82,7 @@ impl World {
     }
 
     pub(in crate::policy) fn compile(&self) -> Compiled {
-        compile_with(&self.desired, &node(), &self.known)
+        compile_with(&self.desired, &node(), &self.known, &self.failsafe)
     }
 
     pub(in crate::policy) fn v4(&self, id: &InstanceId) -> IpAddr {
@@ -139,7 +140,7 @@ pub(in crate::policy) fn spec(
     ingress: Option<Vec<PolicyRule>>,
     egress: Option<Vec<PolicyRule>>,
 ) -> PolicySpec {
-    PolicySpec { instances, ingress, egress, audit: false }
+    PolicySpec { instances, ingress, egress, audit: false, otherwise: Otherwise::Deny }
 }
 
 pub(in crate::policy) fn ingress(instances: Selector, rules: impl Into<Vec<PolicyRule>>) -> PolicySpec {

@@ -18,9 +18,9 @@ pub use dns_name::{dns_name, dns_name_covers};
 pub use health::{Check, HealthSpec};
 pub use labels::validate_labels;
 pub use policy::{
-    BlockPeer, Entity, InstancePeer, Operator, PolicyPeer, PolicyPort, PolicyProtocol, PolicyRule, PolicySpec,
-    PortMatch, Requirement, Selector,
+    BlockPeer, Entity, InstancePeer, Operator, Otherwise, PolicyPeer, PolicyPort, PolicyProtocol, PolicyRule,
+    PolicySpec, PortMatch, Requirement, Selector,
 };
-pub use tier::{Action, MAX_PRIORITY, Tier, TierRule, TierSpec, validate_tier};
+pub use tier::{Action, MAX_PRIORITY, Tier, TierRule, TierSpec, Way, validate_tier};
 pub use validate::{MAX_REPLICAS, MIN_MEMORY, validate_app};
 pub use validate_policy::{DNS_ONLY_OPENS, validate_policy};

@@ -5,14 +5,14 @@
 //! for an instance is open to its tenant; one that some policy names is closed but for what the union of their rules
 //! allows; replies and the instance's own node always pass.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 /// A policy of a namespace.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PolicySpec {
     /// The instances it is about, by their labels; the empty selector is all of the namespace.
@@ -27,6 +27,27 @@ pub struct PolicySpec {
     /// Counts and records what it would deny, and denies nothing.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub audit: bool,
+    /// What becomes of what no rule allows. Of several policies the one that is silent decides.
+    #[serde(default, skip_serializing_if = "Otherwise::is_deny")]
+    pub otherwise: Otherwise,
+}
+
+/// What becomes of what no rule allows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Otherwise {
+    /// It is dropped.
+    #[default]
+    Deny,
+    /// It is dropped, and the sender is told.
+    Reject,
+}
+
+impl Otherwise {
+    /// Whether nothing is said to the sender.
+    pub const fn is_deny(&self) -> bool {
+        matches!(self, Self::Deny)
+    }
 }
 
 /// What is allowed: these peers on these ports.
@@ -170,6 +191,31 @@ pub enum PolicyProtocol {
     Sctp,
     /// ICMP for IPv4, ICMPv6 for IPv6.
     Icmp,
+}
+
+/// `80/tcp`, `8000-8100/tcp`, `http/tcp`, `all of udp`
+impl fmt::Display for PolicyPort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let protocol = self.protocol.as_str();
+        match &self.port {
+            None => write!(f, "all of {protocol}"),
+            Some(PortMatch::Range(first, last)) if first == last => write!(f, "{first}/{protocol}"),
+            Some(PortMatch::Range(first, last)) => write!(f, "{first}-{last}/{protocol}"),
+            Some(PortMatch::Name(name)) => write!(f, "{name}/{protocol}"),
+        }
+    }
+}
+
+impl PolicyProtocol {
+    /// The word that documents have.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+            Self::Sctp => "sctp",
+            Self::Icmp => "icmp",
+        }
+    }
 }
 
 impl Selector {

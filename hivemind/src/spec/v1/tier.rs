@@ -1,13 +1,18 @@
 //! A policy of a tier: what the operator, or a tenant for all its namespaces, says before or after the policies of
 //! namespaces. Semantics are those of Kubernetes' ClusterNetworkPolicy (`policy.networking.k8s.io/v1alpha2`).
+//!
+//! The tier `host` is about the nodes themselves and their published ports, and the operator's alone.
+
+use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::{
-    PolicyPeer, PolicyPort, Selector,
+    Entity, Otherwise, PolicyPeer, PolicyPort, Selector,
     validate_policy::{check_parts, check_selector},
 };
+use crate::model::NodeName;
 
 /// The highest priority number, which is decided by last.
 pub const MAX_PRIORITY: u16 = 1000;
@@ -34,6 +39,72 @@ pub struct TierSpec {
     /// What it says of what goes out.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub egress: Vec<TierRule>,
+    /// Of the tier `host`: what it says of what comes to published ports, by the ports of the node.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub published: Vec<TierRule>,
+    /// Of the tier `host`: the ways in which what no rule of any of its policies accepts is denied.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub closes: BTreeSet<Way>,
+    /// Of the tier `host`: what becomes of what is denied so. Of several policies the one that is silent decides.
+    #[serde(default, skip_serializing_if = "Otherwise::is_deny")]
+    pub otherwise: Otherwise,
+    /// Of the tier `host`: the nodes that it is about, by name; without one, all.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    #[schema(value_type = Vec<String>)]
+    pub nodes: BTreeSet<NodeName>,
+}
+
+impl TierSpec {
+    /// A policy about everybody that says nothing yet.
+    pub fn new(tier: Tier, priority: u16) -> Self {
+        Self {
+            tier,
+            priority,
+            namespaces: None,
+            instances: Selector::default(),
+            ingress: Vec::new(),
+            egress: Vec::new(),
+            published: Vec::new(),
+            closes: BTreeSet::new(),
+            otherwise: Otherwise::Deny,
+            nodes: BTreeSet::new(),
+        }
+    }
+
+    /// The rules of a way.
+    pub fn rules(&self, way: Way) -> &[TierRule] {
+        match way {
+            Way::Ingress => &self.ingress,
+            Way::Egress => &self.egress,
+            Way::Published => &self.published,
+        }
+    }
+}
+
+/// What the rules of the tier `host` are about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Way {
+    /// What comes to the host, from outside by an uplink or from instances.
+    Ingress,
+    /// What the host sends by an uplink.
+    Egress,
+    /// What comes to published ports.
+    Published,
+}
+
+impl Way {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Ingress, Self::Egress, Self::Published];
+
+    /// The word that documents have.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Ingress => "ingress",
+            Self::Egress => "egress",
+            Self::Published => "published",
+        }
+    }
 }
 
 /// When a policy is asked.
@@ -44,6 +115,8 @@ pub enum Tier {
     Admin,
     /// Where no policy of a namespace is about the direction.
     Baseline,
+    /// About the nodes and their published ports, not about instances.
+    Host,
 }
 
 /// A rule of a tier.
@@ -69,6 +142,8 @@ pub enum Action {
     Accept,
     /// It is dropped, whatever later tiers say.
     Deny,
+    /// The same, and the sender is told: by a TCP reset, or by ICMP "administratively prohibited".
+    Reject,
     /// The rest of the tier says nothing; the next one decides.
     Pass,
 }
@@ -83,20 +158,72 @@ pub fn validate_tier(spec: &TierSpec) -> Vec<String> {
         check_selector("namespaces", namespaces, &mut faults);
     }
     check_selector("instances", &spec.instances, &mut faults);
-    if spec.ingress.is_empty() && spec.egress.is_empty() {
+    if Way::ALL.iter().all(|way| spec.rules(*way).is_empty()) && spec.closes.is_empty() {
         faults.push("ingress, egress: it has no rule; a policy of a tier says something only by its rules".into());
     }
-    for (direction, rules) in [("ingress", &spec.ingress), ("egress", &spec.egress)] {
+    if spec.tier == Tier::Host {
+        check_host(spec, &mut faults)
+    } else {
+        check_no_host(spec, &mut faults)
+    }
+    for way in Way::ALL {
+        let (direction, rules) = (way.as_str(), spec.rules(way));
         if rules.len() > MAX_TIER_RULES {
             let why = format!("{} rules are more than {MAX_TIER_RULES}; write several policies", rules.len());
             faults.push(format!("{direction}: {why}"));
         }
         for (at, rule) in rules.iter().enumerate() {
-            let opens = direction == "egress" && rule.action == Action::Accept;
+            let opens = way == Way::Egress && rule.action == Action::Accept && spec.tier != Tier::Host;
             check_parts(&format!("{direction}[{at}]"), opens, &rule.peers, &rule.ports, &mut faults);
         }
     }
     faults
+}
+
+/// What has no meaning but in the tier `host`.
+fn check_no_host(spec: &TierSpec, faults: &mut Vec<String>) {
+    let only = [
+        ("published", spec.published.is_empty()),
+        ("closes", spec.closes.is_empty()),
+        ("otherwise", spec.otherwise.is_deny()),
+        ("nodes", spec.nodes.is_empty()),
+    ];
+    for (field, _) in only.into_iter().filter(|(_, absent)| !absent) {
+        faults.push(format!("{field}: only policies of the tier host have it; leave it out, or write that tier"));
+    }
+}
+
+fn check_host(spec: &TierSpec, faults: &mut Vec<String>) {
+    if spec.namespaces.is_some() || spec.instances != Selector::default() {
+        faults.push("namespaces, instances: a policy of the tier host selects nodes; write nodes, or nothing".into());
+    }
+    for way in Way::ALL {
+        for (at, rule) in spec.rules(way).iter().enumerate() {
+            let field = format!("{}[{at}]", way.as_str());
+            if rule.action == Action::Pass {
+                faults
+                    .push(format!("{field}.action: nobody is asked after the tier host; write accept, deny or reject"));
+            }
+            for peer in &rule.peers {
+                let PolicyPeer::Entity(entity @ (Entity::Host | Entity::SameTenant | Entity::OtherTenants)) = peer
+                else {
+                    continue;
+                };
+                let why = match entity {
+                    Entity::Host => "the host always reaches itself",
+                    _ => "the host is of no tenant; write cluster, or instances",
+                };
+                faults.push(format!("{field}.peers: {why}"));
+            }
+            if way == Way::Egress && rule.peers.iter().any(is_instances) {
+                faults.push(format!("{field}.peers: the host always reaches the instances; name who is outside"));
+            }
+        }
+    }
+}
+
+fn is_instances(peer: &PolicyPeer) -> bool {
+    matches!(peer, PolicyPeer::Instances(_) | PolicyPeer::Entity(Entity::Cluster))
 }
 
 #[cfg(test)]
@@ -114,5 +241,30 @@ mod tests {
         assert_eq!(fields, ["priority", "namespaces.labels", "egress[0].ports[0]"], "{faults:?}");
         let silent = serde_json::json!({"tier": "admin", "priority": 0});
         assert_eq!(validate_tier(&serde_json::from_value(silent).expect("a policy")).len(), 1);
+    }
+
+    #[test]
+    fn what_is_about_the_host_is_in_its_tier_only() {
+        let faults = |json| validate_tier(&serde_json::from_value(json).expect("a policy"));
+        let fields = |json| {
+            let found: Vec<String> = faults(json);
+            found.iter().map(|fault| fault.split(':').next().expect("a field").to_owned()).collect::<Vec<_>>()
+        };
+        let good = serde_json::json!({"tier": "host", "priority": 500, "closes": ["ingress", "published"],
+            "otherwise": "reject", "nodes": ["n1"], "published": [{"action": "accept", "peers": [{"entity": "cluster"}]}]});
+        assert_eq!(faults(good), Vec::<String>::new());
+        let bad = serde_json::json!({"tier": "host", "priority": 0, "instances": {"labels": {"a": "b"}}, 
+            "ingress": [{"action": "pass", "peers": [{"entity": "same-tenant"}]}],
+            "egress": [{"action": "accept", "peers": [{"entity": "cluster"}, {"dns": "example.org"}]}]});
+        let expected = [
+            "namespaces, instances",
+            "ingress[0].action",
+            "ingress[0].peers",
+            "egress[0].peers",
+            "egress[0].peers[1].dns",
+        ];
+        assert_eq!(fields(bad), expected);
+        let elsewhere = serde_json::json!({"tier": "admin", "priority": 0, "closes": ["egress"], "nodes": ["n1"]});
+        assert_eq!(fields(elsewhere), ["closes", "nodes"]);
     }
 }
