@@ -120,12 +120,15 @@ impl Reason {
     }
 
     /// What a number stands for that was made of a reason; 0 of none.
+    ///
+    /// # Safety
+    /// `number` is 0, or a reason as a number.
     #[inline(always)]
-    pub const fn check(number: u32) -> Result<(), Self> {
+    pub const unsafe fn check(number: u32) -> Result<(), Self> {
         if number == 0 {
             return Ok(());
         }
-        // SAFETY: the programs make these numbers of reasons only.
+        // SAFETY: as above.
         Err(unsafe { core::mem::transmute::<u8, Self>(number as u8) })
     }
 

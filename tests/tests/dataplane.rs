@@ -32,7 +32,7 @@ use hivemind::{
 use hivemind_ebpf::reason::Reason;
 
 use hivemind::net::Family;
-use lab::{FAMILIES, GATEWAY, Lab, UPLINK, firewall, isolated, past_the_sockets, vip};
+use lab::{FAMILIES, GATEWAY, Lab, firewall, isolated, outside, past_the_sockets, uplink, vip};
 use traffic::{Echo, tcp_ask, udp_ask};
 
 /// A way to open the data plane.
@@ -83,21 +83,6 @@ fn sockets_reach_a_service_and_see_its_address() {
         }
         lab.dataplane.unload().expect("unload");
     });
-}
-
-/// The node's address on its uplink.
-fn uplink(family: Family) -> IpAddr {
-    match family {
-        Family::V4 => UPLINK[0].0.into(),
-        Family::V6 => UPLINK[0].1.into(),
-    }
-}
-
-fn outside(family: Family) -> IpAddr {
-    match family {
-        Family::V4 => UPLINK[1].0.into(),
-        Family::V6 => UPLINK[1].1.into(),
-    }
 }
 
 #[test]

@@ -341,7 +341,7 @@ impl Owner {
             }
             Request::NodeFacts { uplinks, addresses } => {
                 if let Err(error) = self.dataplane.attach_uplinks(&uplinks) {
-                    tracing::error!(%error, ?uplinks, "published ports are not reachable through some uplinks");
+                    tracing::error!(%error, ?uplinks, "published ports and policies of the host do not work at some uplinks");
                 }
                 self.addresses = addresses;
                 self.dirty = true;

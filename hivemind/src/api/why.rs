@@ -19,7 +19,7 @@ use crate::{
     policy::{
         Asked, Direction, End, Failsafe, KnownNames, Leg, Peer, Subject, compile_with, explain, judge_host, too_large,
     },
-    spec::v1::{PolicyProtocol, PolicySpec, TierSpec, validate_policy, validate_tier},
+    spec::v1::{PolicyProtocol, PolicySpec, TierSpec, validate_policy, validate_tier_of},
 };
 
 /// Somebody outside, of whom nothing else is known: an address of a range that is reserved for documents.
@@ -209,7 +209,11 @@ fn tried(
         desired.policies.insert(key.clone(), Arc::new(Policy { key, spec, created_at }));
     }
     for TriedTier { key, spec } in tiers {
-        faults.extend(validate_tier(&spec).into_iter().map(|fault| format!("tier policy {key}: {fault}")));
+        faults.extend(
+            validate_tier_of(key.tenant.is_some(), &spec)
+                .into_iter()
+                .map(|fault| format!("tier policy {key}: {fault}")),
+        );
         desired.tiers.insert(key.clone(), Arc::new(TierPolicy { key, spec, created_at }));
     }
     if faults.is_empty() {

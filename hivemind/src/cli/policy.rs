@@ -33,6 +33,10 @@ A policy closes the directions it names for the instances it selects, but for wh
   ingress:
   - from: [{instances: app=client}, {block: 192.0.2.0/24}]
     ports: [80, 8000-8100/tcp]
+With 'host: {}' it is about the nodes themselves, and with 'published:' about their published ports:
+  policy: nodes
+  host: {}
+  ingress: [{from: [{block: 192.0.2.0/24}], ports: [443]}]
 Kubernetes' NetworkPolicy (networking.k8s.io/v1) and ClusterNetworkPolicy (policy.networking.k8s.io/v1alpha2) are
 taken as they are.";
 

@@ -11,7 +11,7 @@ use crate::{
         Tenant, TenantName, TierKey, TierPolicy, Timestamp,
     },
     policy::too_large,
-    spec::v1::{PolicySpec, TierSpec, validate_labels, validate_policy, validate_tier},
+    spec::v1::{PolicySpec, TierSpec, validate_labels, validate_policy, validate_tier_of},
 };
 
 /// What has a row of its own, with its full name.
@@ -287,7 +287,7 @@ fn put_tier(
     if let Some(tenant) = key.tenant.as_ref().filter(|tenant| !snapshot.has_tenant(tenant)) {
         return Err(ControlError::NoScope { scope: Scope::default_of(tenant.clone()), tenant: false });
     }
-    let faults = validate_tier(&spec);
+    let faults = validate_tier_of(key.tenant.is_some(), &spec);
     if !faults.is_empty() {
         return Err(ControlError::Invalid { object: ObjectName::Tier(key), faults });
     }

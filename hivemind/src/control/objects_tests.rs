@@ -245,6 +245,8 @@ fn policies_of_tiers_belong_to_the_operator_or_a_tenant() {
     put(&mut snapshot, put_tier("p", DENY));
     put(&mut snapshot, put_tier("acme/p", DENY));
     assert_eq!((snapshot.tiers.len(), rows(&snapshot, put_tier("acme/p", DENY))), (2, 0), "two, and nothing twice");
+    let of_tenant = refused(&snapshot, put_tier("acme/p", &DENY.replace("admin", "host")));
+    assert!(of_tenant.details[0].contains("the operator's alone"), "{of_tenant}");
     let wrong = refused(&snapshot, put_tier("p", &DENY.replace(": 1", ": 1001")));
     assert_eq!((wrong.code.as_str(), wrong.details.len()), ("E-SPEC-001", 1));
     let problem = refused(&snapshot, ObjectChange::RemoveTenant(tenant("acme")));

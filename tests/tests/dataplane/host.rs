@@ -11,10 +11,8 @@ use hivemind::{dataplane::Dataplane, model::Protocol, net::Family};
 
 use crate::{
     in_both_ways,
-    lab::{FAMILIES, GATEWAY, Lab, firewall, nft},
-    outside,
+    lab::{FAMILIES, GATEWAY, Lab, firewall, nft, outside, uplink},
     traffic::{Echo, PATIENCE, tcp_ask, tcp_ask_on, tcp_connects_within, udp_ask},
-    uplink,
 };
 
 /// How long something is waited for that must not come.

@@ -39,6 +39,22 @@ pub(crate) const UPLINK: [(Ipv4Addr, Ipv6Addr); 2] = [
     (Ipv4Addr::new(192, 0, 2, 2), Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 2)),
 ];
 
+/// The node's address on its uplink.
+pub(crate) fn uplink(family: Family) -> IpAddr {
+    match family {
+        Family::V4 => UPLINK[0].0.into(),
+        Family::V6 => UPLINK[0].1.into(),
+    }
+}
+
+/// The address of who is outside.
+pub(crate) fn outside(family: Family) -> IpAddr {
+    match family {
+        Family::V4 => UPLINK[1].0.into(),
+        Family::V6 => UPLINK[1].1.into(),
+    }
+}
+
 /// Runs `test` on a thread with its own network and mount namespace, in a cgroup of its own.
 pub(crate) fn isolated(test: impl FnOnce(&Path) + Send) {
     if !hivemind_tests::netlab::may_run() {

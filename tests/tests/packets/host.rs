@@ -15,20 +15,13 @@ use hivemind_ebpf::{
 use crate::{
     bench::{Bench, DROP, Expect, PASS, REDIRECT, Row},
     frame::{ACK, Frame, ICMP, ICMPV6, RST, SYN, TCP, UDP},
-    lab::{FAMILIES, GATEWAY, UPLINK, isolated},
+    lab::{FAMILIES, GATEWAY, isolated, outside as client, uplink as node},
 };
 
 const IN: &str = program::FROM_UPLINK;
 const OUT: &str = program::TO_UPLINK;
 
-fn node(family: Family) -> IpAddr {
-    if family == Family::V4 { UPLINK[0].0.into() } else { UPLINK[0].1.into() }
-}
-
-fn client(family: Family) -> IpAddr {
-    if family == Family::V4 { UPLINK[1].0.into() } else { UPLINK[1].1.into() }
-}
-
+/// The interface index of the uplink.
 fn uplink() -> u32 {
     nix::net::if_::if_nametoindex("uplink").expect("a device")
 }
@@ -291,9 +284,9 @@ fn what_is_rejected_is_answered_and_icmp_at_most_so_often() {
         }
         assert_eq!(answered[&TCP], 4 * most, "a reset is no more than what came");
         assert!((most - 20..=2 * most).contains(&answered[&UDP]), "{answered:?}");
-        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(5);
+        let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(5);
         while bench.run(IN, &comes(Family::V4, UDP, 9, 81).bytes(), uplink()).0 != REDIRECT {
-            assert!(std::time::Instant::now() < deadline, "the next second has its own");
+            assert!(tokio::time::Instant::now() < deadline, "the next second has its own");
         }
         bench.lab.dataplane.unload().expect("to unload");
     });

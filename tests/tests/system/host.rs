@@ -95,7 +95,6 @@ fn a_closed_host_is_told_of_first_and_keeps_what_is_published() -> Result<()> {
     ensure!(shell::output(&mut own)?.starts_with("Hello from web-"), "the host reaches its own");
 
     // What is in the kernel goes on without a daemon, and with the next one.
-    drop(outside);
     machine.daemon.kill()?;
     ensure!(reaches(&Outside::again(&machine), OWN) == [false; 2], "a killed daemon opens the host");
     machine.daemon.start(&machine.sandbox)?;

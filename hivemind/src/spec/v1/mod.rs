@@ -21,6 +21,6 @@ pub use policy::{
     BlockPeer, Entity, InstancePeer, Operator, Otherwise, PolicyPeer, PolicyPort, PolicyProtocol, PolicyRule,
     PolicySpec, PortMatch, Requirement, Selector,
 };
-pub use tier::{Action, MAX_PRIORITY, Tier, TierRule, TierSpec, Way, validate_tier};
+pub use tier::{Action, MAX_PRIORITY, Tier, TierRule, TierSpec, Way, validate_tier, validate_tier_of};
 pub use validate::{MAX_REPLICAS, MIN_MEMORY, validate_app};
 pub use validate_policy::{DNS_ONLY_OPENS, validate_policy};

@@ -180,6 +180,15 @@ pub fn validate_tier(spec: &TierSpec) -> Vec<String> {
     faults
 }
 
+/// The same, and whether it may be `of_tenant`.
+pub fn validate_tier_of(of_tenant: bool, spec: &TierSpec) -> Vec<String> {
+    let mut faults = validate_tier(spec);
+    if of_tenant && spec.tier == Tier::Host {
+        faults.push("tier: policies of the host are the operator's alone; write admin or baseline".into());
+    }
+    faults
+}
+
 /// What has no meaning but in the tier `host`.
 fn check_no_host(spec: &TierSpec, faults: &mut Vec<String>) {
     let only = [
@@ -264,6 +273,9 @@ mod tests {
             "egress[0].peers[1].dns",
         ];
         assert_eq!(fields(bad), expected);
+        let of_tenant = TierSpec { closes: [Way::Ingress].into(), ..TierSpec::new(Tier::Host, 0) };
+        assert_eq!(validate_tier_of(false, &of_tenant), Vec::<String>::new());
+        assert_eq!(validate_tier_of(true, &of_tenant).len(), 1);
         let elsewhere = serde_json::json!({"tier": "admin", "priority": 0, "closes": ["egress"], "nodes": ["n1"]});
         assert_eq!(fields(elsewhere), ["closes", "nodes"]);
     }
