@@ -11,13 +11,14 @@
 pub mod abi;
 pub mod choose;
 pub mod flow;
+pub mod limit;
 pub mod packet;
 pub mod policy;
 pub mod reason;
 pub mod refusal;
 
 /// Version of keys, values and map meanings. It is part of the path under which everything is pinned.
-pub const ABI_VERSION: u32 = 3;
+pub const ABI_VERSION: u32 = 4;
 
 /// Names of the maps: at most 15 bytes, which is what the kernel keeps.
 pub mod map {
@@ -73,9 +74,13 @@ pub mod map {
     pub const OPEN: &str = "hm_open";
     /// [`super::abi::Addr`] of a backend → how many sockets are counted for it.
     pub const LOADS: &str = "hm_loads";
+    /// Account → [`super::abi::Limit`].
+    pub const LIMITS: &str = "hm_limits";
+    /// Account → [`super::abi::Use`].
+    pub const USES: &str = "hm_uses";
 
     /// All of them.
-    pub const ALL: [&str; 26] = [
+    pub const ALL: [&str; 28] = [
         ENDPOINTS,
         PEERS,
         NODE_ADDRS,
@@ -102,6 +107,8 @@ pub mod map {
         SOURCES,
         OPEN,
         LOADS,
+        LIMITS,
+        USES,
     ];
 }
 

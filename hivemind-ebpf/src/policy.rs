@@ -31,6 +31,9 @@ pub const RULED_IN: u32 = 32;
 /// The same, outwards.
 pub const RULED_OUT: u32 = 64;
 
+/// It has rates, or its tenant has.
+pub const LIMITED: u32 = 128;
+
 /// Index of [`crate::abi::Endpoint::sets`]: the tier that decides before the policies of namespaces.
 pub const ADMIN: usize = 0;
 /// The policies of the instance's namespace.

@@ -65,11 +65,17 @@ pub enum Reason {
     NoLocalBackend = 29,
     /// The client of a published port is in none of its source ranges.
     SourceRange = 30,
+    /// More bytes or packets in a second than the instance or its tenant may send or get.
+    RateLimited = 31,
+    /// The instance or its tenant has as many connections as it may, or has begun as many in a second.
+    ConnectionLimit = 32,
+    /// The instance holds its share of the table of flows.
+    FlowShare = 33,
 }
 
 impl Reason {
     /// All reasons, by number.
-    pub const ALL: [Self; 30] = [
+    pub const ALL: [Self; 33] = [
         Self::NotReady,
         Self::Malformed,
         Self::EtherType,
@@ -100,6 +106,9 @@ impl Reason {
         Self::Evicted,
         Self::NoLocalBackend,
         Self::SourceRange,
+        Self::RateLimited,
+        Self::ConnectionLimit,
+        Self::FlowShare,
     ];
 
     /// The reason with this number.
@@ -140,6 +149,9 @@ impl Reason {
             Self::Evicted => "evicted",
             Self::NoLocalBackend => "no-local-backend",
             Self::SourceRange => "source-range",
+            Self::RateLimited => "rate-limited",
+            Self::ConnectionLimit => "connection-limit",
+            Self::FlowShare => "flow-share",
         }
     }
 }
@@ -159,6 +171,6 @@ mod tests {
         names.dedup();
         assert_eq!(names.len(), Reason::ALL.len());
         assert_eq!(Reason::from_number(0), None);
-        assert_eq!(Reason::from_number(31), None);
+        assert_eq!(Reason::from_number(34), None);
     }
 }

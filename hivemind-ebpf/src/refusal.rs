@@ -30,12 +30,17 @@ pub enum Answer {
 /// Sockets hear of each at once as "connection refused"; only a ping is told that it is the host that is not there.
 #[inline(always)]
 pub const fn answer(reason: Reason, protocol: u8, detail: u8) -> Answer {
+    // Only what would begin: of a connection that goes on the next packet may pass.
+    let beginning = matches!(reason, Reason::ConnectionLimit | Reason::FlowShare);
+    if beginning && protocol == TCP {
+        return if detail & (SYN | ACK | RST) == SYN { Answer::Reset } else { Answer::Nothing };
+    }
     let host = matches!(reason, Reason::NoSuchService | Reason::NoSuchInstance);
     let port = matches!(
         reason,
         Reason::NoSuchPort | Reason::NoBackend | Reason::NoLocalBackend | Reason::NoConnection | Reason::BackendGone
     );
-    if !host && !port {
+    if !host && !port && !beginning {
         return Answer::Nothing;
     }
     match protocol {
@@ -97,6 +102,13 @@ mod tests {
             (Reason::NoSuchInstance, ICMPV6, 1, Nothing),
             (Reason::SpoofedAddress, TCP, SYN, Nothing),
             (Reason::PolicyOut, UDP, 0, Nothing),
+            (Reason::ConnectionLimit, TCP, SYN, Reset),
+            (Reason::FlowShare, TCP, SYN, Reset),
+            (Reason::FlowShare, TCP, SYN | ACK, Nothing),
+            (Reason::FlowShare, TCP, ACK, Nothing),
+            (Reason::FlowShare, UDP, 0, Port),
+            (Reason::RateLimited, TCP, SYN, Nothing),
+            (Reason::RateLimited, UDP, 0, Nothing),
         ] {
             assert_eq!(answer(reason, protocol, detail), expected, "{reason:?} {protocol} {detail}");
         }

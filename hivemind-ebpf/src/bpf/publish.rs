@@ -11,6 +11,7 @@ use super::{
     container::leave,
     finish,
     flow::{self, Hook},
+    limit::{self, RECEIVER},
     maps::{ENDPOINTS, PEERS, config, forwarded},
     refuse::{Back, answer},
     related,
@@ -76,6 +77,7 @@ fn from_uplink(skb: Skb, verdict: &mut i32) -> Result<(), Reason> {
     if work.way.far == 0 {
         return Ok(());
     }
+    limit::rates(skb, work, RECEIVER)?;
     forwarded(work.way.slots[1], IN, length);
     rewrite::replace(skb, &work.packet, End::Destination, &work.tuple.dst, work.tuple.dport_be)?;
     leave(&work.way, verdict);

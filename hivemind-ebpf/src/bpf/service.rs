@@ -19,7 +19,10 @@ use hivemind_ebpf::{
     reason::Reason,
 };
 
-use super::maps::{BY_ROW, FRONTENDS, NEW, SLOTS};
+use super::{
+    atomic,
+    maps::{BY_ROW, FRONTENDS, NEW, SLOTS},
+};
 
 #[map(name = "hm_parts")]
 static PARTS: HashMap<PartKey, Part> = HashMap::with_max_entries(65_536, BY_ROW);
@@ -228,19 +231,9 @@ pub(super) fn opened(cookie: u64, addr: &Addr) {
     }
     match LOADS.get_ptr_mut(addr) {
         // SAFETY: an aligned word of the map; the daemon removes a row long after the last socket.
-        Some(load) => unsafe { add(load, 1) },
+        Some(load) => unsafe { atomic::add(load, 1) },
         None => drop(OPEN.remove(&cookie)),
     }
-}
-
-/// Adds in one step, whatever other CPUs do. The target has no atomic types in `core`, but the instruction.
-///
-/// # Safety
-/// `word` is a valid and aligned word of a map.
-#[inline(always)]
-unsafe fn add(word: *mut u64, number: u64) {
-    // SAFETY: the instruction writes this one word.
-    unsafe { core::arch::asm!("lock *(u64 *)({word} + 0) += {number}", word = in(reg) word, number = in(reg) number) };
 }
 
 /// Counts it no more.
@@ -252,7 +245,7 @@ fn released(cookie: u64) {
         && let Some(load) = LOADS.get_ptr_mut(&addr)
     {
         // SAFETY: as above. The row was there when this socket was counted, and stays while one is.
-        unsafe { add(load, u64::MAX) };
+        unsafe { atomic::add(load, u64::MAX) };
     }
 }
 

@@ -8,10 +8,10 @@ use std::{
 use ipnet::IpNet;
 
 use crate::{
-    model::{Backend, InstanceId, NodeDesired, NodeName, Protocol, ServedService},
+    model::{Backend, Instance, InstanceId, NodeDesired, NodeName, Protocol, ServedService},
     net::{Family, HostLink, Mac},
     policy::{Compiled, EndpointPolicy, PeerClass, RuleKey, RuleRow},
-    spec::v1::{External, Internal, Method, PolicyProtocol},
+    spec::v1::{External, Internal, LimitSpec, Method, PolicyProtocol},
 };
 
 /// Every row the data plane should hold.
@@ -36,6 +36,43 @@ pub struct Tables {
     pub intervals: BTreeMap<PolicyProtocol, BTreeSet<u16>>,
     /// The block class of addresses, by longest prefix.
     pub blocks: BTreeMap<IpNet, u32>,
+    /// What instances and tenants may use. Who is not here may use everything.
+    pub limits: BTreeMap<LimitOwner, LimitRow>,
+}
+
+/// Who has limits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum LimitOwner {
+    /// An instance of this node, by the interface index of its host device.
+    Instance(u32),
+    /// A tenant's instances on this node together, by the tenant's number.
+    Tenant(u32),
+}
+
+/// What somebody may use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct LimitRow {
+    /// The limits; of an instance that has none itself, none.
+    pub spec: LimitSpec,
+    /// Of an instance whose tenant has limits, the tenant's number; else 0.
+    pub tenant: u32,
+}
+
+/// What somebody uses. Pairs are what goes out, or is begun, and what comes in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Usage {
+    /// Connections that are not closed.
+    pub connections: [u64; 2],
+    /// Rows of the table of flows; of tenants 0.
+    pub flows: u64,
+    /// Flows that got no row because the instance holds its share of the table.
+    pub unshared: u64,
+    /// Packets that were dropped because they were over a rate.
+    pub dropped_packets: [u64; 2],
+    /// Bytes of them.
+    pub dropped_bytes: [u64; 2],
+    /// Connections that were refused.
+    pub refused: [u64; 2],
 }
 
 /// An instance of this node.
@@ -57,6 +94,8 @@ pub struct EndpointRow {
     pub policy: EndpointPolicy,
     /// Whether a rule of its sets names a block of addresses.
     pub blocks: bool,
+    /// Whether it has rates, or its tenant has.
+    pub limited: bool,
 }
 
 /// Whose an address is.
@@ -140,7 +179,9 @@ pub fn compute(
     let mut tables = Tables { node_addresses: node_addresses.iter().copied().collect(), ..Tables::default() };
     for (id, instance) in &desired.instances {
         let Some(link) = links.get(id) else { continue };
+        let limited = tables.limit(link.ifindex, class(id).tenant, instance, desired);
         let row = EndpointRow {
+            limited,
             v4: instance.addresses.v4,
             v6: instance.addresses.v6,
             instance_mac: link.instance_mac,
@@ -188,6 +229,23 @@ pub fn compute(
     tables.intervals.clone_from(&policies.ports);
     tables.blocks.clone_from(&policies.blocks);
     tables
+}
+
+impl Tables {
+    /// Adds the limits of an instance and of its tenant. Whether there are rates among them.
+    fn limit(&mut self, ifindex: u32, number: u32, instance: &Instance, desired: &NodeDesired) -> bool {
+        let tenant = desired.tenants.get(&instance.app.scope.tenant).filter(|_| number != 0);
+        let tenant = tenant.map(|tenant| tenant.limits).unwrap_or_default();
+        let spec = instance.spec.limits;
+        if !tenant.is_default() {
+            self.limits.insert(LimitOwner::Tenant(number), LimitRow { spec: tenant, tenant: 0 });
+        }
+        if !tenant.is_default() || !spec.is_default() {
+            let tenant = if tenant.is_default() { 0 } else { number };
+            self.limits.insert(LimitOwner::Instance(ifindex), LimitRow { spec, tenant });
+        }
+        tenant.has_rates() || spec.has_rates()
+    }
 }
 
 /// Who gets a service's connections, as it is for its clients inside and outside.

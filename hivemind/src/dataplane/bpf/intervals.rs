@@ -3,9 +3,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    num::NonZeroUsize,
-    os::fd::{AsFd, BorrowedFd},
-    ptr::NonNull,
     sync::atomic::{AtomicU32, Ordering},
 };
 
@@ -14,40 +11,29 @@ use hivemind_ebpf::{
     map,
     policy::{PORT_ENTRIES, port_index},
 };
-use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 
-use super::rows::{PROTOCOLS, number};
+use super::{
+    mapped::Mapped,
+    rows::{PROTOCOLS, number},
+};
 use crate::{dataplane::DataplaneError, policy::interval, spec::v1::PolicyProtocol};
 
 /// Begins of intervals, by protocol; 0 always is one.
 pub(super) type Intervals = BTreeMap<PolicyProtocol, BTreeSet<u16>>;
 
-/// Bytes from one entry to the next: the kernel rounds values up to eight.
-const STRIDE: usize = 8;
-/// Bytes of the table.
-const SIZE: usize = PORT_ENTRIES as usize * STRIDE;
+/// Bytes of the table: the kernel rounds values up to eight.
+const SIZE: usize = PORT_ENTRIES as usize * 8;
 
 /// The table, mapped.
-pub(super) struct Ports(NonNull<u8>);
-
-// SAFETY: memory that is only accessed by atomic loads and stores, and unmapped when the last owner drops it.
-unsafe impl Send for Ports {}
+pub(super) struct Ports(Mapped);
 
 impl Ports {
     pub(super) fn map(data: &MapData) -> Result<Self, DataplaneError> {
-        let fail = |why: String| DataplaneError::Map { action: "map into memory", map: map::PORTS, why };
-        let size = NonZeroUsize::new(SIZE).ok_or_else(|| fail("it is empty".into()))?;
-        let fd: BorrowedFd<'_> = data.fd().as_fd();
-        // SAFETY: a new mapping of a whole map of this size, at an address that the kernel chooses.
-        let memory =
-            unsafe { mmap(None, size, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, MapFlags::MAP_SHARED, fd, 0) };
-        memory.map(|memory| Self(memory.cast())).map_err(|error| fail(error.to_string()))
+        Mapped::new(data, map::PORTS, SIZE).map(Self)
     }
 
     fn entry(&self, protocol: PolicyProtocol, port: u16) -> Option<&AtomicU32> {
-        let index = port_index(number(protocol), port)? as usize;
-        // SAFETY: within the mapping, aligned to eight bytes, and never accessed otherwise.
-        Some(unsafe { self.0.add(index * STRIDE).cast::<AtomicU32>().as_ref() })
+        self.0.half(port_index(number(protocol), port)? as usize)
     }
 
     /// The intervals of the table. A new table is one interval for each protocol.
@@ -76,12 +62,5 @@ impl Ports {
                 }
             }
         }
-    }
-}
-
-impl Drop for Ports {
-    fn drop(&mut self) {
-        // SAFETY: the mapping of `map`, which nobody has a reference to any more.
-        let _ = unsafe { munmap(self.0.cast(), SIZE) };
     }
 }

@@ -61,11 +61,12 @@ impl Row for EndpointRow {
             (self.blocks, policy::BLOCKS),
             (ruled_in, policy::RULED_IN),
             (ruled_out, policy::RULED_OUT),
+            (self.limited, policy::LIMITED),
         ];
         let flags = flags.into_iter().filter(|(set, _)| *set).fold(0, |flags, (_, bit)| flags | bit);
-        // Where it is counted is not in the tables: see `slots`.
+        // Where it is counted and its account are not in the tables: see `slots` and `accounts`.
         let who = Who { class: self.class, tenant: self.tenant };
-        Endpoint { v4, v6, frame_to, who, sets, flags, slot: 0 }
+        Endpoint { v4, v6, frame_to, who, sets, flags, slot: 0, account: 0 }
     }
     fn decode(abi: Endpoint) -> Option<Self> {
         let [a, b, c, d, e, f, g, h, i, j, k, l] = abi.frame_to;
@@ -95,6 +96,7 @@ impl Row for EndpointRow {
                 ruled_out: abi.flags & policy::RULED_OUT != 0,
             },
             blocks: abi.flags & policy::BLOCKS != 0,
+            limited: abi.flags & policy::LIMITED != 0,
         })
     }
 }
@@ -227,7 +229,7 @@ mod tests {
                 ruled_out: true,
                 ..EndpointPolicy::default()
             };
-            comes_back(EndpointRow { v4, v6, instance_mac, host_mac, class: 300, tenant: 4, policy, blocks: true });
+            comes_back(EndpointRow { v4, v6, instance_mac, host_mac, class: 300, tenant: 4, policy, blocks: true, limited: true });
         }
         comes_back(PeerRow { class: 300, tenant: 4, ifindex: 3 });
         for protocol in [None, Some(PolicyProtocol::Icmp), Some(PolicyProtocol::Sctp)] {
