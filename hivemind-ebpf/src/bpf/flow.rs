@@ -388,17 +388,22 @@ extern "C" fn hm_make_room(holder: u32) -> u32 {
     for _ in 0..TRIES {
         // SAFETY: this CPU's.
         let index = unsafe { *next };
-        // SAFETY: as above. What is looked at in vain is not looked at again soon.
-        unsafe { *next = index.wrapping_add(1) };
         let Some(key) = RECENT.get_ptr_mut(index % RECENT_KEYS) else { return 0 };
         // SAFETY: as above.
         let key = unsafe { &*key };
+        // What is looked at in vain is not looked at again soon. Behind the last that there ever was is the first.
+        let step = if key.protocol == 0 { RECENT_KEYS - index % RECENT_KEYS } else { 1 };
+        // SAFETY: as above.
+        unsafe { *next = index.wrapping_add(step) };
         let Some(row) = FLOWS.get_ptr_mut(key) else { continue };
         // SAFETY: a row of the table.
         let row = unsafe { &mut *row };
         if flow::is_spare(key, row, time) && (holder == 0 || u32::from(holder_of(row)) == holder) {
             forget(key, row);
             super::maps::count(0, 0, OUT, Reason::Evicted as u8, 0);
+            // The one that takes its place is remembered in its place.
+            // SAFETY: as above.
+            unsafe { *next = index };
             return 1;
         }
     }

@@ -242,7 +242,9 @@ extern "C" fn hm_begins() -> u32 {
         // One that is there already is counted, but not refused: the table may be new.
         work.opens = u32::from(protocol != TCP || work.packet.opens());
         work.time = limit::time(work.now);
-        if !both(from, OUT, |account, end| hm_may_begin(account, end)) || !both(to, IN, |account, end| hm_may_begin(account, end)) {
+        if !both(from, OUT, |account, end| hm_may_begin(account, end))
+            || !both(to, IN, |account, end| hm_may_begin(account, end))
+        {
             return 1;
         }
         both(from, OUT, |account, end| hm_has_begun(account, end));

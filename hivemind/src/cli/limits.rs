@@ -74,7 +74,9 @@ mod tests {
         );
         let none = Line::try_parse_from(["x"]).expect("is understood").args.spec();
         assert_eq!((none.is_default(), shown(&none)), (true, String::new()));
-        for wrong in ["--limit-egress=10mbps", "--limit-egress=fast", "--max-connections=-1", "--limit-egress-packets=1.5"] {
+        for wrong in
+            ["--limit-egress=10mbps", "--limit-egress=fast", "--max-connections=-1", "--limit-egress-packets=1.5"]
+        {
             assert!(Line::try_parse_from(["x", wrong]).is_err(), "{wrong}");
         }
     }

@@ -107,7 +107,8 @@ pub(super) struct LabelArgs {
 }
 
 impl Listed for TenantView {
-    const COLUMNS: (&'static [&'static str], &'static [&'static str]) = (&["NAME", "NAMESPACES", "AGE"], &["LIMITS", "REVISION"]);
+    const COLUMNS: (&'static [&'static str], &'static [&'static str]) =
+        (&["NAME", "NAMESPACES", "AGE"], &["LIMITS", "REVISION"]);
 
     fn name(&self) -> String {
         self.name.to_string()

@@ -11,9 +11,7 @@ use crate::{
         Tenant, TenantName, TierKey, TierPolicy, Timestamp,
     },
     policy::too_large,
-    spec::v1::{
-        LimitSpec, PolicySpec, TierSpec, validate_labels, validate_limits, validate_policy, validate_tier,
-    },
+    spec::v1::{LimitSpec, PolicySpec, TierSpec, validate_labels, validate_limits, validate_policy, validate_tier},
 };
 
 /// What has a row of its own, with its full name.

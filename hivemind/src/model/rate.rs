@@ -102,9 +102,22 @@ mod tests {
         ] {
             assert_eq!(text.parse(), Ok(BitRate(bits)), "{text}");
         }
-        for text in
-            ["", "bit", "m", "ten", "-1m", "1.m", ".5m", "1.0005k", "10mbps", "10MB", "10mib", "1e6", "99999999t", "1,5m"]
-        {
+        for text in [
+            "",
+            "bit",
+            "m",
+            "ten",
+            "-1m",
+            "1.m",
+            ".5m",
+            "1.0005k",
+            "10mbps",
+            "10MB",
+            "10mib",
+            "1e6",
+            "99999999t",
+            "1,5m",
+        ] {
             assert!(text.parse::<BitRate>().is_err(), "{text}");
         }
         let why = "10mbps".parse::<BitRate>().expect_err("refused").to_string();

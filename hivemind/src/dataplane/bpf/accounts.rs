@@ -19,8 +19,8 @@ use hivemind_ebpf::{
 };
 
 use super::{
-    maps::{Maps, failed},
     mapped::Mapped,
+    maps::{Maps, failed},
 };
 use crate::{
     dataplane::{

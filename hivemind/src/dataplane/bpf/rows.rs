@@ -229,7 +229,17 @@ mod tests {
                 ruled_out: true,
                 ..EndpointPolicy::default()
             };
-            comes_back(EndpointRow { v4, v6, instance_mac, host_mac, class: 300, tenant: 4, policy, blocks: true, limited: true });
+            comes_back(EndpointRow {
+                v4,
+                v6,
+                instance_mac,
+                host_mac,
+                class: 300,
+                tenant: 4,
+                policy,
+                blocks: true,
+                limited: true,
+            });
         }
         comes_back(PeerRow { class: 300, tenant: 4, ifindex: 3 });
         for protocol in [None, Some(PolicyProtocol::Icmp), Some(PolicyProtocol::Sctp)] {

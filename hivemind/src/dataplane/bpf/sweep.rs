@@ -21,11 +21,7 @@ use crate::dataplane::{Counter, DataplaneError, SweepReport, Watch, flows::Told}
 
 /// Removes flows that have been silent for longer than they may, and those that have lost an instance of this node:
 /// nothing of them is forwarded any more.
-pub(super) fn flows(
-    maps: &mut Maps,
-    accounts: &mut Accounts,
-    watch: &Watch,
-) -> Result<SweepReport, DataplaneError> {
+pub(super) fn flows(maps: &mut Maps, accounts: &mut Accounts, watch: &Watch) -> Result<SweepReport, DataplaneError> {
     let mut report = SweepReport::default();
     let now = now();
     let devices: BTreeSet<u32> = maps.endpoints.raw_rows()?.into_iter().map(|(ifindex, _)| ifindex).collect();
