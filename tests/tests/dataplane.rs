@@ -6,6 +6,8 @@ mod abi;
 mod balance;
 #[path = "dataplane/lab.rs"]
 mod lab;
+#[path = "dataplane/limits.rs"]
+mod limits;
 #[path = "dataplane/sockets.rs"]
 mod sockets;
 #[path = "dataplane/told.rs"]
