@@ -18,6 +18,8 @@ mod health;
 mod hosts;
 #[path = "system/life.rs"]
 mod life;
+#[path = "system/limits.rs"]
+mod limits;
 #[path = "system/namespaces.rs"]
 mod namespaces;
 #[path = "system/outside.rs"]
