@@ -45,7 +45,7 @@ impl Rate {
     /// The time that so many take.
     #[inline(always)]
     pub const fn cost(&self, amount: u64) -> u64 {
-        amount * self.price >> FINER
+        (amount * self.price) >> FINER
     }
 
     /// For how long the bucket is not full yet.

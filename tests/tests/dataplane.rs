@@ -26,10 +26,9 @@ use hivemind::{
         bpf::{BpfDataplane, DataplaneConfig},
     },
     model::Protocol,
+    net::Family,
 };
 use hivemind_ebpf::reason::Reason;
-
-use hivemind::net::Family;
 use lab::{FAMILIES, GATEWAY, Lab, UPLINK, firewall, isolated, past_the_sockets, vip};
 use traffic::{Echo, tcp_ask, udp_ask};
 

@@ -22,7 +22,9 @@ use hivemind::{
     spec::v1::LimitSpec,
 };
 use hivemind_ebpf::abi::FLOW_SHARE;
-use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, sendto, socket};
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, sendto, setsockopt, socket, sockopt,
+};
 use tokio::time::Instant;
 
 use super::{
@@ -98,6 +100,8 @@ fn tcp(lab: &Lab, to: SocketAddr) -> f64 {
         lab.instances[0].ns.spawn(move || {
             let mut stream = TcpStream::connect_timeout(&to, PATIENCE).expect("a connection");
             stream.set_write_timeout(Some(PATIENCE)).expect("a timeout");
+            // What most machines have, whatever this one does.
+            setsockopt(&stream, sockopt::TcpCongestion, &"cubic".into()).expect("a way to react to losses");
             while !stop.load(Ordering::Relaxed) && stream.write(&[0; 65_536]).is_ok() {}
         })
     };

@@ -32,7 +32,7 @@ use crate::{
 };
 
 /// A full bucket of bytes or packets lasts for so long: longer than the 200 ms after which TCP sends again what it takes
-/// for lost (Linux, TCP_RTO_MIN). With 100 ms it got 53 % of a limit of 20 Mbit/s, with 250 ms 98 %: what came in while it
+/// for lost (Linux, TCP_RTO_MIN). With 100 ms it got 53 % of 20 Mbit/s, with 250 ms 97 % and more: what came in while it
 /// waited did not fit into the bucket.
 const BURST_NS: u64 = 250_000_000;
 /// And has at least so many: the largest packet that the kernel makes of TCP, twice.
