@@ -42,6 +42,7 @@ impl Plane {
             network: network()?,
             publish_device: String::new(),
             log_dir: log_dir(run, tag)?,
+            flow_share: 0,
         };
         fs::create_dir_all(&config.root).with_context(|| format!("cannot make {}", config.root.display()))?;
         let inner = node.enter(|| BpfDataplane::open(config).context("cannot open the data plane"))?;

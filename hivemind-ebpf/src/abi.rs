@@ -132,6 +132,10 @@ pub struct Config {
     pub instances: [Range; 2],
     /// The node's own addresses in the instance ranges, IPv4 and IPv6.
     pub gateways: [Addr; 2],
+    /// How many rows of the table of flows one instance may hold; 0: all.
+    pub share: u32,
+    /// Always 0.
+    pub pad: u32,
 }
 
 impl Config {
@@ -141,6 +145,8 @@ impl Config {
         services: [Range::NONE; 2],
         instances: [Range::NONE; 2],
         gateways: [Addr { words_be: [0; 4] }; 2],
+        share: 0,
+        pad: 0,
     };
 
     /// Whether `addr` is a service's, an instance's or the node's own in these ranges: nobody outside has it.
@@ -181,6 +187,8 @@ pub struct Endpoint {
     pub flags: u32,
     /// Where its packets are counted: the number of a pair of totals, see [`total`].
     pub slot: u32,
+    /// Its account, see [`Limit`].
+    pub account: u32,
 }
 
 /// What somebody is to policies.
@@ -419,8 +427,8 @@ macro_rules! layout {
 
 layout!(Addr, 16, 4, words_be: 0);
 layout!(Range, 32, 4, network: 0, mask: 16);
-layout!(Config, 168, 8, host_netns: 0, services: 8, instances: 72, gateways: 136);
-layout!(Endpoint, 80, 4, v4: 0, v6: 16, frame_to: 32, who: 44, sets: 52, flags: 72, slot: 76);
+layout!(Config, 176, 8, host_netns: 0, services: 8, instances: 72, gateways: 136, share: 168, pad: 172);
+layout!(Endpoint, 84, 4, v4: 0, v6: 16, frame_to: 32, who: 44, sets: 52, flags: 72, slot: 76, account: 80);
 layout!(Rule, 8, 4, number: 0, order: 4);
 layout!(Who, 8, 4, class: 0, tenant: 4);
 layout!(RuleKey, 16, 4, set: 0, peer: 4, port: 8, protocol: 12, direction: 13, pad: 14);
@@ -436,8 +444,10 @@ layout!(CounterKey, 12, 4, endpoint: 0, service: 4, direction: 8, reason: 9, pad
 layout!(Count, 16, 8, packets: 0, bytes: 8);
 
 mod flow;
+mod limit;
 mod service;
 pub use flow::{BEGUN, DROPPED, DropKey, Drops, ENDED, Event, Flow, FlowKey, FragmentKey, Translation};
+pub use limit::*;
 pub use service::*;
 
 #[cfg(test)]

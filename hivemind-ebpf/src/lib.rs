@@ -11,6 +11,7 @@
 pub mod abi;
 pub mod choose;
 pub mod flow;
+pub mod limit;
 pub mod packet;
 pub mod policy;
 pub mod reason;
@@ -74,9 +75,13 @@ pub mod map {
     pub const CONNECTED: &str = "hm_connected";
     /// [`super::abi::Addr`] of a backend → how many sockets are counted for it.
     pub const LOADS: &str = "hm_loads";
+    /// Account → [`super::abi::Limit`].
+    pub const LIMITS: &str = "hm_limits";
+    /// Account → [`super::abi::Use`].
+    pub const USES: &str = "hm_uses";
 
     /// All of them.
-    pub const ALL: [&str; 26] = [
+    pub const ALL: [&str; 28] = [
         ENDPOINTS,
         PEERS,
         NODE_ADDRS,
@@ -103,6 +108,8 @@ pub mod map {
         SOURCES,
         CONNECTED,
         LOADS,
+        LIMITS,
+        USES,
     ];
 }
 

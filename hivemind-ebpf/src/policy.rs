@@ -41,9 +41,11 @@ pub const ISOLATED_PUBLISHED: u32 = 1024;
 /// What no rule allows to published ports is answered.
 pub const REJECT_PUBLISHED: u32 = 2048;
 
+/// It has rates, or its tenant has.
+pub const LIMITED: u32 = 4096;
+
 /// The key of the host in the table of endpoints: no device has this index.
 pub const HOST_ENDPOINT: u32 = 0;
-
 /// How many sets an endpoint has.
 pub const SETS: usize = 5;
 /// Index of [`crate::abi::Endpoint::sets`]: the operator's tier that decides before all others.

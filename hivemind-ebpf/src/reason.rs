@@ -65,6 +65,12 @@ pub enum Reason {
     NoLocalBackend = 29,
     /// The client of a published port is in none of its source ranges.
     SourceRange = 30,
+    /// More bytes or packets in a second than the instance or its tenant may send or get.
+    RateLimited = 31,
+    /// The instance or its tenant has as many connections as it may, or has begun as many in a second.
+    ConnectionLimit = 32,
+    /// The instance holds its share of the table of flows.
+    FlowShare = 33,
     /// No rule of a policy of the host allows it into the host.
     HostIn = 34,
     /// No rule of a policy of the host allows it out of the host.
@@ -77,7 +83,7 @@ pub enum Reason {
 
 impl Reason {
     /// All reasons, by number.
-    pub const ALL: [Self; 34] = [
+    pub const ALL: [Self; 37] = [
         Self::NotReady,
         Self::Malformed,
         Self::EtherType,
@@ -108,6 +114,9 @@ impl Reason {
         Self::Evicted,
         Self::NoLocalBackend,
         Self::SourceRange,
+        Self::RateLimited,
+        Self::ConnectionLimit,
+        Self::FlowShare,
         Self::HostIn,
         Self::HostOut,
         Self::Published,
@@ -165,6 +174,9 @@ impl Reason {
             Self::Evicted => "evicted",
             Self::NoLocalBackend => "no-local-backend",
             Self::SourceRange => "source-range",
+            Self::RateLimited => "rate-limited",
+            Self::ConnectionLimit => "connection-limit",
+            Self::FlowShare => "flow-share",
             Self::HostIn => "host-in",
             Self::HostOut => "host-out",
             Self::Published => "published",

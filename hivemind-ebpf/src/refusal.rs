@@ -32,13 +32,18 @@ pub enum Answer {
 /// Sockets hear of each at once as "connection refused"; only a ping is told that it is the host that is not there.
 #[inline(always)]
 pub const fn answer(reason: Reason, protocol: u8, detail: u8) -> Answer {
+    // Only what would begin: of a connection that goes on the next packet may pass.
+    let beginning = matches!(reason, Reason::ConnectionLimit | Reason::FlowShare);
+    if beginning && protocol == TCP {
+        return if detail & (SYN | ACK | RST) == SYN { Answer::Reset } else { Answer::Nothing };
+    }
     let host = matches!(reason, Reason::NoSuchService | Reason::NoSuchInstance);
     let port = matches!(
         reason,
         Reason::NoSuchPort | Reason::NoBackend | Reason::NoLocalBackend | Reason::NoConnection | Reason::BackendGone
     );
     let rejected = matches!(reason, Reason::Rejected);
-    if !host && !port && !rejected {
+    if !host && !port && !rejected && !beginning {
         return Answer::Nothing;
     }
     match protocol {
@@ -109,6 +114,13 @@ mod tests {
             (Reason::Rejected, ICMP, 0, Nothing),
             (Reason::Rejected, ICMPV6, 128, Prohibited),
             (Reason::Rejected, crate::packet::SCTP, 0, Prohibited),
+            (Reason::ConnectionLimit, TCP, SYN, Reset),
+            (Reason::FlowShare, TCP, SYN, Reset),
+            (Reason::FlowShare, TCP, SYN | ACK, Nothing),
+            (Reason::FlowShare, TCP, ACK, Nothing),
+            (Reason::FlowShare, UDP, 0, Port),
+            (Reason::RateLimited, TCP, SYN, Nothing),
+            (Reason::RateLimited, UDP, 0, Nothing),
         ] {
             assert_eq!(answer(reason, protocol, detail), expected, "{reason:?} {protocol} {detail}");
         }

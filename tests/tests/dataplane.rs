@@ -10,6 +10,8 @@ mod host;
 mod lab;
 #[path = "dataplane/life.rs"]
 mod life;
+#[path = "dataplane/limits.rs"]
+mod limits;
 #[path = "dataplane/sockets.rs"]
 mod sockets;
 #[path = "dataplane/told.rs"]
@@ -28,10 +30,9 @@ use hivemind::{
         bpf::{BpfDataplane, DataplaneConfig},
     },
     model::Protocol,
+    net::Family,
 };
 use hivemind_ebpf::reason::Reason;
-
-use hivemind::net::Family;
 use lab::{FAMILIES, GATEWAY, Lab, firewall, isolated, outside, past_the_sockets, uplink, vip};
 use traffic::{Echo, tcp_ask, udp_ask};
 

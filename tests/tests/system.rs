@@ -22,6 +22,8 @@ mod host;
 mod hosts;
 #[path = "system/life.rs"]
 mod life;
+#[path = "system/limits.rs"]
+mod limits;
 #[path = "system/namespaces.rs"]
 mod namespaces;
 #[path = "system/outside.rs"]

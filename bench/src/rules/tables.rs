@@ -27,6 +27,7 @@ pub(crate) fn tables(host_ends: [u32; 2], services: &[Service], measured: u32) -
             tenant: IDENTITY,
             policy: EndpointPolicy::default(),
             blocks: false,
+            limited: false,
         };
         tables.endpoints.insert(ifindex, row);
         for address in [v4.into(), v6.into()] {

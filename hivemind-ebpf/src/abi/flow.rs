@@ -39,7 +39,9 @@ pub struct Flow {
     /// The host device of each side that is an instance of this node, else 0.
     pub devices: [u32; 2],
     /// Where the packets that each side sends or gets are counted ([`super::total`]); 0: nowhere.
-    pub slots: [u32; 2],
+    pub slots: [u16; 2],
+    /// The account of each side that is an instance of this node, else 0.
+    pub accounts: [u16; 2],
     /// The device by which answers of a published port go out, else 0.
     pub back: u32,
     /// The generation of the tables at which it was decided.
@@ -62,8 +64,10 @@ pub struct Flow {
     pub origin: u8,
     /// 1: it goes through the node with an address of the node's, and no policy of the host is about it.
     pub forwarded: u8,
-    /// Always 0.
-    pub pad: [u8; 2],
+    /// The sides whose rates, or whose tenants', count: 1 << side.
+    pub limited: u8,
+    /// What was counted of it for its accounts: bits of [`crate::limit`].
+    pub counted: u8,
 }
 
 /// The backend of a packet that is sent to a service or a published port; the key is the [`Tuple`] as it is sent.
@@ -211,9 +215,9 @@ const fn is_before(tuple: &Tuple) -> bool {
 
 layout!(FlowKey, 40, 8, addrs: 0, ports_be: 32, protocol: 36, pad: 37);
 layout!(
-    Flow, 128, 8, first_ns: 0, last_ns: 8, packets: 16, bytes: 32, vip: 48, devices: 64, slots: 72, back: 80,
-    generation: 84, service: 88, rule: 92, tag: 96, macs: 104, vip_port_be: 120, seen: 122, origin: 124,
-    forwarded: 125, pad: 126
+    Flow, 128, 8, first_ns: 0, last_ns: 8, packets: 16, bytes: 32, vip: 48, devices: 64, slots: 72, accounts: 76,
+    back: 80, generation: 84, service: 88, rule: 92, tag: 96, macs: 104, vip_port_be: 120, seen: 122, origin: 124,
+    forwarded: 125, limited: 126, counted: 127
 );
 layout!(
     Event, 184, 8, flow: 0, key: 128, bytes: 168, device: 172, rule: 176, kind: 180, reason: 181, direction: 182,

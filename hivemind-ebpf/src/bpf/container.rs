@@ -9,12 +9,14 @@ use aya_ebpf::{
 use hivemind_ebpf::{
     abi::{Endpoint, FrontendKey, IN, OUT},
     packet::{self as model, ARP, Bytes, ETH, LATER, Packet},
+    policy::LIMITED,
     reason::Reason,
 };
 
 use super::{
     PASS, balance, finish,
     flow::{self, Hook},
+    limit::{self, RECEIVER, SENDER},
     maps::{ENDPOINTS, FRONTENDS, PEERS, config, forwarded},
     refuse::{Back, answer},
     related,
@@ -74,12 +76,14 @@ fn from_container(skb: Skb, own: u32, verdict: &mut i32) -> Result<(), Reason> {
     let length = u64::from(skb.len());
     if !flow::passes(work, Hook::From, own, length) {
         if !sends(skb, work, own)? {
+            limit::rates(skb, work, SENDER)?;
             forwarded(work.way.slots[0], OUT, length);
             leave(&work.way, verdict);
             return Ok(());
         }
         flow::admit(Hook::From, length)?;
     }
+    limit::rates(skb, work, SENDER | RECEIVER)?;
     flow::count(&work.way, length);
     go(skb, work, verdict)
 }
@@ -124,6 +128,10 @@ fn sends(skb: Skb, work: &mut Work, own: u32) -> Result<bool, Reason> {
     let endpoint = unsafe { ENDPOINTS.get(&own) }.ok_or(Reason::NotReady)?;
     if !is_own_mac(work.mac, endpoint) {
         return Err(Reason::SpoofedMac);
+    }
+    (work.way.accounts, work.way.limited) = ([endpoint.account as u16, 0], 0);
+    if endpoint.flags & LIMITED != 0 {
+        work.way.limited = SENDER;
     }
     let packet = &work.packet;
     check_source(packet, endpoint)?;
@@ -238,6 +246,7 @@ fn to_container(skb: Skb, own: u32) -> Result<(), Reason> {
         }
         flow::admit(Hook::To, length)?;
     }
+    limit::rates(skb, work, RECEIVER)?;
     forwarded(work.way.slots[1], IN, length);
     // The answer of a backend on another node.
     if !work.way.vip.is_none() {

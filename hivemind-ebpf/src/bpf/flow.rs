@@ -4,11 +4,14 @@ use aya_ebpf::{macros::map, maps::PerCpuArray};
 use hivemind_ebpf::{
     abi::{Flow, FlowKey, IN, OUT, ServedKey, Translation},
     flow::{self, FINISHED, RESET},
+    limit::{CONNECTION, HELD, holder_of},
     packet::{FIN, RST, SYN, TCP},
+    policy::LIMITED,
     reason::Reason,
 };
 
 use super::{
+    limit,
     maps::{ENDPOINTS, FLOWS, NEW, SERVED, TRANSLATIONS, forwarded, generation, now},
     policy, tell, words,
     work::{Way, Work, work},
@@ -70,12 +73,16 @@ pub(super) fn passes(work: &mut Work, hook: Hook, device: u32, bytes: u64) -> bo
     let seen = row.seen[near] | flow::seen(flags);
     if seen != row.seen[near] {
         row.seen[near] = seen;
+        if work.key.protocol == TCP && flow::is_closed(row.seen) {
+            limit::ends(row, CONNECTION);
+        }
     }
     // Nothing between two instances of one node is lost or late: what is over goes at once.
     let reset = seen & RESET != 0;
     let last = row.seen[0] & row.seen[1] & FINISHED != 0 && flags & (FIN | SYN) == 0;
     if work.key.protocol == TCP && (reset || last) && row.devices[0] != 0 && row.devices[1] != 0 && row.vip.is_none() {
         tell::ended(work, row);
+        limit::ends(row, CONNECTION | HELD);
         let _ = FLOWS.remove(&work.key);
     }
     true
@@ -98,7 +105,14 @@ fn is_same(work: &Work, row: &Flow, begins: bool, hook: Hook) -> bool {
 fn set_way(way: &mut Way, row: &Flow, near: usize, begins: bool) {
     let far = 1 - near;
     way.far = row.devices[far];
-    way.slots = [row.slots[near], row.slots[far]];
+    way.slots = [row.slots[near].into(), row.slots[far].into()];
+    way.limited = row.limited.into();
+    if row.limited != 0 {
+        way.accounts = [row.accounts[near], row.accounts[far]];
+        if near != 0 {
+            way.limited = u32::from(row.limited >> 1 | (row.limited & 1) << 1);
+        }
+    }
     if begins || row.vip.is_none() {
         words::zero(&mut way.vip);
         way.back = 0;
@@ -210,8 +224,10 @@ fn fill(work: &mut Work) -> Result<(), Reason> {
     if work.rule != 0 || !known {
         fresh.rule = work.rule;
     }
+    fresh.limited = 0;
     let mine = fill_side(work, near, 0)?;
     let asked = fill_side(work, 1 - near, 1)?;
+    with_node(work);
     // The service is that of the side which was asked.
     let service = match work.service {
         0 if answers => mine,
@@ -224,6 +240,23 @@ fn fill(work: &mut Work) -> Result<(), Reason> {
     Ok(())
 }
 
+/// Sees whether one end is the node itself. Nothing that it begins is held up by rates.
+#[inline(never)]
+fn with_node(work: &mut Work) {
+    work.with_node = 0;
+    let fresh = &mut work.fresh;
+    if fresh.devices[0] != 0 && fresh.devices[1] != 0 {
+        return;
+    }
+    let other = usize::from(fresh.devices[0] != 0);
+    if policy::is_node(&work.key.addrs[other]) {
+        work.with_node = 1;
+        if usize::from(fresh.origin) == other {
+            fresh.limited = 0;
+        }
+    }
+}
+
 /// Fills what `fresh` has of one side, which is the sender (0) or the receiver (1). Returns the service that it is a
 /// backend of; 0: none.
 #[inline(never)]
@@ -232,19 +265,22 @@ fn fill_side(work: &mut Work, side: usize, end: usize) -> Result<u32, Reason> {
     let device = work.devices[end];
     let fresh = &mut work.fresh;
     fresh.devices[side] = device;
-    fresh.slots[side] = 0;
+    (fresh.slots[side], fresh.accounts[side]) = (0, 0);
     if device == 0 {
         return Ok(0);
     }
     // SAFETY: a row goes only when its device does.
     let endpoint = unsafe { ENDPOINTS.get(&device) }.ok_or(Reason::PeerNotReady)?;
-    fresh.slots[side] = endpoint.slot;
+    (fresh.slots[side], fresh.accounts[side]) = (endpoint.slot as u16, endpoint.account as u16);
+    if endpoint.flags & LIMITED != 0 {
+        fresh.limited |= 1 << side;
+    }
     let [a, b, c, d, e, f, ..] = endpoint.frame_to;
     fresh.macs[side] = u64::from_ne_bytes([a, b, c, d, e, f, 0, 0]);
     let key = ServedKey { ifindex: device, port_be: work.key.ports_be[side], protocol: work.key.protocol, pad: 0 };
     // SAFETY: copied at once.
     let Some(served) = (unsafe { SERVED.get(&key) }) else { return Ok(0) };
-    fresh.slots[side] = served.slot;
+    fresh.slots[side] = served.slot as u16;
     Ok(served.service)
 }
 
@@ -265,17 +301,24 @@ fn store(work: &mut Work, bytes: u64) -> Result<(), Reason> {
     }
     let row = FLOWS.get_ptr_mut(&work.key);
     let new = row.is_none();
+    if work.known == 0 {
+        if let Some(row) = row {
+            // SAFETY: a row of the table.
+            limit::ends(unsafe { &mut *row }, CONNECTION | HELD);
+        }
+        if !has_room(work)? {
+            return Ok(());
+        }
+    }
     if let Some(row) = row {
         // In its place: the map would put another element there, and use the old one for its next row at once.
         // SAFETY: a row of the table. Of two writers the last wins.
         words::copy(&work.fresh, unsafe { &mut *row });
     } else if FLOWS.insert(&work.key, &work.fresh, NEW).is_ok() || retry(work) {
         tell::begun(work);
-    } else if work.restricted != 0 || !work.fresh.vip.is_none() {
-        return Err(Reason::TableFull);
     } else {
-        super::maps::count(work.devices[0], 0, OUT, Reason::Untracked as u8, 0);
-        return Ok(());
+        limit::ends(&mut work.fresh, CONNECTION | HELD);
+        return without(work, Reason::TableFull);
     }
     if !work.vip.is_none() {
         translate(work)?;
@@ -287,6 +330,33 @@ fn store(work: &mut Work, bytes: u64) -> Result<(), Reason> {
     Ok(())
 }
 
+/// Counts a flow that begins for those whose it is. False: it passes without a row.
+#[inline(always)]
+fn has_room(work: &mut Work) -> Result<bool, Reason> {
+    let holder = limit::hm_over_share();
+    if holder != 0 {
+        // Its own beginnings make room for it, and only they do.
+        hm_make_room(holder);
+        if limit::hm_over_share() != 0 {
+            limit::unshared(holder);
+            without(work, Reason::FlowShare)?;
+            return Ok(false);
+        }
+    }
+    limit::begins()?;
+    Ok(true)
+}
+
+/// There is no room for the row, for this reason: drops what depends on it.
+#[inline(always)]
+fn without(work: &mut Work, reason: Reason) -> Result<(), Reason> {
+    if work.restricted != 0 || work.capped != 0 || !work.fresh.vip.is_none() {
+        return Err(reason);
+    }
+    super::maps::count(work.devices[0], 0, OUT, Reason::Untracked as u8, 0);
+    Ok(())
+}
+
 /// Writes what leads to the row.
 #[inline(always)]
 fn translate(work: &mut Work) -> Result<(), Reason> {
@@ -295,8 +365,9 @@ fn translate(work: &mut Work) -> Result<(), Reason> {
         // SAFETY: as above.
         unsafe { *there = translation };
     } else if TRANSLATIONS.insert(&work.packet.tuple, &translation, 0).is_err() {
-        make_room();
+        hm_make_room(0);
         if TRANSLATIONS.insert(&work.packet.tuple, &translation, 0).is_err() {
+            limit::ends(&mut work.fresh, CONNECTION | HELD);
             let _ = FLOWS.remove(&work.key);
             return Err(Reason::TableFull);
         }
@@ -306,7 +377,7 @@ fn translate(work: &mut Work) -> Result<(), Reason> {
 
 #[inline(always)]
 fn retry(work: &Work) -> bool {
-    make_room();
+    hm_make_room(0);
     FLOWS.insert(&work.key, &work.fresh, 0).is_ok()
 }
 
@@ -323,32 +394,44 @@ fn remember(key: &FlowKey) {
     unsafe { *next = index.wrapping_add(1) };
 }
 
-/// Removes one of the flows that this CPU saw begin, the oldest that was never answered or is over.
+/// Removes one of the flows that this CPU saw begin, the oldest that was never answered or is over. Of this holder; 0: of
+/// any.
+///
+/// It has a name of its own and takes nothing but a number, so that the verifier looks at it once and not at every call.
+#[unsafe(no_mangle)]
 #[inline(never)]
-fn make_room() {
-    let Some(next) = NEXT.get_ptr_mut(0) else { return };
+extern "C" fn hm_make_room(holder: u32) -> u32 {
+    let Some(next) = NEXT.get_ptr_mut(0) else { return 0 };
     let time = now();
     for _ in 0..TRIES {
         // SAFETY: this CPU's.
         let index = unsafe { *next };
-        // SAFETY: as above. What is looked at in vain is not looked at again soon.
-        unsafe { *next = index.wrapping_add(1) };
-        let Some(key) = RECENT.get_ptr_mut(index % RECENT_KEYS) else { return };
+        let Some(key) = RECENT.get_ptr_mut(index % RECENT_KEYS) else { return 0 };
         // SAFETY: as above.
         let key = unsafe { &*key };
-        // SAFETY: read at once.
-        let Some(row) = (unsafe { FLOWS.get(key) }) else { continue };
-        if flow::is_spare(key, row, time) {
+        // What is looked at in vain is not looked at again soon. Behind the last that there ever was is the first.
+        let step = if key.protocol == 0 { RECENT_KEYS - index % RECENT_KEYS } else { 1 };
+        // SAFETY: as above.
+        unsafe { *next = index.wrapping_add(step) };
+        let Some(row) = FLOWS.get_ptr_mut(key) else { continue };
+        // SAFETY: a row of the table.
+        let row = unsafe { &mut *row };
+        if flow::is_spare(key, row, time) && (holder == 0 || u32::from(holder_of(row)) == holder) {
             forget(key, row);
             super::maps::count(0, 0, OUT, Reason::Evicted as u8, 0);
-            return;
+            // The one that takes its place is remembered in its place.
+            // SAFETY: as above.
+            unsafe { *next = index };
+            return 1;
         }
     }
+    0
 }
 
 /// Removes a row and what leads to it.
 #[inline(always)]
-fn forget(key: &FlowKey, row: &Flow) {
+fn forget(key: &FlowKey, row: &mut Flow) {
+    limit::ends(row, CONNECTION | HELD);
     if !row.vip.is_none() {
         let mut asked = key.sent_by(usize::from(row.origin));
         (asked.dst, asked.dport_be) = (row.vip, row.vip_port_be);

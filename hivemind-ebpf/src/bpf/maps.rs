@@ -19,7 +19,7 @@ use hivemind_ebpf::{
 /// The map flag `BPF_F_NO_PREALLOC`.
 pub(super) const BY_ROW: u32 = 1;
 /// The map flag `BPF_F_MMAPABLE`: the daemon reads and writes it as memory.
-const MAPPED: u32 = 1 << 10;
+pub(super) const MAPPED: u32 = 1 << 10;
 /// The update flag `BPF_NOEXIST`.
 pub(super) const NEW: u64 = 1;
 
@@ -41,7 +41,7 @@ pub(super) static SERVED: HashMap<ServedKey, Served> = HashMap::with_max_entries
 #[map(name = "hm_sockets")]
 pub(super) static SOCKETS: LruHashMap<SocketKey, Original> = LruHashMap::with_max_entries(16_384, 0);
 #[map(name = "hm_flows")]
-pub(super) static FLOWS: HashMap<FlowKey, Flow> = HashMap::with_max_entries(65_536, 0);
+pub(super) static FLOWS: HashMap<FlowKey, Flow> = HashMap::with_max_entries(abi::FLOWS, 0);
 #[map(name = "hm_translations")]
 pub(super) static TRANSLATIONS: HashMap<Tuple, Translation> = HashMap::with_max_entries(32_768, 0);
 #[map(name = "hm_fragments")]

@@ -4,10 +4,12 @@
 //!
 //! Passing is `TC_ACT_UNSPEC`, not `TC_ACT_OK`: programs of others on the same hook still see the packet.
 
+mod atomic;
 mod balance;
 mod container;
 mod flow;
 mod host;
+mod limit;
 mod maps;
 mod policy;
 mod publish;

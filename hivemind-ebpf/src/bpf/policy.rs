@@ -207,9 +207,13 @@ pub(super) fn who(addr: &Addr) -> Who {
     if let Some(peer) = unsafe { PEERS.get(addr) } {
         return peer.who;
     }
+    Who { class: if is_node(addr) { HOST } else { WORLD }, tenant: 0 }
+}
+
+/// Whether it is an address of the node itself.
+#[inline(always)]
+pub(super) fn is_node(addr: &Addr) -> bool {
     let config = config();
-    let own = *addr == config.gateways[0] || *addr == config.gateways[1];
     // SAFETY: only whether it is there.
-    let host = own || unsafe { NODE_ADDRS.get(addr) }.is_some();
-    Who { class: if host { HOST } else { WORLD }, tenant: 0 }
+    *addr == config.gateways[0] || *addr == config.gateways[1] || unsafe { NODE_ADDRS.get(addr) }.is_some()
 }

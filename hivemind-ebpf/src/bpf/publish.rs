@@ -12,6 +12,7 @@ use super::{
     finish,
     flow::{self, Hook},
     host,
+    limit::{self, RECEIVER},
     maps::{ENDPOINTS, PEERS, config, forwarded},
     refuse::{Back, answer},
     related,
@@ -78,6 +79,7 @@ fn from_uplink(skb: Skb, verdict: &mut i32) -> Result<(), Reason> {
     if work.way.far == 0 {
         return Ok(());
     }
+    limit::rates(skb, work, RECEIVER)?;
     forwarded(work.way.slots[1], IN, length);
     rewrite::replace(skb, &work.packet, End::Destination, &work.tuple.dst, work.tuple.dport_be)?;
     leave(&work.way, verdict);

@@ -15,7 +15,10 @@ use hivemind_ebpf::{
     reason::Reason,
 };
 
-use super::maps::{BY_ROW, FRONTENDS, NEW, SLOTS};
+use super::{
+    atomic,
+    maps::{BY_ROW, FRONTENDS, NEW, SLOTS},
+};
 
 #[map(name = "hm_parts")]
 static PARTS: HashMap<PartKey, Part> = HashMap::with_max_entries(65_536, BY_ROW);
@@ -218,7 +221,7 @@ pub(super) fn opened(addr: &Addr) -> bool {
     }
     let Some(load) = LOADS.get_ptr_mut(addr) else { return false };
     // SAFETY: an aligned word of the map; the daemon removes a row long after the last socket.
-    unsafe { add(load, 1) };
+    unsafe { atomic::add(load, 1) };
     true
 }
 
@@ -227,16 +230,6 @@ pub(super) fn opened(addr: &Addr) -> bool {
 pub(super) fn closed(addr: &Addr) {
     if let Some(load) = LOADS.get_ptr_mut(addr) {
         // SAFETY: as above.
-        unsafe { add(load, u64::MAX) };
+        unsafe { atomic::add(load, u64::MAX) };
     }
-}
-
-/// Adds in one step, whatever other CPUs do. The target has no atomic types in `core`, but the instruction.
-///
-/// # Safety
-/// `word` is a valid and aligned word of a map.
-#[inline(always)]
-unsafe fn add(word: *mut u64, number: u64) {
-    // SAFETY: the instruction writes this one word.
-    unsafe { core::arch::asm!("lock *(u64 *)({word} + 0) += {number}", word = in(reg) word, number = in(reg) number) };
 }

@@ -113,6 +113,13 @@ impl Skb {
         Bytes::len(&self)
     }
 
+    /// How many packets the kernel will make of it; 0 or 1: it is one.
+    #[inline(always)]
+    pub(super) fn segments(self) -> u32 {
+        // SAFETY: as in `len`.
+        unsafe { (*self.0).gso_segs }
+    }
+
     /// The Ethernet protocol number that the frame says.
     #[inline(always)]
     pub(super) fn ether_type(self) -> Option<u16> {

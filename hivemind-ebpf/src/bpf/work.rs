@@ -59,6 +59,20 @@ pub(super) struct Work {
     pub(super) now: u64,
     /// Not 0: without an entry in the table its answers would not pass.
     pub(super) restricted: u32,
+    /// Not 0: the other end is the node itself.
+    pub(super) with_node: u32,
+    /// Not 0: it is counted as a connection of somebody who may have so many only.
+    pub(super) capped: u32,
+    /// Not 0: it begins a connection.
+    pub(super) opens: u32,
+    /// Its bytes, as it is now.
+    pub(super) length: u32,
+    /// How many packets the kernel will make of it; 0 or 1: it is one.
+    pub(super) segments: u32,
+    /// What it costs: bytes and packets.
+    pub(super) costs: [u32; 2],
+    /// When, as buckets have it.
+    pub(super) time: u64,
     /// The source of its frame, as [`Flow::macs`] has it.
     pub(super) mac: u64,
     /// What policies judge.
@@ -98,6 +112,10 @@ pub(super) struct Way {
     pub(super) back: u32,
     /// Where it is counted for who sends it, and for whom it is for.
     pub(super) slots: [u32; 2],
+    /// Their accounts.
+    pub(super) accounts: [u16; 2],
+    /// Whose rates count: bits of [`super::limit`].
+    pub(super) limited: u32,
 }
 
 /// Always there: the verifier does not know that.

@@ -19,6 +19,7 @@ use crate::{
     dataplane::{
         Counter, Dataplane, DataplaneError, DataplaneInfo, Watch,
         follow::{Facts, Follower},
+        tables::{LimitOwner, Usage},
     },
     dns::Resolved,
     model::{InstanceId, NodeDesired, NodeName, Revision},
@@ -28,7 +29,7 @@ use crate::{
 };
 
 use super::hosts::HostNames;
-pub use said::{DatapathState, HostsReport, Names, Seen};
+pub use said::{DatapathState, HostsReport, Names, Seen, User};
 
 /// How often timed-out connections are removed.
 const SWEEP: Duration = Duration::from_secs(5);
@@ -43,6 +44,7 @@ enum Request {
     NodeFacts { uplinks: Vec<String>, addresses: Vec<IpAddr> },
     Counters(oneshot::Sender<Result<Vec<Counter>, DataplaneError>>),
     RuleHits(oneshot::Sender<Result<Vec<(RuleName, u64)>, DataplaneError>>),
+    Uses(oneshot::Sender<Result<Vec<(User, Usage)>, DataplaneError>>),
     Seen(oneshot::Sender<Result<Seen, DataplaneError>>),
     Names(oneshot::Sender<Names>),
     Info(oneshot::Sender<DataplaneInfo>),
@@ -153,6 +155,11 @@ impl Datapath {
     /// All counters.
     pub async fn counters(&self) -> Result<Vec<Counter>, DataplaneError> {
         self.ask(Request::Counters).await?
+    }
+
+    /// What instances and tenants use that may have limits.
+    pub async fn uses(&self) -> Result<Vec<(User, Usage)>, DataplaneError> {
+        self.ask(Request::Uses).await?
     }
 
     /// The flows and the latest drops.
@@ -280,40 +287,6 @@ impl Owner {
         self.policies.compile(&self.desired, &self.node, self.hosts.known())
     }
 
-    /// Takes in what instances are about to be told. Before the first policies are known it waits, and nobody is told.
-    fn learn(&mut self, told: &mut Vec<Resolved>) {
-        if self.desired.revision == 0 {
-            self.early.append(told);
-            return;
-        }
-        told.append(&mut self.early);
-        if !told.is_empty() {
-            let policies = self.compile();
-            for resolved in &*told {
-                self.dirty |= self.hosts.learn(resolved, &self.desired, &policies);
-            }
-        }
-    }
-
-    /// Lets answers go out. Also after a write that failed: it is repeated, and no answer helps nobody.
-    fn opened(&mut self, told: Vec<Resolved>) {
-        if told.is_empty() {
-            return;
-        }
-        let open = !self.dirty;
-        let sent = told.into_iter().map(|resolved| resolved.opened.send(()));
-        let late = sent.filter(|sent| !open || sent.is_err()).count();
-        self.say_hosts(u64::try_from(late).unwrap_or(u64::MAX));
-    }
-
-    fn say_hosts(&self, late: u64) {
-        let (addresses, refused) = (self.hosts.hosts().len(), self.hosts.hosts().refused());
-        self.state.send_if_modified(|state| {
-            let now = HostsReport { addresses, refused, late: state.hosts.late + late };
-            std::mem::replace(&mut state.hosts, now) != now
-        });
-    }
-
     fn handle(
         &mut self,
         request: Request,
@@ -358,6 +331,10 @@ impl Owner {
                 };
                 let _ = reply.send(self.dataplane.rule_hits().map(named));
             }
+            Request::Uses(reply) => {
+                let uses = self.dataplane.uses().map(|uses| self.named_uses(uses));
+                let _ = reply.send(uses);
+            }
             Request::Seen(reply) => {
                 let flows = self.dataplane.flows();
                 let seen = flows.and_then(|flows| Ok(Seen { flows, drops: self.dataplane.drops()? }));
@@ -381,6 +358,20 @@ impl Owner {
             Request::Stop => return std::ops::ControlFlow::Break(()),
         }
         std::ops::ControlFlow::Continue(())
+    }
+
+    /// Uses with the names of those whose they are.
+    fn named_uses(&mut self, uses: BTreeMap<LimitOwner, Usage>) -> Vec<(User, Usage)> {
+        let policies = self.compile();
+        let mut users = BTreeMap::new();
+        for (id, link) in &self.links {
+            users.insert(LimitOwner::Instance(link.ifindex), User::Instance(id.clone()));
+        }
+        for (id, instance) in &self.desired.instances {
+            let number = policies.peers.get(id).map_or(0, |peer| peer.tenant);
+            users.insert(LimitOwner::Tenant(number), User::Tenant(instance.app.scope.tenant.clone()));
+        }
+        uses.into_iter().filter_map(|(owner, usage)| Some((users.get(&owner)?.clone(), usage))).collect()
     }
 
     /// Makes the maps what they should be. An error is remembered and tried again, and is here for those who wait.
@@ -428,25 +419,6 @@ impl Owner {
     }
 }
 
-impl Owner {
-    /// Closes addresses of names whose time is over, unless flows to them live.
-    fn close_hosts(&mut self) {
-        if self.desired.revision == 0 || self.hosts.hosts().is_empty() {
-            return;
-        }
-        let over = self.hosts.over();
-        let in_use = if over.is_empty() { Ok(BTreeSet::new()) } else { self.dataplane.in_use(&over) };
-        // What is not known to be unused is kept.
-        let in_use = in_use.unwrap_or_else(|error| {
-            tracing::error!(%error, "addresses of names stay open: it is not known which of them are in use");
-            over
-        });
-        let policies = self.compile();
-        self.dirty |= self.hosts.forget(&in_use, &policies);
-        self.say_hosts(0);
-    }
-}
-
 /// An answer that waits until the maps are written.
 struct Answer {
     reply: oneshot::Sender<Result<(), DataplaneError>>,
@@ -455,5 +427,6 @@ struct Answer {
     needs_rows: bool,
 }
 
+mod hosts;
 #[cfg(test)]
 mod tests;

@@ -109,7 +109,9 @@ fn apply(snapshot: &mut ClusterSnapshot, step: Step) {
         Step::Tenant(there) => {
             let name = Scope::default().tenant;
             match there {
-                true => snapshot.tenants.insert(name.clone(), row(Tenant { name, created_at }, now)),
+                true => snapshot
+                    .tenants
+                    .insert(name.clone(), row(Tenant { name, limits: Default::default(), created_at }, now)),
                 false => snapshot.tenants.remove(&name),
             };
         }

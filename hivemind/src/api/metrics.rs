@@ -1,5 +1,7 @@
 //! What `/metrics` shows of state that lives elsewhere.
 
+mod limits;
+
 use std::collections::{BTreeMap, HashMap};
 
 use hivemind_ebpf::{abi, reason::Reason};
@@ -7,7 +9,7 @@ use hivemind_ebpf::{abi, reason::Reason};
 use super::ApiState;
 use crate::{
     dataplane::{Counter, DataplaneInfo},
-    model::{AppKey, ClusterSnapshot, Phase},
+    model::{AppKey, ClusterSnapshot, InstanceId, Phase},
     observe::{Sample, process},
 };
 
@@ -31,9 +33,11 @@ pub(super) async fn samples(state: &ApiState) -> Vec<Sample> {
 
     let counters = state.datapath.counters().await.unwrap_or_default();
     let links = state.datapath.links().await.unwrap_or_default();
-    let instance = |id| snapshot.instances.get(id).map(|row| row.object.name());
+    let instance = |id: &InstanceId| snapshot.instances.get(id).map(|row| row.object.name());
     let names = links.iter().filter_map(|(id, link)| Some((link.ifindex, instance(id)?))).collect();
     traffic(&counters, &names, &snapshot, &mut all);
+    limits::configured(&snapshot, &mut all);
+    limits::used(&state.datapath.uses().await.unwrap_or_default(), instance, &mut all);
     for (rule, packets) in state.datapath.rule_hits().await.unwrap_or_default() {
         let way = rule.direction.as_str();
         let labels =

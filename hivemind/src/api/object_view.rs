@@ -9,7 +9,7 @@ use utoipa::ToSchema;
 
 use crate::{
     model::{ClusterSnapshot, NamespaceName, Policy, Revision, Row, Scope, Tenant, TenantName, TierPolicy, Timestamp},
-    spec::v1::{PolicySpec, TierSpec},
+    spec::v1::{LimitSpec, PolicySpec, TierSpec},
 };
 
 /// A tenant.
@@ -20,9 +20,12 @@ pub struct TenantView {
     /// How many namespaces it has, with the one named `default`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub namespaces: Option<usize>,
-    /// The ETag: the revision that last wrote it; 0 for `default`, which always exists.
+    /// Limits of the traffic of its instances, on each node together.
+    #[serde(default, skip_serializing_if = "LimitSpec::is_default")]
+    pub limits: LimitSpec,
+    /// The ETag: the revision that last wrote it; 0 for `default`, which always exists, while it has no limits.
     pub revision: Revision,
-    /// When it was created; absent for `default`.
+    /// When it was created; absent for `default` while it has no limits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub created_at: Option<Timestamp>,
 }
@@ -110,6 +113,7 @@ impl TenantView {
         Self {
             name: name.clone(),
             namespaces: None,
+            limits: row.map(|row| row.object.limits).unwrap_or_default(),
             revision: row.map_or(0, |row| row.modified),
             created_at: row.map(|row| row.object.created_at),
         }

@@ -14,13 +14,14 @@ use utoipa::ToSchema;
 use super::{
     ApiState,
     apps::etag,
-    extract::{Args, InScope, InTenant, Json, NoArgs, if_match},
+    extract::{Args, InScope, InTenant, Json, NoArgs, OptionalJson, if_match},
     object_view::{NamespaceView, TenantView, namespaces_of, tenants},
     problem::{ApiError, with_nearest},
 };
 use crate::{
     control::{Changed, ControlError, ObjectChange, ObjectName},
     model::{Problem, Revision, Scope, TenantName},
+    spec::v1::LimitSpec,
 };
 
 /// What a change of a tenant, a namespace or a policy did.
@@ -32,6 +33,15 @@ pub struct ChangedView {
     pub created: bool,
     /// Whether anything is not as it was.
     pub changed: bool,
+}
+
+/// What a tenant is to be.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TenantBody {
+    /// Limits of the traffic of its instances, on each node together; those that it has and that are not here go.
+    #[serde(default)]
+    pub limits: LimitSpec,
 }
 
 /// What a namespace is to be.
@@ -102,16 +112,18 @@ pub(super) async fn get(State(state): State<ApiState>, InTenant(name): InTenant)
     Ok((etag(tenant.revision), Body(tenant)).into_response())
 }
 
-/// Create a tenant.
+/// Create a tenant, or give it other limits; without a body it keeps those that it has.
 #[utoipa::path(put, operation_id = "putTenant", path = "/v1/tenants/{tenant}", tag = "tenants", params(("tenant" = String, Path)),
-    responses((status = 200, body = ChangedView, description = "It was there already"), (status = 201, body = ChangedView), (status = "4XX", body = Problem)))]
+    request_body = Option<TenantBody>,
+    responses((status = 200, body = ChangedView), (status = 201, body = ChangedView), (status = "4XX", body = Problem)))]
 pub(super) async fn put(
     State(state): State<ApiState>,
     InTenant(name): InTenant,
     Args(NoArgs {}): Args<NoArgs>,
     headers: HeaderMap,
+    OptionalJson(body): OptionalJson<TenantBody>,
 ) -> Result<Response, ApiError> {
-    change(&state, ObjectChange::PutTenant(name), &headers).await
+    change(&state, ObjectChange::PutTenant(name, body.map(|body| body.limits)), &headers).await
 }
 
 /// Remove a tenant with its namespaces; refused while there are apps or policies in them.

@@ -5,7 +5,9 @@ use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 use clap::{Args, ValueEnum};
 use http::Method;
 
-use super::{Context, balance::BalanceArgs, difference, output::Format, parse::duration, wait::Waiting};
+use super::{
+    Context, balance::BalanceArgs, difference, limits::TrafficArgs, output::Format, parse::duration, wait::Waiting,
+};
 use crate::{
     api::{apps::WrittenView, view::AppView},
     model::{AppName, Bytes, ErrorCode, MilliCpu, Problem},
@@ -19,6 +21,7 @@ Examples:
   hivemind app deploy --image nginx:latest --name web-app --port 8080:80 --replicas 3 --wait
   hivemind app deploy --image nginx:latest --name shop --port 8081:80 --affinity client-ip --source-range 192.0.2.0/24
   hivemind app deploy --image postgres:16 --name db --env POSTGRES_PASSWORD --memory 1Gi --health-tcp 5432
+  hivemind app deploy --image nginx:latest --name web --limit-egress 10mbit --max-connections 500
   hivemind app deploy --image busybox --name client --entrypoint sleep -- infinity
 The same command again with other flags changes the app: all that is not said goes back to its default,
 but for the number of instances.";
@@ -133,6 +136,8 @@ struct LimitArgs {
     /// Processes and threads
     #[arg(long, value_name = "NUMBER")]
     pids: Option<u32>,
+    #[command(flatten)]
+    traffic: TrafficArgs,
 }
 
 #[derive(Args, Debug)]
@@ -238,6 +243,7 @@ impl DeployArgs {
         spec.resources.cpu = limits.cpu;
         spec.resources.memory = limits.memory;
         spec.resources.pids = limits.pids;
+        spec.limits = limits.traffic.spec();
         spec.ports = network.port;
         spec.services = network.service;
         spec.balance = self.balance.spec();

@@ -13,6 +13,7 @@ mod exec;
 mod explain;
 mod flows;
 mod instance;
+mod limits;
 mod logs;
 mod operator;
 mod output;

@@ -7,13 +7,14 @@ use http::Method;
 
 use super::{
     Context, complete,
+    limits::{TrafficArgs, shown as shown_limits},
     output::{Format, Listed, age, line},
     parse::{LabelChange, label, label_change},
 };
 use crate::{
     api::{
         object_view::{NamespaceView, TenantView},
-        tenants::{ChangedView, NamespaceBody},
+        tenants::{ChangedView, NamespaceBody, TenantBody},
     },
     model::{ErrorCode, NamespaceName, Problem, TenantName, Timestamp},
 };
@@ -23,6 +24,8 @@ const TENANT_EXAMPLES: &str = "\
 Examples:
   hivemind tenant create acme
   hivemind app deploy -T acme --image nginx:latest --name web
+  hivemind tenant set acme --limit-egress 1gbit         all its instances on a node together
+  hivemind tenant set acme                              no limits any more
   hivemind tenant rm acme
 The tenant 'default' always exists. Every tenant has a namespace 'default'.";
 
@@ -42,6 +45,16 @@ pub(super) enum TenantCommand {
     Create {
         /// Name of the tenant: letters a-z, digits and '-'
         name: TenantName,
+        #[command(flatten)]
+        limits: TrafficArgs,
+    },
+    /// Set the limits of its instances' traffic, on each node together; those that are not said go
+    Set {
+        /// Name of the tenant
+        #[arg(add = complete::tenants())]
+        name: TenantName,
+        #[command(flatten)]
+        limits: TrafficArgs,
     },
     /// List the tenants
     #[command(visible_alias = "list")]
@@ -94,14 +107,21 @@ pub(super) struct LabelArgs {
 }
 
 impl Listed for TenantView {
-    const COLUMNS: (&'static [&'static str], &'static [&'static str]) = (&["NAME", "NAMESPACES", "AGE"], &["REVISION"]);
+    const COLUMNS: (&'static [&'static str], &'static [&'static str]) =
+        (&["NAME", "NAMESPACES", "AGE"], &["LIMITS", "REVISION"]);
 
     fn name(&self) -> String {
         self.name.to_string()
     }
 
     fn cells(&self) -> Vec<String> {
-        vec![self.name.to_string(), count(self.namespaces), born(self.created_at), self.revision.to_string()]
+        vec![
+            self.name.to_string(),
+            count(self.namespaces),
+            born(self.created_at),
+            super::limits::shown(&self.limits),
+            self.revision.to_string(),
+        ]
     }
 }
 
@@ -155,11 +175,31 @@ pub(super) fn done(context: &Context, name: &str, text: &str, changed: ChangedVi
 pub(super) async fn tenant(context: &Context, command: TenantCommand) -> Result<(), Problem> {
     let path = |name: &TenantName| format!("/v1/tenants/{name}");
     match command {
-        TenantCommand::Create { name } => {
-            let changed: ChangedView = context.client.call(Method::PUT, &path(&name)).await?;
-            let text = match changed.created {
-                true => format!("tenant {name} is created; its first namespace is 'default'"),
-                false => format!("tenant {name} is there already"),
+        TenantCommand::Create { name, limits } => {
+            let limits = limits.spec();
+            // Without a body one that is there keeps its limits.
+            let changed: ChangedView = match limits.is_default() {
+                true => context.client.call(Method::PUT, &path(&name)).await?,
+                false => context.client.send(Method::PUT, &path(&name), &TenantBody { limits }).await?,
+            };
+            let text = match (changed.created, changed.changed) {
+                (true, _) => format!("tenant {name} is created; its first namespace is 'default'"),
+                (false, true) => format!("tenant {name} is there already; it has the limits {}", shown_limits(&limits)),
+                (false, false) => format!("tenant {name} is there already"),
+            };
+            done(context, name.as_str(), &text, changed)
+        }
+        TenantCommand::Set { name, limits } => {
+            // Not by mistake a new one.
+            let before: TenantView = context.client.get(&path(&name)).await?;
+            let body = TenantBody { limits: limits.spec() };
+            let changed: ChangedView =
+                context.client.send_if(Method::PUT, &path(&name), &body, before.revision).await?;
+            let now = shown_limits(&body.limits);
+            let now = if now.is_empty() { "no limits".into() } else { format!("the limits {now}") };
+            let text = match changed.changed {
+                true => format!("tenant {name} has {now}"),
+                false => format!("tenant {name} is as it was: it has {now}"),
             };
             done(context, name.as_str(), &text, changed)
         }

@@ -22,6 +22,8 @@ pub(super) struct Dirty {
     pub(super) instances: BTreeSet<InstanceId>,
     /// Services whose row changed or went.
     pub(super) services: BTreeSet<ServiceKey>,
+    /// Tenants whose row changed or went.
+    pub(super) tenants: BTreeSet<TenantName>,
     /// Namespaces whose row changed or went.
     pub(super) namespaces: BTreeSet<Scope>,
     /// Policies whose row changed or went.
@@ -114,8 +116,8 @@ fn apply_known(snapshot: &mut ClusterSnapshot, key: &str, entry: Option<&Entry>,
         dirty.services.insert(service);
     } else if let Some(name) = key.strip_prefix(keys::TENANTS) {
         let name: TenantName = name.parse().ok()?;
-        set(&mut snapshot.tenants, name, entry);
-        dirty.shown = true;
+        set(&mut snapshot.tenants, name.clone(), entry);
+        dirty.tenants.insert(name);
     } else if let Some(rest) = key.strip_prefix(keys::NAMESPACES) {
         let scope = scope_key(rest)?;
         set(&mut snapshot.namespaces, scope.clone(), entry);

@@ -26,7 +26,7 @@ impl Feed {
     pub(super) fn begin(node: NodeName, snapshot: &ClusterSnapshot) -> (Self, mpsc::Receiver<FeedMessage>) {
         // Everything must fit beside what may come while the agent takes it in.
         let policies = snapshot.namespaces.len() + snapshot.policies.len() + snapshot.tiers.len();
-        let size = snapshot.instances.len() * 2 + snapshot.services.len() + policies + QUEUE;
+        let size = snapshot.instances.len() * 2 + snapshot.services.len() + snapshot.tenants.len() + policies + QUEUE;
         let (to, messages) = mpsc::channel(size);
         let mut feed = Self { node, to, said: BTreeMap::new(), broken: false };
         let mut instances: BTreeMap<&AppKey, Vec<&Arc<Instance>>> = BTreeMap::new();
@@ -41,6 +41,9 @@ impl Feed {
         }
         for row in snapshot.namespaces.values() {
             feed.say(FeedMessage::Namespace(Arc::clone(&row.object)));
+        }
+        for row in snapshot.tenants.values() {
+            feed.say(FeedMessage::Tenant(Arc::clone(&row.object)));
         }
         for row in snapshot.policies.values() {
             feed.say(FeedMessage::Policy(Arc::clone(&row.object)));
@@ -81,6 +84,12 @@ impl Feed {
             self.say(match snapshot.namespaces.get(scope) {
                 Some(row) => FeedMessage::Namespace(Arc::clone(&row.object)),
                 None => FeedMessage::NamespaceGone(scope.clone()),
+            });
+        }
+        for name in &dirty.tenants {
+            self.say(match snapshot.tenants.get(name) {
+                Some(row) => FeedMessage::Tenant(Arc::clone(&row.object)),
+                None => FeedMessage::TenantGone(name.clone()),
             });
         }
         for key in &dirty.policies {

@@ -11,7 +11,7 @@ use crate::{
         Tenant, TenantName, TierKey, TierPolicy, Timestamp,
     },
     policy::too_large,
-    spec::v1::{PolicySpec, TierSpec, validate_labels, validate_policy, validate_tier_of},
+    spec::v1::{LimitSpec, PolicySpec, TierSpec, validate_labels, validate_limits, validate_policy, validate_tier_of},
 };
 
 /// What has a row of its own, with its full name.
@@ -32,8 +32,8 @@ pub enum ObjectName {
 /// A change of a tenant, a namespace or a policy.
 #[derive(Clone, Debug, PartialEq)]
 pub enum ObjectChange {
-    /// Creates a tenant.
-    PutTenant(TenantName),
+    /// Creates a tenant, or gives it these limits instead of those it has; `None`: leaves them.
+    PutTenant(TenantName, Option<LimitSpec>),
     /// Removes a tenant and its namespaces. Nothing may be in them.
     RemoveTenant(TenantName),
     /// Creates a namespace, or gives it these labels instead of those it has.
@@ -132,7 +132,7 @@ impl ObjectChange {
     /// What it changes.
     pub fn object(&self) -> ObjectName {
         match self {
-            Self::PutTenant(name) | Self::RemoveTenant(name) => ObjectName::Tenant(name.clone()),
+            Self::PutTenant(name, _) | Self::RemoveTenant(name) => ObjectName::Tenant(name.clone()),
             Self::PutNamespace(scope, _) | Self::RemoveNamespace(scope) => ObjectName::Namespace(scope.clone()),
             Self::PutPolicy(key, _) | Self::RemovePolicy(key) => ObjectName::Policy(key.clone()),
             Self::PutTier(key, _) | Self::RemoveTier(key) => ObjectName::Tier(key.clone()),
@@ -180,8 +180,7 @@ pub(super) fn rows_after(
         return Err(ControlError::NotFound { object });
     }
     match change {
-        ObjectChange::PutTenant(name) if snapshot.has_tenant(&name) => Ok(Vec::new()),
-        ObjectChange::PutTenant(name) => Ok(vec![RowChange::PutTenant(Tenant { name, created_at: now })]),
+        ObjectChange::PutTenant(name, limits) => put_tenant(snapshot, name, limits, now),
         ObjectChange::RemoveTenant(name) => remove_tenant(snapshot, name),
         ObjectChange::PutNamespace(scope, labels) => put_namespace(snapshot, scope, labels, now),
         ObjectChange::RemoveNamespace(scope) if scope.is_default_of_tenant() => {
@@ -225,6 +224,26 @@ fn remove_tenant(snapshot: &ClusterSnapshot, name: TenantName) -> Result<Vec<Row
     let mut rows: Vec<_> = namespaces.map(|scope| RowChange::Delete(ObjectName::Namespace(scope))).collect();
     rows.push(RowChange::Delete(object));
     Ok(rows)
+}
+
+fn put_tenant(
+    snapshot: &ClusterSnapshot,
+    name: TenantName,
+    limits: Option<LimitSpec>,
+    now: Timestamp,
+) -> Result<Vec<RowChange>, ControlError> {
+    let faults = limits.as_ref().map(validate_limits).unwrap_or_default();
+    if !faults.is_empty() {
+        return Err(ControlError::Invalid { object: ObjectName::Tenant(name), faults });
+    }
+    let before = snapshot.tenants.get(&name).map(|row| &row.object);
+    let has = before.map(|before| before.limits).unwrap_or_default();
+    let limits = limits.unwrap_or(has);
+    if snapshot.has_tenant(&name) && limits == has {
+        return Ok(Vec::new());
+    }
+    let created_at = before.map_or(now, |before| before.created_at);
+    Ok(vec![RowChange::PutTenant(Tenant { name, limits, created_at })])
 }
 
 fn put_namespace(

@@ -77,7 +77,7 @@ fn put_app(snapshot: &mut ClusterSnapshot, place: &str, name: &str) {
 /// Tenant acme with namespace prod.
 fn acme() -> ClusterSnapshot {
     let mut snapshot = ClusterSnapshot::at(1);
-    put(&mut snapshot, ObjectChange::PutTenant(tenant("acme")));
+    put(&mut snapshot, ObjectChange::PutTenant(tenant("acme"), None));
     put(&mut snapshot, put_namespace("acme/prod", &[("env", "prod")]));
     snapshot
 }
@@ -95,9 +95,9 @@ fn the_same_twice_changes_nothing_and_what_always_exists_needs_no_row() {
     let mut snapshot = acme();
     put(&mut snapshot, put_policy("acme/prod", "closed"));
     for (change, expected) in [
-        (ObjectChange::PutTenant(tenant("acme")), 0),
-        (ObjectChange::PutTenant(tenant("default")), 0),
-        (ObjectChange::PutTenant(tenant("other")), 1),
+        (ObjectChange::PutTenant(tenant("acme"), None), 0),
+        (ObjectChange::PutTenant(tenant("default"), None), 0),
+        (ObjectChange::PutTenant(tenant("other"), None), 1),
         (put_namespace("acme/prod", &[("env", "prod")]), 0),
         (put_namespace("acme/prod", &[("env", "prod"), (NAMESPACE_NAME_LABEL, "prod")]), 0),
         (put_namespace("acme/prod", &[]), 1),
@@ -225,7 +225,7 @@ fn what_a_change_would_do_is_said() {
     assert_eq!(says(put_policy("acme/prod", "p")), (true, true));
     assert_eq!(says(put_namespace("acme/prod", &[])), (false, true));
     assert_eq!(says(put_namespace("acme/default", &[("a", "b")])), (false, true), "it always existed");
-    assert_eq!(says(ObjectChange::PutTenant(tenant("acme"))), (false, false));
+    assert_eq!(says(ObjectChange::PutTenant(tenant("acme"), None)), (false, false));
 }
 
 fn put_tier(name: &str, json: &str) -> ObjectChange {

@@ -145,6 +145,7 @@ impl Loop {
             said.apps.extend(dirty.apps);
             said.instances.extend(dirty.instances);
             said.services.extend(dirty.services);
+            said.tenants.extend(dirty.tenants);
             said.namespaces.extend(dirty.namespaces);
             said.policies.extend(dirty.policies);
             said.tiers.extend(dirty.tiers);
@@ -395,6 +396,14 @@ fn transaction(snapshot: &ClusterSnapshot, app: &AppKey, changes: &[Change]) -> 
                 let key = keys::instance(&instance.app, &instance.id);
                 txn.when(Compare::Absent(key.clone())).put(key, encode(&**instance)?)
             }
+            Change::LimitInstance(id, limits) => match of(id) {
+                Some(instance) => {
+                    let mut limited = (**instance).clone();
+                    limited.spec.limits = *limits;
+                    txn.put(keys::instance(&instance.app, id), encode(&limited)?)
+                }
+                None => txn,
+            },
             Change::StopInstance(id) => match of(id) {
                 Some(instance) => {
                     let mut stopped = (**instance).clone();

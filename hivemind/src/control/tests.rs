@@ -271,7 +271,7 @@ async fn an_app_needs_a_namespace_that_exists_but_one_that_is_there_stays() {
     let app = AppKey::new(scope.clone(), "web".parse().expect("a name"));
     let refused = control.deploy(app.clone(), spec(1), None).await;
     assert!(matches!(refused, Err(ControlError::NoScope { tenant: false, .. })), "{refused:?}");
-    control.change(ObjectChange::PutTenant(scope.tenant.clone()), None).await.expect("created");
+    control.change(ObjectChange::PutTenant(scope.tenant.clone(), None), None).await.expect("created");
     let refused = control.deploy(app.clone(), spec(1), None).await;
     assert!(matches!(refused, Err(ControlError::NoScope { tenant: true, .. })), "{refused:?}");
     let created = control.change(ObjectChange::PutNamespace(scope.clone(), [].into()), None).await.expect("created");

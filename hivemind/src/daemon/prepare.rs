@@ -117,6 +117,7 @@ async fn make(
         network: network.clone(),
         publish_device: "hm-pub".into(),
         log_dir: config.state_dir.join("verifier"),
+        flow_share: hivemind_ebpf::abi::FLOW_SHARE,
     })
     .map_err(dataplane_problem)?;
     Ok((dns, dataplane))

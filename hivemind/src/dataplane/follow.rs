@@ -4,14 +4,17 @@
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use hivemind_ebpf::policy::HOST_ENDPOINT;
-use imbl::ordmap::{DiffItem, Entry};
+use imbl::{
+    OrdMap,
+    ordmap::{DiffItem, Entry},
+};
 
-use super::tables::{BackendRow, Choice, EndpointRow, Frontend, PeerRow, ServiceRow, Tables};
+use super::tables::{BackendRow, Choice, EndpointRow, Frontend, LimitOwner, LimitRow, PeerRow, ServiceRow, Tables};
 use crate::{
-    model::{Backend, InstanceId, NodeDesired, NodeName, Protocol, ServedService},
+    model::{Backend, Instance, InstanceId, NodeDesired, NodeName, Protocol, ServedService},
     net::{Family, HostLink},
     policy::{Compiled, PeerClass},
-    spec::v1::{External, Internal, Method},
+    spec::v1::{External, Internal, LimitSpec, Method},
 };
 
 /// What the rows follow from.
@@ -81,9 +84,12 @@ impl Follower {
         if other_links {
             self.links.clone_from(links);
         }
-        let others = !before.instances.ptr_eq(&desired.instances) || !before.peers.ptr_eq(&desired.peers);
+        let others = !before.instances.ptr_eq(&desired.instances)
+            || !before.peers.ptr_eq(&desired.peers)
+            || !before.tenants.ptr_eq(&desired.tenants);
         if others || other_links || other_policies {
             self.tables.endpoints = endpoints(&facts).chain(host(policies)).collect();
+            self.tables.limits = limits(&facts);
             self.tables.peers = peers(&facts).collect();
         }
         if other_policies {
@@ -171,9 +177,34 @@ fn endpoints(facts: &Facts<'_>) -> impl Iterator<Item = (u32, EndpointRow)> {
             tenant,
             policy: policy.copied().unwrap_or_default(),
             blocks: policy.is_some_and(|policy| policies.has_blocks(policy)),
+            limited: instance.spec.limits.has_rates() || of_tenant(facts.desired, instance, tenant).has_rates(),
         };
         Some((link.ifindex, row))
     })
+}
+
+/// The limits of a tenant's instances together; none of nobody's.
+fn of_tenant(desired: &NodeDesired, instance: &Instance, number: u32) -> LimitSpec {
+    let tenant = desired.tenants.get(&instance.app.scope.tenant).filter(|_| number != 0);
+    tenant.map(|tenant| tenant.limits).unwrap_or_default()
+}
+
+/// The limits of the node's instances and of their tenants.
+fn limits(facts: &Facts<'_>) -> OrdMap<LimitOwner, LimitRow> {
+    let mut rows = OrdMap::new();
+    for (id, instance) in &facts.desired.instances {
+        let Some(link) = facts.links.get(id) else { continue };
+        let number = class(facts.policies, id).tenant;
+        let (spec, tenant) = (instance.spec.limits, of_tenant(facts.desired, instance, number));
+        if !tenant.is_default() {
+            rows.insert(LimitOwner::Tenant(number), LimitRow { spec: tenant, tenant: 0 });
+        }
+        if !tenant.is_default() || !spec.is_default() {
+            let tenant = if tenant.is_default() { 0 } else { number };
+            rows.insert(LimitOwner::Instance(link.ifindex), LimitRow { spec, tenant });
+        }
+    }
+    rows
 }
 
 /// The host's row, if policies are about it.

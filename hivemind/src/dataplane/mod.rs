@@ -16,7 +16,7 @@ pub use probe::{Finding, probe};
 pub use watch::{Listener, Watch};
 
 use flows::{DropRecord, FlowRecord};
-use tables::Tables;
+use tables::{LimitOwner, Tables, Usage};
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -53,6 +53,9 @@ pub trait Dataplane: Send + std::fmt::Debug {
 
     /// How many packets each rule of policies has allowed, by its number; answers are not counted.
     fn rule_hits(&mut self) -> Result<BTreeMap<u32, u64>, DataplaneError>;
+
+    /// What every instance uses, and every tenant that has limits.
+    fn uses(&mut self) -> Result<BTreeMap<LimitOwner, Usage>, DataplaneError>;
 
     /// The flows that are in the table now.
     fn flows(&mut self) -> Result<Vec<FlowRecord>, DataplaneError>;
@@ -99,6 +102,8 @@ pub struct SweepReport {
     pub expired: u64,
     /// Rows that someone else had changed and that were put right.
     pub repaired: u64,
+    /// Counts of connections and of rows that had drifted and were put right.
+    pub corrected: u64,
 }
 
 /// One counter: packets and bytes of an endpoint in one direction, for a service (0: none), and a reason

@@ -12,7 +12,7 @@ use crate::{
     model::Protocol,
     net::{Family, Mac},
     policy::{EndpointPolicy, RuleKey, RuleRow},
-    spec::v1::PolicyProtocol,
+    spec::v1::{LimitSpec, PolicyProtocol},
 };
 
 /// Every row the data plane should hold. A clone is cheap and shares what it has with the original, so that two of them
@@ -39,6 +39,43 @@ pub struct Tables {
     pub intervals: BTreeMap<PolicyProtocol, BTreeSet<u16>>,
     /// The block class of addresses, by longest prefix.
     pub blocks: OrdMap<IpNet, u32>,
+    /// What instances and tenants may use. Who is not here may use everything.
+    pub limits: OrdMap<LimitOwner, LimitRow>,
+}
+
+/// Who has limits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum LimitOwner {
+    /// An instance of this node, by the interface index of its host device.
+    Instance(u32),
+    /// A tenant's instances on this node together, by the tenant's number.
+    Tenant(u32),
+}
+
+/// What somebody may use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct LimitRow {
+    /// The limits; of an instance that has none itself, none.
+    pub spec: LimitSpec,
+    /// Of an instance whose tenant has limits, the tenant's number; else 0.
+    pub tenant: u32,
+}
+
+/// What somebody uses. Pairs are what goes out, or is begun, and what comes in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Usage {
+    /// Connections that are not closed.
+    pub connections: [u64; 2],
+    /// Rows of the table of flows; of tenants 0.
+    pub flows: u64,
+    /// Flows that got no row because the instance holds its share of the table.
+    pub unshared: u64,
+    /// Packets that were dropped because they were over a rate.
+    pub dropped_packets: [u64; 2],
+    /// Bytes of them.
+    pub dropped_bytes: [u64; 2],
+    /// Connections that were refused.
+    pub refused: [u64; 2],
 }
 
 /// An instance of this node.
@@ -60,13 +97,25 @@ pub struct EndpointRow {
     pub policy: EndpointPolicy,
     /// Whether a rule of its sets names a block of addresses.
     pub blocks: bool,
+    /// Whether it has rates, or its tenant has.
+    pub limited: bool,
 }
 
 impl EndpointRow {
     /// That of the host, which has no address, no device and no class of its own here.
     pub const fn host(policy: EndpointPolicy, blocks: bool) -> Self {
         let (none, class) = (Mac([0; 6]), crate::policy::HOST);
-        Self { v4: None, v6: None, instance_mac: none, host_mac: none, class, tenant: 0, policy, blocks }
+        Self {
+            v4: None,
+            v6: None,
+            instance_mac: none,
+            host_mac: none,
+            class,
+            tenant: 0,
+            policy,
+            blocks,
+            limited: false,
+        }
     }
 }
 

@@ -34,7 +34,7 @@ pub struct ClusterSnapshot {
     pub instance_status: OrdMap<InstanceId, Row<InstanceStatus>>,
     /// Services.
     pub services: OrdMap<ServiceKey, Row<Service>>,
-    /// Tenants that have a row: all but `default`.
+    /// Tenants that have a row: all but `default`, which has one if it was given limits.
     pub tenants: OrdMap<TenantName, Row<Tenant>>,
     /// Namespaces that have a row: those that were created, and those named `default` that were given labels.
     pub namespaces: OrdMap<Scope, Row<Namespace>>,

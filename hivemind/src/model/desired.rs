@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Addresses, ClusterSnapshot, Instance, InstanceId, InstanceStatus, Namespace, NodeName, Policy, PolicyKey, Revision,
-    Scope, Service, ServiceKey, TierKey, TierPolicy,
+    Scope, Service, ServiceKey, Tenant, TenantName, TierKey, TierPolicy,
 };
 
 /// A service with those that serve it.
@@ -81,6 +81,10 @@ pub enum FeedMessage {
     Namespace(Arc<Namespace>),
     /// A namespace is gone.
     NamespaceGone(Scope),
+    /// A tenant is new or has changed.
+    Tenant(Arc<Tenant>),
+    /// A tenant is gone.
+    TenantGone(TenantName),
     /// A policy is new or has changed.
     Policy(Arc<Policy>),
     /// A policy is gone.
@@ -107,6 +111,8 @@ pub struct NodeDesired {
     pub peers: OrdMap<InstanceId, Arc<Peer>>,
     /// All namespaces that have a row.
     pub namespaces: OrdMap<Scope, Arc<Namespace>>,
+    /// All tenants that have a row.
+    pub tenants: OrdMap<TenantName, Arc<Tenant>>,
     /// All policies.
     pub policies: OrdMap<PolicyKey, Arc<Policy>>,
     /// All policies of tiers.
@@ -152,6 +158,12 @@ impl NodeDesired {
             }
             FeedMessage::NamespaceGone(scope) => {
                 self.namespaces.remove(&scope);
+            }
+            FeedMessage::Tenant(tenant) => {
+                self.tenants.insert(tenant.name.clone(), tenant);
+            }
+            FeedMessage::TenantGone(name) => {
+                self.tenants.remove(&name);
             }
             FeedMessage::Policy(policy) => {
                 self.policies.insert(policy.key.clone(), policy);

@@ -9,6 +9,7 @@ mod ids;
 mod index;
 mod object;
 mod quantity;
+mod rate;
 mod shares;
 mod signal;
 mod tier;
@@ -27,6 +28,7 @@ pub use object::{
     Namespace, Node, NodeStatus, Phase, Policy, PortProto, Protocol, Service, ServicePort, Tenant,
 };
 pub use quantity::{Bytes, InvalidQuantity, MilliCpu};
+pub use rate::{BitRate, PerSecond};
 pub use shares::{DEFAULT_WEIGHT, MAX_WEIGHT, Pin, Shares};
 pub use signal::signal_number;
 pub use tier::{TierKey, TierPolicy};

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::{AppKey, ErrorCode, InstanceId, NodeName, PolicyKey, Scope, ServiceKey, Shares, TenantName, Timestamp};
-use crate::spec::v1::{AppSpec, BalanceSpec, PolicySpec};
+use crate::spec::v1::{AppSpec, BalanceSpec, LimitSpec, PolicySpec};
 
 /// A transport protocol that carries ports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize, ToSchema)]
@@ -83,7 +83,10 @@ impl Addresses {
 pub struct Tenant {
     /// Its name.
     pub name: TenantName,
-    /// When it was made.
+    /// Limits of the traffic of its instances, on each node together.
+    #[serde(default, skip_serializing_if = "LimitSpec::is_default")]
+    pub limits: LimitSpec,
+    /// When it was made, or first given limits.
     pub created_at: Timestamp,
 }
 

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{value:?} is not an amount of {kind}: {why}")]
 pub struct InvalidQuantity {
-    /// `CPU` or `memory`.
+    /// What it is an amount of, e.g. `CPU`.
     pub kind: &'static str,
     /// What was given.
     pub value: String,
@@ -88,7 +88,7 @@ impl fmt::Display for Bytes {
     }
 }
 
-/// Both quantities travel as text, and a bare JSON number is accepted: CPUs, respectively bytes.
+/// Quantities travel as text, and a bare JSON number is accepted, in the unit without a letter.
 macro_rules! as_text {
     ($type:ident, $example:literal) => {
         impl Serialize for $type {
@@ -117,6 +117,8 @@ macro_rules! as_text {
         impl utoipa::ToSchema for $type {}
     };
 }
+pub(super) use as_text;
+
 as_text!(MilliCpu, "500m");
 as_text!(Bytes, "128Mi");
 

@@ -30,7 +30,14 @@ pub(super) fn plan(input: &mut Input<'_>, key: &AppKey, plan: &mut Plan) {
                 plan.changes.push(Change::DeleteApp(key.clone()));
             }
         }
-        Some(app) => replicas(input, app, running().cloned().collect(), plan),
+        Some(app) => {
+            replicas(input, app, running().cloned().collect(), plan);
+            let limits = app.spec.limits;
+            let stays = |id| !plan.changes.iter().any(|change| matches!(change, Change::StopInstance(it) if it == id));
+            let others = running().filter(|instance| instance.spec.limits != limits && stays(&instance.id));
+            let limited: Vec<_> = others.map(|instance| Change::LimitInstance(instance.id.clone(), limits)).collect();
+            plan.changes.extend(limited);
+        }
     }
 }
 

@@ -9,7 +9,10 @@ mod tests;
 
 use ipnet::{Ipv4Net, Ipv6Net};
 
-use crate::model::{Addresses, AppKey, ClusterSnapshot, Instance, InstanceId, Scope, Service, ServiceKey, Timestamp};
+use crate::{
+    model::{Addresses, AppKey, ClusterSnapshot, Instance, InstanceId, Scope, Service, ServiceKey, Timestamp},
+    spec::v1::LimitSpec,
+};
 
 /// A change of one row.
 #[derive(Clone, Debug, PartialEq)]
@@ -18,6 +21,8 @@ pub enum Change {
     CreateInstance(Box<Instance>),
     /// An instance is to stop.
     StopInstance(InstanceId),
+    /// An instance gets these limits while it runs.
+    LimitInstance(InstanceId, LimitSpec),
     /// Nothing is left of an instance: its rows go.
     DeleteInstance(InstanceId),
     /// A new service, or a changed one.

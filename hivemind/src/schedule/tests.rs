@@ -86,6 +86,12 @@ impl World {
         super::plan(&mut input, app)
     }
 
+    fn change(&mut self, id: &InstanceId, change: impl FnOnce(&mut Instance)) {
+        let mut instance = (*self.snapshot.instances.get(id).expect("it exists").object).clone();
+        change(&mut instance);
+        self.snapshot.set_instance(id, Some(row(instance)));
+    }
+
     fn apply(&mut self, changes: &[Change]) {
         for change in changes {
             match change.clone() {
@@ -93,11 +99,8 @@ impl World {
                     let id = instance.id.clone();
                     self.snapshot.set_instance(&id, Some(row(*instance)));
                 }
-                Change::StopInstance(id) => {
-                    let before = self.snapshot.instances.get(&id).expect("it exists").object.clone();
-                    let after = Instance { desired: Desired::Stop, ..(*before).clone() };
-                    self.snapshot.set_instance(&id, Some(row(after)));
-                }
+                Change::StopInstance(id) => self.change(&id, |instance| instance.desired = Desired::Stop),
+                Change::LimitInstance(id, limits) => self.change(&id, |instance| instance.spec.limits = limits),
                 Change::DeleteInstance(id) => {
                     self.snapshot.set_instance(&id, None);
                     self.snapshot.instance_status.remove(&id);

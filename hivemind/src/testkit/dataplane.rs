@@ -11,7 +11,7 @@ use crate::{
     dataplane::{
         Counter, Dataplane, DataplaneError, DataplaneInfo, SweepReport, SyncReport, Watch,
         flows::{DropRecord, FlowRecord},
-        tables::Tables,
+        tables::{LimitOwner, Tables, Usage},
     },
     model::InstanceId,
     net::HostLink,
@@ -120,6 +120,10 @@ impl Dataplane for FakeDataplane {
             pinned.tables = desired.clone();
             SyncReport::default()
         })
+    }
+
+    fn uses(&mut self) -> Result<BTreeMap<LimitOwner, Usage>, DataplaneError> {
+        Ok(BTreeMap::new())
     }
 
     fn flows(&mut self) -> Result<Vec<FlowRecord>, DataplaneError> {

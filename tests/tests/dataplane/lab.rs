@@ -258,6 +258,7 @@ pub(crate) fn config(cgroup: &Path) -> DataplaneConfig {
         },
         publish_device: "hm-pub".into(),
         log_dir: std::env::temp_dir().join("hivemind-test-verifier"),
+        flow_share: hivemind_ebpf::abi::FLOW_SHARE,
     }
 }
 
@@ -374,6 +375,7 @@ impl Lab {
                 tenant: TENANT,
                 policy: EndpointPolicy::default(),
                 blocks: false,
+                limited: false,
             },
         );
         for address in [instance.v4.into(), instance.v6.into()] {

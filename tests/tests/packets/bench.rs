@@ -9,12 +9,13 @@ use std::{
 use hivemind::{
     dataplane::{
         Dataplane,
+        bpf::{BpfDataplane, DataplaneConfig},
         tables::{Frontend, PeerRow},
     },
     model::Protocol,
     net::Family,
 };
-use hivemind_ebpf::{map, program, reason::Reason};
+use hivemind_ebpf::{abi::FLOW_SHARE, map, program, reason::Reason};
 use hivemind_tests::each_row;
 
 use crate::{
@@ -60,7 +61,12 @@ pub(crate) struct Bench {
 
 impl Bench {
     pub(crate) fn new(cgroup: &Path) -> Self {
-        let mut lab = Lab::new(cgroup, 3);
+        Self::with_share(cgroup, FLOW_SHARE)
+    }
+
+    /// The same where an instance may hold so many rows of the table of flows; 0: all.
+    pub(crate) fn with_share(cgroup: &Path, flow_share: u32) -> Self {
+        let mut lab = Lab::with(cgroup, 3, |config| BpfDataplane::open(DataplaneConfig { flow_share, ..config }));
         // Nothing but the tests' packets is counted: no device sends anything.
         for instance in &lab.instances {
             instance.ns.run(|| sh("ip link set eth0 down"));
@@ -133,6 +139,11 @@ impl Bench {
     pub(crate) fn sends(&self, name: &str, frame: &Frame, expect: Expect) -> Row {
         let (program, ifindex) = (program::FROM_CONTAINER, self.ifindex(0));
         Row { name: name.into(), program, ifindex, packet: frame.bytes(), expect }
+    }
+
+    /// A row in which instance `from` sends.
+    pub(crate) fn sends_from(&self, from: usize, name: &str, frame: &Frame, expect: Expect) -> Row {
+        Row { ifindex: self.ifindex(from), ..self.sends(name, frame, expect) }
     }
 
     /// Runs a program.

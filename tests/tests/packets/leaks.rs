@@ -72,6 +72,7 @@ fn come(bench: &mut Bench, n: u32) {
             tenant: crate::lab::TENANT,
             policy: EndpointPolicy::default(),
             blocks: false,
+            limited: false,
         },
     );
     tables.peers.insert(v4.into(), PeerRow { class: 300, tenant: crate::lab::TENANT, ifindex });

@@ -7,7 +7,7 @@ use crate::{
         SweepReport,
         flows::{DropRecord, FlowRecord},
     },
-    model::{InstanceId, Revision},
+    model::{InstanceId, Revision, TenantName},
     policy,
 };
 
@@ -55,4 +55,13 @@ pub struct Names {
     pub devices: BTreeMap<u32, InstanceId>,
     /// The node's own addresses.
     pub addresses: Vec<IpAddr>,
+}
+
+/// Who uses something.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum User {
+    /// An instance of this node.
+    Instance(InstanceId),
+    /// The instances of a tenant on this node that has limits.
+    Tenant(TenantName),
 }

@@ -52,6 +52,9 @@ impl Dataplane for Recorder {
     fn rule_hits(&mut self) -> Result<BTreeMap<u32, u64>, DataplaneError> {
         Ok(BTreeMap::new())
     }
+    fn uses(&mut self) -> Result<BTreeMap<LimitOwner, Usage>, DataplaneError> {
+        Ok(BTreeMap::new())
+    }
     fn counters(&mut self) -> Result<Vec<Counter>, DataplaneError> {
         Ok(Vec::new())
     }

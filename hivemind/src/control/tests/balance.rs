@@ -85,3 +85,50 @@ async fn weights_are_those_of_the_service_and_a_pin_takes_the_others_out() {
     assert_eq!(weights(&service), [10, 0]);
     running.stop().await;
 }
+
+#[tokio::test]
+async fn limits_change_on_instances_that_run_and_tenants_are_told_to_nodes() {
+    use crate::{
+        control::ObjectChange,
+        model::{BitRate, NodeDesired},
+        spec::v1::LimitSpec,
+    };
+    let dir = tempfile::tempdir().expect("a folder");
+    let running = Running::with_node(dir.path()).await;
+    let (control, app) = (&running.control, key("web"));
+    control.deploy(app.clone(), spec(2), None).await.expect("deployed");
+    agent(control).await.expect("reported");
+    let (before, generation) = (ids(control, &app), control.snapshot().apps[&app].object.generation);
+    let limits = LimitSpec { egress: Some(BitRate(10_000_000)), ..LimitSpec::default() };
+    control.deploy(app.clone(), AppSpec { limits, ..spec(2) }, None).await.expect("deployed");
+    let snapshot = control.snapshot();
+    assert_eq!((ids(control, &app), snapshot.apps[&app].object.generation), (before, generation));
+    assert!(snapshot.instances.values().all(|row| row.object.spec.limits == limits));
+    let too_slow = LimitSpec { egress: Some(BitRate(1)), ..LimitSpec::default() };
+    let tenant = app.scope.tenant.clone();
+    for refused in [
+        control.deploy(app.clone(), AppSpec { limits: too_slow, ..spec(2) }, None).await.map(drop),
+        control.change(ObjectChange::PutTenant(tenant.clone(), Some(too_slow)), None).await.map(drop),
+    ] {
+        assert!(matches!(refused, Err(ControlError::Invalid { .. })), "{refused:?}");
+    }
+
+    // The tenant that always exists gets a row with its limits, and loses nothing without a word of them.
+    let put = |limits| control.change(ObjectChange::PutTenant(tenant.clone(), limits), None);
+    for (limits, changed) in [(Some(limits), true), (None, false), (Some(limits), false)] {
+        assert_eq!(put(limits).await.expect("put").changed, changed, "{limits:?}");
+    }
+    let mut feed = control.feed(&"node-2".parse().expect("a name")).await.expect("a feed");
+    let mut desired = NodeDesired::default();
+    while desired.revision == 0 {
+        desired.apply(feed.recv().await.expect("a message"));
+    }
+    assert_eq!(desired.tenants[&tenant].limits, limits);
+    put(Some(LimitSpec::default())).await.expect("put");
+    let revision = control.snapshot().revision;
+    while desired.revision < revision {
+        desired.apply(feed.recv().await.expect("a message"));
+    }
+    assert!(desired.tenants[&tenant].limits.is_default());
+    running.stop().await;
+}

@@ -3,9 +3,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    num::NonZeroUsize,
-    os::fd::{AsFd, BorrowedFd},
-    ptr::NonNull,
     sync::atomic::{AtomicU32, Ordering},
 };
 
@@ -14,9 +11,11 @@ use hivemind_ebpf::{
     map,
     policy::{PORT_ENTRIES, port_index},
 };
-use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 
-use super::rows::{PROTOCOLS, number};
+use super::{
+    mapped::Mapped,
+    rows::{PROTOCOLS, number},
+};
 use crate::{dataplane::DataplaneError, policy::interval, spec::v1::PolicyProtocol};
 
 /// Begins of intervals, by protocol; 0 always is one.
@@ -25,11 +24,8 @@ pub(super) type Intervals = BTreeMap<PolicyProtocol, BTreeSet<u16>>;
 /// Bytes of the table: entries lie one after the other.
 const SIZE: usize = PORT_ENTRIES as usize * size_of::<u32>();
 
-/// The table.
+/// The table. It is mapped only for as long as it is used: the daemon would carry all of it otherwise.
 pub(super) struct Ports(MapData);
-
-/// The table, mapped. Only for as long as it is used: the daemon would carry all of it otherwise.
-struct Mapped(NonNull<u8>);
 
 impl Ports {
     pub(super) fn take(map: Map) -> Result<Self, DataplaneError> {
@@ -40,13 +36,7 @@ impl Ports {
     }
 
     fn mapped(&self) -> Result<Mapped, DataplaneError> {
-        let fail = |why: String| DataplaneError::Map { action: "map into memory", map: map::PORTS, why };
-        let size = NonZeroUsize::new(SIZE).ok_or_else(|| fail("it is empty".into()))?;
-        let fd: BorrowedFd<'_> = self.0.fd().as_fd();
-        // SAFETY: a new mapping of a whole map of this size, at an address that the kernel chooses.
-        let memory =
-            unsafe { mmap(None, size, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, MapFlags::MAP_SHARED, fd, 0) };
-        memory.map(|memory| Mapped(memory.cast())).map_err(|error| fail(error.to_string()))
+        Mapped::new(&self.0, map::PORTS, SIZE)
     }
 
     /// The intervals of the table. A new table is one interval for each protocol.
@@ -55,8 +45,7 @@ impl Ports {
         let mut intervals = Intervals::new();
         for protocol in PROTOCOLS {
             let begins = |port: &u16| {
-                table
-                    .entry(protocol, *port)
+                entry(&table, protocol, *port)
                     .is_some_and(|number| number.load(Ordering::Relaxed) >> 16 == u32::from(*port))
             };
             let found: BTreeSet<u16> = (0..=u16::MAX).filter(begins).collect();
@@ -73,7 +62,7 @@ impl Ports {
         for protocol in PROTOCOLS {
             let begins = wanted.get(&protocol);
             for port in 0..=u16::MAX {
-                if let Some(number) = table.entry(protocol, port) {
+                if let Some(number) = entry(&table, protocol, port) {
                     number.store(interval(begins, port), Ordering::Relaxed);
                 }
             }
@@ -82,17 +71,6 @@ impl Ports {
     }
 }
 
-impl Mapped {
-    fn entry(&self, protocol: PolicyProtocol, port: u16) -> Option<&AtomicU32> {
-        let index = port_index(number(protocol), port)? as usize;
-        // SAFETY: within the mapping, aligned, and never accessed otherwise.
-        Some(unsafe { self.0.cast::<AtomicU32>().add(index).as_ref() })
-    }
-}
-
-impl Drop for Mapped {
-    fn drop(&mut self) {
-        // SAFETY: the mapping of `mapped`, which nobody has a reference to any more.
-        let _ = unsafe { munmap(self.0.cast(), SIZE) };
-    }
+fn entry(table: &Mapped, protocol: PolicyProtocol, port: u16) -> Option<&AtomicU32> {
+    table.number(port_index(number(protocol), port)? as usize)
 }

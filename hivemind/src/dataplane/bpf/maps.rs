@@ -16,7 +16,13 @@ use hivemind_ebpf::{
 use imbl::OrdMap;
 use ipnet::IpNet;
 
-use super::{chain, intervals::Ports, rows::Row, sources::Sources};
+use super::{
+    accounts::{Limits, Uses},
+    chain,
+    intervals::Ports,
+    rows::Row,
+    sources::Sources,
+};
 use crate::{dataplane::DataplaneError, lifecycle::killpoint};
 
 /// A hash map with its name.
@@ -138,6 +144,8 @@ pub(super) struct Maps {
     pub(super) ports: Ports,
     pub(super) blocks: Blocks,
     pub(super) hits: PerCpuHashMap<MapData, u32, Count>,
+    pub(super) limits: Limits,
+    pub(super) uses: Uses,
     capacities: BTreeMap<&'static str, u32>,
 }
 
@@ -164,6 +172,8 @@ impl Maps {
         let sizes: BTreeMap<_, _> = capacities.map(|(name, info)| (name, info.max_entries())).collect();
         let (counters, totals) = (take(ebpf, map::COUNTERS)?, take(ebpf, map::TOTALS)?);
         let generation = take(ebpf, map::GENERATION)?;
+        let uses = take(ebpf, map::USES)?;
+        let no_data = |name: &str| DataplaneError::Kernel { what: "a map of the object", why: name.into() };
         let (ports, blocks, hits) = (take(ebpf, map::PORTS)?, take(ebpf, map::BLOCKS)?, take(ebpf, map::HITS)?);
         Ok(Self {
             endpoints: table(ebpf, map::ENDPOINTS, &sizes)?,
@@ -184,6 +194,8 @@ impl Maps {
             counters: PerCpuHashMap::try_from(counters).map_err(|error| failed("use", map::COUNTERS, &error))?,
             rules: table(ebpf, map::RULES, &sizes)?,
             ports: Ports::take(ports)?,
+            limits: Limits::take(take(ebpf, map::LIMITS)?)?,
+            uses: Uses::map(data(&uses).ok_or_else(|| no_data(map::USES))?)?,
             blocks: Blocks(LpmTrie::try_from(blocks).map_err(|error| failed("use", map::BLOCKS, &error))?),
             hits: PerCpuHashMap::try_from(hits).map_err(|error| failed("use", map::HITS, &error))?,
             capacities: sizes,

@@ -4,10 +4,12 @@
 //! checks that each map is what it needs, loads its own programs onto the same maps, and puts them in the place of the
 //! old ones link by link, each in one step: no packet passes unseen and none is lost.
 
+mod accounts;
 mod attach;
 mod group;
 mod intervals;
 mod link;
+mod mapped;
 mod maps;
 mod rows;
 mod seen;
@@ -34,7 +36,7 @@ use super::{
     Counter, Dataplane, DataplaneError, DataplaneInfo, SweepReport, SyncReport, Watch,
     flows::{DropRecord, FlowRecord},
     probe,
-    tables::Tables,
+    tables::{LimitOwner, Tables, Usage},
 };
 use crate::{
     model::InstanceId,
@@ -69,6 +71,8 @@ pub struct DataplaneConfig {
     pub publish_device: String,
     /// Where the verifier's logs are kept.
     pub log_dir: PathBuf,
+    /// How many rows of the table of flows one instance may hold, [`hivemind_ebpf::abi::FLOW_SHARE`] by default; 0: all.
+    pub flow_share: u32,
 }
 
 /// The data plane in the kernel.
@@ -123,7 +127,7 @@ impl BpfDataplane {
         }
         let in_use = !tcx || !attach::list(&base.join("links"))?.is_empty();
         maps::check_pinned(&base.join("maps"), OBJECT, in_use)?;
-        let constants = constants(&config.network)?;
+        let constants = Config { share: config.flow_share, ..constants(&config.network)? };
         let mut loader = EbpfLoader::new();
         loader.override_global(CONFIG, &constants, true);
         for name in map::ALL {
@@ -232,6 +236,7 @@ fn constants(network: &NodeNet) -> Result<Config, DataplaneError> {
         services: [range(network.services_v4.map(Into::into)), range(network.services_v6.map(Into::into))],
         instances: [range(network.instances_v4.map(Into::into)), range(network.instances_v6.map(Into::into))],
         gateways: [own(network.gateway.v4.map(Into::into)), own(network.gateway.v6.map(Into::into))],
+        ..Config::EMPTY
     })
 }
 
@@ -328,6 +333,10 @@ impl Dataplane for BpfDataplane {
         sweep::rule_hits(&self.maps)
     }
 
+    fn uses(&mut self) -> Result<BTreeMap<LimitOwner, Usage>, DataplaneError> {
+        Ok(self.shadow.accounts().usage(&self.maps))
+    }
+
     fn flows(&mut self) -> Result<Vec<FlowRecord>, DataplaneError> {
         let clock = seen::Clock::now();
         let rows = self.maps.flows.raw_rows()?;
@@ -345,7 +354,7 @@ impl Dataplane for BpfDataplane {
     }
 
     fn sweep(&mut self) -> Result<SweepReport, DataplaneError> {
-        let mut report = sweep::flows(&mut self.maps, &self.watch)?;
+        let mut report = sweep::flows(&mut self.maps, self.shadow.accounts(), &self.watch)?;
         // Without the list nothing is taken for gone.
         if let Ok(devices) = nix::net::if_::if_nameindex() {
             let devices: BTreeSet<u32> = devices.iter().map(nix::net::if_::Interface::index).collect();

@@ -73,9 +73,9 @@ impl Row for EndpointRow {
         frame_to[6..].copy_from_slice(&self.host_mac.0);
         let (v4, v6) = (address(self.v4.map(Into::into)), address(self.v6.map(Into::into)));
         let (sets, flags) = (self.policy.sets, flags(self));
-        // Where it is counted is not in the tables: see `slots`.
+        // Where it is counted and its account are not in the tables: see `slots` and `accounts`.
         let who = Who { class: self.class, tenant: self.tenant };
-        Endpoint { v4, v6, frame_to, who, sets, flags, slot: 0 }
+        Endpoint { v4, v6, frame_to, who, sets, flags, slot: 0, account: 0 }
     }
     fn decode(abi: Endpoint) -> Option<Self> {
         let [a, b, c, d, e, f, g, h, i, j, k, l] = abi.frame_to;
@@ -110,6 +110,7 @@ impl Row for EndpointRow {
                 reject_published: abi.flags & policy::REJECT_PUBLISHED != 0,
             },
             blocks: abi.flags & policy::BLOCKS != 0,
+            limited: abi.flags & policy::LIMITED != 0,
         })
     }
 }
@@ -247,7 +248,17 @@ mod tests {
                 ruled_out: true,
                 ..EndpointPolicy::default()
             };
-            comes_back(EndpointRow { v4, v6, instance_mac, host_mac, class: 300, tenant: 4, policy, blocks: true });
+            comes_back(EndpointRow {
+                v4,
+                v6,
+                instance_mac,
+                host_mac,
+                class: 300,
+                tenant: 4,
+                policy,
+                blocks: true,
+                limited: true,
+            });
         }
         comes_back(PeerRow { class: 300, tenant: 4, ifindex: 3 });
         for protocol in [None, Some(PolicyProtocol::Icmp), Some(PolicyProtocol::Sctp)] {

@@ -12,6 +12,7 @@ use hivemind_ebpf::{
 };
 
 use super::{
+    accounts::Accounts,
     maps::{Maps, Table, failed},
     seen,
     slots::{self, Slots, sum},
@@ -20,14 +21,16 @@ use crate::dataplane::{Counter, DataplaneError, SweepReport, Watch, flows::Told}
 
 /// Removes flows that have been silent for longer than they may, and those that have lost an instance of this node:
 /// nothing of them is forwarded any more.
-pub(super) fn flows(maps: &mut Maps, watch: &Watch) -> Result<SweepReport, DataplaneError> {
+pub(super) fn flows(maps: &mut Maps, accounts: &mut Accounts, watch: &Watch) -> Result<SweepReport, DataplaneError> {
     let mut report = SweepReport::default();
     let now = now();
     let devices: BTreeSet<u32> = maps.endpoints.raw_rows()?.into_iter().map(|(ifindex, _)| ifindex).collect();
     let translations: BTreeSet<Tuple> = maps.translations.raw_rows()?.into_iter().map(|(asked, _)| asked).collect();
     let mut ended = Vec::new();
     let mut in_use = BTreeSet::new();
+    let (before, mut counted) = (accounts.counts(maps), BTreeMap::new());
     for (key, row) in maps.flows.raw_rows()? {
+        accounts.add(&row, &mut counted);
         let lost = row.devices.iter().any(|device| *device != 0 && !devices.contains(device));
         if lost || flow::is_over(&key, &row, now) {
             report.expired += 1;
@@ -37,11 +40,15 @@ pub(super) fn flows(maps: &mut Maps, watch: &Watch) -> Result<SweepReport, Datap
             in_use.extend(asked(&key, &row));
         }
     }
+    report.corrected = accounts.correct(maps, &before, &counted);
     let clock = seen::Clock::now();
     for (key, row) in ended {
-        // What the programs have removed meanwhile they have told themselves.
-        if removed(&mut maps.flows, &key)? && watch.is_watched() {
-            watch.tell(Told::Ended(seen::flow(&key, &row, true, clock)));
+        // What the programs have removed meanwhile they have counted and told themselves.
+        if removed(&mut maps.flows, &key)? {
+            accounts.ended(maps, &row);
+            if watch.is_watched() {
+                watch.tell(Told::Ended(seen::flow(&key, &row, true, clock)));
+            }
         }
     }
     report.dropped = u64::try_from(maps.drops.keys()?.len()).unwrap_or(u64::MAX);

@@ -17,6 +17,7 @@ use hivemind_ebpf::{
 use imbl::{OrdMap, ordset::DiffItem};
 
 use super::{
+    accounts::Accounts,
     group::{self, Group, GroupKey},
     maps::{Maps, Table, failed, is_full},
     rows::{Row, flags},
@@ -25,7 +26,7 @@ use super::{
 use crate::dataplane::{
     DataplaneError, SyncReport,
     diff::{Changes, changes},
-    tables::{Frontend, ServiceRow, Tables},
+    tables::{Frontend, LimitOwner, ServiceRow, Tables},
 };
 
 /// What the maps hold: read once when the daemon starts, then kept in step with what is written.
@@ -41,6 +42,7 @@ pub(super) struct Shadow {
     slots: Slots,
     /// The flags that the programs know the host's policies by.
     host: u32,
+    accounts: Accounts,
 }
 
 /// Counts what is done, and remembers what is refused while the rest goes on.
@@ -154,8 +156,11 @@ impl Shadow {
         shadow.rows.sources = maps.sources.rows()?;
         shadow.rows.endpoints = maps.endpoints.rows()?;
         shadow.rows.peers = maps.peers.rows()?;
-        let mut owners = BTreeMap::new();
+        let (mut owners, mut accounts) = (BTreeMap::new(), BTreeMap::new());
         for (ifindex, row) in maps.endpoints.raw_rows()? {
+            if row.account != 0 {
+                accounts.insert(ifindex, row.account);
+            }
             owners.insert(Owner { ifindex, served: None }, row.slot);
         }
         for (key, row) in maps.served.raw_rows()? {
@@ -168,6 +173,7 @@ impl Shadow {
         }
         owners.retain(|_, slot| *slot != 0);
         shadow.slots = Slots::read(owners);
+        shadow.accounts = Accounts::read(maps, accounts)?;
         shadow.rows.node_addresses = maps.node_addresses.rows::<_, u32>()?.keys().copied().collect();
         shadow.rows.rules = maps.rules.rows()?;
         shadow.rows.blocks = maps.blocks.rows()?;
@@ -183,6 +189,11 @@ impl Shadow {
         self.next_group = self.next_group.max(wanted.next_group);
         let report = self.sync(maps, &wanted.rows)?;
         Ok(report.written + report.removed)
+    }
+
+    /// Who has which account.
+    pub(super) fn accounts(&mut self) -> &mut Accounts {
+        &mut self.accounts
     }
 
     /// Who is counted where.
@@ -206,6 +217,7 @@ impl Shadow {
             None => !rows.endpoints.contains_key(&owner.ifindex),
             Some((port, protocol, service)) => rows.served.get(&(owner.ifindex, port, protocol)) != Some(&service),
         });
+        self.accounts.release(rows);
         self.slots.empty(maps)?;
         report
     }
@@ -261,10 +273,14 @@ impl Shadow {
             }
         }
 
+        // Limits before the instances that have them.
+        self.put_limits(&mut writes, maps, wanted);
         // Peers come before services, so that a backend is known when it is chosen.
         for (ifindex, row) in endpoints.put {
             let slot = self.slots.of(maps, Owner { ifindex: *ifindex, served: None });
-            let abi = Endpoint { slot, ..row.encode() };
+            // Without one nothing of it is counted or limited: there are as many as rows, so that this does not happen.
+            let account = self.accounts.of(maps, LimitOwner::Instance(*ifindex)).unwrap_or(0);
+            let abi = Endpoint { slot, account, ..row.encode() };
             writes.put_row(&mut maps.endpoints, &mut self.rows.endpoints, (ifindex, row), abi);
         }
         writes.put(&mut maps.peers, &mut self.rows.peers, &peers.put);
@@ -313,6 +329,19 @@ impl Shadow {
         writes.cut(&mut maps.rules, &mut self.rows.rules, &rules.cut);
         self.rows.node_addresses = own.keys().copied().collect();
         writes
+    }
+
+    fn put_limits(&mut self, writes: &mut Writes, maps: &mut Maps, wanted: &Tables) {
+        match self.accounts.write(maps, wanted) {
+            Ok((written, refused)) => {
+                writes.report.written += written;
+                if refused > 0 {
+                    *writes.full.entry(map::LIMITS).or_default() += refused;
+                }
+                self.rows.limits.clone_from(&wanted.limits);
+            }
+            Err(error) => drop(writes.failed.get_or_insert(error)),
+        }
     }
 
     /// The programs look at the flags first: without them nothing of the host is judged.

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt, str::FromStr};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{balance::BalanceSpec, health::HealthSpec};
+use super::{balance::BalanceSpec, health::HealthSpec, limit::LimitSpec};
 use crate::model::{Bytes, MilliCpu, Protocol};
 
 fn one() -> u32 {
@@ -48,6 +48,9 @@ pub struct AppSpec {
     /// How the service spreads connections over the instances.
     #[serde(default, skip_serializing_if = "BalanceSpec::is_default")]
     pub balance: BalanceSpec,
+    /// Limits of the traffic of each instance.
+    #[serde(default, skip_serializing_if = "LimitSpec::is_default")]
+    pub limits: LimitSpec,
     /// How to see whether an instance is well. Without it, the first TCP port must accept a connection once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub health: Option<HealthSpec>,
@@ -80,6 +83,7 @@ impl AppSpec {
             ports: Vec::new(),
             services: Vec::new(),
             balance: BalanceSpec::default(),
+            limits: LimitSpec::default(),
             health: None,
             restart: RestartPolicy::default(),
             stop: StopSpec::default(),
@@ -88,10 +92,11 @@ impl AppSpec {
         }
     }
 
-    /// Whether going from `self` to `new` needs new instances, i.e. something differs other than `replicas` and what is
-    /// the service's alone.
+    /// Whether going from `self` to `new` needs new instances, i.e. something differs other than `replicas`, what is
+    /// the service's alone, and what changes while an instance runs.
     pub fn needs_new_instances(&self, new: &Self) -> bool {
-        let same_instances = Self { replicas: self.replicas, balance: self.balance.clone(), ..new.clone() };
+        let (replicas, limits) = (self.replicas, self.limits);
+        let same_instances = Self { replicas, limits, balance: self.balance.clone(), ..new.clone() };
         *self != same_instances
     }
 }

@@ -5,6 +5,7 @@ mod balance;
 mod dns_name;
 mod health;
 mod labels;
+mod limit;
 mod policy;
 mod tier;
 mod validate;
@@ -17,6 +18,7 @@ pub use balance::{
 pub use dns_name::{dns_name, dns_name_covers};
 pub use health::{Check, HealthSpec};
 pub use labels::validate_labels;
+pub use limit::{LimitSpec, MAX_BITS, MAX_PER_SECOND, MIN_BITS, validate_limits};
 pub use policy::{
     BlockPeer, Entity, InstancePeer, Operator, Otherwise, PolicyPeer, PolicyPort, PolicyProtocol, PolicyRule,
     PolicySpec, PortMatch, Requirement, Selector,

@@ -87,6 +87,7 @@ pub fn validate_app(spec: &AppSpec) -> Vec<String> {
     {
         fault("stop.signal", format!("{signal:?} is not a signal; write e.g. SIGTERM or SIGQUIT"));
     }
+    faults.extend(super::validate_limits(&spec.limits));
     faults
 }
 
