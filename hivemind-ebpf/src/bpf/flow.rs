@@ -301,7 +301,11 @@ fn store(work: &mut Work, bytes: u64) -> Result<(), Reason> {
     }
     let row = FLOWS.get_ptr_mut(&work.key);
     let new = row.is_none();
-    if work.known == 0 {
+    if work.known != 0 {
+        if work.key.protocol == TCP && flow::is_closed(work.fresh.seen) {
+            limit::ends(&mut work.fresh, CONNECTION);
+        }
+    } else {
         if let Some(row) = row {
             // SAFETY: a row of the table.
             limit::ends(unsafe { &mut *row }, CONNECTION | HELD);

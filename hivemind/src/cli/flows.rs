@@ -164,6 +164,10 @@ impl Shown<'_> {
             | "source-range" => {
                 format!("{command} service ls")
             }
+            "rate-limited" | "connection-limit" | "flow-share" => {
+                let app = self.flow.from.app.as_ref().or(self.flow.to.app.as_ref());
+                app.map(|app| format!("{command} app info {app}")).unwrap_or_default()
+            }
             "not-ready" | "peer-not-ready" | "no-such-instance" | "not-for-instance" => format!("{command} ps"),
             _ => String::new(),
         }

@@ -28,7 +28,7 @@ use nix::sys::socket::{
 use tokio::time::Instant;
 
 use super::{
-    lab::{FAMILIES, Lab, UPLINK, isolated, past_the_sockets, vip},
+    lab::{FAMILIES, Lab, UPLINK, firewall, isolated, past_the_sockets, vip},
     traffic::{Echo, PATIENCE, tcp_ask, tcp_ask_on},
 };
 
@@ -176,14 +176,19 @@ fn connections_over_the_limit_are_refused_and_others_take_the_place_of_closed_on
         let mut lab = lab(cgroup, 3);
         for protocol in [Protocol::Tcp, Protocol::Udp] {
             lab.service(1, 80, 8080, protocol, &[1]);
+            lab.publish(1, 9000, 8080, protocol, &[1]);
         }
+        firewall("9000", 9001);
         limit(&mut lab, 1, LimitSpec { connections: Some(3), ..LimitSpec::default() });
         let _echo = Echo::start(&lab.instances[1].ns, 8080, "server");
         for family in FAMILIES {
-            // By a socket's hook, packet by packet, and without a service.
+            // Without a service, packet by packet, and from outside.
             let direct = SocketAddr::new(lab.instances[1].address(family), 8080);
-            for (to, past) in [(direct, false), (SocketAddr::new(vip(family, 1), 80), true)] {
-                let connect = || lab.instances[0].ns.run(|| TcpStream::connect_timeout(&to, PATIENCE));
+            let uplink = if direct.is_ipv4() { IpAddr::from(UPLINK[0].0) } else { UPLINK[0].1.into() };
+            let published = SocketAddr::new(uplink, 9000);
+            for (to, past) in [(direct, false), (SocketAddr::new(vip(family, 1), 80), true), (published, false)] {
+                let from = if to == published { &lab.outside } else { &lab.instances[0].ns };
+                let connect = || from.run(|| TcpStream::connect_timeout(&to, PATIENCE));
                 let connect = || if past { past_the_sockets(cgroup, connect) } else { connect() };
                 let mut open: Vec<_> = (0..3).map(|_| connect().expect("a connection")).collect();
                 for stream in &open {

@@ -60,6 +60,7 @@ pub(super) fn flags(row: &EndpointRow) -> u32 {
         (of.isolated_published, policy::ISOLATED_PUBLISHED),
         (of.ruled_published, policy::RULED_PUBLISHED),
         (of.reject_published, policy::REJECT_PUBLISHED),
+        (row.limited, policy::LIMITED),
     ];
     flags.into_iter().filter(|(set, _)| *set).fold(0, |flags, (_, bit)| flags | bit)
 }
