@@ -110,7 +110,7 @@ fn report(common: &Common, empty: &Series, subjects: &[Subject]) -> Result<()> {
 /// Both instances are isolated in both directions; one rule of `count` in each allows the other's port.
 fn with_rules(mut tables: Tables, count: u32) -> Tables {
     let policy = EndpointPolicy {
-        sets: [0, SET, 0],
+        sets: [0, 0, SET, 0, 0],
         isolated_in: true,
         isolated_out: true,
         ruled_in: true,
