@@ -17,7 +17,7 @@ pub mod reason;
 pub mod refusal;
 
 /// Version of keys, values and map meanings. It is part of the path under which everything is pinned.
-pub const ABI_VERSION: u32 = 3;
+pub const ABI_VERSION: u32 = 4;
 
 /// Names of the maps: at most 15 bytes, which is what the kernel keeps.
 pub mod map {
@@ -103,6 +103,19 @@ pub mod map {
         OPEN,
         LOADS,
     ];
+
+    /// Number of a capture → [`super::abi::Capture`].
+    pub const CAPTURES: &str = "hm_captures";
+    /// [`super::abi::Captured`] and bytes, one packet after the other.
+    pub const PACKETS: &str = "hm_packets";
+    /// 0 → how many packets found no room.
+    pub const UNCAPTURED: &str = "hm_uncaptured";
+    /// 0 → not 0 while anything is captured. The section that the compiler puts it in.
+    pub const CAPTURING: &str = ".bss";
+
+    /// Those that are not pinned: they live as long as the programs of one daemon, and nothing is captured when the next
+    /// one begins.
+    pub const OWN: [&str; 3] = [CAPTURES, PACKETS, UNCAPTURED];
 }
 
 /// Names of the programs: at most 15 bytes.
@@ -139,7 +152,11 @@ pub const CONFIG: &str = "HM_CONFIG";
 mod tests {
     #[test]
     fn the_kernel_keeps_every_name_whole() {
-        let names = super::map::ALL.iter().chain(&super::program::DEVICE).chain(&super::program::SOCKET);
+        let names = super::map::ALL
+            .iter()
+            .chain(&super::map::OWN)
+            .chain(&super::program::DEVICE)
+            .chain(&super::program::SOCKET);
         for name in names {
             assert!(name.len() <= 15 && name.starts_with("hm_"), "{name}");
         }

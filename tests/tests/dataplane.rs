@@ -4,6 +4,10 @@
 mod abi;
 #[path = "dataplane/balance.rs"]
 mod balance;
+#[path = "dataplane/captured.rs"]
+mod captured;
+#[path = "dataplane/drift.rs"]
+mod drift;
 #[path = "dataplane/lab.rs"]
 mod lab;
 #[path = "dataplane/sockets.rs"]
@@ -452,30 +456,6 @@ fn counters_count_every_packet_once() {
         let after = lab.dataplane.counters().expect("counters");
         assert!(after.iter().all(|c| c.endpoint != lab.instances[0].link.ifindex));
         assert_eq!(into(&after), total);
-    });
-}
-
-#[test]
-fn drift_is_repaired_and_unloading_leaves_nothing() {
-    isolated(|cgroup| {
-        let mut lab = Lab::new(cgroup, 1);
-        lab.ready(0);
-        lab.service(1, 80, 8080, Protocol::Tcp, &[0]);
-        lab.sync();
-        // A second daemon, which must not be, changes the tables.
-        let mut other = BpfDataplane::open(lab::config(cgroup)).expect("to open");
-        let removed = other.sync(&hivemind::dataplane::tables::Tables::default()).expect("to remove all").removed;
-        assert!(removed > 0);
-        drop(other);
-        let repaired: u64 = (0..20).map(|_| lab.dataplane.sweep().expect("to sweep").repaired).sum();
-        assert!(repaired >= removed, "{repaired} of {removed}");
-        let _echo = Echo::start(&lab.instances[0].ns, 8080, "i0");
-        tcp_ask(SocketAddr::new(vip(Family::V4, 1), 80)).expect("it works again");
-
-        assert!(std::fs::read_dir(lab::BPF_ROOT).is_ok());
-        lab.dataplane.unload().expect("to unload");
-        assert!(std::fs::read_dir(lab::BPF_ROOT).is_err(), "no pin is left");
-        lab.dataplane.unload().expect("twice is the same as once");
     });
 }
 

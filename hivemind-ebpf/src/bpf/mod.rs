@@ -5,6 +5,7 @@
 //! Passing is `TC_ACT_UNSPEC`, not `TC_ACT_OK`: programs of others on the same hook still see the packet.
 
 mod balance;
+mod capture;
 mod container;
 mod flow;
 mod maps;
@@ -41,6 +42,9 @@ fn finish(result: Result<(), Reason>, verdict: i32, skb: Skb, endpoint: u32, dir
         Err(reason) => {
             maps::count(endpoint, 0, direction, reason as u8, u64::from(skb.len()));
             tell::dropped(endpoint, direction, reason as u8, skb.len());
+            if capture::is_on() {
+                capture::dropped(skb, endpoint, direction, reason as u8);
+            }
             TC_ACT_SHOT
         }
     }

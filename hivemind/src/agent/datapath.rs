@@ -15,7 +15,7 @@ use tokio::sync::{oneshot, watch};
 
 use crate::{
     dataplane::{
-        Counter, Dataplane, DataplaneError, DataplaneInfo, SweepReport, Watch,
+        Captures, Counter, Dataplane, DataplaneError, DataplaneInfo, SweepReport, Watch,
         flows::{DropRecord, FlowRecord},
         tables::{self, Tables},
     },
@@ -102,6 +102,7 @@ pub struct Datapath {
     requests: mpsc::Sender<Request>,
     state: watch::Receiver<DatapathState>,
     watch: Watch,
+    captures: Captures,
     named: watch::Receiver<Option<BTreeSet<String>>>,
 }
 
@@ -141,7 +142,7 @@ pub fn start(
     in_place: InPlace,
 ) -> std::io::Result<(Datapath, DatapathThread)> {
     let (requests, inbox) = mpsc::channel();
-    let listeners = dataplane.watch();
+    let (listeners, captures) = (dataplane.watch(), dataplane.captures());
     let (state_tx, state) = watch::channel(DatapathState::default());
     let (named_tx, named) = watch::channel(None);
     let owner = Owner {
@@ -158,7 +159,7 @@ pub fn start(
         dirty: false,
     };
     let thread = std::thread::Builder::new().name("datapath".into()).spawn(move || owner.run(&inbox))?;
-    let datapath = Datapath { requests: requests.clone(), state, watch: listeners, named };
+    let datapath = Datapath { requests: requests.clone(), state, watch: listeners, captures, named };
     Ok((datapath, DatapathThread { requests, thread }))
 }
 
@@ -210,6 +211,11 @@ impl Datapath {
     /// Where to listen to flows and drops as they happen.
     pub const fn watch(&self) -> &Watch {
         &self.watch
+    }
+
+    /// Where to capture the packets of instances.
+    pub const fn captures(&self) -> &Captures {
+        &self.captures
     }
 
     /// What the data plane uses.

@@ -138,7 +138,7 @@ pub(super) async fn watch(
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "for map_err")]
-fn problem(error: DataplaneError) -> ApiError {
+pub(super) fn problem(error: DataplaneError) -> ApiError {
     Problem::new(error.code(), error.to_string()).hint("hivemind doctor").into()
 }
 

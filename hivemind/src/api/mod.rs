@@ -6,6 +6,7 @@
 
 pub mod apps;
 pub mod auth;
+pub mod capture;
 pub mod changes;
 pub mod events;
 pub mod exec;
@@ -137,6 +138,7 @@ fn described() -> (Router<Shared>, utoipa::openapi::OpenApi) {
         .routes(routes!(instances::list))
         .routes(routes!(instances::get))
         .routes(routes!(instances::logs))
+        .routes(routes!(capture::capture))
         .routes(routes!(exec::exec))
         .routes(routes!(services::list))
         .routes(routes!(services::get))

@@ -3,6 +3,7 @@
 
 mod app;
 mod balance;
+mod capture;
 mod complete;
 mod daemon;
 mod dataplane;
@@ -16,6 +17,7 @@ mod instance;
 mod logs;
 mod output;
 mod parse;
+mod pcapng;
 mod policy;
 mod policy_tier;
 mod policy_words;
@@ -146,6 +148,8 @@ enum Command {
     Why(why::WhyArgs),
     /// Show who talks with whom, what was dropped, and by which rule
     Flows(flows::FlowArgs),
+    /// Show or write the packets of an instance, those that are dropped included
+    Capture(capture::CaptureArgs),
     /// Create, list, label and remove namespaces
     #[command(subcommand, visible_alias = "ns")]
     Namespace(tenant::NamespaceCommand),
@@ -290,6 +294,10 @@ async fn dispatch(args: Args, output: Output) -> Result<ExitCode, Problem> {
     let scope = Scope { tenant: global.tenant, namespace: global.namespace };
     let target = global.socket.with_token(token(global.token_file.as_deref())?);
     let context = Context { client: Client::new(target.clone()), scope, output };
+    // It ends with Ctrl-C by itself: what it has written is to be whole.
+    if let Command::Capture(args) = &args.command {
+        return capture::run(&context, args).await.map(|()| ExitCode::SUCCESS);
+    }
     tokio::select! {
         result = command(args.command, &context, target) => result,
         () = interrupted() => Ok(ExitCode::from(output::INTERRUPTED)),
@@ -317,7 +325,7 @@ fn token(file: Option<&std::path::Path>) -> Result<Option<String>, Problem> {
 
 async fn command(command: Command, context: &Context, target: Target) -> Result<ExitCode, Problem> {
     match command {
-        Command::Daemon(_) => {}
+        Command::Daemon(_) | Command::Capture(_) => {}
         Command::App(command) => app::run(context, command).await?,
         Command::Ps(args) => instance::ps(context, &args).await?,
         Command::Logs(args) => logs::run(context, &args).await?,

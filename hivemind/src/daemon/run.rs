@@ -70,7 +70,7 @@ async fn serve(
     let Prepared { runtime, store, net, mut dns, mut dataplane, in_place } =
         prepare(config, &network, table, opener).await?;
     let internal = |error: std::io::Error| Problem::new(ErrorCode::Internal, error.to_string());
-    let ring = dataplane.ring();
+    let (ring, packets) = (dataplane.ring(), dataplane.packets());
     let (datapath, thread) =
         datapath::start(Box::new(dataplane), config.node_name.clone(), in_place).map_err(internal)?;
 
@@ -134,6 +134,13 @@ async fn serve(
             let error = ring.run().await;
             tracing::error!(%error, "what the data plane tells of flows cannot be read");
             "flows"
+        });
+    }
+    if let Some(packets) = packets {
+        tasks.spawn(async move {
+            let error = packets.run().await;
+            tracing::error!(%error, "captured packets cannot be read");
+            "captures"
         });
     }
     tasks.spawn(follow_names(told.clone(), names));

@@ -2,6 +2,7 @@
 //! adapter (floor 2, the only place that names `aya`) compares them with the pinned maps and writes the difference.
 
 pub mod bpf;
+pub mod capture;
 pub mod diff;
 mod error;
 pub mod flows;
@@ -10,6 +11,7 @@ pub mod share;
 pub mod tables;
 mod watch;
 
+pub use capture::{CaptureFilter, CapturedPacket, Captures, Capturing};
 pub use error::DataplaneError;
 pub use probe::{Finding, probe};
 pub use watch::{Listener, Watch};
@@ -61,6 +63,9 @@ pub trait Dataplane: Send + std::fmt::Debug {
 
     /// Where to listen to flows that begin and end, and to drops. What a sweep ends is told as well.
     fn watch(&self) -> Watch;
+
+    /// Where to capture the packets of instances.
+    fn captures(&self) -> Captures;
 
     /// Bookkeeping to be called every few seconds: removes what has timed out; now and then compares the maps with what
     /// was written last, and puts right what someone else has changed.

@@ -9,7 +9,7 @@ use std::{
 use super::{journal::Journal, runtime::Fault};
 use crate::{
     dataplane::{
-        Counter, Dataplane, DataplaneError, DataplaneInfo, SweepReport, SyncReport, Watch,
+        Captures, Counter, Dataplane, DataplaneError, DataplaneInfo, SweepReport, SyncReport, Watch,
         flows::{DropRecord, FlowRecord},
         tables::Tables,
     },
@@ -132,6 +132,10 @@ impl Dataplane for FakeDataplane {
 
     fn watch(&self) -> Watch {
         Watch::default()
+    }
+
+    fn captures(&self) -> Captures {
+        Captures::default()
     }
 
     fn rule_hits(&mut self) -> Result<BTreeMap<u32, u64>, DataplaneError> {

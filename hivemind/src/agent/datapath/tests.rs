@@ -44,6 +44,9 @@ impl Dataplane for Recorder {
     fn watch(&self) -> Watch {
         Watch::default()
     }
+    fn captures(&self) -> Captures {
+        Captures::default()
+    }
     fn rule_hits(&mut self) -> Result<BTreeMap<u32, u64>, DataplaneError> {
         Ok(BTreeMap::new())
     }

@@ -303,7 +303,7 @@ fn data(map: &Map) -> Option<&MapData> {
 
 /// Name, entries and bytes of each map. Call before the maps are taken.
 pub(super) fn sizes(ebpf: &Ebpf) -> Vec<(String, u32, u64)> {
-    let sizes = map::ALL.into_iter().filter_map(|name| {
+    let sizes = map::ALL.into_iter().chain(map::OWN).filter_map(|name| {
         let data = data(ebpf.map(name)?)?;
         Some((name.to_owned(), data.info().ok()?.max_entries(), memlock(data)))
     });

@@ -9,6 +9,7 @@ mod group;
 mod intervals;
 mod link;
 mod maps;
+mod packets;
 mod rows;
 mod seen;
 mod slots;
@@ -31,7 +32,7 @@ use hivemind_ebpf::{
 };
 
 use super::{
-    Counter, Dataplane, DataplaneError, DataplaneInfo, SweepReport, SyncReport, Watch,
+    Captures, Counter, Dataplane, DataplaneError, DataplaneInfo, SweepReport, SyncReport, Watch,
     flows::{DropRecord, FlowRecord},
     probe,
     tables::Tables,
@@ -42,6 +43,7 @@ use crate::{
 };
 use attach::Place;
 use maps::Maps;
+pub use packets::PacketRing;
 pub use seen::Ring;
 use sync::Shadow;
 
@@ -80,6 +82,8 @@ pub struct BpfDataplane {
     shadow: Shadow,
     watch: Watch,
     ring: Option<Ring>,
+    captures: Captures,
+    packets: Option<PacketRing>,
     tcx: bool,
     sweeps: u32,
     info: DataplaneInfo,
@@ -137,10 +141,12 @@ impl BpfDataplane {
         let info = info(&ebpf, tcx);
         let mut maps = Maps::take(&mut ebpf)?;
         let (ring, watch) = seen::take(&mut ebpf)?;
+        let (packets, captures) = packets::take(&mut ebpf)?;
         let shadow = Shadow::read(&mut maps)?;
         let waiting = (tcx && attach::has_predecessor(&config.root)?).then(Vec::new);
-        let ring = Some(ring);
-        let mut dataplane = Self { config, ebpf, maps, shadow, watch, ring, tcx, sweeps: 0, info, waiting };
+        let (ring, packets) = (Some(ring), Some(packets));
+        let mut dataplane =
+            Self { config, ebpf, maps, shadow, watch, ring, captures, packets, tcx, sweeps: 0, info, waiting };
         dataplane.take_over()?;
         if dataplane.waiting.is_none() {
             dataplane.attach_sockets()?;
@@ -151,6 +157,11 @@ impl BpfDataplane {
     /// The ring of what the programs tell, once: somebody must read it for those who listen.
     pub fn ring(&mut self) -> Option<Ring> {
         self.ring.take()
+    }
+
+    /// The ring of captured packets, once: somebody must read it for those who capture.
+    pub fn packets(&mut self) -> Option<PacketRing> {
+        self.packets.take()
     }
 
     /// Runs a device's program on one packet that seems to have come by the interface `ifindex`, without sending
@@ -339,6 +350,10 @@ impl Dataplane for BpfDataplane {
 
     fn watch(&self) -> Watch {
         self.watch.clone()
+    }
+
+    fn captures(&self) -> Captures {
+        self.captures.clone()
     }
 
     fn sweep(&mut self) -> Result<SweepReport, DataplaneError> {

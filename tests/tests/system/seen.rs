@@ -1,0 +1,80 @@
+//! What there is to see: packets, through the command line.
+
+use std::process::{Child, Stdio};
+
+use anyhow::{Context, Result, ensure};
+use hivemind_tests::{PATIENCE, machine};
+use xtask::{machine::Machine, wait};
+
+const CLOSED: &str = "policy: web\ninstances: app=web\ningress:\n- {from: [{instances: role=client}], ports: [80]}\n";
+
+fn ok(machine: &Machine, words: &[&str]) -> Result<String> {
+    machine.hivemind(words)?.ok()
+}
+
+fn ask(machine: &Machine, app: &str) -> Result<bool> {
+    let words = ["exec", app, "--", "timeout", "2", "ask", "4", "http://web.local/", "1"];
+    Ok(machine.hivemind(&words)?.code == 0)
+}
+
+fn begin(machine: &Machine, words: &[&str]) -> Result<Child> {
+    let mut command = machine.daemon.command(&machine.sandbox, words);
+    command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().context("a capture")
+}
+
+/// Asks until the capture has what it wants. What it has written, and what it said.
+fn end(machine: &Machine, mut child: Child, app: &str) -> Result<(Vec<u8>, String)> {
+    let ended = wait::until("the capture to have enough", PATIENCE, || {
+        ask(machine, app)?;
+        child.try_wait()?.context("it goes on")
+    });
+    if ended.is_err() {
+        child.kill()?;
+    }
+    let output = child.wait_with_output()?;
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    ensure!(ended?.success(), "{said}");
+    Ok((output.stdout, said))
+}
+
+#[test]
+fn packets_of_an_instance_are_shown_and_written() -> Result<()> {
+    let (machine, image) = machine("seen")?;
+    let web = ["app", "deploy", "--image", &image, "--name", "web", "--label", "app=web", "--service", "web.local"];
+    ok(&machine, &[&web[..], &["--port", "80", "--wait"]].concat())?;
+    for app in ["client", "other"] {
+        let label = format!("role={app}");
+        let deploy =
+            ["app", "deploy", "--image", &image, "--name", app, "--label", &label, "--entrypoint", "sleep", "--wait"];
+        ok(&machine, &[&deploy[..], &["--", "1d"]].concat())?;
+    }
+    let path = machine.daemon.dir().join("policy.yaml").display().to_string();
+    std::fs::write(&path, CLOSED)?;
+    ok(&machine, &["policy", "apply", "-f", &path])?;
+    wait::until("the policy to close", PATIENCE, || {
+        ensure!(!ask(&machine, "other")?, "it is open");
+        Ok(())
+    })?;
+
+    let dropped = begin(&machine, &["capture", "web", "--dropped", "--count", "1"])?;
+    let (shown, said) = end(&machine, dropped, "other")?;
+    let shown = String::from_utf8(shown)?;
+    for part in [" in  10.88.", ":80 tcp SYN", "dropped: policy-in (no policy allows it into the instance)"] {
+        ensure!(shown.contains(part), "{part} in {shown}");
+    }
+    ensure!(said.contains("1 packets, 1 of them dropped; 0 lost"), "{said}");
+
+    let file = machine.daemon.dir().join("web.pcapng");
+    let words = ["capture", "client", "--proto", "tcp", "--port", "80", "--count", "6", "-w"];
+    let written = begin(&machine, &[&words[..], &[&file.display().to_string()]].concat())?;
+    let (shown, _) = end(&machine, written, "client")?;
+    let bytes = std::fs::read(&file)?;
+    ensure!(shown.is_empty() && bytes.starts_with(&[0x0a, 0x0d, 0x0d, 0x0a]) && bytes.len() > 700, "{}", bytes.len());
+    let piped = begin(&machine, &["capture", "client", "--count", "3", "-w", "-"])?;
+    let (bytes, _) = end(&machine, piped, "client")?;
+    ensure!(bytes.starts_with(&[0x0a, 0x0d, 0x0d, 0x0a]), "{}", bytes.len());
+
+    let nobody = machine.hivemind(&["capture", "nobody"])?;
+    ensure!(nobody.code == 3 && nobody.err.contains("nobody"), "{nobody}");
+    machine.close()
+}
