@@ -16,6 +16,7 @@ use tokio::sync::{oneshot, watch};
 use crate::{
     dataplane::{
         Captures, Counter, Dataplane, DataplaneError, DataplaneInfo, SweepReport, Watch,
+        drift::{Difference, Repairs},
         flows::{DropRecord, FlowRecord},
         tables::{self, Tables},
     },
@@ -23,10 +24,11 @@ use crate::{
     model::{InstanceId, NodeDesired, NodeName, Revision},
     net::HostLink,
     policy::{self, Compiled, KnownNames, RuleName},
-    spec::v1::dns_name_covers,
 };
 
 use super::hosts::HostNames;
+
+mod handle;
 
 /// How often timed-out connections are removed.
 const SWEEP: Duration = Duration::from_secs(5);
@@ -40,8 +42,8 @@ pub struct DatapathState {
     pub revision: Revision,
     /// Why the last write failed; it is repeated.
     pub fault: Option<String>,
-    /// Rows found changed by someone else and put right, since the start.
-    pub repaired: u64,
+    /// What was found changed by someone else and put right, since the start.
+    pub repairs: Repairs,
     /// The last sweep.
     pub sweep: SweepReport,
     /// What names of hosts in policies stand for.
@@ -69,6 +71,8 @@ enum Request {
     RuleHits(oneshot::Sender<Result<Vec<(RuleName, u64)>, DataplaneError>>),
     Seen(oneshot::Sender<Result<Seen, DataplaneError>>),
     Names(oneshot::Sender<Names>),
+    Check(oneshot::Sender<Result<Vec<Difference>, DataplaneError>>),
+    Held(oneshot::Sender<Result<Tables, DataplaneError>>),
     Info(oneshot::Sender<DataplaneInfo>),
     Links(oneshot::Sender<BTreeMap<InstanceId, HostLink>>),
     Resolved(Resolved),
@@ -170,105 +174,6 @@ fn not_written(why: &str) -> DataplaneError {
 /// The owner has ended: the daemon is stopping.
 fn stopped() -> DataplaneError {
     DataplaneError::Map { action: "reach", map: "(all)", why: "the daemon is stopping".into() }
-}
-
-impl Datapath {
-    /// Attaches the programs to an instance's device and writes its rows. When this returns, the link may go up.
-    pub async fn attach(&self, id: InstanceId, link: HostLink) -> Result<(), DataplaneError> {
-        self.ask(|reply| Request::Attach(id, link, reply)).await?
-    }
-
-    /// Removes an instance's rows and programs.
-    pub async fn detach(&self, id: InstanceId) -> Result<(), DataplaneError> {
-        self.ask(|reply| Request::Detach(id, reply)).await?
-    }
-
-    /// Tells the newest desired state.
-    pub fn desired(&self, desired: Arc<NodeDesired>) {
-        let _ = self.requests.send(Request::Desired(desired));
-    }
-
-    /// Tells the node's uplinks and addresses.
-    pub fn node_facts(&self, uplinks: Vec<String>, addresses: Vec<IpAddr>) {
-        let _ = self.requests.send(Request::NodeFacts { uplinks, addresses });
-    }
-
-    /// All counters.
-    pub async fn counters(&self) -> Result<Vec<Counter>, DataplaneError> {
-        self.ask(Request::Counters).await?
-    }
-
-    /// The flows and the latest drops.
-    pub async fn seen(&self) -> Result<Seen, DataplaneError> {
-        self.ask(Request::Seen).await?
-    }
-
-    /// What numbers and addresses stand for now.
-    pub async fn names(&self) -> Result<Names, DataplaneError> {
-        self.ask(Request::Names).await
-    }
-
-    /// Where to listen to flows and drops as they happen.
-    pub const fn watch(&self) -> &Watch {
-        &self.watch
-    }
-
-    /// Where to capture the packets of instances.
-    pub const fn captures(&self) -> &Captures {
-        &self.captures
-    }
-
-    /// What the data plane uses.
-    pub async fn info(&self) -> Result<DataplaneInfo, DataplaneError> {
-        self.ask(Request::Info).await
-    }
-
-    /// How many packets each rule of policies has allowed.
-    pub async fn rule_hits(&self) -> Result<Vec<(RuleName, u64)>, DataplaneError> {
-        self.ask(Request::RuleHits).await?
-    }
-
-    /// Takes in what an instance is about to be told, and says so when its policies let it go there.
-    pub fn resolved(&self, resolved: Resolved) {
-        // Before the first policies are known, everything is for the owner to keep.
-        let named = self.named.borrow().as_ref().is_none_or(|names| {
-            let covers = |name: &String| dns_name_covers(name, &resolved.name);
-            names.iter().any(covers)
-        });
-        if named {
-            let _ = self.requests.send(Request::Resolved(resolved));
-        } else {
-            let _ = resolved.opened.send(());
-        }
-    }
-
-    /// What names of hosts in policies stand for.
-    pub async fn known_names(&self) -> Result<Arc<KnownNames>, DataplaneError> {
-        self.ask(Request::KnownNames).await
-    }
-
-    /// The links it knows: whose interface index is whose.
-    pub async fn links(&self) -> Result<BTreeMap<InstanceId, HostLink>, DataplaneError> {
-        self.ask(Request::Links).await
-    }
-
-    /// How the maps stand, now and at every change.
-    pub fn state(&self) -> watch::Receiver<DatapathState> {
-        self.state.clone()
-    }
-
-    /// Waits until the maps show `revision` or a later one. Safe to cancel.
-    pub async fn shows(&self, revision: Revision) {
-        let mut state = self.state.clone();
-        // An error means that the owner has ended; there is nothing to wait for then.
-        let _ = state.wait_for(|state| state.revision >= revision).await;
-    }
-
-    async fn ask<T>(&self, request: impl FnOnce(oneshot::Sender<T>) -> Request) -> Result<T, DataplaneError> {
-        let (reply, answer) = oneshot::channel();
-        self.requests.send(request(reply)).map_err(|_| stopped())?;
-        answer.await.map_err(|_| stopped())
-    }
 }
 
 struct Owner {
@@ -415,6 +320,12 @@ impl Owner {
                 let devices = self.links.iter().map(|(id, link)| (link.ifindex, id.clone())).collect();
                 let _ = reply.send(Names { policies, devices, addresses: self.addresses.clone() });
             }
+            Request::Check(reply) => {
+                let _ = reply.send(self.dataplane.check());
+            }
+            Request::Held(reply) => {
+                let _ = reply.send(self.dataplane.held());
+            }
             Request::Info(reply) => {
                 let _ = reply.send(self.dataplane.info());
             }
@@ -447,7 +358,7 @@ impl Owner {
             Ok(report) => {
                 state.revision = revision;
                 state.fault = None;
-                state.repaired += report.repaired;
+                state.repairs.rows += report.repaired;
             }
             Err(error) => {
                 tracing::error!(%error, revision, "the data plane's maps are not complete; trying again");
@@ -461,7 +372,7 @@ impl Owner {
         match self.dataplane.sweep() {
             Ok(report) => self.state.send_modify(|state| {
                 state.sweep = report;
-                state.repaired += report.repaired;
+                state.repairs += report.repairs;
             }),
             Err(error) => tracing::error!(%error, "timed-out connections could not be removed"),
         }

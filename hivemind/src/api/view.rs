@@ -192,7 +192,7 @@ pub struct DataplaneView {
     pub maps: Vec<MapView>,
     /// Connections that are tracked.
     pub connections: u64,
-    /// Rows that were found changed by someone else, and put right.
+    /// Rows, attachments and pins that were found changed by someone else, and put right.
     pub repaired: u64,
 }
 

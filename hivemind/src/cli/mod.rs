@@ -7,6 +7,7 @@ mod capture;
 mod complete;
 mod daemon;
 mod dataplane;
+mod dataplane_show;
 mod deploy;
 mod difference;
 mod doctor;
@@ -161,7 +162,7 @@ enum Command {
     Node(show::NodeCommand),
     /// Show what has happened
     Events(show::EventArgs),
-    /// Remove the data plane from the kernel; needs no daemon
+    /// Show what the data plane holds, check it, or remove it from the kernel
     #[command(subcommand)]
     Dataplane(dataplane::DataplaneCommand),
     /// Check whether this machine has what the daemon needs; needs no daemon
@@ -339,7 +340,7 @@ async fn command(command: Command, context: &Context, target: Target) -> Result<
         Command::Tenant(command) => tenant::tenant(context, command).await?,
         Command::Node(command) => show::node(context, command).await?,
         Command::Events(args) => show::events(context, &args).await?,
-        Command::Dataplane(command) => dataplane::run(context, &target, &command)?,
+        Command::Dataplane(command) => dataplane::run(context, &target, &command).await?,
         Command::Doctor(args) => return doctor::run(context, target, *args).await,
         Command::Explain { code } => explain::run(context.output, code.as_deref())?,
         Command::Completion { shell } => complete::script(shell)?,

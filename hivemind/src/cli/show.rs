@@ -207,7 +207,7 @@ fn describe_node(node: &NodeView, wide: bool) {
     let Some(dataplane) = &node.dataplane else { return };
     let memory: u64 = dataplane.maps.iter().map(|map| map.bytes).sum();
     let counts = format!(
-        "ABI {}, {}, {} programs, {} maps with {}, {} connections, {} rows repaired",
+        "ABI {}, {}, {} programs, {} maps with {}, {} connections, {} repairs",
         dataplane.abi,
         dataplane.attach,
         dataplane.programs.len(),

@@ -82,6 +82,7 @@ async fn serve(
         Arc::new(LocalUpstream { control: control.clone(), node: config.node_name.clone() });
     let (desired, told) = watch::channel(Arc::new(NodeDesired::default()));
 
+    let metrics = Metrics::default();
     let keeper = NodeKeeper {
         node: Node {
             name: config.node_name.clone(),
@@ -91,11 +92,13 @@ async fn serve(
         },
         network: network.clone(),
         uplinks: config.uplinks.clone(),
+        desired: told.clone(),
         net: Arc::clone(&net),
         datapath: datapath.clone(),
         runtime: Arc::clone(&runtime),
         upstream: Arc::clone(&upstream),
         events: events.clone(),
+        metrics: metrics.clone(),
         facts: node::facts(),
     };
     let agent = Agent {
@@ -146,7 +149,7 @@ async fn serve(
     tasks.spawn(follow_names(told.clone(), names));
     tasks.spawn(open_names(resolved, datapath.clone()));
     let node = config.node_name.clone();
-    let state = ApiState { node, control, runtime, datapath, events, metrics: Metrics::default(), readiness };
+    let state = ApiState { node, control, runtime, datapath, events, metrics, readiness };
     let mut api = AbortOnDropHandle::new(tokio::spawn(api::serve(listeners, state, stopped)));
     tasks.spawn(async move {
         // Ready when the node is registered and everything it was told about has been taken in.

@@ -4,6 +4,7 @@
 pub mod bpf;
 pub mod capture;
 pub mod diff;
+pub mod drift;
 mod error;
 pub mod flows;
 mod probe;
@@ -16,6 +17,7 @@ pub use error::DataplaneError;
 pub use probe::{Finding, probe};
 pub use watch::{Listener, Watch};
 
+use drift::{Difference, Repairs};
 use flows::{DropRecord, FlowRecord};
 use tables::Tables;
 
@@ -71,6 +73,12 @@ pub trait Dataplane: Send + std::fmt::Debug {
     /// was written last, and puts right what someone else has changed.
     fn sweep(&mut self) -> Result<SweepReport, DataplaneError>;
 
+    /// Compares what is in the kernel with what this daemon has written and attached. Changes nothing.
+    fn check(&mut self) -> Result<Vec<Difference>, DataplaneError>;
+
+    /// What the maps hold now.
+    fn held(&mut self) -> Result<Tables, DataplaneError>;
+
     /// Those of the addresses that a flow lives to or from.
     fn in_use(&mut self, among: &BTreeSet<IpAddr>) -> Result<BTreeSet<IpAddr>, DataplaneError>;
 
@@ -101,8 +109,8 @@ pub struct SweepReport {
     pub dropped: u64,
     /// Connections that were removed.
     pub expired: u64,
-    /// Rows that someone else had changed and that were put right.
-    pub repaired: u64,
+    /// What someone else had changed and that was put right.
+    pub repairs: Repairs,
 }
 
 /// One counter: packets and bytes of an endpoint in one direction, for a service (0: none), and a reason

@@ -1,7 +1,10 @@
 //! Metrics in Prometheus' conventions. Most are read from the daemon's state when somebody asks, so that they cannot
 //! drift from it; only what has no state (requests) is counted as it happens.
 
-use std::sync::{Arc, Mutex, PoisonError, atomic::AtomicU64};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError, atomic::AtomicU64},
+};
 
 use prometheus_client::{
     encoding::{EncodeLabelSet, text::encode},
@@ -35,6 +38,7 @@ struct RequestLabels {
 pub struct Metrics {
     requests: Family<RequestLabels, Counter<u64, AtomicU64>>,
     rendering: Arc<Mutex<()>>,
+    repairs: Arc<Mutex<BTreeMap<&'static str, u64>>>,
 }
 
 impl Metrics {
@@ -42,6 +46,16 @@ impl Metrics {
     pub fn request(&self, route: &str, status: u16) {
         let labels = RequestLabels { route: route.to_owned(), status: status.into() };
         self.requests.get_or_create(&labels).inc();
+    }
+
+    /// Counts what of the network was not as it should be and was put right; `kind` as `route`.
+    pub fn repaired(&self, kind: &'static str, count: u64) {
+        *self.repairs.lock().unwrap_or_else(PoisonError::into_inner).entry(kind).or_default() += count;
+    }
+
+    /// What was put right, by kind.
+    pub fn repairs(&self) -> BTreeMap<&'static str, u64> {
+        self.repairs.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The text exposition of all metrics: what was counted, and `samples`.

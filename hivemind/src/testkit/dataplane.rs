@@ -10,6 +10,7 @@ use super::{journal::Journal, runtime::Fault};
 use crate::{
     dataplane::{
         Captures, Counter, Dataplane, DataplaneError, DataplaneInfo, SweepReport, SyncReport, Watch,
+        drift::Difference,
         flows::{DropRecord, FlowRecord},
         tables::Tables,
     },
@@ -148,6 +149,14 @@ impl Dataplane for FakeDataplane {
 
     fn sweep(&mut self) -> Result<SweepReport, DataplaneError> {
         Ok(SweepReport::default())
+    }
+
+    fn check(&mut self) -> Result<Vec<Difference>, DataplaneError> {
+        Ok(Vec::new())
+    }
+
+    fn held(&mut self) -> Result<Tables, DataplaneError> {
+        Ok(self.lock().tables.clone())
     }
 
     fn in_use(&mut self, _: &BTreeSet<IpAddr>) -> Result<BTreeSet<IpAddr>, DataplaneError> {

@@ -4,7 +4,7 @@ use std::process::{Child, Stdio};
 
 use anyhow::{Context, Result, ensure};
 use hivemind_tests::{PATIENCE, machine};
-use xtask::{machine::Machine, wait};
+use xtask::{machine::Machine, shell, wait};
 
 const CLOSED: &str = "policy: web\ninstances: app=web\ningress:\n- {from: [{instances: role=client}], ports: [80]}\n";
 
@@ -35,6 +35,41 @@ fn end(machine: &Machine, mut child: Child, app: &str) -> Result<(Vec<u8>, Strin
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     ensure!(ended?.success(), "{said}");
     Ok((output.stdout, said))
+}
+
+/// `dataplane dump` and `check`, and what happens when someone deletes a route.
+fn held(machine: &Machine) -> Result<()> {
+    let tables = ok(machine, &["dataplane", "dump"])?;
+    ensure!(tables.contains("endpoints") && tables.contains("flows"), "{tables}");
+    let backends = ok(machine, &["dataplane", "dump", "backends"])?;
+    ensure!(backends.contains("default/default/web") && backends.contains(" web-"), "{backends}");
+    let rules = machine.hivemind(&["dataplane", "dump", "rules", "-o", "json"])?.json()?;
+    ensure!(rules[0]["rule"] == "rule 0 of default/default/web" && rules[0]["direction"] == "in", "{rules}");
+    let drops = ok(machine, &["dataplane", "dump", "drops"])?;
+    ensure!(drops.contains("policy-in") && drops.contains("other-"), "{drops}");
+    let none = machine.hivemind(&["dataplane", "dump", "backend"])?;
+    ensure!(none.code == 3 && none.err.contains("backends"), "{none}");
+    let well = machine.hivemind(&["dataplane", "check"])?;
+    ensure!(well.code == 0 && well.err.contains("is what it should be"), "{well}");
+    let metrics = machine.daemon.get("/metrics")?;
+    for kind in ["row", "attachment", "pin", "route", "address", "device"] {
+        let line = format!("hivemind_dataplane_repairs_total{{kind=\"{kind}\"}} 0");
+        ensure!(metrics.contains(&line), "{line} in {metrics}");
+    }
+    // A program is detached: it is named, and back with the next sweep.
+    let pin = format!("/sys/fs/bpf/hivemind/v{}/links/hm_connect4", hivemind_ebpf::ABI_VERSION);
+    shell::run(machine.sandbox.command("rm").arg(pin))?;
+    let wrong = machine.hivemind(&["dataplane", "check"])?;
+    // The sweep may have been quicker.
+    ensure!(wrong.code == 0 || wrong.code == 1 && wrong.err.contains("hm_connect4 is missing"), "{wrong}");
+    wait::until("the program to be attached again", PATIENCE, || {
+        let metrics = machine.daemon.get("/metrics")?;
+        ensure!(metrics.contains("hivemind_dataplane_repairs_total{kind=\"attachment\"} 1"), "{metrics}");
+        Ok(())
+    })?;
+    ensure!(machine.hivemind(&["dataplane", "check"])?.code == 0, "it is not as it should be");
+    ensure!(ask(machine, "client")?, "the service is reached");
+    Ok(())
 }
 
 #[test]
@@ -74,6 +109,7 @@ fn packets_of_an_instance_are_shown_and_written() -> Result<()> {
     let (bytes, _) = end(&machine, piped, "client")?;
     ensure!(bytes.starts_with(&[0x0a, 0x0d, 0x0d, 0x0a]), "{}", bytes.len());
 
+    held(&machine)?;
     let nobody = machine.hivemind(&["capture", "nobody"])?;
     ensure!(nobody.code == 3 && nobody.err.contains("nobody"), "{nobody}");
     machine.close()

@@ -47,6 +47,12 @@ impl Dataplane for Recorder {
     fn captures(&self) -> Captures {
         Captures::default()
     }
+    fn check(&mut self) -> Result<Vec<Difference>, DataplaneError> {
+        Ok(Vec::new())
+    }
+    fn held(&mut self) -> Result<Tables, DataplaneError> {
+        Ok(Tables::default())
+    }
     fn rule_hits(&mut self) -> Result<BTreeMap<u32, u64>, DataplaneError> {
         Ok(BTreeMap::new())
     }

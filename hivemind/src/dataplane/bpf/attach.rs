@@ -31,7 +31,7 @@ const TC_PRIORITY: u16 = 49_000;
 const TC_HANDLE: u32 = 1;
 
 /// A program's place on a device.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Place {
     /// What an instance sends.
     From(InstanceId),
@@ -65,7 +65,7 @@ impl Place {
         Some(place)
     }
 
-    const fn program(&self) -> &'static str {
+    pub(super) const fn program(&self) -> &'static str {
         match self {
             Self::From(_) => program::FROM_CONTAINER,
             Self::To(_) => program::TO_CONTAINER,
@@ -129,6 +129,8 @@ impl BpfDataplane {
         let name = place.program();
         let fail = |why: String| DataplaneError::Attach { program: name, to: device.to_owned(), why };
         let pin = self.links().join(place.pin());
+        // It is to be there, whether this succeeds or not.
+        self.attached.insert(place.clone());
         let Some(Program::SchedClassifier(program)) = self.ebpf.program_mut(name) else {
             return Err(fail("the program is not loaded".into()));
         };
@@ -188,6 +190,7 @@ impl BpfDataplane {
             return Ok(());
         }
         for (pin, place) in self.places()? {
+            self.attached.insert(place.clone());
             let name = place.program();
             let fail = |why: String| DataplaneError::Attach { program: name, to: place.pin(), why };
             let Some(Program::SchedClassifier(program)) = self.ebpf.program(name) else {
@@ -198,7 +201,10 @@ impl BpfDataplane {
             match pinned.update(fd.as_fd()) {
                 Ok(()) => {}
                 // The device has gone while no daemon was there.
-                Err(error) if error.raw_os_error() == Some(libc::ENOLINK) => remove_pin(&pin)?,
+                Err(error) if error.raw_os_error() == Some(libc::ENOLINK) => {
+                    self.attached.remove(&place);
+                    remove_pin(&pin)?;
+                }
                 Err(error) => return Err(fail(error.to_string())),
             }
         }
@@ -225,6 +231,7 @@ impl BpfDataplane {
 
     /// Detaches from a device. Ok if nothing is attached, or the device is gone.
     pub(super) fn detach_device(&mut self, place: &Place, device: &str) -> Result<(), DataplaneError> {
+        self.attached.remove(place);
         if self.tcx {
             return remove_pin(&self.links().join(place.pin()));
         }

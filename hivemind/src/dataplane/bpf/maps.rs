@@ -56,8 +56,8 @@ impl<K: Pod, V: Pod> Table<K, V> {
         self.map.keys().take(most).collect::<Result<_, _>>().map_err(|error| failed("read", self.name, &error))
     }
 
-    /// All rows in the words of the tables. What cannot be read so is removed: no daemon of this version wrote it.
-    pub(super) fn rows<A, B>(&mut self) -> Result<BTreeMap<A, B>, DataplaneError>
+    /// All rows in the words of the tables. The keys of what cannot be read so go to `strange`.
+    pub(super) fn rows<A, B>(&self, strange: &mut Vec<K>) -> Result<BTreeMap<A, B>, DataplaneError>
     where
         A: Row<Abi = K> + Ord,
         B: Row<Abi = V>,
@@ -68,10 +68,7 @@ impl<K: Pod, V: Pod> Table<K, V> {
                 (Some(key), Some(value)) => {
                     rows.insert(key, value);
                 }
-                _ => match self.remove(&key) {
-                    Ok(()) | Err(MapError::KeyNotFound | MapError::ElementNotFound) => {}
-                    Err(error) => return Err(failed("clean", self.name, &error)),
-                },
+                _ => strange.push(key),
             }
         }
         Ok(rows)
@@ -299,6 +296,11 @@ fn data(map: &Map) -> Option<&MapData> {
         | Map::LpmTrie(data) => Some(data),
         _ => None,
     }
+}
+
+/// The kernel's number of a map. Call before the maps are taken.
+pub(super) fn id(ebpf: &Ebpf, name: &str) -> Option<u32> {
+    Some(data(ebpf.map(name)?)?.info().ok()?.id())
 }
 
 /// Name, entries and bytes of each map. Call before the maps are taken.

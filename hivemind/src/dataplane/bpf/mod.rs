@@ -9,11 +9,13 @@ mod group;
 mod intervals;
 mod link;
 mod maps;
+mod mend;
 mod packets;
 mod rows;
 mod seen;
 mod slots;
 mod sources;
+mod strange;
 mod sweep;
 mod sync;
 
@@ -33,6 +35,7 @@ use hivemind_ebpf::{
 
 use super::{
     Captures, Counter, Dataplane, DataplaneError, DataplaneInfo, SweepReport, SyncReport, Watch,
+    drift::Difference,
     flows::{DropRecord, FlowRecord},
     probe,
     tables::Tables,
@@ -86,6 +89,9 @@ pub struct BpfDataplane {
     packets: Option<PacketRing>,
     tcx: bool,
     sweeps: u32,
+    ids: mend::Ids,
+    /// Where programs of devices are attached.
+    attached: BTreeSet<Place>,
     info: DataplaneInfo,
     /// What a daemon of another ABI has attached goes on with its tables until ours are written: where we attach then.
     waiting: Option<Vec<(Place, String)>>,
@@ -139,14 +145,29 @@ impl BpfDataplane {
         })?;
         attach::load_programs(&mut ebpf, &config.log_dir)?;
         let info = info(&ebpf, tcx);
+        let ids = mend::Ids::of(&ebpf);
         let mut maps = Maps::take(&mut ebpf)?;
         let (ring, watch) = seen::take(&mut ebpf)?;
         let (packets, captures) = packets::take(&mut ebpf)?;
         let shadow = Shadow::read(&mut maps)?;
         let waiting = (tcx && attach::has_predecessor(&config.root)?).then(Vec::new);
         let (ring, packets) = (Some(ring), Some(packets));
-        let mut dataplane =
-            Self { config, ebpf, maps, shadow, watch, ring, captures, packets, tcx, sweeps: 0, info, waiting };
+        let mut dataplane = Self {
+            config,
+            ebpf,
+            maps,
+            shadow,
+            watch,
+            ring,
+            captures,
+            packets,
+            tcx,
+            sweeps: 0,
+            ids,
+            attached: BTreeSet::new(),
+            info,
+            waiting,
+        };
         dataplane.take_over()?;
         if dataplane.waiting.is_none() {
             dataplane.attach_sockets()?;
@@ -315,6 +336,7 @@ impl Dataplane for BpfDataplane {
         for (pin, place) in self.places()? {
             if matches!(place, Place::Uplink(_)) && !wanted.contains(&place) {
                 attach::remove_pin(&pin)?;
+                self.attached.remove(&place);
             }
         }
         Ok(())
@@ -367,9 +389,20 @@ impl Dataplane for BpfDataplane {
         self.sweeps += 1;
         if self.sweeps >= REPAIR_EVERY {
             self.sweeps = 0;
-            report.repaired = self.shadow.repair(&mut self.maps)?;
+            report.repairs.rows = self.shadow.repair(&mut self.maps)?;
         }
+        report.repairs += self.mend()?;
         Ok(report)
+    }
+
+    fn check(&mut self) -> Result<Vec<Difference>, DataplaneError> {
+        let mut all = self.look();
+        all.extend(self.shadow.check(&self.maps)?);
+        Ok(all)
+    }
+
+    fn held(&mut self) -> Result<Tables, DataplaneError> {
+        Shadow::held(&self.maps)
     }
 
     fn in_use(&mut self, among: &BTreeSet<IpAddr>) -> Result<BTreeSet<IpAddr>, DataplaneError> {

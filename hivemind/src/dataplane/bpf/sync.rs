@@ -19,10 +19,12 @@ use super::{
     maps::{Maps, Table, failed, is_full},
     rows::Row,
     slots::{Owner, Slots},
+    strange::Strange,
 };
 use crate::dataplane::{
     DataplaneError, SyncReport,
     diff::{Changes, changes},
+    drift::{Difference, Fault, compare},
     tables::{Frontend, ServiceRow, Tables},
 };
 
@@ -117,13 +119,21 @@ const REMOVE: &str = "remove";
 impl Shadow {
     /// What the maps hold. Rows that cannot be read back are removed.
     pub(super) fn read(maps: &mut Maps) -> Result<Self, DataplaneError> {
+        let mut strange = Strange::default();
+        let shadow = Self::look(maps, &mut strange)?;
+        strange.remove(maps)?;
+        Ok(shadow)
+    }
+
+    /// What the maps hold, but for rows that cannot be read back.
+    pub(super) fn look(maps: &Maps, strange: &mut Strange) -> Result<Self, DataplaneError> {
         let slots: BTreeMap<_, _> = maps.slots.raw_rows()?.into_iter().collect();
         let mut shadow = Self::default();
         // Groups that are whole.
         let mut used = BTreeSet::new();
         for (key, front) in maps.frontends.raw_rows()? {
             let Some(name) = Frontend::decode(key) else {
-                let _ = maps.frontends.remove(&key);
+                strange.frontends.push(key);
                 continue;
             };
             let own = SlotKey { group: front.group, index: 0 }..SlotKey { group: front.group, index: front.count };
@@ -146,15 +156,15 @@ impl Shadow {
         shadow.next_group = groups.max().map_or(1, next);
         shadow.stray = rows.into_iter().filter(|(group, _)| !used.contains(group)).map(|(_, key)| key).collect();
         shadow.rows.sources = maps.sources.rows()?;
-        shadow.rows.endpoints = maps.endpoints.rows()?;
-        shadow.rows.peers = maps.peers.rows()?;
+        shadow.rows.endpoints = maps.endpoints.rows(&mut strange.endpoints)?;
+        shadow.rows.peers = maps.peers.rows(&mut strange.peers)?;
         let mut owners = BTreeMap::new();
         for (ifindex, row) in maps.endpoints.raw_rows()? {
             owners.insert(Owner { ifindex, served: None }, row.slot);
         }
         for (key, row) in maps.served.raw_rows()? {
             let Some(decoded @ (ifindex, port, protocol)) = Row::decode(key) else {
-                let _ = maps.served.remove(&key);
+                strange.served.push(key);
                 continue;
             };
             owners.insert(Owner { ifindex, served: Some((port, protocol, row.service)) }, row.slot);
@@ -162,8 +172,9 @@ impl Shadow {
         }
         owners.retain(|_, slot| *slot != 0);
         shadow.slots = Slots::read(owners);
-        shadow.rows.node_addresses = maps.node_addresses.rows::<_, u32>()?.into_keys().collect();
-        shadow.rows.rules = maps.rules.rows()?;
+        shadow.rows.node_addresses =
+            maps.node_addresses.rows::<_, u32>(&mut strange.node_addresses)?.into_keys().collect();
+        shadow.rows.rules = maps.rules.rows(&mut strange.rules)?;
         shadow.rows.blocks = maps.blocks.rows()?;
         shadow.rows.intervals = maps.ports.read();
         Ok(shadow)
@@ -177,6 +188,37 @@ impl Shadow {
         self.next_group = self.next_group.max(wanted.next_group);
         let report = self.sync(maps, &wanted.rows)?;
         Ok(report.written + report.removed)
+    }
+
+    /// What the maps hold that was not written, and what was written that they do not hold. Changes nothing.
+    pub(super) fn check(&self, maps: &Maps) -> Result<Vec<Difference>, DataplaneError> {
+        let mut strange = Strange::default();
+        let found = Self::look(maps, &mut strange)?;
+        let (have, want) = (&found.rows, &self.rows);
+        let addresses = |set: &BTreeSet<IpAddr>| set.iter().map(|ip| (*ip, "own")).collect::<BTreeMap<_, _>>();
+        let sources = |set: &BTreeSet<_>| set.iter().map(|range| (*range, "allowed")).collect::<BTreeMap<_, _>>();
+        let mut all = strange.differences();
+        all.extend(compare("endpoints", &have.endpoints, &want.endpoints));
+        all.extend(compare("peers", &have.peers, &want.peers));
+        all.extend(compare("services", &have.services, &want.services));
+        all.extend(compare("served", &have.served, &want.served));
+        all.extend(compare("sources", &sources(&have.sources), &sources(&want.sources)));
+        all.extend(compare("node-addresses", &addresses(&have.node_addresses), &addresses(&want.node_addresses)));
+        all.extend(compare("rules", &have.rules, &want.rules));
+        all.extend(compare("ports", &have.intervals, &want.intervals));
+        all.extend(compare("blocks", &have.blocks, &want.blocks));
+        let stray = found.stray.len().saturating_sub(self.stray.len());
+        if stray > 0 && all.is_empty() {
+            let what = format!("{stray} rows of backends that no service points to");
+            let (wanted, found) = (String::new(), String::new());
+            all.push(Difference { place: "backends", fault: Fault::Extra, what, wanted, found });
+        }
+        Ok(all)
+    }
+
+    /// What the maps hold now.
+    pub(super) fn held(maps: &Maps) -> Result<Tables, DataplaneError> {
+        Ok(Self::look(maps, &mut Strange::default())?.rows)
     }
 
     /// Who is counted where.
