@@ -416,9 +416,11 @@ layout!(Count, 16, 8, packets: 0, bytes: 8);
 
 mod capture;
 mod flow;
+mod rtt;
 mod service;
 pub use capture::*;
 pub use flow::{BEGUN, DROPPED, DropKey, Drops, ENDED, Event, Flow, FlowKey, FragmentKey, Translation};
+pub use rtt::*;
 pub use service::*;
 
 #[cfg(test)]

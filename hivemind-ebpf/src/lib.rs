@@ -73,9 +73,13 @@ pub mod map {
     pub const OPEN: &str = "hm_open";
     /// [`super::abi::Addr`] of a backend → how many sockets are counted for it.
     pub const LOADS: &str = "hm_loads";
+    /// [`super::abi::RttKey`] → [`super::abi::Rtt`] of each CPU.
+    pub const RTT: &str = "hm_rtt";
+    /// Cookie of a socket → [`super::abi::RttKey`]
+    pub const RTT_OF: &str = "hm_rtt_of";
 
     /// All of them.
-    pub const ALL: [&str; 26] = [
+    pub const ALL: [&str; 28] = [
         ENDPOINTS,
         PEERS,
         NODE_ADDRS,
@@ -102,6 +106,8 @@ pub mod map {
         SOURCES,
         OPEN,
         LOADS,
+        RTT,
+        RTT_OF,
     ];
 
     /// Number of a capture → [`super::abi::Capture`].
@@ -132,7 +138,7 @@ pub mod program {
     /// The programs of network devices.
     pub const DEVICE: [&str; 4] = [FROM_CONTAINER, TO_CONTAINER, FROM_UPLINK, PUB_SELECT];
     /// The programs of the cgroup.
-    pub const SOCKET: [&str; 9] = [
+    pub const SOCKET: [&str; 10] = [
         "hm_connect4",
         "hm_connect6",
         "hm_sendmsg4",
@@ -142,6 +148,7 @@ pub mod program {
         "hm_peername4",
         "hm_peername6",
         "hm_release",
+        "hm_sock_ops",
     ];
 }
 

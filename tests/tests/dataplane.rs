@@ -10,6 +10,8 @@ mod captured;
 mod drift;
 #[path = "dataplane/lab.rs"]
 mod lab;
+#[path = "dataplane/round_trips.rs"]
+mod round_trips;
 #[path = "dataplane/sockets.rs"]
 mod sockets;
 #[path = "dataplane/told.rs"]

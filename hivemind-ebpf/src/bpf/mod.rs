@@ -14,6 +14,7 @@ mod publish;
 mod refuse;
 mod related;
 mod rewrite;
+mod rtt;
 mod service;
 mod skb;
 mod socket;

@@ -18,6 +18,7 @@ use crate::{
         Captures, Counter, Dataplane, DataplaneError, DataplaneInfo, SweepReport, Watch,
         drift::{Difference, Repairs},
         flows::{DropRecord, FlowRecord},
+        round_trips::RoundTrips,
         tables::{self, Tables},
     },
     dns::Resolved,
@@ -69,6 +70,7 @@ enum Request {
     NodeFacts { uplinks: Vec<String>, addresses: Vec<IpAddr> },
     Counters(oneshot::Sender<Result<Vec<Counter>, DataplaneError>>),
     RuleHits(oneshot::Sender<Result<Vec<(RuleName, u64)>, DataplaneError>>),
+    RoundTrips(oneshot::Sender<Result<Vec<RoundTrips>, DataplaneError>>),
     Seen(oneshot::Sender<Result<Seen, DataplaneError>>),
     Names(oneshot::Sender<Names>),
     Check(oneshot::Sender<Result<Vec<Difference>, DataplaneError>>),
@@ -309,6 +311,9 @@ impl Owner {
                         .collect()
                 };
                 let _ = reply.send(self.dataplane.rule_hits().map(named));
+            }
+            Request::RoundTrips(reply) => {
+                let _ = reply.send(self.dataplane.round_trips());
             }
             Request::Seen(reply) => {
                 let flows = self.dataplane.flows();

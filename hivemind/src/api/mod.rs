@@ -21,6 +21,7 @@ mod nodes;
 pub mod object_view;
 mod policies;
 mod problem;
+pub mod round_trips;
 mod serve;
 mod services;
 pub mod tenants;

@@ -8,6 +8,7 @@ pub mod drift;
 mod error;
 pub mod flows;
 mod probe;
+pub mod round_trips;
 pub mod share;
 pub mod tables;
 mod watch;
@@ -19,6 +20,7 @@ pub use watch::{Listener, Watch};
 
 use drift::{Difference, Repairs};
 use flows::{DropRecord, FlowRecord};
+use round_trips::RoundTrips;
 use tables::Tables;
 
 use std::{
@@ -56,6 +58,9 @@ pub trait Dataplane: Send + std::fmt::Debug {
 
     /// How many packets each rule of policies has allowed, by its number; answers are not counted.
     fn rule_hits(&mut self) -> Result<BTreeMap<u32, u64>, DataplaneError>;
+
+    /// The round-trip times that TCP has measured between instances.
+    fn round_trips(&mut self) -> Result<Vec<RoundTrips>, DataplaneError>;
 
     /// The flows that are in the table now.
     fn flows(&mut self) -> Result<Vec<FlowRecord>, DataplaneError>;

@@ -12,6 +12,7 @@ use crate::{
         Captures, Counter, Dataplane, DataplaneError, DataplaneInfo, SweepReport, SyncReport, Watch,
         drift::Difference,
         flows::{DropRecord, FlowRecord},
+        round_trips::RoundTrips,
         tables::Tables,
     },
     model::InstanceId,
@@ -137,6 +138,10 @@ impl Dataplane for FakeDataplane {
 
     fn captures(&self) -> Captures {
         Captures::default()
+    }
+
+    fn round_trips(&mut self) -> Result<Vec<RoundTrips>, DataplaneError> {
+        Ok(Vec::new())
     }
 
     fn rule_hits(&mut self) -> Result<BTreeMap<u32, u64>, DataplaneError> {

@@ -2,7 +2,7 @@
 //! Of the first four that is Linux 6.18, which follows twice as many as 6.1; of those of sockets 6.1.
 //! It gives up at a million; time to load and the reach of older kernels go with the number.
 
-pub(crate) const BUDGET: [(&str, u32); 13] = [
+pub(crate) const BUDGET: [(&str, u32); 14] = [
     ("hm_from_cont", 107_000),
     ("hm_to_cont", 82_500),
     ("hm_from_uplink", 70_500),
@@ -16,4 +16,5 @@ pub(crate) const BUDGET: [(&str, u32); 13] = [
     ("hm_peername4", 80),
     ("hm_peername6", 100),
     ("hm_release", 45),
+    ("hm_sock_ops", 2_100),
 ];

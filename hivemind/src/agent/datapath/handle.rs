@@ -6,7 +6,10 @@ use tokio::sync::{oneshot, watch};
 
 use super::{Datapath, DatapathState, Names, Request, Seen, stopped};
 use crate::{
-    dataplane::{Captures, Counter, DataplaneError, DataplaneInfo, Watch, drift::Difference, tables::Tables},
+    dataplane::{
+        Captures, Counter, DataplaneError, DataplaneInfo, Watch, drift::Difference, round_trips::RoundTrips,
+        tables::Tables,
+    },
     dns::Resolved,
     model::{InstanceId, NodeDesired, Revision},
     net::HostLink,
@@ -38,6 +41,11 @@ impl Datapath {
     /// All counters.
     pub async fn counters(&self) -> Result<Vec<Counter>, DataplaneError> {
         self.ask(Request::Counters).await?
+    }
+
+    /// The round-trip times of TCP between instances.
+    pub async fn round_trips(&self) -> Result<Vec<RoundTrips>, DataplaneError> {
+        self.ask(Request::RoundTrips).await?
     }
 
     /// The flows and the latest drops.

@@ -53,6 +53,9 @@ impl Dataplane for Recorder {
     fn held(&mut self) -> Result<Tables, DataplaneError> {
         Ok(Tables::default())
     }
+    fn round_trips(&mut self) -> Result<Vec<RoundTrips>, DataplaneError> {
+        Ok(Vec::new())
+    }
     fn rule_hits(&mut self) -> Result<BTreeMap<u32, u64>, DataplaneError> {
         Ok(BTreeMap::new())
     }

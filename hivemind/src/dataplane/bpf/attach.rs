@@ -87,6 +87,7 @@ pub(super) fn load_programs(ebpf: &mut Ebpf, log_dir: &Path) -> Result<(), Datap
             Some(Program::SchedClassifier(program)) => program.load(),
             Some(Program::CgroupSockAddr(program)) => program.load(),
             Some(Program::CgroupSock(program)) => program.load(),
+            Some(Program::SockOps(program)) => program.load(),
             _ => return Err(DataplaneError::Kernel { what: "a program of the object", why: (*name).into() }),
         };
         loaded.map_err(|error| refused(name, &error, log_dir))?;
@@ -362,6 +363,10 @@ fn attach_socket(program: &mut Program, cgroup: &File) -> Result<FdLink, Program
             program.take_link(link)?.try_into()
         }
         Program::CgroupSock(program) => {
+            let link = program.attach(cgroup, CgroupAttachMode::Single)?;
+            program.take_link(link)?.try_into()
+        }
+        Program::SockOps(program) => {
             let link = program.attach(cgroup, CgroupAttachMode::Single)?;
             program.take_link(link)?.try_into()
         }

@@ -15,7 +15,7 @@ use hivemind_ebpf::{
 };
 use ipnet::IpNet;
 
-use super::{chain, intervals::Ports, rows::Row, sources::Sources};
+use super::{chain, intervals::Ports, round_trips, rows::Row, sources::Sources};
 use crate::{dataplane::DataplaneError, lifecycle::killpoint};
 
 /// A hash map with its name.
@@ -137,6 +137,7 @@ pub(super) struct Maps {
     pub(super) ports: Ports,
     pub(super) blocks: Blocks,
     pub(super) hits: PerCpuHashMap<MapData, u32, Count>,
+    pub(super) rtt: round_trips::Table,
     capacities: BTreeMap<&'static str, u32>,
 }
 
@@ -162,7 +163,7 @@ impl Maps {
         let capacities = map::ALL.into_iter().filter_map(|name| Some((name, data(ebpf.map(name)?)?.info().ok()?)));
         let sizes: BTreeMap<_, _> = capacities.map(|(name, info)| (name, info.max_entries())).collect();
         let (counters, totals) = (take(ebpf, map::COUNTERS)?, take(ebpf, map::TOTALS)?);
-        let generation = take(ebpf, map::GENERATION)?;
+        let (generation, rtt) = (take(ebpf, map::GENERATION)?, take(ebpf, map::RTT)?);
         let (ports, blocks, hits) = (take(ebpf, map::PORTS)?, take(ebpf, map::BLOCKS)?, take(ebpf, map::HITS)?);
         Ok(Self {
             endpoints: table(ebpf, map::ENDPOINTS, &sizes)?,
@@ -190,6 +191,7 @@ impl Maps {
             )?,
             blocks: Blocks(LpmTrie::try_from(blocks).map_err(|error| failed("use", map::BLOCKS, &error))?),
             hits: PerCpuHashMap::try_from(hits).map_err(|error| failed("use", map::HITS, &error))?,
+            rtt: PerCpuHashMap::try_from(rtt).map_err(|error| failed("use", map::RTT, &error))?,
             capacities: sizes,
         })
     }

@@ -11,6 +11,7 @@ mod link;
 mod maps;
 mod mend;
 mod packets;
+mod round_trips;
 mod rows;
 mod seen;
 mod slots;
@@ -38,6 +39,7 @@ use super::{
     drift::Difference,
     flows::{DropRecord, FlowRecord},
     probe,
+    round_trips::RoundTrips,
     tables::Tables,
 };
 use crate::{
@@ -358,6 +360,10 @@ impl Dataplane for BpfDataplane {
         sweep::rule_hits(&self.maps)
     }
 
+    fn round_trips(&mut self) -> Result<Vec<RoundTrips>, DataplaneError> {
+        round_trips::read(&self.maps)
+    }
+
     fn flows(&mut self) -> Result<Vec<FlowRecord>, DataplaneError> {
         let clock = seen::Clock::now();
         let rows = self.maps.flows.raw_rows()?;
@@ -389,6 +395,7 @@ impl Dataplane for BpfDataplane {
         self.sweeps += 1;
         if self.sweeps >= REPAIR_EVERY {
             self.sweeps = 0;
+            round_trips::sweep(&mut self.maps, &self.shadow.classes())?;
             report.repairs.rows = self.shadow.repair(&mut self.maps)?;
         }
         report.repairs += self.mend()?;

@@ -373,6 +373,11 @@ impl Shadow {
         });
     }
 
+    /// The classes of all instances.
+    pub(super) fn classes(&self) -> BTreeSet<u32> {
+        self.rows.peers.values().map(|peer| peer.class).collect()
+    }
+
     /// The addresses of all backends.
     pub(super) fn backends(&self) -> BTreeSet<IpAddr> {
         self.rows.services.values().flat_map(|row| &row.backends).map(|backend| backend.address).collect()
