@@ -59,7 +59,7 @@ pub mod map {
     pub const PORTS: &str = "hm_ports";
     /// Prefix → block class.
     pub const BLOCKS: &str = "hm_blocks";
-    /// Number of a rule → [`super::abi::Count`] of each CPU.
+    /// Number of a rule → [`super::abi::Count`] of each CPU: of what it has allowed, or denied.
     pub const HITS: &str = "hm_hits";
     /// [`super::abi::PartKey`] → [`super::abi::Part`].
     pub const PARTS: &str = "hm_parts";

@@ -11,7 +11,7 @@ use hivemind_ebpf::{
 };
 
 use super::{
-    maps::now,
+    maps::{hit, now},
     words,
     work::{Work, work},
 };
@@ -67,6 +67,9 @@ pub(super) fn dropped(device: u32, direction: u8, reason: u8, bytes: u32) {
     let Ok(work) = work() else { return };
     let is_policy = reason == Reason::PolicyIn as u8 || reason == Reason::PolicyOut as u8;
     let rule = if is_policy { work.rule } else { 0 };
+    if rule != 0 {
+        hit(rule);
+    }
     work.dropped = DropKey { tuple: work.packet.tuple, device, direction, reason, pad: 0 };
     let time = now();
     if let Some(drops) = DROPS.get_ptr_mut(&work.dropped) {

@@ -15,7 +15,7 @@ use tokio::sync::{oneshot, watch};
 
 use crate::{
     dataplane::{
-        Captures, Counter, Dataplane, DataplaneError, DataplaneInfo, SweepReport, Watch,
+        Captures, Counter, Dataplane, DataplaneError, DataplaneInfo, Measuring, ProgramRuns, SweepReport, Watch,
         drift::{Difference, Repairs},
         flows::{DropRecord, FlowRecord},
         round_trips::RoundTrips,
@@ -25,6 +25,7 @@ use crate::{
     model::{InstanceId, NodeDesired, NodeName, Revision},
     net::HostLink,
     policy::{self, Compiled, KnownNames, RuleName},
+    spec::v1::Action,
 };
 
 use super::hosts::HostNames;
@@ -69,7 +70,9 @@ enum Request {
     Desired(Arc<NodeDesired>),
     NodeFacts { uplinks: Vec<String>, addresses: Vec<IpAddr> },
     Counters(oneshot::Sender<Result<Vec<Counter>, DataplaneError>>),
-    RuleHits(oneshot::Sender<Result<Vec<(RuleName, u64)>, DataplaneError>>),
+    RuleHits(oneshot::Sender<Result<Vec<RuleHits>, DataplaneError>>),
+    Measure(oneshot::Sender<Result<Measuring, DataplaneError>>),
+    Runs(oneshot::Sender<Result<Vec<ProgramRuns>, DataplaneError>>),
     RoundTrips(oneshot::Sender<Result<Vec<RoundTrips>, DataplaneError>>),
     Seen(oneshot::Sender<Result<Seen, DataplaneError>>),
     Names(oneshot::Sender<Names>),
@@ -80,6 +83,17 @@ enum Request {
     Resolved(Resolved),
     KnownNames(oneshot::Sender<Arc<KnownNames>>),
     Stop,
+}
+
+/// How many packets a rule of policies has decided about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RuleHits {
+    /// The rule.
+    pub name: RuleName,
+    /// Whether it denies them.
+    pub denies: bool,
+    /// Packets; of what it allows without answers.
+    pub packets: u64,
 }
 
 /// What the programs have seen.
@@ -305,12 +319,20 @@ impl Owner {
             }
             Request::RuleHits(reply) => {
                 let policies = self.compile();
-                let named = |hits: BTreeMap<u32, u64>| {
-                    hits.into_iter()
-                        .filter_map(|(rule, packets)| Some((policies.names.get(&rule)?.clone(), packets)))
-                        .collect()
+                let denying = policies.rules.values().filter(|row| row.action == Action::Deny);
+                let denying: BTreeSet<u32> = denying.map(|row| row.number).collect();
+                let named = |(rule, packets): (u32, u64)| {
+                    let name = policies.names.get(&rule)?.clone();
+                    Some(RuleHits { name, denies: denying.contains(&rule), packets })
                 };
-                let _ = reply.send(self.dataplane.rule_hits().map(named));
+                let hits = self.dataplane.rule_hits();
+                let _ = reply.send(hits.map(|hits| hits.into_iter().filter_map(named).collect()));
+            }
+            Request::Measure(reply) => {
+                let _ = reply.send(self.dataplane.measure());
+            }
+            Request::Runs(reply) => {
+                let _ = reply.send(self.dataplane.runs());
             }
             Request::RoundTrips(reply) => {
                 let _ = reply.send(self.dataplane.round_trips());
@@ -379,7 +401,7 @@ impl Owner {
                 state.sweep = report;
                 state.repairs += report.repairs;
             }),
-            Err(error) => tracing::error!(%error, "timed-out connections could not be removed"),
+            Err(error) => tracing::error!(%error, "the data plane could not be swept and mended"),
         }
         self.close_hosts();
     }

@@ -1,27 +1,29 @@
 //! What the data plane holds, in words, and whether it is what it should be.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, time::Duration};
 
 use axum::{
     Json as Body,
     extract::{Path, State},
 };
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
+use utoipa::{IntoParams, ToSchema};
 
 use super::{
     ApiState,
+    extract::Args,
     flows::{Who, problem},
     problem::{ApiError, not_found},
+    serve::Stop,
 };
 use crate::{
     agent::datapath::Seen,
     dataplane::{
-        Counter,
+        Counter, ProgramRuns,
         drift::{Difference, Fault},
         tables::{Frontend, Tables},
     },
-    model::Problem,
+    model::{ErrorCode, Problem},
     policy::{ALL_PORTS, Direction},
     spec::v1::Action,
 };
@@ -346,6 +348,64 @@ pub(super) async fn table(State(state): State<ApiState>, Path(name): Path<String
     found.map(Body).ok_or_else(|| not_found("table", &name, None, there()))
 }
 
+#[derive(Clone, Copy, Debug, Default, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+pub(super) struct StatsArgs {
+    /// For how many seconds: 1 to 60; 5 without it.
+    seconds: Option<u64>,
+}
+
+/// How often a program has run, and how long.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct RunsView {
+    /// The program.
+    pub program: String,
+    /// How often it has run.
+    pub runs: u64,
+    /// How long one run took, in nanoseconds: the mean.
+    pub mean_ns: u64,
+    /// Which share of one processor it took.
+    pub share: f64,
+}
+
+/// How long each of the data plane's programs takes: the kernel measures it for some seconds, which costs every program a
+/// little, and then the answer comes.
+#[utoipa::path(get, operation_id = "measureDataplane", path = "/v1/dataplane/stats", tag = "dataplane", params(StatsArgs),
+    responses((status = 200, body = [RunsView]), (status = "4XX", body = Problem)))]
+pub(super) async fn stats(
+    State(state): State<ApiState>,
+    State(stop): State<Stop>,
+    Args(args): Args<StatsArgs>,
+) -> Result<Body<Vec<RunsView>>, ApiError> {
+    let seconds = args.seconds.unwrap_or(5);
+    if !(1..=60).contains(&seconds) {
+        let title = format!("seconds {seconds}: programs are measured for 1 to 60 seconds");
+        return Err(Problem::new(ErrorCode::Invalid, title).into());
+    }
+    let measuring = state.datapath.measure().await.map_err(problem)?;
+    let before = state.datapath.runs().await.map_err(problem)?;
+    tokio::select! {
+        () = tokio::time::sleep(Duration::from_secs(seconds)) => {}
+        () = stop.stopped() => {}
+    }
+    let after = state.datapath.runs().await.map_err(problem)?;
+    drop(measuring);
+    Ok(Body(between(&before, &after, Duration::from_secs(seconds))))
+}
+
+/// What has run between two looks that far apart. A program that was replaced meanwhile begins anew.
+#[expect(clippy::cast_precision_loss, reason = "a share, rounded")]
+fn between(before: &[ProgramRuns], after: &[ProgramRuns], time: Duration) -> Vec<RunsView> {
+    let view = |now: &ProgramRuns| {
+        let first = before.iter().find(|then| then.name == now.name && then.runs <= now.runs);
+        let runs = now.runs - first.map_or(0, |then| then.runs);
+        let spent = now.time.saturating_sub(first.map_or(Duration::ZERO, |then| then.time));
+        let mean_ns = u64::try_from(spent.as_nanos()).unwrap_or(u64::MAX).checked_div(runs).unwrap_or(0);
+        RunsView { program: now.name.clone(), runs, mean_ns, share: spent.as_nanos() as f64 / time.as_nanos() as f64 }
+    };
+    after.iter().map(view).collect()
+}
+
 /// What in the kernel is not as the daemon has written and attached it. It is put right within a minute, and counted.
 #[utoipa::path(get, operation_id = "checkDataplane", path = "/v1/dataplane/check", tag = "dataplane",
     responses((status = 200, body = [DifferenceView]), (status = "4XX", body = Problem)))]
@@ -359,4 +419,20 @@ pub(super) async fn check(State(state): State<ApiState>) -> Result<Body<Vec<Diff
         views.push(DifferenceView { fault: "missing".into(), place: "write".into(), what, wanted, found: fault });
     }
     Ok(Body(views))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_ran_before_is_not_counted() {
+        let runs = |name: &str, runs, nanos| ProgramRuns { name: name.into(), runs, time: Duration::from_nanos(nanos) };
+        let before = [runs("a", 10, 1_000), runs("b", 5, 500), runs("c", 9, 9_000)];
+        let after = [runs("a", 30, 5_000), runs("b", 5, 500), runs("c", 2, 100)];
+        let views = between(&before, &after, Duration::from_micros(8));
+        let told: Vec<_> = views.iter().map(|view| (view.program.as_str(), view.runs, view.mean_ns)).collect();
+        assert_eq!(told, [("a", 20, 200), ("b", 0, 0), ("c", 2, 50)]);
+        assert!((views[0].share - 0.5).abs() < 1e-9, "{}", views[0].share);
+    }
 }

@@ -6,6 +6,7 @@ use hivemind_ebpf::{abi, reason::Reason};
 
 use super::ApiState;
 use crate::{
+    agent::datapath::RuleHits,
     dataplane::{Counter, DataplaneInfo, drift::Repairs},
     model::{AppKey, ClusterSnapshot, Phase},
     observe::{Sample, process},
@@ -35,19 +36,19 @@ pub(super) async fn samples(state: &ApiState) -> Vec<Sample> {
     let instance = |id| snapshot.instances.get(id).map(|row| row.object.name());
     let names = links.iter().filter_map(|(id, link)| Some((link.ifindex, instance(id)?))).collect();
     traffic(&counters, &names, &snapshot, &mut all);
-    for (rule, packets) in state.datapath.rule_hits().await.unwrap_or_default() {
+    for RuleHits { name: rule, denies, packets } in state.datapath.rule_hits().await.unwrap_or_default() {
         let way = match rule.direction {
             Direction::In => "in",
             Direction::Out => "out",
         };
         let labels =
             vec![("policy", rule.policy.to_string()), ("direction", way.to_owned()), ("rule", rule.index.to_string())];
-        all.push(counter(
-            "policy_allowed_packets",
-            "Packets that a policy's rule has allowed, without answers",
-            labels,
-            packets,
-        ));
+        let (name, help) = if denies {
+            ("policy_denied_packets", "Packets that a policy's rule has denied")
+        } else {
+            ("policy_allowed_packets", "Packets that a policy's rule has allowed, without answers")
+        };
+        all.push(counter(name, help, labels, packets));
     }
     if let Ok(info) = state.datapath.info().await {
         dataplane(&info, &mut all);

@@ -145,6 +145,7 @@ fn described() -> (Router<Shared>, utoipa::openapi::OpenApi) {
         .routes(routes!(dataplane::tables))
         .routes(routes!(dataplane::table))
         .routes(routes!(dataplane::check))
+        .routes(routes!(dataplane::stats))
         .routes(routes!(exec::exec))
         .routes(routes!(services::list))
         .routes(routes!(services::get))

@@ -43,7 +43,8 @@ struct Pair {
 /// What classes and numbers of services are called.
 struct Called {
     classes: BTreeMap<u32, BTreeSet<String>>,
-    services: HashMap<u32, String>,
+    /// By number: a service's name and whose instances serve it.
+    services: HashMap<u32, (String, String)>,
 }
 
 impl Called {
@@ -54,7 +55,8 @@ impl Called {
                 classes.entry(peer.class).or_default().insert(row.object.app.to_string());
             }
         }
-        let services = snapshot.services.values().map(|row| (row.object.id, row.object.key.to_string())).collect();
+        let services = snapshot.services.values().map(|row| &row.object);
+        let services = services.map(|s| (s.id, (s.key.to_string(), s.app.to_string()))).collect();
         Self { classes, services }
     }
 
@@ -74,8 +76,9 @@ impl Called {
     }
 
     fn pair(&self, row: &RoundTrips) -> Pair {
-        let service = self.services.get(&row.service).cloned().unwrap_or_default();
-        Pair { from: self.class(row.from), to: self.class(row.to), service }
+        let named = self.services.get(&row.service).cloned();
+        let (service, to) = named.unwrap_or_else(|| (String::new(), self.class(row.to)));
+        Pair { from: self.class(row.from), to, service }
     }
 }
 

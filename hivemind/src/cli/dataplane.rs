@@ -21,6 +21,12 @@ pub(super) enum DataplaneCommand {
     },
     /// Compare tables, attachments and pins with what should be; ends with 1 if anything differs
     Check,
+    /// Have the kernel measure for some seconds how often and how long each of our programs runs
+    Stats {
+        /// For how long
+        #[arg(long, value_name = "SECONDS", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=60))]
+        seconds: u64,
+    },
     /// Remove the data plane from the kernel: programs, links and tables. As root, when the daemon has stopped
     Unload(UnloadArgs),
 }
@@ -38,6 +44,7 @@ pub(super) struct UnloadArgs {
 pub(super) async fn run(context: &Context, target: &Target, command: &DataplaneCommand) -> Result<(), Problem> {
     match command {
         DataplaneCommand::Dump { table } => dataplane_show::dump(context, table.as_deref()).await,
+        DataplaneCommand::Stats { seconds } => dataplane_show::stats(context, *seconds).await,
         DataplaneCommand::Check => dataplane_show::check(context).await,
         DataplaneCommand::Unload(args) => unload(context, target, args),
     }

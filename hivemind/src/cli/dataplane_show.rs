@@ -8,7 +8,7 @@ use super::{
     parse::escape,
 };
 use crate::{
-    api::dataplane::{DifferenceView, RowsView, TableView},
+    api::dataplane::{DifferenceView, RowsView, RunsView, TableView},
     model::{ErrorCode, Problem},
 };
 
@@ -39,6 +39,21 @@ pub(super) async fn dump(context: &Context, table: Option<&str>) -> Result<(), P
         _ if view.rows.is_empty() => context.output.say(&format!("the table {table} is empty")),
         _ => line(&context.output.grid(&view.columns, &view.rows)),
     }
+    Ok(())
+}
+
+/// Shows how long programs take.
+pub(super) async fn stats(context: &Context, seconds: u64) -> Result<(), Problem> {
+    let all: Vec<RunsView> = context.client.get(&format!("/v1/dataplane/stats?seconds={seconds}")).await?;
+    if context.output.wants_document() {
+        return context.output.document(&all);
+    }
+    let columns = ["PROGRAM", "RUNS", "EACH", "OF A PROCESSOR"].map(str::to_owned);
+    let row = |view: &RunsView| {
+        let each = if view.runs == 0 { String::new() } else { format!("{} ns", view.mean_ns) };
+        vec![view.program.clone(), view.runs.to_string(), each, format!("{:.3} %", view.share * 100.0)]
+    };
+    line(&context.output.grid(&columns, &all.iter().map(row).collect::<Vec<_>>()));
     Ok(())
 }
 

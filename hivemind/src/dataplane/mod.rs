@@ -26,6 +26,8 @@ use tables::Tables;
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
+    os::fd::OwnedFd,
+    time::Duration,
 };
 
 use crate::{model::InstanceId, net::HostLink};
@@ -56,7 +58,7 @@ pub trait Dataplane: Send + std::fmt::Debug {
     /// All counters, summed over the CPUs.
     fn counters(&mut self) -> Result<Vec<Counter>, DataplaneError>;
 
-    /// How many packets each rule of policies has allowed, by its number; answers are not counted.
+    /// How many packets each rule of policies has allowed, or denied, by its number; answers are not counted.
     fn rule_hits(&mut self) -> Result<BTreeMap<u32, u64>, DataplaneError>;
 
     /// The round-trip times that TCP has measured between instances.
@@ -77,6 +79,13 @@ pub trait Dataplane: Send + std::fmt::Debug {
     /// Bookkeeping to be called every few seconds: removes what has timed out; now and then compares the maps with what
     /// was written last, and puts right what someone else has changed.
     fn sweep(&mut self) -> Result<SweepReport, DataplaneError>;
+
+    /// Has the kernel measure how long programs run, for as long as the answer lives. It costs every program of the
+    /// machine two looks at a clock for each run.
+    fn measure(&mut self) -> Result<Measuring, DataplaneError>;
+
+    /// How often each program has run while it was measured, and for how long, since it was loaded.
+    fn runs(&mut self) -> Result<Vec<ProgramRuns>, DataplaneError>;
 
     /// Compares what is in the kernel with what this daemon has written and attached. Changes nothing.
     fn check(&mut self) -> Result<Vec<Difference>, DataplaneError>;
@@ -135,6 +144,24 @@ pub struct Counter {
     pub packets: u64,
     /// Bytes, with the Ethernet header.
     pub bytes: u64,
+}
+
+/// While this lives, the kernel measures how long programs run.
+#[derive(Debug, Default)]
+pub struct Measuring {
+    /// Closing it ends the measuring.
+    _statistics: Option<OwnedFd>,
+}
+
+/// How often a program has run, and how long.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProgramRuns {
+    /// Its name.
+    pub name: String,
+    /// How often.
+    pub runs: u64,
+    /// How long, all runs together.
+    pub time: Duration,
 }
 
 /// What the data plane uses.

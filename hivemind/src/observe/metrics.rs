@@ -133,7 +133,7 @@ impl prometheus_client::collector::Collector for Histograms {
             for sample in self.0.iter().filter(|sample| sample.name == name) {
                 let HistogramSample { labels, buckets, count, sum, .. } = sample;
                 // The last bucket has no end.
-                let all: Vec<_> = buckets.iter().copied().chain([(f64::MAX, *count)]).collect();
+                let all: Vec<_> = buckets.iter().copied().chain([(f64::INFINITY, *count)]).collect();
                 // The encoder adds up what it is given.
                 let mut before = 0;
                 let each: Vec<_> = all.iter().map(|(end, n)| (*end, n - std::mem::replace(&mut before, *n))).collect();

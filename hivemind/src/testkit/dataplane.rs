@@ -9,7 +9,8 @@ use std::{
 use super::{journal::Journal, runtime::Fault};
 use crate::{
     dataplane::{
-        Captures, Counter, Dataplane, DataplaneError, DataplaneInfo, SweepReport, SyncReport, Watch,
+        Captures, Counter, Dataplane, DataplaneError, DataplaneInfo, Measuring, ProgramRuns, SweepReport, SyncReport,
+        Watch,
         drift::Difference,
         flows::{DropRecord, FlowRecord},
         round_trips::RoundTrips,
@@ -154,6 +155,14 @@ impl Dataplane for FakeDataplane {
 
     fn sweep(&mut self) -> Result<SweepReport, DataplaneError> {
         Ok(SweepReport::default())
+    }
+
+    fn measure(&mut self) -> Result<Measuring, DataplaneError> {
+        Ok(Measuring::default())
+    }
+
+    fn runs(&mut self) -> Result<Vec<ProgramRuns>, DataplaneError> {
+        Ok(Vec::new())
     }
 
     fn check(&mut self) -> Result<Vec<Difference>, DataplaneError> {

@@ -56,6 +56,25 @@ fn held(machine: &Machine) -> Result<()> {
         let line = format!("hivemind_dataplane_repairs_total{{kind=\"{kind}\"}} 0");
         ensure!(metrics.contains(&line), "{line} in {metrics}");
     }
+    let denied = "hivemind_policy_denied_packets_total";
+    ensure!(!metrics.contains(denied), "no rule denies: {metrics}");
+    let mut child = begin(machine, &["dataplane", "stats", "--seconds", "2", "-o", "json"])?;
+    wait::until("the measuring to end", PATIENCE, || {
+        ask(machine, "client")?;
+        child.try_wait()?.context("it goes on")
+    })?;
+    let runs: serde_json::Value = serde_json::from_slice(&child.wait_with_output()?.stdout)?;
+    let of = |name: &str| runs.as_array()?.iter().find(|row| row["program"] == name).cloned();
+    let from = of("hm_from_cont").context("a program")?;
+    ensure!(
+        from["runs"].as_u64() > Some(10) && (20..100_000).contains(&from["mean_ns"].as_u64().unwrap_or(0)),
+        "{runs}"
+    );
+    let service = ok(machine, &["service", "info", "web"])?;
+    ensure!(service.contains("Round trips from default/default/client: half within "), "{service}");
+    let metrics = machine.daemon.get("/metrics")?;
+    let pair = "from=\"default/default/client\",to=\"default/default/web\",service=\"default/default/web\"";
+    ensure!(metrics.contains(&format!("hivemind_tcp_round_trip_seconds_count{{{pair}}}")), "{metrics}");
     // A program is detached: it is named, and back with the next sweep.
     let pin = format!("/sys/fs/bpf/hivemind/v{}/links/hm_connect4", hivemind_ebpf::ABI_VERSION);
     shell::run(machine.sandbox.command("rm").arg(pin))?;

@@ -4,16 +4,16 @@ use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use tokio::sync::{oneshot, watch};
 
-use super::{Datapath, DatapathState, Names, Request, Seen, stopped};
+use super::{Datapath, DatapathState, Names, Request, RuleHits, Seen, stopped};
 use crate::{
     dataplane::{
-        Captures, Counter, DataplaneError, DataplaneInfo, Watch, drift::Difference, round_trips::RoundTrips,
-        tables::Tables,
+        Captures, Counter, DataplaneError, DataplaneInfo, Measuring, ProgramRuns, Watch, drift::Difference,
+        round_trips::RoundTrips, tables::Tables,
     },
     dns::Resolved,
     model::{InstanceId, NodeDesired, Revision},
     net::HostLink,
-    policy::{KnownNames, RuleName},
+    policy::KnownNames,
     spec::v1::dns_name_covers,
 };
 
@@ -83,8 +83,18 @@ impl Datapath {
         self.ask(Request::Info).await
     }
 
-    /// How many packets each rule of policies has allowed.
-    pub async fn rule_hits(&self) -> Result<Vec<(RuleName, u64)>, DataplaneError> {
+    /// Has the kernel measure programs for as long as the answer lives.
+    pub async fn measure(&self) -> Result<Measuring, DataplaneError> {
+        self.ask(Request::Measure).await?
+    }
+
+    /// How often each program has run while it was measured, and how long.
+    pub async fn runs(&self) -> Result<Vec<ProgramRuns>, DataplaneError> {
+        self.ask(Request::Runs).await?
+    }
+
+    /// How many packets each rule of policies has allowed or denied.
+    pub async fn rule_hits(&self) -> Result<Vec<RuleHits>, DataplaneError> {
         self.ask(Request::RuleHits).await?
     }
 

@@ -47,6 +47,14 @@ impl Dataplane for Recorder {
     fn captures(&self) -> Captures {
         Captures::default()
     }
+    fn measure(&mut self) -> Result<Measuring, DataplaneError> {
+        Ok(Measuring::default())
+    }
+
+    fn runs(&mut self) -> Result<Vec<ProgramRuns>, DataplaneError> {
+        Ok(Vec::new())
+    }
+
     fn check(&mut self) -> Result<Vec<Difference>, DataplaneError> {
         Ok(Vec::new())
     }

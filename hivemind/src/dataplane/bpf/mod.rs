@@ -35,7 +35,8 @@ use hivemind_ebpf::{
 };
 
 use super::{
-    Captures, Counter, Dataplane, DataplaneError, DataplaneInfo, SweepReport, SyncReport, Watch,
+    Captures, Counter, Dataplane, DataplaneError, DataplaneInfo, Measuring, ProgramRuns, SweepReport, SyncReport,
+    Watch,
     drift::Difference,
     flows::{DropRecord, FlowRecord},
     probe,
@@ -400,6 +401,21 @@ impl Dataplane for BpfDataplane {
         }
         report.repairs += self.mend()?;
         Ok(report)
+    }
+
+    fn measure(&mut self) -> Result<Measuring, DataplaneError> {
+        let statistics = aya::sys::enable_stats(aya::sys::Stats::RunTime)
+            .map_err(|error| DataplaneError::Kernel { what: "measuring of programs", why: chain(&error) })?;
+        Ok(Measuring { _statistics: Some(statistics) })
+    }
+
+    fn runs(&mut self) -> Result<Vec<ProgramRuns>, DataplaneError> {
+        let names = program::DEVICE.iter().chain(&program::SOCKET);
+        let runs = names.filter_map(|name| {
+            let info = self.ebpf.program(name)?.info().ok()?;
+            Some(ProgramRuns { name: (*name).to_owned(), runs: info.run_count(), time: info.run_time() })
+        });
+        Ok(runs.collect())
     }
 
     fn check(&mut self) -> Result<Vec<Difference>, DataplaneError> {
