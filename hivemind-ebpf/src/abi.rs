@@ -443,11 +443,15 @@ layout!(Tuple, 40, 8, src: 0, dst: 16, sport_be: 32, dport_be: 34, protocol: 36,
 layout!(CounterKey, 12, 4, endpoint: 0, service: 4, direction: 8, reason: 9, pad: 10);
 layout!(Count, 16, 8, packets: 0, bytes: 8);
 
+mod capture;
 mod flow;
 mod limit;
+mod rtt;
 mod service;
+pub use capture::*;
 pub use flow::{BEGUN, DROPPED, DropKey, Drops, ENDED, Event, Flow, FlowKey, FragmentKey, Translation};
 pub use limit::*;
+pub use rtt::*;
 pub use service::*;
 
 #[cfg(test)]

@@ -61,7 +61,7 @@ pub mod map {
     pub const PORTS: &str = "hm_ports";
     /// Prefix → block class.
     pub const BLOCKS: &str = "hm_blocks";
-    /// Number of a rule → [`super::abi::Count`] of each CPU.
+    /// Number of a rule → [`super::abi::Count`] of each CPU: of what it has allowed, or denied.
     pub const HITS: &str = "hm_hits";
     /// [`super::abi::PartKey`] → [`super::abi::Part`].
     pub const PARTS: &str = "hm_parts";
@@ -79,9 +79,15 @@ pub mod map {
     pub const LIMITS: &str = "hm_limits";
     /// Account → [`super::abi::Use`].
     pub const USES: &str = "hm_uses";
+    /// [`super::abi::RttKey`] → [`super::abi::Rtt`] of each CPU.
+    pub const RTT: &str = "hm_rtt";
+    /// Cookie of a socket → [`super::abi::RttKey`]
+    pub const RTT_OF: &str = "hm_rtt_of";
+    /// 0 → how many sockets each CPU has taken.
+    pub const RTT_TAKEN: &str = "hm_rtt_taken";
 
     /// All of them.
-    pub const ALL: [&str; 28] = [
+    pub const ALL: [&str; 31] = [
         ENDPOINTS,
         PEERS,
         NODE_ADDRS,
@@ -110,7 +116,23 @@ pub mod map {
         LOADS,
         LIMITS,
         USES,
+        RTT,
+        RTT_OF,
+        RTT_TAKEN,
     ];
+
+    /// Number of a capture → [`super::abi::Capture`].
+    pub const CAPTURES: &str = "hm_captures";
+    /// [`super::abi::Captured`] and bytes, one packet after the other.
+    pub const PACKETS: &str = "hm_packets";
+    /// 0 → how many packets found no room.
+    pub const UNCAPTURED: &str = "hm_uncaptured";
+    /// 0 → not 0 while anything is captured. The section that the compiler puts it in.
+    pub const CAPTURING: &str = ".bss";
+
+    /// Those that are not pinned: they live as long as the programs of one daemon, and nothing is captured when the next
+    /// one begins.
+    pub const OWN: [&str; 3] = [CAPTURES, PACKETS, UNCAPTURED];
 }
 
 /// Names of the programs: at most 15 bytes.
@@ -129,7 +151,7 @@ pub mod program {
     /// The programs of network devices.
     pub const DEVICE: [&str; 5] = [FROM_CONTAINER, TO_CONTAINER, FROM_UPLINK, TO_UPLINK, PUB_SELECT];
     /// The programs of the cgroup.
-    pub const SOCKET: [&str; 9] = [
+    pub const SOCKET: [&str; 10] = [
         "hm_connect4",
         "hm_connect6",
         "hm_sendmsg4",
@@ -139,6 +161,7 @@ pub mod program {
         "hm_peername4",
         "hm_peername6",
         "hm_release",
+        "hm_sock_ops",
     ];
 }
 
@@ -149,7 +172,11 @@ pub const CONFIG: &str = "HM_CONFIG";
 mod tests {
     #[test]
     fn the_kernel_keeps_every_name_whole() {
-        let names = super::map::ALL.iter().chain(&super::program::DEVICE).chain(&super::program::SOCKET);
+        let names = super::map::ALL
+            .iter()
+            .chain(&super::map::OWN)
+            .chain(&super::program::DEVICE)
+            .chain(&super::program::SOCKET);
         for name in names {
             assert!(name.len() <= 15 && name.starts_with("hm_"), "{name}");
         }

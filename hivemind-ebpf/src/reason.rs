@@ -194,6 +194,51 @@ impl Reason {
     }
 }
 
+impl Reason {
+    /// The reason in words that follow "dropped: ".
+    pub const fn words(self) -> &'static str {
+        match self {
+            Self::NotReady => "the instance is not ready for traffic",
+            Self::Malformed => "shorter than its headers say, or in contradiction to itself",
+            Self::EtherType => "neither IPv4, IPv6 nor ARP, or with a VLAN tag",
+            Self::SpoofedMac => "the Ethernet address is not the instance's",
+            Self::SpoofedAddress => "the source address is not the sender's",
+            Self::Multicast => "multicast and broadcast are not forwarded",
+            Self::Unroutable => "that destination cannot be routed",
+            Self::Neighbour => "neighbour messages of this kind are not allowed",
+            Self::ExtensionHeader => "an IPv6 routing header, or too many extension headers",
+            Self::Fragment => "a fragment whose first was not seen",
+            Self::NoSuchService => "no service has this address",
+            Self::NoSuchPort => "the service has no such port",
+            Self::NoBackend => "no instance of the service is ready",
+            Self::NoConnection => "of no known connection, and does not begin one",
+            Self::TableFull => "the table of flows is full",
+            Self::BackendGone => "the instance that served this connection is gone",
+            Self::TupleClash => "the client uses this port towards the same instance already",
+            Self::NoSuchInstance => "no instance has this address",
+            Self::PeerNotReady => "the instance that it is for is not ready for traffic",
+            Self::NotForInstance => "the instance does not have this address",
+            Self::Rewrite => "the kernel refused to change the packet",
+            Self::PolicyIn => "no policy allows it into the instance",
+            Self::PolicyOut => "no policy allows it out of the instance",
+            Self::OtherTenant => "from another tenant, which no policy allows",
+            Self::Audit => "passes, but no policy allows it",
+            Self::Unrelated => "an ICMP error about no known flow",
+            Self::Untracked => "passes, but the table of flows is full",
+            Self::Evicted => "a flow made room for another",
+            Self::NoLocalBackend => "no instance of the service on this node is ready",
+            Self::SourceRange => "the client is in none of the source ranges",
+            Self::RateLimited => "more in a second than its limit",
+            Self::ConnectionLimit => "as many connections as its limit",
+            Self::FlowShare => "the instance holds its share of the table of flows",
+            Self::HostIn => "no policy of the host allows it in",
+            Self::HostOut => "no policy of the host allows it out",
+            Self::Published => "no policy of the host allows it to a published port",
+            Self::Rejected => "a policy rejects it",
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::Reason;
@@ -204,6 +249,7 @@ mod tests {
         assert!(Reason::ALL.is_sorted_by_key(|reason| *reason as u8));
         for reason in &Reason::ALL {
             assert_eq!(Reason::from_number(*reason as u8), Some(*reason));
+            assert!(reason.words().ends_with(|c: char| c.is_ascii_lowercase() || c.is_ascii_uppercase()), "{reason:?}");
         }
         names.sort_unstable();
         names.dedup();

@@ -4,14 +4,18 @@
 mod abi;
 #[path = "dataplane/balance.rs"]
 mod balance;
+#[path = "dataplane/captured.rs"]
+mod captured;
+#[path = "dataplane/drift.rs"]
+mod drift;
 #[path = "dataplane/host.rs"]
 mod host;
 #[path = "dataplane/lab.rs"]
 mod lab;
-#[path = "dataplane/life.rs"]
-mod life;
 #[path = "dataplane/limits.rs"]
 mod limits;
+#[path = "dataplane/round_trips.rs"]
+mod round_trips;
 #[path = "dataplane/sockets.rs"]
 mod sockets;
 #[path = "dataplane/told.rs"]

@@ -11,7 +11,7 @@ use std::{
 
 use hivemind::{
     model::{InstanceId, Protocol},
-    net::{Gone, Net, NetError, NodeNet, PublishedPort},
+    net::{Gone, Mended, Net, NetError, NodeNet, PublishedPort},
 };
 use hivemind_tests::netlab::{DEADLINE, GATEWAY, HOST, Lab, Ns, OUTSIDE, link, may_run, node, sh, until};
 
@@ -589,4 +589,45 @@ fn sockets_to_who_is_gone_are_closed_and_no_others() {
     }
     let nobody = InstanceId::from_bits(1);
     assert_eq!(close(Some(&nobody), &[instances[0].addresses[0]], &[]), 0, "no such instance");
+}
+
+#[test]
+fn what_is_deleted_of_an_instances_network_comes_back_and_is_counted() {
+    if !may_run() {
+        return;
+    }
+    let lab = Lab::new("mend");
+    lab.with_net(async |net| {
+        net.ensure_node(&node()).await.expect("the node");
+        assert_eq!(net.ensure_node(&node()).await.expect("the node"), Mended::default(), "nothing lacks");
+        let there = net.ensure_link(&link(0)).await.expect("a link");
+        let links = [link(0), link(1)];
+        assert_eq!(net.mend_links(&links).await.expect("looked at"), Mended::default(), "it is not up yet");
+        net.bring_up(&link(0)).await.expect("up");
+        let inside = |command: &str| lab.host.sh(&format!("nsenter --net={} {command}", there.netns.display()));
+        let whole = || {
+            let (v4, v6) = (inside("ip -4 addr show dev eth0"), inside("ip -6 addr show dev eth0 scope global"));
+            let kept = |text: String| text.lines().filter(|line| line.contains("inet")).map(str::to_owned).collect();
+            let addresses: Vec<Vec<String>> = [v4, v6].map(kept).into();
+            (state(&lab.host), addresses, inside("ip route"), inside("ip -6 route show default"), inside("ip neigh"))
+        };
+        let good = whole();
+        assert_eq!(net.mend_links(&links).await.expect("looked at"), Mended::default());
+        assert_eq!(whole(), good, "what is whole is left alone");
+        let [v4, v6] = [0, 1].map(|n| link(0).addresses.iter().nth(n).expect("both families"));
+        let name = &there.name;
+        lab.host.sh(&format!("ip route del {v4}/32; ip -6 route del {v6}/128; ip neigh del {v4} dev {name}"));
+        assert_eq!(net.mend_links(&links).await.expect("mended"), Mended { routes: 2, ..Mended::default() });
+        assert_eq!(whole(), good);
+        // With an address its routes go.
+        inside(&format!("ip addr del {v4}/32 dev eth0"));
+        inside("ip -6 route del default");
+        let mended = net.mend_links(&links).await.expect("mended");
+        assert!(mended.addresses == 1 && mended.routes >= 1, "{mended:?}");
+        assert_eq!(whole(), good);
+        lab.host.sh("ip addr del 10.88.0.1/32 dev hm-node; ip route del unreachable 10.96.0.0/16");
+        let mended = net.ensure_node(&node()).await.expect("mended");
+        assert_eq!((mended.addresses, mended.devices), (1, 0));
+        assert!(mended.routes >= 1, "{mended:?}");
+    });
 }

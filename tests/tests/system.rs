@@ -32,6 +32,8 @@ mod outside;
 mod policies;
 #[path = "system/registries.rs"]
 mod registries;
+#[path = "system/seen.rs"]
+mod seen;
 #[path = "system/shown.rs"]
 mod shown;
 #[path = "system/wrong.rs"]

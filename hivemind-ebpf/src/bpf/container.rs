@@ -1,7 +1,7 @@
 //! An instance's host device: what the instance sends, and what goes into it.
 
 use aya_ebpf::{
-    bindings::bpf_redir_neigh,
+    bindings::{TC_ACT_SHOT, bpf_redir_neigh},
     helpers::generated::{bpf_redirect_neigh, bpf_redirect_peer},
     macros::classifier,
     programs::TcContext,
@@ -14,7 +14,7 @@ use hivemind_ebpf::{
 };
 
 use super::{
-    PASS, balance, finish,
+    PASS, balance, capture, finish,
     flow::{self, Hook},
     limit::{self, RECEIVER, SENDER},
     maps::{ENDPOINTS, FRONTENDS, PEERS, config, forwarded},
@@ -38,7 +38,13 @@ fn hm_from_cont(context: TcContext) -> i32 {
     let code = finish(result, verdict, skb, own, OUT);
     match result {
         Ok(()) => code,
-        Err(reason) => answer(skb, reason, own, Back::Instance),
+        Err(reason) => {
+            let code = answer(skb, reason, own, Back::Instance);
+            if code != TC_ACT_SHOT && capture::is_on() {
+                capture::answer(skb, own);
+            }
+            code
+        }
     }
 }
 
@@ -48,6 +54,9 @@ fn hm_to_cont(context: TcContext) -> i32 {
     let skb = Skb::new(&context);
     let own = skb.ifindex();
     let result = to_container(skb, own);
+    if result.is_ok() && capture::is_on() {
+        capture::passes(skb, own, IN);
+    }
     let code = finish(result, PASS, skb, own, IN);
     match result {
         // Who has sent it is on another machine.
@@ -66,7 +75,11 @@ fn from_container(skb: Skb, own: u32, verdict: &mut i32) -> Result<(), Reason> {
     let ether_type = skb.ether_type().ok_or(Reason::Malformed)?;
     work.mac = mac(second, third);
     if ether_type == ARP {
-        return arp(skb, own, work.mac);
+        arp(skb, own, work.mac)?;
+        if capture::is_on() {
+            capture::passes(skb, own, OUT);
+        }
+        return Ok(());
     }
     read(skb, ether_type)?;
     if config().is_service(&work.packet.tuple.dst) {
@@ -78,6 +91,10 @@ fn from_container(skb: Skb, own: u32, verdict: &mut i32) -> Result<(), Reason> {
         if !sends(skb, work, own)? {
             limit::rates(skb, work, SENDER)?;
             forwarded(work.way.slots[0], OUT, length);
+            if capture::is_on() {
+                capture::passes(skb, own, OUT);
+                capture::passes(skb, work.way.far, IN);
+            }
             leave(&work.way, verdict);
             return Ok(());
         }
@@ -85,16 +102,23 @@ fn from_container(skb: Skb, own: u32, verdict: &mut i32) -> Result<(), Reason> {
     }
     limit::rates(skb, work, SENDER | RECEIVER)?;
     flow::count(&work.way, length);
-    go(skb, work, verdict)
+    go(skb, own, work, verdict)
 }
 
-/// Sends a packet on its way, as what that says.
+/// Sends a packet on its way, as what that says. Captured as the one sends it, and as the other gets it.
 #[inline(always)]
-fn go(skb: Skb, work: &mut Work, verdict: &mut i32) -> Result<(), Reason> {
+fn go(skb: Skb, own: u32, work: &mut Work, verdict: &mut i32) -> Result<(), Reason> {
+    let captures = capture::is_on();
+    if captures {
+        capture::passes(skb, own, OUT);
+    }
     if !work.vip.is_none() {
         rewrite::replace(skb, &work.packet, End::Destination, &work.tuple.dst, work.tuple.dport_be)?;
     } else if !work.way.vip.is_none() {
         rewrite::replace(skb, &work.packet, End::Source, &work.way.vip, work.way.vip_port_be as u16)?;
+    }
+    if captures {
+        capture::passes(skb, work.way.far, IN);
     }
     leave(&work.way, verdict);
     Ok(())

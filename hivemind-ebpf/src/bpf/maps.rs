@@ -128,7 +128,8 @@ fn add(key: &CounterKey, bytes: u64) -> bool {
     true
 }
 
-/// Counts what a rule has allowed for itself: beginnings, and what of a connection is not an answer.
+/// Counts what a rule has decided: what it has allowed for itself (beginnings, and what of a connection is not an answer),
+/// or what it has denied.
 #[inline(never)]
 pub(super) fn hit(rule: u32) {
     if let Some(count) = HITS.get_ptr_mut(&rule) {

@@ -6,6 +6,7 @@
 
 mod atomic;
 mod balance;
+mod capture;
 mod container;
 mod flow;
 mod host;
@@ -16,6 +17,7 @@ mod publish;
 mod refuse;
 mod related;
 mod rewrite;
+mod rtt;
 mod service;
 mod skb;
 mod socket;
@@ -44,6 +46,9 @@ fn finish(result: Result<(), Reason>, verdict: i32, skb: Skb, endpoint: u32, dir
         Err(reason) => {
             maps::count(endpoint, 0, direction, reason as u8, u64::from(skb.len()));
             tell::dropped(endpoint, direction, reason, skb.len());
+            if capture::is_on() {
+                capture::dropped(skb, endpoint, direction, reason as u8);
+            }
             TC_ACT_SHOT
         }
     }

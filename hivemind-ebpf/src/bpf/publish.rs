@@ -7,7 +7,7 @@ use hivemind_ebpf::{
 };
 
 use super::{
-    PASS, balance,
+    PASS, balance, capture,
     container::leave,
     finish,
     flow::{self, Hook},
@@ -62,6 +62,9 @@ fn from_uplink(skb: Skb, verdict: &mut i32) -> Result<(), Reason> {
     let length = u64::from(skb.len());
     if work.packet.is_error() {
         if related::published(skb, work)? {
+            if capture::is_on() {
+                capture::passes(skb, work.way.far, IN);
+            }
             leave(&work.way, verdict);
         }
         return Ok(());
@@ -82,6 +85,9 @@ fn from_uplink(skb: Skb, verdict: &mut i32) -> Result<(), Reason> {
     limit::rates(skb, work, RECEIVER)?;
     forwarded(work.way.slots[1], IN, length);
     rewrite::replace(skb, &work.packet, End::Destination, &work.tuple.dst, work.tuple.dport_be)?;
+    if capture::is_on() {
+        capture::passes(skb, work.way.far, IN);
+    }
     leave(&work.way, verdict);
     Ok(())
 }

@@ -207,6 +207,19 @@ fn connected() -> *mut c_void {
     (&raw const CONNECTED).cast::<c_void>().cast_mut()
 }
 
+/// What a connected socket has asked for, if a backend was put in its place.
+#[inline(always)]
+pub(super) fn asked(socket: *mut c_void) -> Option<(Addr, u16)> {
+    if socket.is_null() {
+        return None;
+    }
+    // SAFETY: the helper takes the map and a socket; no value means that none is made.
+    let row = unsafe { bpf_sk_storage_get(connected(), socket, ptr::null_mut(), 0) }.cast::<Connected>();
+    // SAFETY: the storage of this socket, copied at once.
+    let row = unsafe { row.as_ref() }?;
+    Some((row.original, row.original_port_be))
+}
+
 /// The last descriptor of a socket is closed, also because its process was killed.
 #[cgroup_sock(sock_release)]
 fn hm_release(context: SockContext) -> i32 {

@@ -11,13 +11,16 @@ use hivemind_ebpf::{
 };
 
 use super::{
-    maps::now,
+    maps::{hit, now},
     words,
     work::{Work, work},
 };
 
 /// Bytes of the ring: 1,400 events.
 const RING: u32 = 256 * 1024;
+
+/// How long nothing of a kind was dropped for the next drop to be told again, in nanoseconds.
+const QUIET_NS: u64 = 1_000_000_000;
 
 #[map(name = "hm_drops")]
 static DROPS: LruHashMap<DropKey, Drops> = LruHashMap::with_max_entries(8192, 0);
@@ -58,24 +61,31 @@ fn flow(work: &mut Work, kind: u8) {
     send(event);
 }
 
-/// A packet is dropped.
+/// A packet is dropped. The first of its kind is told, and the first after a pause.
 #[inline(never)]
 pub(super) fn dropped(device: u32, direction: u8, reason: Reason, bytes: u32) {
     let Ok(work) = work() else { return };
     let rule = if reason.is_policy() { work.rule } else { 0 };
     let reason = reason as u8;
+    if rule != 0 {
+        hit(rule);
+    }
     work.dropped = DropKey { tuple: work.packet.tuple, device, direction, reason, pad: 0 };
     let time = now();
     if let Some(drops) = DROPS.get_ptr_mut(&work.dropped) {
         // SAFETY: a row of the table. Of two CPUs at once one may be lost: the counters are exact, this is a record.
         let drops = unsafe { &mut *drops };
+        let quiet = time.saturating_sub(drops.last_ns);
         drops.packets += 1;
         drops.bytes += u64::from(bytes);
         (drops.last_ns, drops.rule) = (time, rule);
-        return;
+        if quiet < QUIET_NS {
+            return;
+        }
+    } else {
+        let drops = Drops { packets: 1, bytes: bytes.into(), first_ns: time, last_ns: time, rule, pad: 0 };
+        let _ = DROPS.insert(&work.dropped, &drops, 0);
     }
-    let drops = Drops { packets: 1, bytes: bytes.into(), first_ns: time, last_ns: time, rule, pad: 0 };
-    let _ = DROPS.insert(&work.dropped, &drops, 0);
     if !is_watched() {
         return;
     }

@@ -5,7 +5,7 @@
 
 use aya_ebpf::{macros::map, maps::PerCpuArray};
 use hivemind_ebpf::{
-    abi::{Addr, DropKey, Event, Flow, FlowKey, FragmentKey, RuleKey, Tuple},
+    abi::{Addr, Captured, DropKey, Event, Flow, FlowKey, FragmentKey, RuleKey, Tuple},
     packet::{self, FIRST, FOLLOWS, LATER, Packet},
     reason::Reason,
 };
@@ -97,6 +97,8 @@ pub(super) struct Work {
     pub(super) dropped: DropKey,
     /// A row's key that is made.
     pub(super) fragment: FragmentKey,
+    /// What stands before a captured packet.
+    pub(super) captured: Captured,
 }
 
 /// Where a packet goes, as what, and who counts it.

@@ -17,19 +17,23 @@ use tokio::sync::{oneshot, watch};
 
 use crate::{
     dataplane::{
-        Counter, Dataplane, DataplaneError, DataplaneInfo, Watch,
+        Captures, Counter, Dataplane, DataplaneError, DataplaneInfo, Measuring, ProgramRuns, Watch,
+        drift::Difference,
         follow::{Facts, Follower},
-        tables::{LimitOwner, Usage},
+        round_trips::RoundTrips,
+        tables::{LimitOwner, Tables, Usage},
     },
     dns::Resolved,
-    model::{InstanceId, NodeDesired, NodeName, Revision},
+    model::{InstanceId, NodeDesired, NodeName},
     net::HostLink,
-    policy::{self, Compiled, Failsafe, KnownNames, RuleName},
-    spec::v1::dns_name_covers,
+    policy::{self, Compiled, Failsafe, KnownNames},
+    spec::v1::Action,
 };
 
 use super::hosts::HostNames;
-pub use said::{DatapathState, HostsReport, Names, Seen, User};
+pub use said::{DatapathState, HostsReport, Names, RuleHits, Seen, User};
+
+mod handle;
 
 /// How often timed-out connections are removed.
 const SWEEP: Duration = Duration::from_secs(5);
@@ -43,10 +47,15 @@ enum Request {
     Desired(Arc<NodeDesired>),
     NodeFacts { uplinks: Vec<String>, addresses: Vec<IpAddr> },
     Counters(oneshot::Sender<Result<Vec<Counter>, DataplaneError>>),
-    RuleHits(oneshot::Sender<Result<Vec<(RuleName, u64)>, DataplaneError>>),
+    RuleHits(oneshot::Sender<Result<Vec<RuleHits>, DataplaneError>>),
+    Measure(oneshot::Sender<Result<Measuring, DataplaneError>>),
+    Runs(oneshot::Sender<Result<Vec<ProgramRuns>, DataplaneError>>),
+    RoundTrips(oneshot::Sender<Result<Vec<RoundTrips>, DataplaneError>>),
     Uses(oneshot::Sender<Result<Vec<(User, Usage)>, DataplaneError>>),
     Seen(oneshot::Sender<Result<Seen, DataplaneError>>),
     Names(oneshot::Sender<Names>),
+    Check(oneshot::Sender<Result<Vec<Difference>, DataplaneError>>),
+    Held(oneshot::Sender<Result<Tables, DataplaneError>>),
     Info(oneshot::Sender<DataplaneInfo>),
     Links(oneshot::Sender<BTreeMap<InstanceId, HostLink>>),
     Resolved(Resolved),
@@ -60,6 +69,7 @@ pub struct Datapath {
     requests: mpsc::Sender<Request>,
     state: watch::Receiver<DatapathState>,
     watch: Watch,
+    captures: Captures,
     named: watch::Receiver<Option<BTreeSet<String>>>,
 }
 
@@ -100,7 +110,7 @@ pub fn start(
     failsafe: Failsafe,
 ) -> std::io::Result<(Datapath, DatapathThread)> {
     let (requests, inbox) = mpsc::channel();
-    let listeners = dataplane.watch();
+    let (listeners, captures) = (dataplane.watch(), dataplane.captures());
     let (state_tx, state) = watch::channel(DatapathState::default());
     let (named_tx, named) = watch::channel(None);
     let owner = Owner {
@@ -118,7 +128,7 @@ pub fn start(
         dirty: false,
     };
     let thread = std::thread::Builder::new().name("datapath".into()).spawn(move || owner.run(&inbox))?;
-    let datapath = Datapath { requests: requests.clone(), state, watch: listeners, named };
+    let datapath = Datapath { requests: requests.clone(), state, watch: listeners, captures, named };
     Ok((datapath, DatapathThread { requests, thread }))
 }
 
@@ -129,105 +139,6 @@ fn not_written(why: &str) -> DataplaneError {
 /// The owner has ended: the daemon is stopping.
 fn stopped() -> DataplaneError {
     DataplaneError::Map { action: "reach", map: "(all)", why: "the daemon is stopping".into() }
-}
-
-impl Datapath {
-    /// Attaches the programs to an instance's device and writes its rows. When this returns, the link may go up.
-    pub async fn attach(&self, id: InstanceId, link: HostLink) -> Result<(), DataplaneError> {
-        self.ask(|reply| Request::Attach(id, link, reply)).await?
-    }
-
-    /// Removes an instance's rows and programs.
-    pub async fn detach(&self, id: InstanceId) -> Result<(), DataplaneError> {
-        self.ask(|reply| Request::Detach(id, reply)).await?
-    }
-
-    /// Tells the newest desired state.
-    pub fn desired(&self, desired: Arc<NodeDesired>) {
-        let _ = self.requests.send(Request::Desired(desired));
-    }
-
-    /// Tells the node's uplinks and addresses.
-    pub fn node_facts(&self, uplinks: Vec<String>, addresses: Vec<IpAddr>) {
-        let _ = self.requests.send(Request::NodeFacts { uplinks, addresses });
-    }
-
-    /// All counters.
-    pub async fn counters(&self) -> Result<Vec<Counter>, DataplaneError> {
-        self.ask(Request::Counters).await?
-    }
-
-    /// What instances and tenants use that may have limits.
-    pub async fn uses(&self) -> Result<Vec<(User, Usage)>, DataplaneError> {
-        self.ask(Request::Uses).await?
-    }
-
-    /// The flows and the latest drops.
-    pub async fn seen(&self) -> Result<Seen, DataplaneError> {
-        self.ask(Request::Seen).await?
-    }
-
-    /// What numbers and addresses stand for now.
-    pub async fn names(&self) -> Result<Names, DataplaneError> {
-        self.ask(Request::Names).await
-    }
-
-    /// Where to listen to flows and drops as they happen.
-    pub const fn watch(&self) -> &Watch {
-        &self.watch
-    }
-
-    /// What the data plane uses.
-    pub async fn info(&self) -> Result<DataplaneInfo, DataplaneError> {
-        self.ask(Request::Info).await
-    }
-
-    /// How many packets each rule of policies has allowed.
-    pub async fn rule_hits(&self) -> Result<Vec<(RuleName, u64)>, DataplaneError> {
-        self.ask(Request::RuleHits).await?
-    }
-
-    /// Takes in what an instance is about to be told, and says so when its policies let it go there.
-    pub fn resolved(&self, resolved: Resolved) {
-        // Before the first policies are known, everything is for the owner to keep.
-        let named = self.named.borrow().as_ref().is_none_or(|names| {
-            let covers = |name: &String| dns_name_covers(name, &resolved.name);
-            names.iter().any(covers)
-        });
-        if named {
-            let _ = self.requests.send(Request::Resolved(resolved));
-        } else {
-            let _ = resolved.opened.send(());
-        }
-    }
-
-    /// What names of hosts in policies stand for.
-    pub async fn known_names(&self) -> Result<Arc<KnownNames>, DataplaneError> {
-        self.ask(Request::KnownNames).await
-    }
-
-    /// The links it knows: whose interface index is whose.
-    pub async fn links(&self) -> Result<BTreeMap<InstanceId, HostLink>, DataplaneError> {
-        self.ask(Request::Links).await
-    }
-
-    /// How the maps stand, now and at every change.
-    pub fn state(&self) -> watch::Receiver<DatapathState> {
-        self.state.clone()
-    }
-
-    /// Waits until the maps show `revision` or a later one. Safe to cancel.
-    pub async fn shows(&self, revision: Revision) {
-        let mut state = self.state.clone();
-        // An error means that the owner has ended; there is nothing to wait for then.
-        let _ = state.wait_for(|state| state.revision >= revision).await;
-    }
-
-    async fn ask<T>(&self, request: impl FnOnce(oneshot::Sender<T>) -> Request) -> Result<T, DataplaneError> {
-        let (reply, answer) = oneshot::channel();
-        self.requests.send(request(reply)).map_err(|_| stopped())?;
-        answer.await.map_err(|_| stopped())
-    }
 }
 
 struct Owner {
@@ -324,12 +235,23 @@ impl Owner {
             }
             Request::RuleHits(reply) => {
                 let policies = self.compile();
-                let named = |hits: BTreeMap<u32, u64>| {
-                    hits.into_iter()
-                        .filter_map(|(rule, packets)| Some((policies.names.get(&rule)?.clone(), packets)))
-                        .collect()
+                let denying = policies.rules.values().filter(|row| matches!(row.action, Action::Deny | Action::Reject));
+                let denying: BTreeSet<u32> = denying.map(|row| row.number).collect();
+                let named = |(rule, packets): (u32, u64)| {
+                    let name = policies.names.get(&rule)?.clone();
+                    Some(RuleHits { name, denies: denying.contains(&rule), packets })
                 };
-                let _ = reply.send(self.dataplane.rule_hits().map(named));
+                let hits = self.dataplane.rule_hits();
+                let _ = reply.send(hits.map(|hits| hits.into_iter().filter_map(named).collect()));
+            }
+            Request::Measure(reply) => {
+                let _ = reply.send(self.dataplane.measure());
+            }
+            Request::Runs(reply) => {
+                let _ = reply.send(self.dataplane.runs());
+            }
+            Request::RoundTrips(reply) => {
+                let _ = reply.send(self.dataplane.round_trips());
             }
             Request::Uses(reply) => {
                 let uses = self.dataplane.uses().map(|uses| self.named_uses(uses));
@@ -344,6 +266,12 @@ impl Owner {
                 let policies = self.compile();
                 let devices = self.links.iter().map(|(id, link)| (link.ifindex, id.clone())).collect();
                 let _ = reply.send(Names { policies, devices, addresses: self.addresses.clone() });
+            }
+            Request::Check(reply) => {
+                let _ = reply.send(self.dataplane.check());
+            }
+            Request::Held(reply) => {
+                let _ = reply.send(self.dataplane.held());
             }
             Request::Info(reply) => {
                 let _ = reply.send(self.dataplane.info());
@@ -397,7 +325,7 @@ impl Owner {
             Ok(report) => {
                 state.revision = revision;
                 state.fault = None;
-                state.repaired += report.repaired;
+                state.repairs.rows += report.repaired;
             }
             Err(error) => {
                 tracing::error!(%error, revision, "the data plane's maps are not complete; trying again");
@@ -411,9 +339,9 @@ impl Owner {
         match self.dataplane.sweep() {
             Ok(report) => self.state.send_modify(|state| {
                 state.sweep = report;
-                state.repaired += report.repaired;
+                state.repairs += report.repairs;
             }),
-            Err(error) => tracing::error!(%error, "timed-out connections could not be removed"),
+            Err(error) => tracing::error!(%error, "the data plane could not be swept and mended"),
         }
         self.close_hosts();
     }

@@ -6,9 +6,9 @@ use tokio::{sync::watch, time::timeout};
 
 use super::{datapath::Datapath, upstream::Upstream};
 use crate::{
-    model::{EventKind, Node, NodeStatus},
-    net::{Net, NodeNet},
-    observe::Events,
+    model::{EventKind, Node, NodeDesired, NodeStatus},
+    net::{InstanceLink, Mended, Net, NetError, NodeNet},
+    observe::{Events, Metrics},
     runtime::Runtime,
 };
 
@@ -28,6 +28,8 @@ pub struct NodeKeeper {
     pub network: NodeNet,
     /// Devices that count as uplinks; all with a default route or a global address if empty.
     pub uplinks: Vec<String>,
+    /// What the node is to run.
+    pub desired: watch::Receiver<Arc<NodeDesired>>,
     /// Links, routes, rules.
     pub net: Arc<dyn Net>,
     /// The owner of the maps.
@@ -38,6 +40,8 @@ pub struct NodeKeeper {
     pub upstream: Arc<dyn Upstream>,
     /// Where it says what happened.
     pub events: Events,
+    /// Where it counts what it puts right.
+    pub metrics: Metrics,
     /// Facts that do not change while the daemon runs.
     pub facts: NodeStatus,
 }
@@ -50,9 +54,7 @@ impl NodeKeeper {
         let mut state = self.datapath.state();
         loop {
             let mut faults = Vec::new();
-            if let Err(error) = self.net.ensure_node(&self.network).await {
-                faults.push(error.to_string());
-            }
+            faults.extend(self.mend().await);
             match self.look().await {
                 Ok(now) => {
                     if facts.as_ref() != Some(&now) {
@@ -93,7 +95,41 @@ impl NodeKeeper {
         }
     }
 
-    async fn look(&self) -> Result<(Vec<String>, Vec<IpAddr>), crate::net::NetError> {
+    /// Puts right what someone else has changed of the node's network and its instances'. Returns what could not be done.
+    async fn mend(&self) -> Vec<String> {
+        let mut faults = Vec::new();
+        let mut count = |mended: Result<Mended, NetError>| match mended {
+            Ok(Mended { devices, addresses, routes }) => {
+                for (kind, count) in [("device", devices), ("address", addresses), ("route", routes)] {
+                    self.metrics.repaired(kind, count);
+                    if count > 0 {
+                        tracing::warn!(
+                            kind,
+                            count,
+                            "something of the network was changed by someone else and put right"
+                        );
+                    }
+                }
+            }
+            Err(error) => faults.push(error.to_string()),
+        };
+        count(self.net.ensure_node(&self.network).await);
+        // Those whose programs are attached: who makes or removes a link has not done with it, or has begun.
+        let attached = self.datapath.links().await.unwrap_or_default();
+        let desired = self.desired.borrow().clone();
+        let instances = desired.instances.values().filter(|instance| attached.contains_key(&instance.id));
+        let links: Vec<_> = instances
+            .map(|instance| InstanceLink {
+                id: instance.id.clone(),
+                addresses: instance.addresses,
+                gateway: self.network.gateway,
+            })
+            .collect();
+        count(self.net.mend_links(&links).await);
+        faults
+    }
+
+    async fn look(&self) -> Result<(Vec<String>, Vec<IpAddr>), NetError> {
         let found = || async { Ok(self.net.uplinks().await?.into_iter().map(|uplink| uplink.name).collect()) };
         let uplinks = if self.uplinks.is_empty() { found().await? } else { self.uplinks.clone() };
         Ok((uplinks, self.net.node_addresses().await?))

@@ -138,12 +138,12 @@ pub(super) async fn watch(
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "for map_err")]
-fn problem(error: DataplaneError) -> ApiError {
+pub(super) fn problem(error: DataplaneError) -> ApiError {
     Problem::new(error.code(), error.to_string()).hint("hivemind doctor").into()
 }
 
 /// Whose addresses, services and rules are.
-struct Who {
+pub(super) struct Who {
     snapshot: Arc<ClusterSnapshot>,
     names: Names,
     addresses: HashMap<IpAddr, InstanceId>,
@@ -152,7 +152,7 @@ struct Who {
 }
 
 impl Who {
-    async fn now(state: &ApiState) -> Result<Self, DataplaneError> {
+    pub(super) async fn now(state: &ApiState) -> Result<Self, DataplaneError> {
         Ok(Self::new(state.control.snapshot(), state.datapath.names().await?))
     }
 
@@ -198,6 +198,50 @@ impl Who {
             end.is_of(instance);
         }
         end
+    }
+
+    /// The instance behind a device, or what the device is.
+    pub(super) fn instance_at(&self, device: u32) -> String {
+        let instance = self.names.devices.get(&device).and_then(|id| self.snapshot.instances.get(id));
+        match (instance, device) {
+            (Some(row), _) => row.object.name(),
+            (None, 0) => "node".into(),
+            (None, hivemind_ebpf::abi::RETIRED) => "gone".into(),
+            (None, index) => format!("interface-{index}"),
+        }
+    }
+
+    /// Whose an address is.
+    pub(super) fn name_of(&self, address: IpAddr) -> String {
+        self.end(address, 0, (0, 0)).who
+    }
+
+    /// One end of a flow: who, and its port.
+    pub(super) fn end_of(&self, address: IpAddr, port: u16) -> String {
+        let who = self.name_of(address);
+        let at = SocketAddr::new(address, port);
+        if matches!(who.as_str(), "host" | "service" | "gone" | "world") {
+            at.to_string()
+        } else {
+            format!("{who}:{port}")
+        }
+    }
+
+    /// The name of a service by its number, or the number; nothing for none.
+    pub(super) fn service_of(&self, number: u32) -> String {
+        if number == 0 {
+            return String::new();
+        }
+        self.services.get(&number).cloned().unwrap_or_else(|| format!("number {number}"))
+    }
+
+    /// The name of a rule by its number, or the number; nothing for none.
+    pub(super) fn rule_of(&self, number: u32) -> String {
+        match self.rule(number) {
+            None if number == 0 => String::new(),
+            None => format!("number {number}"),
+            Some(rule) => format!("rule {} of {}", rule.index, rule.policy),
+        }
     }
 
     fn rule(&self, number: u32) -> Option<&RuleName> {
@@ -273,7 +317,7 @@ impl Who {
 }
 
 /// A protocol's name, or its number.
-fn protocol(number: u8) -> String {
+pub(super) fn protocol(number: u8) -> String {
     match number {
         packet::TCP => "tcp".into(),
         packet::UDP => "udp".into(),

@@ -8,7 +8,8 @@ use hivemind_ebpf::{abi, reason::Reason};
 
 use super::ApiState;
 use crate::{
-    dataplane::{Counter, DataplaneInfo},
+    agent::datapath::RuleHits,
+    dataplane::{Counter, DataplaneInfo, drift::Repairs},
     model::{AppKey, ClusterSnapshot, InstanceId, Phase},
     observe::{Sample, process},
 };
@@ -38,16 +39,16 @@ pub(super) async fn samples(state: &ApiState) -> Vec<Sample> {
     traffic(&counters, &names, &snapshot, &mut all);
     limits::configured(&snapshot, &mut all);
     limits::used(&state.datapath.uses().await.unwrap_or_default(), instance, &mut all);
-    for (rule, packets) in state.datapath.rule_hits().await.unwrap_or_default() {
+    for RuleHits { name: rule, denies, packets } in state.datapath.rule_hits().await.unwrap_or_default() {
         let way = rule.direction.as_str();
         let labels =
             vec![("policy", rule.policy.to_string()), ("direction", way.to_owned()), ("rule", rule.index.to_string())];
-        all.push(counter(
-            "policy_allowed_packets",
-            "Packets that a policy's rule has allowed, without answers",
-            labels,
-            packets,
-        ));
+        let (name, help) = if denies {
+            ("policy_denied_packets", "Packets that a policy's rule has denied")
+        } else {
+            ("policy_allowed_packets", "Packets that a policy's rule has allowed, without answers")
+        };
+        all.push(counter(name, help, labels, packets));
     }
     if let Ok(info) = state.datapath.info().await {
         dataplane(&info, &mut all);
@@ -64,8 +65,13 @@ pub(super) async fn samples(state: &ApiState) -> Vec<Sample> {
         let help = "Flows and drops that were to be told to a watcher and found no room";
         all.push(counter("dataplane_lost_events", help, vec![], lost));
     }
-    let help = "Rows of the data plane found changed by someone else and put right";
-    all.push(counter("dataplane_repaired_rows", help, vec![], datapath.repaired));
+    let mut repairs = state.metrics.repairs();
+    let Repairs { rows, attachments, pins } = datapath.repairs;
+    repairs.extend([("row", rows), ("attachment", attachments), ("pin", pins)]);
+    for (kind, count) in repairs {
+        let help = "What of the data plane and the network was found changed by someone else, and put right";
+        all.push(counter("dataplane_repairs", help, vec![("kind", kind.to_owned())], count));
+    }
     let help = "Addresses that names of hosts in policies stand for";
     all.push(gauge("policy_host_addresses", help, vec![], float(u64::try_from(datapath.hosts.addresses).unwrap_or(0))));
     let help = "Addresses of names of hosts in policies for which there was no place";
@@ -154,7 +160,7 @@ fn dataplane(info: &DataplaneInfo, all: &mut Vec<Sample>) {
 }
 
 /// `forwarded`, or the drop reason's name.
-fn reason(number: u8) -> &'static str {
+pub(super) fn reason(number: u8) -> &'static str {
     match Reason::from_number(number) {
         None if number == 0 => "forwarded",
         None => "unknown",

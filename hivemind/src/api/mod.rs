@@ -6,7 +6,9 @@
 
 pub mod apps;
 pub mod auth;
+pub mod capture;
 pub mod changes;
+pub mod dataplane;
 pub mod events;
 pub mod exec;
 mod extract;
@@ -19,6 +21,7 @@ mod nodes;
 pub mod object_view;
 mod policies;
 mod problem;
+pub mod round_trips;
 mod serve;
 mod services;
 pub mod tenants;
@@ -100,6 +103,7 @@ struct Shared {
         (name = "instances", description = "What runs: state, logs, exec"),
         (name = "services", description = "Names, virtual addresses and who serves them"),
         (name = "flows", description = "Who talks with whom, what was dropped, and which rule decided"),
+        (name = "dataplane", description = "What the kernel holds, and whether it is what it should be"),
         (name = "nodes", description = "Machines"),
         (name = "events", description = "What happens: events for people, changes for programs"),
         (name = "meta", description = "The daemon itself"),
@@ -140,6 +144,11 @@ fn described() -> (Router<Shared>, utoipa::openapi::OpenApi) {
         .routes(routes!(instances::list))
         .routes(routes!(instances::get))
         .routes(routes!(instances::logs))
+        .routes(routes!(capture::capture))
+        .routes(routes!(dataplane::tables))
+        .routes(routes!(dataplane::table))
+        .routes(routes!(dataplane::check))
+        .routes(routes!(dataplane::stats))
         .routes(routes!(exec::exec))
         .routes(routes!(services::list))
         .routes(routes!(services::get))

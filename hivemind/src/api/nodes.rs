@@ -37,7 +37,7 @@ async fn dataplane(state: &ApiState) -> Option<DataplaneView> {
     let (connections, repaired) = {
         let now = state.datapath.state();
         let now = now.borrow();
-        (now.sweep.connections, now.repaired)
+        (now.sweep.connections, now.repairs.total())
     };
     let program = |(name, instructions)| ProgramView { name, instructions };
     let map = |(name, capacity, bytes)| MapView { name, capacity, bytes };

@@ -9,6 +9,7 @@ use super::{
     ApiState,
     extract::{InScope, Named},
     problem::{ApiError, not_found},
+    round_trips,
     view::{ServiceView, Traffic, dns_names},
 };
 use crate::{
@@ -81,7 +82,8 @@ pub(super) async fn get(State(state): State<ApiState>, named: Named) -> Result<B
     match by_name.or_else(|| here().find(called)) {
         Some(service) => {
             let counted = Counted::read(&state, &snapshot).await;
-            Ok(Body(ServiceView::new(&snapshot, service, Some(counted.of(service)))))
+            let round_trips = round_trips::of_service(&state, service.id).await;
+            Ok(Body(ServiceView { round_trips, ..ServiceView::new(&snapshot, service, Some(counted.of(service))) }))
         }
         None => {
             let names: Vec<_> = here().flat_map(|s| dns_names(s).chain([s.key.name.to_string()])).collect();

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::round_trips::RoundTripView;
 use crate::{
     model::{
         Addresses, App, AppStatus, ErrorCode, Exit, Instance, InstanceId, NamespaceName, Node, NodeName, NodeStatus,
@@ -142,6 +143,10 @@ pub struct ServiceView {
     /// What went to its instances and came back, as this node's data plane counted it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub traffic: Option<Traffic>,
+    /// Round-trip times of TCP by who has connected to it, as the sockets of this node have measured them; only where one
+    /// service is asked for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub round_trips: Vec<RoundTripView>,
 }
 
 /// A Ready instance behind a service.
@@ -192,7 +197,7 @@ pub struct DataplaneView {
     pub maps: Vec<MapView>,
     /// Connections that are tracked.
     pub connections: u64,
-    /// Rows that were found changed by someone else, and put right.
+    /// Rows, attachments and pins that were found changed by someone else, and put right.
     pub repaired: u64,
 }
 
@@ -335,6 +340,7 @@ impl ServiceView {
             app: service.app.name.to_string(),
             backends: backends.collect(),
             traffic,
+            round_trips: Vec::new(),
         }
     }
 }

@@ -1,10 +1,10 @@
-//! `hivemind dataplane`: the data plane in the kernel, without the daemon.
+//! `hivemind dataplane`: the data plane in the kernel. Only what unloads it needs no daemon.
 
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
-use super::Context;
+use super::{Context, dataplane_show};
 use crate::{
     api,
     client::Target,
@@ -14,6 +14,19 @@ use crate::{
 
 #[derive(Subcommand, Debug)]
 pub(super) enum DataplaneCommand {
+    /// Show the rows of a table as the kernel has them, with names; without one, which tables there are
+    Dump {
+        /// The table, as services or flows
+        table: Option<String>,
+    },
+    /// Compare tables, attachments and pins with what should be; ends with 1 if anything differs
+    Check,
+    /// Have the kernel measure for some seconds how often and how long each of our programs runs
+    Stats {
+        /// For how long
+        #[arg(long, value_name = "SECONDS", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=60))]
+        seconds: u64,
+    },
     /// Remove the data plane from the kernel: programs, links and tables. As root, when the daemon has stopped
     Unload(UnloadArgs),
 }
@@ -28,8 +41,11 @@ pub(super) struct UnloadArgs {
     bpf_root: PathBuf,
 }
 
-pub(super) fn run(context: &Context, target: &Target, command: &DataplaneCommand) -> Result<(), Problem> {
+pub(super) async fn run(context: &Context, target: &Target, command: &DataplaneCommand) -> Result<(), Problem> {
     match command {
+        DataplaneCommand::Dump { table } => dataplane_show::dump(context, table.as_deref()).await,
+        DataplaneCommand::Stats { seconds } => dataplane_show::stats(context, *seconds).await,
+        DataplaneCommand::Check => dataplane_show::check(context).await,
         DataplaneCommand::Unload(args) => unload(context, target, args),
     }
 }

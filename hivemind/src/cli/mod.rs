@@ -3,9 +3,11 @@
 
 mod app;
 mod balance;
+mod capture;
 mod complete;
 mod daemon;
 mod dataplane;
+mod dataplane_show;
 mod deploy;
 mod difference;
 mod doctor;
@@ -18,6 +20,7 @@ mod logs;
 mod operator;
 mod output;
 mod parse;
+mod pcapng;
 mod policy;
 mod policy_tier;
 mod policy_words;
@@ -148,6 +151,8 @@ enum Command {
     Why(why::WhyArgs),
     /// Show who talks with whom, what was dropped, and by which rule
     Flows(flows::FlowArgs),
+    /// Show or write the packets of an instance, those that are dropped included
+    Capture(capture::CaptureArgs),
     /// Create, list, label and remove namespaces
     #[command(subcommand, visible_alias = "ns")]
     Namespace(tenant::NamespaceCommand),
@@ -159,7 +164,7 @@ enum Command {
     Node(show::NodeCommand),
     /// Show what has happened
     Events(show::EventArgs),
-    /// Remove the data plane from the kernel; needs no daemon
+    /// Show what the data plane holds, check it, or remove it from the kernel
     #[command(subcommand)]
     Dataplane(dataplane::DataplaneCommand),
     /// Check whether this machine has what the daemon needs; needs no daemon
@@ -292,6 +297,10 @@ async fn dispatch(args: Args, output: Output) -> Result<ExitCode, Problem> {
     let scope = Scope { tenant: global.tenant, namespace: global.namespace };
     let target = global.socket.with_token(token(global.token_file.as_deref())?);
     let context = Context { client: Client::new(target.clone()), scope, output };
+    // It ends with Ctrl-C by itself: what it has written is to be whole.
+    if let Command::Capture(args) = &args.command {
+        return capture::run(&context, args).await.map(|()| ExitCode::SUCCESS);
+    }
     tokio::select! {
         result = command(args.command, &context, target) => result,
         () = interrupted() => Ok(ExitCode::from(output::INTERRUPTED)),
@@ -319,7 +328,7 @@ fn token(file: Option<&std::path::Path>) -> Result<Option<String>, Problem> {
 
 async fn command(command: Command, context: &Context, target: Target) -> Result<ExitCode, Problem> {
     match command {
-        Command::Daemon(_) => {}
+        Command::Daemon(_) | Command::Capture(_) => {}
         Command::App(command) => app::run(context, command).await?,
         Command::Ps(args) => instance::ps(context, &args).await?,
         Command::Logs(args) => logs::run(context, &args).await?,
@@ -333,7 +342,7 @@ async fn command(command: Command, context: &Context, target: Target) -> Result<
         Command::Tenant(command) => tenant::tenant(context, command).await?,
         Command::Node(command) => show::node(context, command).await?,
         Command::Events(args) => show::events(context, &args).await?,
-        Command::Dataplane(command) => dataplane::run(context, &target, &command)?,
+        Command::Dataplane(command) => dataplane::run(context, &target, &command).await?,
         Command::Doctor(args) => return doctor::run(context, target, *args).await,
         Command::Explain { code } => explain::run(context.output, code.as_deref())?,
         Command::Completion { shell } => complete::script(shell)?,

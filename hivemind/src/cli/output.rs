@@ -92,6 +92,13 @@ impl Leading {
     }
 }
 
+fn drawn(mut table: Table) -> String {
+    table.column_iter_mut().for_each(|column| {
+        column.set_padding((0, 2));
+    });
+    table.trim_fmt()
+}
+
 /// Writes a line to standard output. When its reader has gone (`hivemind ps | head`), the program ends quietly.
 pub(super) fn line(text: &str) {
     let mut out = std::io::stdout().lock();
@@ -126,17 +133,7 @@ impl Output {
         let wide = self.format == Format::Wide;
         let titles = leading.titles();
         let columns: Vec<_> = titles.iter().chain(narrow).chain(extra.iter().filter(|_| wide)).collect();
-        let mut table = Table::new();
-        table.load_style(presets::NOTHING);
-        table.set_content_arrangement(ContentArrangement::Disabled);
-        if colours(&std::io::stdout()) {
-            table.enforce_styling();
-        } else {
-            table.force_no_tty();
-        }
-        if !self.quiet {
-            table.set_header(columns.iter().map(|column| (**column).to_owned()));
-        }
+        let mut table = self.blank(columns.iter().map(|column| (**column).to_owned()));
         for item in items {
             let tone = item.tone();
             let cell = |(i, text): (usize, String)| {
@@ -154,10 +151,31 @@ impl Output {
             let cells = leading.cells(item).into_iter().chain(item.cells());
             table.add_row(cells.map(one_line).enumerate().take(columns.len()).map(cell));
         }
-        table.column_iter_mut().for_each(|column| {
-            column.set_padding((0, 2));
-        });
-        table.trim_fmt()
+        drawn(table)
+    }
+
+    /// Rows under titles that are known only now.
+    pub(super) fn grid(self, columns: &[String], rows: &[Vec<String>]) -> String {
+        let mut table = self.blank(columns.iter().cloned());
+        for row in rows {
+            table.add_row(row.iter().cloned().map(one_line));
+        }
+        drawn(table)
+    }
+
+    fn blank(self, columns: impl Iterator<Item = String>) -> Table {
+        let mut table = Table::new();
+        table.load_style(presets::NOTHING);
+        table.set_content_arrangement(ContentArrangement::Disabled);
+        if colours(&std::io::stdout()) {
+            table.enforce_styling();
+        } else {
+            table.force_no_tty();
+        }
+        if !self.quiet {
+            table.set_header(columns);
+        }
+        table
     }
 
     /// Whether a document is wanted rather than text for people.

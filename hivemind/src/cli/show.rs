@@ -11,6 +11,7 @@ use super::{
 use crate::{
     api::{
         meta::VersionView,
+        round_trips::RoundTripView,
         view::{NodeView, ServiceView},
     },
     lifecycle::clock,
@@ -166,6 +167,11 @@ fn describe_service(service: &ServiceView) {
     show("In", format!("{} packets, {}", traffic.packets_in, bytes(traffic.bytes_in)));
     show("Out", format!("{} packets, {}", traffic.packets_out, bytes(traffic.bytes_out)));
     show("Dropped", format!("{} packets", traffic.packets_dropped));
+    for round_trips in &service.round_trips {
+        let RoundTripView { from, count, p50_us, p99_us } = round_trips;
+        let (half, most) = (micros(*p50_us), micros(*p99_us));
+        show("Round trips", format!("from {from}: half within {half}, 99 of 100 within {most}, of {count}"));
+    }
     show("Ready", service.backends.len().to_string());
     let equal = service.backends.iter().all(|backend| backend.weight == DEFAULT_WEIGHT);
     for backend in &service.backends {
@@ -173,6 +179,11 @@ fn describe_service(service: &ServiceView) {
         let own = addresses(&backend.addresses);
         line(&format!("  {:<24} {:<16} {own}{weight}", backend.instance, backend.node));
     }
+}
+
+/// A time in the unit that suits it.
+fn micros(us: u64) -> String {
+    if us < 1_000 { format!("{us} µs") } else { format!("{} ms", us / 1_000) }
 }
 
 pub(super) async fn node(context: &Context, command: NodeCommand) -> Result<(), Problem> {
@@ -207,7 +218,7 @@ fn describe_node(node: &NodeView, wide: bool) {
     let Some(dataplane) = &node.dataplane else { return };
     let memory: u64 = dataplane.maps.iter().map(|map| map.bytes).sum();
     let counts = format!(
-        "ABI {}, {}, {} programs, {} maps with {}, {} connections, {} rows repaired",
+        "ABI {}, {}, {} programs, {} maps with {}, {} connections, {} repairs",
         dataplane.abi,
         dataplane.attach,
         dataplane.programs.len(),

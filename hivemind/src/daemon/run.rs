@@ -70,7 +70,7 @@ async fn serve(
     let Prepared { runtime, store, net, mut dns, mut dataplane, in_place } =
         prepare(config, &network, table, opener).await?;
     let internal = |error: std::io::Error| Problem::new(ErrorCode::Internal, error.to_string());
-    let ring = dataplane.ring();
+    let (ring, packets) = (dataplane.ring(), dataplane.packets());
     let (datapath, thread) =
         datapath::start(Box::new(dataplane), config.node_name.clone(), in_place, config.failsafe.clone())
             .map_err(internal)?;
@@ -83,6 +83,7 @@ async fn serve(
         Arc::new(LocalUpstream { control: control.clone(), node: config.node_name.clone() });
     let (desired, told) = watch::channel(Arc::new(NodeDesired::default()));
 
+    let metrics = Metrics::default();
     let keeper = NodeKeeper {
         node: Node {
             name: config.node_name.clone(),
@@ -92,11 +93,13 @@ async fn serve(
         },
         network: network.clone(),
         uplinks: config.uplinks.clone(),
+        desired: told.clone(),
         net: Arc::clone(&net),
         datapath: datapath.clone(),
         runtime: Arc::clone(&runtime),
         upstream: Arc::clone(&upstream),
         events: events.clone(),
+        metrics: metrics.clone(),
         facts: node::facts(),
     };
     let agent = Agent {
@@ -138,10 +141,17 @@ async fn serve(
             "flows"
         });
     }
+    if let Some(packets) = packets {
+        tasks.spawn(async move {
+            let error = packets.run().await;
+            tracing::error!(%error, "captured packets cannot be read");
+            "captures"
+        });
+    }
     tasks.spawn(follow_names(told.clone(), names));
     tasks.spawn(open_names(resolved, datapath.clone()));
     let (node, failsafe) = (config.node_name.clone(), config.failsafe.clone());
-    let state = ApiState { node, control, runtime, datapath, events, metrics: Metrics::default(), readiness, failsafe };
+    let state = ApiState { node, control, runtime, datapath, events, metrics, readiness, failsafe };
     let mut api = AbortOnDropHandle::new(tokio::spawn(api::serve(listeners, state, stopped)));
     tasks.spawn(async move {
         // Ready when the node is registered and everything it was told about has been taken in.

@@ -70,6 +70,12 @@ pub enum DataplaneError {
         /// What the kernel said.
         why: String,
     },
+    /// No more captures at once.
+    #[error("{limit} captures of packets run on this node already, which is as many as there can be")]
+    Captures {
+        /// How many there can be.
+        limit: u32,
+    },
     /// A pin or a file.
     #[error("cannot {action} {path}: {source}")]
     File {
@@ -89,6 +95,7 @@ impl DataplaneError {
             Self::Stub => ErrorCode::NoPrograms,
             Self::Kernel { .. } => ErrorCode::Kernel,
             Self::Full { .. } => ErrorCode::MapFull,
+            Self::Captures { .. } => ErrorCode::Captures,
             _ => ErrorCode::Dataplane,
         }
     }

@@ -2,25 +2,33 @@
 //! adapter (floor 2, the only place that names `aya`) compares them with the pinned maps and writes the difference.
 
 pub mod bpf;
+pub mod capture;
 pub mod diff;
+pub mod drift;
 mod error;
 pub mod flows;
 pub mod follow;
 mod probe;
+pub mod round_trips;
 pub mod share;
 pub mod tables;
 mod watch;
 
+pub use capture::{CaptureFilter, CapturedPacket, Captures, Capturing};
 pub use error::DataplaneError;
 pub use probe::{Finding, probe};
 pub use watch::{Listener, Watch};
 
+use drift::{Difference, Repairs};
 use flows::{DropRecord, FlowRecord};
+use round_trips::RoundTrips;
 use tables::{LimitOwner, Tables, Usage};
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
+    os::fd::OwnedFd,
+    time::Duration,
 };
 
 use crate::{model::InstanceId, net::HostLink};
@@ -51,11 +59,14 @@ pub trait Dataplane: Send + std::fmt::Debug {
     /// All counters, summed over the CPUs.
     fn counters(&mut self) -> Result<Vec<Counter>, DataplaneError>;
 
-    /// How many packets each rule of policies has allowed, by its number; answers are not counted.
+    /// How many packets each rule of policies has allowed, or denied, by its number; answers are not counted.
     fn rule_hits(&mut self) -> Result<BTreeMap<u32, u64>, DataplaneError>;
 
     /// What every instance uses, and every tenant that has limits.
     fn uses(&mut self) -> Result<BTreeMap<LimitOwner, Usage>, DataplaneError>;
+
+    /// The round-trip times that TCP has measured between instances.
+    fn round_trips(&mut self) -> Result<Vec<RoundTrips>, DataplaneError>;
 
     /// The flows that are in the table now.
     fn flows(&mut self) -> Result<Vec<FlowRecord>, DataplaneError>;
@@ -66,9 +77,25 @@ pub trait Dataplane: Send + std::fmt::Debug {
     /// Where to listen to flows that begin and end, and to drops. What a sweep ends is told as well.
     fn watch(&self) -> Watch;
 
+    /// Where to capture the packets of instances.
+    fn captures(&self) -> Captures;
+
     /// Bookkeeping to be called every few seconds: removes what has timed out; now and then compares the maps with what
     /// was written last, and puts right what someone else has changed.
     fn sweep(&mut self) -> Result<SweepReport, DataplaneError>;
+
+    /// Has the kernel measure how long programs run, for as long as the answer lives. It costs every program of the
+    /// machine two looks at a clock for each run.
+    fn measure(&mut self) -> Result<Measuring, DataplaneError>;
+
+    /// How often each program has run while it was measured, and for how long, since it was loaded.
+    fn runs(&mut self) -> Result<Vec<ProgramRuns>, DataplaneError>;
+
+    /// Compares what is in the kernel with what this daemon has written and attached. Changes nothing.
+    fn check(&mut self) -> Result<Vec<Difference>, DataplaneError>;
+
+    /// What the maps hold now.
+    fn held(&mut self) -> Result<Tables, DataplaneError>;
 
     /// Those of the addresses that a flow lives to or from.
     fn in_use(&mut self, among: &BTreeSet<IpAddr>) -> Result<BTreeSet<IpAddr>, DataplaneError>;
@@ -100,10 +127,10 @@ pub struct SweepReport {
     pub dropped: u64,
     /// Connections that were removed.
     pub expired: u64,
-    /// Rows that someone else had changed and that were put right.
-    pub repaired: u64,
     /// Counts of connections and of rows that had drifted and were put right.
     pub corrected: u64,
+    /// What someone else had changed and that was put right.
+    pub repairs: Repairs,
 }
 
 /// One counter: packets and bytes of an endpoint in one direction, for a service (0: none), and a reason
@@ -123,6 +150,24 @@ pub struct Counter {
     pub packets: u64,
     /// Bytes, with the Ethernet header.
     pub bytes: u64,
+}
+
+/// While this lives, the kernel measures how long programs run.
+#[derive(Debug, Default)]
+pub struct Measuring {
+    /// Closing it ends the measuring.
+    _statistics: Option<OwnedFd>,
+}
+
+/// How often a program has run, and how long.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProgramRuns {
+    /// Its name.
+    pub name: String,
+    /// How often.
+    pub runs: u64,
+    /// How long, all runs together.
+    pub time: Duration,
 }
 
 /// What the data plane uses.

@@ -96,6 +96,10 @@ codes! {
     Dataplane = "E-BPF-002", 500, 1, "The kernel refused a data-plane program, map or link; the message names it. 'hivemind doctor' checks what is needed.";
     /// Programs and daemon do not belong together.
     NoPrograms = "E-BPF-003", 500, 1, "This binary was built without the eBPF programs. Build it with 'cargo xtask build'.";
+    /// No more captures at once.
+    Captures = "E-BPF-004", 409, 4, "As many captures of packets run on this node as there can be at once. End one: its 'hivemind capture' ends with Ctrl-C, or with its --count.";
+    /// The kernel does not hold what was written.
+    Drift = "E-BPF-005", 409, 1, "Something in the kernel is not what the daemon has written or attached: someone else has changed it. The lines beneath say what. The daemon puts it right within a minute and counts it in hivemind_dataplane_repairs; if it comes again, somebody goes on changing it.";
     /// The store failed.
     Store = "E-STORE-001", 500, 1, "The store could not be read or written; the message names the file. Check the disk and its permissions.";
     /// The store belongs to a newer version.

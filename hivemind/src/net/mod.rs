@@ -14,7 +14,7 @@ mod types;
 
 pub use error::NetError;
 pub use ports::HeldPort;
-pub use types::{Family, Gone, HostLink, InstanceLink, Mac, NodeNet, Overlap, PublishedPort, Uplink};
+pub use types::{Family, Gone, HostLink, InstanceLink, Mac, Mended, NodeNet, Overlap, PublishedPort, Uplink};
 
 use std::sync::Arc;
 
@@ -27,8 +27,8 @@ pub trait Net: Send + Sync + std::fmt::Debug {
     async fn check_ranges(&self, node: &NodeNet) -> Result<(), NetError>;
 
     /// Forwarding, the node's device with its DNS addresses, unreachable routes for the instance and service ranges,
-    /// and the masquerade rules. Repairs what has drifted.
-    async fn ensure_node(&self, node: &NodeNet) -> Result<(), NetError>;
+    /// and the masquerade rules. Repairs what has drifted, and says what devices, addresses and routes it made.
+    async fn ensure_node(&self, node: &NodeNet) -> Result<Mended, NetError>;
 
     /// The rules that hand the first packet of a connection to a published port, after the host's own firewall
     /// has accepted it, to the data plane. Replaces the former set in one transaction.
@@ -44,6 +44,10 @@ pub trait Net: Send + Sync + std::fmt::Debug {
 
     /// Addresses, routes and neighbours on both ends, then the link goes up.
     async fn bring_up(&self, link: &InstanceLink) -> Result<(), NetError>;
+
+    /// Addresses, routes and neighbours of links that are up, made again where they lack; says what lacked. A link that
+    /// is not up, or comes or goes meanwhile, is left to whoever does that.
+    async fn mend_links(&self, links: &[InstanceLink]) -> Result<Mended, NetError>;
 
     /// Removes the veth pair, the routes and the namespace. Ok if there is nothing.
     async fn remove_link(&self, id: &InstanceId) -> Result<(), NetError>;

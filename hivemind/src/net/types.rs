@@ -97,6 +97,25 @@ pub struct HostLink {
     pub instance_mac: Mac,
 }
 
+/// What was not there, or not as it should be, and was put right.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Mended {
+    /// Devices.
+    pub devices: u64,
+    /// Addresses of devices.
+    pub addresses: u64,
+    /// Routes.
+    pub routes: u64,
+}
+
+impl std::ops::AddAssign for Mended {
+    fn add_assign(&mut self, more: Self) {
+        self.devices += more.devices;
+        self.addresses += more.addresses;
+        self.routes += more.routes;
+    }
+}
+
 /// A port that is published on the node's addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PublishedPort {

@@ -1,7 +1,10 @@
 //! Metrics in Prometheus' conventions. Most are read from the daemon's state when somebody asks, so that they cannot
 //! drift from it; only what has no state (requests) is counted as it happens.
 
-use std::sync::{Arc, Mutex, PoisonError, atomic::AtomicU64};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError, atomic::AtomicU64},
+};
 
 use prometheus_client::{
     encoding::{EncodeLabelSet, text::encode},
@@ -30,11 +33,29 @@ struct RequestLabels {
     status: u32,
 }
 
+/// A histogram that was read from state.
+#[derive(Clone, Debug, PartialEq)]
+pub struct HistogramSample {
+    /// Without the `hivemind_` prefix.
+    pub name: &'static str,
+    /// What it measures, without a final full stop.
+    pub help: &'static str,
+    /// Names and values of its labels.
+    pub labels: Vec<(&'static str, String)>,
+    /// Ends of buckets but the last, in base units, and how many are not longer.
+    pub buckets: Vec<(f64, u64)>,
+    /// How many there are.
+    pub count: u64,
+    /// Their sum, in base units.
+    pub sum: f64,
+}
+
 /// The daemon's metrics. Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub struct Metrics {
     requests: Family<RequestLabels, Counter<u64, AtomicU64>>,
     rendering: Arc<Mutex<()>>,
+    repairs: Arc<Mutex<BTreeMap<&'static str, u64>>>,
 }
 
 impl Metrics {
@@ -44,13 +65,24 @@ impl Metrics {
         self.requests.get_or_create(&labels).inc();
     }
 
+    /// Counts what of the network was not as it should be and was put right; `kind` as `route`.
+    pub fn repaired(&self, kind: &'static str, count: u64) {
+        *self.repairs.lock().unwrap_or_else(PoisonError::into_inner).entry(kind).or_default() += count;
+    }
+
+    /// What was put right, by kind.
+    pub fn repairs(&self) -> BTreeMap<&'static str, u64> {
+        self.repairs.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// The text exposition of all metrics: what was counted, and `samples`.
-    pub fn render(&self, samples: Vec<Sample>) -> Result<String, std::fmt::Error> {
+    pub fn render(&self, samples: Vec<Sample>, histograms: Vec<HistogramSample>) -> Result<String, std::fmt::Error> {
         // One at a time: a scraper that asks too often waits instead of multiplying the work.
         let _one = self.rendering.lock().unwrap_or_else(PoisonError::into_inner);
         let mut registry = Registry::with_prefix("hivemind");
         registry.register("api_requests", "Requests answered by the API", self.requests.clone());
         registry.register_collector(Box::new(Samples(samples)));
+        registry.register_collector(Box::new(Histograms(histograms)));
         let mut text = String::new();
         encode(&mut text, &registry)?;
         Ok(text)
@@ -86,6 +118,32 @@ impl prometheus_client::collector::Collector for Samples {
     }
 }
 
+/// The same with histograms.
+#[derive(Debug)]
+struct Histograms(Vec<HistogramSample>);
+
+impl prometheus_client::collector::Collector for Histograms {
+    fn encode(&self, mut encoder: prometheus_client::encoding::DescriptorEncoder<'_>) -> std::fmt::Result {
+        let mut names: Vec<_> = self.0.iter().map(|s| (s.name, s.help)).collect();
+        names.sort_unstable();
+        names.dedup();
+        for (name, help) in names {
+            let kind = prometheus_client::metrics::MetricType::Histogram;
+            let mut family = encoder.encode_descriptor(name, help, None, kind)?;
+            for sample in self.0.iter().filter(|sample| sample.name == name) {
+                let HistogramSample { labels, buckets, count, sum, .. } = sample;
+                // The last bucket has no end.
+                let all: Vec<_> = buckets.iter().copied().chain([(f64::INFINITY, *count)]).collect();
+                // The encoder adds up what it is given.
+                let mut before = 0;
+                let each: Vec<_> = all.iter().map(|(end, n)| (*end, n - std::mem::replace(&mut before, *n))).collect();
+                family.encode_family(labels)?.encode_histogram::<Vec<(String, String)>>(*sum, *count, &each, None)?;
+            }
+        }
+        Ok(())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -102,12 +160,26 @@ mod tests {
             value,
         };
         let dropped = Sample { name: "dropped_packets", help: "Drops", counter: true, labels: vec![], value: 7.0 };
-        let text = metrics.render(vec![sample("ready", 3.0), dropped, sample("failed", 1.0)]).expect("renders");
+        let histogram = HistogramSample {
+            name: "round_trip_seconds",
+            help: "Round trips",
+            labels: vec![("from", "a".to_owned())],
+            buckets: vec![(0.5, 2), (1.0, 5)],
+            count: 6,
+            sum: 9.5,
+        };
+        let text = metrics
+            .render(vec![sample("ready", 3.0), dropped, sample("failed", 1.0)], vec![histogram])
+            .expect("renders");
         for line in [
             "hivemind_api_requests_total{route=\"/v1/nodes\",status=\"200\"} 1",
             "hivemind_instances{phase=\"ready\"} 3.0",
             "hivemind_instances{phase=\"failed\"} 1.0",
             "hivemind_dropped_packets_total{} 7.0",
+            "hivemind_round_trip_seconds_bucket{le=\"0.5\",from=\"a\"} 2",
+            "hivemind_round_trip_seconds_bucket{le=\"1.0\",from=\"a\"} 5",
+            "hivemind_round_trip_seconds_bucket{le=\"+Inf\",from=\"a\"} 6",
+            "hivemind_round_trip_seconds_count{from=\"a\"} 6",
         ] {
             assert!(text.contains(line), "{line} is not in\n{text}");
         }

@@ -5,4 +5,4 @@ mod metrics;
 pub mod process;
 
 pub use events::{Events, Missed};
-pub use metrics::{Metrics, Sample};
+pub use metrics::{HistogramSample, Metrics, Sample};

@@ -9,8 +9,11 @@ use std::{
 use super::{journal::Journal, runtime::Fault};
 use crate::{
     dataplane::{
-        Counter, Dataplane, DataplaneError, DataplaneInfo, SweepReport, SyncReport, Watch,
+        Captures, Counter, Dataplane, DataplaneError, DataplaneInfo, Measuring, ProgramRuns, SweepReport, SyncReport,
+        Watch,
+        drift::Difference,
         flows::{DropRecord, FlowRecord},
+        round_trips::RoundTrips,
         tables::{LimitOwner, Tables, Usage},
     },
     model::InstanceId,
@@ -138,6 +141,14 @@ impl Dataplane for FakeDataplane {
         Watch::default()
     }
 
+    fn captures(&self) -> Captures {
+        Captures::default()
+    }
+
+    fn round_trips(&mut self) -> Result<Vec<RoundTrips>, DataplaneError> {
+        Ok(Vec::new())
+    }
+
     fn rule_hits(&mut self) -> Result<BTreeMap<u32, u64>, DataplaneError> {
         Ok(BTreeMap::new())
     }
@@ -148,6 +159,22 @@ impl Dataplane for FakeDataplane {
 
     fn sweep(&mut self) -> Result<SweepReport, DataplaneError> {
         Ok(SweepReport::default())
+    }
+
+    fn measure(&mut self) -> Result<Measuring, DataplaneError> {
+        Ok(Measuring::default())
+    }
+
+    fn runs(&mut self) -> Result<Vec<ProgramRuns>, DataplaneError> {
+        Ok(Vec::new())
+    }
+
+    fn check(&mut self) -> Result<Vec<Difference>, DataplaneError> {
+        Ok(Vec::new())
+    }
+
+    fn held(&mut self) -> Result<Tables, DataplaneError> {
+        Ok(self.lock().tables.clone())
     }
 
     fn in_use(&mut self, _: &BTreeSet<IpAddr>) -> Result<BTreeSet<IpAddr>, DataplaneError> {

@@ -13,7 +13,7 @@ use std::{
 use super::{journal::Journal, runtime::Fault};
 use crate::{
     model::InstanceId,
-    net::{Gone, HeldPort, HostLink, InstanceLink, Mac, Net, NetError, NodeNet, PublishedPort, Uplink},
+    net::{Gone, HeldPort, HostLink, InstanceLink, Mac, Mended, Net, NetError, NodeNet, PublishedPort, Uplink},
 };
 
 /// Keeps links in memory. It holds no ports: each is taken already.
@@ -90,8 +90,12 @@ impl Net for FakeNet {
         self.pass("net.check_ranges", Vec::new(), || Ok(())).await
     }
 
-    async fn ensure_node(&self, _: &NodeNet) -> Result<(), NetError> {
-        self.pass("net.ensure_node", Vec::new(), || Ok(())).await
+    async fn ensure_node(&self, _: &NodeNet) -> Result<Mended, NetError> {
+        self.pass("net.ensure_node", Vec::new(), || Ok(Mended::default())).await
+    }
+
+    async fn mend_links(&self, _: &[InstanceLink]) -> Result<Mended, NetError> {
+        Ok(Mended::default())
     }
 
     async fn sync_published(&self, _: &[PublishedPort]) -> Result<(), NetError> {

@@ -154,6 +154,34 @@ fn what_ends_and_what_is_dropped_is_told() {
 }
 
 #[test]
+fn a_drop_that_comes_again_after_a_pause_is_told_again() {
+    isolated(|cgroup| {
+        let (mut lab, _echo) = lab(cgroup);
+        lab.gone(1);
+        lab.sync();
+        let mut listener = lab.dataplane.watch().listen().expect("listens");
+        datagrams(&lab, 20_000..20_001, 9);
+        datagrams(&lab, 20_000..20_001, 9);
+        lab.instances[0].ns.run(|| {
+            let socket = UdpSocket::bind(("0.0.0.0", 20_001)).expect("a free port");
+            socket.set_read_timeout(Some(Duration::from_millis(1_100))).expect("a timeout");
+            assert!(socket.recv(&mut [0; 64]).is_err(), "nobody says anything for longer than a second");
+        });
+        datagrams(&lab, 20_000..20_001, 9);
+        datagrams(&lab, 20_002..20_003, 9);
+        let (mut ring, times) = (lab.dataplane.ring(), std::cell::Cell::new(0));
+        until(&mut ring, &mut listener, |told| {
+            let Told::Dropped(dropped) = told else { return false };
+            let from = dropped.ends.map_or(0, |(from, _)| from.port());
+            times.set(times.get() + u32::from(from == 20_000));
+            from == 20_002
+        });
+        assert_eq!(times.get(), 2, "the first, and the one after the pause");
+        lab.dataplane.unload().expect("unload");
+    });
+}
+
+#[test]
 fn nothing_is_told_to_nobody_and_what_finds_no_room_is_counted() {
     isolated(|cgroup| {
         let (mut lab, _echo) = lab(cgroup);

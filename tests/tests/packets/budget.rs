@@ -2,7 +2,7 @@
 //! Of the first five that is Linux 6.18, which follows twice as many as 6.1; of those of sockets 6.1.
 //! It gives up at a million; time to load and the reach of older kernels go with the number.
 
-pub(crate) const BUDGET: [(&str, u32); 14] = [
+pub(crate) const BUDGET: [(&str, u32); 15] = [
     ("hm_from_cont", 95_500),
     ("hm_to_cont", 73_000),
     ("hm_from_uplink", 60_500),
@@ -17,4 +17,5 @@ pub(crate) const BUDGET: [(&str, u32); 14] = [
     ("hm_peername4", 130),
     ("hm_peername6", 140),
     ("hm_release", 45),
+    ("hm_sock_ops", 2_100),
 ];

@@ -297,6 +297,17 @@ fn tiers_decide_before_and_after_the_namespace() {
                 bench.ask(name, &frame, if passed { passes(&frame) } else { Expect::Drop(Reason::PolicyIn) });
             }
         }
+        // What a rule denies is counted for it, once for each packet.
+        bench.about(1, open);
+        bench.tiers(&[(FIRST, Accept, ANYBODY, Some(PolicyProtocol::Tcp)), (FIRST, Deny, ANYBODY, udp)]);
+        let hits = |bench: &mut Bench| bench.lab.dataplane.rule_hits().expect("hits").get(&2).copied().unwrap_or(0);
+        let before = hits(&mut bench);
+        for _ in 0..3 {
+            let frame = asks(&bench, Family::V4, UDP, 53);
+            let packet = frame.bytes();
+            assert_eq!(bench.run(program::FROM_CONTAINER, &packet, bench.ifindex(0)).0, crate::bench::DROP);
+        }
+        assert_eq!(hits(&mut bench) - before, 3);
         // An instance that only a tier is about is answered, though its tier denies that one begins towards it.
         bench.about(1, open);
         bench.tiers(&[(FIRST, Deny, ANYBODY, None)]);

@@ -57,6 +57,7 @@ const LIBRARIES: &[(&str, &[&str])] = &[
     ("hickory_proto", &["dns"]),
     ("prometheus_client", &["observe"]),
     ("axum", &["api"]),
+    ("pcap_file", &["cli"]),
     ("indicatif", &["cli"]),
     ("comfy_table", &["cli"]),
     ("tokio_tungstenite", &["client"]),

@@ -5,10 +5,11 @@ use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 use crate::{
     dataplane::{
         SweepReport,
+        drift::Repairs,
         flows::{DropRecord, FlowRecord},
     },
     model::{InstanceId, Revision, TenantName},
-    policy,
+    policy::{self, RuleName},
 };
 
 /// How the maps stand.
@@ -18,8 +19,8 @@ pub struct DatapathState {
     pub revision: Revision,
     /// Why the last write failed; it is repeated.
     pub fault: Option<String>,
-    /// Rows found changed by someone else and put right, since the start.
-    pub repaired: u64,
+    /// What was found changed by someone else and put right, since the start.
+    pub repairs: Repairs,
     /// The last sweep.
     pub sweep: SweepReport,
     /// What names of hosts in policies stand for.
@@ -64,4 +65,15 @@ pub enum User {
     Instance(InstanceId),
     /// The instances of a tenant on this node that has limits.
     Tenant(TenantName),
+}
+
+/// How many packets a rule of policies has decided about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RuleHits {
+    /// The rule.
+    pub name: RuleName,
+    /// Whether it denies them.
+    pub denies: bool,
+    /// Packets; of what it allows without answers.
+    pub packets: u64,
 }

@@ -49,6 +49,26 @@ impl Dataplane for Recorder {
     fn watch(&self) -> Watch {
         Watch::default()
     }
+    fn captures(&self) -> Captures {
+        Captures::default()
+    }
+    fn measure(&mut self) -> Result<Measuring, DataplaneError> {
+        Ok(Measuring::default())
+    }
+
+    fn runs(&mut self) -> Result<Vec<ProgramRuns>, DataplaneError> {
+        Ok(Vec::new())
+    }
+
+    fn check(&mut self) -> Result<Vec<Difference>, DataplaneError> {
+        Ok(Vec::new())
+    }
+    fn held(&mut self) -> Result<Tables, DataplaneError> {
+        Ok(Tables::default())
+    }
+    fn round_trips(&mut self) -> Result<Vec<RoundTrips>, DataplaneError> {
+        Ok(Vec::new())
+    }
     fn rule_hits(&mut self) -> Result<BTreeMap<u32, u64>, DataplaneError> {
         Ok(BTreeMap::new())
     }

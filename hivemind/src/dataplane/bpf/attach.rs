@@ -31,7 +31,7 @@ const TC_PRIORITY: u16 = 49_000;
 const TC_HANDLE: u32 = 1;
 
 /// A program's place on a device.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Place {
     /// What an instance sends.
     From(InstanceId),
@@ -69,7 +69,7 @@ impl Place {
         Some(place)
     }
 
-    const fn program(&self) -> &'static str {
+    pub(super) const fn program(&self) -> &'static str {
         match self {
             Self::From(_) => program::FROM_CONTAINER,
             Self::To(_) => program::TO_CONTAINER,
@@ -92,6 +92,7 @@ pub(super) fn load_programs(ebpf: &mut Ebpf, log_dir: &Path) -> Result<(), Datap
             Some(Program::SchedClassifier(program)) => program.load(),
             Some(Program::CgroupSockAddr(program)) => program.load(),
             Some(Program::CgroupSock(program)) => program.load(),
+            Some(Program::SockOps(program)) => program.load(),
             _ => return Err(DataplaneError::Kernel { what: "a program of the object", why: (*name).into() }),
         };
         loaded.map_err(|error| refused(name, &error, log_dir))?;
@@ -134,6 +135,8 @@ impl BpfDataplane {
         let name = place.program();
         let fail = |why: String| DataplaneError::Attach { program: name, to: device.to_owned(), why };
         let pin = self.links().join(place.pin());
+        // It is to be there, whether this succeeds or not.
+        self.attached.insert(place.clone());
         let Some(Program::SchedClassifier(program)) = self.ebpf.program_mut(name) else {
             return Err(fail("the program is not loaded".into()));
         };
@@ -193,6 +196,7 @@ impl BpfDataplane {
             return Ok(());
         }
         for (pin, place) in self.places()? {
+            self.attached.insert(place.clone());
             let name = place.program();
             let fail = |why: String| DataplaneError::Attach { program: name, to: place.pin(), why };
             let Some(Program::SchedClassifier(program)) = self.ebpf.program(name) else {
@@ -203,7 +207,10 @@ impl BpfDataplane {
             match pinned.update(fd.as_fd()) {
                 Ok(()) => {}
                 // The device has gone while no daemon was there.
-                Err(error) if error.raw_os_error() == Some(libc::ENOLINK) => remove_pin(&pin)?,
+                Err(error) if error.raw_os_error() == Some(libc::ENOLINK) => {
+                    self.attached.remove(&place);
+                    remove_pin(&pin)?;
+                }
                 Err(error) => return Err(fail(error.to_string())),
             }
         }
@@ -230,6 +237,7 @@ impl BpfDataplane {
 
     /// Detaches from a device. Ok if nothing is attached, or the device is gone.
     pub(super) fn detach_device(&mut self, place: &Place, device: &str) -> Result<(), DataplaneError> {
+        self.attached.remove(place);
         if self.tcx {
             return remove_pin(&self.links().join(place.pin()));
         }
@@ -361,6 +369,10 @@ fn attach_socket(program: &mut Program, cgroup: &File) -> Result<FdLink, Program
             program.take_link(link)?.try_into()
         }
         Program::CgroupSock(program) => {
+            let link = program.attach(cgroup, CgroupAttachMode::Single)?;
+            program.take_link(link)?.try_into()
+        }
+        Program::SockOps(program) => {
             let link = program.attach(cgroup, CgroupAttachMode::Single)?;
             program.take_link(link)?.try_into()
         }

@@ -65,6 +65,11 @@ impl PinnedLink {
         self.fact("cgroup_id:")?.parse().ok()
     }
 
+    /// The number of the program that is attached.
+    pub(super) fn program(&self) -> Option<u32> {
+        self.fact("prog_id:")?.parse().ok()
+    }
+
     fn fact(&self, name: &str) -> Option<String> {
         let text = fs::read_to_string(format!("/proc/self/fdinfo/{}", self.0.as_raw_fd())).ok()?;
         Some(text.lines().find_map(|line| line.strip_prefix(name))?.trim().to_owned())

@@ -20,6 +20,7 @@ use super::{
     accounts::{Limits, Uses},
     chain,
     intervals::Ports,
+    round_trips,
     rows::Row,
     sources::Sources,
 };
@@ -63,8 +64,8 @@ impl<K: Pod, V: Pod> Table<K, V> {
         self.map.keys().take(most).collect::<Result<_, _>>().map_err(|error| failed("read", self.name, &error))
     }
 
-    /// All rows in the words of the tables. What cannot be read so is removed: no daemon of this version wrote it.
-    pub(super) fn rows<A, B>(&mut self) -> Result<OrdMap<A, B>, DataplaneError>
+    /// All rows in the words of the tables. The keys of what cannot be read so go to `strange`.
+    pub(super) fn rows<A, B>(&self, strange: &mut Vec<K>) -> Result<OrdMap<A, B>, DataplaneError>
     where
         A: Row<Abi = K> + Ord + Clone,
         B: Row<Abi = V> + Clone,
@@ -75,10 +76,7 @@ impl<K: Pod, V: Pod> Table<K, V> {
                 (Some(key), Some(value)) => {
                     rows.insert(key, value);
                 }
-                _ => match self.remove(&key) {
-                    Ok(()) | Err(MapError::KeyNotFound | MapError::ElementNotFound) => {}
-                    Err(error) => return Err(failed("clean", self.name, &error)),
-                },
+                _ => strange.push(key),
             }
         }
         Ok(rows)
@@ -146,6 +144,7 @@ pub(super) struct Maps {
     pub(super) hits: PerCpuHashMap<MapData, u32, Count>,
     pub(super) limits: Limits,
     pub(super) uses: Uses,
+    pub(super) rtt: round_trips::Table,
     capacities: BTreeMap<&'static str, u32>,
 }
 
@@ -171,7 +170,7 @@ impl Maps {
         let capacities = map::ALL.into_iter().filter_map(|name| Some((name, data(ebpf.map(name)?)?.info().ok()?)));
         let sizes: BTreeMap<_, _> = capacities.map(|(name, info)| (name, info.max_entries())).collect();
         let (counters, totals) = (take(ebpf, map::COUNTERS)?, take(ebpf, map::TOTALS)?);
-        let generation = take(ebpf, map::GENERATION)?;
+        let (generation, rtt) = (take(ebpf, map::GENERATION)?, take(ebpf, map::RTT)?);
         let uses = take(ebpf, map::USES)?;
         let no_data = |name: &str| DataplaneError::Kernel { what: "a map of the object", why: name.into() };
         let (ports, blocks, hits) = (take(ebpf, map::PORTS)?, take(ebpf, map::BLOCKS)?, take(ebpf, map::HITS)?);
@@ -198,6 +197,7 @@ impl Maps {
             uses: Uses::map(data(&uses).ok_or_else(|| no_data(map::USES))?)?,
             blocks: Blocks(LpmTrie::try_from(blocks).map_err(|error| failed("use", map::BLOCKS, &error))?),
             hits: PerCpuHashMap::try_from(hits).map_err(|error| failed("use", map::HITS, &error))?,
+            rtt: PerCpuHashMap::try_from(rtt).map_err(|error| failed("use", map::RTT, &error))?,
             capacities: sizes,
         })
     }
@@ -317,9 +317,14 @@ fn data(map: &Map) -> Option<&MapData> {
     }
 }
 
+/// The kernel's number of a map. Call before the maps are taken.
+pub(super) fn id(ebpf: &Ebpf, name: &str) -> Option<u32> {
+    Some(data(ebpf.map(name)?)?.info().ok()?.id())
+}
+
 /// Name, entries and bytes of each map. Call before the maps are taken.
 pub(super) fn sizes(ebpf: &Ebpf) -> Vec<(String, u32, u64)> {
-    let sizes = map::ALL.into_iter().filter_map(|name| {
+    let sizes = map::ALL.into_iter().chain(map::OWN).filter_map(|name| {
         let data = data(ebpf.map(name)?)?;
         Some((name.to_owned(), data.info().ok()?.max_entries(), memlock(data)))
     });

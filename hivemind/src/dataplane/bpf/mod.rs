@@ -11,12 +11,17 @@ mod intervals;
 mod link;
 mod mapped;
 mod maps;
+mod mend;
+mod packets;
+mod round_trips;
 mod rows;
 mod seen;
 mod slots;
 mod sources;
+mod strange;
 mod sweep;
 mod sync;
+mod trial;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -33,9 +38,12 @@ use hivemind_ebpf::{
 };
 
 use super::{
-    Counter, Dataplane, DataplaneError, DataplaneInfo, SweepReport, SyncReport, Watch,
+    Captures, Counter, Dataplane, DataplaneError, DataplaneInfo, Measuring, ProgramRuns, SweepReport, SyncReport,
+    Watch,
+    drift::Difference,
     flows::{DropRecord, FlowRecord},
     probe,
+    round_trips::RoundTrips,
     tables::{LimitOwner, Tables, Usage},
 };
 use crate::{
@@ -44,8 +52,10 @@ use crate::{
 };
 use attach::Place;
 use maps::Maps;
+pub use packets::PacketRing;
 pub use seen::Ring;
 use sync::Shadow;
+pub use trial::TestRun;
 
 /// Every how many sweeps the maps are read and compared.
 const REPAIR_EVERY: u32 = 12;
@@ -84,22 +94,16 @@ pub struct BpfDataplane {
     shadow: Shadow,
     watch: Watch,
     ring: Option<Ring>,
+    captures: Captures,
+    packets: Option<PacketRing>,
     tcx: bool,
     sweeps: u32,
+    ids: mend::Ids,
+    /// Where programs of devices are attached.
+    attached: BTreeSet<Place>,
     info: DataplaneInfo,
     /// What a daemon of another ABI has attached goes on with its tables until ours are written: where we attach then.
     waiting: Option<Vec<(Place, String)>>,
-}
-
-/// What a program did with a packet that it was shown.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TestRun {
-    /// The program's return code.
-    pub verdict: i32,
-    /// The packet afterwards.
-    pub packet: Vec<u8>,
-    /// How long one run took.
-    pub mean: std::time::Duration,
 }
 
 impl BpfDataplane {
@@ -139,12 +143,29 @@ impl BpfDataplane {
         })?;
         attach::load_programs(&mut ebpf, &config.log_dir)?;
         let info = info(&ebpf, tcx);
+        let ids = mend::Ids::of(&ebpf);
         let mut maps = Maps::take(&mut ebpf)?;
         let (ring, watch) = seen::take(&mut ebpf)?;
+        let (packets, captures) = packets::take(&mut ebpf)?;
         let shadow = Shadow::read(&mut maps)?;
         let waiting = (tcx && attach::has_predecessor(&config.root)?).then(Vec::new);
-        let ring = Some(ring);
-        let mut dataplane = Self { config, ebpf, maps, shadow, watch, ring, tcx, sweeps: 0, info, waiting };
+        let (ring, packets) = (Some(ring), Some(packets));
+        let mut dataplane = Self {
+            config,
+            ebpf,
+            maps,
+            shadow,
+            watch,
+            ring,
+            captures,
+            packets,
+            tcx,
+            sweeps: 0,
+            ids,
+            attached: BTreeSet::new(),
+            info,
+            waiting,
+        };
         dataplane.take_over()?;
         if dataplane.waiting.is_none() {
             dataplane.attach_sockets()?;
@@ -157,28 +178,9 @@ impl BpfDataplane {
         self.ring.take()
     }
 
-    /// Runs a device's program on one packet that seems to have come by the interface `ifindex`, without sending
-    /// anything; `repeat` times on the same bytes.
-    pub fn test_run(&self, name: &str, packet: &[u8], ifindex: u32, repeat: u32) -> Result<TestRun, DataplaneError> {
-        use aya::{TestRun as _, TestRunOptions, programs::Program};
-        let fail = |why| DataplaneError::Kernel { what: "a test run of a program", why };
-        let Some(Program::SchedClassifier(program)) = self.ebpf.program(name) else {
-            return Err(fail(format!("{name} is not a device's program")));
-        };
-        // `struct __sk_buff`: the interface index is its eleventh word.
-        let mut context = [0u8; 192];
-        context[40..44].copy_from_slice(&ifindex.to_ne_bytes());
-        let mut out = vec![0; packet.len() + 256];
-        let options = TestRunOptions {
-            data_in: Some(packet),
-            data_out: Some(&mut out),
-            ctx_in: Some(&context),
-            repeat,
-            ..TestRunOptions::default()
-        };
-        let result = program.test_run(options).map_err(|error| fail(chain(&error)))?;
-        out.truncate(result.data_size_out as usize);
-        Ok(TestRun { verdict: result.return_value.cast_signed(), packet: out, mean: result.duration })
+    /// The ring of captured packets, once: somebody must read it for those who capture.
+    pub fn packets(&mut self) -> Option<PacketRing> {
+        self.packets.take()
     }
 
     /// How many entries each map holds.
@@ -291,7 +293,7 @@ impl Dataplane for BpfDataplane {
         let mut wanted = Vec::new();
         for device in devices {
             if !is_ethernet(device) {
-                // Its packets take the longer way, by the firewall and `publish_device`, each time.
+                // Its packets take the longer way, by the firewall and `publish_device`.
                 tracing::info!(device, "no short way for published ports: not an Ethernet device");
                 continue;
             }
@@ -312,6 +314,7 @@ impl Dataplane for BpfDataplane {
         for (pin, place) in self.places()? {
             if matches!(place, Place::Uplink(_) | Place::UplinkOut(_)) && !wanted.contains(&place) {
                 attach::remove_pin(&pin)?;
+                self.attached.remove(&place);
             }
         }
         Ok(())
@@ -331,6 +334,10 @@ impl Dataplane for BpfDataplane {
 
     fn rule_hits(&mut self) -> Result<BTreeMap<u32, u64>, DataplaneError> {
         sweep::rule_hits(&self.maps)
+    }
+
+    fn round_trips(&mut self) -> Result<Vec<RoundTrips>, DataplaneError> {
+        round_trips::read(&self.maps)
     }
 
     fn uses(&mut self) -> Result<BTreeMap<LimitOwner, Usage>, DataplaneError> {
@@ -353,6 +360,10 @@ impl Dataplane for BpfDataplane {
         self.watch.clone()
     }
 
+    fn captures(&self) -> Captures {
+        self.captures.clone()
+    }
+
     fn sweep(&mut self) -> Result<SweepReport, DataplaneError> {
         let mut report = sweep::flows(&mut self.maps, self.shadow.accounts(), &self.watch)?;
         // Without the list nothing is taken for gone.
@@ -364,9 +375,36 @@ impl Dataplane for BpfDataplane {
         self.sweeps += 1;
         if self.sweeps >= REPAIR_EVERY {
             self.sweeps = 0;
-            report.repaired = self.shadow.repair(&mut self.maps)?;
+            round_trips::sweep(&mut self.maps, &self.shadow.classes())?;
+            report.repairs.rows = self.shadow.repair(&mut self.maps)?;
         }
+        report.repairs += self.mend()?;
         Ok(report)
+    }
+
+    fn measure(&mut self) -> Result<Measuring, DataplaneError> {
+        let statistics = aya::sys::enable_stats(aya::sys::Stats::RunTime)
+            .map_err(|error| DataplaneError::Kernel { what: "measuring of programs", why: chain(&error) })?;
+        Ok(Measuring { _statistics: Some(statistics) })
+    }
+
+    fn runs(&mut self) -> Result<Vec<ProgramRuns>, DataplaneError> {
+        let names = program::DEVICE.iter().chain(&program::SOCKET);
+        let runs = names.filter_map(|name| {
+            let info = self.ebpf.program(name)?.info().ok()?;
+            Some(ProgramRuns { name: (*name).to_owned(), runs: info.run_count(), time: info.run_time() })
+        });
+        Ok(runs.collect())
+    }
+
+    fn check(&mut self) -> Result<Vec<Difference>, DataplaneError> {
+        let mut all = self.look();
+        all.extend(self.shadow.check(&self.maps)?);
+        Ok(all)
+    }
+
+    fn held(&mut self) -> Result<Tables, DataplaneError> {
+        Shadow::held(&self.maps)
     }
 
     fn in_use(&mut self, among: &BTreeSet<IpAddr>) -> Result<BTreeSet<IpAddr>, DataplaneError> {

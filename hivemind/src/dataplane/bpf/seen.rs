@@ -185,7 +185,7 @@ impl Ring {
 }
 
 /// A value of the ABI; `None` if there are not as many bytes.
-fn read<T: Pod>(bytes: &[u8]) -> Option<T> {
+pub(super) fn read<T: Pod>(bytes: &[u8]) -> Option<T> {
     // SAFETY: `T` is plain data of any bit pattern, and there are as many bytes.
     (bytes.len() == size_of::<T>()).then(|| unsafe { std::ptr::read_unaligned(bytes.as_ptr().cast()) })
 }

@@ -14,19 +14,26 @@ use hivemind_ebpf::{
     map,
     policy::HOST_ENDPOINT,
 };
-use imbl::{OrdMap, ordset::DiffItem};
+use imbl::{OrdMap, OrdSet, ordset::DiffItem};
+use ipnet::IpNet;
 
 use super::{
     accounts::Accounts,
     group::{self, Group, GroupKey},
+    intervals::Intervals,
     maps::{Maps, Table, failed, is_full},
     rows::{Row, flags},
     slots::{Owner, Slots},
+    strange::Strange,
 };
-use crate::dataplane::{
-    DataplaneError, SyncReport,
-    diff::{Changes, changes},
-    tables::{Frontend, LimitOwner, ServiceRow, Tables},
+use crate::{
+    dataplane::{
+        DataplaneError, SyncReport,
+        diff::{Changes, changes},
+        drift::{Difference, Fault, compare},
+        tables::{Frontend, LimitOwner, ServiceRow, Tables},
+    },
+    spec::v1::PolicyProtocol,
 };
 
 /// What the maps hold: read once when the daemon starts, then kept in step with what is written.
@@ -124,13 +131,21 @@ const REMOVE: &str = "remove";
 impl Shadow {
     /// What the maps hold. Rows that cannot be read back are removed.
     pub(super) fn read(maps: &mut Maps) -> Result<Self, DataplaneError> {
+        let mut strange = Strange::default();
+        let shadow = Self::look(maps, &mut strange)?;
+        strange.remove(maps)?;
+        Ok(shadow)
+    }
+
+    /// What the maps hold, but for rows that cannot be read back.
+    pub(super) fn look(maps: &Maps, strange: &mut Strange) -> Result<Self, DataplaneError> {
         let slots: BTreeMap<_, _> = maps.slots.raw_rows()?.into_iter().collect();
         let mut shadow = Self::default();
         // Groups that are whole.
         let mut used = BTreeSet::new();
         for (key, front) in maps.frontends.raw_rows()? {
             let Some(name) = Frontend::decode(key) else {
-                let _ = maps.frontends.remove(&key);
+                strange.frontends.push(key);
                 continue;
             };
             let own = SlotKey { group: front.group, index: 0 }..SlotKey { group: front.group, index: front.count };
@@ -154,8 +169,8 @@ impl Shadow {
         shadow.stray = rows.into_iter().filter(|(group, _)| !used.contains(group)).map(|(_, key)| key).collect();
         shadow.host = maps.host()?;
         shadow.rows.sources = maps.sources.rows()?;
-        shadow.rows.endpoints = maps.endpoints.rows()?;
-        shadow.rows.peers = maps.peers.rows()?;
+        shadow.rows.endpoints = maps.endpoints.rows(&mut strange.endpoints)?;
+        shadow.rows.peers = maps.peers.rows(&mut strange.peers)?;
         let (mut owners, mut accounts) = (BTreeMap::new(), BTreeMap::new());
         for (ifindex, row) in maps.endpoints.raw_rows()? {
             if row.account != 0 {
@@ -165,7 +180,7 @@ impl Shadow {
         }
         for (key, row) in maps.served.raw_rows()? {
             let Some(decoded @ (ifindex, port, protocol)) = Row::decode(key) else {
-                let _ = maps.served.remove(&key);
+                strange.served.push(key);
                 continue;
             };
             owners.insert(Owner { ifindex, served: Some((port, protocol, row.service)) }, row.slot);
@@ -174,8 +189,9 @@ impl Shadow {
         owners.retain(|_, slot| *slot != 0);
         shadow.slots = Slots::read(owners);
         shadow.accounts = Accounts::read(maps, accounts)?;
-        shadow.rows.node_addresses = maps.node_addresses.rows::<_, u32>()?.keys().copied().collect();
-        shadow.rows.rules = maps.rules.rows()?;
+        let own = maps.node_addresses.rows::<_, u32>(&mut strange.node_addresses)?;
+        shadow.rows.node_addresses = own.keys().copied().collect();
+        shadow.rows.rules = maps.rules.rows(&mut strange.rules)?;
         shadow.rows.blocks = maps.blocks.rows()?;
         shadow.rows.intervals = maps.ports.read()?;
         Ok(shadow)
@@ -194,6 +210,39 @@ impl Shadow {
     /// Who has which account.
     pub(super) fn accounts(&mut self) -> &mut Accounts {
         &mut self.accounts
+    }
+
+    /// What the maps hold that was not written, and what was written that they do not hold. Changes nothing.
+    pub(super) fn check(&self, maps: &Maps) -> Result<Vec<Difference>, DataplaneError> {
+        let mut strange = Strange::default();
+        let found = Self::look(maps, &mut strange)?;
+        let (have, want) = (&found.rows, &self.rows);
+        let addresses = |set: &BTreeSet<IpAddr>| set.iter().map(|ip| (*ip, "own")).collect::<OrdMap<IpAddr, &str>>();
+        let sources =
+            |set: &OrdSet<_>| set.iter().map(|range| (*range, "allowed")).collect::<OrdMap<(u32, IpNet), &str>>();
+        let mut all = strange.differences();
+        all.extend(compare("endpoints", &have.endpoints, &want.endpoints));
+        all.extend(compare("peers", &have.peers, &want.peers));
+        all.extend(compare("services", &have.services, &want.services));
+        all.extend(compare("served", &have.served, &want.served));
+        all.extend(compare("sources", &sources(&have.sources), &sources(&want.sources)));
+        all.extend(compare("node-addresses", &addresses(&have.node_addresses), &addresses(&want.node_addresses)));
+        all.extend(compare("rules", &have.rules, &want.rules));
+        let ports = |intervals: &Intervals| OrdMap::<PolicyProtocol, BTreeSet<u16>>::from(intervals.clone());
+        all.extend(compare("ports", &ports(&have.intervals), &ports(&want.intervals)));
+        all.extend(compare("blocks", &have.blocks, &want.blocks));
+        let stray = found.stray.len().saturating_sub(self.stray.len());
+        if stray > 0 && all.is_empty() {
+            let what = format!("{stray} rows of backends that no service points to");
+            let (wanted, found) = (String::new(), String::new());
+            all.push(Difference { place: "backends", fault: Fault::Extra, what, wanted, found });
+        }
+        Ok(all)
+    }
+
+    /// What the maps hold now.
+    pub(super) fn held(maps: &Maps) -> Result<Tables, DataplaneError> {
+        Ok(Self::look(maps, &mut Strange::default())?.rows)
     }
 
     /// Who is counted where.
@@ -390,6 +439,11 @@ impl Shadow {
                 result => !writes.done(result, REMOVE, map),
             }
         });
+    }
+
+    /// The classes of all instances.
+    pub(super) fn classes(&self) -> BTreeSet<u32> {
+        self.rows.peers.values().map(|peer| peer.class).collect()
     }
 
     /// The addresses of all backends.

@@ -16,12 +16,12 @@ use rtnetlink::{
 
 use super::{
     netns,
-    rtnl::{self, Link, Netlink, WantedRoute},
+    rtnl::{self, Link, Netlink, Route, WantedRoute},
 };
 use crate::{
     model::InstanceId,
     net::{
-        HostLink, InstanceLink, NetError,
+        HostLink, InstanceLink, Mended, NetError,
         names::{
             INSTANCE_DEVICE, host_device, host_mac, instance_mac, instance_of_device, instance_of_netns, netns_path,
         },
@@ -68,11 +68,7 @@ pub(super) async fn ensure(host: &Netlink, dir: &Path, id: &InstanceId, mtu: u32
 pub(super) async fn bring_up(host: &Netlink, dir: &Path, link: &InstanceLink) -> Result<(), NetError> {
     let inside = netns::in_existing(netns_path(dir, &link.id), Netlink::open).await?;
     let inner = find(&inside, INSTANCE_DEVICE).await?;
-    let addresses: Vec<IpAddr> = link.addresses.iter().collect();
-    let pairs: Vec<(IpAddr, IpAddr)> = addresses
-        .iter()
-        .filter_map(|ip| Some((*ip, link.gateway.iter().find(|gw| gw.is_ipv4() == ip.is_ipv4())?)))
-        .collect();
+    let (addresses, pairs) = (link.addresses.iter().collect::<Vec<_>>(), pairs(link));
 
     inside.ensure_addresses(&inner, &addresses).await?;
     inside.ensure_up(&inner).await?;
@@ -88,12 +84,67 @@ pub(super) async fn bring_up(host: &Netlink, dir: &Path, link: &InstanceLink) ->
         host.ensure_neighbour(&outer, *ip, instance_mac(&link.id)).await?;
     }
     host.ensure_up(&outer).await?;
-    for (ip, gateway) in &pairs {
-        let (to, device, source) = (IpNet::from(*ip), Some(outer.index), Some(*gateway));
-        host.put_route(&WantedRoute { to, device, via: None, source, metric: metric(*ip) }).await?;
+    for route in outer_routes(&pairs, outer.index) {
+        host.put_route(&route).await?;
     }
     until_running(&inside, INSTANCE_DEVICE).await?;
     until_running(host, &outer.name).await
+}
+
+/// See [`crate::net::Net::mend_links`].
+pub(super) async fn mend(host: &Netlink, dir: &Path, links: &[InstanceLink]) -> Result<Mended, NetError> {
+    let mut mended = Mended::default();
+    let (there, devices) = (host.routes().await?, host.links().await?);
+    for link in links {
+        let name = host_device(&link.id);
+        let Some(outer) = devices.iter().find(|device| device.name == name && device.up) else { continue };
+        match mend_one(host, dir, link, outer, &there).await {
+            Ok(more) => mended += more,
+            // It may be going: then its device or its namespace is not there any more.
+            Err(error) => tracing::debug!(%error, device = name, "the link of an instance could not be mended"),
+        }
+    }
+    Ok(mended)
+}
+
+async fn mend_one(
+    host: &Netlink,
+    dir: &Path,
+    link: &InstanceLink,
+    outer: &Link,
+    there: &[Route],
+) -> Result<Mended, NetError> {
+    let inside = netns::in_existing(netns_path(dir, &link.id), Netlink::open).await?;
+    let inner = find(&inside, INSTANCE_DEVICE).await?;
+    let (addresses, pairs) = (link.addresses.iter().collect::<Vec<_>>(), pairs(link));
+    let added = inside.ensure_addresses(&inner, &addresses).await?;
+    for (ip, gateway) in &pairs {
+        inside.ensure_neighbour(&inner, *gateway, host_mac(&link.id)).await?;
+        host.ensure_neighbour(outer, *ip, instance_mac(&link.id)).await?;
+    }
+    let routes: Vec<WantedRoute> =
+        pairs.iter().flat_map(|(ip, gateway)| inner_routes(*ip, *gateway, inner.index)).collect();
+    let within = inside.ensure_routes(&routes, &inside.routes().await?).await?;
+    let outside = host.ensure_routes(&outer_routes(&pairs, outer.index), there).await?;
+    Ok(Mended { devices: 0, addresses: added, routes: within + outside })
+}
+
+/// Each address with the gateway of its family.
+fn pairs(link: &InstanceLink) -> Vec<(IpAddr, IpAddr)> {
+    let gateway = |ip: &IpAddr| link.gateway.iter().find(|gateway| gateway.is_ipv4() == ip.is_ipv4());
+    link.addresses.iter().filter_map(|ip| Some((ip, gateway(&ip)?))).collect()
+}
+
+/// The host's routes to the instance.
+fn outer_routes(pairs: &[(IpAddr, IpAddr)], device: u32) -> Vec<WantedRoute> {
+    let route = |(ip, gateway): &(IpAddr, IpAddr)| WantedRoute {
+        to: IpNet::from(*ip),
+        device: Some(device),
+        via: None,
+        source: Some(*gateway),
+        metric: metric(*ip),
+    };
+    pairs.iter().map(route).collect()
 }
 
 /// A device that got its carrier while it was up drops what is sent until a worker of the kernel has noticed. From

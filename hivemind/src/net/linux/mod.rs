@@ -23,7 +23,7 @@ use std::{
 
 use self::{monitor::Monitor, rtnl::Netlink};
 use super::{
-    Gone, HeldPort, HostLink, InstanceLink, Net, NetError, NodeNet, PublishedPort, Uplink, nft, ports, ranges,
+    Gone, HeldPort, HostLink, InstanceLink, Mended, Net, NetError, NodeNet, PublishedPort, Uplink, nft, ports, ranges,
 };
 use crate::{model::InstanceId, net::names::netns_path};
 
@@ -98,11 +98,12 @@ impl Net for LinuxNet {
         overlapping(&self.netlink, node).await
     }
 
-    async fn ensure_node(&self, node: &NodeNet) -> Result<(), NetError> {
+    async fn ensure_node(&self, node: &NodeNet) -> Result<Mended, NetError> {
         netns::prepare_dir(&self.config.netns_dir)?;
-        node::ensure(&self.netlink, node).await?;
+        let mended = node::ensure(&self.netlink, node).await?;
         self.derive_mtu().await?;
-        nft::apply(&self.config.nft, &nft::node_rules(node, self.config.masquerade)).await
+        nft::apply(&self.config.nft, &nft::node_rules(node, self.config.masquerade)).await?;
+        Ok(mended)
     }
 
     async fn sync_published(&self, ports: &[PublishedPort]) -> Result<(), NetError> {
@@ -119,6 +120,10 @@ impl Net for LinuxNet {
 
     async fn bring_up(&self, link: &InstanceLink) -> Result<(), NetError> {
         link::bring_up(&self.netlink, &self.config.netns_dir, link).await
+    }
+
+    async fn mend_links(&self, links: &[InstanceLink]) -> Result<Mended, NetError> {
+        link::mend(&self.netlink, &self.config.netns_dir, links).await
     }
 
     async fn remove_link(&self, id: &InstanceId) -> Result<(), NetError> {

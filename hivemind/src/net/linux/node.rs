@@ -13,7 +13,7 @@ use super::{
     sysctl,
 };
 use crate::net::{
-    NetError, NodeNet, Uplink,
+    Mended, NetError, NodeNet, Uplink,
     names::{NODE_DEVICE, PUBLISH_DEVICE, is_ours},
     ranges::Taken,
 };
@@ -35,24 +35,26 @@ const DEFAULT_MTU: u32 = 1500;
 const MIN_MTU: u32 = 1280;
 
 /// The node's devices, addresses, routes and kernel parameters.
-pub(super) async fn ensure(netlink: &Netlink, node: &NodeNet) -> Result<(), NetError> {
+pub(super) async fn ensure(netlink: &Netlink, node: &NodeNet) -> Result<Mended, NetError> {
+    let mut mended = Mended::default();
     let others: Vec<String> =
         netlink.links().await?.into_iter().map(|link| link.name).filter(|name| !is_ours(name)).collect();
     let (v4, v6) = (node.instances_v4.is_some(), node.instances_v6.is_some());
     blocking(move || sysctl::ensure_forwarding(v4, v6, &others)).await?;
 
-    let (device, publish) = ensure_pair(netlink).await?;
+    let (device, publish) = ensure_pair(netlink, &mut mended).await?;
     let gateways: Vec<IpAddr> = node.gateways().collect();
-    netlink.ensure_addresses(&device, &gateways).await?;
+    mended.addresses = netlink.ensure_addresses(&device, &gateways).await?;
 
     let wanted = wanted_routes(node, publish.index);
     let there = netlink.routes().await?;
-    netlink.ensure_routes(&wanted, &there).await?;
+    mended.routes = netlink.ensure_routes(&wanted, &there).await?;
     for stale in there.iter().filter(|route| is_unreachable_of_ours(route) && !wanted.iter().any(|w| w.to == route.to))
     {
         netlink.remove_route(stale).await?;
+        mended.routes += 1;
     }
-    Ok(())
+    Ok(mended)
 }
 
 /// Undoes [`ensure`], but for the kernel parameters: who else relies on forwarding by now is not known.
@@ -131,24 +133,26 @@ pub(super) async fn addresses(netlink: &Netlink) -> Result<Vec<IpAddr>, NetError
 /// kernel has it. Nothing ever goes through the pair: the program on the publish device redirects or drops.
 /// Without ARP, since a duplicated packet still bears the node's address as its destination, and the kernel would wait
 /// for a neighbour on the pair that has it.
-async fn ensure_pair(netlink: &Netlink) -> Result<(Link, Link), NetError> {
+async fn ensure_pair(netlink: &Netlink, mended: &mut Mended) -> Result<(Link, Link), NetError> {
     let ends = (netlink.link(NODE_DEVICE).await?, netlink.link(PUBLISH_DEVICE).await?);
     let veth = |link: &Option<Link>| link.as_ref().is_some_and(|link| link.kind == Some(InfoKind::Veth));
     if !(veth(&ends.0) && veth(&ends.1)) {
         // Devices of these names and another kind cannot be ours, and half a pair is of no use.
         netlink.remove_link(NODE_DEVICE).await?;
         netlink.remove_link(PUBLISH_DEVICE).await?;
+        mended.devices += 1;
         netlink.add_link(NODE_DEVICE, LinkVeth::new(NODE_DEVICE, PUBLISH_DEVICE).build()).await?;
     }
-    Ok((ensure_end(netlink, NODE_DEVICE).await?, ensure_end(netlink, PUBLISH_DEVICE).await?))
+    Ok((ensure_end(netlink, NODE_DEVICE, mended).await?, ensure_end(netlink, PUBLISH_DEVICE, mended).await?))
 }
 
-async fn ensure_end(netlink: &Netlink, name: &str) -> Result<Link, NetError> {
+async fn ensure_end(netlink: &Netlink, name: &str, mended: &mut Mended) -> Result<Link, NetError> {
     let link = netlink.link(name).await?.ok_or_else(|| NetError::Netlink {
         action: "find the device",
         object: name.to_owned(),
         why: "it was removed the moment it was made".to_owned(),
     })?;
+    mended.devices += u64::from(!link.up || link.mtu != PUBLISH_MTU || link.arp);
     if link.mtu != PUBLISH_MTU || link.arp {
         let message = LinkUnspec::new_with_index(link.index).mtu(PUBLISH_MTU).arp(false).build();
         netlink.change_link(name, message).await?;

@@ -225,8 +225,10 @@ impl Netlink {
         Ok(all.into_iter().filter_map(Address::new).collect())
     }
 
-    /// Gives the device exactly these addresses (besides link-local ones), each as a network of its own.
-    pub(super) async fn ensure_addresses(&self, link: &Link, wanted: &[IpAddr]) -> Result<(), NetError> {
+    /// Gives the device exactly these addresses (besides link-local ones), each as a network of its own. Says how many
+    /// had to be added or removed.
+    pub(super) async fn ensure_addresses(&self, link: &Link, wanted: &[IpAddr]) -> Result<u64, NetError> {
+        let mut changed = 0;
         let all = self.addresses().await?;
         let there = || all.iter().filter(|address| address.index == link.index && address.global);
         let wanted: Vec<IpNet> = wanted.iter().map(|ip| IpNet::from(*ip)).collect();
@@ -243,11 +245,13 @@ impl Netlink {
             };
             let mut request = self.handle.address().add(link.index, net.addr(), net.prefix_len()).replace();
             *request.message_mut() = message;
+            changed += 1;
             killpoint::before("adding an address");
             request.execute().await.map_err(refused("add the address", format!("{net} to {}", link.name)))?;
         }
         for address in there().filter(|address| !wanted.contains(&address.net)) {
             let object = format!("{} from {}", address.net, link.name);
+            changed += 1;
             match self.handle.address().del(address.message.clone()).execute().await {
                 Err(error) if !is(&error, libc::EADDRNOTAVAIL) => {
                     return Err(refused("remove the address", object)(error));
@@ -255,7 +259,7 @@ impl Netlink {
                 _ => {}
             }
         }
-        Ok(())
+        Ok(changed)
     }
 
     /// All routes of all tables.
@@ -272,12 +276,14 @@ impl Netlink {
         Ok(all.into_iter().filter_map(Route::new).collect())
     }
 
-    /// Adds those of the wanted routes that are not among `there`.
-    pub(super) async fn ensure_routes(&self, wanted: &[WantedRoute], there: &[Route]) -> Result<(), NetError> {
+    /// Adds those of the wanted routes that are not among `there`, and says how many.
+    pub(super) async fn ensure_routes(&self, wanted: &[WantedRoute], there: &[Route]) -> Result<u64, NetError> {
+        let mut added = 0;
         for route in wanted.iter().filter(|wanted| !there.iter().any(|route| wanted.is(route))) {
             self.put_route(route).await?;
+            added += 1;
         }
-        Ok(())
+        Ok(added)
     }
 
     /// Adds a route, in the place of one to the same network with the same metric.

@@ -1,0 +1,42 @@
+//! One packet through one program, without sending anything.
+
+use aya::{TestRun as _, TestRunOptions, programs::Program};
+
+use super::{BpfDataplane, chain};
+use crate::dataplane::DataplaneError;
+
+/// What a program did with a packet that it was shown.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TestRun {
+    /// The program's return code.
+    pub verdict: i32,
+    /// The packet afterwards.
+    pub packet: Vec<u8>,
+    /// How long one run took.
+    pub mean: std::time::Duration,
+}
+
+impl BpfDataplane {
+    /// Runs a device's program on one packet that seems to have come by the interface `ifindex`, without sending
+    /// anything; `repeat` times on the same bytes.
+    pub fn test_run(&self, name: &str, packet: &[u8], ifindex: u32, repeat: u32) -> Result<TestRun, DataplaneError> {
+        let fail = |why| DataplaneError::Kernel { what: "a test run of a program", why };
+        let Some(Program::SchedClassifier(program)) = self.ebpf.program(name) else {
+            return Err(fail(format!("{name} is not a device's program")));
+        };
+        // `struct __sk_buff`: the interface index is its eleventh word.
+        let mut context = [0u8; 192];
+        context[40..44].copy_from_slice(&ifindex.to_ne_bytes());
+        let mut out = vec![0; packet.len() + 256];
+        let options = TestRunOptions {
+            data_in: Some(packet),
+            data_out: Some(&mut out),
+            ctx_in: Some(&context),
+            repeat,
+            ..TestRunOptions::default()
+        };
+        let result = program.test_run(options).map_err(|error| fail(chain(&error)))?;
+        out.truncate(result.data_size_out as usize);
+        Ok(TestRun { verdict: result.return_value.cast_signed(), packet: out, mean: result.duration })
+    }
+}
