@@ -133,6 +133,18 @@ impl Packet {
         self.flags() & (SYN | ACK | RST | FIN) == SYN
     }
 
+    /// Whether it asks for something, so that it answers nothing: the first packet of a TCP connection, or a ping. Both
+    /// ends of a ping have one identification, which a ping the other way may have too.
+    #[inline(always)]
+    pub const fn asks(&self) -> bool {
+        let ping = match self.tuple.protocol {
+            ICMP => self.detail == 8,
+            ICMPV6 => self.detail == 128,
+            _ => false,
+        };
+        self.opens() || ping
+    }
+
     /// Whether it is an ICMP message about the fate of another packet.
     #[inline(always)]
     pub const fn is_error(&self) -> bool {

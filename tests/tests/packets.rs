@@ -10,6 +10,8 @@ mod budget;
 mod changes;
 #[path = "packets/frame.rs"]
 mod frame;
+#[path = "packets/fuzz.rs"]
+mod fuzz;
 #[expect(dead_code, reason = "the tests with traffic use the rest")]
 #[path = "dataplane/lab.rs"]
 mod lab;
