@@ -339,7 +339,8 @@ fn transport<B: Bytes + ?Sized>(bytes: &B, packet: &mut Packet, end: u32) -> Res
     match packet.tuple.protocol {
         TCP => {
             let words = bytes.words::<5>(packet.l4).ok_or(Reason::Malformed)?;
-            if room < 20 || byte(words[3], 0) >> 4 < 5 {
+            let header = u32::from(byte(words[3], 0) >> 4) * 4;
+            if header < 20 || header > room {
                 return Err(Reason::Malformed);
             }
             ports(packet, words[0]);

@@ -293,7 +293,7 @@ impl Model {
                 return Ok(Opinion { fates, step: None });
             } else if flow.origin != from {
                 // What is no answer any more may still be allowed for itself.
-                begins = true;
+                begins = fates.is_empty();
                 fates.extend(refused);
             }
         }

@@ -96,7 +96,9 @@ pub(crate) fn read(frame: &[u8]) -> Result<Packet, Reason> {
         UDP | ICMP | ICMPV6 => 8,
         _ => return Ok(packet),
     };
-    if transport.len() < shortest || packet.protocol == TCP && transport[12] >> 4 < 5 {
+    let header =
+        if packet.protocol == TCP { transport.get(12).map_or(0, |byte| usize::from(byte >> 4) * 4) } else { shortest };
+    if header < shortest || header > transport.len() {
         return Err(Reason::Malformed);
     }
     let word = |at| be16(transport, at).ok_or(Reason::Malformed);
