@@ -63,6 +63,25 @@ struct Run {
 }
 
 impl Run {
+    /// Tries that many frames.
+    fn all(&mut self, frames: &mut Frames, cases: usize, batch: usize) -> Result<(), String> {
+        self.counted = self.counters();
+        for case in 0..cases {
+            if case % TERM == TERM - 1 {
+                self.model.world.legislate(&mut self.bench, case / TERM % 2);
+            }
+            let tried = frames.next(&self.model.world);
+            let told = |wrong| {
+                format!("frame {case}, {} of instance {}: {wrong}\n {}", tried.program, tried.host, hex(&tried.bytes))
+            };
+            self.check(&tried).map_err(told)?;
+            if case % batch == 0 || case + 1 == cases {
+                self.settle().map_err(told)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Tries a frame; what is wrong with what became of it.
     fn check(&mut self, tried: &Try) -> Result<(), String> {
         let Try { program, host, bytes } = tried;
@@ -183,34 +202,11 @@ fn play(seed: u64, cases: usize, batch: usize) -> Result<Seen, String> {
     let mut result = Ok(Seen::default());
     isolated(|cgroup| {
         let (bench, world) = World::new(cgroup);
-        let mut frames = Frames::new(seed);
         let (counted, expected, seen) = (Drops::new(), Drops::new(), Seen::default());
         let mut run = Run { bench, model: Model::new(world), counted, expected, batch: Vec::new(), seen };
-        let mut go = || {
-            run.counted = run.counters();
-            for case in 0..cases {
-                if case % TERM == TERM - 1 {
-                    let variant = case / TERM % 2;
-                    run.model.world.legislate(&mut run.bench, variant);
-                }
-                let tried = frames.next(&run.model.world);
-                let told = |wrong| {
-                    format!(
-                        "frame {case}, {} of instance {}: {wrong}\n {}",
-                        tried.program,
-                        tried.host,
-                        hex(&tried.bytes)
-                    )
-                };
-                run.check(&tried).map_err(told)?;
-                if case % batch == 0 || case + 1 == cases {
-                    run.settle().map_err(told)?;
-                }
-            }
-            Ok(std::mem::take(&mut run.seen))
-        };
-        result = go();
+        let done = run.all(&mut Frames::new(seed), cases, batch);
         run.bench.lab.dataplane.unload().expect("to unload");
+        result = done.map(|()| run.seen);
     });
     result
 }

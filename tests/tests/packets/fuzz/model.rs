@@ -123,9 +123,9 @@ impl Model {
     /// What becomes of a frame at a program, on the device of instance `host`.
     pub(crate) fn opinion(&self, program: &str, host: usize, frame: &[u8]) -> Opinion {
         let judged = match program {
-            program::FROM_CONTAINER => self.from_container(host, frame),
+            program::FROM_CONTAINER => self.sent_by(host, frame),
             program::TO_CONTAINER => self.to_container(host, frame),
-            program::FROM_UPLINK => self.from_uplink(frame),
+            program::FROM_UPLINK => self.arrives(frame),
             _ => self.published(frame),
         };
         judged.unwrap_or_else(Opinion::from)
@@ -144,7 +144,7 @@ impl Model {
         Ok((packet, follows))
     }
 
-    fn from_container(&self, host: usize, frame: &[u8]) -> Judged {
+    fn sent_by(&self, host: usize, frame: &[u8]) -> Judged {
         let own = &self.world.hosts[host];
         let is_own = |at: usize, length: usize, what: &[u8]| frame.get(at..at + length) == Some(what);
         let ready = if own.ready { Ok(()) } else { Err(Reason::NotReady) };
@@ -165,7 +165,7 @@ impl Model {
         }
         let (src, dst) = (packet.from.0, packet.to.0);
         let quiet = matches!(src, IpAddr::V6(six) if six.is_unspecified() || six.is_unicast_link_local());
-        if !own.addresses.contains(&src) && !(quiet && packet.is_neighbour()) {
+        if !(own.addresses.contains(&src) || quiet && packet.is_neighbour()) {
             return Err(Reason::SpoofedAddress);
         }
         let gateway = &self.world.node[2..];
@@ -186,7 +186,7 @@ impl Model {
             return self.lost(packet, [Some(host), self.world.host_of(dst)], true);
         }
         if packet.is_error() {
-            return self.error(frame, &packet, host, true);
+            return self.error(frame, &packet, true);
         }
         let (mut to, mut asked) = (packet.to, None);
         if self.world.is_service(dst) {
@@ -332,20 +332,19 @@ impl Model {
             return self.lost(packet, [None, Some(host)], false);
         }
         if packet.is_error() {
-            return self.error(frame, &packet, host, false);
+            return self.error(frame, &packet, false);
         }
         let to = packet.to;
         self.flow(packet, to, None, [None, Some(host)], follows, false)
     }
 
     /// An error that an instance sends or gets: it must tell of a known flow, of a packet of whom it is for.
-    fn error(&self, frame: &[u8], packet: &Packet, host: usize, sent: bool) -> Judged {
+    fn error(&self, frame: &[u8], packet: &Packet, sent: bool) -> Judged {
         let (protocol, src, dst) = parse::quoted(frame, packet).ok_or(Reason::Unrelated)?;
         // An instance is no router: it speaks of what it was sent.
         if src.0 != packet.to.0 || sent && dst.0 != packet.from.0 {
             return Err(Reason::Unrelated);
         }
-        let _ = host;
         let flow = self.flows.get(&key(protocol, src, dst)).ok_or(Reason::Unrelated)?;
         let change = if flow.asked.is_some() && flow.origin == src { Change::Quoted } else { Change::Nothing };
         let to = if sent { self.world.host_of(src.0) } else { None };
@@ -356,7 +355,7 @@ impl Model {
         Ok(Opinion { fates, step: None })
     }
 
-    fn from_uplink(&self, frame: &[u8]) -> Judged {
+    fn arrives(&self, frame: &[u8]) -> Judged {
         let passes = || Opinion::one(Fate::Pass(Change::Nothing));
         // What cannot be read is the stack's.
         let Ok((packet, follows)) = self.read(frame) else { return Ok(passes()) };
