@@ -145,10 +145,10 @@ impl Packet {
         self.opens() || ping
     }
 
-    /// Whether it is an ICMP message about the fate of another packet.
+    /// Whether it is an ICMP message about the fate of another packet, or the beginning of one in fragments.
     #[inline(always)]
     pub const fn is_error(&self) -> bool {
-        self.fragment == WHOLE && is_error(self.tuple.protocol, self.detail)
+        self.fragment < LATER && is_error(self.tuple.protocol, self.detail)
     }
 
     /// Whether it is a message of IPv6 neighbour discovery.

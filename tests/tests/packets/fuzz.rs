@@ -40,8 +40,9 @@ const BATCH: usize = 200;
 /// Frames between two changes of the policies.
 const TERM: usize = 3_000;
 /// Seeds that have found something in the programs, unless another is asked for they always run: a ping back that passed
-/// as the answer to a ping, and a TCP header that ends behind its packet.
-const FOUND: &[u64] = &[1, 18];
+/// as the answer to a ping, a TCP header that ends behind its packet, and an error about nothing that passed as a part
+/// of a flow.
+const FOUND: &[u64] = &[1, 18, 506];
 
 /// What came of a run: frames that passed, were dropped, were redirected, and drops by reason.
 #[derive(Debug, Default)]

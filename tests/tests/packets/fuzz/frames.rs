@@ -472,11 +472,12 @@ const fn question(protocol: u8) -> u8 {
     }
 }
 
-/// Whether it could never come by the stack: no uplink lets in what says that it is from a service or an instance, and
+/// Whether it could never come by the stack, which drops what nobody can have sent: no uplink lets in what says that it is from a service or an instance, and
 /// what instances of this node send to each other goes past the stack.
 fn is_impossible(world: &World, tried: &Try) -> bool {
     let Ok(packet) = super::parse::read(&tried.bytes) else { return false };
     let src = packet.from.0;
     let there = world.remotes.contains(&src) || world.node.contains(&src);
-    tried.program == program::TO_CONTAINER && (world.is_service(src) || world.is_instance(src) && !there)
+    let nobody = super::parse::is_group(src) || super::parse::is_unroutable(src);
+    tried.program == program::TO_CONTAINER && (nobody || world.is_service(src) || world.is_instance(src) && !there)
 }

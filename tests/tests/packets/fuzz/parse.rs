@@ -50,7 +50,7 @@ impl Packet {
             ICMPV6 => &[1, 2, 3, 4],
             _ => &[],
         };
-        self.part == Part::Whole && kinds.contains(&self.detail)
+        self.part != Part::Later && kinds.contains(&self.detail)
     }
 
     /// A message of neighbour discovery (RFC 4861).
