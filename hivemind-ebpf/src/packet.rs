@@ -133,10 +133,22 @@ impl Packet {
         self.flags() & (SYN | ACK | RST | FIN) == SYN
     }
 
-    /// Whether it is an ICMP message about the fate of another packet.
+    /// Whether it asks for something, so that it answers nothing: the first packet of a TCP connection, or a ping. Both
+    /// ends of a ping have one identification, which a ping the other way may have too.
+    #[inline(always)]
+    pub const fn asks(&self) -> bool {
+        let ping = match self.tuple.protocol {
+            ICMP => self.detail == 8,
+            ICMPV6 => self.detail == 128,
+            _ => false,
+        };
+        self.opens() || ping
+    }
+
+    /// Whether it is an ICMP message about the fate of another packet, or the beginning of one in fragments.
     #[inline(always)]
     pub const fn is_error(&self) -> bool {
-        self.fragment == WHOLE && is_error(self.tuple.protocol, self.detail)
+        self.fragment < LATER && is_error(self.tuple.protocol, self.detail)
     }
 
     /// Whether it is a message of IPv6 neighbour discovery.
@@ -327,7 +339,8 @@ fn transport<B: Bytes + ?Sized>(bytes: &B, packet: &mut Packet, end: u32) -> Res
     match packet.tuple.protocol {
         TCP => {
             let words = bytes.words::<5>(packet.l4).ok_or(Reason::Malformed)?;
-            if room < 20 || byte(words[3], 0) >> 4 < 5 {
+            let header = u32::from(byte(words[3], 0) >> 4) * 4;
+            if header < 20 || header > room {
                 return Err(Reason::Malformed);
             }
             ports(packet, words[0]);

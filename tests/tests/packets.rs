@@ -10,6 +10,8 @@ mod budget;
 mod changes;
 #[path = "packets/frame.rs"]
 mod frame;
+#[path = "packets/fuzz.rs"]
+mod fuzz;
 #[path = "packets/host.rs"]
 mod host;
 #[expect(dead_code, reason = "the tests with traffic use the rest")]

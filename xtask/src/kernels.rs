@@ -209,6 +209,7 @@ echo /bin/modprobe > /proc/sys/kernel/modprobe
 for module in $(cat /modules); do modprobe $module || echo "no module $module"; done
 ip link set lo up
 cat /proc/version
+export HIVEMIND_FUZZ_CASES=2000
 for test in $(cat /run-these); do
     echo "== $test"
     /tests/$test --test-threads=1 --nocapture < /dev/null

@@ -87,7 +87,8 @@ fn from_container(skb: Skb, own: u32, verdict: &mut i32) -> Result<(), Reason> {
     }
     work.set_key();
     let length = u64::from(skb.len());
-    if !flow::passes(work, Hook::From, own, length) {
+    // An error is judged by the packet that it tells of.
+    if work.packet.is_error() || !flow::passes(work, Hook::From, own, length) {
         if !sends(skb, work, own)? {
             limit::rates(skb, work, SENDER)?;
             forwarded(work.way.slots[0], OUT, length);
@@ -263,7 +264,7 @@ fn to_container(skb: Skb, own: u32) -> Result<(), Reason> {
     read(skb, ether_type)?;
     work.set_key();
     let length = u64::from(skb.len());
-    if !flow::passes(work, Hook::To, own, length) {
+    if work.packet.is_error() || !flow::passes(work, Hook::To, own, length) {
         if !gets(skb, work, own)? {
             forwarded(work.way.slots[1], IN, length);
             return Ok(());

@@ -60,7 +60,7 @@ pub(super) fn passes(work: &mut Work, hook: Hook, device: u32, bytes: u64) -> bo
     }
     let flags = work.packet.flags();
     let closed = work.key.protocol == TCP && flow::is_closed(row.seen);
-    if work.packet.opens() && (!begins || closed) {
+    if work.packet.asks() && (!begins || closed) {
         return false;
     }
     set_way(&mut work.way, row, near, begins);
@@ -190,7 +190,7 @@ pub(super) fn recall(work: &mut Work, arrives: bool) -> Result<(), Reason> {
         return Err(Reason::TupleClash);
     }
     words::copy(row, &mut work.fresh);
-    if same && !over && !(work.packet.opens() && (closed || !begins)) {
+    if same && !over && !(work.packet.asks() && (closed || !begins)) {
         work.known = 1;
         if work.service == 0 {
             work.service = row.service;

@@ -23,6 +23,8 @@ pub(crate) struct Frame {
     pub(crate) protocol: u8,
     /// TCP's flags, or ICMP's type.
     pub(crate) detail: u8,
+    /// Identification of an echo.
+    pub(crate) ident: u16,
     /// IPv4's options, or the IPv6 extension headers, each with its own number first.
     pub(crate) options: Vec<u8>,
     pub(crate) extensions: Vec<(u8, Vec<u8>)>,
@@ -43,6 +45,7 @@ impl Frame {
             ttl: 64,
             protocol,
             detail: if protocol == TCP { SYN } else { 0 },
+            ident: 0,
             options: Vec::new(),
             extensions: Vec::new(),
             fragment: 0,
@@ -112,7 +115,10 @@ impl Frame {
                 let length = (8 + self.payload.len() as u16).to_be_bytes();
                 ([&ports[..], &length, &[0, 0]].concat(), 6)
             }
-            ICMP | ICMPV6 => (vec![self.detail, 0, 0, 0, 0, 0, 0, 0], 2),
+            ICMP | ICMPV6 => {
+                let [high, low] = self.ident.to_be_bytes();
+                (vec![self.detail, 0, 0, 0, high, low, 0, 0], 2)
+            }
             SCTP => ([&ports[..], &[0; 8]].concat(), 0),
             _ => (Vec::new(), 0),
         };

@@ -225,6 +225,15 @@ fn fragments_follow_their_first_and_errors_pass() {
             let echo =
                 Frame { detail: if family == Family::V4 { 8 } else { 128 }, ..asks(&bench, family, protocol, 0) };
             bench.ask("a ping", &echo, Expect::Drop(Reason::PolicyIn));
+            // That it pings is answered, and by that nobody may ping it.
+            let asks = echo.detail;
+            let mut ping = bench.sent(1, protocol, 0, (bench.address(0, family), 0).into());
+            (ping.detail, ping.ident) = (asks, 77);
+            bench.answer("pings", &ping, passes(&ping));
+            let back = Frame { ident: 77, ..echo };
+            bench.ask("a ping back with its identification", &back, Expect::Drop(Reason::PolicyIn));
+            let reply = Frame { detail: if family == Family::V4 { 0 } else { 129 }, ..back };
+            bench.ask("the answer", &reply, passes(&reply));
         }
         bench.lab.dataplane.unload().expect("to unload");
     });
