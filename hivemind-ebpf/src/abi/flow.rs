@@ -82,7 +82,8 @@ pub struct Translation {
     pub pad: u16,
 }
 
-/// The fragments of one packet (RFC 791 3.2, RFC 8200 4.5). The value has the ports of the first, in network order.
+/// The fragments of one packet (RFC 791 3.2, RFC 8200 4.5), by where they are seen: with a forged source one could say
+/// what somebody else's fragments are, otherwise. The value has the ports of the first, in network order.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct FragmentKey {
@@ -94,6 +95,8 @@ pub struct FragmentKey {
     pub ident: u32,
     /// The protocol's number.
     pub protocol: u32,
+    /// The interface index of the device whose program sees them.
+    pub device: u32,
 }
 
 /// [`Event::kind`]: a flow has begun.
@@ -226,7 +229,7 @@ layout!(
 layout!(DropKey, 48, 8, tuple: 0, device: 40, direction: 44, reason: 45, pad: 46);
 layout!(Drops, 40, 8, packets: 0, bytes: 8, first_ns: 16, last_ns: 24, rule: 32, pad: 36);
 layout!(Translation, 20, 4, addr: 0, port_be: 16, pad: 18);
-layout!(FragmentKey, 40, 4, src: 0, dst: 16, ident: 32, protocol: 36);
+layout!(FragmentKey, 44, 4, src: 0, dst: 16, ident: 32, protocol: 36, device: 40);
 
 #[cfg(test)]
 mod tests {

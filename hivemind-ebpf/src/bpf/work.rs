@@ -143,7 +143,7 @@ pub(super) fn read(skb: Skb, ether_type: u16) -> Result<(), Reason> {
     words::zero(&mut work.packet);
     packet::parse(&skb, ether_type, &mut work.packet)?;
     if work.packet.fragment == FIRST || work.packet.fragment == LATER {
-        follow(work);
+        follow(work, skb.ifindex());
     }
     words::copy(&work.packet.tuple, &mut work.tuple);
     words::zero(&mut work.vip);
@@ -152,10 +152,10 @@ pub(super) fn read(skb: Skb, ether_type: u16) -> Result<(), Reason> {
 }
 
 #[inline(always)]
-fn follow(work: &mut Work) {
+fn follow(work: &mut Work, device: u32) {
     let packet = &mut work.packet;
     let Tuple { src, dst, protocol, .. } = packet.tuple;
-    work.fragment = FragmentKey { src, dst, ident: packet.ident, protocol: protocol.into() };
+    work.fragment = FragmentKey { src, dst, ident: packet.ident, protocol: protocol.into(), device };
     if packet.fragment == FIRST {
         let _ = FRAGMENTS.insert(&work.fragment, &[packet.tuple.sport_be, packet.tuple.dport_be], 0);
         return;

@@ -11,7 +11,7 @@ use hivemind::{
 use hivemind_ebpf::{program, reason::Reason};
 
 use crate::{
-    bench::{Bench, Expect},
+    bench::{Bench, Expect, Row},
     frame::{ACK, Frame, ICMP, ICMPV6, TCP, UDP},
     lab::{self, FAMILIES, GATEWAY, isolated},
 };
@@ -206,6 +206,13 @@ fn fragments_follow_their_first_and_errors_pass() {
         let later = Frame { fragment: 185, ..whole.clone() };
         bench.ask("a later fragment alone", &later, Expect::Drop(Reason::Fragment));
         let first = Frame { fragment: 0x2000, ..whole };
+        // Another instance says that it is this one's, and where it goes.
+        let other = &bench.lab.instances[1].link;
+        let (from_mac, to_mac, ifindex) = (other.instance_mac.0, other.host_mac.0, other.ifindex);
+        let packet = Frame { from_mac, to_mac, ..first.clone() }.bytes();
+        let (name, program, expect) = ("forged".into(), program::FROM_CONTAINER, Expect::Drop(Reason::SpoofedAddress));
+        bench.check(&Row { name, program, ifindex, packet, expect });
+        bench.ask("a later fragment after a forged first", &later, Expect::Drop(Reason::Fragment));
         bench.ask("the first", &first, passes(&first));
         bench.ask("a later one after it", &later, passes(&later));
         for (family, protocol, kind) in [(Family::V4, ICMP, 3), (Family::V6, ICMPV6, 2)] {
