@@ -15,11 +15,13 @@ const REFRESH: Duration = Duration::from_secs(10);
 /// Runs until cancelled. Before the first end mark the rules stay as the last daemon left them.
 pub(super) async fn run(shared: Arc<Shared>, mut desired: watch::Receiver<Arc<NodeDesired>>) {
     let mut published = Published::default();
+    let mut written = false;
     loop {
         let now = desired.borrow_and_update().clone();
         let mut pause = REFRESH;
         if now.revision > 0 {
             published.follow(&now);
+            written = true;
             let list: Vec<_> = published.places().into_iter().collect();
             if let Err(error) = shared.net.sync_published(&list).await {
                 tracing::error!(%error, "the rules for published ports could not be written; trying again");
@@ -30,7 +32,8 @@ pub(super) async fn run(shared: Arc<Shared>, mut desired: watch::Receiver<Arc<No
         let changed = async {
             while desired.changed().await.is_ok() {
                 let now = desired.borrow_and_update();
-                if now.revision > 0 && published.follow(&now) {
+                // The first time also if nothing is published: the last daemon may have left something.
+                if now.revision > 0 && (published.follow(&now) || !written) {
                     return;
                 }
             }
