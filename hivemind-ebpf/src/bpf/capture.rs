@@ -173,13 +173,15 @@ struct Record<const N: usize> {
 /// Puts a packet into the ring. False: there is no room.
 #[inline(always)]
 fn keep<const N: usize>(skb: *mut __sk_buff, head: &Captured) -> bool {
-    let mut kept = head.kept as usize;
+    let mut but_one = (head.kept as usize).wrapping_sub(1);
     // The compiler knows that the number is small enough; the verifier, which reads it from memory, must see it as well.
+    // One less, because that of 6.1 learns nothing from "is not 0".
     // SAFETY: the instruction changes nothing.
-    unsafe { core::arch::asm!("{0} += 0", inout(reg) kept) };
-    if kept == 0 || kept > N {
+    unsafe { core::arch::asm!("{0} += 0", inout(reg) but_one) };
+    if but_one >= N {
         return true;
     }
+    let kept = but_one + 1;
     let Some(mut entry) = PACKETS.reserve::<Record<N>>(0) else { return false };
     let record = entry.as_mut_ptr();
     // SAFETY: there is room for the record; what is not written is not read.

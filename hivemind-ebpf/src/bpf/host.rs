@@ -91,19 +91,21 @@ pub(super) fn enters(skb: Skb, work: &mut Work, bytes: u64) -> Result<(), Reason
     follow(work, bytes)
 }
 
-/// By the row of its flow, or else by the policies.
-#[inline(never)]
+/// By the row of its flow, or else by the policies. One after the other and not one in the other: the stack is small.
+#[inline(always)]
 fn follow(work: &mut Work, bytes: u64) -> Result<(), Reason> {
-    work.set_key();
-    if flow::passes(work, Hook::From, 0, bytes) {
-        return Ok(());
-    }
-    // Its rules are asked where a backend is chosen.
-    if work.leaves == 0 && is_published(work) {
+    if has_row(work, bytes) {
         return Ok(());
     }
     (work.devices, work.back, work.service) = ([0; 2], 0, 0);
     flow::admit(Hook::From, bytes)
+}
+
+/// Whether it passes by a row; what goes to a published port does, whose rules are asked where a backend is chosen.
+#[inline(never)]
+fn has_row(work: &mut Work, bytes: u64) -> bool {
+    work.set_key();
+    flow::passes(work, Hook::From, 0, bytes) || work.leaves == 0 && is_published(work)
 }
 
 /// Whether the host, or IPv6 on it, cannot do without.
