@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, net::IpAddr, sync::Arc, time::Duration};
 
 use imbl::ordmap::DiffItem;
 use ipnet::IpNet;
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 
 use super::worker::Shared;
 use crate::{
@@ -34,16 +34,11 @@ pub(super) async fn run(shared: Arc<Shared>, mut desired: watch::Receiver<Arc<No
         if !failed {
             within.clear();
         }
+        // A point in time: changes that come all the while do not put it off.
+        let retry_at = Instant::now() + RETRY;
         loop {
-            let retry = async {
-                if failed {
-                    tokio::time::sleep(RETRY).await;
-                } else {
-                    std::future::pending().await
-                }
-            };
             tokio::select! {
-                () = retry => break,
+                () = tokio::time::sleep_until(retry_at), if failed => break,
                 changed = desired.changed() => if changed.is_err() {
                     return;
                 },
