@@ -12,7 +12,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::{
     DaemonConfig,
     local::LocalUpstream,
-    needs,
+    memory, needs,
     prepare::{Prepared, prepare, store_problem},
 };
 use crate::{
@@ -159,7 +159,7 @@ async fn serve(
         let _ = first_round.wait_for(|done| *done).await;
         let _ = told.wait_for(|desired| desired.revision > 0).await;
         drop(block);
-        std::future::pending::<&str>().await
+        memory::give_back().await
     });
 
     let ended = tokio::select! {
