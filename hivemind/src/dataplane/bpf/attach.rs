@@ -11,7 +11,6 @@ use std::{
 };
 
 use aya::{
-    Ebpf,
     programs::{
         CgroupAttachMode, LinkOrder, Program, ProgramError, SchedClassifier, TcAttachType,
         links::{FdLink, LinkError},
@@ -83,32 +82,6 @@ impl Place {
 /// Whether the kernel has TCX.
 pub(super) fn has_tcx() -> bool {
     KernelVersion::current().is_ok_and(|version| version >= KernelVersion::new(6, 6, 0))
-}
-
-/// Loads every program. A refusal is shown in short and kept in full.
-pub(super) fn load_programs(ebpf: &mut Ebpf, log_dir: &Path) -> Result<(), DataplaneError> {
-    for name in program::DEVICE.iter().chain(&program::SOCKET) {
-        let loaded = match ebpf.program_mut(name) {
-            Some(Program::SchedClassifier(program)) => program.load(),
-            Some(Program::CgroupSockAddr(program)) => program.load(),
-            Some(Program::CgroupSock(program)) => program.load(),
-            Some(Program::SockOps(program)) => program.load(),
-            _ => return Err(DataplaneError::Kernel { what: "a program of the object", why: (*name).into() }),
-        };
-        loaded.map_err(|error| refused(name, &error, log_dir))?;
-    }
-    Ok(())
-}
-
-fn refused(name: &str, error: &ProgramError, log_dir: &Path) -> DataplaneError {
-    let full = chain(error);
-    let log = log_dir.join(format!("verifier-{name}.log"));
-    if let Err(error) = fs::create_dir_all(log_dir).and_then(|()| fs::write(&log, &full)) {
-        tracing::warn!(%error, path = %log.display(), "the verifier's log could not be kept");
-    }
-    let lines: Vec<_> = full.lines().filter(|line| !line.trim().is_empty()).collect();
-    let short = lines[lines.len().saturating_sub(3)..].join(" / ");
-    DataplaneError::Rejected { program: name.into(), short, log }
 }
 
 fn direction(name: &str) -> TcAttachType {

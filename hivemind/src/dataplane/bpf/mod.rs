@@ -9,6 +9,7 @@ mod attach;
 mod group;
 mod intervals;
 mod link;
+mod load;
 mod mapped;
 mod maps;
 mod mend;
@@ -141,7 +142,7 @@ impl BpfDataplane {
             what: "support for the data plane's maps",
             why: chain(&error),
         })?;
-        attach::load_programs(&mut ebpf, &config.log_dir)?;
+        load::all(&mut ebpf, &config.log_dir)?;
         let info = info(&ebpf, tcx);
         let ids = mend::Ids::of(&ebpf);
         let mut maps = Maps::take(&mut ebpf)?;
