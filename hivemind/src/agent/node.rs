@@ -6,7 +6,7 @@ use tokio::{sync::watch, time::timeout};
 
 use super::{datapath::Datapath, upstream::Upstream};
 use crate::{
-    model::{EventKind, Node, NodeDesired, NodeStatus},
+    model::{EventKind, Node, NodeDesired, NodeStatus, Subject},
     net::{InstanceLink, Mended, Net, NetError, NodeNet},
     observe::{Events, Metrics},
     runtime::Runtime,
@@ -153,11 +153,11 @@ impl NodeKeeper {
         if before.is_some_and(|before| before.ready == status.ready && before.message == status.message) {
             return;
         }
-        let object = format!("node/{}", self.node.name);
+        let about = Subject::Node(self.node.name.clone());
         if status.ready {
-            self.events.emit(EventKind::Normal, "NodeReady", object, "the node is ready".into());
+            self.events.emit(EventKind::Normal, "NodeReady", &about, "the node is ready".into());
         } else {
-            self.events.emit(EventKind::Warning, "NodeNotReady", object, status.message.clone());
+            self.events.emit(EventKind::Warning, "NodeNotReady", &about, status.message.clone());
         }
     }
 }

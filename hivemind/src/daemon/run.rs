@@ -108,6 +108,7 @@ async fn serve(
         net,
         datapath: datapath.clone(),
         events: events.clone(),
+        node: config.node_name.clone(),
         gateway: network.gateway,
         ranges: network.instances().collect(),
         parallel: std::thread::available_parallelism().map_or(4, |n| n.get() * 2),

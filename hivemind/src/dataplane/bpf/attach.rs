@@ -244,7 +244,7 @@ impl BpfDataplane {
     pub(super) fn attach_sockets(&mut self) -> Result<(), DataplaneError> {
         let path = self.config.cgroup.clone();
         let to = path.display().to_string();
-        let file = |source| DataplaneError::File { action: "open", path: path.clone(), source };
+        let file = |source| DataplaneError::file("open", &path, source);
         let cgroup = File::open(&path).map_err(file)?;
         let id = cgroup.metadata().map_err(file)?.ino();
         for name in program::SOCKET {
@@ -318,7 +318,7 @@ pub(super) fn list(path: &Path) -> Result<Vec<String>, DataplaneError> {
     match fs::read_dir(path) {
         Ok(entries) => Ok(entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
-        Err(source) => Err(DataplaneError::File { action: "list", path: path.to_owned(), source }),
+        Err(source) => Err(DataplaneError::file("list", path, source)),
     }
 }
 
@@ -326,9 +326,7 @@ pub(super) fn list(path: &Path) -> Result<Vec<String>, DataplaneError> {
 pub(super) fn remove_pin(pin: &Path) -> Result<(), DataplaneError> {
     killpoint::before("removing a pin");
     match fs::remove_file(pin) {
-        Err(source) if source.kind() != io::ErrorKind::NotFound => {
-            Err(DataplaneError::File { action: "remove", path: pin.to_owned(), source })
-        }
+        Err(source) if source.kind() != io::ErrorKind::NotFound => Err(DataplaneError::file("remove", pin, source)),
         _ => Ok(()),
     }
 }

@@ -128,7 +128,7 @@ impl BpfDataplane {
         let base = base(&config.root);
         for dir in ["maps", "links"] {
             let path = base.join(dir);
-            fs::create_dir_all(&path).map_err(|source| DataplaneError::File { action: "create", path, source })?;
+            fs::create_dir_all(&path).map_err(|source| DataplaneError::file("create", &path, source))?;
         }
         let in_use = !tcx || !attach::list(&base.join("links"))?.is_empty();
         maps::check_pinned(&base.join("maps"), OBJECT, in_use)?;
@@ -456,7 +456,7 @@ pub fn attached(root: &Path) -> Result<usize, DataplaneError> {
 pub fn remove_pins(root: &Path) -> Result<(), DataplaneError> {
     match fs::remove_dir_all(root) {
         Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
-            Err(DataplaneError::File { action: "remove", path: root.to_owned(), source })
+            Err(DataplaneError::file("remove", root, source))
         }
         _ => Ok(()),
     }
