@@ -7,6 +7,7 @@
 mod closing;
 pub mod datapath;
 mod fault;
+pub mod host_names;
 pub mod hosts;
 pub mod machine;
 pub mod node;

@@ -19,6 +19,7 @@ use crate::{
     agent::{
         Agent,
         datapath::{self, Datapath},
+        host_names,
         node::{self, NodeKeeper},
         upstream::Upstream,
     },
@@ -131,6 +132,11 @@ async fn serve(
         "agent"
     });
     tasks.spawn(async move {
+    let (looked_up, lookups, least) = (datapath.names_of_host(), dns.lookups(), config.dns_least_ttl);
+    tasks.spawn(async move {
+        host_names::run(looked_up, lookups, least).await;
+        "host names"
+    });
         dns.ended().await;
         "dns"
     });
