@@ -33,7 +33,7 @@ use crate::{
     lifecycle::backoff,
     model::{Addresses, EventKind, FeedMessage, NodeDesired},
     net::{Net, PublishedPort},
-    observe::Events,
+    observe::{Events, Metrics},
     runtime::{ContainerState, Runtime},
 };
 use datapath::Datapath;
@@ -57,6 +57,8 @@ pub struct Agent {
     pub datapath: Datapath,
     /// Where it says what happened.
     pub events: Events,
+    /// Where it counts what it puts right.
+    pub metrics: Metrics,
     /// The node's own addresses: gateways and name servers of its instances.
     pub gateway: Addresses,
     /// The node's ranges of instance addresses.
@@ -77,6 +79,7 @@ impl Agent {
             datapath: self.datapath,
             reporter: reporter.clone(),
             events: self.events,
+            metrics: self.metrics,
             gateway: self.gateway,
             ports: Ports::default(),
             slots: Semaphore::new(self.parallel),

@@ -23,10 +23,12 @@ use crate::{
     lifecycle::{clock, killpoint},
     model::{Addresses, Desired, ErrorCode, EventKind, Exit, Instance, InstanceStatus, Phase, Revision, StatusReport},
     net::{HostLink, InstanceLink, Net, PublishedPort},
-    observe::Events,
+    observe::{Events, Metrics},
     runtime::{ContainerSpec, Image, PullProgress, RunState, Runtime},
     spec::v1::{AppSpec, PortSpec, PullPolicy},
 };
+
+mod lost;
 
 /// Label on every container of ours: the instance's app, `tenant/namespace/app`.
 pub(super) const LABEL_APP: &str = "hivemind.app";
@@ -46,6 +48,7 @@ pub(super) struct Shared {
     pub(super) datapath: Datapath,
     pub(super) reporter: Reporter,
     pub(super) events: Events,
+    pub(super) metrics: Metrics,
     /// The node's own addresses: gateways and name servers of the instances.
     pub(super) gateway: Addresses,
     /// The published ports that are held.
@@ -73,8 +76,8 @@ pub(super) struct Worker {
     status: InstanceStatus,
     started: Option<Instant>,
     health: Option<Watching>,
-    /// Why the health check failed, said at the next exit: we were the ones who ended the process.
-    unhealthy_because: Option<String>,
+    /// Why we have the process ended, said at its exit.
+    ended_because: Option<(String, ErrorCode)>,
 }
 
 /// The health check of a running process. Dropping it ends it.
@@ -95,7 +98,7 @@ impl Worker {
             status: InstanceStatus::default(),
             started: None,
             health: None,
-            unhealthy_because: None,
+            ended_because: None,
         }
     }
 
@@ -159,6 +162,7 @@ impl Worker {
             self.status.restarts = self.status.restarts.max(restarts);
         }
         self.seen.container = state.map(|state| state.run);
+        self.look_at_link(instance).await;
         Ok(())
     }
 
@@ -352,7 +356,7 @@ impl Worker {
                 let message = format!("health check failed: {why}");
                 self.event(EventKind::Warning, "Unhealthy", instance, format!("{}: {message}", instance.name()));
                 self.say(instance, Phase::Unhealthy, message.clone(), Some(ErrorCode::Unhealthy));
-                self.unhealthy_because = Some(message);
+                self.ended_because = Some((message, ErrorCode::Unhealthy));
                 self.seen.unhealthy = true;
                 self.health = None;
                 return;
@@ -405,10 +409,10 @@ impl Worker {
         let ran = self.started.take().map_or(Duration::ZERO, |started| started.elapsed());
         self.seen.failures = if ran >= machine::WELL_AFTER { 1 } else { self.seen.failures + 1 };
         self.seen.exit_recorded = true;
-        self.seen.unhealthy = false;
+        (self.seen.unhealthy, self.seen.unlinked) = (false, false);
         self.seen.stop = Stop::NotBegun;
-        let (how, fault) = match self.unhealthy_because.take() {
-            Some(why) => (why, ErrorCode::Unhealthy),
+        let (how, fault) = match self.ended_because.take() {
+            Some(because) => because,
             None => (words::exit(code, oom, instance.spec.resources.memory), ErrorCode::StartFailed),
         };
         if machine::restarts(instance.spec.restart, code) {

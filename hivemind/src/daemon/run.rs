@@ -109,6 +109,7 @@ async fn serve(
         net,
         datapath: datapath.clone(),
         events: events.clone(),
+        metrics: metrics.clone(),
         gateway: network.gateway,
         ranges: network.instances().collect(),
         parallel: std::thread::available_parallelism().map_or(4, |n| n.get() * 2),
@@ -131,12 +132,12 @@ async fn serve(
         agent.run(desired).await;
         "agent"
     });
-    tasks.spawn(async move {
     let (looked_up, lookups, least) = (datapath.names_of_host(), dns.lookups(), config.dns_least_ttl);
     tasks.spawn(async move {
         host_names::run(looked_up, lookups, least).await;
         "host names"
     });
+    tasks.spawn(async move {
         dns.ended().await;
         "dns"
     });

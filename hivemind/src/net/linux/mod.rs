@@ -23,7 +23,8 @@ use std::{
 
 use self::{monitor::Monitor, rtnl::Netlink};
 use super::{
-    Gone, HeldPort, HostLink, InstanceLink, Mended, Net, NetError, NodeNet, PublishedPort, Uplink, nft, ports, ranges,
+    Gone, HeldPort, HostLink, InstanceLink, LinkState, Mended, Net, NetError, NodeNet, PublishedPort, Uplink, nft,
+    ports, ranges,
 };
 use crate::{model::InstanceId, net::names::netns_path};
 
@@ -58,6 +59,9 @@ pub struct LinuxNet {
 }
 
 /// [`Net::check_ranges`], for a look at the machine before a daemon is started: makes nothing.
+    /// The rules as they were written last.
+    node_rules: nft::Rules,
+    published_rules: nft::Rules,
 pub async fn check_ranges(node: &NodeNet) -> Result<(), NetError> {
     overlapping(&Netlink::open()?, node).await
 }
@@ -72,7 +76,8 @@ impl LinuxNet {
     /// runtime it is called in.
     pub fn new(config: NetConfig) -> Result<Self, NetError> {
         let (netlink, monitor) = (Netlink::open()?, Monitor::start()?);
-        Ok(Self { config, netlink, monitor, derived_mtu: AtomicU32::new(0) })
+        let (node_rules, published_rules) = (nft::Rules::of_node(), nft::Rules::of_published());
+        Ok(Self { config, netlink, monitor, derived_mtu: AtomicU32::new(0), node_rules, published_rules })
     }
 
     async fn mtu(&self) -> Result<u32, NetError> {
@@ -102,12 +107,15 @@ impl Net for LinuxNet {
         netns::prepare_dir(&self.config.netns_dir)?;
         let mended = node::ensure(&self.netlink, node).await?;
         self.derive_mtu().await?;
-        nft::apply(&self.config.nft, &nft::node_rules(node, self.config.masquerade)).await?;
-        Ok(mended)
+        let rules = nft::node_rules(node, self.config.masquerade);
+        let firewall = self.node_rules.keep(&self.config.nft, &rules).await?;
+        Ok(Mended { firewall, ..mended })
     }
 
-    async fn sync_published(&self, ports: &[PublishedPort]) -> Result<(), NetError> {
-        nft::apply(&self.config.nft, &nft::published_rules(ports, node::PUBLISH_NEXT_HOPS)).await
+    async fn sync_published(&self, ports: &[PublishedPort]) -> Result<Mended, NetError> {
+        let rules = nft::published_rules(ports, node::PUBLISH_NEXT_HOPS);
+        let firewall = self.published_rules.keep(&self.config.nft, &rules).await?;
+        Ok(Mended { firewall, ..Mended::default() })
     }
 
     fn hold_port(&self, port: PublishedPort) -> Result<HeldPort, NetError> {
@@ -129,6 +137,10 @@ impl Net for LinuxNet {
     async fn remove_link(&self, id: &InstanceId) -> Result<(), NetError> {
         link::remove(&self.netlink, &self.config.netns_dir, id).await
     }
+    async fn look_at_link(&self, link: &HostLink) -> Result<LinkState, NetError> {
+        link::look(&self.netlink, link).await
+    }
+
 
     async fn close_sockets(&self, of: Option<&InstanceId>, gone: Arc<Gone>) -> Result<usize, NetError> {
         let action = "close sockets of";
@@ -167,7 +179,7 @@ impl Net for LinuxNet {
     }
 
     async fn remove_node(&self) -> Result<(), NetError> {
-        nft::apply(&self.config.nft, &nft::no_rules()).await?;
+        nft::remove(&self.config.nft).await?;
         node::remove(&self.netlink).await?;
         let dir = self.config.netns_dir.clone();
         node::blocking(move || netns::release_dir(&dir)).await
