@@ -239,6 +239,7 @@ impl Shadow {
         }
         Ok(all)
     }
+        all.extend(compare("limits", &found.accounts.rows(&self.accounts), &self.accounts.rows(&self.accounts)));
 
     /// What the maps hold now.
     pub(super) fn held(maps: &Maps) -> Result<Tables, DataplaneError> {
