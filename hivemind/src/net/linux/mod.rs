@@ -4,6 +4,7 @@
 //! It keeps no record of what it made: names follow from ids, and everything else is read from the kernel. Making a
 //! link is a handful of system calls and no process; `nft` is run only for what concerns the whole node.
 
+mod begun;
 mod link;
 mod monitor;
 mod netns;
@@ -11,6 +12,7 @@ mod node;
 mod rtnl;
 mod sockets;
 mod sysctl;
+mod tracked;
 
 use std::{
     net::IpAddr,
@@ -21,6 +23,7 @@ use std::{
     },
 };
 
+pub use self::begun::{Begun, begun};
 use self::{monitor::Monitor, rtnl::Netlink};
 use super::{
     Gone, HeldPort, HostLink, InstanceLink, LinkState, Mended, Net, NetError, NodeNet, PublishedPort, Uplink, nft,
@@ -56,12 +59,12 @@ pub struct LinuxNet {
     monitor: Monitor,
     /// The derived MTU, as `ensure_node` last saw it; 0 before. A cache: making a link should not list every route.
     derived_mtu: AtomicU32,
-}
-
-/// [`Net::check_ranges`], for a look at the machine before a daemon is started: makes nothing.
     /// The rules as they were written last.
     node_rules: nft::Rules,
     published_rules: nft::Rules,
+}
+
+/// [`Net::check_ranges`], for a look at the machine before a daemon is started: makes nothing.
 pub async fn check_ranges(node: &NodeNet) -> Result<(), NetError> {
     overlapping(&Netlink::open()?, node).await
 }
@@ -134,13 +137,13 @@ impl Net for LinuxNet {
         link::mend(&self.netlink, &self.config.netns_dir, links).await
     }
 
-    async fn remove_link(&self, id: &InstanceId) -> Result<(), NetError> {
-        link::remove(&self.netlink, &self.config.netns_dir, id).await
-    }
     async fn look_at_link(&self, link: &HostLink) -> Result<LinkState, NetError> {
         link::look(&self.netlink, link).await
     }
 
+    async fn remove_link(&self, id: &InstanceId) -> Result<(), NetError> {
+        link::remove(&self.netlink, &self.config.netns_dir, id).await
+    }
 
     async fn close_sockets(&self, of: Option<&InstanceId>, gone: Arc<Gone>) -> Result<usize, NetError> {
         let action = "close sockets of";
