@@ -5,6 +5,7 @@
 //! old ones link by link, each in one step: no packet passes unseen and none is lost.
 
 mod accounts;
+mod adopt;
 mod attach;
 mod group;
 mod intervals;
@@ -292,6 +293,7 @@ impl Dataplane for BpfDataplane {
         let publish = self.config.publish_device.clone();
         self.attach_device(&Place::Publish, &publish)?;
         let mut wanted = Vec::new();
+        let before = self.attached.clone();
         for device in devices {
             if !is_ethernet(device) {
                 // Its packets take the longer way, by the firewall and `publish_device`.
@@ -308,6 +310,9 @@ impl Dataplane for BpfDataplane {
                 self.attach_device(&place, device)?;
                 wanted.push(place);
             }
+        }
+        if wanted.iter().any(|place| !before.contains(place)) {
+            self.shadow.adopt(&mut self.maps)?;
         }
         if !self.tcx {
             return self.detach_uplinks_but(&wanted);

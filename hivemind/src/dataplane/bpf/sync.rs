@@ -19,6 +19,7 @@ use ipnet::IpNet;
 
 use super::{
     accounts::Accounts,
+    adopt,
     group::{self, Group, GroupKey},
     intervals::Intervals,
     maps::{Maps, Table, failed, is_full},
@@ -78,6 +79,13 @@ impl Writes {
             }
         }
         true
+    }
+
+    /// Remembers what is refused of something that writes no rows of the tables.
+    fn try_to(&mut self, done: Result<u64, DataplaneError>) {
+        if let Err(error) = done {
+            self.failed.get_or_insert(error);
+        }
     }
 
     /// The whole outcome. Of several full maps the first is named; the others come up when it has been mended.
@@ -231,6 +239,7 @@ impl Shadow {
         let ports = |intervals: &Intervals| OrdMap::<PolicyProtocol, BTreeSet<u16>>::from(intervals.clone());
         all.extend(compare("ports", &ports(&have.intervals), &ports(&want.intervals)));
         all.extend(compare("blocks", &have.blocks, &want.blocks));
+        all.extend(compare("limits", &found.accounts.rows(&self.accounts), &self.accounts.rows(&self.accounts)));
         let stray = found.stray.len().saturating_sub(self.stray.len());
         if stray > 0 && all.is_empty() {
             let what = format!("{stray} rows of backends that no service points to");
@@ -300,7 +309,7 @@ impl Shadow {
 
         let host = wanted.endpoints.get(&HOST_ENDPOINT).map_or(0, flags);
         // What is no way of a policy's any more is open before its rules go.
-        self.tell_host(&mut writes, maps, self.host & host);
+        self.tell_host(&mut writes, maps, self.host & host, &wanted.node_addresses);
 
         // Policies: first the rules under new numbers, then who and what has which number, at last old rules go: at no
         // moment something is looked up under a number that has no rules yet.
@@ -333,6 +342,10 @@ impl Shadow {
             writes.put_row(&mut maps.endpoints, &mut self.rows.endpoints, (ifindex, row), abi);
         }
         writes.put(&mut maps.peers, &mut self.rows.peers, &peers.put);
+        if !addresses.put.is_empty() && adopt::follows(self.host) {
+            // Before they are the host's: nothing of them has a row so far.
+            writes.try_to(adopt::adopt(maps, &wanted.node_addresses));
+        }
         writes.put(&mut maps.node_addresses, &mut own, &addresses.put);
         for (port, service) in served.put {
             let owner = Owner { ifindex: port.0, served: Some((port.1, port.2, *service)) };
@@ -351,7 +364,7 @@ impl Shadow {
         // All that lets somebody pass is there.
         let complete = writes.full.is_empty() && writes.failed.is_none();
         if complete && self.rows.endpoints.get(&HOST_ENDPOINT) == wanted.endpoints.get(&HOST_ENDPOINT) {
-            self.tell_host(&mut writes, maps, host);
+            self.tell_host(&mut writes, maps, host, &wanted.node_addresses);
         }
 
         for front in &services.cut {
@@ -393,11 +406,27 @@ impl Shadow {
         }
     }
 
-    /// The programs look at the flags first: without them nothing of the host is judged.
-    fn tell_host(&mut self, writes: &mut Writes, maps: &mut Maps, flags: u32) {
-        if self.host != flags && writes.done(maps.set_host(flags), WRITE, map::GENERATION) {
+    /// The programs look at the flags first: without them nothing of the host is judged. What the host has begun before
+    /// gets its rows before they look for them, and what it has begun meanwhile right after.
+    fn tell_host(&mut self, writes: &mut Writes, maps: &mut Maps, flags: u32, own: &BTreeSet<IpAddr>) {
+        if self.host == flags {
+            return;
+        }
+        let begins = !adopt::follows(self.host) && adopt::follows(flags);
+        if begins {
+            writes.try_to(adopt::adopt(maps, own));
+        }
+        if writes.done(maps.set_host(flags), WRITE, map::GENERATION) {
             self.host = flags;
         }
+        if begins {
+            writes.try_to(adopt::adopt(maps, own));
+        }
+    }
+
+    /// Makes rows for what the host has begun where nobody looked, if policies are about it.
+    pub(super) fn adopt(&self, maps: &mut Maps) -> Result<(), DataplaneError> {
+        if adopt::follows(self.host) { adopt::adopt(maps, &self.rows.node_addresses).map(drop) } else { Ok(()) }
     }
 
     fn put_services(&mut self, writes: &mut Writes, maps: &mut Maps, services: &Changes<'_, Frontend, ServiceRow>) {

@@ -5,6 +5,7 @@
 //! no notification, and watching for changes does not wake itself.
 
 use std::{
+    collections::BTreeSet,
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
@@ -19,6 +20,7 @@ use rtnetlink::{
         link::{
             AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, State,
         },
+        neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState},
         route::{RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteScope, RouteType},
     },
 };
@@ -301,6 +303,27 @@ impl Netlink {
         }
     }
 
+    /// All permanent neighbours: on which device, of which address, with which Ethernet address.
+    pub(super) async fn neighbours(&self) -> Result<BTreeSet<Neighbour>, NetError> {
+        let all = self.collect(|| self.handle.neighbours().get().execute()).await;
+        Ok(all.map_err(refused("list", "neighbours"))?.into_iter().filter_map(neighbour).collect())
+    }
+
+    /// Adds those of the wanted neighbours of a device that are not among `there`, and says how many.
+    pub(super) async fn ensure_neighbours(
+        &self,
+        link: &Link,
+        wanted: &[(IpAddr, Mac)],
+        there: &BTreeSet<Neighbour>,
+    ) -> Result<u64, NetError> {
+        let mut added = 0;
+        for (ip, mac) in wanted.iter().filter(|(ip, mac)| !there.contains(&(link.index, *ip, mac.0))) {
+            self.ensure_neighbour(link, *ip, *mac).await?;
+            added += 1;
+        }
+        Ok(added)
+    }
+
     /// A permanent neighbour: no ARP and no neighbour discovery is needed to reach it.
     pub(super) async fn ensure_neighbour(&self, link: &Link, ip: IpAddr, mac: Mac) -> Result<(), NetError> {
         killpoint::before("adding a neighbour");
@@ -318,6 +341,23 @@ pub(super) fn without_link_local(message: LinkMessageBuilder<LinkUnspec>) -> Lin
 /// `ensure_up` with no IPv6 address generated.
 pub(super) fn quiet(index: u32) -> LinkMessage {
     without_link_local(LinkUnspec::new_with_index(index)).build()
+}
+
+/// A device's index, an address, and its Ethernet address.
+pub(super) type Neighbour = (u32, IpAddr, [u8; 6]);
+
+/// None: it is not permanent.
+fn neighbour(message: NeighbourMessage) -> Option<Neighbour> {
+    let (mut ip, mut mac) = (None, None);
+    for attribute in message.attributes {
+        match attribute {
+            NeighbourAttribute::Destination(NeighbourAddress::Inet(v4)) => ip = Some(v4.into()),
+            NeighbourAttribute::Destination(NeighbourAddress::Inet6(v6)) => ip = Some(v6.into()),
+            NeighbourAttribute::LinkLayerAddress(bytes) => mac = bytes.try_into().ok(),
+            _ => {}
+        }
+    }
+    (message.header.state == NeighbourState::Permanent).then_some((message.header.ifindex, ip?, mac?))
 }
 
 impl From<LinkMessage> for Link {
