@@ -1,6 +1,6 @@
 //! What a node is told, and what it was told already.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use tokio::sync::mpsc;
 
@@ -17,6 +17,8 @@ pub(super) struct Feed {
     to: mpsc::Sender<FeedMessage>,
     /// What was last said of each service: the same is not said twice.
     said: BTreeMap<ServiceKey, Arc<ServedService>>,
+    /// What was last said of each node.
+    nodes: BTreeMap<NodeName, Arc<Vec<IpAddr>>>,
     /// A message did not fit or the agent has gone: the feed ends, so that nothing is missed silently.
     broken: bool,
 }
@@ -26,9 +28,10 @@ impl Feed {
     pub(super) fn begin(node: NodeName, snapshot: &ClusterSnapshot) -> (Self, mpsc::Receiver<FeedMessage>) {
         // Everything must fit beside what may come while the agent takes it in.
         let policies = snapshot.namespaces.len() + snapshot.policies.len() + snapshot.tiers.len();
+        let policies = policies + snapshot.node_status.len();
         let size = snapshot.instances.len() * 2 + snapshot.services.len() + snapshot.tenants.len() + policies + QUEUE;
         let (to, messages) = mpsc::channel(size);
-        let mut feed = Self { node, to, said: BTreeMap::new(), broken: false };
+        let mut feed = Self { node, to, said: BTreeMap::new(), nodes: BTreeMap::new(), broken: false };
         let mut instances: BTreeMap<&AppKey, Vec<&Arc<Instance>>> = BTreeMap::new();
         for row in snapshot.instances.values() {
             let instance = &row.object;
@@ -51,6 +54,7 @@ impl Feed {
         for row in snapshot.tiers.values() {
             feed.say(FeedMessage::TierPolicy(Arc::clone(&row.object)));
         }
+        feed.say_nodes(snapshot);
         feed.say(FeedMessage::SnapshotEnd(snapshot.revision));
         (feed, messages)
     }
@@ -104,6 +108,9 @@ impl Feed {
                 None => FeedMessage::TierPolicyGone(key.clone()),
             });
         }
+        if dirty.nodes {
+            self.say_nodes(snapshot);
+        }
         self.say(FeedMessage::SnapshotEnd(snapshot.revision));
         !self.broken
     }
@@ -121,6 +128,22 @@ impl Feed {
             let served = Arc::new(served);
             self.said.insert(key, Arc::clone(&served));
             self.say(FeedMessage::Service(served));
+        }
+    }
+
+    /// Says what has changed of the nodes' addresses.
+    fn say_nodes(&mut self, snapshot: &ClusterSnapshot) {
+        let gone = self.nodes.extract_if(.., |name, _| !snapshot.node_status.contains_key(name));
+        for (name, _) in gone.collect::<Vec<_>>() {
+            self.say(FeedMessage::NodeGone(name));
+        }
+        for (name, row) in &snapshot.node_status {
+            let addresses = &row.object.addresses;
+            if self.nodes.get(name).is_none_or(|said| **said != *addresses) {
+                let addresses = Arc::new(addresses.clone());
+                self.nodes.insert(name.clone(), Arc::clone(&addresses));
+                self.say(FeedMessage::Node(name.clone(), addresses));
+            }
         }
     }
 

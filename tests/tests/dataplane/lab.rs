@@ -379,7 +379,7 @@ impl Lab {
             },
         );
         for address in [instance.v4.into(), instance.v6.into()] {
-            self.tables.peers.insert(address, PeerRow { class, tenant: TENANT, ifindex });
+            self.tables.peers.insert(address, PeerRow { class, tenant: TENANT, ifindex, node: None });
         }
     }
 

@@ -1,10 +1,10 @@
 //! What others ask of the owner.
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc};
 
 use tokio::sync::{oneshot, watch};
 
-use super::{Datapath, DatapathState, Names, Request, RuleHits, Seen, User, stopped};
+use super::{super::node::Facts, Datapath, DatapathState, Names, Request, RuleHits, Seen, User, stopped};
 use crate::{
     dataplane::{
         Captures, Counter, DataplaneError, DataplaneInfo, Measuring, ProgramRuns, Watch,
@@ -35,9 +35,9 @@ impl Datapath {
         let _ = self.requests.send(Request::Desired(desired));
     }
 
-    /// Tells the node's uplinks and addresses.
-    pub fn node_facts(&self, uplinks: Vec<String>, addresses: Vec<IpAddr>) {
-        let _ = self.requests.send(Request::NodeFacts { uplinks, addresses });
+    /// Tells the node's uplinks and addresses, and the ways to other nodes.
+    pub fn node_facts(&self, facts: Facts) {
+        let _ = self.requests.send(Request::NodeFacts(facts));
     }
 
     /// All counters.

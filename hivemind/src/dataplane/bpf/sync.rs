@@ -31,7 +31,7 @@ use crate::{
         DataplaneError, SyncReport,
         diff::{Changes, changes},
         drift::{Difference, Fault, compare},
-        tables::{Frontend, LimitOwner, ServiceRow, Tables},
+        tables::{Frontend, LimitOwner, NodeRow, ServiceRow, Tables},
     },
     spec::v1::PolicyProtocol,
 };
@@ -49,6 +49,8 @@ pub(super) struct Shadow {
     slots: Slots,
     /// The flags that the programs know the host's policies by.
     host: u32,
+    /// How many addresses of other nodes the programs know of.
+    nodes: u32,
     accounts: Accounts,
 }
 
@@ -167,7 +169,7 @@ impl Shadow {
         let groups = rows.iter().map(|(group, _)| *group).chain(shadow.groups.values().copied());
         shadow.next_group = groups.max().map_or(1, next);
         shadow.stray = rows.into_iter().filter(|(group, _)| !used.contains(group)).map(|(_, key)| key).collect();
-        shadow.host = maps.host()?;
+        (shadow.host, shadow.nodes) = (maps.host()?, maps.told_nodes()?);
         shadow.rows.sources = maps.sources.rows()?;
         shadow.rows.endpoints = maps.endpoints.rows(&mut strange.endpoints)?;
         shadow.rows.peers = maps.peers.rows(&mut strange.peers)?;
@@ -191,6 +193,7 @@ impl Shadow {
         shadow.accounts = Accounts::read(maps, accounts)?;
         let own = maps.node_addresses.rows::<_, u32>(&mut strange.node_addresses)?;
         shadow.rows.node_addresses = own.keys().copied().collect();
+        shadow.rows.nodes = maps.nodes.rows(&mut strange.nodes)?;
         shadow.rows.rules = maps.rules.rows(&mut strange.rules)?;
         shadow.rows.blocks = maps.blocks.rows()?;
         shadow.rows.intervals = maps.ports.read()?;
@@ -227,6 +230,7 @@ impl Shadow {
         all.extend(compare("served", &have.served, &want.served));
         all.extend(compare("sources", &sources(&have.sources), &sources(&want.sources)));
         all.extend(compare("node-addresses", &addresses(&have.node_addresses), &addresses(&want.node_addresses)));
+        all.extend(compare("nodes", &have.nodes, &want.nodes));
         all.extend(compare("rules", &have.rules, &want.rules));
         let ports = |intervals: &Intervals| OrdMap::<PolicyProtocol, BTreeSet<u16>>::from(intervals.clone());
         all.extend(compare("ports", &ports(&have.intervals), &ports(&want.intervals)));
@@ -243,6 +247,11 @@ impl Shadow {
     /// What the maps hold now.
     pub(super) fn held(maps: &Maps) -> Result<Tables, DataplaneError> {
         Ok(Self::look(maps, &mut Strange::default())?.rows)
+    }
+
+    /// The addresses of other nodes.
+    pub(super) const fn nodes(&self) -> &OrdMap<IpAddr, NodeRow> {
+        &self.rows.nodes
     }
 
     /// Who is counted where.
@@ -297,6 +306,7 @@ impl Shadow {
         let served = changes(&self.rows.served, &wanted.served);
         let services = changes(&self.rows.services, &wanted.services);
         let addresses = changes(&own, &wanted_own);
+        let nodes = changes(&self.rows.nodes, &wanted.nodes);
 
         let host = wanted.endpoints.get(&HOST_ENDPOINT).map_or(0, flags);
         // What is no way of a policy's any more is open before its rules go.
@@ -334,6 +344,7 @@ impl Shadow {
         }
         writes.put(&mut maps.peers, &mut self.rows.peers, &peers.put);
         writes.put(&mut maps.node_addresses, &mut own, &addresses.put);
+        writes.put(&mut maps.nodes, &mut self.rows.nodes, &nodes.put);
         for (port, service) in served.put {
             let owner = Owner { ifindex: port.0, served: Some((port.1, port.2, *service)) };
             let abi = Served { service: *service, slot: self.slots.of(maps, owner) };
@@ -368,6 +379,7 @@ impl Shadow {
         }
         writes.cut(&mut maps.served, &mut self.rows.served, &served.cut);
         writes.cut(&mut maps.node_addresses, &mut own, &addresses.cut);
+        writes.cut(&mut maps.nodes, &mut self.rows.nodes, &nodes.cut);
         writes.cut(&mut maps.peers, &mut self.rows.peers, &peers.cut);
         writes.cut(&mut maps.endpoints, &mut self.rows.endpoints, &endpoints.cut);
         for block in &blocks.cut {
@@ -377,6 +389,7 @@ impl Shadow {
         }
         writes.cut(&mut maps.rules, &mut self.rows.rules, &rules.cut);
         self.rows.node_addresses = own.keys().copied().collect();
+        self.tell_nodes(&mut writes, maps);
         writes
     }
 
@@ -397,6 +410,14 @@ impl Shadow {
     fn tell_host(&mut self, writes: &mut Writes, maps: &mut Maps, flags: u32) {
         if self.host != flags && writes.done(maps.set_host(flags), WRITE, map::GENERATION) {
             self.host = flags;
+        }
+    }
+
+    /// While there are none the programs look for no tunnels.
+    fn tell_nodes(&mut self, writes: &mut Writes, maps: &mut Maps) {
+        let nodes = u32::try_from(self.rows.nodes.len()).unwrap_or(u32::MAX);
+        if self.nodes != nodes && writes.done(maps.set_nodes(nodes), WRITE, map::GENERATION) {
+            self.nodes = nodes;
         }
     }
 

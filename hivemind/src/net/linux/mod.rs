@@ -13,6 +13,7 @@ mod sockets;
 mod sysctl;
 
 use std::{
+    collections::BTreeMap,
     net::IpAddr,
     path::PathBuf,
     sync::{
@@ -159,6 +160,10 @@ impl Net for LinuxNet {
 
     async fn uplinks(&self) -> Result<Vec<Uplink>, NetError> {
         node::uplinks(&self.netlink).await
+    }
+
+    async fn ways(&self, to: &[IpAddr]) -> Result<BTreeMap<IpAddr, Option<Uplink>>, NetError> {
+        node::ways(&self.netlink, to).await
     }
 
     async fn changed(&self) -> Result<(), NetError> {

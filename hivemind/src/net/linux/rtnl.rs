@@ -276,6 +276,25 @@ impl Netlink {
         Ok(all.into_iter().filter_map(Route::new).collect())
     }
 
+    /// The device by which the kernel reaches another machine's address; none if it knows no way there.
+    pub(super) async fn way_to(&self, to: IpAddr) -> Result<Option<u32>, NetError> {
+        let message = match to {
+            IpAddr::V4(ip) => RouteMessageBuilder::<Ipv4Addr>::new().destination_prefix(ip, 32).build(),
+            IpAddr::V6(ip) => RouteMessageBuilder::<Ipv6Addr>::new().destination_prefix(ip, 128).build(),
+        };
+        let unknown = [libc::ENETUNREACH, libc::EHOSTUNREACH, libc::EACCES, libc::EINVAL, libc::EAFNOSUPPORT];
+        match self.collect(|| self.handle.route().get(message.clone()).execute()).await {
+            Ok(routes) => {
+                let leads_out = |route: &RouteMessage| route.header.kind == RouteType::Unicast;
+                let devices =
+                    routes.into_iter().filter(leads_out).filter_map(Route::new).flat_map(|route| route.devices);
+                Ok(devices.into_iter().next())
+            }
+            Err(error) if unknown.iter().any(|errno| is(&error, *errno)) => Ok(None),
+            Err(error) => Err(refused("find the route to", to.to_string())(error)),
+        }
+    }
+
     /// Adds those of the wanted routes that are not among `there`, and says how many.
     pub(super) async fn ensure_routes(&self, wanted: &[WantedRoute], there: &[Route]) -> Result<u64, NetError> {
         let mut added = 0;
