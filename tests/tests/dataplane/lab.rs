@@ -195,6 +195,11 @@ impl Ns {
         ns
     }
 
+    /// A thread in it.
+    pub(crate) const fn tid(&self) -> i32 {
+        self.tid
+    }
+
     /// Runs `f` in the namespace, on a thread of its own.
     pub(crate) fn run<R: Send>(&self, f: impl FnOnce() -> R + Send) -> R {
         let body = || {

@@ -280,7 +280,7 @@ fn what_comes_out_of_a_tunnel_goes_to_its_instance_or_nowhere() {
                 let lost = tunnelled(&comes(there, protocol, 7009, THERE, detail).bytes(), there, own);
                 // What refuses is the packet without its tunnel.
                 let (verdict, out) = bench.run(program::FROM_UPLINK, &lost, device("uplink"));
-let to = match client(family) {
+                let to = match client(family) {
                     IpAddr::V4(to) => out[30..34] == to.octets(),
                     IpAddr::V6(to) => out[38..54] == to.octets(),
                 };

@@ -17,6 +17,19 @@ pub struct TestRun {
 }
 
 impl BpfDataplane {
+    /// Runs the uplinks' program in the driver of another device, in the calling thread's namespace, until this is
+    /// dropped. A veth sends out again what its program wants to only if its peer runs a program as well.
+    #[cfg(feature = "testkit")]
+    pub fn run_in_driver(&mut self, device: &str) -> Result<(), DataplaneError> {
+        let fail = |why| DataplaneError::Kernel { what: "a program in a driver", why };
+        match self.ebpf.program_mut(hivemind_ebpf::program::UPLINK_DRIVER) {
+            Some(Program::Xdp(program)) => program.attach(device, aya::programs::XdpMode::Driver),
+            _ => return Err(fail("it is not loaded".into())),
+        }
+        .map(drop)
+        .map_err(|error| fail(chain(&error)))
+    }
+
     /// Runs a device's program on one packet that seems to have come by the interface `ifindex`, without sending
     /// anything; `repeat` times on the same bytes.
     pub fn test_run(&self, name: &str, packet: &[u8], ifindex: u32, repeat: u32) -> Result<TestRun, DataplaneError> {
