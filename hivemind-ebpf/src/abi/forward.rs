@@ -21,6 +21,10 @@ pub struct Forward {
     pub device: u32,
     /// The generation of the tables at which it was decided.
     pub generation: u32,
+    /// [`Node::mtu`] of the node.
+    pub mtu: u32,
+    /// Always 0.
+    pub pad: u32,
 }
 
 /// How another node is reached; the key is an [`Addr`] of its.
@@ -67,4 +71,4 @@ impl Tuple {
 
 layout!(Node, 8, 4, device: 0, mtu: 4);
 layout!(Hop, 24, 8, since_ns: 0, macs: 8, device: 20);
-layout!(Forward, 56, 8, last_ns: 0, tag: 8, backend: 16, node: 32, device: 48, generation: 52);
+layout!(Forward, 64, 8, last_ns: 0, tag: 8, backend: 16, node: 32, device: 48, generation: 52, mtu: 56, pad: 60);

@@ -109,6 +109,13 @@ fn node_of(backend: &Addr) -> Option<Addr> {
     if node.is_none() { None } else { Some(node) }
 }
 
+/// The longest packet that gets there.
+#[inline(always)]
+fn mtu_to(node: &Addr) -> u32 {
+    // SAFETY: one aligned word.
+    unsafe { NODES.get(node) }.map_or(0, |way| way.mtu)
+}
+
 /// The firewall has accepted a packet, and another node has its backend, `work.tuple.dst`.
 #[inline(never)]
 pub(super) fn begins(skb: Skb, work: &mut Work, verdict: &mut i32) -> Result<(), Reason> {
@@ -122,7 +129,7 @@ pub(super) fn begins(skb: Skb, work: &mut Work, verdict: &mut i32) -> Result<(),
     let node = node_of(&backend).ok_or(Reason::PeerNotReady)?;
     may(work)?;
     let tag = work.packet.tuple.tag();
-    work.forward = Forward { last_ns: now(), tag, backend, node, device, generation };
+    work.forward = Forward { last_ns: now(), tag, backend, node, device, generation, mtu: mtu_to(&node), pad: 0 };
     // Without a row each packet goes this way.
     let _ = FORWARDS.insert(&work.packet.tuple, &work.forward, 0);
     send(skb, work, &node, verdict)
@@ -164,7 +171,7 @@ pub(super) fn follows(skb: Skb, work: &mut Work, about: bool, verdict: &mut i32)
         work.to_backend(backend, 0);
         may(work)?;
         node = there;
-        (row.node, row.generation) = (node, generation);
+        (row.node, row.generation, row.mtu) = (node, generation, mtu_to(&node));
     }
     if !about {
         (row.last_ns, row.device) = (time, skb.ifindex());

@@ -16,7 +16,7 @@ use hivemind_ebpf::{
 };
 
 use super::{
-    maps::{FORWARDS, HOPS, NODES, generation, has_nodes, now, sent_on},
+    maps::{FORWARDS, HOPS, generation, has_nodes, now, sent_on},
     skb::word,
 };
 
@@ -105,16 +105,14 @@ fn forward(frame: Frame) -> Option<u32> {
     if row.generation != generation() || row.device != device || time.saturating_sub(row.last_ns) > QUIET_NS {
         return None;
     }
-    let node = row.node;
+    let (node, mtu) = (row.node, row.mtu);
     if row.tag != packet.tuple.tag() {
         return None;
     }
     let from = packet.tuple.dst;
-    // SAFETY: copied at once.
-    let reached = unsafe { NODES.get(&node) }?.mtu;
     // SAFETY: copied at once. A row that was reused in between is of another node on the same link, or of none.
     let hop = unsafe { HOPS.get(&node) }.copied()?;
-    if hop.device != device || time.saturating_sub(hop.since_ns) > HOP_NS || length + header::overhead(v4) > reached {
+    if hop.device != device || time.saturating_sub(hop.since_ns) > HOP_NS || length + header::overhead(v4) > mtu {
         return None;
     }
     row.last_ns = time;
