@@ -157,6 +157,40 @@ mod tests {
     use super::*;
 
     #[test]
+    fn addresses_of_nodes_are_said_once_and_when_they_change() {
+        use crate::model::{NodeStatus, Row};
+        let mut snapshot = ClusterSnapshot::at(1);
+        let set = |snapshot: &mut ClusterSnapshot, addresses: Vec<IpAddr>, ready| {
+            let status = NodeStatus { addresses, ready, ..NodeStatus::default() };
+            snapshot.node_status.insert("b".parse().expect("a name"), Row { object: Arc::new(status), modified: 1 });
+        };
+        let said = |messages: &mut mpsc::Receiver<FeedMessage>| {
+            let mut said = Vec::new();
+            while let Ok(message) = messages.try_recv() {
+                match message {
+                    FeedMessage::Node(name, addresses) => said.push((name.to_string(), addresses.len())),
+                    FeedMessage::NodeGone(name) => said.push((name.to_string(), 0)),
+                    _ => {}
+                }
+            }
+            said
+        };
+        set(&mut snapshot, vec![[192, 0, 2, 3].into()], false);
+        let (mut feed, mut messages) = Feed::begin("a".parse().expect("a name"), &snapshot);
+        assert_eq!(said(&mut messages), [("b".to_owned(), 1)]);
+        let dirty = Dirty { nodes: true, ..Dirty::default() };
+        set(&mut snapshot, vec![[192, 0, 2, 3].into()], true);
+        assert!(feed.update(&snapshot, &dirty));
+        assert_eq!(said(&mut messages), []);
+        set(&mut snapshot, vec![[192, 0, 2, 3].into(), [192, 0, 2, 4].into()], true);
+        assert!(feed.update(&snapshot, &dirty));
+        assert_eq!(said(&mut messages), [("b".to_owned(), 2)]);
+        snapshot.node_status.clear();
+        assert!(feed.update(&snapshot, &dirty));
+        assert_eq!(said(&mut messages), [("b".to_owned(), 0)]);
+    }
+
+    #[test]
     fn a_feed_whose_agent_has_gone_ends() {
         let snapshot = ClusterSnapshot::at(1);
         let (mut feed, messages) = Feed::begin("a".parse().expect("a name"), &snapshot);
