@@ -1,6 +1,7 @@
 //! What a program costs for one packet, over one that does nothing: the kernel runs each on the same bytes a million
 //! times (BPF_PROG_TEST_RUN). The caches are warm, and nothing is sent: for comparing, not for packets per second.
 
+mod driver;
 mod empty;
 
 use std::collections::BTreeSet;
@@ -75,7 +76,13 @@ pub(crate) fn run(run: &Run, common: &Common, _: &Args) -> Result<()> {
             subject.judged.0.push(shown(port, FIN_ACK, repeat)?);
         }
     }
-    report(common, &empty, &subjects)
+    let mut costs = driver::Costs::default();
+    plane.sync(&driver::tables(plain, ends[0])?)?;
+    for _ in 0..rounds {
+        let count = common.pick(1_000, 20_000);
+        plane.inside(|plane| driver::round(plane, ends[0], count, &mut costs))?;
+    }
+    report(common, &empty, &subjects, &costs)
 }
 
 #[derive(Default)]
@@ -86,7 +93,7 @@ struct Subject {
     judged: Series,
 }
 
-fn report(common: &Common, empty: &Series, subjects: &[Subject]) -> Result<()> {
+fn report(common: &Common, empty: &Series, subjects: &[Subject], driver: &driver::Costs) -> Result<()> {
     let over = |series: &Series| Series(series.0.iter().zip(&empty.0).map(|(all, none)| all - none).collect());
     let mut report =
         Report::new("One packet from instance to instance, in hm_from_cont, over a program that does nothing");
@@ -103,6 +110,12 @@ fn report(common: &Common, empty: &Series, subjects: &[Subject]) -> Result<()> {
     for subject in &subjects[1..] {
         report.limit(format!("the policies' part, {}", subject.name), "ns", &policy(subject), Target::AtMost(55.0));
     }
+    report.figure("driver: a frame that is left at once", "ns", &driver.left);
+    for (family, sent) in ["IPv4", "IPv6"].into_iter().zip(&driver.sent) {
+        let own = Series(sent.0.iter().zip(&driver.left.0).map(|(all, none)| all - none).collect());
+        report.limit(format!("driver: to another node, {family}"), "ns", &own, Target::AtMost(190.0));
+    }
+    report.note("driver: of a published port; over a frame that is left at once, each run a call of its own.");
     report.note("judged: what the first packet of a flow costs, but for the row that is made for it (about 290 ns).");
     report.print(common.json)
 }

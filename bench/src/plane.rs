@@ -73,6 +73,12 @@ impl Plane {
         let run = self.inner.test_run(program::FROM_CONTAINER, packet, ifindex, repeat);
         run.context("cannot show a packet to the program")
     }
+
+    /// Works with the data plane where it is.
+    pub(crate) fn inside<T: Send>(&mut self, work: impl FnOnce(&mut BpfDataplane) -> Result<T> + Send) -> Result<T> {
+        let inner = &mut self.inner;
+        self.node.enter(|| work(inner))
+    }
 }
 
 fn log_dir(run: &Run, tag: &str) -> Result<PathBuf> {

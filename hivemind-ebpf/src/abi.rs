@@ -209,6 +209,9 @@ pub struct Peer {
     pub who: Who,
     /// The interface index of its host device if it is on this node, else 0.
     pub ifindex: u32,
+    /// The address of the node that it is on, if that is another one and there is a tunnel to it; else none. Of the
+    /// instance's family.
+    pub node: Addr,
 }
 
 /// What a rule of policies is looked up by.
@@ -432,7 +435,7 @@ layout!(Endpoint, 84, 4, v4: 0, v6: 16, frame_to: 32, who: 44, sets: 52, flags: 
 layout!(Rule, 8, 4, number: 0, order: 4);
 layout!(Who, 8, 4, class: 0, tenant: 4);
 layout!(RuleKey, 16, 4, set: 0, peer: 4, port: 8, protocol: 12, direction: 13, pad: 14);
-layout!(Peer, 12, 4, who: 0, ifindex: 8);
+layout!(Peer, 28, 4, who: 0, ifindex: 8, node: 12);
 layout!(FrontendKey, 20, 4, addr: 0, port_be: 16, protocol: 18, scope: 19);
 layout!(ServedKey, 8, 4, ifindex: 0, port_be: 4, protocol: 6, pad: 7);
 layout!(Served, 8, 4, service: 0, slot: 4);
@@ -445,11 +448,13 @@ layout!(Count, 16, 8, packets: 0, bytes: 8);
 
 mod capture;
 mod flow;
+mod forward;
 mod limit;
 mod rtt;
 mod service;
 pub use capture::*;
 pub use flow::{BEGUN, DROPPED, DropKey, Drops, ENDED, Event, Flow, FlowKey, FragmentKey, Translation};
+pub use forward::*;
 pub use limit::*;
 pub use rtt::*;
 pub use service::*;

@@ -16,9 +16,10 @@ pub mod packet;
 pub mod policy;
 pub mod reason;
 pub mod refusal;
+pub mod tunnel;
 
 /// Version of keys, values and map meanings. It is part of the path under which everything is pinned.
-pub const ABI_VERSION: u32 = 4;
+pub const ABI_VERSION: u32 = 5;
 
 /// Names of the maps: at most 15 bytes, which is what the kernel keeps.
 pub mod map {
@@ -40,10 +41,19 @@ pub mod map {
     pub const FLOWS: &str = "hm_flows";
     /// [`super::abi::Tuple`] → [`super::abi::Translation`].
     pub const TRANSLATIONS: &str = "hm_translations";
+    /// [`super::abi::Tuple`] → [`super::abi::Forward`].
+    pub const FORWARDS: &str = "hm_forwards";
+    /// [`super::abi::BY_DRIVER`] or [`super::abi::BY_STACK`] → [`super::abi::Count`] of each CPU: packets that were sent to
+    /// other nodes.
+    pub const FORWARDED: &str = "hm_forwarded";
+    /// [`super::abi::Addr`] of another node → [`super::abi::Node`].
+    pub const NODES: &str = "hm_nodes";
+    /// [`super::abi::Addr`] of another node → [`super::abi::Hop`].
+    pub const HOPS: &str = "hm_hops";
     /// [`super::abi::FragmentKey`] → ports.
     pub const FRAGMENTS: &str = "hm_fragments";
     /// 0 → the generation of the tables: a flow that was decided at another one is decided anew; 1 → the flags of the
-    /// host's endpoint, 0 if no policy is about it.
+    /// host's endpoint, 0 if no policy is about it; 2 → how many addresses other nodes have.
     pub const GENERATION: &str = "hm_generation";
     /// [`super::abi::DropKey`] → [`super::abi::Drops`]: the latest.
     pub const DROPS: &str = "hm_drops";
@@ -87,7 +97,7 @@ pub mod map {
     pub const RTT_TAKEN: &str = "hm_rtt_taken";
 
     /// All of them.
-    pub const ALL: [&str; 31] = [
+    pub const ALL: [&str; 35] = [
         ENDPOINTS,
         PEERS,
         NODE_ADDRS,
@@ -97,6 +107,10 @@ pub mod map {
         SOCKETS,
         FLOWS,
         TRANSLATIONS,
+        FORWARDS,
+        FORWARDED,
+        NODES,
+        HOPS,
         FRAGMENTS,
         GENERATION,
         DROPS,
@@ -148,7 +162,10 @@ pub mod program {
     /// Egress of the device that the firewall hands accepted connections to.
     pub const PUB_SELECT: &str = "hm_pub_select";
 
-    /// The programs of network devices.
+    /// The driver of an uplink.
+    pub const UPLINK_DRIVER: &str = "hm_xdp";
+
+    /// The programs of network devices, in the kernel's traffic control.
     pub const DEVICE: [&str; 5] = [FROM_CONTAINER, TO_CONTAINER, FROM_UPLINK, TO_UPLINK, PUB_SELECT];
     /// The programs of the cgroup.
     pub const SOCKET: [&str; 10] = [
@@ -163,6 +180,11 @@ pub mod program {
         "hm_release",
         "hm_sock_ops",
     ];
+
+    /// Every program.
+    pub fn all() -> impl Iterator<Item = &'static str> {
+        DEVICE.into_iter().chain([UPLINK_DRIVER]).chain(SOCKET)
+    }
 }
 
 /// Name of the read-only [`abi::Config`] in the object.
@@ -172,11 +194,7 @@ pub const CONFIG: &str = "HM_CONFIG";
 mod tests {
     #[test]
     fn the_kernel_keeps_every_name_whole() {
-        let names = super::map::ALL
-            .iter()
-            .chain(&super::map::OWN)
-            .chain(&super::program::DEVICE)
-            .chain(&super::program::SOCKET);
+        let names = super::map::ALL.iter().chain(&super::map::OWN).copied().chain(super::program::all());
         for name in names {
             assert!(name.len() <= 15 && name.starts_with("hm_"), "{name}");
         }

@@ -79,11 +79,16 @@ pub enum Reason {
     Published = 36,
     /// A policy denies it, and says so to the sender.
     Rejected = 37,
+    /// A packet for another node's published port in a tunnel that is not from that node, or a tunnel to a node that
+    /// begins at an instance.
+    Stranger = 38,
+    /// Longer than what fits through the tunnel to the node that has the backend.
+    TooLong = 39,
 }
 
 impl Reason {
     /// All reasons, by number.
-    pub const ALL: [Self; 37] = [
+    pub const ALL: [Self; 39] = [
         Self::NotReady,
         Self::Malformed,
         Self::EtherType,
@@ -121,6 +126,8 @@ impl Reason {
         Self::HostOut,
         Self::Published,
         Self::Rejected,
+        Self::Stranger,
+        Self::TooLong,
     ];
 
     /// The reason with this number.
@@ -181,6 +188,8 @@ impl Reason {
             Self::HostOut => "host-out",
             Self::Published => "published",
             Self::Rejected => "rejected",
+            Self::Stranger => "stranger",
+            Self::TooLong => "too-long",
         }
     }
 
@@ -235,6 +244,8 @@ impl Reason {
             Self::HostOut => "no policy of the host allows it out",
             Self::Published => "no policy of the host allows it to a published port",
             Self::Rejected => "a policy rejects it",
+            Self::Stranger => "in a tunnel that is not from the node which it says",
+            Self::TooLong => "longer than what fits through the tunnel to the node that has the instance",
         }
     }
 }

@@ -26,6 +26,8 @@ pub enum Answer {
     Host = 3,
     /// ICMP: administratively prohibited.
     Prohibited = 4,
+    /// ICMP: fragmentation needed (IPv6: packet too big), and what would fit.
+    TooLong = 5,
 }
 
 /// The answer to a packet of this protocol that was dropped for `reason`; `detail` is TCP's flags or ICMP's type.
@@ -36,6 +38,9 @@ pub const fn answer(reason: Reason, protocol: u8, detail: u8) -> Answer {
     let beginning = matches!(reason, Reason::ConnectionLimit | Reason::FlowShare);
     if beginning && protocol == TCP {
         return if detail & (SYN | ACK | RST) == SYN { Answer::Reset } else { Answer::Nothing };
+    }
+    if matches!(reason, Reason::TooLong) {
+        return if protocol == TCP || protocol == UDP { Answer::TooLong } else { Answer::Nothing };
     }
     let host = matches!(reason, Reason::NoSuchService | Reason::NoSuchInstance);
     let port = matches!(
@@ -87,7 +92,7 @@ mod tests {
 
     #[test]
     fn only_what_may_be_answered_is() {
-        use Answer::{Host, Nothing, Port, Prohibited, Reset};
+        use Answer::{Host, Nothing, Port, Prohibited, Reset, TooLong};
         for (reason, protocol, detail, expected) in [
             (Reason::NoBackend, TCP, SYN, Reset),
             (Reason::NoConnection, TCP, ACK, Reset),
@@ -107,6 +112,10 @@ mod tests {
             (Reason::SpoofedAddress, TCP, SYN, Nothing),
             (Reason::PolicyOut, UDP, 0, Nothing),
             (Reason::HostIn, TCP, SYN, Nothing),
+            (Reason::TooLong, TCP, ACK, TooLong),
+            (Reason::TooLong, UDP, 0, TooLong),
+            (Reason::TooLong, ICMP, 3, Nothing),
+            (Reason::Stranger, TCP, SYN, Nothing),
             (Reason::Rejected, TCP, SYN, Reset),
             (Reason::Rejected, TCP, RST, Nothing),
             (Reason::Rejected, UDP, 0, Prohibited),

@@ -22,6 +22,8 @@ mod sockets;
 mod told;
 #[path = "dataplane/traffic.rs"]
 mod traffic;
+#[path = "dataplane/tunnel.rs"]
+mod tunnel;
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -42,11 +44,12 @@ use traffic::{Echo, tcp_ask, udp_ask};
 
 /// A way to open the data plane.
 type Open = fn(DataplaneConfig) -> Result<BpfDataplane, DataplaneError>;
+/// With TCX, and as on kernels that lack it.
+const WAYS: [Open; 2] = [BpfDataplane::open, BpfDataplane::open_without_tcx];
 
 /// Runs a test with TCX, and as on kernels that lack it.
 fn in_both_ways(test: impl Fn(&Path, Open) + Sync) {
-    let ways: [Open; 2] = [BpfDataplane::open, BpfDataplane::open_without_tcx];
-    for open in ways {
+    for open in WAYS {
         isolated(|cgroup| test(cgroup, open));
     }
 }

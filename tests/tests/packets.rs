@@ -27,6 +27,8 @@ mod policy;
 mod refusal;
 #[path = "packets/table.rs"]
 mod table;
+#[path = "packets/tunnel.rs"]
+mod tunnel;
 
 use std::collections::BTreeSet;
 
@@ -63,6 +65,7 @@ fn every_packet_of_the_table_is_judged_as_it_says() {
         // Policies and limits have tests of their own.
         reached.extend([Reason::RateLimited, Reason::ConnectionLimit, Reason::FlowShare].map(|r| r as u8));
         reached.extend([Reason::PolicyIn, Reason::PolicyOut, Reason::OtherTenant, Reason::Audit].map(|r| r as u8));
+        reached.extend([Reason::Stranger, Reason::TooLong].map(|r| r as u8));
         reached.extend([Reason::HostIn, Reason::HostOut, Reason::Published, Reason::Rejected].map(|r| r as u8));
         // No packet is dropped for these.
         reached.extend([Reason::Untracked, Reason::Evicted].map(|r| r as u8));

@@ -31,7 +31,7 @@ pub(crate) fn tables(host_ends: [u32; 2], services: &[Service], measured: u32) -
         };
         tables.endpoints.insert(ifindex, row);
         for address in [v4.into(), v6.into()] {
-            tables.peers.insert(address, PeerRow { class: IDENTITY, tenant: IDENTITY, ifindex });
+            tables.peers.insert(address, PeerRow { class: IDENTITY, tenant: IDENTITY, ifindex, node: None });
         }
     }
     for service in services {
@@ -60,7 +60,12 @@ pub(crate) fn add(tables: &mut Tables, service: &Service) {
     let address = ServiceRow::equal(id(service), []);
     tables.services.insert(Frontend::Address(service.address), address);
     for backend in &service.backends {
-        tables.peers.entry(backend.ip()).or_insert(PeerRow { class: IDENTITY, tenant: IDENTITY, ifindex: 0 });
+        tables.peers.entry(backend.ip()).or_insert(PeerRow {
+            class: IDENTITY,
+            tenant: IDENTITY,
+            ifindex: 0,
+            node: None,
+        });
     }
 }
 

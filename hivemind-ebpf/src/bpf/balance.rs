@@ -1,13 +1,13 @@
 //! Services, packet by packet: which backend a packet has, or gets.
 
 use hivemind_ebpf::{
-    abi::{Addr, FrontendKey, ServedKey, Tuple},
-    packet::{FIRST, LATER, TCP, UDP},
+    abi::{Addr, FrontendKey, SCOPE_PUBLISHED, ServedKey, Tuple},
+    packet::{FIRST, LATER, Packet, TCP, UDP},
     reason::Reason,
 };
 
 use super::{
-    maps::{FLOWS, PEERS, SERVED, TRANSLATIONS},
+    maps::{FLOWS, PEERS, SERVED, TRANSLATIONS, has_nodes},
     service::{self, Choice},
     work::Work,
 };
@@ -30,13 +30,17 @@ pub(super) fn translate(work: &mut Work) -> bool {
 /// Finds a backend for a packet to a frontend: the one that it has, if that still serves, or another.
 #[inline(always)]
 pub(super) fn resolve(work: &mut Work, key: &FrontendKey) -> Result<(), Reason> {
-    if has_backend(work)? {
+    // Of a connection that nobody here knows another node may: all choose the same one.
+    if has_backend(work, key.scope == SCOPE_PUBLISHED && has_nodes())? {
         return Ok(());
     }
     let mut choice = Choice::NONE;
-    service::choose_for(&work.packet, key, &mut choice)?;
+    service::choose_for(&work.packet, key, &mut choice, work.tunnelled)?;
     // SAFETY: one aligned word.
     let Some(ifindex) = (unsafe { PEERS.get(&choice.addr) }).map(|p| p.ifindex) else { return Err(Reason::NoBackend) };
+    if ifindex != 0 && goes_on(&work.packet) {
+        return Err(Reason::NoConnection);
+    }
     work.service = choice.service;
     work.devices[1] = ifindex;
     work.to_backend(choice.addr, choice.port_be);
@@ -46,7 +50,7 @@ pub(super) fn resolve(work: &mut Work, key: &FrontendKey) -> Result<(), Reason> 
 
 /// Whether the packet has a backend that still serves. [`Reason`]: it has none, and may not get one.
 #[inline(never)]
-fn has_backend(work: &mut Work) -> Result<bool, Reason> {
+fn has_backend(work: &mut Work, elsewhere: bool) -> Result<bool, Reason> {
     if work.packet.fragment == LATER {
         return Err(Reason::Fragment);
     }
@@ -64,13 +68,19 @@ fn has_backend(work: &mut Work) -> Result<bool, Reason> {
         }
         work.tuple = work.packet.tuple;
     }
-    if tcp && !opens {
+    if tcp && !opens && !elsewhere {
         return Err(Reason::NoConnection);
     }
     if work.packet.fragment > FIRST {
         return Err(Reason::Fragment);
     }
     Ok(false)
+}
+
+/// Whether it is of a TCP connection, and does not begin one.
+#[inline(always)]
+const fn goes_on(packet: &Packet) -> bool {
+    packet.tuple.protocol == TCP && !packet.opens()
 }
 
 /// Whether the flow of the packet is a connection that is over, or is none.

@@ -23,6 +23,7 @@ use super::{
     related,
     rewrite::{self, End},
     skb::Skb,
+    tunnel::is_between_nodes,
     work::{Work, blank, read},
 };
 
@@ -181,6 +182,10 @@ fn sends(skb: Skb, work: &mut Work, own: u32) -> Result<bool, Reason> {
     }
     if packet.fragment == LATER {
         return Err(Reason::Fragment);
+    }
+    // With the node's address it would seem to be the node's.
+    if is_between_nodes(packet) {
+        return Err(Reason::Stranger);
     }
     if packet.is_error() {
         work.way.slots = [endpoint.slot, 0];

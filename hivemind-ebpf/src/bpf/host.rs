@@ -20,11 +20,12 @@ use hivemind_ebpf::{
 use super::{
     PASS, balance, finish,
     flow::{self, Hook},
-    maps::{ENDPOINTS, FRONTENDS, config, count, hit, host_flags},
+    maps::{ENDPOINTS, FRONTENDS, config, count, has_nodes, hit, host_flags},
     policy::{ask, hm_first_rule, who},
     refuse::{ANSWER_MARK, Back, answer},
     service,
     skb::Skb,
+    tunnel::{is_between_nodes, learn},
     words,
     work::{Work, read, work},
 };
@@ -40,6 +41,9 @@ const DNS: u16 = 53;
 #[classifier]
 fn hm_to_uplink(context: TcContext) -> i32 {
     let skb = Skb::new(&context);
+    if has_nodes() {
+        learn(skb);
+    }
     if host_flags() & (RULED_IN | RULED_OUT) == 0 {
         return PASS;
     }
@@ -58,7 +62,7 @@ fn leaves(skb: Skb) -> Result<(), Reason> {
         return Ok(());
     }
     let work = work()?;
-    if is_control(&work.packet) || !is_hosts(&work.packet.tuple.src) {
+    if is_control(&work.packet) || !is_hosts(&work.packet.tuple.src) || is_between_nodes(&work.packet) {
         return Ok(());
     }
     let forwarded = skb.came_by() != 0;

@@ -10,8 +10,9 @@ use aya_ebpf::{
 };
 use hivemind_ebpf::{
     abi::{
-        self, Addr, Backend, Config, Count, CounterKey, Endpoint, Flow, FlowKey, FragmentKey, Frontend, FrontendKey,
-        Original, Peer, Rule, RuleKey, Served, ServedKey, SlotKey, SocketKey, Translation, Tuple,
+        self, Addr, Backend, Config, Count, CounterKey, Endpoint, Flow, FlowKey, Forward, FragmentKey, Frontend,
+        FrontendKey, Hop, Node, Original, Peer, Rule, RuleKey, Served, ServedKey, SlotKey, SocketKey, Translation,
+        Tuple,
     },
     policy::{BLOCK_ROWS, PORT_ENTRIES, PORTS_PER_ROW, RULE_ROWS},
 };
@@ -44,10 +45,18 @@ pub(super) static SOCKETS: LruHashMap<SocketKey, Original> = LruHashMap::with_ma
 pub(super) static FLOWS: HashMap<FlowKey, Flow> = HashMap::with_max_entries(abi::FLOWS, 0);
 #[map(name = "hm_translations")]
 pub(super) static TRANSLATIONS: HashMap<Tuple, Translation> = HashMap::with_max_entries(32_768, 0);
+#[map(name = "hm_forwards")]
+pub(super) static FORWARDS: LruHashMap<Tuple, Forward> = LruHashMap::with_max_entries(65_536, 0);
+#[map(name = "hm_forwarded")]
+static FORWARDED: PerCpuArray<Count> = PerCpuArray::with_max_entries(2, 0);
+#[map(name = "hm_nodes")]
+pub(super) static NODES: HashMap<Addr, Node> = HashMap::with_max_entries(4096, BY_ROW);
+#[map(name = "hm_hops")]
+pub(super) static HOPS: LruHashMap<Addr, Hop> = LruHashMap::with_max_entries(4096, 0);
 #[map(name = "hm_fragments")]
 pub(super) static FRAGMENTS: LruHashMap<FragmentKey, [u16; 2]> = LruHashMap::with_max_entries(4096, 0);
 #[map(name = "hm_generation")]
-static GENERATION: Array<u32> = Array::with_max_entries(2, 0);
+static GENERATION: Array<u32> = Array::with_max_entries(3, 0);
 /// The number of a timer tick, and when it was.
 #[map(name = "hm_tick")]
 static TICK: PerCpuArray<[u64; 2]> = PerCpuArray::with_max_entries(1, 0);
@@ -104,6 +113,23 @@ pub(super) fn generation() -> u32 {
 #[inline(always)]
 pub(super) fn host_flags() -> u32 {
     GENERATION.get(1).copied().unwrap_or(0)
+}
+
+/// Whether there are other nodes: without any, nothing looks for tunnels.
+#[inline(always)]
+pub(super) fn has_nodes() -> bool {
+    GENERATION.get(2).is_some_and(|nodes| *nodes != 0)
+}
+
+/// Counts a packet that is sent to another node, by whom ([`abi::BY_DRIVER`], [`abi::BY_STACK`]).
+#[inline(always)]
+pub(super) fn sent_on(by: u32, bytes: u64) {
+    if let Some(count) = FORWARDED.get_ptr_mut(by) {
+        // SAFETY: the entry of this CPU; a program on this hook is not interrupted by another one on the same CPU.
+        let count = unsafe { &mut *count };
+        count.packets += 1;
+        count.bytes += bytes;
+    }
 }
 
 /// Counts a packet that is forwarded.

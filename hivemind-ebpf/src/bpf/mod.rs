@@ -23,8 +23,10 @@ mod service;
 mod skb;
 mod socket;
 mod tell;
+mod tunnel;
 mod words;
 mod work;
+mod xdp;
 
 use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC};
 use hivemind_ebpf::reason::Reason;

@@ -13,11 +13,12 @@ use super::{
     flow::{self, Hook},
     host,
     limit::{self, RECEIVER},
-    maps::{ENDPOINTS, PEERS, config, forwarded},
+    maps::{ENDPOINTS, PEERS, config, forwarded, has_nodes},
     refuse::{Back, answer},
     related,
     rewrite::{self, End},
     skb::Skb,
+    tunnel,
     work::{Work, blank, read, work},
 };
 
@@ -59,6 +60,8 @@ fn from_uplink(skb: Skb, verdict: &mut i32) -> Result<(), Reason> {
     if config().is_inside(&work.packet.tuple.src) {
         return Err(Reason::SpoofedAddress);
     }
+    let others = has_nodes();
+    let tunnelled = others && tunnel::comes_out(skb, work)?;
     let length = u64::from(skb.len());
     if work.packet.is_error() {
         if related::published(skb, work)? {
@@ -66,21 +69,35 @@ fn from_uplink(skb: Skb, verdict: &mut i32) -> Result<(), Reason> {
                 capture::passes(skb, work.way.far, IN);
             }
             leave(&work.way, verdict);
+        } else if tunnelled {
+            return Err(Reason::Unrelated);
+        } else if others {
+            tunnel::follows(skb, work, true, verdict)?;
         }
         return Ok(());
     }
-    if !work.packet.is_balanced() || !balance::translate(work) {
+    let balanced = work.packet.is_balanced();
+    let known = balanced && balance::translate(work);
+    if tunnelled && !balanced {
+        return Err(Reason::Fragment);
+    }
+    if !known && !tunnelled {
+        if others && balanced && tunnel::follows(skb, work, false, verdict)? {
+            return Ok(());
+        }
         return host::enters(skb, work, length);
     }
     work.set_key();
-    if !flow::passes(work, Hook::From, 0, length) {
-        // The stack and the firewall see a connection that is over, or whose end is new.
-        if !continues(work, length)? {
+    if !known || !flow::passes(work, Hook::From, 0, length) {
+        // The stack and the firewall see a connection that is over, or whose end is new. For what came by a tunnel those
+        // of the other node have.
+        if !continues(work, length, if tunnelled { skb.ifindex() } else { 0 })? {
             return Ok(());
         }
     }
     if work.way.far == 0 {
-        return Ok(());
+        // What came by a tunnel is not sent on a second time.
+        return if tunnelled { Err(Reason::NoLocalBackend) } else { Ok(()) };
     }
     limit::rates(skb, work, RECEIVER)?;
     forwarded(work.way.slots[1], IN, length);
@@ -92,15 +109,18 @@ fn from_uplink(skb: Skb, verdict: &mut i32) -> Result<(), Reason> {
     Ok(())
 }
 
-/// Decides anew about a connection that was accepted. False: it is none, or a new one.
+/// Decides anew about a connection that was accepted. False: it is none, or a new one. One that another node has accepted
+/// may be new; it is answered by the device that is named then.
 #[inline(always)]
-fn continues(work: &mut Work, length: u64) -> Result<bool, Reason> {
-    (work.devices, work.back, work.service) = ([0, 0], 0, 0);
-    flow::recall(work, false)?;
-    if work.known == 0 || work.packet.opens() {
-        return Ok(false);
+fn continues(work: &mut Work, length: u64, accepted: u32) -> Result<bool, Reason> {
+    (work.devices, work.back, work.service) = ([0, 0], accepted, 0);
+    if accepted == 0 {
+        flow::recall(work, false)?;
+        if work.known == 0 || work.packet.opens() {
+            return Ok(false);
+        }
+        work.back = work.fresh.back;
     }
-    work.back = work.fresh.back;
     balance::resolve(work, &published(work))?;
     flow::admit(Hook::From, length)?;
     Ok(true)
@@ -123,9 +143,8 @@ fn pub_select(skb: Skb, verdict: &mut i32) -> Result<(), Reason> {
     let from = unsafe { PEERS.get(&work.packet.tuple.src) }.map_or(0, |peer| peer.ifindex);
     (work.devices, work.back, work.service) = ([from, 0], skb.came_by(), 0);
     balance::resolve(work, &published(work))?;
-    // A backend on another node is reached there: its node publishes the port as well.
     if work.devices[1] == 0 {
-        return Err(Reason::PeerNotReady);
+        return tunnel::begins(skb, work, verdict);
     }
     // Counted when it goes into the instance.
     flow::admit(Hook::From, 0)?;

@@ -183,8 +183,10 @@ fn unreachable(skb: Skb, answer: Answer) -> bool {
     let (v4, v6) = match answer {
         Answer::Port => (0x0303_0000_u32, 0x0104_0000_u32),
         Answer::Prohibited => (0x030d_0000, 0x0101_0000),
+        Answer::TooLong => (0x0304_0000, 0x0200_0000),
         _ => (0x0301_0000, 0x0103_0000),
     };
+    let fits = if answer == Answer::TooLong { work.fits.to_be() } else { 0 };
     if work.packet.is_v4() {
         let length = ICMP_HEADER + V4_HEADER + QUOTED;
         if !load(skb, ETH, &mut work.reply[7..], V4_HEADER + QUOTED) {
@@ -193,7 +195,7 @@ fn unreachable(skb: Skb, answer: Answer) -> bool {
         network(work, length, ICMP);
         let reply = &mut work.reply;
         reply[5] = v4.to_be();
-        reply[6] = 0;
+        reply[6] = fits;
         let total = raw_sum(&mut reply[5..], length, 0);
         reply[5] |= u32::from(!refusal::fold(total)) << 16;
         // SAFETY: no pointers but the packet's.
@@ -207,7 +209,7 @@ fn unreachable(skb: Skb, answer: Answer) -> bool {
     network(work, length, ICMPV6);
     let reply = &mut work.reply;
     reply[10] = v6.to_be();
-    reply[11] = 0;
+    reply[11] = fits;
     let total = sum(reply, 2, 32 + ICMP_HEADER + V6_HEADER + QUOTED, length, ICMPV6);
     reply[10] |= u32::from(!refusal::fold(total)) << 16;
     // SAFETY: no pointers but the packet's.

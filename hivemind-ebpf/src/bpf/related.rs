@@ -111,9 +111,11 @@ pub(super) fn received(skb: Skb, work: &mut Work) -> Result<(), Reason> {
     Ok(())
 }
 
-/// An error comes to the node about an answer of a published port: it is its backend's. False: it is not about one.
+/// An error comes to the node about an answer of a published port: it is its backend's. False: it is not about one of an
+/// instance of this node; what the client had sent is in `work.judged` then, or nothing.
 #[inline(never)]
 pub(super) fn published(skb: Skb, work: &mut Work) -> Result<bool, Reason> {
+    words::zero(&mut work.judged.tuple);
     if quoted(skb, work).is_err() || work.tuple.src != work.packet.tuple.dst {
         return Ok(false);
     }

@@ -17,7 +17,7 @@ use hivemind_ebpf::{
 
 use super::{
     atomic,
-    maps::{BY_ROW, FRONTENDS, NEW, SLOTS},
+    maps::{BY_ROW, FRONTENDS, NEW, PEERS, SLOTS},
 };
 
 #[map(name = "hm_parts")]
@@ -48,6 +48,8 @@ pub(super) struct Asks {
     pub(super) outside: bool,
     /// Whether a socket is to be counted for its backend.
     pub(super) counted: bool,
+    /// Whether it is to be one of this node: another node has chosen it, by tables that may differ from ours.
+    pub(super) here: bool,
 }
 
 /// A backend of a service.
@@ -99,6 +101,12 @@ pub(super) fn choose(key: &FrontendKey, asks: &mut Asks, choice: &mut Choice) ->
         if choice.addr == asks.avoid && front.count > 1 {
             take(front.group, if index + 1 == front.count { 0 } else { index + 1 }, choice);
         }
+        if asks.here && !is_here(&choice.addr) {
+            let other = hm_here(front.group, front.count, index);
+            if other == NOBODY || !take(front.group, other, choice) {
+                return Err(Reason::NoLocalBackend);
+            }
+        }
         if front.affinity != 0 {
             stay(&asks.client, &choice.addr);
         }
@@ -109,7 +117,7 @@ pub(super) fn choose(key: &FrontendKey, asks: &mut Asks, choice: &mut Choice) ->
 
 /// The backend for a packet that has ports and belongs to no connection.
 #[inline(never)]
-pub(super) fn choose_for(packet: &Packet, key: &FrontendKey, choice: &mut Choice) -> Result<(), Reason> {
+pub(super) fn choose_for(packet: &Packet, key: &FrontendKey, choice: &mut Choice, here: u32) -> Result<(), Reason> {
     let tuple = &packet.tuple;
     let mut asks = Asks {
         client: ClientKey::address(tuple.src),
@@ -119,6 +127,7 @@ pub(super) fn choose_for(packet: &Packet, key: &FrontendKey, choice: &mut Choice
         avoid: tuple.src,
         outside: key.scope == SCOPE_PUBLISHED,
         counted: false,
+        here: here != 0,
     };
     choose(key, &mut asks, choice)
 }
@@ -137,6 +146,37 @@ fn take(group: u32, index: u32, choice: &mut Choice) -> bool {
     choice.addr = backend.addr;
     choice.port_be = backend.port_be;
     true
+}
+
+/// Whether it is an instance of this node.
+#[inline(always)]
+fn is_here(addr: &Addr) -> bool {
+    // SAFETY: one aligned word.
+    unsafe { PEERS.get(addr) }.is_some_and(|peer| peer.ifindex != 0)
+}
+
+/// How many backends are looked at for one of this node.
+const LOOKS: u32 = 128;
+
+/// The first slot of a backend of this node that comes after the one that was chosen, or [`NOBODY`].
+///
+/// It has a name of its own and takes nothing but numbers, so that the verifier looks at it once and not at every call.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn hm_here(group: u32, count: u32, index: u32) -> u32 {
+    for n in 1..=LOOKS {
+        if n >= count {
+            break;
+        }
+        let next = index + n;
+        let at = if next >= count { next - count } else { next };
+        // SAFETY: read at once, and its group compared.
+        let Some(backend) = (unsafe { SLOTS.get(&SlotKey { group, index: at }) }) else { continue };
+        if backend.group == group && is_here(&backend.addr) {
+            return at;
+        }
+    }
+    NOBODY
 }
 
 /// Whether a client of this address may reach published ports of the service.

@@ -78,7 +78,7 @@ impl Bytes for Skb {
 /// word's boundary, and the target's compiler reads what may do so byte by byte. The kernel, and the processors that
 /// it allows this on, do not mind.
 #[inline(always)]
-fn word(at: usize) -> u32 {
+pub(super) fn word(at: usize) -> u32 {
     let word: u64;
     // SAFETY: the instruction reads four bytes of the packet.
     unsafe {

@@ -151,6 +151,7 @@ fn towards(call: &Call, v4: bool, addr: &Addr, connects: bool) -> i32 {
         // The node itself may always use what it publishes.
         outside: false,
         counted: connects,
+        here: false,
     };
     let mut choice = Choice::NONE;
     match service::choose(&key, &mut asks, &mut choice) {

@@ -5,7 +5,7 @@
 
 use aya_ebpf::{macros::map, maps::PerCpuArray};
 use hivemind_ebpf::{
-    abi::{Addr, Captured, DropKey, Event, Flow, FlowKey, FragmentKey, RuleKey, Tuple},
+    abi::{Addr, Captured, DropKey, Event, Flow, FlowKey, Forward, FragmentKey, RuleKey, Tuple},
     packet::{self, FIRST, FOLLOWS, LATER, Packet},
     reason::Reason,
 };
@@ -75,6 +75,12 @@ pub(super) struct Work {
     pub(super) time: u64,
     /// The source of its frame, as [`Flow::macs`] has it.
     pub(super) mac: u64,
+    /// Not 0: it came by a tunnel from another node.
+    pub(super) tunnelled: u32,
+    /// The most bytes that fit through the tunnel that it was to go by.
+    pub(super) fits: u32,
+    /// A row of what is sent to other nodes.
+    pub(super) forward: Forward,
     /// What policies judge.
     pub(super) judged: Judged,
     /// What rules are looked up by.
@@ -147,7 +153,7 @@ pub(super) fn read(skb: Skb, ether_type: u16) -> Result<(), Reason> {
     }
     words::copy(&work.packet.tuple, &mut work.tuple);
     words::zero(&mut work.vip);
-    (work.vip_port_be, work.forwarded, work.leaves) = (0, 0, 0);
+    (work.vip_port_be, work.forwarded, work.leaves, work.tunnelled) = (0, 0, 0, 0);
     Ok(())
 }
 

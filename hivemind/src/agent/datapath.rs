@@ -19,9 +19,9 @@ use crate::{
     dataplane::{
         Captures, Counter, Dataplane, DataplaneError, DataplaneInfo, Measuring, ProgramRuns, Watch,
         drift::Difference,
-        follow::{Facts, Follower},
+        follow::{self, Follower},
         round_trips::RoundTrips,
-        tables::{LimitOwner, Tables, Usage},
+        tables::{LimitOwner, NodeRow, Tables, Usage},
     },
     dns::Resolved,
     model::{InstanceId, NodeDesired, NodeName},
@@ -30,7 +30,7 @@ use crate::{
     spec::v1::Action,
 };
 
-use super::hosts::HostNames;
+use super::{hosts::HostNames, node::Facts};
 pub use said::{DatapathState, HostsReport, Names, RuleHits, Seen, User};
 
 mod handle;
@@ -45,7 +45,7 @@ enum Request {
     Attach(InstanceId, HostLink, oneshot::Sender<Result<(), DataplaneError>>),
     Detach(InstanceId, oneshot::Sender<Result<(), DataplaneError>>),
     Desired(Arc<NodeDesired>),
-    NodeFacts { uplinks: Vec<String>, addresses: Vec<IpAddr> },
+    NodeFacts(Facts),
     Counters(oneshot::Sender<Result<Vec<Counter>, DataplaneError>>),
     RuleHits(oneshot::Sender<Result<Vec<RuleHits>, DataplaneError>>),
     Measure(oneshot::Sender<Result<Measuring, DataplaneError>>),
@@ -99,6 +99,8 @@ pub struct InPlace {
     pub links: BTreeMap<InstanceId, HostLink>,
     /// The node's own addresses.
     pub addresses: Vec<IpAddr>,
+    /// How the addresses of other nodes are reached.
+    pub ways: BTreeMap<IpAddr, NodeRow>,
     /// What names of hosts stood for.
     pub hosts: HostNames,
 }
@@ -123,6 +125,7 @@ pub fn start(
         policies: policy::Cache::new(failsafe),
         rows: Follower::default(),
         addresses: in_place.addresses,
+        ways: in_place.ways,
         hosts: in_place.hosts,
         early: Vec::new(),
         named: named_tx,
@@ -143,6 +146,7 @@ struct Owner {
     policies: policy::Cache,
     rows: Follower,
     addresses: Vec<IpAddr>,
+    ways: BTreeMap<IpAddr, NodeRow>,
     hosts: HostNames,
     /// What was told before the first policies were known.
     early: Vec<Resolved>,
@@ -219,11 +223,13 @@ impl Owner {
                 self.desired = desired;
                 self.dirty = true;
             }
-            Request::NodeFacts { uplinks, addresses } => {
+            Request::NodeFacts(Facts { uplinks, addresses, ways }) => {
                 if let Err(error) = self.dataplane.attach_uplinks(&uplinks) {
                     tracing::error!(%error, ?uplinks, "published ports and policies of the host do not work at some uplinks");
                 }
                 self.addresses = addresses;
+                // Of those that it says nothing of, the ways that the last daemon knew are as good.
+                self.ways.extend(ways);
                 self.dirty = true;
             }
             Request::Counters(reply) => {
@@ -306,13 +312,14 @@ impl Owner {
         }
         let policies = self.compile();
         self.say_names(&policies);
-        let result = self.dataplane.sync(self.rows.follow(Facts {
+        let result = self.dataplane.sync(self.rows.follow(follow::Facts {
             desired: &self.desired,
             policies: &policies,
             policies_version: self.policies.version(),
             node: &self.node,
             links: &self.links,
             node_addresses: &self.addresses,
+            ways: &self.ways,
         }));
         self.dirty = result.is_err();
         let revision = self.desired.revision;

@@ -1,12 +1,17 @@
 //! Keeps the node itself as it should be, and says how it is.
 
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
 
+use imbl::OrdMap;
 use tokio::{sync::watch, time::timeout};
 
-use super::{datapath::Datapath, upstream::Upstream};
+use super::{
+    datapath::{Datapath, DatapathState},
+    upstream::Upstream,
+};
 use crate::{
-    model::{EventKind, Node, NodeDesired, NodeStatus, Subject},
+    dataplane::tables::NodeRow,
+    model::{EventKind, Node, NodeDesired, NodeName, NodeStatus, Subject},
     net::{InstanceLink, Mended, Net, NetError, NodeNet},
     observe::{Events, Metrics},
     runtime::Runtime,
@@ -18,6 +23,20 @@ const PERIOD: Duration = Duration::from_secs(30);
 const SETTLE: Duration = Duration::from_millis(200);
 /// How long the runtime may take to say its version.
 const VERSION: Duration = Duration::from_secs(5);
+
+/// The addresses of all nodes.
+type Nodes = OrdMap<NodeName, Arc<Vec<IpAddr>>>;
+
+/// What the data plane is told of the node.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Facts {
+    /// The devices that lead out of it, by name.
+    pub uplinks: Vec<String>,
+    /// Its own addresses.
+    pub addresses: Vec<IpAddr>,
+    /// How the addresses of other nodes are reached.
+    pub ways: BTreeMap<IpAddr, NodeRow>,
+}
 
 /// What keeping the node needs.
 #[derive(Debug)]
@@ -50,15 +69,16 @@ impl NodeKeeper {
     /// Runs until cancelled. `first` becomes true after the first round.
     pub async fn run(self, first: watch::Sender<bool>) {
         let mut said: Option<NodeStatus> = None;
-        let mut facts: Option<(Vec<String>, Vec<IpAddr>)> = None;
+        let mut facts: Option<Facts> = None;
         let mut state = self.datapath.state();
         loop {
             let mut faults = Vec::new();
             faults.extend(self.mend().await);
-            match self.look().await {
+            let nodes = self.desired.borrow().nodes.clone();
+            match self.look(&nodes).await {
                 Ok(now) => {
                     if facts.as_ref() != Some(&now) {
-                        self.datapath.node_facts(now.0.clone(), now.1.clone());
+                        self.datapath.node_facts(now.clone());
                         facts = Some(now);
                     }
                 }
@@ -80,7 +100,7 @@ impl NodeKeeper {
                 ready: faults.is_empty(),
                 message: faults.join("; "),
                 containerd: version,
-                addresses: facts.iter().flat_map(|(_, addresses)| addresses.iter().copied()).collect(),
+                addresses: facts.iter().flat_map(|facts| facts.addresses.iter().copied()).collect(),
                 ..self.facts.clone()
             };
             if said.as_ref() != Some(&status) {
@@ -91,7 +111,7 @@ impl NodeKeeper {
                 }
             }
             first.send_replace(true);
-            self.wait(&mut state, said.as_ref().is_some_and(|said| said.ready)).await;
+            self.wait(&mut state, &nodes, said.as_ref().is_some_and(|said| said.ready)).await;
         }
     }
 
@@ -129,14 +149,21 @@ impl NodeKeeper {
         faults
     }
 
-    async fn look(&self) -> Result<(Vec<String>, Vec<IpAddr>), NetError> {
+    async fn look(&self, nodes: &Nodes) -> Result<Facts, NetError> {
         let found = || async { Ok(self.net.uplinks().await?.into_iter().map(|uplink| uplink.name).collect()) };
         let uplinks = if self.uplinks.is_empty() { found().await? } else { self.uplinks.clone() };
-        Ok((uplinks, self.net.node_addresses().await?))
+        let addresses = self.net.node_addresses().await?;
+        let others = nodes.iter().filter(|(name, _)| **name != self.node.name).flat_map(|(_, theirs)| theirs.iter());
+        let others: Vec<_> = others.copied().filter(|address| !addresses.contains(address)).collect();
+        let ways = self.net.ways(&others).await?.into_iter().map(|(address, way)| {
+            let row = way.map_or_else(NodeRow::default, |way| NodeRow { device: way.ifindex, mtu: way.mtu });
+            (address, row)
+        });
+        Ok(Facts { uplinks, ways: ways.collect(), addresses })
     }
 
     /// Until something may have changed.
-    async fn wait(&self, state: &mut watch::Receiver<super::datapath::DatapathState>, well: bool) {
+    async fn wait(&self, state: &mut watch::Receiver<DatapathState>, nodes: &Nodes, well: bool) {
         let period = if well { PERIOD } else { Duration::from_secs(1) };
         let fault = state.borrow().fault.clone();
         tokio::select! {
@@ -144,6 +171,7 @@ impl NodeKeeper {
                 tokio::time::sleep(Duration::from_secs(1)).await;
             },
             () = differs(state, fault) => {}
+            () = others(self.desired.clone(), nodes) => {}
             () = tokio::time::sleep(period) => {}
         }
         tokio::time::sleep(SETTLE).await;
@@ -162,8 +190,15 @@ impl NodeKeeper {
     }
 }
 
+/// Waits until there are other nodes than these, or they have other addresses; for ever if the feed has ended.
+async fn others(mut desired: watch::Receiver<Arc<NodeDesired>>, nodes: &Nodes) {
+    if desired.wait_for(|desired| !desired.nodes.ptr_eq(nodes)).await.is_err() {
+        std::future::pending().await
+    }
+}
+
 /// Waits until the fault is another one; for ever if the owner of the maps has ended.
-async fn differs(state: &mut watch::Receiver<super::datapath::DatapathState>, fault: Option<String>) {
+async fn differs(state: &mut watch::Receiver<DatapathState>, fault: Option<String>) {
     if state.wait_for(|state| state.fault != fault).await.is_err() {
         std::future::pending().await
     }

@@ -19,7 +19,7 @@ use super::{
 use crate::{
     agent::datapath::Seen,
     dataplane::{
-        Counter, ProgramRuns,
+        Counter, DataplaneInfo, ProgramRuns,
         drift::{Difference, Fault},
         tables::{Frontend, Tables},
     },
@@ -37,6 +37,8 @@ const TABLES: &[(&str, &str)] = &[
     ("served", "which ports of instances belong to a service"),
     ("sources", "from where published ports are reached that have source ranges"),
     ("node-addresses", "the node's own addresses"),
+    ("nodes", "the addresses of other nodes, and how they are reached"),
+    ("uplinks", "who sends packets of published ports on to other nodes: an uplink's driver, or the kernel"),
     ("rules", "what policies say"),
     ("ports", "where intervals of ports begin that rules name"),
     ("blocks", "blocks of addresses that rules name"),
@@ -97,6 +99,7 @@ struct Held {
     tables: Tables,
     seen: Seen,
     counters: Vec<Counter>,
+    info: DataplaneInfo,
     who: Who,
 }
 
@@ -106,6 +109,7 @@ impl Held {
             tables: state.datapath.held().await?,
             seen: state.datapath.seen().await?,
             counters: state.datapath.counters().await?,
+            info: state.datapath.info().await?,
             who: Who::now(state).await?,
         })
     }
@@ -129,11 +133,12 @@ impl Held {
                 }),
             ),
             "peers" => rows(
-                "ADDRESS WHO CLASS TENANT INTERFACE",
+                "ADDRESS WHO CLASS TENANT INTERFACE NODE",
                 tables.peers.iter().map(|(address, row)| {
                     let (class, tenant) = (row.class.to_string(), row.tenant.to_string());
                     let interface = if row.ifindex == 0 { "another node".into() } else { row.ifindex.to_string() };
-                    vec![address.to_string(), who.name_of(*address), class, tenant, interface]
+                    let node = row.node.map(|node| node.to_string()).unwrap_or_default();
+                    vec![address.to_string(), who.name_of(*address), class, tenant, interface, node]
                 }),
             ),
             "services" => rows(
@@ -163,6 +168,20 @@ impl Held {
                 tables.sources.iter().map(|(service, range)| vec![who.service_of(*service), range.to_string()]),
             ),
             "node-addresses" => rows("ADDRESS", tables.node_addresses.iter().map(|address| vec![address.to_string()])),
+            "nodes" => rows(
+                "ADDRESS INTERFACE MTU",
+                tables.nodes.iter().map(|(address, row)| {
+                    let interface = if row.device == 0 { "no way".into() } else { row.device.to_string() };
+                    vec![address.to_string(), interface, row.mtu.to_string()]
+                }),
+            ),
+            "uplinks" => rows(
+                "DEVICE BY WHY",
+                self.info.uplinks.iter().map(|uplink| {
+                    let by = if uplink.driver { "driver" } else { "kernel" };
+                    vec![uplink.device.clone(), by.into(), uplink.why.clone()]
+                }),
+            ),
             "rules" => rows("SET DIRECTION PEER PROTOCOL PORTS RULE ACTION ORDER", self.rules()),
             "ports" => rows(
                 "PROTOCOL BEGINS",

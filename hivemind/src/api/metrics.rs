@@ -165,6 +165,20 @@ fn dataplane(info: &DataplaneInfo, all: &mut Vec<Sample>) {
         }
         all.push(gauge("dataplane_map_size_bytes", "Memory that a map takes", labels(), float(*bytes)));
     }
+    for uplink in &info.uplinks {
+        let help =
+            "Whether an uplink's driver sends packets of published ports on to other nodes (else the kernel does)";
+        let labels = vec![("device", uplink.device.clone())];
+        all.push(gauge("dataplane_uplink_driver", help, labels, f64::from(u8::from(uplink.driver))));
+    }
+    for (by, count) in ["driver", "kernel"].into_iter().zip(info.sent_on) {
+        let labels = || vec![("by", by.to_owned())];
+        let help =
+            "Packets of published ports that were sent on to other nodes, by an uplink's driver or by the kernel";
+        all.push(counter("dataplane_sent_on_packets", help, labels(), count.packets));
+        let help = "Bytes of published ports that were sent on to other nodes, by an uplink's driver or by the kernel";
+        all.push(counter("dataplane_sent_on_bytes", help, labels(), count.bytes));
+    }
     for (program, instructions) in &info.programs {
         let labels = vec![("program", program.clone())];
         let help = "Instructions that the verifier looked at";

@@ -1,6 +1,6 @@
 //! What a node is told, and what it was told already.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use tokio::sync::mpsc;
 
@@ -17,6 +17,8 @@ pub(super) struct Feed {
     to: mpsc::Sender<FeedMessage>,
     /// What was last said of each service: the same is not said twice.
     said: BTreeMap<ServiceKey, Arc<ServedService>>,
+    /// What was last said of each node.
+    nodes: BTreeMap<NodeName, Arc<Vec<IpAddr>>>,
     /// A message did not fit or the agent has gone: the feed ends, so that nothing is missed silently.
     broken: bool,
 }
@@ -26,9 +28,10 @@ impl Feed {
     pub(super) fn begin(node: NodeName, snapshot: &ClusterSnapshot) -> (Self, mpsc::Receiver<FeedMessage>) {
         // Everything must fit beside what may come while the agent takes it in.
         let policies = snapshot.namespaces.len() + snapshot.policies.len() + snapshot.tiers.len();
+        let policies = policies + snapshot.node_status.len();
         let size = snapshot.instances.len() * 2 + snapshot.services.len() + snapshot.tenants.len() + policies + QUEUE;
         let (to, messages) = mpsc::channel(size);
-        let mut feed = Self { node, to, said: BTreeMap::new(), broken: false };
+        let mut feed = Self { node, to, said: BTreeMap::new(), nodes: BTreeMap::new(), broken: false };
         let mut instances: BTreeMap<&AppKey, Vec<&Arc<Instance>>> = BTreeMap::new();
         for row in snapshot.instances.values() {
             let instance = &row.object;
@@ -51,6 +54,7 @@ impl Feed {
         for row in snapshot.tiers.values() {
             feed.say(FeedMessage::TierPolicy(Arc::clone(&row.object)));
         }
+        feed.say_nodes(snapshot);
         feed.say(FeedMessage::SnapshotEnd(snapshot.revision));
         (feed, messages)
     }
@@ -104,6 +108,9 @@ impl Feed {
                 None => FeedMessage::TierPolicyGone(key.clone()),
             });
         }
+        if dirty.nodes {
+            self.say_nodes(snapshot);
+        }
         self.say(FeedMessage::SnapshotEnd(snapshot.revision));
         !self.broken
     }
@@ -124,6 +131,22 @@ impl Feed {
         }
     }
 
+    /// Says what has changed of the nodes' addresses.
+    fn say_nodes(&mut self, snapshot: &ClusterSnapshot) {
+        let gone = self.nodes.extract_if(.., |name, _| !snapshot.node_status.contains_key(name));
+        for (name, _) in gone.collect::<Vec<_>>() {
+            self.say(FeedMessage::NodeGone(name));
+        }
+        for (name, row) in &snapshot.node_status {
+            let addresses = &row.object.addresses;
+            if self.nodes.get(name).is_none_or(|said| **said != *addresses) {
+                let addresses = Arc::new(addresses.clone());
+                self.nodes.insert(name.clone(), Arc::clone(&addresses));
+                self.say(FeedMessage::Node(name.clone(), addresses));
+            }
+        }
+    }
+
     fn say(&mut self, message: FeedMessage) {
         self.broken |= self.to.try_send(message).is_err();
     }
@@ -132,6 +155,40 @@ impl Feed {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn addresses_of_nodes_are_said_once_and_when_they_change() {
+        use crate::model::{NodeStatus, Row};
+        let mut snapshot = ClusterSnapshot::at(1);
+        let set = |snapshot: &mut ClusterSnapshot, addresses: Vec<IpAddr>, ready| {
+            let status = NodeStatus { addresses, ready, ..NodeStatus::default() };
+            snapshot.node_status.insert("b".parse().expect("a name"), Row { object: Arc::new(status), modified: 1 });
+        };
+        let said = |messages: &mut mpsc::Receiver<FeedMessage>| {
+            let mut said = Vec::new();
+            while let Ok(message) = messages.try_recv() {
+                match message {
+                    FeedMessage::Node(name, addresses) => said.push((name.to_string(), addresses.len())),
+                    FeedMessage::NodeGone(name) => said.push((name.to_string(), 0)),
+                    _ => {}
+                }
+            }
+            said
+        };
+        set(&mut snapshot, vec![[192, 0, 2, 3].into()], false);
+        let (mut feed, mut messages) = Feed::begin("a".parse().expect("a name"), &snapshot);
+        assert_eq!(said(&mut messages), [("b".to_owned(), 1)]);
+        let dirty = Dirty { nodes: true, ..Dirty::default() };
+        set(&mut snapshot, vec![[192, 0, 2, 3].into()], true);
+        assert!(feed.update(&snapshot, &dirty));
+        assert_eq!(said(&mut messages), []);
+        set(&mut snapshot, vec![[192, 0, 2, 3].into(), [192, 0, 2, 4].into()], true);
+        assert!(feed.update(&snapshot, &dirty));
+        assert_eq!(said(&mut messages), [("b".to_owned(), 2)]);
+        snapshot.node_status.clear();
+        assert!(feed.update(&snapshot, &dirty));
+        assert_eq!(said(&mut messages), [("b".to_owned(), 0)]);
+    }
 
     #[test]
     fn a_feed_whose_agent_has_gone_ends() {

@@ -66,6 +66,7 @@ pub(super) async fn prepare(
     let in_place = InPlace {
         links: whole.filter(|(id, _)| attached.contains(id)).collect(),
         addresses: net.node_addresses().await.map_err(network_problem)?,
+        ways: dataplane.ways(),
         hosts: HostNames::open(
             config.state_dir.join("hosts.json"),
             config.dns_least_ttl,

@@ -1,7 +1,11 @@
 //! Floor 1: from what the node is told to the rows that the data plane should hold, at the cost of what differs from
 //! before. Pure.
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
+};
 
 use hivemind_ebpf::policy::HOST_ENDPOINT;
 use imbl::{
@@ -9,7 +13,9 @@ use imbl::{
     ordmap::{DiffItem, Entry},
 };
 
-use super::tables::{BackendRow, Choice, EndpointRow, Frontend, LimitOwner, LimitRow, PeerRow, ServiceRow, Tables};
+use super::tables::{
+    BackendRow, Choice, EndpointRow, Frontend, LimitOwner, LimitRow, NodeRow, PeerRow, ServiceRow, Tables,
+};
 use crate::{
     model::{Backend, Instance, InstanceId, NodeDesired, NodeName, Protocol, ServedService},
     net::{Family, HostLink},
@@ -32,6 +38,8 @@ pub struct Facts<'a> {
     pub links: &'a BTreeMap<InstanceId, HostLink>,
     /// Its own addresses.
     pub node_addresses: &'a [IpAddr],
+    /// How the addresses of other nodes are reached.
+    pub ways: &'a BTreeMap<IpAddr, NodeRow>,
 }
 
 /// The rows, and what they were made from.
@@ -42,6 +50,7 @@ pub struct Follower {
     policies_version: Option<u64>,
     node: Option<NodeName>,
     links: BTreeMap<InstanceId, HostLink>,
+    ways: BTreeMap<IpAddr, NodeRow>,
     /// Two services claim one row: what is left when one of them goes is only known by looking at all.
     disputed: bool,
 }
@@ -77,17 +86,24 @@ impl Follower {
     }
 
     fn take(&mut self, facts: Facts<'_>) {
-        let Facts { desired, policies, policies_version, node, links, node_addresses } = facts;
+        let Facts { desired, policies, policies_version, node, links, node_addresses, ways } = facts;
         let before = std::mem::replace(&mut self.desired, Arc::clone(desired));
         let other_policies = self.policies_version.replace(policies_version) != Some(policies_version);
         let other_links = self.links != *links;
         if other_links {
             self.links.clone_from(links);
         }
-        let others = !before.instances.ptr_eq(&desired.instances)
+        let others_changed = !before.instances.ptr_eq(&desired.instances)
             || !before.peers.ptr_eq(&desired.peers)
             || !before.tenants.ptr_eq(&desired.tenants);
-        if others || other_links || other_policies {
+        let own: BTreeSet<_> = node_addresses.iter().copied().collect();
+        let other_nodes = !before.nodes.ptr_eq(&desired.nodes) || self.tables.node_addresses != own;
+        if other_nodes || self.ways != *ways {
+            self.ways.clone_from(ways);
+            self.tables.nodes = nodes(&facts);
+        }
+        self.tables.node_addresses = own;
+        if others_changed || other_links || other_policies || other_nodes {
             self.tables.endpoints = endpoints(&facts).chain(host(policies)).collect();
             self.tables.limits = limits(&facts);
             self.tables.peers = peers(&facts).collect();
@@ -97,7 +113,6 @@ impl Follower {
             self.tables.intervals.clone_from(&policies.ports);
             self.tables.blocks.clone_from(&policies.blocks);
         }
-        self.tables.node_addresses = node_addresses.iter().copied().collect();
         self.node = Some(node.clone());
         if other_links {
             self.tables.served.clear();
@@ -215,12 +230,32 @@ fn host(policies: &Compiled) -> Option<(u32, EndpointRow)> {
 
 fn peers(facts: &Facts<'_>) -> impl Iterator<Item = (IpAddr, PeerRow)> {
     let Facts { desired, policies, node, links, .. } = *facts;
+    let nodes = others(facts);
     desired.peers.iter().flat_map(move |(id, peer)| {
         let local = links.get(id).filter(|_| peer.node == *node && desired.instances.contains_key(id));
         let PeerClass { class, tenant } = class(policies, id);
-        let row = PeerRow { class, tenant, ifindex: local.map_or(0, |link| link.ifindex) };
-        peer.addresses.iter().map(move |address| (address, row))
+        let ifindex = local.map_or(0, |link| link.ifindex);
+        let reached = nodes.get(&peer.node).cloned().unwrap_or_default();
+        peer.addresses.iter().map(move |address| {
+            let node = reached.iter().find(|node| node.is_ipv4() == address.is_ipv4()).copied();
+            (address, PeerRow { class, tenant, ifindex, node })
+        })
     })
+}
+
+/// The other nodes and their addresses, but those that this node has as well: such a one leads to nobody else.
+fn others<'a>(facts: &Facts<'a>) -> BTreeMap<&'a NodeName, Vec<IpAddr>> {
+    let Facts { desired, node, node_addresses, .. } = *facts;
+    let theirs = |addresses: &Vec<IpAddr>| {
+        addresses.iter().copied().filter(|address| !node_addresses.contains(address)).collect::<Vec<_>>()
+    };
+    desired.nodes.iter().filter(|(name, _)| *name != node).map(|(name, all)| (name, theirs(all))).collect()
+}
+
+/// How each address of another node is reached.
+fn nodes(facts: &Facts<'_>) -> OrdMap<IpAddr, NodeRow> {
+    let addresses = others(facts).into_values().flatten();
+    addresses.map(|address| (address, facts.ways.get(&address).copied().unwrap_or_default())).collect()
 }
 
 /// Every instance has a class; one that has none yet is unknown to everybody.

@@ -31,6 +31,8 @@ use std::{
     time::Duration,
 };
 
+use hivemind_ebpf::abi::Count;
+
 use crate::{model::InstanceId, net::HostLink};
 
 /// The data plane of this node. Calls are system calls of microseconds to milliseconds and block: one owner calls
@@ -181,4 +183,19 @@ pub struct DataplaneInfo {
     pub programs: Vec<(String, u32)>,
     /// Name, entries it can hold, and bytes of memory of every map.
     pub maps: Vec<(String, u32, u64)>,
+    /// The uplinks.
+    pub uplinks: Vec<Uplink>,
+    /// What was sent on to other nodes: by drivers ([`hivemind_ebpf::abi::BY_DRIVER`]), and by the kernel.
+    pub sent_on: [Count; 2],
+}
+
+/// How an uplink sends packets for published ports on to other nodes that have the instance.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Uplink {
+    /// Its device.
+    pub device: String,
+    /// Whether its driver does, before the kernel sees them.
+    pub driver: bool,
+    /// Why not, if not.
+    pub why: String,
 }

@@ -30,6 +30,8 @@ pub struct Tables {
     pub sources: OrdSet<(u32, IpNet)>,
     /// The node's own addresses: where published ports are reached.
     pub node_addresses: BTreeSet<IpAddr>,
+    /// All addresses of the other nodes, and how they are reached: tunnels come from them only.
+    pub nodes: OrdMap<IpAddr, NodeRow>,
     /// The ports that instances of this node serve, by interface index, and the number of the service: its packets
     /// carry no virtual address, so this is how they are counted for it.
     pub served: OrdMap<(u32, u16, Protocol), u32>,
@@ -128,6 +130,17 @@ pub struct PeerRow {
     pub tenant: u32,
     /// The interface index of its host device if it is on this node, else 0.
     pub ifindex: u32,
+    /// Where the node is reached that it is on, if that is another one; of the family of the instance's address.
+    pub node: Option<IpAddr>,
+}
+
+/// How another node is reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct NodeRow {
+    /// The interface index of the uplink that leads there; 0: none does, and nothing is sent there.
+    pub device: u32,
+    /// The longest packet in bytes that the uplink takes, without an Ethernet header.
+    pub mtu: u32,
 }
 
 /// Where a service is reached.

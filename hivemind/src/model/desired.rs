@@ -2,7 +2,7 @@
 //!
 //! The words of the feed from `control` to an agent. The agent never reads the store.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use imbl::OrdMap;
 use serde::{Deserialize, Serialize};
@@ -96,6 +96,10 @@ pub enum FeedMessage {
     TierPolicy(Arc<TierPolicy>),
     /// A policy of a tier is gone.
     TierPolicyGone(TierKey),
+    /// A node has these addresses.
+    Node(NodeName, Arc<Vec<IpAddr>>),
+    /// It is gone.
+    NodeGone(NodeName),
     /// All that was there at this revision has been said; sent again after each later revision's changes.
     SnapshotEnd(Revision),
 }
@@ -120,6 +124,8 @@ pub struct NodeDesired {
     pub policies: OrdMap<PolicyKey, Arc<Policy>>,
     /// All policies of tiers.
     pub tiers: OrdMap<TierKey, Arc<TierPolicy>>,
+    /// All nodes' own addresses.
+    pub nodes: OrdMap<NodeName, Arc<Vec<IpAddr>>>,
 }
 
 impl NodeDesired {
@@ -179,6 +185,12 @@ impl NodeDesired {
             }
             FeedMessage::TierPolicyGone(key) => {
                 self.tiers.remove(&key);
+            }
+            FeedMessage::Node(name, addresses) => {
+                self.nodes.insert(name, addresses);
+            }
+            FeedMessage::NodeGone(name) => {
+                self.nodes.remove(&name);
             }
             FeedMessage::SnapshotEnd(revision) => self.revision = revision,
         }

@@ -18,7 +18,7 @@ pub use types::{
     Family, Gone, HostLink, InstanceLink, LinkState, Mac, Mended, NodeNet, Overlap, PublishedPort, Uplink,
 };
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use crate::model::InstanceId;
 
@@ -70,6 +70,9 @@ pub trait Net: Send + Sync + std::fmt::Debug {
 
     /// The devices that lead out of the node, ordered by interface index.
     async fn uplinks(&self) -> Result<Vec<Uplink>, NetError>;
+
+    /// The device by which each of these addresses of other machines is reached; none where there is no way.
+    async fn ways(&self, to: &[IpAddr]) -> Result<BTreeMap<IpAddr, Option<Uplink>>, NetError>;
 
     /// Waits until something of the host's links, addresses or routes may have changed. Safe to cancel.
     async fn changed(&self) -> Result<(), NetError>;

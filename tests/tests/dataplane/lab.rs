@@ -195,6 +195,11 @@ impl Ns {
         ns
     }
 
+    /// A thread in it.
+    pub(crate) const fn tid(&self) -> i32 {
+        self.tid
+    }
+
     /// Runs `f` in the namespace, on a thread of its own.
     pub(crate) fn run<R: Send>(&self, f: impl FnOnce() -> R + Send) -> R {
         let body = || {
@@ -379,7 +384,7 @@ impl Lab {
             },
         );
         for address in [instance.v4.into(), instance.v6.into()] {
-            self.tables.peers.insert(address, PeerRow { class, tenant: TENANT, ifindex });
+            self.tables.peers.insert(address, PeerRow { class, tenant: TENANT, ifindex, node: None });
         }
     }
 

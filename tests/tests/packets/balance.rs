@@ -174,7 +174,7 @@ fn ten_thousand_services_are_written_once_and_leave_nothing() {
                 |low: u8| BackendRow { address: [10, 89 + a, b, c].into(), port: low.into(), weight: low.into() };
             let mut row = ServiceRow { id: 1000 + n, backends: vec![backend(1), backend(2)], ..ServiceRow::default() };
             let address = IpAddr::from([10, 100 + a, b, c]);
-            let peer = PeerRow { class: 300, tenant: lab::TENANT, ifindex: 0 };
+            let peer = PeerRow { class: 300, tenant: lab::TENANT, ifindex: 0, node: None };
             bench.lab.tables.peers.insert(row.backends[0].address, peer);
             bench
                 .lab

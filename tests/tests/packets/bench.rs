@@ -96,7 +96,12 @@ impl Bench {
         for address in [lab.instances[2].v4.into(), lab.instances[2].v6.into()] {
             lab.tables.peers.insert(
                 address,
-                PeerRow { class: lab::class(2), tenant: lab::TENANT, ifindex: lab.instances[2].link.ifindex },
+                PeerRow {
+                    class: lab::class(2),
+                    tenant: lab::TENANT,
+                    ifindex: lab.instances[2].link.ifindex,
+                    node: None,
+                },
             );
         }
         lab.sync();

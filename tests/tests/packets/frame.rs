@@ -141,7 +141,7 @@ pub(crate) fn arp(mac: [u8; 6], sender: [u8; 4], target: [u8; 4]) -> Vec<u8> {
 }
 
 /// The Internet checksum (RFC 1071) of pieces of even length but the last.
-fn checksum(pieces: &[&[u8]]) -> u16 {
+pub(crate) fn checksum(pieces: &[&[u8]]) -> u16 {
     let mut sum: u32 = 0;
     for pair in pieces.iter().flat_map(|piece| piece.chunks(2)) {
         sum += u32::from(pair[0]) << 8 | pair.get(1).map_or(0, |low| u32::from(*low));

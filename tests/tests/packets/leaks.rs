@@ -75,7 +75,7 @@ fn come(bench: &mut Bench, n: u32) {
             limited: false,
         },
     );
-    tables.peers.insert(v4.into(), PeerRow { class: 300, tenant: crate::lab::TENANT, ifindex });
+    tables.peers.insert(v4.into(), PeerRow { class: 300, tenant: crate::lab::TENANT, ifindex, node: None });
     tables.served.insert((ifindex, 8080, Protocol::Tcp), id);
     tables.services.insert(Frontend::Address(address(96, n)), ServiceRow::equal(id, []));
     let row = ServiceRow::equal(id, [(v4.into(), 8080)]);

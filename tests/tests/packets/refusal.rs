@@ -50,6 +50,8 @@ pub(crate) fn check(name: &str, program: &str, reason: Reason, packet: &[u8], ve
         return;
     }
     let (kind, wanted, seed) = match (v4, answer) {
+        (true, Answer::TooLong) => ([3, 4], ICMP, 0),
+        (false, Answer::TooLong) => ([2, 0], ICMPV6, pseudo(part).into()),
         (true, Answer::Prohibited) => ([3, 13], ICMP, 0),
         (false, Answer::Prohibited) => ([1, 1], ICMPV6, pseudo(part).into()),
         (true, Answer::Port) => ([3, 3], ICMP, 0),
@@ -59,6 +61,9 @@ pub(crate) fn check(name: &str, program: &str, reason: Reason, packet: &[u8], ve
     };
     assert_eq!((protocol, &part[..2]), (wanted, &kind[..]), "{name}");
     assert_eq!(sum(part, seed), 0xffff, "{name}: ICMP's checksum");
+    if answer == Answer::TooLong {
+        assert_eq!(be32(part, 4), if v4 { 1480 } else { 1460 }, "{name}: what would fit");
+    }
     assert_eq!(part[8..], packet[14..l4 + 8], "{name}: the packet that it tells of");
 }
 

@@ -2,13 +2,12 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
     sync::Arc,
 };
 
 use tokio::sync::{oneshot, watch};
 
-use super::{Datapath, DatapathState, Names, Request, RuleHits, Seen, User};
+use super::{super::node::Facts, Datapath, DatapathState, Names, Request, RuleHits, Seen, User};
 use crate::{
     dataplane::{
         Captures, Counter, DataplaneError, DataplaneInfo, Measuring, ProgramRuns, Watch,
@@ -39,9 +38,9 @@ impl Datapath {
         let _ = self.requests.send(Request::Desired(desired));
     }
 
-    /// Tells the node's uplinks and addresses.
-    pub fn node_facts(&self, uplinks: Vec<String>, addresses: Vec<IpAddr>) {
-        let _ = self.requests.send(Request::NodeFacts { uplinks, addresses });
+    /// Tells the node's uplinks and addresses, and the ways to other nodes.
+    pub fn node_facts(&self, facts: Facts) {
+        let _ = self.requests.send(Request::NodeFacts(facts));
     }
 
     /// All counters.

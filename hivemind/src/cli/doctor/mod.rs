@@ -1,4 +1,5 @@
-//! `hivemind doctor`: looks at this machine with the daemon's flags, and needs no daemon. It changes nothing.
+//! `hivemind doctor`: looks at this machine with the daemon's flags, and needs no daemon; one that runs is asked for what
+//! only it knows. It changes nothing.
 
 mod machine;
 mod network;
@@ -88,7 +89,10 @@ pub(super) async fn run(context: &Context, socket: Target, args: DoctorArgs) -> 
     let config = args.daemon.config(socket)?;
     config.validate()?;
     let running = context.client.get::<serde_json::Value>("/v1/version").await.is_ok();
-    let findings = examine(&config, running).await;
+    let mut findings = examine(&config, running).await;
+    if running {
+        findings.extend(network::uplinks(&context.client).await);
+    }
     match context.output.format {
         Format::Json | Format::Yaml | Format::Name => context.output.list(&findings, "")?,
         Format::Table | Format::Wide => findings.iter().for_each(show),

@@ -4,6 +4,8 @@ use std::{fs, io, net::TcpListener};
 
 use super::Finding;
 use crate::{
+    api::dataplane::RowsView,
+    client::Client,
     daemon::DaemonConfig,
     net::{NetError, linux},
     spec::v1::{PolicyPort, PolicyProtocol, PortMatch},
@@ -30,6 +32,18 @@ pub(super) async fn ranges(config: &DaemonConfig) -> Finding {
         }
         Err(error) => Finding::warn("ranges", error.to_string(), "the kernel's routes could not be read"),
     }
+}
+
+/// Who sends packets of published ports on to other nodes, as the daemon says that runs here.
+pub(super) async fn uplinks(client: &Client) -> Option<Finding> {
+    let view: RowsView = client.get("/v1/dataplane/tables/uplinks").await.ok()?;
+    let words = view.rows.iter().filter_map(|row| match &row[..] {
+        [device, by, why] if why.is_empty() => Some(format!("{device}: sent on by the {by}")),
+        [device, by, why] => Some(format!("{device}: sent on by the {by} ({why})")),
+        _ => None,
+    });
+    let words: Vec<_> = words.collect();
+    (!words.is_empty()).then(|| Finding::ok("uplinks", words.join(", ")))
 }
 
 pub(super) fn forwarding(config: &DaemonConfig) -> Vec<Finding> {

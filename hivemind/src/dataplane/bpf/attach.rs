@@ -40,6 +40,8 @@ pub(super) enum Place {
     Uplink(u32),
     /// What an uplink sends.
     UplinkOut(u32),
+    /// What an uplink's driver receives.
+    Driver(u32),
     /// What the firewall has accepted for published ports.
     Publish,
 }
@@ -52,6 +54,7 @@ impl Place {
             Self::To(id) => format!("{id}-to"),
             Self::Uplink(ifindex) => format!("uplink-{ifindex}"),
             Self::UplinkOut(ifindex) => format!("egress-{ifindex}"),
+            Self::Driver(ifindex) => format!("driver-{ifindex}"),
             Self::Publish => "publish".into(),
         }
     }
@@ -62,6 +65,7 @@ impl Place {
             Some((id, "to")) => Self::To(id.parse().ok()?),
             Some(("uplink", ifindex)) => Self::Uplink(ifindex.parse().ok()?),
             Some(("egress", ifindex)) => Self::UplinkOut(ifindex.parse().ok()?),
+            Some(("driver", ifindex)) => Self::Driver(ifindex.parse().ok()?),
             None if pin == "publish" => Self::Publish,
             _ => return None,
         };
@@ -74,6 +78,7 @@ impl Place {
             Self::To(_) => program::TO_CONTAINER,
             Self::Uplink(_) => program::FROM_UPLINK,
             Self::UplinkOut(_) => program::TO_UPLINK,
+            Self::Driver(_) => program::UPLINK_DRIVER,
             Self::Publish => program::PUB_SELECT,
         }
     }
@@ -104,6 +109,9 @@ impl BpfDataplane {
         if let Some(waiting) = &mut self.waiting {
             waiting.push((place.clone(), device.to_owned()));
             return Ok(());
+        }
+        if let Place::Driver(index) = place {
+            return self.attach_driver(*index, device);
         }
         let name = place.program();
         let fail = |why: String| DataplaneError::Attach { program: name, to: device.to_owned(), why };
@@ -166,13 +174,12 @@ impl BpfDataplane {
                 self.attach_device(&Place::From(id.clone()), &device)?;
                 self.attach_device(&Place::To(id), &device)?;
             }
-            return Ok(());
         }
         for (pin, place) in self.places()? {
             self.attached.insert(place.clone());
             let name = place.program();
             let fail = |why: String| DataplaneError::Attach { program: name, to: place.pin(), why };
-            let Some(Program::SchedClassifier(program)) = self.ebpf.program(name) else {
+            let Some(program) = self.ebpf.program(name) else {
                 return Err(fail("the program is not loaded".into()));
             };
             let fd = program.fd().map_err(|error| fail(chain(&error)))?;
@@ -271,7 +278,7 @@ impl BpfDataplane {
 
     /// Detaches what a daemon of another ABI attached in the same place: it would go on judging by tables that nobody
     /// keeps. What is left of that version goes with its last link.
-    fn retire(&self, pin: &str) -> Result<(), DataplaneError> {
+    pub(super) fn retire(&self, pin: &str) -> Result<(), DataplaneError> {
         let own = super::base(&self.config.root);
         for version in list(&self.config.root)?.into_iter().map(|name| self.config.root.join(name)) {
             let links = version.join("links");
@@ -377,7 +384,8 @@ mod tests {
     #[test]
     fn places_come_back_from_their_pins() {
         let id = InstanceId::from_bits(42);
-        for place in [Place::From(id.clone()), Place::To(id), Place::Uplink(7), Place::UplinkOut(7), Place::Publish] {
+        let uplink = [Place::Uplink(7), Place::UplinkOut(7), Place::Driver(7)];
+        for place in [Place::From(id.clone()), Place::To(id), Place::Publish].into_iter().chain(uplink) {
             assert_eq!(Place::parse(&place.pin()), Some(place));
         }
         for pin in ["hm_connect4", "uplink-eth0", "x-from", "publish-1", ""] {

@@ -28,9 +28,9 @@ pub(super) fn all(ebpf: &mut Ebpf, log_dir: &Path) -> Result<(), DataplaneError>
     let mut programs: BTreeMap<&str, &mut Program> = ebpf.programs_mut().collect();
     // Those of devices are the large ones: they come first, so that no CPU is left with one at the end.
     let mut waiting = VecDeque::new();
-    for name in program::DEVICE.iter().chain(&program::SOCKET) {
-        let missing = || DataplaneError::Kernel { what: "a program of the object", why: (*name).into() };
-        waiting.push_back((*name, programs.remove(name).ok_or_else(missing)?));
+    for name in program::all() {
+        let missing = || DataplaneError::Kernel { what: "a program of the object", why: name.into() };
+        waiting.push_back((name, programs.remove(name).ok_or_else(missing)?));
     }
     let waiting = Mutex::new(waiting);
     let next = || waiting.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
@@ -55,6 +55,7 @@ pub(super) fn all(ebpf: &mut Ebpf, log_dir: &Path) -> Result<(), DataplaneError>
 fn load(name: &str, program: &mut Program, log_dir: &Path) -> Result<(), DataplaneError> {
     let loaded = match program {
         Program::SchedClassifier(program) => program.load(),
+        Program::Xdp(program) => program.load(),
         Program::CgroupSockAddr(program) => program.load(),
         Program::CgroupSock(program) => program.load(),
         Program::SockOps(program) => program.load(),

@@ -8,8 +8,9 @@ use aya::{
 };
 use hivemind_ebpf::{
     abi::{
-        Addr, Backend, Count, CounterKey, DropKey, Drops, Endpoint, Flow, FlowKey, Frontend, FrontendKey, MemberKey,
-        Part, PartKey, Peer, Rule, RuleKey, Served, ServedKey, SlotKey, Translation, Tuple,
+        Addr, BY_DRIVER, BY_STACK, Backend, Count, CounterKey, DropKey, Drops, Endpoint, Flow, FlowKey, Frontend,
+        FrontendKey, MemberKey, Node, Part, PartKey, Peer, Rule, RuleKey, Served, ServedKey, SlotKey, Translation,
+        Tuple,
     },
     map,
 };
@@ -136,6 +137,9 @@ pub(super) struct Maps {
     pub(super) endpoints: Table<u32, Endpoint>,
     pub(super) peers: Table<Addr, Peer>,
     pub(super) node_addresses: Table<Addr, u32>,
+    /// Addresses of other nodes.
+    pub(super) nodes: Table<Addr, Node>,
+    forwarded: PerCpuArray<MapData, Count>,
     pub(super) frontends: Table<FrontendKey, Frontend>,
     pub(super) slots: Table<SlotKey, Backend>,
     pub(super) served: Table<ServedKey, Served>,
@@ -183,13 +187,15 @@ impl Maps {
         let sizes: BTreeMap<_, _> = capacities.map(|(name, info)| (name, info.max_entries())).collect();
         let (counters, totals) = (take(ebpf, map::COUNTERS)?, take(ebpf, map::TOTALS)?);
         let (generation, rtt) = (take(ebpf, map::GENERATION)?, take(ebpf, map::RTT)?);
-        let uses = take(ebpf, map::USES)?;
+        let (uses, forwarded) = (take(ebpf, map::USES)?, take(ebpf, map::FORWARDED)?);
         let no_data = |name: &str| DataplaneError::Kernel { what: "a map of the object", why: name.into() };
         let (ports, blocks, hits) = (take(ebpf, map::PORTS)?, take(ebpf, map::BLOCKS)?, take(ebpf, map::HITS)?);
         Ok(Self {
             endpoints: table(ebpf, map::ENDPOINTS, &sizes)?,
             peers: table(ebpf, map::PEERS, &sizes)?,
             node_addresses: table(ebpf, map::NODE_ADDRS, &sizes)?,
+            nodes: table(ebpf, map::NODES, &sizes)?,
+            forwarded: PerCpuArray::try_from(forwarded).map_err(|error| failed("use", map::FORWARDED, &error))?,
             frontends: table(ebpf, map::FRONTENDS, &sizes)?,
             slots: table(ebpf, map::SLOTS, &sizes)?,
             members: table(ebpf, map::MEMBERS, &sizes)?,
@@ -238,6 +244,29 @@ impl Maps {
         self.generation.get(&1, 0).map_err(|error| failed("read", map::GENERATION, &error))
     }
 
+    /// Tells the programs how many addresses other nodes have: with none, nothing looks for tunnels.
+    pub(super) fn set_nodes(&mut self, addresses: u32) -> Result<(), MapError> {
+        killpoint::before("writing a row of a map");
+        self.generation.set(2, addresses, 0)
+    }
+
+    /// What the programs were told last.
+    pub(super) fn told_nodes(&self) -> Result<u32, DataplaneError> {
+        self.generation.get(&2, 0).map_err(|error| failed("read", map::GENERATION, &error))
+    }
+
+    /// What was sent on to other nodes: by drivers, and by the kernel.
+    pub(super) fn forwarded(&self) -> [Count; 2] {
+        [BY_DRIVER, BY_STACK].map(|by| {
+            let counts = self.forwarded.get(&by, 0);
+            let counts = counts.iter().flat_map(|counts| counts.iter());
+            counts.fold(Count::default(), |sum, count| Count {
+                packets: sum.packets + count.packets,
+                bytes: sum.bytes + count.bytes,
+            })
+        })
+    }
+
     /// How many entries each map holds, but those that make room by themselves.
     #[cfg(feature = "testkit")]
     pub(super) fn entries(&self) -> Result<BTreeMap<&'static str, usize>, DataplaneError> {
@@ -246,6 +275,7 @@ impl Maps {
             (map::ENDPOINTS, self.endpoints.raw_rows()?.len()),
             (map::PEERS, self.peers.raw_rows()?.len()),
             (map::NODE_ADDRS, self.node_addresses.raw_rows()?.len()),
+            (map::NODES, self.nodes.raw_rows()?.len()),
             (map::FRONTENDS, self.frontends.raw_rows()?.len()),
             (map::SLOTS, self.slots.raw_rows()?.len()),
             (map::MEMBERS, self.members.raw_rows()?.len()),

@@ -25,8 +25,8 @@ pub(super) struct Ids {
 impl Ids {
     /// Call before the maps are taken.
     pub(super) fn of(ebpf: &Ebpf) -> Self {
-        let programs = program::DEVICE.iter().chain(&program::SOCKET);
-        let programs = programs.filter_map(|name| Some((*name, ebpf.program(name)?.info().ok()?.id())));
+        let programs = program::all();
+        let programs = programs.filter_map(|name| Some((name, ebpf.program(name)?.info().ok()?.id())));
         let maps = map::ALL.into_iter().filter_map(|name| Some((name, super::maps::id(ebpf, name)?)));
         Self { programs: programs.collect(), maps: maps.collect() }
     }
@@ -42,7 +42,9 @@ impl BpfDataplane {
     fn device_of(&self, place: &Place) -> Option<String> {
         let name = match place {
             Place::From(id) | Place::To(id) => format!("hm{id}"),
-            Place::Uplink(index) | Place::UplinkOut(index) => if_indextoname(*index).ok()?.into_string().ok()?,
+            Place::Uplink(index) | Place::UplinkOut(index) | Place::Driver(index) => {
+                if_indextoname(*index).ok()?.into_string().ok()?
+            }
             Place::Publish => self.config.publish_device.clone(),
         };
         if_nametoindex(name.as_str()).ok().map(|_| name)
@@ -69,6 +71,11 @@ impl BpfDataplane {
             let found = format!("program {}, not {}", id(link.program()), id(wanted));
             wrong(pin.into(), Fault::Different, program, found)
         })
+    }
+
+    /// Whether what is attached there is a link, and not a filter.
+    const fn has_link(&self, place: &Place) -> bool {
+        self.tcx || matches!(place, Place::Driver(_))
     }
 
     fn look_at_place(&self, place: &Place) -> Option<Difference> {
@@ -106,8 +113,9 @@ impl BpfDataplane {
     /// are not looked at.
     pub(super) fn look(&self) -> Vec<Difference> {
         let mut all: Vec<_> = self.look_at_pins().into_iter().map(|(_, difference)| difference).collect();
-        if self.tcx && self.waiting.is_none() {
-            all.extend(self.attached.iter().filter_map(|place| self.look_at_place(place)));
+        if self.waiting.is_none() {
+            let linked = self.attached.iter().filter(|place| self.has_link(place));
+            all.extend(linked.filter_map(|place| self.look_at_place(place)));
         }
         all.extend(self.look_at_sockets());
         all
@@ -126,7 +134,7 @@ impl BpfDataplane {
         }
         if self.waiting.is_none() {
             for place in self.attached.clone() {
-                let (Some(device), true) = (self.device_of(&place), self.tcx) else { continue };
+                let (Some(device), true) = (self.device_of(&place), self.has_link(&place)) else { continue };
                 let Some(Difference { found, .. }) = self.look_at_place(&place) else { continue };
                 tracing::warn!(program = place.program(), device, found, "a program is not attached; it is again");
                 match self.attach_device(&place, &device) {

@@ -7,6 +7,7 @@
 mod accounts;
 mod adopt;
 mod attach;
+mod driver;
 mod group;
 mod intervals;
 mod link;
@@ -24,6 +25,7 @@ mod strange;
 mod sweep;
 mod sync;
 mod trial;
+mod writes;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -46,7 +48,7 @@ use super::{
     flows::{DropRecord, FlowRecord},
     probe,
     round_trips::RoundTrips,
-    tables::{LimitOwner, Tables, Usage},
+    tables::{LimitOwner, NodeRow, Tables, Usage},
 };
 use crate::{
     model::InstanceId,
@@ -101,6 +103,7 @@ pub struct BpfDataplane {
     tcx: bool,
     sweeps: u32,
     ids: mend::Ids,
+    drivers: driver::Drivers,
     /// Where programs of devices are attached.
     attached: BTreeSet<Place>,
     info: DataplaneInfo,
@@ -152,6 +155,7 @@ impl BpfDataplane {
         let shadow = Shadow::read(&mut maps)?;
         let waiting = (tcx && attach::has_predecessor(&config.root)?).then(Vec::new);
         let (ring, packets) = (Some(ring), Some(packets));
+        let drivers = driver::Drivers::new(!shadow.nodes().is_empty());
         let mut dataplane = Self {
             config,
             ebpf,
@@ -164,6 +168,7 @@ impl BpfDataplane {
             tcx,
             sweeps: 0,
             ids,
+            drivers,
             attached: BTreeSet::new(),
             info,
             waiting,
@@ -183,6 +188,11 @@ impl BpfDataplane {
     /// The ring of captured packets, once: somebody must read it for those who capture.
     pub fn packets(&mut self) -> Option<PacketRing> {
         self.packets.take()
+    }
+
+    /// How the addresses of other nodes are reached, as the maps have it.
+    pub fn ways(&self) -> BTreeMap<IpAddr, NodeRow> {
+        self.shadow.nodes().iter().map(|(address, way)| (*address, *way)).collect()
     }
 
     /// How many entries each map holds.
@@ -260,16 +270,16 @@ fn netns_cookie() -> std::io::Result<u64> {
 }
 
 fn info(ebpf: &Ebpf, tcx: bool) -> DataplaneInfo {
-    let names = program::DEVICE.iter().chain(&program::SOCKET);
-    let programs = names.filter_map(|name| {
+    let programs = program::all().filter_map(|name| {
         let info = ebpf.program(name)?.info().ok()?;
-        Some(((*name).to_owned(), info.verified_instruction_count().unwrap_or(0)))
+        Some((name.to_owned(), info.verified_instruction_count().unwrap_or(0)))
     });
     DataplaneInfo {
         abi: ABI_VERSION,
         attach: if tcx { "tcx" } else { "tc" }.into(),
         programs: programs.collect(),
         maps: maps::sizes(ebpf),
+        ..DataplaneInfo::default()
     }
 }
 
@@ -292,7 +302,7 @@ impl Dataplane for BpfDataplane {
     fn attach_uplinks(&mut self, devices: &[String]) -> Result<(), DataplaneError> {
         let publish = self.config.publish_device.clone();
         self.attach_device(&Place::Publish, &publish)?;
-        let mut wanted = Vec::new();
+        let (mut wanted, mut uplinks) = (Vec::new(), Vec::new());
         let before = self.attached.clone();
         for device in devices {
             if !is_ethernet(device) {
@@ -305,6 +315,7 @@ impl Dataplane for BpfDataplane {
                 to: device.clone(),
                 why: error.to_string(),
             })?;
+            uplinks.push((device.clone(), index));
             // What goes out first: the answers of what comes in then are known.
             for place in [Place::UplinkOut(index), Place::Uplink(index)] {
                 self.attach_device(&place, device)?;
@@ -314,6 +325,7 @@ impl Dataplane for BpfDataplane {
         if wanted.iter().any(|place| !before.contains(place)) {
             self.shadow.adopt(&mut self.maps)?;
         }
+        self.drive_uplinks(uplinks)?;
         if !self.tcx {
             return self.detach_uplinks_but(&wanted);
         }
@@ -331,6 +343,7 @@ impl Dataplane for BpfDataplane {
         if let Some(waiting) = self.waiting.take() {
             self.follow(waiting)?;
         }
+        self.drive_for(!desired.nodes.is_empty())?;
         Ok(report)
     }
 
@@ -395,10 +408,9 @@ impl Dataplane for BpfDataplane {
     }
 
     fn runs(&mut self) -> Result<Vec<ProgramRuns>, DataplaneError> {
-        let names = program::DEVICE.iter().chain(&program::SOCKET);
-        let runs = names.filter_map(|name| {
+        let runs = program::all().filter_map(|name| {
             let info = self.ebpf.program(name)?.info().ok()?;
-            Some(ProgramRuns { name: (*name).to_owned(), runs: info.run_count(), time: info.run_time() })
+            Some(ProgramRuns { name: name.to_owned(), runs: info.run_count(), time: info.run_time() })
         });
         Ok(runs.collect())
     }
@@ -418,7 +430,7 @@ impl Dataplane for BpfDataplane {
     }
 
     fn info(&self) -> DataplaneInfo {
-        self.info.clone()
+        DataplaneInfo { uplinks: self.uplinks(), sent_on: self.maps.forwarded(), ..self.info.clone() }
     }
 
     fn unload(&mut self) -> Result<(), DataplaneError> {

@@ -3,12 +3,12 @@
 use std::net::IpAddr;
 
 use hivemind_ebpf::{
-    abi::{self, Addr, Endpoint, FrontendKey, Peer, SCOPE_PUBLISHED, ServedKey, Who},
+    abi::{self, Addr, Endpoint, FrontendKey, Node, Peer, SCOPE_PUBLISHED, ServedKey, Who},
     packet, policy,
 };
 
 use crate::{
-    dataplane::tables::{EndpointRow, Frontend, PeerRow},
+    dataplane::tables::{EndpointRow, Frontend, NodeRow, PeerRow},
     model::Protocol,
     net::{Family, Mac},
     policy::{Direction, EndpointPolicy, RuleKey, RuleRow},
@@ -121,10 +121,22 @@ impl Row for EndpointRow {
 impl Row for PeerRow {
     type Abi = Peer;
     fn encode(&self) -> Peer {
-        Peer { who: Who { class: self.class, tenant: self.tenant }, ifindex: self.ifindex }
+        let node = self.node.map_or(Addr::default(), Addr::from);
+        Peer { who: Who { class: self.class, tenant: self.tenant }, ifindex: self.ifindex, node }
     }
     fn decode(abi: Peer) -> Option<Self> {
-        Some(Self { class: abi.who.class, tenant: abi.who.tenant, ifindex: abi.ifindex })
+        let node = (!abi.node.is_none()).then(|| abi.node.into());
+        Some(Self { class: abi.who.class, tenant: abi.who.tenant, ifindex: abi.ifindex, node })
+    }
+}
+
+impl Row for NodeRow {
+    type Abi = Node;
+    fn encode(&self) -> Node {
+        Node { device: self.device, mtu: self.mtu }
+    }
+    fn decode(abi: Node) -> Option<Self> {
+        Some(Self { device: abi.device, mtu: abi.mtu })
     }
 }
 
@@ -264,7 +276,9 @@ mod tests {
                 limited: true,
             });
         }
-        comes_back(PeerRow { class: 300, tenant: 4, ifindex: 3 });
+        for node in [None, Some(IpAddr::from([192, 0, 2, 3])), "2001:db8::3".parse().ok()] {
+            comes_back(PeerRow { class: 300, tenant: 4, ifindex: 3, node });
+        }
         for protocol in [None, Some(PolicyProtocol::Icmp), Some(PolicyProtocol::Sctp)] {
             for direction in [Direction::In, Direction::Out] {
                 comes_back(RuleKey { set: 1, direction, peer: 300, protocol, port: 80 });
@@ -273,6 +287,7 @@ mod tests {
         for action in [Action::Accept, Action::Deny, Action::Reject, Action::Pass] {
             comes_back(RuleRow { number: policy::LAST_RULE, action, order: u32::MAX });
         }
+        comes_back(NodeRow { device: 3, mtu: 1500 });
         comes_back((3u32, 8080u16, Protocol::Udp));
         for ip in [IpAddr::V4(v4), IpAddr::V6(v6)] {
             comes_back(ip);

@@ -17,6 +17,7 @@ pub(super) struct Strange {
     pub(super) frontends: Vec<FrontendKey>,
     pub(super) served: Vec<ServedKey>,
     pub(super) node_addresses: Vec<Addr>,
+    pub(super) nodes: Vec<Addr>,
     pub(super) rules: Vec<RuleKey>,
 }
 
@@ -28,6 +29,7 @@ impl Strange {
         remove(&mut maps.frontends, &self.frontends)?;
         remove(&mut maps.served, &self.served)?;
         remove(&mut maps.node_addresses, &self.node_addresses)?;
+        remove(&mut maps.nodes, &self.nodes)?;
         remove(&mut maps.rules, &self.rules)
     }
 
@@ -47,6 +49,7 @@ impl Strange {
         all.extend(each("services", &self.frontends));
         all.extend(each("served", &self.served));
         all.extend(each("node-addresses", &self.node_addresses));
+        all.extend(each("nodes", &self.nodes));
         all.extend(each("rules", &self.rules));
         all
     }

@@ -22,17 +22,18 @@ use super::{
     adopt,
     group::{self, Group, GroupKey},
     intervals::Intervals,
-    maps::{Maps, Table, failed, is_full},
+    maps::Maps,
     rows::{Row, flags},
     slots::{Owner, Slots},
     strange::Strange,
+    writes::{REMOVE, WRITE, Writes},
 };
 use crate::{
     dataplane::{
         DataplaneError, SyncReport,
         diff::{Changes, changes},
         drift::{Difference, Fault, compare},
-        tables::{Frontend, LimitOwner, ServiceRow, Tables},
+        tables::{Frontend, LimitOwner, NodeRow, ServiceRow, Tables},
     },
     spec::v1::PolicyProtocol,
 };
@@ -50,91 +51,10 @@ pub(super) struct Shadow {
     slots: Slots,
     /// The flags that the programs know the host's policies by.
     host: u32,
+    /// How many addresses of other nodes the programs know of.
+    nodes: u32,
     accounts: Accounts,
 }
-
-/// Counts what is done, and remembers what is refused while the rest goes on.
-#[derive(Default)]
-struct Writes {
-    report: SyncReport,
-    full: BTreeMap<&'static str, u64>,
-    failed: Option<DataplaneError>,
-}
-
-impl Writes {
-    /// True if the row is as wanted now.
-    fn done(&mut self, result: Result<(), MapError>, action: &'static str, map: &'static str) -> bool {
-        match result {
-            Ok(()) if action == WRITE => self.report.written += 1,
-            Ok(()) => self.report.removed += 1,
-            // Removed already, by someone else.
-            Err(MapError::KeyNotFound | MapError::ElementNotFound) => self.report.repaired += 1,
-            Err(error) if is_full(&error) => {
-                *self.full.entry(map).or_default() += 1;
-                return false;
-            }
-            Err(error) => {
-                self.failed.get_or_insert(failed(action, map, &error));
-                return false;
-            }
-        }
-        true
-    }
-
-    /// Remembers what is refused of something that writes no rows of the tables.
-    fn try_to(&mut self, done: Result<u64, DataplaneError>) {
-        if let Err(error) = done {
-            self.failed.get_or_insert(error);
-        }
-    }
-
-    /// The whole outcome. Of several full maps the first is named; the others come up when it has been mended.
-    fn finish(self, maps: &Maps) -> Result<SyncReport, DataplaneError> {
-        if let Some((map, refused)) = self.full.into_iter().next() {
-            return Err(DataplaneError::Full { map, refused, capacity: maps.capacity(map) });
-        }
-        self.failed.map_or(Ok(self.report), Err)
-    }
-
-    /// Writes rows. What is refused is not in `have`, so that the next call tries again.
-    fn put<K, V>(&mut self, table: &mut Table<K::Abi, V::Abi>, have: &mut OrdMap<K, V>, rows: &[(&K, &V)])
-    where
-        K: Row + Ord + Clone,
-        V: Row + Clone,
-    {
-        for (key, value) in rows {
-            self.put_row(table, have, (key, value), value.encode());
-        }
-    }
-
-    /// Writes a row that is `abi` in the map.
-    fn put_row<K, V, A>(&mut self, table: &mut Table<K::Abi, A>, have: &mut OrdMap<K, V>, row: (&K, &V), abi: A)
-    where
-        K: Row + Ord + Clone,
-        V: Clone,
-        A: aya::Pod,
-    {
-        if self.done(table.insert(row.0.encode(), abi), WRITE, table.name) {
-            have.insert(row.0.clone(), row.1.clone());
-        }
-    }
-
-    fn cut<K, V, A>(&mut self, table: &mut Table<K::Abi, A>, have: &mut OrdMap<K, V>, keys: &[K])
-    where
-        K: Row + Ord + Clone,
-        V: Clone,
-        A: aya::Pod,
-    {
-        for key in keys {
-            if self.done(table.remove(&key.encode()), REMOVE, table.name) {
-                have.remove(key);
-            }
-        }
-    }
-}
-
-const WRITE: &str = "write";
-const REMOVE: &str = "remove";
 
 impl Shadow {
     /// What the maps hold. Rows that cannot be read back are removed.
@@ -175,7 +95,7 @@ impl Shadow {
         let groups = rows.iter().map(|(group, _)| *group).chain(shadow.groups.values().copied());
         shadow.next_group = groups.max().map_or(1, next);
         shadow.stray = rows.into_iter().filter(|(group, _)| !used.contains(group)).map(|(_, key)| key).collect();
-        shadow.host = maps.host()?;
+        (shadow.host, shadow.nodes) = (maps.host()?, maps.told_nodes()?);
         shadow.rows.sources = maps.sources.rows()?;
         shadow.rows.endpoints = maps.endpoints.rows(&mut strange.endpoints)?;
         shadow.rows.peers = maps.peers.rows(&mut strange.peers)?;
@@ -199,6 +119,7 @@ impl Shadow {
         shadow.accounts = Accounts::read(maps, accounts)?;
         let own = maps.node_addresses.rows::<_, u32>(&mut strange.node_addresses)?;
         shadow.rows.node_addresses = own.keys().copied().collect();
+        shadow.rows.nodes = maps.nodes.rows(&mut strange.nodes)?;
         shadow.rows.rules = maps.rules.rows(&mut strange.rules)?;
         shadow.rows.blocks = maps.blocks.rows()?;
         shadow.rows.intervals = maps.ports.read()?;
@@ -235,6 +156,7 @@ impl Shadow {
         all.extend(compare("served", &have.served, &want.served));
         all.extend(compare("sources", &sources(&have.sources), &sources(&want.sources)));
         all.extend(compare("node-addresses", &addresses(&have.node_addresses), &addresses(&want.node_addresses)));
+        all.extend(compare("nodes", &have.nodes, &want.nodes));
         all.extend(compare("rules", &have.rules, &want.rules));
         let ports = |intervals: &Intervals| OrdMap::<PolicyProtocol, BTreeSet<u16>>::from(intervals.clone());
         all.extend(compare("ports", &ports(&have.intervals), &ports(&want.intervals)));
@@ -252,6 +174,11 @@ impl Shadow {
     /// What the maps hold now.
     pub(super) fn held(maps: &Maps) -> Result<Tables, DataplaneError> {
         Ok(Self::look(maps, &mut Strange::default())?.rows)
+    }
+
+    /// The addresses of other nodes.
+    pub(super) const fn nodes(&self) -> &OrdMap<IpAddr, NodeRow> {
+        &self.rows.nodes
     }
 
     /// Who is counted where.
@@ -306,6 +233,7 @@ impl Shadow {
         let served = changes(&self.rows.served, &wanted.served);
         let services = changes(&self.rows.services, &wanted.services);
         let addresses = changes(&own, &wanted_own);
+        let nodes = changes(&self.rows.nodes, &wanted.nodes);
 
         let host = wanted.endpoints.get(&HOST_ENDPOINT).map_or(0, flags);
         // What is no way of a policy's any more is open before its rules go.
@@ -347,6 +275,7 @@ impl Shadow {
             writes.try_to(adopt::adopt(maps, &wanted.node_addresses));
         }
         writes.put(&mut maps.node_addresses, &mut own, &addresses.put);
+        writes.put(&mut maps.nodes, &mut self.rows.nodes, &nodes.put);
         for (port, service) in served.put {
             let owner = Owner { ifindex: port.0, served: Some((port.1, port.2, *service)) };
             let abi = Served { service: *service, slot: self.slots.of(maps, owner) };
@@ -381,6 +310,7 @@ impl Shadow {
         }
         writes.cut(&mut maps.served, &mut self.rows.served, &served.cut);
         writes.cut(&mut maps.node_addresses, &mut own, &addresses.cut);
+        writes.cut(&mut maps.nodes, &mut self.rows.nodes, &nodes.cut);
         writes.cut(&mut maps.peers, &mut self.rows.peers, &peers.cut);
         writes.cut(&mut maps.endpoints, &mut self.rows.endpoints, &endpoints.cut);
         for block in &blocks.cut {
@@ -390,6 +320,7 @@ impl Shadow {
         }
         writes.cut(&mut maps.rules, &mut self.rows.rules, &rules.cut);
         self.rows.node_addresses = own.keys().copied().collect();
+        self.tell_nodes(&mut writes, maps);
         writes
     }
 
@@ -427,6 +358,14 @@ impl Shadow {
     /// Makes rows for what the host has begun where nobody looked, if policies are about it.
     pub(super) fn adopt(&self, maps: &mut Maps) -> Result<(), DataplaneError> {
         if adopt::follows(self.host) { adopt::adopt(maps, &self.rows.node_addresses).map(drop) } else { Ok(()) }
+    }
+
+    /// While there are none the programs look for no tunnels.
+    fn tell_nodes(&mut self, writes: &mut Writes, maps: &mut Maps) {
+        let nodes = u32::try_from(self.rows.nodes.len()).unwrap_or(u32::MAX);
+        if self.nodes != nodes && writes.done(maps.set_nodes(nodes), WRITE, map::GENERATION) {
+            self.nodes = nodes;
+        }
     }
 
     fn put_services(&mut self, writes: &mut Writes, maps: &mut Maps, services: &Changes<'_, Frontend, ServiceRow>) {

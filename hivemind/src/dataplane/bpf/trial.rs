@@ -17,25 +17,53 @@ pub struct TestRun {
 }
 
 impl BpfDataplane {
+    /// Runs the uplinks' program in the driver of another device, in the calling thread's namespace, until this is
+    /// dropped. A veth sends out again what its program wants to only if its peer runs a program as well.
+    #[cfg(feature = "testkit")]
+    pub fn run_in_driver(&mut self, device: &str) -> Result<(), DataplaneError> {
+        let fail = |why| DataplaneError::Kernel { what: "a program in a driver", why };
+        match self.ebpf.program_mut(hivemind_ebpf::program::UPLINK_DRIVER) {
+            Some(Program::Xdp(program)) => program.attach(device, aya::programs::XdpMode::Driver),
+            _ => return Err(fail("it is not loaded".into())),
+        }
+        .map(drop)
+        .map_err(|error| fail(chain(&error)))
+    }
+
     /// Runs a device's program on one packet that seems to have come by the interface `ifindex`, without sending
     /// anything; `repeat` times on the same bytes.
     pub fn test_run(&self, name: &str, packet: &[u8], ifindex: u32, repeat: u32) -> Result<TestRun, DataplaneError> {
         let fail = |why| DataplaneError::Kernel { what: "a test run of a program", why };
-        let Some(Program::SchedClassifier(program)) = self.ebpf.program(name) else {
-            return Err(fail(format!("{name} is not a device's program")));
-        };
-        // `struct __sk_buff`: the interface index is its eleventh word.
         let mut context = [0u8; 192];
-        context[40..44].copy_from_slice(&ifindex.to_ne_bytes());
+        let context = match self.ebpf.program(name) {
+            // `struct __sk_buff`: the interface index is its eleventh word.
+            Some(Program::SchedClassifier(_)) => {
+                context[40..44].copy_from_slice(&ifindex.to_ne_bytes());
+                &context[..]
+            }
+            // `struct xdp_md`: the second word is where the packet ends, the fourth the interface index.
+            Some(Program::Xdp(_)) => {
+                let end = u32::try_from(packet.len()).map_err(|error| fail(error.to_string()))?;
+                context[4..8].copy_from_slice(&end.to_ne_bytes());
+                context[12..16].copy_from_slice(&ifindex.to_ne_bytes());
+                &context[..24]
+            }
+            _ => return Err(fail(format!("{name} is not a device's program"))),
+        };
         let mut out = vec![0; packet.len() + 256];
         let options = TestRunOptions {
             data_in: Some(packet),
             data_out: Some(&mut out),
-            ctx_in: Some(&context),
+            ctx_in: Some(context),
             repeat,
             ..TestRunOptions::default()
         };
-        let result = program.test_run(options).map_err(|error| fail(chain(&error)))?;
+        let result = match self.ebpf.program(name) {
+            Some(Program::SchedClassifier(program)) => program.test_run(options),
+            Some(Program::Xdp(program)) => program.test_run(options),
+            _ => return Err(fail(format!("{name} is not loaded"))),
+        };
+        let result = result.map_err(|error| fail(chain(&error)))?;
         out.truncate(result.data_size_out as usize);
         Ok(TestRun { verdict: result.return_value.cast_signed(), packet: out, mean: result.duration })
     }

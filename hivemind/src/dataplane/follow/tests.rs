@@ -83,7 +83,8 @@ fn compute(
     node_addresses: &[IpAddr],
 ) -> Tables {
     let desired = &Arc::new(desired.clone());
-    super::compute(Facts { desired, policies, policies_version: 0, node, links, node_addresses })
+    let ways = BTreeMap::new();
+    super::compute(Facts { desired, policies, policies_version: 0, node, links, node_addresses, ways: &ways })
 }
 
 #[test]
@@ -106,6 +107,50 @@ fn rows_follow_from_what_is_told() {
     assert_eq!(tables.services.len(), 3, "no IPv6 frontend without an IPv6 address");
     assert_eq!(tables.served, imbl::OrdMap::unit((9, 8080, Protocol::Tcp), 7));
     assert_eq!(tables.node_addresses.len(), 1);
+}
+
+#[test]
+fn instances_of_other_nodes_are_reached_by_addresses_that_only_those_have() {
+    let (mut desired, here) = desired();
+    let ip = |text: &str| text.parse::<IpAddr>().expect("an address");
+    // Every node has the address of some bridge of its own.
+    let own = [ip("172.17.0.1"), ip("192.0.2.1")];
+    desired.nodes.insert(HERE.parse().expect("a name"), Arc::new(own.to_vec()));
+    let theirs = vec![ip("172.17.0.1"), ip("192.0.2.3"), ip("198.51.100.3"), ip("2001:db8::3")];
+    desired.nodes.insert("there".parse().expect("a name"), Arc::new(theirs));
+    let (node, links) = (HERE.parse().expect("a name"), BTreeMap::from([(here, link(9))]));
+    let way = NodeRow { device: 2, mtu: 1500 };
+    let mut ways = BTreeMap::from([(ip("192.0.2.3"), way)]);
+    let (desired, policies) = (Arc::new(desired.clone()), compile(&desired, &node));
+    let mut follower = Follower::default();
+    let mut follow = |desired: &Arc<NodeDesired>, own: &[IpAddr], ways: &BTreeMap<IpAddr, NodeRow>| {
+        let facts = Facts {
+            desired,
+            policies: &policies,
+            policies_version: 0,
+            node: &node,
+            links: &links,
+            node_addresses: own,
+            ways,
+        };
+        follower.follow(facts).clone()
+    };
+    let tables = follow(&desired, &own, &ways);
+    let reached = |tables: &Tables, text| tables.peers[&ip(text)].node;
+    assert_eq!(reached(&tables, "10.88.0.3"), Some(ip("192.0.2.3")));
+    assert_eq!(reached(&tables, "fd00::3"), Some(ip("2001:db8::3")));
+    assert_eq!((reached(&tables, "10.88.0.2"), reached(&tables, "fd00::2")), (None, None), "they are here");
+    let none = NodeRow::default();
+    let rows = [(ip("192.0.2.3"), way), (ip("198.51.100.3"), none), (ip("2001:db8::3"), none)];
+    assert_eq!(tables.nodes, rows.into_iter().collect());
+    // What is learnt later is followed.
+    ways.insert(ip("2001:db8::3"), way);
+    assert_eq!(follow(&desired, &own, &ways).nodes[&ip("2001:db8::3")], way);
+    let tables = follow(&desired, &[own[0], own[1], ip("192.0.2.3")], &ways);
+    assert_eq!(reached(&tables, "10.88.0.3"), Some(ip("198.51.100.3")), "that address is ours now");
+    let alone = Arc::new(NodeDesired { nodes: OrdMap::new(), ..(*desired).clone() });
+    let tables = follow(&alone, &own, &ways);
+    assert!(tables.nodes.is_empty() && reached(&tables, "10.88.0.3").is_none());
 }
 
 #[test]
@@ -205,7 +250,8 @@ fn a_service_more_does_not_pay_for_policies() {
         let policies = cache.compile(desired, &node, &Arc::default());
         let policies_version = cache.version();
         let (policies, node, links) = (&*policies, &node, &links);
-        let facts = Facts { desired, policies, policies_version, node, links, node_addresses: &[] };
+        let facts =
+            Facts { desired, policies, policies_version, node, links, node_addresses: &[], ways: &BTreeMap::new() };
         (follower.follow(facts).clone(), cache.runs())
     };
     let (before, _) = follow(&Arc::new(desired.clone()));
@@ -309,6 +355,7 @@ proptest! {
                 node: &node,
                 links: &links,
                 node_addresses: &[],
+                ways: &BTreeMap::new(),
             };
             let followed = follower.follow(facts);
             prop_assert_eq!(followed, &compute(&desired, &compile(&desired, &node), &node, &links, &[]));

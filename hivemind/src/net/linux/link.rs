@@ -15,8 +15,9 @@ use rtnetlink::{
 };
 
 use super::{
+    neighbours::Neighbour,
     netns,
-    rtnl::{self, Link, Neighbour, Netlink, Route, WantedRoute},
+    rtnl::{self, Link, Netlink, Route, WantedRoute},
 };
 use crate::{
     model::InstanceId,

@@ -7,6 +7,7 @@
 mod begun;
 mod link;
 mod monitor;
+mod neighbours;
 mod netns;
 mod node;
 mod rtnl;
@@ -15,6 +16,7 @@ mod sysctl;
 mod tracked;
 
 use std::{
+    collections::BTreeMap,
     net::IpAddr,
     path::PathBuf,
     sync::{
@@ -174,6 +176,10 @@ impl Net for LinuxNet {
 
     async fn uplinks(&self) -> Result<Vec<Uplink>, NetError> {
         node::uplinks(&self.netlink).await
+    }
+
+    async fn ways(&self, to: &[IpAddr]) -> Result<BTreeMap<IpAddr, Option<Uplink>>, NetError> {
+        node::ways(&self.netlink, to).await
     }
 
     async fn changed(&self) -> Result<(), NetError> {

@@ -1,6 +1,9 @@
 //! What the node has, once, for all its instances.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
 
 use ipnet::IpNet;
 use rtnetlink::{
@@ -109,6 +112,22 @@ pub(super) async fn uplinks(netlink: &Netlink) -> Result<Vec<Uplink>, NetError> 
         .collect();
     uplinks.sort();
     Ok(uplinks)
+}
+
+/// The device by which each of these addresses of other machines is reached, if there is a way there.
+pub(super) async fn ways(netlink: &Netlink, to: &[IpAddr]) -> Result<BTreeMap<IpAddr, Option<Uplink>>, NetError> {
+    let mut ways = BTreeMap::new();
+    if to.is_empty() {
+        return Ok(ways);
+    }
+    let links = netlink.links().await?;
+    for address in to {
+        let device = netlink.way_to(*address).await?;
+        let link = links.iter().find(|link| device == Some(link.index) && !is_ours(&link.name));
+        let uplink = |link: &Link| Uplink { ifindex: link.index, name: link.name.clone(), mtu: link.mtu };
+        ways.insert(*address, link.map(uplink));
+    }
+    Ok(ways)
 }
 
 /// The MTU that fits through every uplink.

@@ -5,7 +5,6 @@
 //! no notification, and watching for changes does not wake itself.
 
 use std::{
-    collections::BTreeSet,
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
@@ -20,7 +19,6 @@ use rtnetlink::{
         link::{
             AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, State,
         },
-        neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState},
         route::{RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteScope, RouteType},
     },
 };
@@ -42,7 +40,7 @@ const BUSY_PAUSE: std::time::Duration = std::time::Duration::from_millis(5);
 
 /// A netlink socket of one network namespace.
 pub(super) struct Netlink {
-    handle: Handle,
+    pub(super) handle: Handle,
     /// The kernel takes one listing at a time on a socket.
     listing: tokio::sync::Mutex<()>,
     _connection: AbortOnDropHandle<()>,
@@ -159,7 +157,7 @@ impl Netlink {
 
     /// All answers to a request. A request that was cancelled may still be answered when the next one comes; the
     /// kernel refuses that one for a moment.
-    async fn collect<T, S>(&self, request: impl Fn() -> S) -> Result<Vec<T>, rtnetlink::Error>
+    pub(super) async fn collect<T, S>(&self, request: impl Fn() -> S) -> Result<Vec<T>, rtnetlink::Error>
     where
         S: Stream<Item = Result<T, rtnetlink::Error>>,
     {
@@ -278,6 +276,25 @@ impl Netlink {
         Ok(all.into_iter().filter_map(Route::new).collect())
     }
 
+    /// The device by which the kernel reaches another machine's address; none if it knows no way there.
+    pub(super) async fn way_to(&self, to: IpAddr) -> Result<Option<u32>, NetError> {
+        let message = match to {
+            IpAddr::V4(ip) => RouteMessageBuilder::<Ipv4Addr>::new().destination_prefix(ip, 32).build(),
+            IpAddr::V6(ip) => RouteMessageBuilder::<Ipv6Addr>::new().destination_prefix(ip, 128).build(),
+        };
+        let unknown = [libc::ENETUNREACH, libc::EHOSTUNREACH, libc::EACCES, libc::EINVAL, libc::EAFNOSUPPORT];
+        match self.collect(|| self.handle.route().get(message.clone()).execute()).await {
+            Ok(routes) => {
+                let leads_out = |route: &RouteMessage| route.header.kind == RouteType::Unicast;
+                let devices =
+                    routes.into_iter().filter(leads_out).filter_map(Route::new).flat_map(|route| route.devices);
+                Ok(devices.into_iter().next())
+            }
+            Err(error) if unknown.iter().any(|errno| is(&error, *errno)) => Ok(None),
+            Err(error) => Err(refused("find the route to", to.to_string())(error)),
+        }
+    }
+
     /// Adds those of the wanted routes that are not among `there`, and says how many.
     pub(super) async fn ensure_routes(&self, wanted: &[WantedRoute], there: &[Route]) -> Result<u64, NetError> {
         let mut added = 0;
@@ -302,34 +319,6 @@ impl Netlink {
             _ => Ok(()),
         }
     }
-
-    /// All permanent neighbours: on which device, of which address, with which Ethernet address.
-    pub(super) async fn neighbours(&self) -> Result<BTreeSet<Neighbour>, NetError> {
-        let all = self.collect(|| self.handle.neighbours().get().execute()).await;
-        Ok(all.map_err(refused("list", "neighbours"))?.into_iter().filter_map(neighbour).collect())
-    }
-
-    /// Adds those of the wanted neighbours of a device that are not among `there`, and says how many.
-    pub(super) async fn ensure_neighbours(
-        &self,
-        link: &Link,
-        wanted: &[(IpAddr, Mac)],
-        there: &BTreeSet<Neighbour>,
-    ) -> Result<u64, NetError> {
-        let mut added = 0;
-        for (ip, mac) in wanted.iter().filter(|(ip, mac)| !there.contains(&(link.index, *ip, mac.0))) {
-            self.ensure_neighbour(link, *ip, *mac).await?;
-            added += 1;
-        }
-        Ok(added)
-    }
-
-    /// A permanent neighbour: no ARP and no neighbour discovery is needed to reach it.
-    pub(super) async fn ensure_neighbour(&self, link: &Link, ip: IpAddr, mac: Mac) -> Result<(), NetError> {
-        killpoint::before("adding a neighbour");
-        let request = self.handle.neighbours().add(link.index, ip).link_layer_address(&mac.0).replace();
-        request.execute().await.map_err(refused("add the neighbour", format!("{ip} on {}", link.name)))
-    }
 }
 
 /// Keeps the kernel from making a link-local IPv6 address of its own for a device that is only a point of passage.
@@ -341,23 +330,6 @@ pub(super) fn without_link_local(message: LinkMessageBuilder<LinkUnspec>) -> Lin
 /// `ensure_up` with no IPv6 address generated.
 pub(super) fn quiet(index: u32) -> LinkMessage {
     without_link_local(LinkUnspec::new_with_index(index)).build()
-}
-
-/// A device's index, an address, and its Ethernet address.
-pub(super) type Neighbour = (u32, IpAddr, [u8; 6]);
-
-/// None: it is not permanent.
-fn neighbour(message: NeighbourMessage) -> Option<Neighbour> {
-    let (mut ip, mut mac) = (None, None);
-    for attribute in message.attributes {
-        match attribute {
-            NeighbourAttribute::Destination(NeighbourAddress::Inet(v4)) => ip = Some(v4.into()),
-            NeighbourAttribute::Destination(NeighbourAddress::Inet6(v6)) => ip = Some(v6.into()),
-            NeighbourAttribute::LinkLayerAddress(bytes) => mac = bytes.try_into().ok(),
-            _ => {}
-        }
-    }
-    (message.header.state == NeighbourState::Permanent).then_some((message.header.ifindex, ip?, mac?))
 }
 
 impl From<LinkMessage> for Link {
@@ -461,13 +433,13 @@ fn is(error: &rtnetlink::Error, errno: i32) -> bool {
 }
 
 /// [`NetError::Netlink`], for `map_err`.
-fn refused<E: Why>(action: &'static str, object: impl Into<String>) -> impl FnOnce(E) -> NetError {
+pub(super) fn refused<E: Why>(action: &'static str, object: impl Into<String>) -> impl FnOnce(E) -> NetError {
     let object = object.into();
     move |error| NetError::Netlink { action, object, why: error.why() }
 }
 
 /// What an error says, in the system's words.
-trait Why {
+pub(super) trait Why {
     fn why(self) -> String;
 }
 

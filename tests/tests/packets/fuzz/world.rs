@@ -168,7 +168,11 @@ impl World {
         for (n, tenant) in [(5, TENANT), (6, TENANT + 1)] {
             for text in [format!("10.88.1.{n}"), format!("fd68:6d00:0:1::1:{n}")] {
                 let address: IpAddr = text.parse().expect("an address");
-                bench.lab.tables.peers.insert(address, PeerRow { class: FIRST_CLASS + 20 + n, tenant, ifindex: 0 });
+                bench
+                    .lab
+                    .tables
+                    .peers
+                    .insert(address, PeerRow { class: FIRST_CLASS + 20 + n, tenant, ifindex: 0, node: None });
                 remotes.push(address);
             }
         }
