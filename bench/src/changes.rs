@@ -152,7 +152,9 @@ impl World {
                 limited: false,
             };
             tables.endpoints.insert(ifindex, row);
-            tables.peers.extend(peer.addresses.iter().map(|address| (address, PeerRow { class, tenant, ifindex })));
+            tables
+                .peers
+                .extend(peer.addresses.iter().map(|address| (address, PeerRow { class, tenant, ifindex, node: None })));
         }
         (tables.rules, tables.intervals, tables.blocks) = (compiled.rules, compiled.ports, compiled.blocks);
         Ok(tables)
@@ -260,7 +262,7 @@ fn backend(name: &str, count: u32, published: bool) -> Change {
             row.choice.alike = true;
             tables.services.insert(Frontend::Published(Family::V4, SERVICE_PORT, Protocol::Tcp), row);
         }
-        let peer = PeerRow { class: 300, tenant: 300, ifindex: 0 };
+        let peer = PeerRow { class: 300, tenant: 300, ifindex: 0, node: None };
         tables.peers.extend((0..count).map(|n| (IpAddr::V4(address(n)), peer)));
         tables
     };

@@ -96,7 +96,7 @@ impl Node {
                 limited: false,
             };
             tables.endpoints.insert(ifindex, row);
-            let peer = PeerRow { class: IDENTITY, tenant: IDENTITY, ifindex };
+            let peer = PeerRow { class: IDENTITY, tenant: IDENTITY, ifindex, node: None };
             tables.peers.extend([(IpAddr::V4(v4), peer), (IpAddr::V6(v6), peer)]);
             tables.served.insert((ifindex, ANSWERING[0], Protocol::Tcp), n + 1);
         }
