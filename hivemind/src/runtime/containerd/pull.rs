@@ -7,11 +7,14 @@ use std::path::PathBuf;
 
 use containerd_client::{
     services::v1::{CreateImageRequest, GetImageRequest, Image as Record, UpdateImageRequest},
-    tonic::Code,
+    tonic::{Code, Status},
     types,
 };
 use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _, stream};
-use tokio::sync::watch;
+use tokio::{
+    sync::watch,
+    task::{JoinError, JoinHandle},
+};
 
 use super::{
     client::{Client, Lease, found},
@@ -56,18 +59,44 @@ struct Resolved {
 /// A lease during a fetch. Who breaks the fetch off before anything came leaves nothing: the lease is given back.
 struct Held<'a> {
     client: &'a Client,
-    lease: Lease,
+    /// It is being taken. That is not broken off: containerd could take it after it was given back.
+    taking: Option<JoinHandle<Result<Lease, RuntimeError>>>,
+    lease: Option<Lease>,
     progress: &'a watch::Sender<PullProgress>,
     /// The fetch has come to its end, good or bad.
     settled: bool,
 }
 
+impl<'a> Held<'a> {
+    fn new(client: &'a Client, progress: &'a watch::Sender<PullProgress>) -> Self {
+        Self { client, taking: None, lease: None, progress, settled: false }
+    }
+
+    async fn take(&mut self, id: String) -> Result<Lease, RuntimeError> {
+        let (client, name) = (self.client.clone(), id.clone());
+        let taking = self.taking.insert(tokio::spawn(async move { client.lease(&id, LEASE_HOURS).await }));
+        let taken = taking.await;
+        self.taking = None;
+        let ended = |error: JoinError| self.client.error("take the lease", &name, &Status::aborted(error.to_string()));
+        let lease = taken.map_err(ended)??;
+        self.lease = Some(lease.clone());
+        Ok(lease)
+    }
+}
+
 impl Drop for Held<'_> {
     fn drop(&mut self) {
         if !self.settled && self.progress.borrow().done == 0 {
-            let (client, lease) = (self.client.clone(), self.lease.clone());
-            // One call, which has a limit of its own; without it the lease goes when it expires.
-            drop(tokio::spawn(async move { client.release(lease, false).await }));
+            let (client, taking, mut lease) = (self.client.clone(), self.taking.take(), self.lease.take());
+            // Two calls, which have limits of their own; without them the lease goes when it expires.
+            drop(tokio::spawn(async move {
+                if let Some(taking) = taking {
+                    lease = taking.await.ok().and_then(Result::ok);
+                }
+                if let Some(lease) = lease {
+                    client.release(lease, false).await;
+                }
+            }));
         }
     }
 }
@@ -94,8 +123,8 @@ impl Puller {
             return Err(RuntimeError::ImageAbsent { reference: name });
         }
         let source = Source::open(parsed, &self.plain_http, self.auth_file.as_deref(), self.ca_file.as_deref()).await?;
-        let lease = self.client.lease(&lease_id(&name), LEASE_HOURS).await?;
-        let mut held = Held { client: &self.client, lease: lease.clone(), progress, settled: false };
+        let mut held = Held::new(&self.client, progress);
+        let lease = held.take(lease_id(&name)).await?;
         let fetched = self.fetch(&source, &name, &lease, progress).await;
         held.settled = true;
         match &fetched {
