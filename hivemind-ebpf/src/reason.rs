@@ -79,11 +79,14 @@ pub enum Reason {
     Published = 36,
     /// A policy denies it, and says so to the sender.
     Rejected = 37,
+    /// The sender is who it is for: it asks its own address by its device, or a service of which it is the only instance
+    /// without the socket hooks. No instance takes packets from outside that have its own address.
+    Hairpin = 38,
 }
 
 impl Reason {
     /// All reasons, by number.
-    pub const ALL: [Self; 37] = [
+    pub const ALL: [Self; 38] = [
         Self::NotReady,
         Self::Malformed,
         Self::EtherType,
@@ -121,6 +124,7 @@ impl Reason {
         Self::HostOut,
         Self::Published,
         Self::Rejected,
+        Self::Hairpin,
     ];
 
     /// The reason with this number.
@@ -181,6 +185,7 @@ impl Reason {
             Self::HostOut => "host-out",
             Self::Published => "published",
             Self::Rejected => "rejected",
+            Self::Hairpin => "hairpin",
         }
     }
 
@@ -235,6 +240,7 @@ impl Reason {
             Self::HostOut => "no policy of the host allows it out",
             Self::Published => "no policy of the host allows it to a published port",
             Self::Rejected => "a policy rejects it",
+            Self::Hairpin => "the sender itself is the only one that could take it",
         }
     }
 }

@@ -35,6 +35,10 @@ pub(super) fn resolve(work: &mut Work, key: &FrontendKey) -> Result<(), Reason> 
     }
     let mut choice = Choice::NONE;
     service::choose_for(&work.packet, key, &mut choice)?;
+    // It would come back with the instance's own address as its source, which its kernel takes for forged.
+    if choice.addr == work.packet.tuple.src {
+        return Err(Reason::Hairpin);
+    }
     // SAFETY: one aligned word.
     let Some(ifindex) = (unsafe { PEERS.get(&choice.addr) }).map(|p| p.ifindex) else { return Err(Reason::NoBackend) };
     work.service = choice.service;
