@@ -84,11 +84,14 @@ pub enum Reason {
     Stranger = 38,
     /// Longer than what fits through the tunnel to the node that has the backend.
     TooLong = 39,
+    /// The sender is who it is for: it asks its own address by its device, or a service of which it is the only instance
+    /// without the socket hooks. No instance takes packets from outside that have its own address.
+    Hairpin = 40,
 }
 
 impl Reason {
     /// All reasons, by number.
-    pub const ALL: [Self; 39] = [
+    pub const ALL: [Self; 40] = [
         Self::NotReady,
         Self::Malformed,
         Self::EtherType,
@@ -128,6 +131,7 @@ impl Reason {
         Self::Rejected,
         Self::Stranger,
         Self::TooLong,
+        Self::Hairpin,
     ];
 
     /// The reason with this number.
@@ -190,6 +194,7 @@ impl Reason {
             Self::Rejected => "rejected",
             Self::Stranger => "stranger",
             Self::TooLong => "too-long",
+            Self::Hairpin => "hairpin",
         }
     }
 
@@ -246,6 +251,7 @@ impl Reason {
             Self::Rejected => "a policy rejects it",
             Self::Stranger => "in a tunnel that is not from the node which it says",
             Self::TooLong => "longer than what fits through the tunnel to the node that has the instance",
+            Self::Hairpin => "the sender itself is the only one that could take it",
         }
     }
 }

@@ -42,7 +42,7 @@ pub const fn answer(reason: Reason, protocol: u8, detail: u8) -> Answer {
     if matches!(reason, Reason::TooLong) {
         return if protocol == TCP || protocol == UDP { Answer::TooLong } else { Answer::Nothing };
     }
-    let host = matches!(reason, Reason::NoSuchService | Reason::NoSuchInstance);
+    let host = matches!(reason, Reason::NoSuchService | Reason::NoSuchInstance | Reason::Hairpin);
     let port = matches!(
         reason,
         Reason::NoSuchPort | Reason::NoBackend | Reason::NoLocalBackend | Reason::NoConnection | Reason::BackendGone
@@ -102,6 +102,8 @@ mod tests {
             (Reason::NoSuchService, TCP, SYN, Reset),
             (Reason::NoSuchInstance, TCP, SYN, Reset),
             (Reason::NoSuchInstance, TCP, ACK, Reset),
+            (Reason::Hairpin, TCP, SYN, Reset),
+            (Reason::Hairpin, crate::packet::SCTP, 0, Host),
             (Reason::NoSuchPort, UDP, 0, Port),
             (Reason::NoSuchInstance, UDP, 0, Port),
             (Reason::NoSuchPort, ICMP, 8, Port),

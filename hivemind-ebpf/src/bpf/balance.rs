@@ -36,6 +36,10 @@ pub(super) fn resolve(work: &mut Work, key: &FrontendKey) -> Result<(), Reason> 
     }
     let mut choice = Choice::NONE;
     service::choose_for(&work.packet, key, &mut choice, work.tunnelled)?;
+    // It would come back with the instance's own address as its source, which its kernel takes for forged.
+    if choice.addr == work.packet.tuple.src {
+        return Err(Reason::Hairpin);
+    }
     // SAFETY: one aligned word.
     let Some(ifindex) = (unsafe { PEERS.get(&choice.addr) }).map(|p| p.ifindex) else { return Err(Reason::NoBackend) };
     if ifindex != 0 && goes_on(&work.packet) {

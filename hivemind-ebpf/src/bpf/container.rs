@@ -192,6 +192,9 @@ fn sends(skb: Skb, work: &mut Work, own: u32) -> Result<bool, Reason> {
         related::sent(skb, work)?;
         return Ok(false);
     }
+    if dst == work.packet.tuple.src {
+        return Err(Reason::Hairpin);
+    }
     (work.devices, work.back, work.service) = ([own, 0], 0, 0);
     if config.is_service(&dst) {
         to_service(work)?;

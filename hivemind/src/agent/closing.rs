@@ -3,18 +3,21 @@
 
 use std::{collections::BTreeSet, net::IpAddr, sync::Arc, time::Duration};
 
+use futures::{StreamExt, stream};
 use imbl::ordmap::DiffItem;
 use ipnet::IpNet;
 use tokio::{sync::watch, time::Instant};
 
 use super::worker::Shared;
 use crate::{
-    model::{Addresses, EventKind, NodeDesired, Peer, Subject},
-    net::Gone,
+    model::{Addresses, EventKind, InstanceId, NodeDesired, Peer, Subject},
+    net::{Gone, Net, NetError},
 };
 
 /// How soon what failed is tried again.
 const RETRY: Duration = Duration::from_secs(1);
+/// In how many namespaces at once: each takes a thread, and most of its time is the kernel's look through its sockets.
+pub(super) const AT_ONCE: usize = 16;
 
 /// Runs until cancelled. `ranges` are the node's own, of instances: what a daemon that ended has missed is in them.
 pub(super) async fn run(shared: Arc<Shared>, mut desired: watch::Receiver<Arc<NodeDesired>>, ranges: Vec<IpNet>) {
@@ -69,6 +72,11 @@ fn left(before: &NodeDesired, now: &NodeDesired) -> BTreeSet<IpAddr> {
     left
 }
 
+/// In the namespace of an instance, or in the host's.
+async fn close_in(net: Arc<dyn Net>, of: Option<InstanceId>, gone: Arc<Gone>) -> Result<usize, NetError> {
+    net.close_sockets(of.as_ref(), gone).await
+}
+
 /// In the namespaces of all instances and in the host's. Whether it failed in one.
 async fn close(shared: &Shared, gone: &Arc<Gone>) -> bool {
     let links = match shared.datapath.links().await {
@@ -79,8 +87,11 @@ async fn close(shared: &Shared, gone: &Arc<Gone>) -> bool {
         }
     };
     let (mut closed, mut failed) = (0, false);
-    for of in links.keys().map(Some).chain([None]) {
-        match shared.net.close_sockets(of, Arc::clone(gone)).await {
+    let all = links.into_keys().map(Some).chain([None]);
+    let all: Vec<_> = all.map(|of| close_in(Arc::clone(&shared.net), of, Arc::clone(gone))).collect();
+    let mut all = stream::iter(all).buffer_unordered(AT_ONCE);
+    while let Some(done) = all.next().await {
+        match done {
             Ok(count) => closed += count,
             Err(error) => {
                 tracing::error!(%error, "sockets to instances that are gone cannot be closed; trying again");

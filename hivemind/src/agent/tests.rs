@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use super::machine::WELL_AFTER;
+use super::{closing::AT_ONCE, machine::WELL_AFTER};
 use crate::{
     model::{InstanceId, Phase},
     runtime::Runtime,
@@ -46,6 +46,20 @@ async fn a_stop_signals_when_the_data_plane_shows_it_and_leaves_nothing() {
     world.until(&id, Phase::Gone).await;
     assert_eq!(world.runtime.calls().first(), Some(&Call::Kill(id.clone(), libc::SIGTERM)));
     world.nothing_left(&id);
+}
+
+#[tokio::test]
+async fn sockets_are_closed_in_some_namespaces_at_once_but_not_in_all() {
+    let mut world = World::new();
+    world.begin();
+    let ids: Vec<InstanceId> = (1..=40).map(|n| world.wants(n)).collect();
+    for id in &ids {
+        world.until(id, Phase::Ready).await;
+    }
+    world.upstream.stop(&ids[0]);
+    world.until_nothing_left(&ids[0]).await;
+    world.until_closed_at_once(AT_ONCE).await;
+    assert_eq!(world.net.closed_at_once(), AT_ONCE);
 }
 
 #[tokio::test]

@@ -66,8 +66,15 @@ pub(super) struct CaptureArgs {
     #[arg(long = "proto", visible_alias = "protocol", value_name = "NAME", value_parser = protocol)]
     protocol: Option<u8>,
     /// Only with this address at one end, an instance's or a service's
-    #[arg(long, value_name = "ADDRESS")]
+    #[arg(long, value_name = "ADDRESS", value_parser = address)]
     host: Option<IpAddr>,
+}
+
+fn address(word: &str) -> Result<IpAddr, String> {
+    word.parse().map_err(|_| {
+        "an address as 10.88.0.7 or fd68:6d00:0:1::7, not a name or a block; 'hivemind ps' shows those of instances"
+            .into()
+    })
 }
 
 fn protocol(word: &str) -> Result<u8, String> {

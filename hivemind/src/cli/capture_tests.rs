@@ -110,3 +110,12 @@ fn protocols_are_named_or_numbered() {
     assert_eq!((protocol("TCP"), protocol("icmp"), protocol("47")), (Ok(6), Ok(1), Ok(47)));
     assert!(protocol("0").is_err() && protocol("256").is_err() && protocol("quic").is_err());
 }
+
+#[test]
+fn a_wrong_address_is_told_by_an_example() {
+    assert_eq!(address("fd68::7"), Ok("fd68::7".parse().expect("an address")));
+    for wrong in ["web", "10.88.0.0/16", "10.88.0", ""] {
+        let why = address(wrong).expect_err(wrong);
+        assert!(why.contains("10.88.0.7") && why.contains("fd68:6d00:0:1::7"), "{why}");
+    }
+}

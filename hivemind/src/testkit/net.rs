@@ -6,7 +6,7 @@ use std::{
     path::PathBuf,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU32, Ordering},
+        atomic::{AtomicU32, AtomicUsize, Ordering},
     },
 };
 
@@ -22,6 +22,8 @@ use crate::{
 #[derive(Clone, Debug)]
 pub struct FakeNet {
     links: Arc<Mutex<BTreeMap<InstanceId, Link>>>,
+    /// How many namespaces sockets are closed in now, and were at most.
+    closing: Arc<[AtomicUsize; 2]>,
     journal: Journal,
 }
 
@@ -37,12 +39,12 @@ pub struct Link {
 impl FakeNet {
     /// No links; calls go into `journal`.
     pub fn new(journal: Journal) -> Self {
-        Self { links: Arc::default(), journal }
+        Self { links: Arc::default(), closing: Arc::default(), journal }
     }
 
     /// The same links, as the next life of the daemon finds them.
     pub fn in_life(&self, journal: Journal) -> Self {
-        Self { links: Arc::clone(&self.links), journal }
+        Self { links: Arc::clone(&self.links), closing: Arc::clone(&self.closing), journal }
     }
 
     /// The links there are.
@@ -60,6 +62,11 @@ impl FakeNet {
         let (netns, name) = (PathBuf::from(format!("/fake/hm-{id}")), format!("hm{id}"));
         let host = HostLink { netns, name, ifindex, host_mac, instance_mac };
         links.entry(id.clone()).or_insert(Link { host, up: false }).host.clone()
+    }
+
+    /// In how many namespaces at once sockets were closed, at most.
+    pub fn closed_at_once(&self) -> usize {
+        self.closing[1].load(Ordering::Relaxed)
     }
 
     /// Takes a link away, as somebody with root may.
@@ -145,6 +152,11 @@ impl Net for FakeNet {
     }
 
     async fn close_sockets(&self, _: Option<&InstanceId>, _: Arc<Gone>) -> Result<usize, NetError> {
+        let [now, most] = &*self.closing;
+        most.fetch_max(now.fetch_add(1, Ordering::Relaxed) + 1, Ordering::Relaxed);
+        // Whoever else is let in comes before this one ends.
+        tokio::task::yield_now().await;
+        now.fetch_sub(1, Ordering::Relaxed);
         self.pass("net.close_sockets", Vec::new(), || Ok(0)).await
     }
 

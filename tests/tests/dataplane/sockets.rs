@@ -2,14 +2,16 @@
 
 use std::{
     collections::BTreeSet,
-    net::{IpAddr, SocketAddr, UdpSocket},
+    io::ErrorKind,
+    net::{IpAddr, SocketAddr, TcpStream, UdpSocket},
 };
 
 use hivemind::{dataplane::Dataplane, model::Protocol, net::Family};
+use hivemind_ebpf::reason::Reason;
 
 use crate::{
     in_both_ways,
-    lab::{FAMILIES, Lab, vip},
+    lab::{FAMILIES, Lab, past_the_sockets, vip},
     traffic::{self, Echo, tcp_ask},
 };
 
@@ -64,6 +66,40 @@ fn an_ipv6_socket_reaches_a_service_by_its_ipv4_address() {
         let answer = lab.instances[0].ns.run(|| tcp_ask(mapped)).expect("tcp from an instance");
         assert_eq!((answer.client, answer.peer), (lab.instances[0].v4.into(), SocketAddr::new(v4.into(), 80)));
         tcp_ask(mapped).expect("tcp from the host");
+        lab.dataplane.unload().expect("to unload");
+    });
+}
+
+#[test]
+fn who_is_alone_behind_its_service_reaches_itself_by_a_socket_and_is_told_otherwise() {
+    in_both_ways(|cgroup, open| {
+        let mut lab = Lab::with(cgroup, 1, open);
+        lab.ready(0);
+        for protocol in [Protocol::Tcp, Protocol::Udp] {
+            lab.service(1, 80, 8080, protocol, &[0]);
+        }
+        lab.sync();
+        let instance = &lab.instances[0];
+        let _echo = Echo::start(&instance.ns, 8080, "itself");
+        for family in FAMILIES {
+            let service = SocketAddr::new(vip(family, 1), 80);
+            instance.ns.run(|| tcp_ask(service)).expect("through the hooks");
+            // Past them it goes packet by packet, out of its device.
+            let told = |result: std::io::Error| assert_eq!(result.kind(), ErrorKind::ConnectionRefused, "{result}");
+            past_the_sockets(cgroup, || {
+                instance.ns.run(|| {
+                    told(TcpStream::connect_timeout(&service, traffic::PATIENCE).expect_err("nobody"));
+                    let any: SocketAddr = if service.is_ipv4() { ([0; 4], 0).into() } else { ([0u16; 8], 0).into() };
+                    let socket = UdpSocket::bind(any).expect("a socket");
+                    socket.set_read_timeout(Some(traffic::PATIENCE)).expect("a timeout");
+                    socket.connect(service).expect("connected");
+                    socket.send(b"who\n").expect("sent");
+                    told(socket.recv(&mut [0; 16]).expect_err("nobody"));
+                });
+            });
+        }
+        let device = lab.instances[0].link.ifindex;
+        assert!(lab.packets(device, 0, Reason::Hairpin as u8) > 0, "its reason");
         lab.dataplane.unload().expect("to unload");
     });
 }

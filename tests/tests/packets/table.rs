@@ -142,6 +142,10 @@ impl Table<'_> {
             let frame = bench.sent(0, protocol, 6002, SocketAddr::new(vip(family, n), port));
             self.sends(name, &frame, Expect::Drop(reason));
         }
+        let (own, hairpin) = (bench.address(1, family), Expect::Drop(Reason::Hairpin));
+        for (name, to) in [("its own service", service(family, 1)), ("itself", SocketAddr::new(own, 8080))] {
+            self.row(name, FROM, bench.ifindex(1), bench.sent(1, protocol, 6004, to).bytes(), hairpin.clone());
+        }
         if protocol == UDP {
             let frame = Frame { unsummed: true, ..bench.sent(0, UDP, 6003, service(family, 1)) };
             if family == Family::V4 {
@@ -181,6 +185,8 @@ impl Table<'_> {
         self.row("accepted", PUB, publish, asks.bytes(), Expect::RedirectAs(there.bytes()));
         let more = Frame { detail: ACK, ..asks.clone() };
         let there = Frame { dst: (backend, 8080), ..more.clone() };
+        let own = Frame { src: (backend, 7001), ..asks.clone() };
+        self.row("its own published port", PUB, publish, own.bytes(), Expect::Drop(Reason::Hairpin));
         self.row("begun: the short way", UP, device("uplink"), more.bytes(), Expect::RedirectAs(there.bytes()));
         self.parts(family, &more, &there);
         let mut answer = bench.sent(1, protocol, 8080, SocketAddr::new(client, 7000));

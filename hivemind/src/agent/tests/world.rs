@@ -167,6 +167,11 @@ impl World {
         self.poll("another feed", || self.upstream.is_open()).await;
     }
 
+    /// Waits until sockets were closed in so many namespaces at once.
+    pub(super) async fn until_closed_at_once(&self, count: usize) {
+        self.poll("closing at once", || self.net.closed_at_once() >= count).await;
+    }
+
     /// Waits for a link that is up.
     pub(super) async fn until_link(&self, id: &InstanceId) {
         self.poll("a link", || self.net.links().get(id).is_some_and(|link| link.up)).await;

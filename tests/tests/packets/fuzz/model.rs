@@ -200,6 +200,9 @@ impl Model {
         if packet.is_error() {
             return self.error(frame, &packet, true);
         }
+        if dst == src {
+            return Err(Reason::Hairpin);
+        }
         let (mut to, mut asked) = (packet.to, None);
         if self.world.is_service(dst) {
             if !self.world.vips.contains(&dst) {
@@ -210,6 +213,9 @@ impl Model {
             }
             let behind = self.world.frontends.get(&(dst, to.1, packet.protocol));
             (to, asked) = (self.backend(&packet, follows, behind)?, Some(packet.to));
+            if to.0 == src {
+                return Err(Reason::Hairpin);
+            }
         }
         let receiver = self.world.host_of(to.0);
         let nobody = receiver.is_none() && !self.world.remotes.contains(&to.0) && !gateway.contains(&to.0);
@@ -424,6 +430,9 @@ impl Model {
             if stranger { Behind::Nobody(Reason::SourceRange) } else { Behind::Backend(*end) }
         });
         let to = self.backend(&packet, follows, behind.as_ref())?;
+        if to.0 == packet.from.0 {
+            return Err(Reason::Hairpin);
+        }
         let (asked, sender) = (Some(packet.to), self.world.host_of(packet.from.0));
         let receiver = self.world.host_of(to.0);
         self.flow(packet, to, asked, [sender, receiver], follows, true)
