@@ -122,7 +122,7 @@ fn desired(ready: u64) -> NodeDesired {
         weight: 100,
         addresses: Addresses::default(),
     };
-    let served = ServedService { backends: (0..ready).map(backend).collect(), service };
+    let served = ServedService { backends: (0..ready).map(backend).collect(), service, leaving: false };
     let mut desired = NodeDesired { revision: 1, ..NodeDesired::default() };
     desired.services.insert(served.service.key.clone(), Arc::new(served));
     desired

@@ -187,6 +187,40 @@ impl FlowKey {
         Tuple { src: self.addrs[from], dst: self.addrs[to], sport_be, dport_be, protocol: self.protocol, pad: [0; 3] }
     }
 
+    /// What [`FlowKey::set`] makes of a packet, as the words of the key in memory, and the same side: for who has all of
+    /// it in registers. Addresses in halves; the ports in one word, as they lie in the packet.
+    #[inline(always)]
+    pub const fn words(src: [u64; 2], dst: [u64; 2], ports: u32, protocol: u8) -> ([u64; 5], usize) {
+        let ports = ports as u64;
+        let swapped = ports >> 16 | (ports & 0xffff) << 16;
+        let protocol = (protocol as u64) << 32;
+        let [a, b] = [src[1] >> 32, dst[1] >> 32];
+        let before = if a != b {
+            a < b
+        } else if src[1] != dst[1] {
+            src[1] < dst[1]
+        } else if src[0] >> 32 != dst[0] >> 32 {
+            src[0] >> 32 < dst[0] >> 32
+        } else if src[0] != dst[0] {
+            src[0] < dst[0]
+        } else {
+            ports & 0xffff <= ports >> 16
+        };
+        if before {
+            ([src[0], src[1], dst[0], dst[1], ports | protocol], 0)
+        } else {
+            ([dst[0], dst[1], src[0], src[1], swapped | protocol], 1)
+        }
+    }
+
+    /// [`FlowKey::tag`] of these words.
+    #[inline(always)]
+    pub const fn tag_of(words: &[u64; 5]) -> u64 {
+        let hosts = words[1] >> 32 << 32 | words[3] >> 32;
+        let ports = (words[4] & 0xffff) << 32 | (words[4] & 0xffff_0000);
+        hosts ^ ports ^ words[4] >> 32 << 56
+    }
+
     /// [`Flow::tag`]
     #[inline(always)]
     pub const fn tag(&self) -> u64 {
@@ -256,6 +290,36 @@ mod tests {
             assert_eq!((key, side), (other, 1 - other_side));
             assert_eq!((key.sent_by(side), key.sent_by(other_side)), (tuple, back));
             assert_eq!(key.tag(), other.tag());
+        }
+    }
+
+    /// As the key lies in memory, on a little-endian machine.
+    fn bytes(key: &FlowKey) -> Vec<u8> {
+        let FlowKey { addrs, ports_be, protocol, pad } = key;
+        let addrs = addrs.iter().flat_map(|addr| addr.words_be).flat_map(u32::to_le_bytes);
+        let ports = ports_be.iter().copied().flat_map(u16::to_le_bytes);
+        addrs.chain(ports).chain([*protocol]).chain(*pad).collect()
+    }
+
+    #[test]
+    fn the_words_of_a_key_are_its_bytes_whatever_differs() {
+        let half = |addr: &Addr, n: usize| u64::from(addr.words_be[2 * n]) | u64::from(addr.words_be[2 * n + 1]) << 32;
+        let base = tuple([5, 6, 7, 8], [5, 6, 7, 8], 0x1234, 0x1234);
+        for change in 0..10 {
+            let mut tuple = base;
+            match change {
+                0..4 => tuple.src.words_be[change] += 1,
+                4..8 => tuple.dst.words_be[change - 4] += 1,
+                8 => tuple.sport_be = 0x0135,
+                _ => tuple.dport_be = 0x0135,
+            }
+            let mut key = FlowKey::default();
+            let side = key.set(&tuple);
+            let ports = u32::from(tuple.sport_be) | u32::from(tuple.dport_be) << 16;
+            let [src, dst] = [tuple.src, tuple.dst].map(|addr| [half(&addr, 0), half(&addr, 1)]);
+            let (words, sender) = FlowKey::words(src, dst, ports, tuple.protocol);
+            assert_eq!(words.iter().copied().flat_map(u64::to_le_bytes).collect::<Vec<_>>(), bytes(&key), "{change}");
+            assert_eq!((sender, FlowKey::tag_of(&words)), (side, key.tag()), "{change}");
         }
     }
 }

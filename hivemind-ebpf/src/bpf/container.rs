@@ -18,6 +18,7 @@ use super::{
     flow::{self, Hook},
     limit::{self, RECEIVER, SENDER},
     maps::{ENDPOINTS, FRONTENDS, PEERS, config, forwarded},
+    quick,
     refuse::{Back, answer},
     related,
     rewrite::{self, End},
@@ -34,6 +35,10 @@ const ARP_LEN: usize = 28;
 fn hm_from_cont(context: TcContext) -> i32 {
     let skb = Skb::new(&context);
     let own = skb.ifindex();
+    let code = quick::pass(skb, own);
+    if code != quick::NO {
+        return code;
+    }
     let mut verdict = PASS;
     let result = from_container(skb, own, &mut verdict);
     let code = finish(result, verdict, skb, own, OUT);

@@ -14,6 +14,7 @@ mod limit;
 mod maps;
 mod policy;
 mod publish;
+mod quick;
 mod refuse;
 mod related;
 mod rewrite;

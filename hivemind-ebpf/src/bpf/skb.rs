@@ -87,7 +87,48 @@ pub(super) fn word(at: usize) -> u32 {
     word as u32
 }
 
+/// The first bytes of a packet, which lie in its linear part. Read at fixed offsets, which the types check.
+pub(super) struct Near<const N: usize>(usize);
+
+impl<const N: usize> Near<N> {
+    /// Four bytes.
+    #[inline(always)]
+    pub(super) fn word<const OFFSET: usize>(&self) -> u32 {
+        const { assert!(OFFSET + 4 <= N) };
+        word(self.0 + OFFSET)
+    }
+
+    /// Eight bytes.
+    #[inline(always)]
+    pub(super) fn double<const OFFSET: usize>(&self) -> u64 {
+        const { assert!(OFFSET + 8 <= N) };
+        let double: u64;
+        // SAFETY: the instruction reads eight bytes of the packet.
+        unsafe {
+            core::arch::asm!(
+                "{double} = *(u64 *)({at} + 0)", at = in(reg) self.0 + OFFSET, double = lateout(reg) double,
+                options(readonly, nostack)
+            )
+        };
+        double
+    }
+}
+
 impl Skb {
+    /// The packet's first `N` bytes, if they lie in its linear part.
+    #[inline(always)]
+    pub(super) fn near<const N: usize>(self) -> Option<Near<N>> {
+        // SAFETY: the context is valid for the run of the program.
+        let (mut at, end) = unsafe { ((*self.0).data as usize, (*self.0).data_end as usize) };
+        if at + N > end {
+            return None;
+        }
+        // As in `words`.
+        // SAFETY: the instruction changes nothing.
+        unsafe { core::arch::asm!("{0} += 0", inout(reg) at) };
+        Some(Near(at))
+    }
+
     #[inline(always)]
     pub(super) const fn new(context: &TcContext) -> Self {
         Self(context.skb.skb)

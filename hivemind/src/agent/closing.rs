@@ -9,7 +9,7 @@ use tokio::{sync::watch, time::Instant};
 
 use super::worker::Shared;
 use crate::{
-    model::{Addresses, EventKind, NodeDesired, Peer},
+    model::{Addresses, EventKind, NodeDesired, Peer, Subject},
     net::Gone,
 };
 
@@ -90,7 +90,7 @@ async fn close(shared: &Shared, gone: &Arc<Gone>) -> bool {
     }
     if closed > 0 {
         let message = format!("{closed} sockets were closed: the instances they were connected to are gone");
-        shared.events.emit(EventKind::Normal, "SocketsClosed", "node".into(), message);
+        shared.events.emit(EventKind::Normal, "SocketsClosed", &Subject::Node(shared.node.clone()), message);
     }
     failed
 }

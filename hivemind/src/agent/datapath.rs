@@ -135,15 +135,6 @@ pub fn start(
     Ok((datapath, DatapathThread { requests, thread }))
 }
 
-fn not_written(why: &str) -> DataplaneError {
-    DataplaneError::Map { action: "write", map: "(all)", why: why.to_owned() }
-}
-
-/// The owner has ended: the daemon is stopping.
-fn stopped() -> DataplaneError {
-    DataplaneError::Map { action: "reach", map: "(all)", why: "the daemon is stopping".into() }
-}
-
 struct Owner {
     dataplane: Box<dyn Dataplane>,
     node: NodeName,
@@ -188,7 +179,7 @@ impl Owner {
             for Answer { reply, result, needs_rows } in waiting {
                 // Without its row an instance is denied everything: it is not attached before the row is there.
                 let rows = if needs_rows { written.clone() } else { Ok(()) };
-                let _ = reply.send(result.and_then(|()| rows.map_err(|why| not_written(&why))));
+                let _ = reply.send(result.and(rows));
             }
             self.opened(told);
             if tokio::time::Instant::now() >= next_sweep {
@@ -309,7 +300,7 @@ impl Owner {
     }
 
     /// Makes the maps what they should be. An error is remembered and tried again, and is here for those who wait.
-    fn write(&mut self) -> Result<(), String> {
+    fn write(&mut self) -> Result<(), DataplaneError> {
         if self.desired.revision == 0 {
             // What was not named yet may still come: the maps keep what the last daemon wrote.
             return Ok(());
@@ -339,7 +330,7 @@ impl Owner {
                 state.fault = Some(error.to_string());
             }
         });
-        result.map(drop).map_err(|error| error.to_string())
+        result.map(drop)
     }
 
     fn sweep(&mut self) {

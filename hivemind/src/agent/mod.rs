@@ -30,7 +30,7 @@ use tokio::{
 
 use crate::{
     lifecycle::backoff,
-    model::{Addresses, EventKind, FeedMessage, NodeDesired},
+    model::{Addresses, EventKind, FeedMessage, NodeDesired, NodeName, Subject},
     net::{Net, PublishedPort},
     observe::Events,
     runtime::{ContainerState, Runtime},
@@ -56,6 +56,8 @@ pub struct Agent {
     pub datapath: Datapath,
     /// Where it says what happened.
     pub events: Events,
+    /// The node.
+    pub node: NodeName,
     /// The node's own addresses: gateways and name servers of its instances.
     pub gateway: Addresses,
     /// The node's ranges of instance addresses.
@@ -76,6 +78,7 @@ impl Agent {
             datapath: self.datapath,
             reporter: reporter.clone(),
             events: self.events,
+            node: self.node,
             gateway: self.gateway,
             ports: Ports::default(),
             slots: Semaphore::new(self.parallel),
@@ -86,12 +89,12 @@ impl Agent {
         tasks.spawn(publish::run(Arc::clone(&shared), desired.subscribe()));
         tasks.spawn(supervisor::run(Arc::clone(&shared), desired.subscribe()));
         tasks.spawn(follow(self.upstream, Admission::new(shared, desired)));
-        // None of them returns. One that panics takes the agent down, and the daemon with it: whatever started that
+        // None of them is to return. One that does takes the agent down, and the daemon with it: whatever started that
         // starts it again, and what runs goes on meanwhile.
-        while let Some(ended) = tasks.join_next().await {
-            if let Err(error) = ended {
-                tracing::error!(%error, "a task of the agent has ended");
-                return;
+        if let Some(ended) = tasks.join_next().await {
+            match ended {
+                Ok(()) => tracing::error!("a task of the agent has ended: what it listened to is gone"),
+                Err(error) => tracing::error!(%error, "a task of the agent has panicked"),
             }
         }
     }
@@ -158,7 +161,8 @@ impl Admission {
         self.published.follow(complete);
         let faults = self.shared.ports.keep(&*self.shared.net, &self.published.places());
         for (_, fault) in faults.iter().filter(|(port, _)| !self.refused.contains(port)) {
-            self.shared.events.emit(EventKind::Warning, "PortTaken", "node".into(), fault.to_string());
+            let about = Subject::Node(self.shared.node.clone());
+            self.shared.events.emit(EventKind::Warning, "PortTaken", &about, fault.to_string());
         }
         let refused = faults.into_keys().collect();
         let differs = self.refused != refused;

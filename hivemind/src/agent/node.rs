@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     dataplane::tables::NodeRow,
-    model::{EventKind, Node, NodeDesired, NodeName, NodeStatus},
+    model::{EventKind, Node, NodeDesired, NodeName, NodeStatus, Subject},
     net::{InstanceLink, Mended, Net, NetError, NodeNet},
     observe::{Events, Metrics},
     runtime::Runtime,
@@ -181,11 +181,11 @@ impl NodeKeeper {
         if before.is_some_and(|before| before.ready == status.ready && before.message == status.message) {
             return;
         }
-        let object = format!("node/{}", self.node.name);
+        let about = Subject::Node(self.node.name.clone());
         if status.ready {
-            self.events.emit(EventKind::Normal, "NodeReady", object, "the node is ready".into());
+            self.events.emit(EventKind::Normal, "NodeReady", &about, "the node is ready".into());
         } else {
-            self.events.emit(EventKind::Warning, "NodeNotReady", object, status.message.clone());
+            self.events.emit(EventKind::Warning, "NodeNotReady", &about, status.message.clone());
         }
     }
 }

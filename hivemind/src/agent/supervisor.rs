@@ -15,7 +15,7 @@ use tokio::{
 use super::worker::{Shared, Wanted, Worker};
 use crate::{
     lifecycle::backoff,
-    model::{Desired, EventKind, InstanceId, NodeDesired},
+    model::{Desired, EventKind, InstanceId, NodeDesired, Subject},
     runtime::RuntimeEvent,
 };
 
@@ -157,7 +157,7 @@ async fn orphans(shared: &Shared, desired: &NodeDesired) -> BTreeSet<InstanceId>
 
 /// Removes one, however often it must be tried.
 async fn remove_orphan(shared: Arc<Shared>, id: InstanceId) {
-    let say = |message| shared.events.emit(EventKind::Warning, "Orphan", format!("instance/{id}"), message);
+    let say = |message| shared.events.emit(EventKind::Warning, "Orphan", &Subject::Leftover(id.to_string()), message);
     let mut said = String::new();
     loop {
         let removed = async {

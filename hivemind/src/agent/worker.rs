@@ -21,7 +21,10 @@ use crate::{
     dns,
     health::{self, HealthState},
     lifecycle::{clock, killpoint},
-    model::{Addresses, Desired, ErrorCode, EventKind, Exit, Instance, InstanceStatus, Phase, Revision, StatusReport},
+    model::{
+        Addresses, Desired, ErrorCode, EventKind, Exit, Instance, InstanceStatus, NodeName, Phase, Revision,
+        StatusReport, Subject,
+    },
     net::{HostLink, InstanceLink, Net, PublishedPort},
     observe::Events,
     runtime::{ContainerSpec, Image, PullProgress, RunState, Runtime},
@@ -46,6 +49,8 @@ pub(super) struct Shared {
     pub(super) datapath: Datapath,
     pub(super) reporter: Reporter,
     pub(super) events: Events,
+    /// The node.
+    pub(super) node: NodeName,
     /// The node's own addresses: gateways and name servers of the instances.
     pub(super) gateway: Addresses,
     /// The published ports that are held.
@@ -255,7 +260,7 @@ impl Worker {
         let reference = instance.spec.image.clone();
         let fetch = runtime.ensure_image(&reference, instance.spec.pull, progress);
         tokio::pin!(fetch);
-        // Statuses are rows in the store: a few a second are enough for a progress bar.
+        // A few a second are enough for a progress bar.
         let mut tick = tokio::time::interval(Duration::from_millis(250));
         let mut fetched = false;
         let image = loop {
@@ -445,7 +450,7 @@ impl Worker {
     }
 
     fn event(&self, kind: EventKind, reason: &str, instance: &Instance, message: String) {
-        self.shared.events.emit(kind, reason, format!("instance/{}", instance.name()), message);
+        self.shared.events.emit(kind, reason, &Subject::from(instance), message);
     }
 
     /// Says what was seen, unless it was said already.

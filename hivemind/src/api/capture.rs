@@ -13,7 +13,6 @@ use super::{
     events::{lines, ndjson},
     extract::{Args, Named},
     flow_view::FlowVerdict,
-    flows::problem,
     instances::find,
     problem::ApiError,
     serve::Stop,
@@ -197,7 +196,7 @@ pub(super) async fn capture(
         let title = format!("snaplen {snaplen}: a packet is kept with 1 to {} bytes", hivemind_ebpf::abi::SNAPLEN);
         return Err(Problem::new(ErrorCode::Invalid, title).into());
     }
-    let links = state.datapath.links().await.map_err(problem)?;
+    let links = state.datapath.links().await?;
     let Some(link) = links.get(&instance.id) else {
         let title = format!("instance {} has no network on this node now", instance.name());
         return Err(Problem::new(ErrorCode::NotRunning, title)
@@ -206,7 +205,7 @@ pub(super) async fn capture(
     };
     let CaptureArgs { dropped, port, protocol, host, .. } = args;
     let filter = CaptureFilter { device: link.ifindex, snaplen, dropped, host, port, protocol };
-    let capturing = state.datapath.captures().start(filter).map_err(problem)?;
+    let capturing = state.datapath.captures().start(filter)?;
     let running = Running { capturing, state, instance: instance.id.clone(), lost: 0 };
     let chunks = stream::unfold(running, |mut running| async move {
         let views = running.next().await?;

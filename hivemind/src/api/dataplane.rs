@@ -12,7 +12,7 @@ use utoipa::{IntoParams, ToSchema};
 use super::{
     ApiState,
     extract::Args,
-    flows::{Who, problem},
+    flows::Who,
     problem::{ApiError, not_found},
     serve::Stop,
 };
@@ -106,11 +106,11 @@ struct Held {
 impl Held {
     async fn now(state: &ApiState) -> Result<Self, ApiError> {
         Ok(Self {
-            tables: state.datapath.held().await.map_err(problem)?,
-            seen: state.datapath.seen().await.map_err(problem)?,
-            counters: state.datapath.counters().await.map_err(problem)?,
-            info: state.datapath.info().await.map_err(problem)?,
-            who: Who::now(state).await.map_err(problem)?,
+            tables: state.datapath.held().await?,
+            seen: state.datapath.seen().await?,
+            counters: state.datapath.counters().await?,
+            info: state.datapath.info().await?,
+            who: Who::now(state).await?,
         })
     }
 
@@ -395,13 +395,13 @@ pub(super) async fn stats(
         let title = format!("seconds {seconds}: programs are measured for 1 to 60 seconds");
         return Err(Problem::new(ErrorCode::Invalid, title).into());
     }
-    let measuring = state.datapath.measure().await.map_err(problem)?;
-    let before = state.datapath.runs().await.map_err(problem)?;
+    let measuring = state.datapath.measure().await?;
+    let before = state.datapath.runs().await?;
     tokio::select! {
         () = tokio::time::sleep(Duration::from_secs(seconds)) => {}
         () = stop.stopped() => {}
     }
-    let after = state.datapath.runs().await.map_err(problem)?;
+    let after = state.datapath.runs().await?;
     drop(measuring);
     Ok(Body(between(&before, &after, Duration::from_secs(seconds))))
 }
@@ -423,7 +423,7 @@ fn between(before: &[ProgramRuns], after: &[ProgramRuns], time: Duration) -> Vec
 #[utoipa::path(get, operation_id = "checkDataplane", path = "/v1/dataplane/check", tag = "dataplane",
     responses((status = 200, body = [DifferenceView]), (status = "4XX", body = Problem)))]
 pub(super) async fn check(State(state): State<ApiState>) -> Result<Body<Vec<DifferenceView>>, ApiError> {
-    let found = state.datapath.check().await.map_err(problem)?;
+    let found = state.datapath.check().await?;
     let mut views: Vec<DifferenceView> = found.into_iter().map(Into::into).collect();
     // The tables that should be there are not all written: then what is there is not what should be.
     let fault = state.datapath.state().borrow().fault.clone();

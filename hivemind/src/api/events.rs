@@ -100,6 +100,9 @@ fn missed_event(seq: u64, missed: u64) -> Event {
         kind: EventKind::Warning,
         reason: "Missed".into(),
         object: "events".into(),
+        tenant: None,
+        namespace: None,
+        app: None,
         message: format!("{missed} events were overwritten before they were read"),
         fields: std::collections::BTreeMap::from([("missed".into(), missed.to_string())]),
     }

@@ -95,8 +95,8 @@ pub(super) async fn list(
     State(state): State<ApiState>,
     Args(args): Args<FlowArgs>,
 ) -> Result<Body<Vec<FlowView>>, ApiError> {
-    let Seen { flows, drops } = state.datapath.seen().await.map_err(problem)?;
-    let who = Who::now(&state).await.map_err(problem)?;
+    let Seen { flows, drops } = state.datapath.seen().await?;
+    let who = Who::now(&state).await?;
     let flows = flows.iter().map(|flow| who.flow(FlowKind::Live, flow));
     let mut views: Vec<_> = flows.chain(drops.iter().map(|drops| who.dropped(drops))).collect();
     views.retain(|view| args.wants(view));
@@ -113,7 +113,7 @@ pub(super) async fn watch(
     State(stop): State<Stop>,
     Args(args): Args<FlowArgs>,
 ) -> Result<Response, ApiError> {
-    let listener = state.datapath.watch().listen().map_err(problem)?;
+    let listener = state.datapath.watch().listen()?;
     let chunks = stream::unfold((listener, state, args), |(mut listener, state, args)| async move {
         loop {
             let mut batch = vec![listener.next().await?];
@@ -135,11 +135,6 @@ pub(super) async fn watch(
         }
     });
     Ok(ndjson(chunks, stop))
-}
-
-#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
-pub(super) fn problem(error: DataplaneError) -> ApiError {
-    Problem::new(error.code(), error.to_string()).hint("hivemind doctor").into()
 }
 
 /// Whose addresses, services and rules are.

@@ -9,7 +9,7 @@ use hivemind_ebpf::{abi, reason::Reason};
 use super::ApiState;
 use crate::{
     agent::datapath::RuleHits,
-    dataplane::{Counter, DataplaneInfo, drift::Repairs},
+    dataplane::{Counter, DataplaneError, DataplaneInfo, drift::Repairs},
     model::{AppKey, ClusterSnapshot, InstanceId, Phase},
     observe::{Sample, process},
 };
@@ -32,14 +32,15 @@ pub(super) async fn samples(state: &ApiState) -> Vec<Sample> {
     all.extend(process::samples());
     cluster(&snapshot, &mut all);
 
-    let counters = state.datapath.counters().await.unwrap_or_default();
-    let links = state.datapath.links().await.unwrap_or_default();
+    let mut unread = 0;
+    let counters = read(state.datapath.counters().await, &mut unread);
+    let links = read(state.datapath.links().await, &mut unread);
     let instance = |id: &InstanceId| snapshot.instances.get(id).map(|row| row.object.name());
     let names = links.iter().filter_map(|(id, link)| Some((link.ifindex, instance(id)?))).collect();
     traffic(&counters, &names, &snapshot, &mut all);
     limits::configured(&snapshot, &mut all);
-    limits::used(&state.datapath.uses().await.unwrap_or_default(), instance, &mut all);
-    for RuleHits { name: rule, denies, packets } in state.datapath.rule_hits().await.unwrap_or_default() {
+    limits::used(&read(state.datapath.uses().await, &mut unread), instance, &mut all);
+    for RuleHits { name: rule, denies, packets } in read(state.datapath.rule_hits().await, &mut unread) {
         let way = rule.direction.as_str();
         let labels =
             vec![("policy", rule.policy.to_string()), ("direction", way.to_owned()), ("rule", rule.index.to_string())];
@@ -50,9 +51,12 @@ pub(super) async fn samples(state: &ApiState) -> Vec<Sample> {
         };
         all.push(counter(name, help, labels, packets));
     }
-    if let Ok(info) = state.datapath.info().await {
-        dataplane(&info, &mut all);
+    match state.datapath.info().await {
+        Ok(info) => dataplane(&info, &mut all),
+        Err(_) => unread += 1,
     }
+    let help = "Tables of the data plane that could not be read for this answer: what they count is missing from it";
+    all.push(gauge("dataplane_unread_tables", help, vec![], f64::from(unread)));
     let datapath = state.datapath.state();
     let datapath = datapath.borrow();
     let help = "Connections that the data plane tracks";
@@ -81,6 +85,15 @@ pub(super) async fn samples(state: &ApiState) -> Vec<Sample> {
     let help = "Whether the data plane is what it should be";
     all.push(gauge("dataplane_in_sync", help, vec![], f64::from(u8::from(datapath.fault.is_none()))));
     all
+}
+
+/// What was read; nothing, and one more that is `unread`, if it could not be.
+fn read<T: Default>(result: Result<T, DataplaneError>, unread: &mut u32) -> T {
+    result.unwrap_or_else(|error| {
+        tracing::warn!(%error, "a table of the data plane cannot be read for the metrics");
+        *unread += 1;
+        T::default()
+    })
 }
 
 fn cluster(snapshot: &ClusterSnapshot, all: &mut Vec<Sample>) {

@@ -9,6 +9,7 @@ use serde_json::json;
 
 use crate::{
     control::ControlError,
+    dataplane::DataplaneError,
     model::{ErrorCode, InvalidName, Problem, Scope},
     runtime::RuntimeError,
 };
@@ -52,6 +53,12 @@ impl From<ControlError> for ApiError {
 impl From<InvalidName> for ApiError {
     fn from(error: InvalidName) -> Self {
         Self(Problem::new(ErrorCode::Invalid, error.to_string()))
+    }
+}
+
+impl From<DataplaneError> for ApiError {
+    fn from(error: DataplaneError) -> Self {
+        Self(Problem::new(error.code(), error.to_string()).hint("hivemind doctor"))
     }
 }
 

@@ -136,7 +136,8 @@ pub(super) async fn why(
     Args(NoArgs {}): Args<NoArgs>,
     Json(body): Json<WhyBody>,
 ) -> Result<Body<Vec<WhyView>>, ApiError> {
-    let known = state.datapath.known_names().await.unwrap_or_default();
+    // Without them it would say what is not so.
+    let known = state.datapath.known_names().await?;
     let here = Here { node: &state.node, known: &known, failsafe: &state.failsafe };
     Ok(Body(answers(&state.control.snapshot(), here, &scope, body)?))
 }

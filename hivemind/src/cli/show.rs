@@ -15,7 +15,7 @@ use crate::{
         view::{NodeView, ServiceView},
     },
     lifecycle::clock,
-    model::{DEFAULT_WEIGHT, Event, EventKind, Problem},
+    model::{DEFAULT_WEIGHT, Event, EventKind, Problem, Scope},
 };
 
 #[derive(Subcommand, Debug)]
@@ -241,7 +241,8 @@ fn describe_node(node: &NodeView, wide: bool) {
 pub(super) async fn events(context: &Context, args: &EventArgs) -> Result<(), Problem> {
     let since = args.since.map(|since| since.at(clock::now()));
     let wanted = |event: &Event| {
-        args.app.as_ref().is_none_or(|app| concerns(&event.object, app)) && since.is_none_or(|since| event.at >= since)
+        args.app.as_ref().is_none_or(|app| concerns(event, &context.scope, app))
+            && since.is_none_or(|since| event.at >= since)
     };
     let all: Vec<Event> = context.client.lines::<Event>("/v1/events").await?.try_collect().await?;
     let newest = all.last().map_or(0, |event| event.seq);
@@ -265,13 +266,10 @@ pub(super) async fn events(context: &Context, args: &EventArgs) -> Result<(), Pr
     Ok(())
 }
 
-/// Whether an event's object is the app, or an instance of it: its name and five more characters.
-fn concerns(object: &str, app: &str) -> bool {
-    match object.split_once('/') {
-        Some(("app", name)) => name == app,
-        Some(("instance", name)) => name.rsplit_once('-').is_some_and(|(of, _)| of == app),
-        _ => false,
-    }
+/// Whether an event is about the app of this name in the scope, or an instance of it.
+fn concerns(event: &Event, scope: &Scope, app: &str) -> bool {
+    let there = event.tenant.as_ref() == Some(&scope.tenant) && event.namespace.as_ref() == Some(&scope.namespace);
+    there && event.app.as_ref().is_some_and(|of| of.as_str() == app)
 }
 
 fn show_event(context: &Context, event: &Event) -> Result<(), Problem> {

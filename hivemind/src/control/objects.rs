@@ -8,7 +8,7 @@ use super::{ControlError, IfMatch};
 use crate::{
     model::{
         AppKey, ClusterSnapshot, NAMESPACE_NAME_LABEL, Namespace, NodeDesired, Policy, PolicyKey, Revision, Scope,
-        Tenant, TenantName, TierKey, TierPolicy, Timestamp,
+        Subject, Tenant, TenantName, TierKey, TierPolicy, Timestamp,
     },
     policy::too_large,
     spec::v1::{LimitSpec, PolicySpec, TierSpec, validate_labels, validate_limits, validate_policy, validate_tier_of},
@@ -104,6 +104,23 @@ impl ObjectName {
             Self::Namespace(scope) => scope.namespace.as_str(),
             Self::Policy(key) => key.name.as_str(),
             Self::Tier(key) => key.name.as_str(),
+        }
+    }
+
+    /// What an event says it is about.
+    pub(super) fn about(&self) -> Subject {
+        let (tenant, namespace) = match self {
+            Self::App(key) => return Subject::App(key.clone()),
+            Self::Tenant(name) => (Some(name), None),
+            Self::Namespace(scope) => (Some(&scope.tenant), Some(&scope.namespace)),
+            Self::Policy(key) => (Some(&key.scope.tenant), Some(&key.scope.namespace)),
+            Self::Tier(key) => (key.tenant.as_ref(), None),
+        };
+        Subject::Object {
+            kind: self.kind(),
+            tenant: tenant.cloned(),
+            namespace: namespace.cloned(),
+            name: self.name().to_owned(),
         }
     }
 

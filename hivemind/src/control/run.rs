@@ -16,7 +16,9 @@ use super::{
 };
 use crate::{
     lifecycle::{clock, killpoint},
-    model::{AppKey, ClusterSnapshot, EventKind, InstanceId, Node, NodeStatus, Phase, Revision, Row, StatusReport},
+    model::{
+        AppKey, ClusterSnapshot, EventKind, InstanceId, Node, NodeStatus, Phase, Revision, Row, StatusReport, Subject,
+    },
     observe::Events,
     schedule::{self, Change, Cursor, Input, Plan, ServiceRanges},
     store::{Compare, Store, StoreError, Txn, TxnOutcome, WatchBatch, WatchEvent, Watcher, keys},
@@ -184,7 +186,7 @@ impl Loop {
             return Err(error);
         }
         let message = format!("a change of {} is put off: {error}", app.name);
-        self.events.emit(EventKind::Warning, "StoreFailed", format!("app/{}", app.name), message);
+        self.events.emit(EventKind::Warning, "StoreFailed", &Subject::App(app.clone()), message);
         self.put_off.insert(app);
         self.retry_at = Instant::now() + RETRY;
         Ok(())
@@ -207,7 +209,7 @@ impl Loop {
             self.snapshot.unmet.remove(app);
         } else if self.snapshot.unmet.get(app).is_none_or(|said| **said != unmet) {
             let message = format!("no node can take an instance of {}: {}", app.name, unmet.join("; "));
-            self.events.emit(EventKind::Warning, "Unschedulable", format!("app/{}", app.name), message);
+            self.events.emit(EventKind::Warning, "Unschedulable", &Subject::App(app.clone()), message);
             self.snapshot.unmet.insert(app.clone(), Arc::new(unmet));
         }
     }
@@ -288,7 +290,7 @@ impl Loop {
             return Err(ControlError::Conflict { object: ObjectName::App(key.clone()), expected, found });
         };
         let message = format!("{}: {} instances of {}", key.name, after.spec.replicas, after.spec.image);
-        self.events.emit(EventKind::Normal, what, format!("app/{}", key.name), message);
+        self.events.emit(EventKind::Normal, what, &Subject::App(key.clone()), message);
         Ok(Written { revision, created: before.is_none(), generation: after.generation })
     }
 
@@ -325,7 +327,7 @@ impl Loop {
             (false, false) => ("Changed", "is changed"),
         };
         let message = format!("{object} {}", what.1);
-        self.events.emit(EventKind::Normal, what.0, format!("{}/{}", object.kind(), object.name()), message);
+        self.events.emit(EventKind::Normal, what.0, &object.about(), message);
         Ok(Changed { revision, ..before })
     }
 

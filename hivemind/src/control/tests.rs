@@ -176,6 +176,15 @@ async fn a_deploy_is_answered_when_everybody_sees_it_and_the_same_again_changes_
     assert!(matches!(stale, Err(ControlError::Conflict { .. })), "{stale:?}");
     let absent = control.deploy(key("other"), spec(1), Some(7)).await;
     assert!(matches!(absent, Err(ControlError::Conflict { found: 0, .. })), "{absent:?}");
+
+    // A name more is the service's alone: nothing is started anew for it.
+    let before = ids(control, &app);
+    let named = AppSpec { services: vec!["web.local".into()], ..spec(5) };
+    let renamed = control.deploy(app.clone(), named, None).await.expect("deployed");
+    assert_eq!((renamed.generation, ids(control, &app)), (1, before));
+    let changed = AppSpec { workdir: Some("/".into()), ..spec(5) };
+    let renewed = control.deploy(app.clone(), changed, None).await.expect("deployed");
+    assert_eq!(renewed.generation, 2);
     running.stop().await;
 }
 

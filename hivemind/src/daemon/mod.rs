@@ -2,6 +2,7 @@
 
 mod config;
 mod local;
+mod memory;
 pub mod needs;
 mod prepare;
 mod run;

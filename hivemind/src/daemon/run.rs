@@ -12,7 +12,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::{
     DaemonConfig,
     local::LocalUpstream,
-    needs,
+    memory, needs,
     prepare::{Prepared, prepare, store_problem},
 };
 use crate::{
@@ -108,6 +108,7 @@ async fn serve(
         net,
         datapath: datapath.clone(),
         events: events.clone(),
+        node: config.node_name.clone(),
         gateway: network.gateway,
         ranges: network.instances().collect(),
         parallel: std::thread::available_parallelism().map_or(4, |n| n.get() * 2),
@@ -159,7 +160,7 @@ async fn serve(
         let _ = first_round.wait_for(|done| *done).await;
         let _ = told.wait_for(|desired| desired.revision > 0).await;
         drop(block);
-        std::future::pending::<&str>().await
+        memory::give_back().await
     });
 
     let ended = tokio::select! {

@@ -10,7 +10,7 @@ use std::{
 
 use bytes::Bytes;
 use hivemind_ebpf::{abi, reason::Reason};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use super::DataplaneError;
 use crate::policy::Direction;
@@ -82,6 +82,8 @@ pub(super) trait Slots: Send {
 #[derive(Clone, Default)]
 pub struct Captures {
     shared: Arc<Mutex<Shared>>,
+    /// Whether anybody captures.
+    wanted: watch::Sender<bool>,
 }
 
 #[derive(Default)]
@@ -110,7 +112,12 @@ impl Captures {
     /// Nothing is captured yet.
     pub(super) fn new(slots: Box<dyn Slots>) -> Self {
         let shared = Shared { slots: Some(slots), ..Shared::default() };
-        Self { shared: Arc::new(Mutex::new(shared)) }
+        Self { shared: Arc::new(Mutex::new(shared)), wanted: watch::Sender::default() }
+    }
+
+    /// Whether anybody captures, as it changes.
+    pub(super) fn wanted(&self) -> watch::Receiver<bool> {
+        self.wanted.subscribe()
     }
 
     fn lock(&self) -> MutexGuard<'_, Shared> {
@@ -142,6 +149,7 @@ impl Captures {
         let CaptureFilter { device, snaplen, .. } = filter;
         let snaplen = usize::try_from(snaplen).unwrap_or(usize::MAX);
         running[number] = Some(Running { packets, missed: Arc::clone(&missed), device, snaplen, since_ns, epoch_ns });
+        self.wanted.send_replace(true);
         drop(shared);
         Ok(Capturing { packets: received, missed, lost_before: lost, number, captures: self.clone() })
     }
@@ -209,6 +217,7 @@ impl Drop for Capturing {
         let Shared { slots, running } = &mut *shared;
         running[self.number] = None;
         let any = running.iter().any(Option::is_some);
+        self.captures.wanted.send_replace(any);
         let number = u32::try_from(self.number).unwrap_or_default();
         let Some(slots) = slots else { return };
         if let Err(error) = slots.set(number, None).and_then(|()| if any { Ok(()) } else { slots.switch(false) }) {

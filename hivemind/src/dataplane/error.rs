@@ -1,11 +1,11 @@
 //! What can go wrong with the data plane.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, sync::Arc};
 
 use crate::model::ErrorCode;
 
 /// An error of the data plane.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum DataplaneError {
     /// The object in this binary is the stub that builds without the BPF toolchain.
     #[error("this binary was built without the eBPF programs (hint: build it with 'cargo xtask build')")]
@@ -76,6 +76,9 @@ pub enum DataplaneError {
         /// How many there can be.
         limit: u32,
     },
+    /// Nobody can be asked any more.
+    #[error("the daemon is stopping")]
+    Stopping,
     /// A pin or a file.
     #[error("cannot {action} {path}: {source}")]
     File {
@@ -84,11 +87,16 @@ pub enum DataplaneError {
         /// The file.
         path: PathBuf,
         /// What the system said.
-        source: std::io::Error,
+        source: Arc<std::io::Error>,
     },
 }
 
 impl DataplaneError {
+    /// What could not be done with a pin or a file.
+    pub(super) fn file(action: &'static str, path: impl Into<PathBuf>, source: std::io::Error) -> Self {
+        Self::File { action, path: path.into(), source: Arc::new(source) }
+    }
+
     /// The code that users see.
     pub const fn code(&self) -> ErrorCode {
         match self {

@@ -55,7 +55,7 @@ pub trait Dataplane: Send + std::fmt::Debug {
 
     /// Writes the difference between `desired` and the maps: additions first, then removals, so that a packet never
     /// meets a half-written service. With a row refused (map full), the others are still written and the error
-    /// names all that failed; calling again retries them.
+    /// names the first map that did; calling again retries them.
     fn sync(&mut self, desired: &Tables) -> Result<SyncReport, DataplaneError>;
 
     /// All counters, summed over the CPUs.

@@ -97,7 +97,8 @@ impl DnsTable {
 fn names(served: &ServedService) -> Vec<(String, Named)> {
     let service = &served.service;
     let scope = &service.key.scope;
-    let addresses = if served.backends.is_empty() { Addresses::default() } else { service.addresses };
+    let ready = !served.backends.is_empty() && !served.leaving;
+    let addresses = if ready { service.addresses } else { Addresses::default() };
     let named = Named { service: service.id, addresses };
     let own = format!("{}.{}.{}.{ZONE}", service.key.name, scope.namespace, scope.tenant);
     service.dns_names.iter().map(|name| name.to_ascii_lowercase()).chain([own]).map(|name| (name, named)).collect()
@@ -137,7 +138,7 @@ mod tests {
             weight: 100,
             addresses: Addresses::default(),
         };
-        let served = ServedService { backends: (0..backends).map(backend).collect(), service };
+        let served = ServedService { backends: (0..backends).map(backend).collect(), service, leaving: false };
         let mut desired = NodeDesired::default();
         desired.services.insert(served.service.key.clone(), Arc::new(served));
         desired
@@ -158,6 +159,12 @@ mod tests {
     #[test]
     fn without_a_ready_instance_a_name_exists_and_has_no_address() {
         assert_eq!(DnsTable::new(&desired(0)).answer("web.local", true), Answer::Addresses(vec![]));
+        let mut stopping = desired(1);
+        for served in stopping.services.clone().values() {
+            let leaving = ServedService { leaving: true, ..(**served).clone() };
+            stopping.services.insert(leaving.service.key.clone(), Arc::new(leaving));
+        }
+        assert_eq!(DnsTable::new(&stopping).answer("web.local", true), Answer::Addresses(vec![]));
     }
 
     #[test]

@@ -172,8 +172,9 @@ impl ClusterSnapshot {
                 weight: service.shares.weight(&instance.id, instance.generation),
             });
         }
-        let backends = if ready.is_empty() { leaving } else { ready };
-        ServedService { service: service.clone(), backends }
+        let none_ready = ready.is_empty() && !leaving.is_empty();
+        let backends = if none_ready { leaving } else { ready };
+        ServedService { service: service.clone(), backends, leaving: none_ready }
     }
 }
 

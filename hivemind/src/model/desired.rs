@@ -19,6 +19,9 @@ pub struct ServedService {
     pub service: Service,
     /// Its Ready instances, ordered by id. Without any, those that are being stopped and can still serve.
     pub backends: Vec<Backend>,
+    /// Whether they are those that are being stopped. Who has the service's address still reaches them; its names have no
+    /// address any more.
+    pub leaving: bool,
 }
 
 /// An instance behind a service.

@@ -20,7 +20,7 @@ macro_rules! codes {
             /// The HTTP status it travels with.
             pub const fn status(self) -> u16 { match self { $(Self::$variant => $status),* } }
 
-            /// The exit code of the CLI (DESIGN section 7).
+            /// The exit code of the CLI.
             pub const fn exit_code(self) -> u8 { match self { $(Self::$variant => $exit),* } }
 
             /// What `hivemind explain CODE` prints: the meaning and how to mend it.
@@ -114,7 +114,7 @@ codes! {
     Internal = "E-INT-001", 500, 1, "A fault in hivemind itself. Please report it with the message and the daemon's log.";
     /// The server is stopping or not ready.
     Unavailable = "E-API-003", 503, 9, "The daemon is starting or stopping. Repeat in a moment; /readyz says what it waits for.";
-    /// A wished-for change needs a body field the server refuses.
+    /// The request's body is too long.
     TooLarge = "E-API-004", 413, 2, "The request is larger than the API accepts (1 MiB).";
 }
 

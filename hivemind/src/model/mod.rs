@@ -5,6 +5,7 @@
 mod cluster;
 mod desired;
 mod error;
+mod event;
 mod ids;
 mod index;
 mod object;
@@ -18,14 +19,15 @@ mod time;
 pub use cluster::{ClusterSnapshot, Row};
 pub use desired::{Backend, FeedMessage, NodeDesired, Peer, ServedService, StatusReport};
 pub use error::{ErrorCode, Problem};
+pub use event::{Event, EventKind, Subject};
 pub use ids::{
     AppKey, AppName, InstanceId, InvalidName, NamespaceName, NodeName, PolicyKey, PolicyName, Scope, ServiceKey,
     ServiceName, TenantName,
 };
 pub use index::{Held, HeldAddresses};
 pub use object::{
-    Addresses, App, AppStatus, Desired, Event, EventKind, Exit, Instance, InstanceStatus, NAMESPACE_NAME_LABEL,
-    Namespace, Node, NodeStatus, Phase, Policy, PortProto, Protocol, Service, ServicePort, Tenant,
+    Addresses, App, AppStatus, Desired, Exit, Instance, InstanceStatus, NAMESPACE_NAME_LABEL, Namespace, Node,
+    NodeStatus, Phase, Policy, PortProto, Protocol, Service, ServicePort, Tenant,
 };
 pub use quantity::{Bytes, InvalidQuantity, MilliCpu};
 pub use rate::{BitRate, PerSecond};

@@ -132,7 +132,7 @@ pub struct App {
     pub key: AppKey,
     /// What was asked for.
     pub spec: AppSpec,
-    /// Grows with every change that needs new instances (all of `spec` but `replicas`, and `app restart`).
+    /// Grows with every change that needs new instances ([`AppSpec::needs_new_instances`], and `app restart`).
     pub generation: u64,
     /// When it was first deployed.
     pub created_at: Timestamp,
@@ -376,34 +376,4 @@ pub struct NodeStatus {
     #[serde(default)]
     #[schema(value_type = Vec<String>)]
     pub addresses: Vec<std::net::IpAddr>,
-}
-
-/// What kind of thing happened.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum EventKind {
-    /// As expected.
-    Normal,
-    /// Someone should look.
-    Warning,
-}
-
-/// Something that happened, for people. Events never go into the store.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct Event {
-    /// Grows by one with every event of this daemon's life.
-    pub seq: u64,
-    /// When.
-    pub at: Timestamp,
-    /// Normal or Warning.
-    pub kind: EventKind,
-    /// A CamelCase word for programs: `Pulled`, `Started`, `BackOff`.
-    pub reason: String,
-    /// What it is about: `app/web`, `instance/web-x7k2p`, `node/a`.
-    pub object: String,
-    /// What happened, for people.
-    pub message: String,
-    /// Further facts for programs.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub fields: BTreeMap<String, String>,
 }

@@ -9,7 +9,7 @@ use tokio::sync::watch;
 
 use crate::{
     lifecycle::clock,
-    model::{Event, EventKind},
+    model::{Event, EventKind, Subject},
 };
 
 /// How many events are kept.
@@ -40,8 +40,9 @@ impl Default for Events {
 }
 
 impl Events {
-    /// Says that something happened. `reason` is a CamelCase word for programs, `object` is `kind/name`.
-    pub fn emit(&self, kind: EventKind, reason: &str, object: String, message: String) {
+    /// Says that something happened. `reason` is a CamelCase word for programs.
+    pub fn emit(&self, kind: EventKind, reason: &str, about: &Subject, message: String) {
+        let object = about.object();
         match kind {
             EventKind::Normal => tracing::info!(reason, object, "{message}"),
             EventKind::Warning => tracing::warn!(reason, object, "{message}"),
@@ -51,8 +52,19 @@ impl Events {
         if ring.len() == KEPT {
             ring.pop_front();
         }
-        let fields = BTreeMap::new();
-        ring.push_back(Event { seq, at: clock::now(), kind, reason: reason.into(), object, message, fields });
+        let (tenant, namespace) = about.place();
+        ring.push_back(Event {
+            seq,
+            at: clock::now(),
+            kind,
+            reason: reason.into(),
+            object,
+            tenant: tenant.cloned(),
+            namespace: namespace.cloned(),
+            app: about.app().cloned(),
+            message,
+            fields: BTreeMap::new(),
+        });
         // Under the lock, so that numbers are published in order.
         self.shared.newest.send_replace(seq);
     }
@@ -77,9 +89,11 @@ impl Events {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::{AppKey, Scope};
 
     fn emit(events: &Events, n: usize) {
-        (0..n).for_each(|i| events.emit(EventKind::Normal, "Test", "app/a".into(), i.to_string()));
+        let about = Subject::Leftover("a".into());
+        (0..n).for_each(|i| events.emit(EventKind::Normal, "Test", &about, i.to_string()));
     }
 
     #[test]
@@ -91,5 +105,27 @@ mod tests {
         assert_eq!((got[0].seq, *events.newest().borrow()), (6, KEPT as u64 + 5));
         assert_eq!(events.after(KEPT as u64 + 4).0.len(), 1);
         assert_eq!(events.after(KEPT as u64 + 5), (vec![], Missed(0)));
+    }
+
+    #[test]
+    fn apps_of_one_name_in_two_namespaces_are_told_apart() {
+        let events = Events::default();
+        let key = |namespace: &str| {
+            let scope = Scope { namespace: namespace.parse().expect("a name"), ..Scope::default() };
+            AppKey::new(scope, "web".parse().expect("a name"))
+        };
+        for subject in [
+            Subject::App(key("one")),
+            Subject::Instance(key("two"), "web-x7k2p".into()),
+            Subject::Node("a".parse().expect("a name")),
+        ] {
+            events.emit(EventKind::Normal, "Test", &subject, String::new());
+        }
+        let seen: Vec<_> = events.after(0).0.into_iter().map(|e| (e.object, e.namespace, e.app)).collect();
+        let web = Some("web".parse().expect("a name"));
+        let namespace = |name: &str| Some(name.parse().expect("a name"));
+        assert_eq!(seen[0], ("app/web".into(), namespace("one"), web.clone()));
+        assert_eq!(seen[1], ("instance/web-x7k2p".into(), namespace("two"), web));
+        assert_eq!(seen[2], ("node/a".into(), None, None));
     }
 }

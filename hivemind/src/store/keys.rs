@@ -34,11 +34,6 @@ pub fn app(key: &AppKey) -> String {
     format!("{APPS}{key}")
 }
 
-/// The apps of a namespace.
-pub fn apps_in(scope: &Scope) -> String {
-    format!("{APPS}{scope}/")
-}
-
 /// `/v1/instances/<tenant>/<namespace>/<app>/<id>`
 pub fn instance(app: &AppKey, id: &InstanceId) -> String {
     format!("{INSTANCES}{app}/{id}")

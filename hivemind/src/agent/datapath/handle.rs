@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use tokio::sync::{oneshot, watch};
 
-use super::{super::node::Facts, Datapath, DatapathState, Names, Request, RuleHits, Seen, User, stopped};
+use super::{super::node::Facts, Datapath, DatapathState, Names, Request, RuleHits, Seen, User};
 use crate::{
     dataplane::{
         Captures, Counter, DataplaneError, DataplaneInfo, Measuring, ProgramRuns, Watch,
@@ -143,7 +143,7 @@ impl Datapath {
 
     async fn ask<T>(&self, request: impl FnOnce(oneshot::Sender<T>) -> Request) -> Result<T, DataplaneError> {
         let (reply, answer) = oneshot::channel();
-        self.requests.send(request(reply)).map_err(|_| stopped())?;
-        answer.await.map_err(|_| stopped())
+        self.requests.send(request(reply)).map_err(|_| DataplaneError::Stopping)?;
+        answer.await.map_err(|_| DataplaneError::Stopping)
     }
 }

@@ -114,6 +114,7 @@ impl World {
             net: Arc::new(net),
             datapath,
             events: Events::default(),
+            node: here(),
             gateway: Addresses { v4: Some([10, 88, 0, 1].into()), v6: None },
             ranges: vec!["10.88.0.0/16".parse().expect("a range")],
             parallel: 4,

@@ -29,7 +29,7 @@ async fn who_is_being_stopped_serves_only_while_nobody_else_is_ready() {
     control.deploy(app.clone(), spec(1), None).await.expect("scaled");
     let stops = |id: &InstanceId| control.snapshot().instances[id].object.desired == Desired::Stop;
     let (stopped, left): (Vec<_>, Vec<_>) = both.iter().cloned().partition(stops);
-    assert_eq!((stopped.len(), serving(control)), (1, left.clone()));
+    assert_eq!((stopped.len(), serving(control), served(control).leaving), (1, left.clone(), false));
     // The other becomes unhealthy: the one that drains still has its process, and is better than nobody.
     let stopping = |serving| {
         let mut report = report(&app, &stopped[0], Phase::Stopping);
@@ -37,7 +37,7 @@ async fn who_is_being_stopped_serves_only_while_nobody_else_is_ready() {
         report
     };
     control.report(vec![stopping(true), report(&app, &left[0], Phase::Unhealthy)]).await.expect("reported");
-    assert_eq!(serving(control), stopped);
+    assert_eq!((serving(control), served(control).leaving), (stopped.clone(), true));
     control.report(vec![report(&app, &left[0], Phase::Ready)]).await.expect("reported");
     assert_eq!(serving(control), left);
     // Its process has ended: it is nobody's last resort.

@@ -11,7 +11,6 @@ use std::{
 };
 
 use aya::{
-    Ebpf,
     programs::{
         CgroupAttachMode, LinkOrder, Program, ProgramError, SchedClassifier, TcAttachType,
         links::{FdLink, LinkError},
@@ -88,33 +87,6 @@ impl Place {
 /// Whether the kernel has TCX.
 pub(super) fn has_tcx() -> bool {
     KernelVersion::current().is_ok_and(|version| version >= KernelVersion::new(6, 6, 0))
-}
-
-/// Loads every program. A refusal is shown in short and kept in full.
-pub(super) fn load_programs(ebpf: &mut Ebpf, log_dir: &Path) -> Result<(), DataplaneError> {
-    for name in program::all() {
-        let loaded = match ebpf.program_mut(name) {
-            Some(Program::SchedClassifier(program)) => program.load(),
-            Some(Program::Xdp(program)) => program.load(),
-            Some(Program::CgroupSockAddr(program)) => program.load(),
-            Some(Program::CgroupSock(program)) => program.load(),
-            Some(Program::SockOps(program)) => program.load(),
-            _ => return Err(DataplaneError::Kernel { what: "a program of the object", why: name.into() }),
-        };
-        loaded.map_err(|error| refused(name, &error, log_dir))?;
-    }
-    Ok(())
-}
-
-fn refused(name: &str, error: &ProgramError, log_dir: &Path) -> DataplaneError {
-    let full = chain(error);
-    let log = log_dir.join(format!("verifier-{name}.log"));
-    if let Err(error) = fs::create_dir_all(log_dir).and_then(|()| fs::write(&log, &full)) {
-        tracing::warn!(%error, path = %log.display(), "the verifier's log could not be kept");
-    }
-    let lines: Vec<_> = full.lines().filter(|line| !line.trim().is_empty()).collect();
-    let short = lines[lines.len().saturating_sub(3)..].join(" / ");
-    DataplaneError::Rejected { program: name.into(), short, log }
 }
 
 fn direction(name: &str) -> TcAttachType {
@@ -279,7 +251,7 @@ impl BpfDataplane {
     pub(super) fn attach_sockets(&mut self) -> Result<(), DataplaneError> {
         let path = self.config.cgroup.clone();
         let to = path.display().to_string();
-        let file = |source| DataplaneError::File { action: "open", path: path.clone(), source };
+        let file = |source| DataplaneError::file("open", &path, source);
         let cgroup = File::open(&path).map_err(file)?;
         let id = cgroup.metadata().map_err(file)?.ino();
         for name in program::SOCKET {
@@ -353,7 +325,7 @@ pub(super) fn list(path: &Path) -> Result<Vec<String>, DataplaneError> {
     match fs::read_dir(path) {
         Ok(entries) => Ok(entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
-        Err(source) => Err(DataplaneError::File { action: "list", path: path.to_owned(), source }),
+        Err(source) => Err(DataplaneError::file("list", path, source)),
     }
 }
 
@@ -361,9 +333,7 @@ pub(super) fn list(path: &Path) -> Result<Vec<String>, DataplaneError> {
 pub(super) fn remove_pin(pin: &Path) -> Result<(), DataplaneError> {
     killpoint::before("removing a pin");
     match fs::remove_file(pin) {
-        Err(source) if source.kind() != io::ErrorKind::NotFound => {
-            Err(DataplaneError::File { action: "remove", path: pin.to_owned(), source })
-        }
+        Err(source) if source.kind() != io::ErrorKind::NotFound => Err(DataplaneError::file("remove", pin, source)),
         _ => Ok(()),
     }
 }

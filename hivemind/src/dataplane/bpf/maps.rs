@@ -328,7 +328,7 @@ pub(super) fn check_pinned(dir: &Path, object: &[u8], in_use: bool) -> Result<()
             return Err(DataplaneError::Incompatible { path, field, found, wanted });
         }
         tracing::info!(map = name, field, found, wanted, "a map that nothing uses differs and is made anew");
-        fs::remove_file(&path).map_err(|source| DataplaneError::File { action: "remove", path, source })?;
+        fs::remove_file(&path).map_err(|source| DataplaneError::file("remove", &path, source))?;
     }
     Ok(())
 }

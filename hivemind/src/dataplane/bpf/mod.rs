@@ -10,6 +10,7 @@ mod driver;
 mod group;
 mod intervals;
 mod link;
+mod load;
 mod mapped;
 mod maps;
 mod mend;
@@ -129,7 +130,7 @@ impl BpfDataplane {
         let base = base(&config.root);
         for dir in ["maps", "links"] {
             let path = base.join(dir);
-            fs::create_dir_all(&path).map_err(|source| DataplaneError::File { action: "create", path, source })?;
+            fs::create_dir_all(&path).map_err(|source| DataplaneError::file("create", &path, source))?;
         }
         let in_use = !tcx || !attach::list(&base.join("links"))?.is_empty();
         maps::check_pinned(&base.join("maps"), OBJECT, in_use)?;
@@ -143,7 +144,7 @@ impl BpfDataplane {
             what: "support for the data plane's maps",
             why: chain(&error),
         })?;
-        attach::load_programs(&mut ebpf, &config.log_dir)?;
+        load::all(&mut ebpf, &config.log_dir)?;
         let info = info(&ebpf, tcx);
         let ids = mend::Ids::of(&ebpf);
         let mut maps = Maps::take(&mut ebpf)?;
@@ -466,7 +467,7 @@ pub fn attached(root: &Path) -> Result<usize, DataplaneError> {
 pub fn remove_pins(root: &Path) -> Result<(), DataplaneError> {
     match fs::remove_dir_all(root) {
         Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
-            Err(DataplaneError::File { action: "remove", path: root.to_owned(), source })
+            Err(DataplaneError::file("remove", root, source))
         }
         _ => Ok(()),
     }

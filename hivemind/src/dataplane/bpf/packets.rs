@@ -22,9 +22,10 @@ use crate::{
     policy::Direction,
 };
 
-/// The ring of captured packets. What is in it is told to those who capture.
+/// The ring of captured packets. What is in it is told to those who capture; while nobody does it takes no memory of the
+/// daemon.
 pub struct PacketRing {
-    ring: RingBuf<MapData>,
+    ring: Map,
     captures: Captures,
 }
 
@@ -56,7 +57,9 @@ pub(super) fn take(ebpf: &mut Ebpf) -> Result<(PacketRing, Captures), DataplaneE
         lost: take(ebpf, map::UNCAPTURED)?,
     };
     let captures = Captures::new(Box::new(kernel));
-    Ok((PacketRing { ring: take(ebpf, map::PACKETS)?, captures: captures.clone() }, captures))
+    let ring = ebpf.take_map(map::PACKETS);
+    let ring = ring.ok_or_else(|| DataplaneError::Kernel { what: "a map of the object", why: map::PACKETS.into() })?;
+    Ok((PacketRing { ring, captures: captures.clone() }, captures))
 }
 
 impl Slots for Kernel {
@@ -115,25 +118,41 @@ fn record(bytes: &[u8]) -> Option<Record> {
 impl PacketRing {
     /// Hands on captured packets, as they come. Ends only with an error.
     pub async fn run(self) -> DataplaneError {
-        match self.hand_on().await {
-            Ok(never) => match never {},
-            Err(source) => DataplaneError::Map { action: "read", map: map::PACKETS, why: source.to_string() },
+        let mut wanted = self.captures.wanted();
+        loop {
+            // The sender is in what the receiver was taken of, which lives on.
+            let _ = wanted.wait_for(|wanted| *wanted).await;
+            let ring = match RingBuf::try_from(&self.ring) {
+                Ok(ring) => ring,
+                Err(error) => return failed("map into memory", map::PACKETS, &error),
+            };
+            let over = async {
+                let _ = wanted.wait_for(|wanted| !*wanted).await;
+            };
+            tokio::select! {
+                () = over => {}
+                ended = hand_on(ring, &self.captures) => match ended {
+                    Ok(never) => match never {},
+                    Err(source) => {
+                        return DataplaneError::Map { action: "read", map: map::PACKETS, why: source.to_string() };
+                    }
+                },
+            }
         }
     }
+}
 
-    async fn hand_on(self) -> std::io::Result<std::convert::Infallible> {
-        let Self { ring, captures } = self;
-        // SAFETY: the ring has one descriptor, its map's, as long as it lives.
-        let mut ring = unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) }?;
-        loop {
-            let mut ready = ring.readable_mut().await?;
-            while let Some(item) = ready.get_inner_mut().next() {
-                if let Some(record) = record(&item) {
-                    captures.tell(&record);
-                }
+async fn hand_on(ring: RingBuf<&MapData>, captures: &Captures) -> std::io::Result<std::convert::Infallible> {
+    // SAFETY: the ring has one descriptor, its map's, as long as it lives.
+    let mut ring = unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) }?;
+    loop {
+        let mut ready = ring.readable_mut().await?;
+        while let Some(item) = ready.get_inner_mut().next() {
+            if let Some(record) = record(&item) {
+                captures.tell(&record);
             }
-            ready.clear_ready();
         }
+        ready.clear_ready();
     }
 }
 

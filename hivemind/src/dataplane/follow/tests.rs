@@ -63,7 +63,8 @@ fn desired() -> (NodeDesired, InstanceId) {
         addresses: addresses(n),
         weight: 100,
     };
-    let served = ServedService { backends: vec![backend(&here, HERE, 2), backend(&there, "there", 3)], service };
+    let served =
+        ServedService { backends: vec![backend(&here, HERE, 2), backend(&there, "there", 3)], service, leaving: false };
     desired.services.insert(served.service.key.clone(), Arc::new(served));
     (desired, here)
 }

@@ -95,8 +95,8 @@ impl AppSpec {
     /// Whether going from `self` to `new` needs new instances, i.e. something differs other than `replicas`, what is
     /// the service's alone, and what changes while an instance runs.
     pub fn needs_new_instances(&self, new: &Self) -> bool {
-        let (replicas, limits) = (self.replicas, self.limits);
-        let same_instances = Self { replicas, limits, balance: self.balance.clone(), ..new.clone() };
+        let Self { replicas, limits, services, balance, .. } = self.clone();
+        let same_instances = Self { replicas, limits, services, balance, ..new.clone() };
         *self != same_instances
     }
 }
