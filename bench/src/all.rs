@@ -15,15 +15,22 @@ use crate::{Common, report::Report};
 
 /// What is measured, as command lines of this program. The daemon's is the last: its machine of a hundred containers
 /// takes up to a minute to be gone, beside whatever runs then.
-const PARTS: [&[&str]; 9] = [
+const PARTS: [&[&str]; 16] = [
     &["packet"],
     &["crr"],
     &["crr", "--ipv6"],
+    &["policies"],
     &["throughput"],
     &["throughput", "--ipv6"],
+    &["flows"],
     &["services"],
+    &["changes"],
+    &["memory"],
+    &["overload"],
+    &["enforcement"],
     &["loss"],
     &["loss", "--ipv6"],
+    &["loss", "--flows", "1000", "--messages", "20000"],
     &["daemon"],
 ];
 

@@ -5,7 +5,7 @@ use std::{
     fs,
     io::{self, Read, Write},
     net::{Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket},
-    path::PathBuf,
+    path::{Path, PathBuf},
     thread,
     time::Duration,
 };
@@ -13,13 +13,22 @@ use std::{
 use anyhow::{Context, Result};
 use nix::{
     sched::{CpuSet, sched_setaffinity},
-    unistd::Pid,
+    sys::{
+        prctl::set_pdeathsig,
+        resource::{Resource, getrlimit, setrlimit},
+        signal::Signal,
+        socket::{self, Backlog},
+    },
+    unistd::{Pid, setsid},
 };
 use serde::{Deserialize, Serialize};
 
 use crate::{
     clock::Moment,
-    lab, names,
+    flood::Flood,
+    lab,
+    live::Live,
+    names,
     stats::percentile,
     stream::{self, Stream},
 };
@@ -30,6 +39,10 @@ const REQUEST: usize = 64;
 const RESPONSE: usize = 128;
 /// Bytes of a write or read of a bulk transfer.
 const BULK: usize = 128 * 1024;
+/// Bytes of the stack of a thread that sends back what it gets: there may be thousands of them.
+const STACK: usize = 64 * 1024;
+/// Connections that wait to be served.
+const BACKLOG: i32 = 4096;
 /// No exchange takes longer on a working path; one that does is a failure.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -69,6 +82,13 @@ pub(crate) enum Role {
         /// How long it is measured, after a tenth of it for warming up.
         millis: u64,
     },
+    /// Connects once, then asks again and again; the server sends back what it gets.
+    Talk {
+        /// The server.
+        to: SocketAddr,
+        /// How long it is measured, after a tenth of it for warming up.
+        millis: u64,
+    },
     /// Sends as much as it can.
     Bulk {
         /// The server.
@@ -78,6 +98,10 @@ pub(crate) enum Role {
     },
     /// Sends numbered messages and counts the answers.
     Count(Stream),
+    /// Sends frames, as many as go.
+    Flood(Flood),
+    /// Asks until answers cease, or come.
+    Live(Live),
     /// Asks the name server until it gives that many addresses.
     Names {
         /// How many.
@@ -85,7 +109,7 @@ pub(crate) enum Role {
     },
 }
 
-/// What [`Role::Request`] saw.
+/// What [`Role::Request`] or [`Role::Talk`] saw.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(crate) struct Requests {
     /// Exchanges per second.
@@ -100,6 +124,7 @@ pub(crate) struct Requests {
 
 /// Runs as what `args` say.
 pub(crate) fn run(args: &Args) -> Result<()> {
+    go_first().context("cannot go before others")?;
     lab::join(&args.netns)?;
     if let Some(cgroup) = &args.cgroup {
         let own = cgroup.join("cgroup.procs");
@@ -110,14 +135,34 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         cpus.set(cpu)?;
         sched_setaffinity(Pid::from_raw(0), &cpus).with_context(|| format!("cannot run on CPU {cpu}"))?;
     }
+    // A thousand connections, and as many again.
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, most, most).context("cannot have more files open")?;
     let role: Role = serde_json::from_str(&args.role)?;
     match role {
         Role::Serve { request, bulk, echo } => serve(&request, bulk, echo),
-        Role::Request { to, millis } => say(&requests(to, Duration::from_millis(millis))?),
+        Role::Request { to, millis } => {
+            say(&measured(Duration::from_millis(millis), || exchange(to)).with_context(|| format!("with {to}"))?)
+        }
+        Role::Talk { to, millis } => say(&talk(to, Duration::from_millis(millis))?),
         Role::Bulk { to, millis } => say(&send(to, Duration::from_millis(millis))?),
         Role::Count(stream) => say(&stream.run()?),
+        Role::Flood(flood) => say(&flood.run()?),
+        Role::Live(live) => say(&live.run()?),
         Role::Names { count } => say(&names::until(count)?),
     }
+}
+
+/// Goes before other sessions, where the scheduler shares the CPUs among sessions and this one does not yet. In one of its
+/// own a Ctrl-C does not reach it, so it ends with who has started it.
+fn go_first() -> Result<()> {
+    let group = Path::new("/proc/self/autogroup");
+    if !group.exists() || fs::read_to_string(group)?.trim_end().ends_with("nice -20") {
+        return Ok(());
+    }
+    set_pdeathsig(Signal::SIGKILL)?;
+    setsid()?;
+    Ok(fs::write(group, "-20")?)
 }
 
 fn say(answer: &impl Serialize) -> Result<()> {
@@ -126,10 +171,16 @@ fn say(answer: &impl Serialize) -> Result<()> {
 }
 
 fn serve(request: &[u16], bulk: u16, echo: u16) -> Result<()> {
-    let listen = |port: u16| TcpListener::bind((Ipv6Addr::UNSPECIFIED, port)).with_context(|| format!("port {port}"));
+    let listen = |port: u16| -> Result<TcpListener> {
+        let listener = TcpListener::bind((Ipv6Addr::UNSPECIFIED, port)).with_context(|| format!("port {port}"))?;
+        // Once more, for a longer queue: clients open a thousand connections before their first word.
+        socket::listen(&listener, Backlog::new(BACKLOG)?)?;
+        Ok(listener)
+    };
     let answering = request.iter().map(|port| listen(*port)).collect::<Result<Vec<_>>>()?;
     let (swallowing, echoing) = (listen(bulk)?, listen(echo)?);
     let datagrams = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, echo))?;
+    stream::with_room(&datagrams)?;
     println!("ready");
     thread::scope(|scope| {
         for listener in answering {
@@ -138,7 +189,9 @@ fn serve(request: &[u16], bulk: u16, echo: u16) -> Result<()> {
         scope.spawn(move || each(&swallowing, swallow));
         scope.spawn(move || stream::echo_datagrams(&datagrams));
         for stream in echoing.incoming().flatten() {
-            scope.spawn(move || io::copy(&mut &stream, &mut &stream));
+            let echo = move || io::copy(&mut &stream, &mut &stream);
+            // Refused a thread, the connection is closed, which its client sees.
+            let _ = thread::Builder::new().stack_size(STACK).spawn_scoped(scope, echo);
         }
     });
     Ok(())
@@ -169,17 +222,28 @@ fn swallow(mut stream: TcpStream) -> io::Result<()> {
     }
 }
 
-fn requests(to: SocketAddr, time: Duration) -> Result<Requests> {
+fn talk(to: SocketAddr, time: Duration) -> Result<Requests> {
+    let mut stream = TcpStream::connect_timeout(&to, PATIENCE).with_context(|| format!("no answer from {to}"))?;
+    stream.set_nodelay(true)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    measured(time, || {
+        stream.write_all(&[b'q'; REQUEST])?;
+        stream.read_exact(&mut [0; REQUEST])
+    })
+}
+
+/// Exchanges one after the other, those for warming up not counted.
+fn measured(time: Duration, mut exchange: impl FnMut() -> io::Result<()>) -> Result<Requests> {
     let warm = Moment::now();
     while warm.elapsed() < time / 10 {
-        exchange(to).with_context(|| format!("no answer from {to}"))?;
+        exchange().context("no answer")?;
     }
     let mut took: Vec<u32> = Vec::with_capacity(100_000);
     let mut failed = 0;
     let start = Moment::now();
     while start.elapsed() < time {
         let begin = Moment::now();
-        match exchange(to) {
+        match exchange() {
             Ok(()) => took.push(u32::try_from(begin.elapsed().as_nanos()).unwrap_or(u32::MAX)),
             Err(_) => failed += 1,
         }

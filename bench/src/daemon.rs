@@ -190,7 +190,7 @@ fn kib(path: &str, key: &str) -> Result<f64> {
 }
 
 /// Bytes of memory of the BPF maps a process has open, as the kernel counts them.
-fn map_bytes(pid: u32) -> Result<u64> {
+pub(crate) fn map_bytes(pid: u32) -> Result<u64> {
     let mut maps = BTreeMap::new();
     for entry in fs::read_dir(format!("/proc/{pid}/fdinfo"))?.flatten() {
         // A descriptor may be closed while the list is read.

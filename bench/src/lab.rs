@@ -227,6 +227,13 @@ pub(crate) struct Client {
 }
 
 impl Client {
+    /// Waits for a line of it, before its answer.
+    pub(crate) fn line(&mut self) -> Result<String> {
+        let mut line = String::new();
+        self.out.read_line(&mut line)?;
+        Ok(line.trim_end().to_owned())
+    }
+
     /// Waits for its answer.
     pub(crate) fn finish<T: DeserializeOwned>(mut self) -> Result<T> {
         let mut line = String::new();

@@ -1,47 +1,37 @@
 //! Messages lost while the daemon restarts, is killed, is replaced.
 //!
-//! The real daemon on a machine of its own (`xtask::machine`). Six streams run at once, over TCP and UDP, each
+//! The real daemon on a machine of its own (`xtask::machine`). Six streams run at once, over TCP and UDP, of one flow or
+//! of many, each
 //! * by socket: from a container; the socket hooks choose the instance,
 //! * by packet: from the same container, but from a cgroup without hooks; the device's program chooses,
 //! * from outside: from another machine, through a published port.
 
-use std::{
-    fs,
-    net::{IpAddr, SocketAddr},
-    path::{Path, PathBuf},
-    process::Child,
-    time::Duration,
-};
+use std::{fs, net::SocketAddr, path::PathBuf, time::Duration};
 
 use anyhow::{Context, Result, ensure};
-use serde_json::Value;
-use xtask::{image, machine::Machine};
+use hivemind_ebpf::ABI_VERSION;
+use xtask::machine::Machine;
 
 use crate::{
     Common,
     child::Role,
     clock::{Moment, pause, wait_for},
-    lab::{self, Place, Server},
+    lab::{self, Place},
     report::{Report, Target},
+    stage::{self, NODE, PATIENCE, PORT, PUBLISHED, Stage},
     stats::Series,
-    stream::{Counted, Stream},
+    stream::{Counted, OPENED, Stream},
 };
 
 /// How long a daemon stays, once it is ready.
 const STAY: Duration = Duration::from_millis(300);
-/// Longer than anything takes.
-const PATIENCE: Duration = Duration::from_secs(60);
-/// The server's port, and the one it is published under.
-const PORT: u16 = 7000;
-const PUBLISHED: u16 = 17_000;
-/// The node's addresses on the cable to the other machine.
-const NODE: [&str; 2] = ["192.0.2.1", "2001:db8::1"];
-/// Another machine at the end of a cable: a network namespace in the sandbox, which goes with it.
-const OUTSIDE: &str = "ip netns add outside
-    ip link add uplink type veth peer name eth0 netns outside
-    ip address add 192.0.2.1/24 dev uplink; ip address add 2001:db8::1/64 dev uplink nodad
-    ip -n outside address add 192.0.2.2/24 dev eth0; ip -n outside address add 2001:db8::2/64 dev eth0 nodad
-    ip link set uplink up; ip -n outside link set eth0 up; ip -n outside link set lo up";
+/// Where the daemon pins, by the version of its ABI.
+const PINS: &str = "/sys/fs/bpf/hivemind";
+
+/// The first port of sockets of UDP, and how many there are for each way: one that was used to reach an instance by its
+/// own address a moment ago is refused towards a service that leads there, as the answers could not be told apart.
+const PORTS: u16 = 2_000;
+const PORTS_EACH: usize = 10_000;
 
 /// What is measured.
 #[derive(Clone, Debug, clap::Args)]
@@ -55,6 +45,12 @@ pub(crate) struct Args {
     /// Messages of each stream per second
     #[arg(long, default_value_t = 1000)]
     rate: u64,
+    /// Messages of each stream; quick: 2,000 at most
+    #[arg(long, default_value_t = 10_000)]
+    messages: u64,
+    /// Connections, or sockets, of each stream. With several, also over a change of the ABI
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=PORTS_EACH as u64))]
+    flows: u64,
 }
 
 /// How a daemon ends before the next one starts.
@@ -66,6 +62,10 @@ enum End {
     Kill,
     /// It is asked to, and the next one is another binary.
     Upgrade,
+    /// The same, and what it has left is of an older ABI.
+    UpgradeAbi,
+    /// The same, and what it has left is of a newer ABI.
+    DowngradeAbi,
 }
 
 impl End {
@@ -74,15 +74,28 @@ impl End {
             Self::Restart => "restart",
             Self::Kill => "kill -9",
             Self::Upgrade => "upgrade",
+            Self::UpgradeAbi => "upgrade, another ABI",
+            Self::DowngradeAbi => "downgrade, another ABI",
+        }
+    }
+
+    /// The ABI of what the next daemon finds, if it is not its own.
+    const fn other_abi(self) -> Option<u32> {
+        match self {
+            Self::Restart | Self::Kill | Self::Upgrade => None,
+            Self::UpgradeAbi => Some(ABI_VERSION - 1),
+            Self::DowngradeAbi => Some(ABI_VERSION + 1),
         }
     }
 }
 
 /// Measures and reports.
 pub(crate) fn run(common: &Common, args: &Args) -> Result<()> {
-    let messages = common.pick(1000, 10_000);
+    let messages = if common.quick { args.messages.min(2_000) } else { args.messages };
     let family = if args.ipv6 { "IPv6" } else { "IPv4" };
-    let mut report = Report::new(format!("Messages lost of {messages}, {} per second and stream; {family}", args.rate));
+    let flows = if args.flows > 1 { format!("{} flows each, ", args.flows) } else { String::new() };
+    let mut report =
+        Report::new(format!("Messages lost of {messages}, {flows}{} per second and stream; {family}", args.rate));
     let mut machine = Machine::start(if args.ipv6 { "loss6" } else { "loss" }, &[])?;
     let result = measure(&mut machine, args, messages, &mut report);
     let log = machine.daemon.log();
@@ -91,41 +104,22 @@ pub(crate) fn run(common: &Common, args: &Args) -> Result<()> {
         let last: Vec<&str> = log.lines().rev().take(20).collect();
         last.into_iter().rev().collect::<Vec<_>>().join("\n")
     })?;
-    report.note("\"socket\": the client's socket calls were balanced; \"packet\": each of its packets was, with a connection table; \"outside\": through a published port, from another machine. A message counts as lost if its answer does not come back.");
+    report.note("\"socket\": the client's socket calls were balanced; \"packet\": each of its packets was, with a connection table; \"outside\": through a published port, from another machine. A message counts as lost if its answer does not come back: over UDP it is a packet, over TCP what is lost is sent again, and the silence is longer.");
     report.print(common.json)?;
     if args.strict { report.strictly() } else { Ok(()) }
 }
 
 fn measure(machine: &mut Machine, args: &Args, messages: u64, report: &mut Report) -> Result<()> {
-    let web = machine.push(&image::web()?, "web", "1")?;
-    let deploy = |name: &str, more: &[&str]| -> Result<()> {
-        let app = ["app", "deploy", "--image", &web, "--name", name, "--entrypoint", "sleep", "--stop-grace", "0s"];
-        machine.hivemind(&[&app[..], more, &["--", "1d"]].concat())?.ok().map(drop)
-    };
-    let [tcp, udp] = ["tcp", "udp"].map(|protocol| format!("{PUBLISHED}:{PORT}/{protocol}"));
-    deploy("echo", &["--service", "echo.local", "--port", &tcp, "--port", &udp])?;
-    deploy("client", &[])?;
-    // Ready only when it answers, so the server is put into its namespace first.
-    let [server, client] = [namespace(machine, "echo")?, namespace(machine, "client")?];
-    let _server: Server = Place { netns: server, cgroup: None, cpu: None }.serve(&Role::Serve {
-        request: vec![],
-        bulk: PORT + 1,
-        echo: PORT,
-    })?;
-    wait_for("the service to be Ready", PATIENCE, || {
-        let info = machine.hivemind(&["app", "info", "echo", "-o", "json"])?.json()?;
-        Ok((info["status"]["ready"].as_u64() == Some(1)).then_some(()))
-    })?;
+    let stage = Stage::set(machine, None)?;
+    let keeper = stage::outside(machine)?;
     let hooked = machine.sandbox.cgroup().join("streams");
     fs::create_dir(&hooked)?;
-    lab::check(machine.sandbox.command("sh").args(["-ec", OUTSIDE]))?;
-    let keeper = Keeper::start(machine)?;
     let family = usize::from(args.ipv6);
-    let info = machine.hivemind(&["service", "info", "echo.local", "-o", "json"])?.json()?;
-    let service: IpAddr = text(&info["addresses"][["v4", "v6"][family]])?.parse()?;
+    let service = SocketAddr::new(stage.service(machine, args.ipv6)?, PORT);
+    let client = stage.client.clone();
     let ways = [
-        ("socket", Place { netns: client.clone(), cgroup: Some(hooked), cpu: None }, SocketAddr::new(service, PORT)),
-        ("packet", Place { netns: client, cgroup: None, cpu: None }, SocketAddr::new(service, PORT)),
+        ("socket", Place { netns: client.clone(), cgroup: Some(hooked), cpu: None }, service),
+        ("packet", Place { netns: client, cgroup: None, cpu: None }, service),
         (
             "outside",
             Place { netns: keeper.netns(), cgroup: None, cpu: None },
@@ -136,6 +130,14 @@ fn measure(machine: &mut Machine, args: &Args, messages: u64, report: &mut Repor
         eprintln!("{}", end.name());
         disturb(machine, args, &ways, end, messages, report).with_context(|| end.name())?;
     }
+    if args.flows == 1 {
+        return Ok(());
+    }
+    for end in [End::UpgradeAbi, End::DowngradeAbi] {
+        eprintln!("{}", end.name());
+        disturb(machine, args, &ways, end, messages, report).with_context(|| end.name())?;
+    }
+    report.note("another ABI: between the two daemons the pins of the first are renamed to those of the ABI before, or after, its own, so that the next one can use none of its maps: it makes and fills its own, with no flow in them, before its programs take the place of those that are there. Whether what is there is older or newer makes no difference to it.");
     Ok(())
 }
 
@@ -148,79 +150,84 @@ fn disturb(
     report: &mut Report,
 ) -> Result<()> {
     let mut streams = Vec::new();
-    for (way, place, to) in ways {
+    for ((way, place, to), ports) in ways.iter().zip((PORTS..).step_by(PORTS_EACH)) {
         for (protocol, tcp) in [("TCP", true), ("UDP", false)] {
-            let stream = Stream { to: *to, tcp, messages, rate: args.rate };
+            let stream = Stream { to: *to, tcp, flows: args.flows, ports, messages, rate: args.rate };
             streams.push((format!("{}: {protocol} by {way}", end.name()), place.start(&Role::Count(stream))?));
         }
+    }
+    for (name, client) in &mut streams {
+        let said = client.line()?;
+        ensure!(said == OPENED, "{name}: it could not begin ({said:?})");
     }
     let mut without = Series::default();
     while streams.iter_mut().map(|(_, client)| client.is_running()).collect::<Result<Vec<_>>>()?.contains(&true) {
         pause(STAY);
-        let begin = Moment::now();
-        match end {
-            End::Kill => machine.daemon.kill()?,
-            End::Restart | End::Upgrade => drop(machine.daemon.stop()?),
-        }
-        if end == End::Upgrade {
-            let newer = machine.sandbox.dir().join(format!("hivemind-{}", without.0.len()));
-            fs::copy(machine.daemon.program(), &newer)?;
-            machine.daemon.replace_binary(&newer);
-        }
-        machine.daemon.start(&machine.sandbox)?;
-        without.0.push(begin.elapsed().as_secs_f64());
+        without.0.push(replace(machine, end, without.0.len())?);
     }
     let times = without.0.len();
     ensure!(times > 0, "the streams were over before the daemon was disturbed");
+    let mut all = Vec::new();
     for (name, client) in streams {
         let counted: Counted = client.finish().with_context(|| name.clone())?;
         ensure!(counted.sent == messages, "{name}: only {} messages were sent", counted.sent);
-        report.figure(format!("{name}: longest silence"), "ms", &Series(vec![counted.gap]));
-        report.limit(format!("{name}: lost"), "messages", &Series(vec![counted.lost as f64]), Target::AtMost(0.0));
+        all.push((name, counted));
+    }
+    for (name, Counted { lost, broken, strange, .. }) in all.iter().filter(|(_, counted)| counted.lost > 0) {
+        report.note(format!(
+            "{name}: {lost} messages lost, {broken} connections broken, {strange} answers from elsewhere"
+        ));
+    }
+    if args.flows == 1 {
+        for (name, counted) in &all {
+            report.figure(format!("{name}: longest silence"), "ms", &Series(vec![counted.gap]));
+            report.limit(format!("{name}: lost"), "messages", &Series(vec![counted.lost as f64]), Target::AtMost(0.0));
+        }
+    } else {
+        together(&all, args.flows, end, report);
     }
     report.figure(format!("{}: until the next daemon is ready", end.name()), "s", &without);
     report.note(format!("{}: {times} times while the streams ran", end.name()));
     Ok(())
 }
 
-/// The network namespace of an app's only instance.
-pub(crate) fn namespace(machine: &Machine, app: &str) -> Result<PathBuf> {
-    let pid = wait_for("the container to run", PATIENCE, || {
-        let listed = machine.hivemind(&["ps", app, "-o", "json"])?.json()?;
-        let Some(id) = listed[0]["id"].as_str() else { return Ok(None) };
-        let tasks = machine.containerd.ctr(&["tasks", "ls"])?;
-        let mut words = tasks.lines().map(str::split_whitespace);
-        Ok(words.find_map(|mut words| (words.next() == Some(id)).then(|| words.next().map(str::to_owned))?))
-    })?;
-    Ok(Path::new("/proc").join(pid).join("ns/net"))
+/// Ends the daemon, starts the next one, and says how many seconds there was none that was ready.
+fn replace(machine: &mut Machine, end: End, times: usize) -> Result<f64> {
+    let begin = Moment::now();
+    match end {
+        End::Kill => machine.daemon.kill()?,
+        End::Restart | End::Upgrade | End::UpgradeAbi | End::DowngradeAbi => drop(machine.daemon.stop()?),
+    }
+    if end == End::Upgrade {
+        let newer = machine.sandbox.dir().join(format!("hivemind-{times}"));
+        fs::copy(machine.daemon.program(), &newer)?;
+        machine.daemon.replace_binary(&newer);
+    }
+    let Some(abi) = end.other_abi() else {
+        machine.daemon.start(&machine.sandbox)?;
+        return Ok(begin.elapsed().as_secs_f64());
+    };
+    let [own, other] = [ABI_VERSION, abi].map(|abi| format!("{PINS}/v{abi}"));
+    lab::check(machine.sandbox.command("mv").args(["-T", &own, &other]))?;
+    machine.daemon.start(&machine.sandbox)?;
+    let seconds = begin.elapsed().as_secs_f64();
+    let pid = machine.daemon.pid().context("the daemon does not run")?;
+    // As the daemon sees it.
+    let left = PathBuf::from(format!("/proc/{pid}/root{other}"));
+    wait_for("what is of another ABI to be replaced", PATIENCE, || Ok((!left.exists()).then_some(())))?;
+    Ok(seconds)
 }
 
-fn text(value: &Value) -> Result<&str> {
-    value.as_str().with_context(|| format!("not a text: {value}"))
-}
-
-/// A process on the other machine, by which its namespace is found. It ends with the sandbox.
-struct Keeper(Child);
-
-impl Keeper {
-    fn start(machine: &Machine) -> Result<Self> {
-        let mut command = machine.sandbox.command("ip");
-        let child = command.args(["netns", "exec", "outside", "sleep", "1d"]).spawn()?;
-        let keeper = Self(child);
-        let node = format!("/proc/{}/ns/net", machine.daemon.pid().context("the daemon does not run")?);
-        let node = fs::read_link(node)?;
-        wait_for("the other machine", PATIENCE, || Ok((fs::read_link(keeper.netns())? != node).then_some(())))?;
-        Ok(keeper)
-    }
-
-    fn netns(&self) -> PathBuf {
-        Path::new("/proc").join(self.0.id().to_string()).join("ns/net")
-    }
-}
-
-impl Drop for Keeper {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
+/// What came of many flows: one figure for all of their streams.
+fn together(all: &[(String, Counted)], flows: u64, end: End, report: &mut Report) {
+    let sum = |of: fn(&Counted) -> u64| Series(vec![all.iter().map(|(_, counted)| of(counted)).sum::<u64>() as f64]);
+    let gap = all.iter().map(|(_, counted)| counted.gap).fold(0.0, f64::max);
+    let name = end.name();
+    let messages: u64 = all.iter().map(|(_, counted)| counted.sent).sum();
+    report.figure(format!("{name}: longest silence of a stream"), "ms", &Series(vec![gap]));
+    let connections = flows * all.len() as u64 / 2;
+    let broken = format!("{name}: broken of {connections}");
+    report.limit(broken, "connections", &sum(|counted| counted.broken), Target::AtMost(0.0));
+    let lost = format!("{name}: lost of {messages}");
+    report.limit(lost, "messages", &sum(|counted| counted.lost), Target::AtMost(0.0));
 }

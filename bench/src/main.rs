@@ -4,23 +4,34 @@
 //! ([`supervisor`]). `docs/BENCHMARKS.md` holds the results and says how to read them.
 
 mod all;
+mod changes;
 mod child;
 mod clock;
 mod crr;
 mod daemon;
+mod device;
+mod enforcement;
+mod flood;
+mod flows;
 mod lab;
+mod live;
 mod loss;
+mod memory;
 mod names;
 mod one_more;
+mod overload;
 mod packet;
 mod plane;
+mod policies;
 mod report;
 mod rules;
 mod services;
+mod stage;
 mod stats;
 mod stream;
 mod supervisor;
 mod throughput;
+mod watched;
 
 use std::process::ExitCode;
 
@@ -55,12 +66,24 @@ struct Common {
 enum Command {
     /// New connections through a service, beside nftables, iptables, the direct way and loopback
     Crr(crr::Args),
+    /// New connections, and exchanges on one, between containers with policies, beside none, nftables and iptables
+    Policies(policies::Args),
     /// Bulk data over TCP, beside a plain routed veth
     Throughput(throughput::Args),
+    /// New connections while flows are watched, beside nobody watching
+    Flows(flows::Args),
     /// The programs, packet by packet, over one that does nothing
     Packet(packet::Args),
     /// Loading many services and adding one, beside nftables and iptables
     Services(services::Args),
+    /// One policy, one rule or one backend among 10,000, from the tables to the kernel's maps
+    Changes(changes::Args),
+    /// Memory of all maps of the data plane
+    Memory(memory::Args),
+    /// From a policy's request to its enforcement on a flow that lives
+    Enforcement(enforcement::Args),
+    /// Known flows while many times more arrives than one CPU can do
+    Overload(overload::Args),
     /// Messages lost while the daemon restarts, is killed, is replaced
     Loss(loss::Args),
     /// The daemon: start, memory, how soon names are right; with nothing to do and with many instances
@@ -84,7 +107,9 @@ fn main() -> Result<ExitCode> {
         (Command::Child(args), _) => child::run(args),
         // Their machines clean up after themselves.
         (Command::Daemon(args), _) => daemon::run(&cli.common, args),
+        (Command::Enforcement(args), _) => enforcement::run(&cli.common, args),
         (Command::Loss(args), _) => loss::run(&cli.common, args),
+        (Command::Overload(args), _) => overload::run(&cli.common, args),
         (_, None) => return supervisor::supervise(),
         (command, Some(run)) => measure(command, &cli.common, &supervisor::Run::named(run)?),
     };
@@ -95,9 +120,15 @@ fn measure(command: &Command, common: &Common, run: &supervisor::Run) -> Result<
     supervisor::begin(run)?;
     match command {
         Command::Crr(args) => crr::run(run, common, args),
+        Command::Policies(args) => policies::run(run, common, args),
         Command::Throughput(args) => throughput::run(run, common, args),
+        Command::Flows(args) => flows::run(run, common, args),
         Command::Packet(args) => packet::run(run, common, args),
         Command::Services(args) => services::run(run, common, args),
-        Command::Child(_) | Command::Daemon(_) | Command::Loss(_) => Ok(()),
+        Command::Changes(args) => changes::run(run, common, args),
+        Command::Memory(args) => memory::run(run, common, args),
+        Command::Child(_) | Command::Daemon(_) | Command::Enforcement(_) | Command::Loss(_) | Command::Overload(_) => {
+            Ok(())
+        }
     }
 }

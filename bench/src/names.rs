@@ -16,8 +16,9 @@ use crate::{
     child::Role,
     clock::pause,
     lab::{Client, Place},
-    loss::namespace,
+    live::now,
     report::{Report, Target},
+    stage::namespace,
     stats::Series,
 };
 
@@ -57,11 +58,6 @@ pub(crate) fn until(count: u16) -> Result<Answered> {
         pause(Duration::from_millis(1));
     }
     anyhow::bail!("there were never {count} answers")
-}
-
-/// Wall-clock time, as the events have it.
-fn now() -> f64 {
-    hivemind::lifecycle::clock::now().as_millis() as f64
 }
 
 /// Measures with a machine on which nothing runs, and leaves it so.

@@ -48,7 +48,7 @@ fn add(machine: &Machine, image: &str, name: &str) -> Result<()> {
 }
 
 /// Milliseconds that a process's threads have run.
-fn processor(pid: u32) -> Result<f64> {
+pub(crate) fn processor(pid: u32) -> Result<f64> {
     let mut sum = 0.0;
     for task in fs::read_dir(format!("/proc/{pid}/task"))?.flatten() {
         // Threads come and go while they are looked at.

@@ -4,21 +4,15 @@
 mod driver;
 mod empty;
 
-use std::collections::BTreeSet;
-
 use anyhow::{Result, ensure};
-use hivemind::{
-    dataplane::tables::{EndpointRow, Tables},
-    policy::{Direction, EndpointPolicy, RuleKey, RuleRow, interval},
-    spec::v1::{Action, PolicyProtocol},
-};
+use hivemind::dataplane::tables::Tables;
 
 use crate::{
     Common,
     lab::{CLIENT, Lab, MACS, SERVER},
     plane::Plane,
     report::{Report, Target},
-    rules::{self, tables},
+    rules::{self, policies, tables},
     stats::Series,
     supervisor::Run,
 };
@@ -29,8 +23,6 @@ pub(crate) struct Args {}
 
 /// How many rules there are, each for a peer of its own, with policies on.
 const RULES: [u32; 3] = [10, 10_000, 60_000];
-/// The set of policies that is about both instances.
-const SET: u32 = 7;
 /// The verdicts of a packet that is dropped, and of one that goes straight into another instance.
 const DROP: i32 = 2;
 const REDIRECT: i32 = 7;
@@ -49,7 +41,7 @@ pub(crate) fn run(run: &Run, common: &Common, _: &Args) -> Result<()> {
     let plain = tables::tables(ends, &rules::services(1, false), 0);
     let mut subjects = vec![Subject { name: "no policy".into(), tables: plain.clone(), ..Subject::default() }];
     for count in RULES {
-        let tables = with_rules(plain.clone(), count);
+        let tables = policies::isolate(plain.clone(), count, &[80]);
         subjects.push(Subject { name: format!("{count} rules"), tables, ..Subject::default() });
     }
     let mut empty = Series::default();
@@ -118,31 +110,6 @@ fn report(common: &Common, empty: &Series, subjects: &[Subject], driver: &driver
     report.note("driver: of a published port; over a frame that is left at once, each run a call of its own.");
     report.note("judged: what the first packet of a flow costs, but for the row that is made for it (about 290 ns).");
     report.print(common.json)
-}
-
-/// Both instances are isolated in both directions; one rule of `count` in each allows the other's port.
-fn with_rules(mut tables: Tables, count: u32) -> Tables {
-    let policy = EndpointPolicy {
-        sets: [0, 0, SET, 0, 0],
-        isolated_in: true,
-        isolated_out: true,
-        ruled_in: true,
-        ruled_out: true,
-        ..EndpointPolicy::default()
-    };
-    tables.endpoints =
-        tables.endpoints.into_iter().map(|(device, row)| (device, EndpointRow { policy, ..row })).collect();
-    tables.intervals.insert(PolicyProtocol::Tcp, BTreeSet::from([0, 80, 81]));
-    let port = interval(tables.intervals.get(&PolicyProtocol::Tcp), 80);
-    let class = tables.endpoints.values().next().map_or(0, |row| row.class);
-    for direction in [Direction::In, Direction::Out] {
-        for n in 0..count / 2 {
-            let peer = if n == 0 { class } else { 100_000 + n };
-            let key = RuleKey { set: SET, direction, peer, protocol: Some(PolicyProtocol::Tcp), port };
-            tables.rules.insert(key, RuleRow { number: n + 1, action: Action::Accept, order: 0 });
-        }
-    }
-    tables
 }
 
 /// A TCP packet from a port of the client to one of the server. The programs do not look at its checksum.

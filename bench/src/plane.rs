@@ -8,7 +8,7 @@ use std::{
 use anyhow::{Context, Result};
 use hivemind::{
     dataplane::{
-        Dataplane,
+        Dataplane, SyncReport,
         bpf::{BpfDataplane, DataplaneConfig, TestRun},
         tables::Tables,
     },
@@ -21,6 +21,7 @@ use hivemind_ebpf::program;
 use crate::{
     lab::{GATEWAY, HOST_ENDS, Lab, MACS, Netns},
     supervisor::Run,
+    watched::Watcher,
 };
 
 /// The ids of client and server.
@@ -64,8 +65,19 @@ impl Plane {
     }
 
     /// Writes what differs from `tables`.
-    pub(crate) fn sync(&mut self, tables: &Tables) -> Result<()> {
-        self.inner.sync(tables).map(drop).context("cannot write the tables")
+    pub(crate) fn sync(&mut self, tables: &Tables) -> Result<SyncReport> {
+        self.inner.sync(tables).context("cannot write the tables")
+    }
+
+    /// Has somebody listen to what the programs tell, once; `cpu`: on this one only.
+    pub(crate) fn listen(&mut self, cpu: Option<usize>) -> Result<Watcher> {
+        let ring = self.inner.ring().context("somebody listens already")?;
+        Watcher::start(ring, self.inner.watch(), cpu)
+    }
+
+    /// Name, entries and bytes of every map, as they were when it was opened.
+    pub(crate) fn maps(&self) -> Vec<(String, u32, u64)> {
+        self.inner.info().maps
     }
 
     /// Shows a packet to the program of the instances' host devices, as one that came by the device `ifindex`.

@@ -99,7 +99,7 @@ struct Hivemind {
 impl Hivemind {
     fn apply(&mut self, change: impl FnOnce(&mut Tables)) -> Result<()> {
         change(&mut self.tables);
-        self.plane.sync(&self.tables)
+        self.plane.sync(&self.tables).map(drop)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use crate::{
     abi::{Flow, FlowKey},
-    packet::{FIN, RST, SYN, TCP},
+    packet::{ACK, FIN, RST, SYN, TCP},
 };
 
 /// Bit of `seen`: the side has sent something.
@@ -13,6 +13,10 @@ pub const FINISHED: u8 = 2;
 pub const RESET: u8 = 4;
 /// Bit of `seen`: it has sent TCP data or acknowledgements, not only a SYN.
 pub const ESTABLISHED: u8 = 8;
+
+/// Bit of `seen`: it is known to have begun the TCP connection: by its SYN, or from what the host knew before there was a
+/// table.
+pub const OPENED: u8 = 16;
 
 const SECOND: u64 = 1_000_000_000;
 
@@ -41,6 +45,8 @@ pub const fn seen(tcp_flags: u8) -> u8 {
     }
     if tcp_flags & SYN == 0 {
         bits |= ESTABLISHED;
+    } else if tcp_flags & ACK == 0 {
+        bits |= OPENED;
     }
     bits
 }
@@ -56,6 +62,12 @@ pub const fn is_closed(seen: [u8; 2]) -> bool {
 pub const fn is_answered(protocol: u8, seen: [u8; 2]) -> bool {
     let bit = if protocol == TCP { ESTABLISHED } else { SENT };
     seen[0] & seen[1] & bit != 0
+}
+
+/// Whether it is known who has begun the connection: then the other side's packets are answers, or nothing.
+#[inline(always)]
+pub const fn is_begun(protocol: u8, flow: &Flow) -> bool {
+    protocol == TCP && flow.seen[(flow.origin & 1) as usize] & OPENED != 0
 }
 
 /// How many nanoseconds of silence end the flow.
@@ -87,7 +99,7 @@ pub const fn is_spare(key: &FlowKey, flow: &Flow, now: u64) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::packet::{ACK, UDP};
+    use crate::packet::UDP;
 
     #[test]
     fn a_connection_lives_as_long_as_its_state_deserves() {
@@ -107,6 +119,19 @@ mod tests {
         }
         assert_eq!(lifetime(UDP, [seen(0), 0]), OPENING_NS);
         assert_eq!(lifetime(UDP, [seen(0), seen(0)]), ANSWERED_NS);
+    }
+
+    #[test]
+    fn only_a_syn_tells_who_has_begun() {
+        for (protocol, sides, origin, begun) in [
+            (TCP, [seen(SYN) | seen(ACK), seen(SYN | ACK)], 0, true),
+            (TCP, [seen(SYN | ACK), seen(SYN)], 1, true),
+            (TCP, [seen(ACK), seen(SYN | ACK)], 0, false),
+            (UDP, [seen(0), seen(0)], 0, false),
+        ] {
+            let flow = Flow { seen: sides, origin, ..Flow::default() };
+            assert_eq!(is_begun(protocol, &flow), begun, "{protocol} {sides:?} {origin}");
+        }
     }
 
     #[test]

@@ -41,6 +41,10 @@ pub const ISOLATED_PUBLISHED: u32 = 1024;
 /// What no rule allows to published ports is answered.
 pub const REJECT_PUBLISHED: u32 = 2048;
 
+/// With the policies on trial, only what rules allow would reach published ports. Of the host the bits [`AUDIT_IN`] and
+/// [`AUDIT_OUT`] say the same of its other ways: [`TRIAL_RULES`] and [`PUBLISHED_TRIAL`] are asked of what passes.
+pub const AUDIT_PUBLISHED: u32 = 8192;
+
 /// It has rates, or its tenant has.
 pub const LIMITED: u32 = 4096;
 
@@ -64,6 +68,10 @@ pub const FAILSAFE: usize = 0;
 pub const HOST_RULES: usize = 1;
 /// Of the host: the rules of published ports.
 pub const PUBLISHED_RULES: usize = 2;
+/// Of the host: its rules with those on trial among them; 0: none is on trial.
+pub const TRIAL_RULES: usize = 3;
+/// The same of published ports.
+pub const PUBLISHED_TRIAL: usize = 4;
 
 /// Bit of [`crate::abi::Rule::number`]: the rule denies.
 pub const DENIES: u32 = 1 << 31;

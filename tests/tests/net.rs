@@ -11,7 +11,7 @@ use std::{
 
 use hivemind::{
     model::{InstanceId, Protocol},
-    net::{Gone, Mended, Net, NetError, NodeNet, PublishedPort},
+    net::{Gone, LinkState, Mended, Net, NetError, NodeNet, PublishedPort},
 };
 use hivemind_tests::netlab::{DEADLINE, GATEWAY, HOST, Lab, Ns, OUTSIDE, link, may_run, node, sh, until};
 
@@ -153,11 +153,14 @@ fn a_second_time_changes_nothing_and_drift_is_repaired() {
             "ip route add unreachable 10.99.0.0/16 metric 2147483647 proto 104",
             "nft delete table inet hivemind",
             "nft flush chain inet hivemind postrouting",
+            "nft add rule inet hivemind forward accept",
             "sysctl -qw net.ipv4.ip_forward=0 net.ipv6.conf.all.forwarding=0",
         ] {
             lab.host.sh(damage);
-            net.ensure_node(&node()).await.unwrap_or_else(|error| panic!("{damage}: {error}"));
+            let mended = net.ensure_node(&node()).await.unwrap_or_else(|error| panic!("{damage}: {error}"));
             assert_eq!(state(&lab.host), good, "after {damage}");
+            assert_eq!(mended.firewall, u64::from(damage.contains("nft")), "counted after {damage}");
+            assert_eq!(net.ensure_node(&node()).await.expect("the node"), Mended::default(), "once, after {damage}");
             let forwarding = lab.host.sh("sysctl -n net.ipv4.ip_forward net.ipv6.conf.all.forwarding");
             assert_eq!(forwarding, "1\n1\n", "after {damage}");
         }
@@ -419,8 +422,26 @@ fn the_first_packet_for_a_published_port_goes_to_the_publish_device() {
         [PublishedPort { port: 8080, protocol: Protocol::Tcp }, PublishedPort { port: 8053, protocol: Protocol::Udp }];
     lab.with_net(async |net| {
         for _ in 0..2 {
-            net.sync_published(&ports).await.expect("rules");
+            assert_eq!(net.sync_published(&ports).await.expect("rules"), Mended::default());
         }
+        let rules = || lab.host.sh("nft list table ip hivemind_pub; nft list table ip6 hivemind_pub");
+        let good = rules();
+        for damage in [
+            "nft delete table ip6 hivemind_pub",
+            "nft flush chain ip hivemind_pub input",
+            // In its other language, where a set may be called "tcp".
+            r#"echo '{"nftables": [{"delete": {"element": {"family": "ip", "table": "hivemind_pub", "name": "tcp",
+                "elem": [8080]}}}]}' | nft -j -f -"#,
+        ] {
+            lab.host.sh(damage);
+            for firewall in [1, 0] {
+                let mended = net.sync_published(&ports).await.expect("rules");
+                assert_eq!(mended, Mended { firewall, ..Mended::default() }, "{damage}");
+                assert_eq!(rules(), good, "{damage}");
+            }
+        }
+        assert_eq!(net.sync_published(&ports[..1]).await.expect("rules"), Mended::default(), "our own change is none");
+        assert_eq!(net.sync_published(&ports).await.expect("rules"), Mended::default());
     });
     watch_publish_device(&lab);
     for (family, ip) in HOST.into_iter().enumerate() {
@@ -623,8 +644,21 @@ fn what_is_deleted_of_an_instances_network_comes_back_and_is_counted() {
         let [v4, v6] = [0, 1].map(|n| link(0).addresses.iter().nth(n).expect("both families"));
         let name = &there.name;
         lab.host.sh(&format!("ip route del {v4}/32; ip -6 route del {v6}/128; ip neigh del {v4} dev {name}"));
-        assert_eq!(net.mend_links(&links).await.expect("mended"), Mended { routes: 2, ..Mended::default() });
+        let lacked = Mended { routes: 2, neighbours: 1, ..Mended::default() };
+        assert_eq!(net.mend_links(&links).await.expect("mended"), lacked);
         assert_eq!(whole(), good);
+        // One that is there, but no longer permanent or with another Ethernet address, and the instance's own.
+        lab.host.sh(&format!("ip neigh change {v6} dev {name} lladdr 02:00:00:00:00:99 nud permanent"));
+        inside("ip neigh change 10.88.0.1 dev eth0 nud stale");
+        let lacked = Mended { neighbours: 2, ..Mended::default() };
+        assert_eq!(net.mend_links(&links).await.expect("mended"), lacked);
+        assert_eq!(whole(), good);
+        // The device of the host's end.
+        assert_eq!(net.look_at_link(&there).await.expect("looked at"), LinkState::Up);
+        lab.host.sh(&format!("ip link set {name} down"));
+        assert_eq!(net.look_at_link(&there).await.expect("looked at"), LinkState::Down);
+        net.bring_up(&link(0)).await.expect("up");
+        assert_eq!((net.look_at_link(&there).await.expect("looked at"), whole()), (LinkState::Up, good.clone()));
         // With an address its routes go.
         inside(&format!("ip addr del {v4}/32 dev eth0"));
         inside("ip -6 route del default");
@@ -635,5 +669,11 @@ fn what_is_deleted_of_an_instances_network_comes_back_and_is_counted() {
         let mended = net.ensure_node(&node()).await.expect("mended");
         assert_eq!((mended.addresses, mended.devices), (1, 0));
         assert!(mended.routes >= 1, "{mended:?}");
+        lab.host.sh(&format!(
+            "ip link del {name}; ip link add {name} type veth peer name elsewhere; ip link set {name} up"
+        ));
+        assert_eq!(net.look_at_link(&there).await.expect("looked at"), LinkState::Gone, "another one of its name");
+        lab.host.sh(&format!("ip link del {name}"));
+        assert_eq!(net.look_at_link(&there).await.expect("looked at"), LinkState::Gone);
     });
 }

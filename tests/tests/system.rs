@@ -24,6 +24,8 @@ mod hosts;
 mod life;
 #[path = "system/limits.rs"]
 mod limits;
+#[path = "system/lost.rs"]
+mod lost;
 #[path = "system/namespaces.rs"]
 mod namespaces;
 #[path = "system/outside.rs"]

@@ -2,6 +2,7 @@
 
 pub(crate) mod iptables;
 pub(crate) mod nft;
+pub(crate) mod policies;
 pub(crate) mod tables;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};

@@ -157,8 +157,9 @@ extern "C" fn hm_admit(arrives: u32, bytes: u64) -> u32 {
 fn decide(work: &mut Work, arrives: bool, bytes: u64) -> Result<(), Reason> {
     recall(work, arrives)?;
     if let Err(reason) = policy::judge(work, work.answers != 0) {
-        // What is no answer any more may still be allowed for itself.
-        if work.answers == 0 || !work.fresh.vip.is_none() {
+        // What is no answer any more may still be allowed for itself: but not a part of a connection that the other
+        // side has begun, or what was revoked would go on as soon as that one speaks.
+        if work.answers == 0 || !work.fresh.vip.is_none() || flow::is_begun(work.key.protocol, &work.fresh) {
             return Err(reason);
         }
         policy::judge(work, false)?;

@@ -10,9 +10,9 @@ use hivemind_ebpf::{
     abi::{Addr, ClientKey, Endpoint, FrontendKey, IN, OUT, SOURCES, Tuple},
     packet::{ICMPV6, LATER, Packet, TCP, UDP, is_group, is_link_local},
     policy::{
-        DENIES, FAILSAFE, HOST, HOST_ENDPOINT, HOST_RULES, ISOLATED_IN, ISOLATED_OUT, ISOLATED_PUBLISHED, LAST_RULE,
-        PUBLISHED_RULES, REJECT_IN, REJECT_OUT, REJECT_PUBLISHED, REJECTS, RULED_IN, RULED_OUT, RULED_PUBLISHED, WORLD,
-        reversed,
+        AUDIT_IN, AUDIT_OUT, AUDIT_PUBLISHED, DENIES, FAILSAFE, HOST, HOST_ENDPOINT, HOST_RULES, ISOLATED_IN,
+        ISOLATED_OUT, ISOLATED_PUBLISHED, LAST_RULE, PUBLISHED_RULES, PUBLISHED_TRIAL, REJECT_IN, REJECT_OUT,
+        REJECT_PUBLISHED, REJECTS, RULED_IN, RULED_OUT, RULED_PUBLISHED, TRIAL_RULES, WORLD, reversed,
     },
     reason::Reason,
 };
@@ -20,7 +20,7 @@ use hivemind_ebpf::{
 use super::{
     PASS, balance, finish,
     flow::{self, Hook},
-    maps::{ENDPOINTS, FRONTENDS, config, has_nodes, hit, host_flags},
+    maps::{ENDPOINTS, FRONTENDS, config, count, has_nodes, hit, host_flags},
     policy::{ask, hm_first_rule, who},
     refuse::{ANSWER_MARK, Back, answer},
     service,
@@ -242,15 +242,31 @@ extern "C" fn hm_host(asked: u32) -> u32 {
     let rule = hm_first_rule(if asked == PUBLISHED { host.sets[PUBLISHED_RULES] } else { host.sets[HOST_RULES] });
     work.rule = rule & LAST_RULE;
     match rule {
-        0 if host.flags & isolated == 0 => 0,
-        0 if host.flags & reject != 0 => Reason::Rejected as u32,
-        0 => denied as u32,
-        rule if rule & REJECTS != 0 => Reason::Rejected as u32,
-        rule if rule & DENIES != 0 => denied as u32,
-        rule => {
-            hit(rule);
-            0
-        }
+        0 if host.flags & isolated == 0 => {}
+        0 if host.flags & reject != 0 => return Reason::Rejected as u32,
+        0 => return denied as u32,
+        rule if rule & REJECTS != 0 => return Reason::Rejected as u32,
+        rule if rule & DENIES != 0 => return denied as u32,
+        rule => hit(rule),
+    }
+    try_out(host, asked);
+    0
+}
+
+/// Of what passes: counts it if the policies on trial would not let it pass.
+#[inline(always)]
+fn try_out(host: &Endpoint, asked: u32) {
+    let (set, audit, way) = match asked {
+        ENTERS => (host.sets[TRIAL_RULES], AUDIT_IN, IN),
+        LEAVES => (host.sets[TRIAL_RULES], AUDIT_OUT, OUT),
+        _ => (host.sets[PUBLISHED_TRIAL], AUDIT_PUBLISHED, IN),
+    };
+    if set == 0 {
+        return;
+    }
+    let rule = hm_first_rule(set);
+    if rule & DENIES != 0 || rule == 0 && host.flags & audit != 0 {
+        count(HOST_ENDPOINT, 0, way, Reason::Audit as u8, 0);
     }
 }
 

@@ -71,6 +71,7 @@ pub struct Datapath {
     watch: Watch,
     captures: Captures,
     named: watch::Receiver<Option<BTreeSet<String>>>,
+    named_of_host: watch::Receiver<BTreeSet<String>>,
 }
 
 /// The owner's thread. Dropping it without [`DatapathThread::stop`] leaves the thread running until the process ends,
@@ -115,6 +116,7 @@ pub fn start(
     let (listeners, captures) = (dataplane.watch(), dataplane.captures());
     let (state_tx, state) = watch::channel(DatapathState::default());
     let (named_tx, named) = watch::channel(None);
+    let (of_host_tx, named_of_host) = watch::channel(BTreeSet::new());
     let owner = Owner {
         dataplane,
         node,
@@ -127,11 +129,12 @@ pub fn start(
         hosts: in_place.hosts,
         early: Vec::new(),
         named: named_tx,
+        named_of_host: of_host_tx,
         state: state_tx,
         dirty: false,
     };
     let thread = std::thread::Builder::new().name("datapath".into()).spawn(move || owner.run(&inbox))?;
-    let datapath = Datapath { requests: requests.clone(), state, watch: listeners, captures, named };
+    let datapath = Datapath { requests: requests.clone(), state, watch: listeners, captures, named, named_of_host };
     Ok((datapath, DatapathThread { requests, thread }))
 }
 
@@ -149,6 +152,8 @@ struct Owner {
     early: Vec<Resolved>,
     /// The names of hosts that policies have; none before the first are known.
     named: watch::Sender<Option<BTreeSet<String>>>,
+    /// Those that policies of the host have.
+    named_of_host: watch::Sender<BTreeSet<String>>,
     state: watch::Sender<DatapathState>,
     /// The maps may not be what they should be.
     dirty: bool,
@@ -306,8 +311,7 @@ impl Owner {
             return Ok(());
         }
         let policies = self.compile();
-        let named = Some(policies.hosts.values().flatten().cloned().collect());
-        self.named.send_if_modified(|before| std::mem::replace(before, named.clone()) != named);
+        self.say_names(&policies);
         let result = self.dataplane.sync(self.rows.follow(follow::Facts {
             desired: &self.desired,
             policies: &policies,

@@ -44,6 +44,8 @@ pub struct HostNames {
     least: Duration,
     /// The cluster's own ranges.
     ours: Vec<IpNet>,
+    /// The node's own addresses in them: by these the host asks.
+    node: Vec<IpAddr>,
     hosts: Hosts,
     known: Arc<KnownNames>,
     /// The file is not what is in memory.
@@ -51,8 +53,9 @@ pub struct HostNames {
 }
 
 impl HostNames {
-    /// What the file holds. Addresses are kept for `least` at the shortest; those in `ours` are not taken.
-    pub fn open(file: PathBuf, least: Duration, ours: Vec<IpNet>) -> Self {
+    /// What the file holds. Addresses are kept for `least` at the shortest; those in `ours` are not taken. What `node`
+    /// asks for is the host's.
+    pub fn open(file: PathBuf, least: Duration, ours: Vec<IpNet>, node: Vec<IpAddr>) -> Self {
         let hosts = match read(&file) {
             Ok(hosts) => hosts,
             Err(error) => {
@@ -62,7 +65,7 @@ impl HostNames {
             }
         };
         let known = Arc::new(hosts.known());
-        Self { file: Some(file), least, ours, hosts, known, unsaved: false }
+        Self { file: Some(file), least, ours, node, hosts, known, unsaved: false }
     }
 
     /// What each name stands for.
@@ -74,12 +77,18 @@ impl HostNames {
         &self.hosts
     }
 
-    /// Takes in what an instance is about to be told, if its policies have the name. True if the tables change.
+    /// Takes in what an instance, or the host, is about to be told, if its policies have the name. True if the tables
+    /// change.
     pub(super) fn learn(&mut self, resolved: &Resolved, desired: &NodeDesired, policies: &Compiled) -> bool {
-        let mut instances = desired.instances.iter();
         let asks = |address| address == resolved.asker;
-        let Some((id, _)) = instances.find(|(_, instance)| instance.addresses.iter().any(asks)) else { return false };
-        let sets = policies.endpoints.get(id).map_or([0; SETS], |endpoint| endpoint.sets);
+        let endpoint = if self.node.contains(&resolved.asker) {
+            policies.host.as_ref()
+        } else {
+            let mut instances = desired.instances.iter();
+            let found = instances.find(|(_, instance)| instance.addresses.iter().any(asks));
+            found.and_then(|(id, _)| policies.endpoints.get(id))
+        };
+        let sets = endpoint.map_or([0; SETS], |endpoint| endpoint.sets);
         let names = sets.iter().filter_map(|set| policies.hosts.get(set)).flatten();
         let names: BTreeSet<&String> = names.filter(|name| dns_name_covers(name, &resolved.name)).collect();
         let now = clock::now();
@@ -161,16 +170,16 @@ mod tests {
         let dir = tempfile::tempdir().expect("a folder");
         let path = dir.path().join("hosts.json");
         let address: IpAddr = "2001:db8::1".parse().expect("an address");
-        let mut names = HostNames::open(path.clone(), LEAST_TTL, vec![]);
+        let mut names = HostNames::open(path.clone(), LEAST_TTL, vec![], vec![]);
         assert!(names.known().is_empty());
         names.hosts.learn("a.b", address, LEAST_TTL, clock::now());
         names.changed();
-        let again = HostNames::open(path.clone(), LEAST_TTL, vec![]);
+        let again = HostNames::open(path.clone(), LEAST_TTL, vec![], vec![]);
         assert_eq!(again.hosts.names(), names.hosts.names());
         assert_eq!(again.known()["a.b"], BTreeSet::from([address]));
         for broken in ["", "{}", "{\"version\": 2, \"names\": {}}"] {
             fs::write(&path, broken).expect("written");
-            assert!(HostNames::open(path.clone(), LEAST_TTL, vec![]).known().is_empty(), "{broken:?}");
+            assert!(HostNames::open(path.clone(), LEAST_TTL, vec![], vec![]).known().is_empty(), "{broken:?}");
         }
     }
 }

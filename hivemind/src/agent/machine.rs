@@ -44,6 +44,8 @@ pub struct Seen {
     pub finished: bool,
     /// The health check says that the process must be started again.
     pub unhealthy: bool,
+    /// Its device was removed under the process, which is to be started again on another.
+    pub unlinked: bool,
     /// No new connection reaches it any more.
     pub drained: bool,
     /// How far its stop is.
@@ -120,6 +122,7 @@ fn next_to_run(want: &Want, seen: &Seen, now: Instant) -> Step {
         _ if seen.finished => Step::Rest,
         container => match (seen.retry_at, container) {
             (Some(at), _) if now < at => Step::Wait(at),
+            (_, Some(RunState::Running { .. })) if seen.unlinked => end_process(want, seen, now),
             (_, Some(RunState::Running { .. })) if !seen.link => Step::EnsureLink,
             (_, Some(RunState::Running { .. })) => end_process(want, seen, now),
             _ if !seen.image => Step::EnsureImage,
@@ -274,6 +277,21 @@ mod tests {
         let now = Instant::now();
         let seen = Seen { image: true, link: true, container: running(), unhealthy: true, ..Seen::default() };
         assert_eq!(next(&RUN, &seen, now), Step::Signal);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_process_whose_device_is_gone_ends_and_gets_another_device_before_it_begins_again() {
+        let now = Instant::now();
+        let mut seen = Seen { image: true, container: running(), unlinked: true, ..Seen::default() };
+        assert_eq!(next(&RUN, &seen, now), Step::Signal);
+        seen.stop = Stop::Signalled(now);
+        assert_eq!(next(&RUN, &seen, now + RUN.grace), Step::Kill);
+        seen.container = exited();
+        assert_eq!(next(&RUN, &seen, now), Step::RecordExit);
+        (seen.exit_recorded, seen.unlinked) = (true, false);
+        assert_eq!(next(&RUN, &seen, now), Step::EnsureLink);
+        seen.link = true;
+        assert_eq!(next(&RUN, &seen, now), Step::Create);
     }
 
     #[test]

@@ -7,6 +7,7 @@
 mod closing;
 pub mod datapath;
 mod fault;
+pub mod host_names;
 pub mod hosts;
 pub mod machine;
 pub mod node;
@@ -32,7 +33,7 @@ use crate::{
     lifecycle::backoff,
     model::{Addresses, EventKind, FeedMessage, NodeDesired, NodeName, Subject},
     net::{Net, PublishedPort},
-    observe::Events,
+    observe::{Events, Metrics},
     runtime::{ContainerState, Runtime},
 };
 use datapath::Datapath;
@@ -58,6 +59,8 @@ pub struct Agent {
     pub events: Events,
     /// The node.
     pub node: NodeName,
+    /// Where it counts what it puts right.
+    pub metrics: Metrics,
     /// The node's own addresses: gateways and name servers of its instances.
     pub gateway: Addresses,
     /// The node's ranges of instance addresses.
@@ -79,6 +82,7 @@ impl Agent {
             reporter: reporter.clone(),
             events: self.events,
             node: self.node,
+            metrics: self.metrics,
             gateway: self.gateway,
             ports: Ports::default(),
             slots: Semaphore::new(self.parallel),

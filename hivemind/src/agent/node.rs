@@ -119,8 +119,8 @@ impl NodeKeeper {
     async fn mend(&self) -> Vec<String> {
         let mut faults = Vec::new();
         let mut count = |mended: Result<Mended, NetError>| match mended {
-            Ok(Mended { devices, addresses, routes }) => {
-                for (kind, count) in [("device", devices), ("address", addresses), ("route", routes)] {
+            Ok(mended) => {
+                for (kind, count) in mended.kinds() {
                     self.metrics.repaired(kind, count);
                     if count > 0 {
                         tracing::warn!(

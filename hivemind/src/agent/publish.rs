@@ -5,11 +5,11 @@ use std::{sync::Arc, time::Duration};
 use tokio::sync::watch;
 
 use super::{ports::Published, worker::Shared};
-use crate::model::NodeDesired;
+use crate::{model::NodeDesired, net::Mended};
 
 /// How soon a refused set is tried again.
 const RETRY: Duration = Duration::from_secs(1);
-/// How often the rules are written though nothing changed.
+/// How often the rules are looked at though nothing changed.
 const REFRESH: Duration = Duration::from_secs(10);
 
 /// Runs until cancelled. Before the first end mark the rules stay as the last daemon left them.
@@ -23,9 +23,16 @@ pub(super) async fn run(shared: Arc<Shared>, mut desired: watch::Receiver<Arc<No
             published.follow(&now);
             written = true;
             let list: Vec<_> = published.places().into_iter().collect();
-            if let Err(error) = shared.net.sync_published(&list).await {
-                tracing::error!(%error, "the rules for published ports could not be written; trying again");
-                pause = RETRY;
+            match shared.net.sync_published(&list).await {
+                Ok(Mended { firewall: 0, .. }) => {}
+                Ok(Mended { firewall, .. }) => {
+                    shared.metrics.repaired("firewall", firewall);
+                    tracing::warn!("the rules for published ports were changed by someone else and put right");
+                }
+                Err(error) => {
+                    tracing::error!(%error, "the rules for published ports could not be written; trying again");
+                    pause = RETRY;
+                }
             }
         }
         // Most changes are none of the ports. The refresh is for rules that somebody else flushed.

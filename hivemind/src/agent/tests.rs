@@ -1,6 +1,7 @@
 //! The whole agent over fakes of runtime, network and data plane.
 
 mod broken;
+mod lost;
 mod world;
 
 use std::time::Duration;

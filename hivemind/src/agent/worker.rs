@@ -26,10 +26,12 @@ use crate::{
         StatusReport, Subject,
     },
     net::{HostLink, InstanceLink, Net, PublishedPort},
-    observe::Events,
+    observe::{Events, Metrics},
     runtime::{ContainerSpec, Image, PullProgress, RunState, Runtime},
     spec::v1::{AppSpec, PortSpec, PullPolicy},
 };
+
+mod lost;
 
 /// Label on every container of ours: the instance's app, `tenant/namespace/app`.
 pub(super) const LABEL_APP: &str = "hivemind.app";
@@ -51,6 +53,7 @@ pub(super) struct Shared {
     pub(super) events: Events,
     /// The node.
     pub(super) node: NodeName,
+    pub(super) metrics: Metrics,
     /// The node's own addresses: gateways and name servers of the instances.
     pub(super) gateway: Addresses,
     /// The published ports that are held.
@@ -78,8 +81,8 @@ pub(super) struct Worker {
     status: InstanceStatus,
     started: Option<Instant>,
     health: Option<Watching>,
-    /// Why the health check failed, said at the next exit: we were the ones who ended the process.
-    unhealthy_because: Option<String>,
+    /// Why we have the process ended, said at its exit.
+    ended_because: Option<(String, ErrorCode)>,
 }
 
 /// The health check of a running process. Dropping it ends it.
@@ -100,7 +103,7 @@ impl Worker {
             status: InstanceStatus::default(),
             started: None,
             health: None,
-            unhealthy_because: None,
+            ended_because: None,
         }
     }
 
@@ -164,6 +167,7 @@ impl Worker {
             self.status.restarts = self.status.restarts.max(restarts);
         }
         self.seen.container = state.map(|state| state.run);
+        self.look_at_link(instance).await;
         Ok(())
     }
 
@@ -357,7 +361,7 @@ impl Worker {
                 let message = format!("health check failed: {why}");
                 self.event(EventKind::Warning, "Unhealthy", instance, format!("{}: {message}", instance.name()));
                 self.say(instance, Phase::Unhealthy, message.clone(), Some(ErrorCode::Unhealthy));
-                self.unhealthy_because = Some(message);
+                self.ended_because = Some((message, ErrorCode::Unhealthy));
                 self.seen.unhealthy = true;
                 self.health = None;
                 return;
@@ -410,10 +414,10 @@ impl Worker {
         let ran = self.started.take().map_or(Duration::ZERO, |started| started.elapsed());
         self.seen.failures = if ran >= machine::WELL_AFTER { 1 } else { self.seen.failures + 1 };
         self.seen.exit_recorded = true;
-        self.seen.unhealthy = false;
+        (self.seen.unhealthy, self.seen.unlinked) = (false, false);
         self.seen.stop = Stop::NotBegun;
-        let (how, fault) = match self.unhealthy_because.take() {
-            Some(why) => (why, ErrorCode::Unhealthy),
+        let (how, fault) = match self.ended_because.take() {
+            Some(because) => because,
             None => (words::exit(code, oom, instance.spec.resources.memory), ErrorCode::StartFailed),
         };
         if machine::restarts(instance.spec.restart, code) {

@@ -189,14 +189,18 @@ async fn apply(context: &Context, args: &ApplyArgs) -> Result<(), Problem> {
             (false, _, false) => "is changed",
             (false, _, true) => "would be changed",
         };
+        let audits = match policy {
+            Document::Policy(_, spec) => spec.audit,
+            Document::Tier(_, spec) => spec.audit,
+        };
+        let audit = if audits { "; it audits only, and denies nothing" } else { "" };
         match policy {
-            Document::Policy(key, spec) => {
-                let audit = if spec.audit { "; it audits only, and denies nothing" } else { "" };
+            Document::Policy(key, _) => {
                 done(context, key.name.as_str(), &format!("policy {} {what}{audit}", key.name), changed)?;
             }
             Document::Tier(key, spec) => {
                 let tier = policy_tier::word(spec.tier);
-                done(context, &key.to_string(), &format!("policy {key} of the tier {tier} {what}"), changed)?;
+                done(context, &key.to_string(), &format!("policy {key} of the tier {tier} {what}{audit}"), changed)?;
             }
         }
     }

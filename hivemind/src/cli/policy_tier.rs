@@ -68,7 +68,7 @@ impl Listed for TierView {
 
     fn cells(&self) -> Vec<String> {
         let rules = |way: Way| match self.spec.rules(way).len() {
-            0 if self.spec.closes.contains(&way) => "closed".to_owned(),
+            0 if self.spec.closes.contains(&way) => if self.spec.audit { "audit" } else { "closed" }.to_owned(),
             0 => "-".to_owned(),
             1 => "1 rule".into(),
             n => format!("{n} rules"),
@@ -147,6 +147,9 @@ fn describe(policy: &TierView) -> Vec<String> {
     let host = policy.spec.tier == Tier::Host;
     if host {
         show("Nodes", nodes(&policy.spec.nodes));
+        if policy.spec.audit {
+            show("Audit", policy_words::AUDIT.into());
+        }
     } else {
         let namespaces = policy.spec.namespaces.as_ref().map(|selector| policy_words::selector(selector, "all"));
         show("Namespaces", namespaces.unwrap_or_else(|| "all".into()));

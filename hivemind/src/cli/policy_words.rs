@@ -9,6 +9,9 @@ use crate::{
     },
 };
 
+/// What is said of a policy in audit mode.
+pub(super) const AUDIT: &str = "it counts what it would deny, and denies nothing";
+
 /// What `policy show` prints.
 pub(super) fn describe(policy: &PolicyView) -> Vec<String> {
     let mut lines = Vec::new();
@@ -25,7 +28,7 @@ pub(super) fn describe(policy: &PolicyView) -> Vec<String> {
         },
     );
     if policy.spec.audit {
-        show("Audit", "it counts what it would deny, and denies nothing".into());
+        show("Audit", AUDIT.into());
     }
     for (title, word, rules) in [("In", "from", &policy.spec.ingress), ("Out", "to", &policy.spec.egress)] {
         match rules.as_deref() {

@@ -67,7 +67,12 @@ pub(super) async fn prepare(
         links: whole.filter(|(id, _)| attached.contains(id)).collect(),
         addresses: net.node_addresses().await.map_err(network_problem)?,
         ways: dataplane.ways(),
-        hosts: HostNames::open(config.state_dir.join("hosts.json"), config.dns_least_ttl, network.ranges().collect()),
+        hosts: HostNames::open(
+            config.state_dir.join("hosts.json"),
+            config.dns_least_ttl,
+            network.ranges().collect(),
+            network.gateways().collect(),
+        ),
     };
     Ok(Prepared { runtime, store, net: Arc::new(net), dns, dataplane, in_place })
 }

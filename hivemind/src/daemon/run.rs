@@ -19,6 +19,7 @@ use crate::{
     agent::{
         Agent,
         datapath::{self, Datapath},
+        host_names,
         node::{self, NodeKeeper},
         upstream::Upstream,
     },
@@ -109,6 +110,7 @@ async fn serve(
         datapath: datapath.clone(),
         events: events.clone(),
         node: config.node_name.clone(),
+        metrics: metrics.clone(),
         gateway: network.gateway,
         ranges: network.instances().collect(),
         parallel: std::thread::available_parallelism().map_or(4, |n| n.get() * 2),
@@ -130,6 +132,11 @@ async fn serve(
     tasks.spawn(async move {
         agent.run(desired).await;
         "agent"
+    });
+    let (looked_up, lookups, least) = (datapath.names_of_host(), dns.lookups(), config.dns_least_ttl);
+    tasks.spawn(async move {
+        host_names::run(looked_up, lookups, least).await;
+        "host names"
     });
     tasks.spawn(async move {
         dns.ended().await;

@@ -28,6 +28,7 @@ use tokio::{
 };
 
 use super::{
+    lookups::Lookups,
     opening::{self, Resolved},
     table::{Answer, DnsTable},
     upstream::Upstream,
@@ -82,6 +83,7 @@ pub enum DnsError {
 /// The running server. Dropping it ends it.
 pub struct DnsServer {
     server: Server<Handler>,
+    lookups: Lookups,
 }
 
 impl std::fmt::Debug for DnsServer {
@@ -93,14 +95,22 @@ impl std::fmt::Debug for DnsServer {
 impl DnsServer {
     /// Binds and serves. `table` may change at any time; the next question sees it.
     pub async fn start(config: &DnsConfig, table: watch::Receiver<Arc<DnsTable>>) -> Result<Self, DnsError> {
-        let handler = Handler { table, upstream: Upstream::new(config), opener: config.opener.clone() };
+        let upstream = Arc::new(Upstream::new(config));
+        let node = config.listen.first().map_or(IpAddr::from([0; 4]), SocketAddr::ip);
+        let lookups = Lookups::new(Arc::clone(&upstream), config.opener.clone(), node);
+        let handler = Handler { table, upstream, opener: config.opener.clone() };
         let mut server = Server::with_access(handler, [], config.clients.iter().copied());
         for address in &config.listen {
             let fail = |source| DnsError::Bind { address: *address, source };
             server.register_socket(UdpSocket::bind(address).await.map_err(fail)?);
             server.register_listener(TcpListener::bind(address).await.map_err(fail)?, TCP_IDLE, TCP_BUFFER);
         }
-        Ok(Self { server })
+        Ok(Self { server, lookups })
+    }
+
+    /// What looks names up for the node itself.
+    pub fn lookups(&self) -> Lookups {
+        self.lookups.clone()
     }
 
     /// Waits until the server has ended, which only a fault of its own brings about.
@@ -113,7 +123,7 @@ impl DnsServer {
 
 struct Handler {
     table: watch::Receiver<Arc<DnsTable>>,
-    upstream: Upstream,
+    upstream: Arc<Upstream>,
     opener: Option<mpsc::Sender<Resolved>>,
 }
 

@@ -14,7 +14,9 @@ mod types;
 
 pub use error::NetError;
 pub use ports::HeldPort;
-pub use types::{Family, Gone, HostLink, InstanceLink, Mac, Mended, NodeNet, Overlap, PublishedPort, Uplink};
+pub use types::{
+    Family, Gone, HostLink, InstanceLink, LinkState, Mac, Mended, NodeNet, Overlap, PublishedPort, Uplink,
+};
 
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
@@ -27,12 +29,13 @@ pub trait Net: Send + Sync + std::fmt::Debug {
     async fn check_ranges(&self, node: &NodeNet) -> Result<(), NetError>;
 
     /// Forwarding, the node's device with its DNS addresses, unreachable routes for the instance and service ranges,
-    /// and the masquerade rules. Repairs what has drifted, and says what devices, addresses and routes it made.
+    /// and the masquerade rules. Repairs what has drifted, and says what lacked.
     async fn ensure_node(&self, node: &NodeNet) -> Result<Mended, NetError>;
 
     /// The rules that hand the first packet of a connection to a published port, after the host's own firewall
-    /// has accepted it, to the data plane. Replaces the former set in one transaction.
-    async fn sync_published(&self, ports: &[PublishedPort]) -> Result<(), NetError>;
+    /// has accepted it, to the data plane. Replaces the former set in one transaction, unless it is as it was written;
+    /// says whether somebody else had changed it.
+    async fn sync_published(&self, ports: &[PublishedPort]) -> Result<Mended, NetError>;
 
     /// Takes a port that is to be published, so that no process of the host has it or gets it.
     /// Fails with [`NetError::PortTaken`] if one has it.
@@ -48,6 +51,9 @@ pub trait Net: Send + Sync + std::fmt::Debug {
     /// Addresses, routes and neighbours of links that are up, made again where they lack; says what lacked. A link that
     /// is not up, or comes or goes meanwhile, is left to whoever does that.
     async fn mend_links(&self, links: &[InstanceLink]) -> Result<Mended, NetError>;
+
+    /// How the host's end of a link is that was brought up.
+    async fn look_at_link(&self, link: &HostLink) -> Result<LinkState, NetError>;
 
     /// Removes the veth pair, the routes and the namespace. Ok if there is nothing.
     async fn remove_link(&self, id: &InstanceId) -> Result<(), NetError>;

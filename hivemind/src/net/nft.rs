@@ -1,7 +1,8 @@
 //! The rules of nftables: pure rule sets, and the one call that applies one of them in one transaction.
 //!
 //! Tables of our own only; nobody else's rule is read or written. Each transaction replaces a table whole, which
-//! makes it idempotent and repairs whatever was changed in it.
+//! makes it idempotent and repairs whatever was changed in it. What was written is read back, with the numbers that the
+//! kernel has given its rules: so the next time it is known whether somebody has changed anything.
 
 use std::{net::IpAddr, path::Path, process::Stdio};
 
@@ -113,7 +114,7 @@ pub(super) fn published_rules(ports: &[PublishedPort], next_hops: [IpAddr; 2]) -
 }
 
 /// No rules of ours at all.
-pub(super) fn no_rules() -> Nftables<'static> {
+fn no_rules() -> Nftables<'static> {
     let mut batch = Batch::new();
     for table in [NODE_TABLE, (NfFamily::IP, PUBLISHED_TABLE), (NfFamily::IP6, PUBLISHED_TABLE)] {
         remove_table(&mut batch, table);
@@ -154,29 +155,87 @@ fn add_published(
     add_rule(batch, table, "input", rule);
 }
 
-/// Applies a rule set in one transaction.
-pub(super) async fn apply(nft: &Path, rules: &Nftables<'static>) -> Result<(), NetError> {
-    let refused = |why: String| NetError::Nftables { why };
-    let json = serde_json::to_vec(rules).map_err(|error| refused(error.to_string()))?;
+/// A set of rules that is kept as it was written.
+#[derive(Debug)]
+pub(super) struct Rules {
+    /// What shows its tables: one each, since nft 1.0.6 finds the second of two no more.
+    lists: &'static [&'static str],
+    written: tokio::sync::Mutex<Option<Written>>,
+}
+
+/// What was written last, and what the kernel had made of it then.
+#[derive(Debug)]
+struct Written {
+    rules: Vec<u8>,
+    shown: Vec<u8>,
+}
+
+impl Rules {
+    /// Those of [`node_rules`].
+    pub(super) fn of_node() -> Self {
+        Self { lists: &["list table inet hivemind"], written: tokio::sync::Mutex::default() }
+    }
+
+    /// Those of [`published_rules`].
+    pub(super) fn of_published() -> Self {
+        let lists = &["list table ip hivemind_pub", "list table ip6 hivemind_pub"];
+        Self { lists, written: tokio::sync::Mutex::default() }
+    }
+
+    /// Writes the rules, unless they are there as they were written. Returns 1 if somebody else had changed them.
+    pub(super) async fn keep(&self, nft: &Path, rules: &Nftables<'static>) -> Result<u64, NetError> {
+        let rules = serde_json::to_vec(rules).map_err(|error| NetError::Nftables { why: error.to_string() })?;
+        let mut written = self.written.lock().await;
+        let before = written.take().filter(|before| before.rules == rules);
+        let known = before.is_some();
+        if let Some(before) = before
+            && self.shown(nft).await.is_some_and(|shown| shown == before.shown)
+        {
+            *written = Some(before);
+            return Ok(0);
+        }
+        run(nft, &["-j", "-f", "-"], &rules).await?;
+        *written = self.shown(nft).await.map(|shown| Written { rules, shown });
+        Ok(u64::from(known))
+    }
+
+    /// The tables as they are; none if one of them is not there.
+    async fn shown(&self, nft: &Path) -> Option<Vec<u8>> {
+        let mut all = Vec::new();
+        for list in self.lists {
+            all.extend(run(nft, &["-j", list], &[]).await.ok()?);
+        }
+        Some(all)
+    }
+}
+
+/// Removes all rules of ours.
+pub(super) async fn remove(nft: &Path) -> Result<(), NetError> {
+    let rules = serde_json::to_vec(&no_rules()).map_err(|error| NetError::Nftables { why: error.to_string() })?;
+    run(nft, &["-j", "-f", "-"], &rules).await.map(drop)
+}
+
+/// Runs nft and returns what it prints.
+async fn run(nft: &Path, words: &[&str], input: &[u8]) -> Result<Vec<u8>, NetError> {
     let run = async {
         let mut child = tokio::process::Command::new(nft)
-            .args(["-j", "-f", "-"])
+            .args(words)
             .stdin(Stdio::piped())
-            .stdout(Stdio::null())
+            .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .kill_on_drop(true)
             .spawn()?;
         if let Some(mut stdin) = child.stdin.take() {
             // If it ends before it has read all, its words say why.
-            let _ = stdin.write_all(&json).await;
+            let _ = stdin.write_all(input).await;
         }
         child.wait_with_output().await
     };
     let output = run.await.map_err(|source| NetError::NoNft { program: nft.to_owned(), source })?;
     if output.status.success() {
-        return Ok(());
+        return Ok(output.stdout);
     }
-    Err(refused(String::from_utf8_lossy(&output.stderr).trim().to_owned()))
+    Err(NetError::Nftables { why: String::from_utf8_lossy(&output.stderr).trim().to_owned() })
 }
 
 /// Adding first makes removing valid whether it was there or not.

@@ -106,6 +106,34 @@ pub struct Mended {
     pub addresses: u64,
     /// Routes.
     pub routes: u64,
+    /// Permanent neighbours.
+    pub neighbours: u64,
+    /// Sets of rules of nftables.
+    pub firewall: u64,
+}
+
+impl Mended {
+    /// How many of each kind, as `hivemind_dataplane_repairs_total` names it.
+    pub const fn kinds(&self) -> [(&'static str, u64); 5] {
+        [
+            ("device", self.devices),
+            ("address", self.addresses),
+            ("route", self.routes),
+            ("neighbour", self.neighbours),
+            ("firewall", self.firewall),
+        ]
+    }
+}
+
+/// How the device of an instance on the host's side is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LinkState {
+    /// It is there, and up.
+    Up,
+    /// It is there, and down.
+    Down,
+    /// It is gone, or another one has its name. What was in the instance's namespace went with it.
+    Gone,
 }
 
 impl std::ops::AddAssign for Mended {
@@ -113,6 +141,8 @@ impl std::ops::AddAssign for Mended {
         self.devices += more.devices;
         self.addresses += more.addresses;
         self.routes += more.routes;
+        self.neighbours += more.neighbours;
+        self.firewall += more.firewall;
     }
 }
 

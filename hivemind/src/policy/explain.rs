@@ -95,7 +95,7 @@ pub fn explain(asked: Asked<'_>, from: &End, to: &End, protocol: PolicyProtocol,
         let rule = verdict.rule().and_then(|number| compiled.names.get(&number).cloned());
         let closed_by = match &subject {
             Subject::Instance(id) => closed_by(desired, id, direction),
-            Subject::Host => closed_by_host(desired, node, direction),
+            Subject::Host => closed_by_host(desired, node, direction, verdict),
         };
         legs.push(Leg { subject, direction, verdict, rule, closed_by });
     }
@@ -123,7 +123,8 @@ fn closed_by(desired: &NodeDesired, id: &InstanceId, direction: Direction) -> Ve
     about.map(|policy| PolicyRef::Namespace(policy.key.clone())).collect()
 }
 
-fn closed_by_host(desired: &NodeDesired, node: &NodeName, direction: Direction) -> Vec<PolicyRef> {
+/// Of what only policies on trial would deny: these.
+fn closed_by_host(desired: &NodeDesired, node: &NodeName, direction: Direction, verdict: Verdict) -> Vec<PolicyRef> {
     let way = match direction {
         Direction::In => Way::Ingress,
         Direction::Out => Way::Egress,
@@ -131,7 +132,11 @@ fn closed_by_host(desired: &NodeDesired, node: &NodeName, direction: Direction) 
     };
     let about = desired.tiers.values().filter(|policy| {
         let spec = &policy.spec;
-        spec.tier == Tier::Host && spec.closes.contains(&way) && (spec.nodes.is_empty() || spec.nodes.contains(node))
+        let closes = match verdict {
+            Verdict::WouldDeny => spec.audit && spec.speaks_of(way),
+            _ => !spec.audit && spec.closes.contains(&way),
+        };
+        spec.tier == Tier::Host && closes && (spec.nodes.is_empty() || spec.nodes.contains(node))
     });
     about.map(|policy| PolicyRef::Tier(policy.key.clone())).collect()
 }

@@ -9,7 +9,7 @@ use ipnet::IpNet;
 
 use super::{
     ADMIN, ALL_PORTS, ANYBODY, BASELINE, Compiled, Direction, FAILSAFE, HOST_RULES, OTHERS, OWN, PUBLISHED_RULES,
-    RuleKey, RuleRow, TENANT_ADMIN, TENANT_BASELINE, WORLD, interval,
+    PUBLISHED_TRIAL, RuleKey, RuleRow, TENANT_ADMIN, TENANT_BASELINE, TRIAL_RULES, WORLD, interval,
 };
 use crate::{
     model::InstanceId,
@@ -149,10 +149,14 @@ pub fn judge_host(
     port: u16,
 ) -> Verdict {
     let Some(host) = compiled.host else { return Verdict::NotIsolated };
-    let (isolated, reject, set) = match direction {
-        Direction::In => (host.isolated_in, host.reject_in, HOST_RULES),
-        Direction::Out => (host.isolated_out, host.reject_out, HOST_RULES),
-        Direction::Published => (host.isolated_published, host.reject_published, PUBLISHED_RULES),
+    let (isolated, reject, audit) = match direction {
+        Direction::In => (host.isolated_in, host.reject_in, host.audit_in),
+        Direction::Out => (host.isolated_out, host.reject_out, host.audit_out),
+        Direction::Published => (host.isolated_published, host.reject_published, host.audit_published),
+    };
+    let (set, trial) = match direction {
+        Direction::In | Direction::Out => (HOST_RULES, TRIAL_RULES),
+        Direction::Published => (PUBLISHED_RULES, PUBLISHED_TRIAL),
     };
     let (class, address) = match peer {
         Peer::Host => return Verdict::OwnNode,
@@ -170,12 +174,16 @@ pub fn judge_host(
     if direction == Direction::In && matches!(peer, Peer::Instance(..)) && names {
         return Verdict::Failsafe;
     }
-    match asked.first(host.sets[set]).and_then(RuleRow::verdict) {
+    let verdict = match asked.first(host.sets[set]).and_then(RuleRow::verdict) {
         Some(verdict) => verdict,
         None if !isolated => Verdict::NotIsolated,
         None if reject => Verdict::Rejected,
         None => Verdict::Denied,
-    }
+    };
+    // The policies on trial are asked of what passes, beside the others.
+    let tried = asked.first(host.sets[trial]).and_then(RuleRow::verdict);
+    let would_pass = tried.map_or(host.sets[trial] == 0 || !audit, Verdict::passes);
+    if verdict.passes() && !would_pass { Verdict::WouldDeny } else { verdict }
 }
 
 /// The port of name servers.

@@ -67,7 +67,8 @@ pub const BLOCK: u32 = 1 << 31;
 pub const ALL_PORTS: u32 = 0xffff_ffff;
 
 pub use hivemind_ebpf::policy::{
-    ADMIN, BASELINE, FAILSAFE, HOST_RULES, OWN, PUBLISHED_RULES, SETS, TENANT_ADMIN, TENANT_BASELINE,
+    ADMIN, BASELINE, FAILSAFE, HOST_RULES, OWN, PUBLISHED_RULES, PUBLISHED_TRIAL, SETS, TENANT_ADMIN, TENANT_BASELINE,
+    TRIAL_RULES,
 };
 
 /// Which way.
@@ -148,7 +149,8 @@ pub struct EndpointPolicy {
     pub isolated_in: bool,
     /// Whether only what rules allow may go out.
     pub isolated_out: bool,
-    /// Of a direction that is isolated: whether only policies in audit mode say so.
+    /// Of a direction that is isolated: whether only policies in audit mode say so. Of the host: whether one of them
+    /// would close it, beside those that do.
     pub audit_in: bool,
     /// The same, outwards.
     pub audit_out: bool,
@@ -166,6 +168,8 @@ pub struct EndpointPolicy {
     pub ruled_published: bool,
     /// Whether the sender of what is denied there is told.
     pub reject_published: bool,
+    /// Whether a policy in audit mode would close them.
+    pub audit_published: bool,
 }
 
 impl EndpointPolicy {
@@ -183,6 +187,7 @@ impl EndpointPolicy {
         isolated_published: false,
         ruled_published: false,
         reject_published: false,
+        audit_published: false,
     };
 }
 

@@ -10,8 +10,8 @@
 use std::collections::BTreeMap;
 
 use super::{
-    ADMIN, BASELINE, Direction, EndpointPolicy, FAILSAFE, Failsafe, HOST_RULES, OWN, PUBLISHED_RULES, PolicyRef, SETS,
-    TENANT_ADMIN, TENANT_BASELINE,
+    ADMIN, BASELINE, Direction, EndpointPolicy, FAILSAFE, Failsafe, HOST_RULES, OWN, PUBLISHED_RULES, PUBLISHED_TRIAL,
+    PolicyRef, SETS, TENANT_ADMIN, TENANT_BASELINE, TRIAL_RULES,
     number::{Kind, fingerprint, numbers},
 };
 use crate::{
@@ -204,16 +204,34 @@ impl<'a> Index<'a> {
             return identities;
         }
         identities[FAILSAFE] = Some(Identity::Failsafe(fingerprint(failsafe)));
-        for set in [HOST_RULES, PUBLISHED_RULES] {
-            identities[set] = Some(Identity::Host(set, self.printed(&self.host)));
+        let enforced: Vec<_> = self.enforced().collect();
+        for (set, policies, asked) in [
+            (HOST_RULES, &enforced, !enforced.is_empty()),
+            (PUBLISHED_RULES, &enforced, !enforced.is_empty()),
+            (TRIAL_RULES, &self.host, self.tries([Way::Ingress, Way::Egress])),
+            (PUBLISHED_TRIAL, &self.host, self.tries([Way::Published])),
+        ] {
+            identities[set] = asked.then(|| Identity::Host(set, self.printed(policies)));
         }
         identities
     }
 
+    /// The policies of the host that are not on trial.
+    fn enforced(&self) -> impl Iterator<Item = &'a TierPolicy> {
+        self.host.iter().copied().filter(|policy| !policy.spec.audit)
+    }
+
+    /// Whether a policy of the host on trial speaks of one of these ways.
+    fn tries<const N: usize>(&self, ways: [Way; N]) -> bool {
+        self.host.iter().any(|policy| policy.spec.audit && ways.iter().any(|way| policy.spec.speaks_of(*way)))
+    }
+
     fn host_endpoint(&self, sets: [u32; SETS]) -> EndpointPolicy {
-        let closing = |way: Way| self.host.iter().filter(move |policy| policy.spec.closes.contains(&way));
+        let closing = |way: Way| self.enforced().filter(move |policy| policy.spec.closes.contains(&way));
         let isolated = |way| closing(way).next().is_some();
-        let ruled = |way| isolated(way) || self.host.iter().any(|policy| !policy.spec.rules(way).is_empty());
+        // Those on trial are asked as well.
+        let ruled = |way| self.host.iter().any(|policy| policy.spec.speaks_of(way));
+        let audit = |way| self.host.iter().any(|policy| policy.spec.audit && policy.spec.closes.contains(&way));
         let reject = |way| isolated(way) && closing(way).all(|policy| !policy.spec.otherwise.is_deny());
         EndpointPolicy {
             sets,
@@ -226,7 +244,9 @@ impl<'a> Index<'a> {
             reject_in: reject(Way::Ingress),
             reject_out: reject(Way::Egress),
             reject_published: reject(Way::Published),
-            ..EndpointPolicy::NONE
+            audit_in: audit(Way::Ingress),
+            audit_out: audit(Way::Egress),
+            audit_published: audit(Way::Published),
         }
     }
 
@@ -242,15 +262,18 @@ impl<'a> Index<'a> {
         }
         let mut order = 0;
         for policy in &self.host {
-            for (way, direction, set) in [
-                (Way::Ingress, Direction::In, HOST_RULES),
-                (Way::Egress, Direction::Out, HOST_RULES),
-                (Way::Published, Direction::Published, PUBLISHED_RULES),
+            for (way, direction, decides, tries) in [
+                (Way::Ingress, Direction::In, HOST_RULES, TRIAL_RULES),
+                (Way::Egress, Direction::Out, HOST_RULES, TRIAL_RULES),
+                (Way::Published, Direction::Published, PUBLISHED_RULES, PUBLISHED_TRIAL),
             ] {
+                let sets = [if policy.spec.audit { 0 } else { sets[decides] }, sets[tries]];
                 for (index, rule) in policy.spec.rules(way).iter().enumerate() {
-                    let (set, owner, tenant) = (sets[set], Owner::Tier(&policy.key), None);
-                    let (action, peers, ports) = (rule.action, &rule.peers[..], &rule.ports[..]);
-                    entries.push(Entry { set, owner, tenant, direction, index, action, order, peers, ports });
+                    for set in sets.into_iter().filter(|set| *set != 0) {
+                        let (owner, tenant) = (Owner::Tier(&policy.key), None);
+                        let (action, peers, ports) = (rule.action, &rule.peers[..], &rule.ports[..]);
+                        entries.push(Entry { set, owner, tenant, direction, index, action, order, peers, ports });
+                    }
                     order += 1;
                 }
             }

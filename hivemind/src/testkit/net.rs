@@ -13,7 +13,9 @@ use std::{
 use super::{journal::Journal, runtime::Fault};
 use crate::{
     model::InstanceId,
-    net::{Gone, HeldPort, HostLink, InstanceLink, Mac, Mended, Net, NetError, NodeNet, PublishedPort, Uplink},
+    net::{
+        Gone, HeldPort, HostLink, InstanceLink, LinkState, Mac, Mended, Net, NetError, NodeNet, PublishedPort, Uplink,
+    },
 };
 
 /// Keeps links in memory. It holds no ports: each is taken already.
@@ -60,6 +62,18 @@ impl FakeNet {
         links.entry(id.clone()).or_insert(Link { host, up: false }).host.clone()
     }
 
+    /// Takes a link away, as somebody with root may.
+    pub fn lose(&self, id: &InstanceId) {
+        self.lock().remove(id);
+    }
+
+    /// Sets a link down.
+    pub fn set_down(&self, id: &InstanceId) {
+        if let Some(link) = self.lock().get_mut(id) {
+            link.up = false;
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, BTreeMap<InstanceId, Link>> {
         self.links.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -98,8 +112,8 @@ impl Net for FakeNet {
         Ok(Mended::default())
     }
 
-    async fn sync_published(&self, _: &[PublishedPort]) -> Result<(), NetError> {
-        self.pass("net.sync_published", Vec::new(), || Ok(())).await
+    async fn sync_published(&self, _: &[PublishedPort]) -> Result<Mended, NetError> {
+        self.pass("net.sync_published", Vec::new(), || Ok(Mended::default())).await
     }
 
     fn hold_port(&self, port: PublishedPort) -> Result<HeldPort, NetError> {
@@ -114,6 +128,12 @@ impl Net for FakeNet {
         let absent = || NetError::Netlink { action: "bring up", object: link.id.to_string(), why: "no device".into() };
         let up = || self.lock().get_mut(&link.id).map(|link| link.up = true).ok_or_else(absent);
         self.pass("net.bring_up", self.index(&link.id), up).await
+    }
+
+    async fn look_at_link(&self, link: &HostLink) -> Result<LinkState, NetError> {
+        let links = self.lock();
+        let found = links.values().find(|there| there.host.ifindex == link.ifindex);
+        Ok(found.map_or(LinkState::Gone, |there| if there.up { LinkState::Up } else { LinkState::Down }))
     }
 
     async fn remove_link(&self, id: &InstanceId) -> Result<(), NetError> {

@@ -2,21 +2,27 @@
 
 use std::net::SocketAddr;
 
-use aya::maps::{HashMap, Map, MapData};
+use aya::maps::{Array, HashMap, Map, MapData};
 use hivemind::{
-    dataplane::{Dataplane, bpf::BpfDataplane, drift::Fault},
-    model::Protocol,
+    dataplane::{
+        Dataplane,
+        bpf::BpfDataplane,
+        drift::Fault,
+        tables::{LimitOwner, LimitRow},
+    },
+    model::{BitRate, Protocol},
     net::Family,
+    spec::v1::LimitSpec,
 };
 
 use hivemind_ebpf::{
     ABI_VERSION,
-    abi::{Addr, Backend, Peer, SlotKey},
+    abi::{Addr, Backend, INSTANCE_ACCOUNTS, Limit, Peer, SlotKey},
 };
 
 use super::{
     in_both_ways,
-    lab::{BPF_ROOT, FAMILIES, Lab, config, isolated, vip},
+    lab::{BPF_ROOT, FAMILIES, Lab, TENANT, config, isolated, vip},
     traffic::{Echo, tcp_ask},
 };
 
@@ -128,6 +134,46 @@ fn a_device_that_is_no_uplink_any_more_has_no_pins() {
         assert_eq!(pins(), usize::from(tcx));
         lab.dataplane.attach_uplinks(&[]).expect("no uplinks");
         assert_eq!(pins(), 0);
+        lab.dataplane.unload().expect("to unload");
+    });
+}
+
+#[test]
+fn limits_that_someone_changes_are_named_and_put_right() {
+    isolated(|cgroup| {
+        let mut lab = Lab::new(cgroup, 2);
+        (0..2).for_each(|index| lab.ready(index));
+        let spec = LimitSpec { connections: Some(7), ..LimitSpec::default() };
+        let device = lab.instances[0].link.ifindex;
+        lab.tables.limits.insert(LimitOwner::Instance(device), LimitRow { spec, tenant: TENANT });
+        let spec = LimitSpec { egress: Some(BitRate(80_000_000)), ..LimitSpec::default() };
+        lab.tables.limits.insert(LimitOwner::Tenant(TENANT), LimitRow { spec, tenant: 0 });
+        lab.sync();
+        let found = |lab: &mut Lab| -> Vec<(Fault, String)> {
+            let all = lab.dataplane.check().expect("compared");
+            assert!(all.iter().all(|difference| difference.place == "limits"), "{all:?}");
+            all.into_iter().map(|difference| (difference.fault, difference.what)).collect()
+        };
+        assert_eq!(found(&mut lab), []);
+        let pin = format!("{BPF_ROOT}/v{ABI_VERSION}/maps/{}", hivemind_ebpf::map::LIMITS);
+        let map = Map::from_map_data(MapData::from_pin(pin).expect("a pin")).expect("a map");
+        let mut limits: Array<MapData, Limit> = Array::try_from(map).expect("its type");
+        let of_tenant = INSTANCE_ACCOUNTS + 1;
+        let own = limits.get(&1, 0).expect("a row");
+        assert_eq!((own.connections, own.tenant), ([7; 2], of_tenant));
+        limits.set(1, Limit { connections: [0; 2], ..own }, 0).expect("changed");
+        limits.set(9, own, 0).expect("added");
+        limits.set(of_tenant, Limit::default(), 0).expect("removed");
+        let wrong = found(&mut lab);
+        let expected = [
+            (Fault::Different, format!("account 1 (the instance at device {device})")),
+            (Fault::Missing, format!("account {of_tenant} (the tenant with number {TENANT})")),
+            (Fault::Extra, "account 9 (nobody's)".into()),
+        ];
+        assert_eq!(wrong, expected);
+        let repaired: u64 = (0..12).map(|_| lab.dataplane.sweep().expect("to sweep").repairs.rows).sum();
+        assert!(repaired >= 3, "{repaired}");
+        assert_eq!(found(&mut lab), []);
         lab.dataplane.unload().expect("to unload");
     });
 }

@@ -1,8 +1,8 @@
 //! Policies of the host with real sockets: who is cut, who goes on, and who is told.
 
 use std::{
-    io::ErrorKind,
-    net::{IpAddr, SocketAddr, TcpStream, UdpSocket},
+    io::{ErrorKind, Read as _, Write as _},
+    net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     path::Path,
     time::Duration,
 };
@@ -11,7 +11,7 @@ use hivemind::{dataplane::Dataplane, model::Protocol, net::Family};
 
 use crate::{
     in_both_ways,
-    lab::{FAMILIES, GATEWAY, Lab, firewall, nft, outside, uplink},
+    lab::{FAMILIES, GATEWAY, Lab, Ns, firewall, nft, outside, uplink},
     traffic::{Echo, PATIENCE, tcp_ask, tcp_ask_on, tcp_connects_within, udp_ask},
 };
 
@@ -123,6 +123,118 @@ fn a_closed_way_out_leaves_answers_and_instances() {
         lab.sync();
         for stream in streams {
             tcp_ask_on(&stream.expect("a connection")).expect("an instance's connection goes on");
+        }
+        lab.dataplane.unload().expect("unload");
+    });
+}
+
+/// A connection: who has begun it, who has not; and who waits for others.
+struct Pair(Socket, Socket, Option<TcpListener>);
+
+enum Socket {
+    Stream(TcpStream),
+    /// With its peer, if it is not connected to that.
+    Datagrams(UdpSocket, Option<SocketAddr>),
+}
+
+impl Socket {
+    fn says(&self) {
+        match self {
+            Self::Stream(stream) => (&*stream).write_all(b"x").expect("sent"),
+            Self::Datagrams(socket, None) => drop(socket.send(b"x").expect("sent")),
+            Self::Datagrams(socket, Some(peer)) => drop(socket.send_to(b"x", peer).expect("sent")),
+        }
+    }
+
+    /// Whether it hears something in time.
+    fn hears(&self, time: Duration) -> bool {
+        let mut byte = [0];
+        match self {
+            Self::Stream(stream) => {
+                stream.set_read_timeout(Some(time)).expect("a timeout");
+                (&*stream).read_exact(&mut byte).is_ok()
+            }
+            Self::Datagrams(socket, _) => {
+                socket.set_read_timeout(Some(time)).expect("a timeout");
+                socket.recv(&mut byte).is_ok()
+            }
+        }
+    }
+}
+
+/// Runs something in the host's namespace, or in another.
+fn at<R: Send>(ns: Option<&Ns>, f: impl FnOnce() -> R + Send) -> R {
+    match ns {
+        Some(ns) => ns.run(f),
+        None => f(),
+    }
+}
+
+/// `from` has begun, towards `to` at this address: by TCP, by a UDP socket that is connected, and by one that is not.
+fn pairs(from: Option<&Ns>, to: Option<&Ns>, address: IpAddr) -> Vec<Pair> {
+    let any = SocketAddr::new(if address.is_ipv4() { [0; 4].into() } else { [0; 16].into() }, 0);
+    let listener = at(to, || TcpListener::bind((address, 0)).expect("a port"));
+    let there = listener.local_addr().expect("an address");
+    let stream = at(from, || TcpStream::connect(there).expect("a connection"));
+    let accepted = listener.accept().expect("it").0;
+    // Where nobody waits any more, the host knows by what it has tracked.
+    let listener = address.is_ipv4().then_some(listener);
+    let mut pairs = vec![Pair(Socket::Stream(stream), Socket::Stream(accepted), listener)];
+    for connected in [true, false] {
+        let server = at(to, || UdpSocket::bind((address, 0)).expect("a port"));
+        let there = server.local_addr().expect("an address");
+        let client = at(from, || UdpSocket::bind(any).expect("a socket"));
+        if connected {
+            at(from, || client.connect(there).expect("connected"));
+        }
+        client.send_to(b"x", there).or_else(|_| client.send(b"x")).expect("sent");
+        server.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        let (_, client_is) = server.recv_from(&mut [0; 4]).expect("the first");
+        let begins = Socket::Datagrams(client, (!connected).then_some(there));
+        pairs.push(Pair(begins, Socket::Datagrams(server, Some(client_is)), None));
+    }
+    for Pair(begins, answers, _) in &pairs {
+        answers.says();
+        assert!(begins.hears(PATIENCE), "an answer");
+    }
+    pairs
+}
+
+/// What was begun before there was a policy is judged by who has begun it, whoever speaks next.
+#[test]
+fn connections_from_before_the_first_policy_go_on_or_end_by_who_has_begun_them() {
+    in_both_ways(|cgroup, open| {
+        let (mut lab, _echoes) = lab(cgroup, open);
+        for (policy, own, others) in [("ingress: []\n", true, false), ("egress: []\n", false, true)] {
+            for speaks in ["who has begun", "who has not"] {
+                lab.host("");
+                lab.sync();
+                let mut all = Vec::new();
+                for family in FAMILIES {
+                    let (own_ns, elsewhere) = (&lab.instances[0].ns, outside(family));
+                    all.push(("the host's", own, pairs(None, Some(&lab.outside), elsewhere)));
+                    all.push(("others'", others, pairs(Some(&lab.outside), None, uplink(family))));
+                    all.push(("an instance's", true, pairs(Some(own_ns), Some(&lab.outside), elsewhere)));
+                }
+                lab.host(&format!("policy: p\nhost: {{}}\n{policy}"));
+                lab.sync();
+                for (whose, goes_on, pairs) in all {
+                    for (kind, Pair(begun, other, _waits)) in ["tcp", "connected udp", "udp"].into_iter().zip(&pairs) {
+                        let first = if speaks == "who has begun" { [begun, other] } else { [other, begun] };
+                        let name = format!("{policy}: {whose} {kind}, {speaks} speaks");
+                        first[0].says();
+                        // Datagrams of the other side are a beginning of its own where nothing is closed for them.
+                        if !goes_on && kind != "tcp" && speaks == "who has not" {
+                            continue;
+                        }
+                        assert_eq!(first[1].hears(if goes_on { PATIENCE } else { VAIN }), goes_on, "{name}");
+                        if goes_on {
+                            first[1].says();
+                            assert!(first[0].hears(PATIENCE), "{name}, and back");
+                        }
+                    }
+                }
+            }
         }
         lab.dataplane.unload().expect("unload");
     });

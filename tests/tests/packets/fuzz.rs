@@ -42,7 +42,7 @@ const TERM: usize = 3_000;
 /// Seeds that have found something in the programs, unless another is asked for they always run: a ping back that passed
 /// as the answer to a ping, a TCP header that ends behind its packet, and an error about nothing that passed as a part
 /// of a flow. (They found it as frames were made then: who changes `Frames` changes what a seed is.)
-const FOUND: &[u64] = &[1, 18, 506];
+const FOUND: &[u64] = &[1, 18, 506, 1_882_490_961_657_857, 1_882_490_961_657_861];
 
 /// What came of a run: frames that passed, were dropped, were redirected, and drops by reason.
 #[derive(Debug, Default)]
@@ -130,7 +130,7 @@ impl Run {
             });
             *fits.ok_or_else(|| format!("verdict {verdict}, not {:?} {wrong}\n out {}", opinion.fates, hex(&out)))?
         };
-        self.model.remember(bytes, opinion, fate);
+        self.model.remember(program, *host, bytes, opinion, fate);
         Ok(())
     }
 

@@ -292,6 +292,47 @@ fn what_is_rejected_is_answered_and_icmp_at_most_so_often() {
     });
 }
 
+#[test]
+fn what_a_policy_on_trial_would_deny_passes_and_is_counted() {
+    isolated(|cgroup| {
+        let mut bench = Bench::new(cgroup);
+        let publish = nix::net::if_::if_nametoindex("hm-pub").expect("a device");
+        let trial = "policy: t\nhost: {}\naudit: true\negress: []\npublished: [{ports: [9002]}]\n";
+        bench.host(&format!("{trial}ingress: [{{ports: [80]}}]\n"));
+        // What passes, and by how many the count of the direction rises.
+        let passes = |bench: &mut Bench, name: &str, program: &str, frame: &Frame, device, counted: u64| {
+            let direction = u8::from(program != OUT);
+            let before = bench.lab.packets(0, direction, Reason::Audit as u8);
+            let (verdict, _) = bench.run(program, &frame.bytes(), device);
+            assert_ne!(verdict, DROP, "{name}");
+            assert_eq!(bench.lab.packets(0, direction, Reason::Audit as u8) - before, counted, "{name}");
+        };
+        for family in FAMILIES {
+            let denied = comes(family, TCP, 5000, 81);
+            passes(&mut bench, "no rule", IN, &denied, uplink(), 1);
+            passes(&mut bench, "the same flow", IN, &Frame { detail: ACK, ..denied.clone() }, uplink(), 0);
+            passes(&mut bench, "its answer", OUT, &back(&denied), uplink(), 0);
+            passes(&mut bench, "a rule", IN, &comes(family, TCP, 5000, 80), uplink(), 0);
+            passes(&mut bench, "a fail-safe port", IN, &comes(family, TCP, 5000, 22), uplink(), 0);
+            let begun = Frame { detail: SYN, ..back(&comes(family, TCP, 443, 40_000)) };
+            passes(&mut bench, "goes out", OUT, &begun, uplink(), 1);
+            passes(&mut bench, "published", program::PUB_SELECT, &comes(family, TCP, 5000, 9000), publish, 1);
+            let inside = bench.sent(0, TCP, 5000, (node(family), 82).into());
+            let device = bench.ifindex(0);
+            passes(&mut bench, "an instance", program::FROM_CONTAINER, &inside, device, 1);
+        }
+        // Beside policies that hold it takes its place, and opens nothing.
+        let holds = "policy: p\nhost: {}\npriority: 600\ningress: [{ports: [80, 82]}]\n";
+        bench.host(&format!("{trial}ingress: [{{action: deny, ports: [80]}}, {{ports: [81]}}]\n---\n{holds}"));
+        for family in FAMILIES {
+            passes(&mut bench, "would be denied", IN, &comes(family, TCP, 5001, 80), uplink(), 1);
+            passes(&mut bench, "allowed", IN, &comes(family, TCP, 5001, 82), uplink(), 0);
+            bench.at("closed all the same", IN, &comes(family, TCP, 5001, 81), Expect::Drop(HostIn));
+        }
+        bench.lab.dataplane.unload().expect("to unload");
+    });
+}
+
 /// With a full table of flows nobody is locked out.
 pub(crate) fn table_full(bench: &mut Bench) {
     bench.host("policy: p\nhost: {}\ningress: []\negress: []\n");

@@ -111,11 +111,8 @@ fn metric(machine: &Machine, name: &str) -> Result<String> {
     Ok(line.rsplit(' ').next().unwrap_or_default().to_owned())
 }
 
-#[test]
-fn a_name_opens_what_it_stands_for_to_those_whose_policies_have_it() -> Result<()> {
-    let (mut machine, image) = machine_with("hosts", &["--dns-egress-ttl", "15"])?;
-    let upstream = Upstream::start(&machine)?;
-    let _outside = Outside::connect(&machine)?;
+/// What the names lead to: a page at all their addresses. It is to be ended.
+fn pages(machine: &Machine) -> Result<std::process::Child> {
     let page = machine.daemon.dir().join("page");
     std::fs::create_dir_all(&page)?;
     std::fs::write(page.join("index.html"), "outside\n")?;
@@ -124,7 +121,76 @@ fn a_name_opens_what_it_stands_for_to_those_whose_policies_have_it() -> Result<(
     xtask::shell::output(machine.sandbox.command("sh").args(["-ec", addresses]))?;
     let mut httpd = machine.sandbox.command("ip");
     httpd.args(["netns", "exec", "outside"]).arg(deb::program("busybox", "busybox-static")?);
-    let mut httpd = httpd.args(["httpd", "-f", "-p", "80", "-h"]).arg(&page).spawn()?;
+    Ok(httpd.args(["httpd", "-f", "-p", "80", "-h"]).arg(&page).spawn()?)
+}
+
+const OF_HOST: &str = "\
+policy: host-out
+host: {}
+otherwise: reject
+egress: [{to: [{dns: [api.example.com, '*.example.org']}], ports: [80]}]
+";
+
+/// Whether the host gets the page of an address, in both families.
+fn host_gets(machine: &Machine, last: u8) -> Result<[bool; 2]> {
+    let busybox = deb::program("busybox", "busybox-static")?;
+    let get = |host: String| -> Result<bool> {
+        let mut command = machine.sandbox.command("timeout");
+        command.arg("3").arg(&busybox).args(["wget", "-q", "-O", "-", &format!("http://{host}/")]);
+        Ok(command.output()?.stdout.starts_with(b"outside"))
+    };
+    Ok([get(format!("192.0.2.{last}"))?, get(format!("[2001:db8::{last}]"))?])
+}
+
+#[test]
+fn a_name_opens_what_it_stands_for_to_the_host() -> Result<()> {
+    let (mut machine, _) = machine_with("hostnames", &["--dns-egress-ttl", "15"])?;
+    let upstream = Upstream::start(&machine)?;
+    let _outside = Outside::connect(&machine)?;
+    let mut httpd = pages(&machine)?;
+    wait::until("the pages", PATIENCE, || {
+        ensure!(host_gets(&machine, 3)? == [true; 2] && host_gets(&machine, 4)? == [true; 2], "not reached");
+        Ok(())
+    })?;
+    let file = machine.daemon.dir().join("policies.yaml").display().to_string();
+    std::fs::write(&file, OF_HOST)?;
+    machine.hivemind(&["policy", "apply", "-f", &file])?.ok()?;
+    // Nobody asks us for it: it is looked up.
+    wait::until("the name to be open, and nothing else", PATIENCE, || {
+        let got = [2, 3, 4].map(|last| host_gets(&machine, last).ok());
+        ensure!(got == [Some([true; 2]), Some([false; 2]), Some([false; 2])], "{got:?}");
+        Ok(())
+    })?;
+    // A name with a star is open for what the host asks the node's name server for.
+    let busybox = deb::program("busybox", "busybox-static")?;
+    let mut ask = machine.sandbox.command("timeout");
+    ask.arg("5").arg(&busybox).args(["nslookup", "a.b.example.org", "10.88.0.1"]);
+    xtask::shell::output(&mut ask)?;
+    ensure!(host_gets(&machine, 4)? == [true; 2], "what the host has asked for");
+    let why = machine.hivemind(&["why", "host", "192.0.2.2:80"])?.ok()?;
+    ensure!(why.contains("rule 0 of tier policy host-out allows it"), "{why}");
+    machine.daemon.kill()?;
+    machine.daemon.start(&machine.sandbox)?;
+    ensure!(host_gets(&machine, 2)? == [true; 2], "the restart has closed it");
+    // The time of both answers is over, of the one again and again: it is looked up before.
+    wait::until("the star's addresses to be over", PATIENCE * 2, || {
+        let open = metric(&machine, "hivemind_policy_host_addresses")?;
+        ensure!(open == "2.0", "{open} are open");
+        Ok(())
+    })?;
+    ensure!(host_gets(&machine, 2)? == [true; 2] && host_gets(&machine, 4)? == [false; 2], "what was looked up again");
+    httpd.kill()?;
+    httpd.wait()?;
+    drop(upstream);
+    machine.close()
+}
+
+#[test]
+fn a_name_opens_what_it_stands_for_to_those_whose_policies_have_it() -> Result<()> {
+    let (mut machine, image) = machine_with("hosts", &["--dns-egress-ttl", "15"])?;
+    let upstream = Upstream::start(&machine)?;
+    let _outside = Outside::connect(&machine)?;
+    let mut httpd = pages(&machine)?;
     for role in ["client", "other"] {
         let label = format!("role={role}");
         let app = ["app", "deploy", "--image", &image, "--name", role, "--label", &label, "--entrypoint", "sleep"];

@@ -33,7 +33,11 @@ const MEANT: &[(&str, &str, &str)] = &[
     ("spec", "model", "quantities and protocols are words"),
     ("dataplane::tables", "policy", "rows are made of what policies compile to"),
     ("dataplane::tables", "net", "rows are made of links (types only)"),
-    ("dataplane", "net", "programs are attached to links (types only)"),
+    (
+        "dataplane",
+        "net",
+        "programs are attached to links, and what the host has begun before its policies is looked up",
+    ),
     ("agent::machine", "runtime", "the state of a container is a word of the seam (types only)"),
     ("health", "runtime", "an exec check runs in the container"),
     ("control", "observe", "what was decided is said as events"),

@@ -1,6 +1,9 @@
 //! What others ask of the owner.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use tokio::sync::{oneshot, watch};
 
@@ -117,6 +120,11 @@ impl Datapath {
         } else {
             let _ = resolved.opened.send(());
         }
+    }
+
+    /// The names of hosts that policies of the host have, now and at every change.
+    pub fn names_of_host(&self) -> watch::Receiver<BTreeSet<String>> {
+        self.named_of_host.clone()
     }
 
     /// What names of hosts in policies stand for.

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::{HostsReport, Owner};
-use crate::dns::Resolved;
+use crate::{dns::Resolved, policy::Compiled};
 
 impl Owner {
     /// Takes in what instances are about to be told. Before the first policies are known it waits, and nobody is told.
@@ -30,6 +30,15 @@ impl Owner {
         let sent = told.into_iter().map(|resolved| resolved.opened.send(()));
         let late = sent.filter(|sent| !open || sent.is_err()).count();
         self.say_hosts(u64::try_from(late).unwrap_or(u64::MAX));
+    }
+
+    /// Tells which names policies have.
+    pub(super) fn say_names(&self, policies: &Compiled) {
+        let named = Some(policies.hosts.values().flatten().cloned().collect());
+        self.named.send_if_modified(|before| std::mem::replace(before, named.clone()) != named);
+        let sets = policies.host.iter().flat_map(|host| host.sets);
+        let of_host: BTreeSet<String> = sets.filter_map(|set| policies.hosts.get(&set)).flatten().cloned().collect();
+        self.named_of_host.send_if_modified(|before| std::mem::replace(before, of_host.clone()) != of_host);
     }
 
     fn say_hosts(&self, late: u64) {

@@ -192,7 +192,7 @@ async fn a_name_is_open_when_its_answer_goes_out_and_late_ones_are_counted() {
     let mut state = datapath.state();
     let report = HostsReport { addresses: 1, refused: 0, late: 1 };
     state.wait_for(|state| state.hosts == report).await.expect("the owner lives");
-    // A name that no policy has, and who is no instance of the node, wait for nothing and open nothing.
+    // A name that no policy has, who is no instance of the node, and a host without policies wait for nothing and open nothing.
     tell(2, "b.example").await.expect("at once");
     tell(77, "a.example").await.expect("at once");
     assert_eq!(datapath.known_names().await.expect("known").len(), 1);

@@ -11,7 +11,7 @@ use crate::{
         worker::LABEL_APP,
     },
     model::{Addresses, AppKey, Desired, Instance, InstanceId, NodeDesired, NodeName, Phase, Scope, Timestamp},
-    observe::Events,
+    observe::{Events, Metrics},
     policy::Failsafe,
     runtime::{RunState, Runtime},
     spec::v1::AppSpec,
@@ -35,6 +35,8 @@ pub(super) struct World {
     pub(super) net: FakeNet,
     pub(super) dataplane: FakeDataplane,
     pub(super) upstream: FakeUpstream,
+    pub(super) events: Events,
+    pub(super) metrics: Metrics,
     /// Of this life.
     pub(super) journal: Journal,
     agent: Option<JoinHandle<()>>,
@@ -77,6 +79,8 @@ impl World {
             net: FakeNet::new(journal.clone()),
             dataplane: FakeDataplane::new(journal.clone()),
             upstream: FakeUpstream::default(),
+            events: Events::default(),
+            metrics: Metrics::default(),
             journal,
             agent: None,
             patience: PATIENCE,
@@ -113,8 +117,9 @@ impl World {
             runtime: Arc::new(FaultyRuntime::new(self.runtime.clone(), move |what| faults.pass(what, Vec::new()))),
             net: Arc::new(net),
             datapath,
-            events: Events::default(),
+            events: self.events.clone(),
             node: here(),
+            metrics: self.metrics.clone(),
             gateway: Addresses { v4: Some([10, 88, 0, 1].into()), v6: None },
             ranges: vec!["10.88.0.0/16".parse().expect("a range")],
             parallel: 4,
@@ -160,6 +165,11 @@ impl World {
     /// Waits until the agent has asked for another feed.
     pub(super) async fn until_open(&self) {
         self.poll("another feed", || self.upstream.is_open()).await;
+    }
+
+    /// Waits for a link that is up.
+    pub(super) async fn until_link(&self, id: &InstanceId) {
+        self.poll("a link", || self.net.links().get(id).is_some_and(|link| link.up)).await;
     }
 
     /// Waits for a call to the runtime.

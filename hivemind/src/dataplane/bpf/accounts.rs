@@ -6,6 +6,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fmt,
     mem::offset_of,
     ops::RangeInclusive,
     sync::atomic::{AtomicU64, Ordering},
@@ -17,6 +18,7 @@ use hivemind_ebpf::{
     limit::{CONNECTION, HELD, holder_of},
     map,
 };
+use imbl::OrdMap;
 
 use super::{
     mapped::Mapped,
@@ -56,6 +58,25 @@ pub(super) struct Accounts {
     last: [u32; 2],
     /// By how much counts differed from the flows at the last sweep.
     drift: BTreeMap<(u32, usize), i64>,
+}
+
+/// An account, and whose it is as far as that is known.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Account {
+    number: u32,
+    owner: Option<LimitOwner>,
+}
+
+impl fmt::Debug for Account {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.owner {
+            Some(LimitOwner::Instance(ifindex)) => {
+                write!(f, "account {} (the instance at device {ifindex})", self.number)
+            }
+            Some(LimitOwner::Tenant(number)) => write!(f, "account {} (the tenant with number {number})", self.number),
+            None => write!(f, "account {} (nobody's)", self.number),
+        }
+    }
 }
 
 /// The words of a count.
@@ -169,6 +190,13 @@ impl Accounts {
         if row.counted & HELD != 0 {
             add(holder_of(row).into(), FLOWS);
         }
+    }
+
+    /// What each account may, with the owners that `known` has for them.
+    pub(super) fn rows(&self, known: &Self) -> OrdMap<Account, Limit> {
+        let owners: BTreeMap<u32, LimitOwner> = known.owners.iter().map(|(owner, number)| (*number, *owner)).collect();
+        let account = |number: &u32| Account { number: *number, owner: owners.get(number).copied() };
+        self.limits.iter().map(|(number, limit)| (account(number), *limit)).collect()
     }
 
     /// Puts counts right that have drifted. The table changes while it is read: what is between the count before and

@@ -40,6 +40,18 @@ impl<K: Pod, V: Pod> Table<K, V> {
         self.map.insert(key, value, 0)
     }
 
+    /// Whether there was no row of this key: one that is there stays as it is.
+    pub(super) fn add(&mut self, key: K, value: V) -> Result<bool, MapError> {
+        /// `BPF_NOEXIST` of linux/bpf.h.
+        const NEW: u64 = 1;
+        killpoint::before("writing a row of a map");
+        match self.map.insert(key, value, NEW) {
+            Ok(()) => Ok(true),
+            Err(error) if is_there(&error) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     /// [`MapError::KeyNotFound`]: it was not there.
     pub(super) fn remove(&mut self, key: &K) -> Result<(), MapError> {
         killpoint::before("removing a row of a map");
@@ -216,6 +228,11 @@ impl Maps {
         self.generation.set(0, now.wrapping_add(1), 0).map_err(fail)
     }
 
+    /// The generation of the tables.
+    pub(super) fn generation(&self) -> Result<u32, DataplaneError> {
+        self.generation.get(&0, 0).map_err(|error| failed("read", map::GENERATION, &error))
+    }
+
     /// Tells the programs whether, and in which ways, policies are about the host. The generation must change after it.
     pub(super) fn set_host(&mut self, flags: u32) -> Result<(), MapError> {
         killpoint::before("writing a row of a map");
@@ -292,6 +309,11 @@ pub(super) fn named(removed: Result<(), MapError>) -> Result<(), MapError> {
         }
         other => other,
     }
+}
+
+/// EEXIST: a row is there already.
+fn is_there(error: &MapError) -> bool {
+    matches!(error, MapError::SyscallError(error) if error.io_error.raw_os_error() == Some(libc::EEXIST))
 }
 
 /// E2BIG and ENOMEM: the map holds no more.

@@ -5,6 +5,7 @@
 //! old ones link by link, each in one step: no packet passes unseen and none is lost.
 
 mod accounts;
+mod adopt;
 mod attach;
 mod driver;
 mod group;
@@ -24,6 +25,7 @@ mod strange;
 mod sweep;
 mod sync;
 mod trial;
+mod writes;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -301,6 +303,7 @@ impl Dataplane for BpfDataplane {
         let publish = self.config.publish_device.clone();
         self.attach_device(&Place::Publish, &publish)?;
         let (mut wanted, mut uplinks) = (Vec::new(), Vec::new());
+        let before = self.attached.clone();
         for device in devices {
             if !is_ethernet(device) {
                 // Its packets take the longer way, by the firewall and `publish_device`.
@@ -318,6 +321,9 @@ impl Dataplane for BpfDataplane {
                 self.attach_device(&place, device)?;
                 wanted.push(place);
             }
+        }
+        if wanted.iter().any(|place| !before.contains(place)) {
+            self.shadow.adopt(&mut self.maps)?;
         }
         self.drive_uplinks(uplinks)?;
         if !self.tcx {

@@ -60,6 +60,7 @@ pub(super) fn flags(row: &EndpointRow) -> u32 {
         (of.isolated_published, policy::ISOLATED_PUBLISHED),
         (of.ruled_published, policy::RULED_PUBLISHED),
         (of.reject_published, policy::REJECT_PUBLISHED),
+        (of.audit_published, policy::AUDIT_PUBLISHED),
         (row.limited, policy::LIMITED),
     ];
     flags.into_iter().filter(|(set, _)| *set).fold(0, |flags, (_, bit)| flags | bit)
@@ -109,6 +110,7 @@ impl Row for EndpointRow {
                 isolated_published: abi.flags & policy::ISOLATED_PUBLISHED != 0,
                 ruled_published: abi.flags & policy::RULED_PUBLISHED != 0,
                 reject_published: abi.flags & policy::REJECT_PUBLISHED != 0,
+                audit_published: abi.flags & policy::AUDIT_PUBLISHED != 0,
             },
             blocks: abi.flags & policy::BLOCKS != 0,
             limited: abi.flags & policy::LIMITED != 0,
@@ -256,6 +258,7 @@ mod tests {
                 sets: [9, 0, 8, 0, 7],
                 reject_out: true,
                 isolated_published: true,
+                audit_published: true,
                 isolated_in: true,
                 audit_out: true,
                 ruled_out: true,

@@ -19,12 +19,14 @@ use ipnet::IpNet;
 
 use super::{
     accounts::Accounts,
+    adopt,
     group::{self, Group, GroupKey},
     intervals::Intervals,
-    maps::{Maps, Table, failed, is_full},
+    maps::Maps,
     rows::{Row, flags},
     slots::{Owner, Slots},
     strange::Strange,
+    writes::{REMOVE, WRITE, Writes},
 };
 use crate::{
     dataplane::{
@@ -53,82 +55,6 @@ pub(super) struct Shadow {
     nodes: u32,
     accounts: Accounts,
 }
-
-/// Counts what is done, and remembers what is refused while the rest goes on.
-#[derive(Default)]
-struct Writes {
-    report: SyncReport,
-    full: BTreeMap<&'static str, u64>,
-    failed: Option<DataplaneError>,
-}
-
-impl Writes {
-    /// True if the row is as wanted now.
-    fn done(&mut self, result: Result<(), MapError>, action: &'static str, map: &'static str) -> bool {
-        match result {
-            Ok(()) if action == WRITE => self.report.written += 1,
-            Ok(()) => self.report.removed += 1,
-            // Removed already, by someone else.
-            Err(MapError::KeyNotFound | MapError::ElementNotFound) => self.report.repaired += 1,
-            Err(error) if is_full(&error) => {
-                *self.full.entry(map).or_default() += 1;
-                return false;
-            }
-            Err(error) => {
-                self.failed.get_or_insert(failed(action, map, &error));
-                return false;
-            }
-        }
-        true
-    }
-
-    /// The whole outcome. Of several full maps the first is named; the others come up when it has been mended.
-    fn finish(self, maps: &Maps) -> Result<SyncReport, DataplaneError> {
-        if let Some((map, refused)) = self.full.into_iter().next() {
-            return Err(DataplaneError::Full { map, refused, capacity: maps.capacity(map) });
-        }
-        self.failed.map_or(Ok(self.report), Err)
-    }
-
-    /// Writes rows. What is refused is not in `have`, so that the next call tries again.
-    fn put<K, V>(&mut self, table: &mut Table<K::Abi, V::Abi>, have: &mut OrdMap<K, V>, rows: &[(&K, &V)])
-    where
-        K: Row + Ord + Clone,
-        V: Row + Clone,
-    {
-        for (key, value) in rows {
-            self.put_row(table, have, (key, value), value.encode());
-        }
-    }
-
-    /// Writes a row that is `abi` in the map.
-    fn put_row<K, V, A>(&mut self, table: &mut Table<K::Abi, A>, have: &mut OrdMap<K, V>, row: (&K, &V), abi: A)
-    where
-        K: Row + Ord + Clone,
-        V: Clone,
-        A: aya::Pod,
-    {
-        if self.done(table.insert(row.0.encode(), abi), WRITE, table.name) {
-            have.insert(row.0.clone(), row.1.clone());
-        }
-    }
-
-    fn cut<K, V, A>(&mut self, table: &mut Table<K::Abi, A>, have: &mut OrdMap<K, V>, keys: &[K])
-    where
-        K: Row + Ord + Clone,
-        V: Clone,
-        A: aya::Pod,
-    {
-        for key in keys {
-            if self.done(table.remove(&key.encode()), REMOVE, table.name) {
-                have.remove(key);
-            }
-        }
-    }
-}
-
-const WRITE: &str = "write";
-const REMOVE: &str = "remove";
 
 impl Shadow {
     /// What the maps hold. Rows that cannot be read back are removed.
@@ -235,6 +161,7 @@ impl Shadow {
         let ports = |intervals: &Intervals| OrdMap::<PolicyProtocol, BTreeSet<u16>>::from(intervals.clone());
         all.extend(compare("ports", &ports(&have.intervals), &ports(&want.intervals)));
         all.extend(compare("blocks", &have.blocks, &want.blocks));
+        all.extend(compare("limits", &found.accounts.rows(&self.accounts), &self.accounts.rows(&self.accounts)));
         let stray = found.stray.len().saturating_sub(self.stray.len());
         if stray > 0 && all.is_empty() {
             let what = format!("{stray} rows of backends that no service points to");
@@ -310,7 +237,7 @@ impl Shadow {
 
         let host = wanted.endpoints.get(&HOST_ENDPOINT).map_or(0, flags);
         // What is no way of a policy's any more is open before its rules go.
-        self.tell_host(&mut writes, maps, self.host & host);
+        self.tell_host(&mut writes, maps, self.host & host, &wanted.node_addresses);
 
         // Policies: first the rules under new numbers, then who and what has which number, at last old rules go: at no
         // moment something is looked up under a number that has no rules yet.
@@ -343,6 +270,10 @@ impl Shadow {
             writes.put_row(&mut maps.endpoints, &mut self.rows.endpoints, (ifindex, row), abi);
         }
         writes.put(&mut maps.peers, &mut self.rows.peers, &peers.put);
+        if !addresses.put.is_empty() && adopt::follows(self.host) {
+            // Before they are the host's: nothing of them has a row so far.
+            writes.try_to(adopt::adopt(maps, &wanted.node_addresses));
+        }
         writes.put(&mut maps.node_addresses, &mut own, &addresses.put);
         writes.put(&mut maps.nodes, &mut self.rows.nodes, &nodes.put);
         for (port, service) in served.put {
@@ -362,7 +293,7 @@ impl Shadow {
         // All that lets somebody pass is there.
         let complete = writes.full.is_empty() && writes.failed.is_none();
         if complete && self.rows.endpoints.get(&HOST_ENDPOINT) == wanted.endpoints.get(&HOST_ENDPOINT) {
-            self.tell_host(&mut writes, maps, host);
+            self.tell_host(&mut writes, maps, host, &wanted.node_addresses);
         }
 
         for front in &services.cut {
@@ -406,11 +337,27 @@ impl Shadow {
         }
     }
 
-    /// The programs look at the flags first: without them nothing of the host is judged.
-    fn tell_host(&mut self, writes: &mut Writes, maps: &mut Maps, flags: u32) {
-        if self.host != flags && writes.done(maps.set_host(flags), WRITE, map::GENERATION) {
+    /// The programs look at the flags first: without them nothing of the host is judged. What the host has begun before
+    /// gets its rows before they look for them, and what it has begun meanwhile right after.
+    fn tell_host(&mut self, writes: &mut Writes, maps: &mut Maps, flags: u32, own: &BTreeSet<IpAddr>) {
+        if self.host == flags {
+            return;
+        }
+        let begins = !adopt::follows(self.host) && adopt::follows(flags);
+        if begins {
+            writes.try_to(adopt::adopt(maps, own));
+        }
+        if writes.done(maps.set_host(flags), WRITE, map::GENERATION) {
             self.host = flags;
         }
+        if begins {
+            writes.try_to(adopt::adopt(maps, own));
+        }
+    }
+
+    /// Makes rows for what the host has begun where nobody looked, if policies are about it.
+    pub(super) fn adopt(&self, maps: &mut Maps) -> Result<(), DataplaneError> {
+        if adopt::follows(self.host) { adopt::adopt(maps, &self.rows.node_addresses).map(drop) } else { Ok(()) }
     }
 
     /// While there are none the programs look for no tunnels.

@@ -1,7 +1,7 @@
 //! An instance's namespace and veth pair.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     os::fd::AsRawFd,
     path::Path,
@@ -15,13 +15,14 @@ use rtnetlink::{
 };
 
 use super::{
+    neighbours::Neighbour,
     netns,
     rtnl::{self, Link, Netlink, Route, WantedRoute},
 };
 use crate::{
     model::InstanceId,
     net::{
-        HostLink, InstanceLink, Mended, NetError,
+        HostLink, InstanceLink, LinkState, Mended, NetError,
         names::{
             INSTANCE_DEVICE, host_device, host_mac, instance_mac, instance_of_device, instance_of_netns, netns_path,
         },
@@ -91,10 +92,27 @@ pub(super) async fn bring_up(host: &Netlink, dir: &Path, link: &InstanceLink) ->
     until_running(host, &outer.name).await
 }
 
+/// What the host has, looked at once for all links.
+struct There {
+    routes: Vec<Route>,
+    neighbours: BTreeSet<Neighbour>,
+}
+
+/// See [`crate::net::Net::look_at_link`].
+pub(super) async fn look(host: &Netlink, link: &HostLink) -> Result<LinkState, NetError> {
+    Ok(match host.link(&link.name).await? {
+        Some(found) if found.index != link.ifindex => LinkState::Gone,
+        Some(found) if found.up => LinkState::Up,
+        Some(_) => LinkState::Down,
+        None => LinkState::Gone,
+    })
+}
+
 /// See [`crate::net::Net::mend_links`].
 pub(super) async fn mend(host: &Netlink, dir: &Path, links: &[InstanceLink]) -> Result<Mended, NetError> {
     let mut mended = Mended::default();
-    let (there, devices) = (host.routes().await?, host.links().await?);
+    let (routes, devices, neighbours) = (host.routes().await?, host.links().await?, host.neighbours().await?);
+    let there = There { routes, neighbours };
     for link in links {
         let name = host_device(&link.id);
         let Some(outer) = devices.iter().find(|device| device.name == name && device.up) else { continue };
@@ -112,21 +130,21 @@ async fn mend_one(
     dir: &Path,
     link: &InstanceLink,
     outer: &Link,
-    there: &[Route],
+    there: &There,
 ) -> Result<Mended, NetError> {
     let inside = netns::in_existing(netns_path(dir, &link.id), Netlink::open).await?;
     let inner = find(&inside, INSTANCE_DEVICE).await?;
     let (addresses, pairs) = (link.addresses.iter().collect::<Vec<_>>(), pairs(link));
     let added = inside.ensure_addresses(&inner, &addresses).await?;
-    for (ip, gateway) in &pairs {
-        inside.ensure_neighbour(&inner, *gateway, host_mac(&link.id)).await?;
-        host.ensure_neighbour(outer, *ip, instance_mac(&link.id)).await?;
-    }
+    let gateways: Vec<_> = pairs.iter().map(|(_, gateway)| (*gateway, host_mac(&link.id))).collect();
+    let own: Vec<_> = pairs.iter().map(|(ip, _)| (*ip, instance_mac(&link.id))).collect();
+    let mut neighbours = inside.ensure_neighbours(&inner, &gateways, &inside.neighbours().await?).await?;
+    neighbours += host.ensure_neighbours(outer, &own, &there.neighbours).await?;
     let routes: Vec<WantedRoute> =
         pairs.iter().flat_map(|(ip, gateway)| inner_routes(*ip, *gateway, inner.index)).collect();
     let within = inside.ensure_routes(&routes, &inside.routes().await?).await?;
-    let outside = host.ensure_routes(&outer_routes(&pairs, outer.index), there).await?;
-    Ok(Mended { devices: 0, addresses: added, routes: within + outside })
+    let outside = host.ensure_routes(&outer_routes(&pairs, outer.index), &there.routes).await?;
+    Ok(Mended { addresses: added, routes: within + outside, neighbours, ..Mended::default() })
 }
 
 /// Each address with the gateway of its family.

@@ -4,13 +4,16 @@
 //! It keeps no record of what it made: names follow from ids, and everything else is read from the kernel. Making a
 //! link is a handful of system calls and no process; `nft` is run only for what concerns the whole node.
 
+mod begun;
 mod link;
 mod monitor;
+mod neighbours;
 mod netns;
 mod node;
 mod rtnl;
 mod sockets;
 mod sysctl;
+mod tracked;
 
 use std::{
     collections::BTreeMap,
@@ -22,9 +25,11 @@ use std::{
     },
 };
 
+pub use self::begun::{Begun, begun};
 use self::{monitor::Monitor, rtnl::Netlink};
 use super::{
-    Gone, HeldPort, HostLink, InstanceLink, Mended, Net, NetError, NodeNet, PublishedPort, Uplink, nft, ports, ranges,
+    Gone, HeldPort, HostLink, InstanceLink, LinkState, Mended, Net, NetError, NodeNet, PublishedPort, Uplink, nft,
+    ports, ranges,
 };
 use crate::{model::InstanceId, net::names::netns_path};
 
@@ -56,6 +61,9 @@ pub struct LinuxNet {
     monitor: Monitor,
     /// The derived MTU, as `ensure_node` last saw it; 0 before. A cache: making a link should not list every route.
     derived_mtu: AtomicU32,
+    /// The rules as they were written last.
+    node_rules: nft::Rules,
+    published_rules: nft::Rules,
 }
 
 /// [`Net::check_ranges`], for a look at the machine before a daemon is started: makes nothing.
@@ -73,7 +81,8 @@ impl LinuxNet {
     /// runtime it is called in.
     pub fn new(config: NetConfig) -> Result<Self, NetError> {
         let (netlink, monitor) = (Netlink::open()?, Monitor::start()?);
-        Ok(Self { config, netlink, monitor, derived_mtu: AtomicU32::new(0) })
+        let (node_rules, published_rules) = (nft::Rules::of_node(), nft::Rules::of_published());
+        Ok(Self { config, netlink, monitor, derived_mtu: AtomicU32::new(0), node_rules, published_rules })
     }
 
     async fn mtu(&self) -> Result<u32, NetError> {
@@ -103,12 +112,15 @@ impl Net for LinuxNet {
         netns::prepare_dir(&self.config.netns_dir)?;
         let mended = node::ensure(&self.netlink, node).await?;
         self.derive_mtu().await?;
-        nft::apply(&self.config.nft, &nft::node_rules(node, self.config.masquerade)).await?;
-        Ok(mended)
+        let rules = nft::node_rules(node, self.config.masquerade);
+        let firewall = self.node_rules.keep(&self.config.nft, &rules).await?;
+        Ok(Mended { firewall, ..mended })
     }
 
-    async fn sync_published(&self, ports: &[PublishedPort]) -> Result<(), NetError> {
-        nft::apply(&self.config.nft, &nft::published_rules(ports, node::PUBLISH_NEXT_HOPS)).await
+    async fn sync_published(&self, ports: &[PublishedPort]) -> Result<Mended, NetError> {
+        let rules = nft::published_rules(ports, node::PUBLISH_NEXT_HOPS);
+        let firewall = self.published_rules.keep(&self.config.nft, &rules).await?;
+        Ok(Mended { firewall, ..Mended::default() })
     }
 
     fn hold_port(&self, port: PublishedPort) -> Result<HeldPort, NetError> {
@@ -125,6 +137,10 @@ impl Net for LinuxNet {
 
     async fn mend_links(&self, links: &[InstanceLink]) -> Result<Mended, NetError> {
         link::mend(&self.netlink, &self.config.netns_dir, links).await
+    }
+
+    async fn look_at_link(&self, link: &HostLink) -> Result<LinkState, NetError> {
+        link::look(&self.netlink, link).await
     }
 
     async fn remove_link(&self, id: &InstanceId) -> Result<(), NetError> {
@@ -172,7 +188,7 @@ impl Net for LinuxNet {
     }
 
     async fn remove_node(&self) -> Result<(), NetError> {
-        nft::apply(&self.config.nft, &nft::no_rules()).await?;
+        nft::remove(&self.config.nft).await?;
         node::remove(&self.netlink).await?;
         let dir = self.config.netns_dir.clone();
         node::blocking(move || netns::release_dir(&dir)).await

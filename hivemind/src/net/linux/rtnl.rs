@@ -40,7 +40,7 @@ const BUSY_PAUSE: std::time::Duration = std::time::Duration::from_millis(5);
 
 /// A netlink socket of one network namespace.
 pub(super) struct Netlink {
-    handle: Handle,
+    pub(super) handle: Handle,
     /// The kernel takes one listing at a time on a socket.
     listing: tokio::sync::Mutex<()>,
     _connection: AbortOnDropHandle<()>,
@@ -157,7 +157,7 @@ impl Netlink {
 
     /// All answers to a request. A request that was cancelled may still be answered when the next one comes; the
     /// kernel refuses that one for a moment.
-    async fn collect<T, S>(&self, request: impl Fn() -> S) -> Result<Vec<T>, rtnetlink::Error>
+    pub(super) async fn collect<T, S>(&self, request: impl Fn() -> S) -> Result<Vec<T>, rtnetlink::Error>
     where
         S: Stream<Item = Result<T, rtnetlink::Error>>,
     {
@@ -319,13 +319,6 @@ impl Netlink {
             _ => Ok(()),
         }
     }
-
-    /// A permanent neighbour: no ARP and no neighbour discovery is needed to reach it.
-    pub(super) async fn ensure_neighbour(&self, link: &Link, ip: IpAddr, mac: Mac) -> Result<(), NetError> {
-        killpoint::before("adding a neighbour");
-        let request = self.handle.neighbours().add(link.index, ip).link_layer_address(&mac.0).replace();
-        request.execute().await.map_err(refused("add the neighbour", format!("{ip} on {}", link.name)))
-    }
 }
 
 /// Keeps the kernel from making a link-local IPv6 address of its own for a device that is only a point of passage.
@@ -440,13 +433,13 @@ fn is(error: &rtnetlink::Error, errno: i32) -> bool {
 }
 
 /// [`NetError::Netlink`], for `map_err`.
-fn refused<E: Why>(action: &'static str, object: impl Into<String>) -> impl FnOnce(E) -> NetError {
+pub(super) fn refused<E: Why>(action: &'static str, object: impl Into<String>) -> impl FnOnce(E) -> NetError {
     let object = object.into();
     move |error| NetError::Netlink { action, object, why: error.why() }
 }
 
 /// What an error says, in the system's words.
-trait Why {
+pub(super) trait Why {
     fn why(self) -> String;
 }
 

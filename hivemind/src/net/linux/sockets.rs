@@ -1,9 +1,14 @@
-//! Closes sockets whose peer is gone, by the kernel's socket diagnostics (sock_diag(7), `SOCK_DESTROY` of Linux 4.5).
+//! Lists the sockets of a network namespace, and closes those whose peer is gone, by the kernel's socket diagnostics
+//! (sock_diag(7), `SOCK_DESTROY` of Linux 4.5).
 //!
 //! Requests and answers are few and of fixed size (`struct inet_diag_req_v2` and `struct inet_diag_msg` of
 //! linux/inet_diag.h), so they are put together here.
 
-use std::{io, net::IpAddr, os::fd::AsRawFd};
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    os::fd::AsRawFd,
+};
 
 use nix::{
     errno::Errno,
@@ -17,22 +22,71 @@ use crate::net::types::Gone;
 const BY_FAMILY: u16 = 20;
 const DESTROY: u16 = 21;
 /// `NLMSG_ERROR` and `NLMSG_DONE`.
-const ERROR: u16 = 2;
-const DONE: u16 = 3;
+pub(super) const ERROR: u16 = 2;
+pub(super) const DONE: u16 = 3;
 /// Bytes of `struct nlmsghdr`.
-const HEADER: usize = 16;
+pub(super) const HEADER: usize = 16;
 /// Bytes of `struct inet_diag_sockid`: ports, two addresses, device, cookie.
 const ID: usize = 48;
 /// States of TCP that have a peer: not closed, listening, or only waiting for late segments. Of UDP: connected.
 const TCP_STATES: u32 = 0xfff & !(1 << 6 | 1 << 7 | 1 << 10);
 const UDP_STATES: u32 = 1 << 1;
+/// States in which somebody may begin to them: TCP's listening, UDP's without a peer.
+const TCP_LISTEN: u32 = 1 << 10;
+const UDP_UNCONNECTED: u32 = 1 << 7;
 /// More than the kernel puts into one answer.
-const ANSWER: usize = 64 << 10;
+pub(super) const ANSWER: usize = 64 << 10;
+
+/// States of TCP in which one side has finished, or both.
+const CLOSING: u32 = 1 << 4 | 1 << 5 | 1 << 8 | 1 << 9 | 1 << 11;
 
 /// A socket as the kernel names it.
 struct Found {
     family: u8,
+    state: u8,
     id: [u8; ID],
+    local: SocketAddr,
+    peer: SocketAddr,
+}
+
+/// A socket with a peer.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Ends {
+    pub(super) protocol: u8,
+    pub(super) local: SocketAddr,
+    pub(super) peer: SocketAddr,
+    /// One side has finished, or both.
+    pub(super) closing: bool,
+}
+
+/// Protocol and address of a socket without one.
+pub(super) type Waiting = (u8, SocketAddr);
+
+/// The sockets of TCP and UDP of the calling thread's network namespace: those that have a peer, and those that
+/// wait for one.
+pub(super) fn all() -> io::Result<(Vec<Ends>, Vec<Waiting>)> {
+    let flags = SockFlag::SOCK_CLOEXEC;
+    let fd = socket(AddressFamily::Netlink, SockType::Raw, flags, SockProtocol::NetlinkSockDiag)?;
+    let fd = fd.as_raw_fd();
+    let (mut connected, mut waiting) = (Vec::new(), Vec::new());
+    for (protocol, peers, alone) in [(IPPROTO_TCP, TCP_STATES, TCP_LISTEN), (IPPROTO_UDP, UDP_STATES, UDP_UNCONNECTED)]
+    {
+        for family in [AF_INET, AF_INET6] {
+            for states in [peers, alone] {
+                let all = request(BY_FAMILY, NLM_F_DUMP, family as u8, protocol as u8, states, &[0; ID]);
+                send(fd, &all, MsgFlags::empty())?;
+                for Found { state, local, peer, .. } in dumped(fd)? {
+                    if states == peers {
+                        let closing = protocol == IPPROTO_TCP && CLOSING >> state & 1 != 0;
+                        connected.push(Ends { protocol: protocol as u8, local, peer, closing });
+                    } else {
+                        waiting.push((protocol as u8, local));
+                    }
+                }
+            }
+        }
+    }
+    Ok((connected, waiting))
 }
 
 /// Closes what is connected to somebody who is gone, in the network namespace of the calling thread. The programs that
@@ -46,7 +100,7 @@ pub(super) fn close(gone: &Gone) -> io::Result<usize> {
         for family in [AF_INET, AF_INET6] {
             let all = request(BY_FAMILY, NLM_F_DUMP, family as u8, protocol as u8, states, &[0; ID]);
             send(fd, &all, MsgFlags::empty())?;
-            for Found { family, id } in dumped(fd, gone)? {
+            for Found { family, id, .. } in dumped(fd)?.into_iter().filter(|found| gone.has(&found.peer.ip())) {
                 let one = request(DESTROY, NLM_F_ACK, family, protocol as u8, states, &id);
                 send(fd, &one, MsgFlags::empty())?;
                 closed += usize::from(acknowledged(fd)?);
@@ -72,7 +126,7 @@ fn request(kind: u16, flags: i32, family: u8, protocol: u8, states: u32, id: &[u
 }
 
 /// Reads the answers to a request for all, up to its end.
-fn dumped(fd: i32, gone: &Gone) -> io::Result<Vec<Found>> {
+fn dumped(fd: i32) -> io::Result<Vec<Found>> {
     let mut found = Vec::new();
     loop {
         let mut bytes = vec![0; ANSWER];
@@ -83,7 +137,7 @@ fn dumped(fd: i32, gone: &Gone) -> io::Result<Vec<Found>> {
                 // There is no such kind of socket in this kernel, so there are none to be closed.
                 ERROR if code(body) == Errno::ENOENT as i32 => return Ok(found),
                 ERROR => return Err(io::Error::from_raw_os_error(code(body))),
-                _ => found.extend(read(body).filter(|(_, peer)| gone.has(peer)).map(|(found, _)| found)),
+                _ => found.extend(read(body)),
             }
         }
     }
@@ -103,7 +157,7 @@ fn acknowledged(fd: i32) -> io::Result<bool> {
 }
 
 /// The messages of one answer: kind and body.
-fn messages(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+pub(super) fn messages(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     std::iter::from_fn(move || {
         let (header, _) = bytes.split_first_chunk::<HEADER>()?;
         let length = u32::from_ne_bytes([header[0], header[1], header[2], header[3]]) as usize;
@@ -115,18 +169,22 @@ fn messages(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
 }
 
 /// The number of the error that a message tells; 0: none.
-fn code(body: &[u8]) -> i32 {
+pub(super) fn code(body: &[u8]) -> i32 {
     body.first_chunk().map_or(Errno::EBADMSG as i32, |code| -i32::from_ne_bytes(*code))
 }
 
-/// A socket and its peer's address, of the body of a message.
-fn read(body: &[u8]) -> Option<(Found, IpAddr)> {
-    let family = *body.first()?;
+/// The socket that the body of a message tells of.
+fn read(body: &[u8]) -> Option<Found> {
+    let (family, state) = (*body.first()?, body.get(1)? & 31);
     let id = *body.get(4..)?.first_chunk::<ID>()?;
-    let peer: [u8; 16] = *id[20..].first_chunk()?;
-    let v4: [u8; 4] = *peer.first_chunk()?;
-    let peer = if i32::from(family) == AF_INET { v4.into() } else { IpAddr::from(peer).to_canonical() };
-    Some((Found { family, id }, peer))
+    // Ports, then addresses.
+    let end = |port: usize, address: usize| {
+        let address: [u8; 16] = *id[address..].first_chunk()?;
+        let v4: [u8; 4] = *address.first_chunk()?;
+        let ip = if i32::from(family) == AF_INET { v4.into() } else { IpAddr::from(address).to_canonical() };
+        Some(SocketAddr::new(ip, u16::from_be_bytes([id[port], id[port + 1]])))
+    };
+    Some(Found { family, state, id, local: end(0, 4)?, peer: end(2, 20)? })
 }
 
 #[cfg(test)]
@@ -136,8 +194,8 @@ mod tests {
     #[test]
     fn a_short_answer_is_no_socket() {
         let mut body = [0; 4 + ID];
-        (body[0], body[24]) = (AF_INET as u8, 10);
-        assert_eq!(read(&body).map(|(_, peer)| peer), Some([10, 0, 0, 0].into()));
+        (body[0], body[7], body[24]) = (AF_INET as u8, 80, 10);
+        assert_eq!(read(&body).map(|found| found.peer), Some(SocketAddr::from(([10, 0, 0, 0], 80))));
         for length in 0..body.len() {
             assert!(read(&body[..length]).is_none(), "{length}");
         }

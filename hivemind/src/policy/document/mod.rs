@@ -47,10 +47,12 @@
 //! host: {}                         # or {nodes: [a, b]}
 //! priority: 500                    # absent: 500; of all policies of the host the first rule that matches decides
 //! otherwise: reject                # of what no rule accepts the sender is told; absent: deny
+//! audit: true                      # only counts what it would deny; absent: false
 //! ingress:                         # what comes to the host by an uplink, or from instances
 //! - {from: [{block: 10.0.0.0/8}], ports: [9100]}
 //! - {action: reject, ports: [113]} # or deny, or accept, which it is without a word
-//! egress: []                       # what the host sends by uplinks
+//! egress:                          # what the host sends by uplinks; [] closes it
+//! - {to: [{dns: [registry.example.com]}], ports: [443]}
 //! published:                       # what comes to published ports, by the port of the node
 //! - {from: [{block: 10.0.0.0/8}], ports: [8080]}
 //! ```

@@ -40,14 +40,7 @@ pub(super) fn policy(node: &Node<'_>, scope: &Scope, faults: &mut Faults) -> Opt
     let fields = node.fields_with_values(POLICY, faults)?;
     let key = words::key(&fields, "policy", scope, faults);
     let instances = selector_or_all(&fields, "instances", faults);
-    let audit = match fields.get("audit") {
-        None => Some(false),
-        Some(node) => match node.value {
-            Value::Bool(audit) => Some(*audit),
-            _ => node.fault(faults, "write true or false"),
-        },
-    };
-    let otherwise = otherwise(&fields, faults);
+    let (audit, otherwise) = (audit(&fields, faults), otherwise(&fields, faults));
     let [ingress, egress] = [("ingress", "from"), ("egress", "to")].map(|(direction, peers)| {
         let items = fields.get(direction)?.items(faults)?;
         Some(items.iter().filter_map(|node| rule(node, peers, faults)).collect())
@@ -93,7 +86,7 @@ fn tier(node: &Node<'_>, scope: &Scope, faults: &mut Faults) -> Option<Document>
     Some(Document::Tier(key, TierSpec { namespaces, instances, ingress, egress, ..TierSpec::new(tier, priority) }))
 }
 
-const HOST: &[&str] = &["policy", "host", "priority", "otherwise", "ingress", "egress", "published"];
+const HOST: &[&str] = &["policy", "host", "priority", "audit", "otherwise", "ingress", "egress", "published"];
 
 /// The priority of a policy of the host that names none: in the middle.
 const HOST_PRIORITY: u16 = MAX_PRIORITY / 2;
@@ -111,7 +104,7 @@ fn host(node: &Node<'_>, faults: &mut Faults) -> Option<Document> {
         Some(node) => words::priority(&node, faults),
         None => Some(HOST_PRIORITY),
     };
-    let otherwise = otherwise(&fields, faults);
+    let (audit, otherwise) = (audit(&fields, faults), otherwise(&fields, faults));
     let mut spec = TierSpec::new(Tier::Host, HOST_PRIORITY);
     for (way, peers) in [(Way::Ingress, "from"), (Way::Egress, "to"), (Way::Published, "from")] {
         let Some(items) = fields.get(way.as_str()).and_then(|node| node.items(faults)) else { continue };
@@ -124,8 +117,17 @@ fn host(node: &Node<'_>, faults: &mut Faults) -> Option<Document> {
         }
         spec.closes.insert(way);
     }
-    (spec.nodes, spec.otherwise, spec.priority) = (nodes?, otherwise?, priority?);
+    (spec.nodes, spec.otherwise, spec.priority, spec.audit) = (nodes?, otherwise?, priority?, audit?);
     Some(Document::Tier(TierKey { tenant: None, name: name? }, spec))
+}
+
+/// Whether it only counts what it would deny; without a word it does not.
+fn audit(fields: &Fields<'_>, faults: &mut Faults) -> Option<bool> {
+    let Some(node) = fields.get("audit") else { return Some(false) };
+    match node.value {
+        Value::Bool(audit) => Some(*audit),
+        _ => node.fault(faults, "write true or false"),
+    }
 }
 
 /// `deny`, which it also is without a word, or `reject`.
@@ -158,8 +160,7 @@ fn rule_with_action(node: &Node<'_>, peers: &str, unsaid: Option<Action>, faults
             node.fault(faults, format_args!("{other:?} is not an action; write {known}"))
         }
     });
-    // The host asks other name servers than its instances do.
-    let opens = peers == "to" && action == Some(Action::Accept) && unsaid.is_none();
+    let opens = peers == "to" && action == Some(Action::Accept);
     let PolicyRule { peers, ports } = parts(&fields, peers, opens, faults);
     Some(TierRule { action: action?, peers, ports })
 }

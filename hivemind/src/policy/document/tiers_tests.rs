@@ -192,9 +192,12 @@ fn a_policy_of_the_host_closes_the_ways_that_it_names() {
     };
     assert_eq!(tiers(text), [("nodes".to_owned(), spec)]);
     let egress = TierSpec { closes: [Way::Egress].into(), ..TierSpec::new(Tier::Host, 500) };
-    assert_eq!(tiers("policy: p\nhost: {}\negress: []\n"), [("p".to_owned(), egress)]);
-    let wrong =
-        "policy: p\nhost: {nodes: []}\nnamespace: x\notherwise: no\negress: [{action: pass, to: [{dns: [a.b]}]}]\n";
+    assert_eq!(tiers("policy: p\nhost: {}\negress: []\n"), [("p".to_owned(), egress.clone())]);
+    let names = vec![rule(Action::Accept, [PolicyPeer::Dns("a.b".into())])];
+    let trial = TierSpec { audit: true, egress: names, ..egress };
+    let text = "policy: p\nhost: {}\naudit: true\negress: [{to: [{dns: [A.b.]}]}]\n";
+    assert_eq!(tiers(text), [("p".to_owned(), trial)]);
+    let wrong = "policy: p\nhost: {nodes: []}\nnamespace: x\notherwise: no\naudit: 1\negress: [{action: deny, to: [{dns: [a.b]}]}]\n";
     let faults = read(wrong, &scope("x")).expect_err("faults");
     assert_eq!(faults.len(), 5, "{faults:#?}");
 }

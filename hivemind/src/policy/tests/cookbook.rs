@@ -47,6 +47,7 @@ fn cluster() -> (World, Vec<(&'static str, InstanceId)>) {
         let port = |text: &str| text.parse::<FailsafePort>().expect("a port").0;
         text.split(',').map(port).collect()
     };
+    world.known.insert("registry.example.com".into(), [name("203.0.113.8")].into());
     world.failsafe = Failsafe { inbound: ports(Failsafe::INBOUND), outbound: ports(Failsafe::OUTBOUND) };
     (world, made)
 }
@@ -63,7 +64,7 @@ fn end(instances: &[(&str, InstanceId)], word: &str) -> End {
 #[test]
 fn every_recipe_does_what_it_says() {
     let (recipes, expected) = (blocks("yaml"), blocks("expect"));
-    assert_eq!(recipes.len(), 19);
+    assert_eq!(recipes.len(), 21);
     let headings = |blocks: &[(&'static str, String)]| blocks.iter().map(|(heading, _)| *heading).collect::<Vec<_>>();
     assert_eq!(headings(&recipes), headings(&expected), "each has what is expected of it");
     for ((heading, recipe), (_, expected)) in recipes.iter().zip(&expected) {

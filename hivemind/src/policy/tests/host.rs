@@ -3,7 +3,10 @@
 use super::world::*;
 use crate::{
     model::InstanceId,
-    policy::{Direction, Document, FailsafePort, Peer, PolicyRef, SETS, Verdict, judge, judge_host, read},
+    policy::{
+        Direction, Document, FailsafePort, HOST_RULES, PUBLISHED_TRIAL, Peer, PolicyRef, SETS, TRIAL_RULES, Verdict,
+        judge, judge_host, read,
+    },
     spec::v1::PolicyProtocol,
 };
 
@@ -131,4 +134,48 @@ fn sets_of_the_host_are_others_than_those_of_instances() {
     assert!((0..SETS).all(|set| host[set] == 0 || !own.contains(&host[set])), "{host:?} {own:?}");
     world.host("policy: p\nhost: {}\ningress: [{ports: [1]}]\n");
     assert_ne!(world.compile().host.expect("a policy").sets, host, "a change is a new set");
+}
+
+#[test]
+fn a_policy_on_trial_changes_nothing_and_says_what_it_would_deny() {
+    let (mut world, id) = one();
+    world.host(
+        "policy: t\nhost: {}\naudit: true\ningress: [{ports: [80]}]\npublished: [{action: deny, ports: [8080]}, {}]\n",
+    );
+    let instance = Peer::Instance(&id, world.v4(&id));
+    assert_eq!(
+        (world.comes("192.0.2.1", 80), world.comes("192.0.2.1", 81)),
+        (Verdict::NotIsolated, Verdict::WouldDeny)
+    );
+    assert_eq!(world.comes("192.0.2.1", 22), Verdict::Failsafe);
+    assert_eq!(world.at_host(Direction::In, instance, 81), Verdict::WouldDeny);
+    assert_eq!(world.at_host(Direction::Out, Peer::Address(name("192.0.2.1")), 81), Verdict::NotIsolated);
+    let published = |world: &World, port| world.at_host(Direction::Published, Peer::Address(name("192.0.2.1")), port);
+    assert_eq!((published(&world, 8080), published(&world, 8443)), (Verdict::WouldDeny, Verdict::NotIsolated));
+    // Beside others: it takes its place in their order, and neither opens nor closes anything.
+    world.host("policy: a\nhost: {}\npriority: 600\ningress: [{ports: ['81-82']}]\n");
+    assert_eq!((world.comes("192.0.2.1", 80), world.comes("192.0.2.1", 81)), (Verdict::Denied, ALLOWED));
+    world.host("policy: t\nhost: {}\naudit: true\ningress: [{action: reject, ports: [81]}, {ports: [83]}]\n");
+    let comes = |port| world.comes("192.0.2.1", port);
+    assert_eq!([81, 82, 83].map(comes), [Verdict::WouldDeny, ALLOWED, Verdict::Denied]);
+    world.host("policy: t\nhost: {}\npriority: 700\naudit: true\ningress: [{action: reject, ports: [81]}]\n");
+    assert_eq!(world.comes("192.0.2.1", 81), ALLOWED, "another rule comes first");
+    let sets = world.compile().host.expect("a policy").sets;
+    assert!(sets[TRIAL_RULES] != 0 && sets[PUBLISHED_TRIAL] == 0, "asked only where something is on trial: {sets:?}");
+}
+
+#[test]
+fn names_of_hosts_open_what_they_stand_for_to_the_host() {
+    let (mut world, _) = one();
+    world.host("policy: p\nhost: {}\negress: [{to: [{dns: [registry.example.com]}], ports: [443]}]\n");
+    let out = |world: &World, address, port| world.at_host(Direction::Out, Peer::Address(name(address)), port);
+    assert_eq!(out(&world, "203.0.113.1", 443), Verdict::Denied, "nobody knows the name yet");
+    world.known.insert("registry.example.com".into(), [name("203.0.113.1"), name("2001:db8::1")].into());
+    for address in ["203.0.113.1", "2001:db8::1"] {
+        assert_eq!((out(&world, address, 443), out(&world, address, 80)), (ALLOWED, Verdict::Denied));
+    }
+    assert_eq!(out(&world, "203.0.113.2", 443), Verdict::Denied);
+    let compiled = world.compile();
+    let set = compiled.host.expect("a policy").sets[HOST_RULES];
+    assert_eq!(compiled.hosts[&set], ["registry.example.com".to_owned()].into());
 }

@@ -48,6 +48,9 @@ pub struct TierSpec {
     /// Of the tier `host`: what becomes of what is denied so. Of several policies the one that is silent decides.
     #[serde(default, skip_serializing_if = "Otherwise::is_deny")]
     pub otherwise: Otherwise,
+    /// Of the tier `host`: counts what it would deny, and denies nothing.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub audit: bool,
     /// Of the tier `host`: the nodes that it is about, by name; without one, all.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     #[schema(value_type = Vec<String>)]
@@ -67,6 +70,7 @@ impl TierSpec {
             published: Vec::new(),
             closes: BTreeSet::new(),
             otherwise: Otherwise::Deny,
+            audit: false,
             nodes: BTreeSet::new(),
         }
     }
@@ -78,6 +82,11 @@ impl TierSpec {
             Way::Egress => &self.egress,
             Way::Published => &self.published,
         }
+    }
+
+    /// Whether it says anything of a way.
+    pub fn speaks_of(&self, way: Way) -> bool {
+        self.closes.contains(&way) || !self.rules(way).is_empty()
     }
 }
 
@@ -173,7 +182,7 @@ pub fn validate_tier(spec: &TierSpec) -> Vec<String> {
             faults.push(format!("{direction}: {why}"));
         }
         for (at, rule) in rules.iter().enumerate() {
-            let opens = way == Way::Egress && rule.action == Action::Accept && spec.tier != Tier::Host;
+            let opens = way == Way::Egress && rule.action == Action::Accept;
             check_parts(&format!("{direction}[{at}]"), opens, &rule.peers, &rule.ports, &mut faults);
         }
     }
@@ -195,6 +204,7 @@ fn check_no_host(spec: &TierSpec, faults: &mut Vec<String>) {
         ("published", spec.published.is_empty()),
         ("closes", spec.closes.is_empty()),
         ("otherwise", spec.otherwise.is_deny()),
+        ("audit", !spec.audit),
         ("nodes", spec.nodes.is_empty()),
     ];
     for (field, _) in only.into_iter().filter(|(_, absent)| !absent) {
@@ -264,19 +274,21 @@ mod tests {
         assert_eq!(faults(good), Vec::<String>::new());
         let bad = serde_json::json!({"tier": "host", "priority": 0, "instances": {"labels": {"a": "b"}}, 
             "ingress": [{"action": "pass", "peers": [{"entity": "same-tenant"}]}],
-            "egress": [{"action": "accept", "peers": [{"entity": "cluster"}, {"dns": "example.org"}]}]});
+            "egress": [{"action": "accept", "peers": [{"entity": "cluster"}, {"dns": "example.org"}]},
+                       {"action": "deny", "peers": [{"dns": "example.org"}]}]});
         let expected = [
             "namespaces, instances",
             "ingress[0].action",
             "ingress[0].peers",
             "egress[0].peers",
-            "egress[0].peers[1].dns",
+            "egress[1].peers[0].dns",
         ];
         assert_eq!(fields(bad), expected);
         let of_tenant = TierSpec { closes: [Way::Ingress].into(), ..TierSpec::new(Tier::Host, 0) };
         assert_eq!(validate_tier_of(false, &of_tenant), Vec::<String>::new());
         assert_eq!(validate_tier_of(true, &of_tenant).len(), 1);
-        let elsewhere = serde_json::json!({"tier": "admin", "priority": 0, "closes": ["egress"], "nodes": ["n1"]});
-        assert_eq!(fields(elsewhere), ["closes", "nodes"]);
+        let elsewhere =
+            serde_json::json!({"tier": "admin", "priority": 0, "closes": ["egress"], "nodes": ["n1"], "audit": true});
+        assert_eq!(fields(elsewhere), ["closes", "audit", "nodes"]);
     }
 }

@@ -10,7 +10,7 @@ use std::{
 use hivemind_ebpf::{program, reason::Reason};
 
 use super::{
-    parse::{self, End, Packet, Part, be16},
+    parse::{self, End, Packet, Part, be16, is_reply, question},
     world::{Behind, World},
 };
 use crate::{
@@ -62,6 +62,8 @@ struct Flow {
     sent: [bool; 2],
     finished: [bool; 2],
     reset: bool,
+    /// The origin has sent a SYN.
+    opened: bool,
 }
 
 impl Flow {
@@ -100,14 +102,24 @@ impl Opinion {
     }
 }
 
+/// Where a packet is seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Device {
+    Instance(usize),
+    Uplink,
+    Publish,
+}
+
+type Place = (Device, IpAddr, IpAddr, u32, u8);
+
 /// The model and what it remembers.
 pub(crate) struct Model {
     pub(crate) world: World,
     flows: HashMap<Key, Flow>,
     /// The backends of what was asked for: client, address asked for, protocol.
     backends: HashMap<(End, End, u8), End>,
-    /// Ports by addresses, identification and protocol of what is in fragments.
-    fragments: HashMap<(IpAddr, IpAddr, u32, u8), (u16, u16)>,
+    /// Ports by where it is seen, addresses, identification and protocol of what is in fragments.
+    fragments: HashMap<Place, (u16, u16)>,
     /// Every flow that was ever let through, and its beginnings: nothing but it and its answers may pass.
     pub(super) begun: BTreeSet<(u8, End, End)>,
 }
@@ -132,11 +144,11 @@ impl Model {
     }
 
     /// Reads a frame; later fragments get the ports of their first. True: it is one of these.
-    fn read(&self, frame: &[u8]) -> Result<(Packet, bool), Reason> {
+    fn read(&self, device: Device, frame: &[u8]) -> Result<(Packet, bool), Reason> {
         let mut packet = parse::read(frame)?;
         let mut follows = false;
         if packet.part == Part::Later
-            && let Some((from, to)) = self.fragments.get(&place(&packet))
+            && let Some((from, to)) = self.fragments.get(&place(device, &packet))
         {
             (packet.from.1, packet.to.1) = (*from, *to);
             follows = true;
@@ -158,7 +170,7 @@ impl Model {
             let honest = is_own(22, 6, &own.mac) && is_own(28, 4, &four.octets());
             return if honest { Ok(Opinion::one(Fate::Pass(Change::Nothing))) } else { Err(Reason::SpoofedAddress) };
         }
-        let (packet, follows) = self.read(frame)?;
+        let (packet, follows) = self.read(Device::Instance(host), frame)?;
         ready?;
         if !is_own(6, 6, &own.mac) {
             return Err(Reason::SpoofedMac);
@@ -287,7 +299,7 @@ impl Model {
             if flow.origin == from && packet.is_icmp() {
                 // A ping is decided by its first packet, of whatever type the others are.
                 fates.push(go(sends, hosts[1], change));
-            } else if flow.origin != from && flow.asked.is_some() {
+            } else if flow.origin != from && (flow.asked.is_some() || flow.opened && packet.protocol == TCP) {
                 // Without what it answers it has no meaning.
                 fates.extend(refused);
                 return Ok(Opinion { fates, step: None });
@@ -315,7 +327,7 @@ impl Model {
         if be16(frame, 12) == Some(0x0806) {
             return ready.map(|()| Opinion::one(Fate::Pass(Change::Nothing)));
         }
-        let (packet, follows) = self.read(frame)?;
+        let (packet, follows) = self.read(Device::Instance(host), frame)?;
         ready?;
         let dst = packet.to.0;
         if packet.is_neighbour() {
@@ -358,7 +370,7 @@ impl Model {
     fn arrives(&self, frame: &[u8]) -> Judged {
         let passes = || Opinion::one(Fate::Pass(Change::Nothing));
         // What cannot be read is the stack's.
-        let Ok((packet, follows)) = self.read(frame) else { return Ok(passes()) };
+        let Ok((packet, follows)) = self.read(Device::Uplink, frame) else { return Ok(passes()) };
         let src = packet.from.0;
         if self.world.is_instance(src) || self.world.is_service(src) {
             return Err(Reason::SpoofedAddress);
@@ -390,11 +402,19 @@ impl Model {
             return Ok(passes());
         }
         let (asked, receiver) = (Some(packet.to), self.world.host_of(backend.0));
-        self.flow(packet, backend, asked, [None, receiver], follows, true)
+        let opens = packet.protocol == TCP && packet.opens();
+        let judged = self.flow(packet, backend, asked, [None, receiver], follows, true);
+        if !opens {
+            return judged;
+        }
+        // What begins is the firewall's to decide, once the tables have changed since it was decided.
+        let mut opinion = judged.unwrap_or_else(Opinion::from);
+        opinion.fates.push(Fate::Pass(Change::Nothing));
+        Ok(opinion)
     }
 
     fn published(&self, frame: &[u8]) -> Judged {
-        let (packet, follows) = self.read(frame)?;
+        let (packet, follows) = self.read(Device::Publish, frame)?;
         if !matches!(packet.protocol, TCP | UDP) || packet.part == Part::Later && !follows {
             return Err(Reason::NoSuchPort);
         }
@@ -410,12 +430,17 @@ impl Model {
     }
 
     /// Remembers what was seen and let through.
-    pub(crate) fn remember(&mut self, frame: &[u8], opinion: Opinion, fate: Fate) {
+    pub(crate) fn remember(&mut self, program: &str, host: usize, frame: &[u8], opinion: Opinion, fate: Fate) {
         let forwarded = !matches!(fate, Fate::Drop(_));
         if let Ok(packet) = parse::read(frame)
             && packet.part == Part::First
         {
-            self.fragments.insert(place(&packet), (packet.from.1, packet.to.1));
+            let device = match program {
+                program::FROM_CONTAINER | program::TO_CONTAINER => Device::Instance(host),
+                program::FROM_UPLINK => Device::Uplink,
+                _ => Device::Publish,
+            };
+            self.fragments.insert(place(device, &packet), (packet.from.1, packet.to.1));
         }
         let Some(step) = opinion.step.filter(|_| forwarded) else { return };
         let Step { packet, from, to, asked, begins } = step;
@@ -428,7 +453,8 @@ impl Model {
         }
         if begins {
             self.begun.insert((packet.protocol, from, to));
-            let fresh = Flow { origin: from, asked, sent: [false; 2], finished: [false; 2], reset: false };
+            let fresh =
+                Flow { origin: from, asked, sent: [false; 2], finished: [false; 2], reset: false, opened: false };
             self.flows.insert(id, fresh);
         }
         let Some(flow) = self.flows.get_mut(&id) else { return };
@@ -436,6 +462,7 @@ impl Model {
         flow.sent[side] = true;
         flow.finished[side] |= flags & 1 != 0;
         flow.reset |= flags & 4 != 0;
+        flow.opened |= side == 0 && flags & 0x12 == 2;
         if begins && let Some(asked) = asked {
             self.backends.insert((from, asked, packet.protocol), to);
         }
@@ -448,26 +475,12 @@ impl Model {
 }
 
 /// Where the ports of a packet in fragments are kept.
-fn place(packet: &Packet) -> (IpAddr, IpAddr, u32, u8) {
-    (packet.from.0, packet.to.0, packet.ident, packet.protocol)
+fn place(device: Device, packet: &Packet) -> Place {
+    (device, packet.from.0, packet.to.0, packet.ident, packet.protocol)
 }
 
 fn go(sends: bool, receiver: Option<usize>, change: Change) -> Fate {
     if sends && receiver.is_some() { Fate::Redirect(change) } else { Fate::Pass(change) }
-}
-
-/// The ICMP type that a reply answers.
-fn question(packet: &Packet) -> u8 {
-    match (packet.is_icmp(), packet.detail) {
-        (true, 0) => 8,
-        (true, 129) => 128,
-        (_, detail) => detail,
-    }
-}
-
-/// Whether a packet of ICMP may be an answer at all: an echo request is none.
-fn is_reply(packet: &Packet) -> bool {
-    !packet.is_icmp() || !matches!(packet.detail, 8 | 128) || packet.part == Part::Later
 }
 
 /// Counts what should be dropped, as the counters have it.

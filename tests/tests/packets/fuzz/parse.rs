@@ -226,3 +226,17 @@ pub(crate) fn is_unroutable(address: IpAddr) -> bool {
         IpAddr::V6(six) => six.is_loopback() || six.is_unspecified() || six.is_unicast_link_local(),
     }
 }
+
+/// The ICMP type that a reply answers.
+pub(crate) fn question(packet: &Packet) -> u8 {
+    match (packet.is_icmp(), packet.detail) {
+        (true, 0) => 8,
+        (true, 129) => 128,
+        (_, detail) => detail,
+    }
+}
+
+/// Whether a packet of ICMP may be an answer at all: an echo request is none.
+pub(crate) fn is_reply(packet: &Packet) -> bool {
+    !packet.is_icmp() || !matches!(packet.detail, 8 | 128) || packet.part == Part::Later
+}

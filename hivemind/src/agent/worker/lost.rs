@@ -1,0 +1,49 @@
+//! Links that somebody else takes away.
+
+use super::Worker;
+use crate::{
+    model::{Desired, ErrorCode, EventKind, Instance},
+    net::LinkState,
+    runtime::RunState,
+    spec::v1::RestartPolicy,
+};
+
+impl Worker {
+    /// Looks whether the link is still there that this worker has brought up. One that is down is brought up again. When
+    /// its device is gone, all that the process knew of its network is gone as well: it is started again on another one.
+    /// A process that is to run once only gets another device as it runs.
+    pub(super) async fn look_at_link(&mut self, instance: &Instance) {
+        let Some(link) = self.link.as_ref().filter(|_| self.seen.link && instance.desired == Desired::Run) else {
+            return;
+        };
+        let (state, device) = match self.shared.net.look_at_link(link).await {
+            Ok(state) => (state, link.name.clone()),
+            Err(error) => {
+                tracing::warn!(instance = %instance.id, %error, "the link could not be looked at");
+                return;
+            }
+        };
+        let name = instance.name();
+        match state {
+            LinkState::Up => {}
+            LinkState::Down => {
+                self.seen.link = false;
+                self.shared.metrics.repaired("device", 1);
+                let message = format!("{name}: somebody else has set its network device {device} down; it is up again");
+                self.event(EventKind::Warning, "LinkDown", instance, message);
+            }
+            LinkState::Gone => {
+                self.seen.link = false;
+                self.shared.metrics.repaired("link", 1);
+                let running = matches!(self.seen.container, Some(RunState::Running { .. }));
+                let because = format!("its network device {device} was removed by somebody else");
+                self.seen.unlinked = running && instance.spec.restart != RestartPolicy::Never;
+                let then = if self.seen.unlinked { "it is started again on a new one" } else { "it gets a new one" };
+                self.event(EventKind::Warning, "LinkLost", instance, format!("{name}: {because}; {then}"));
+                if self.seen.unlinked {
+                    self.ended_because = Some((because, ErrorCode::Network));
+                }
+            }
+        }
+    }
+}
