@@ -372,6 +372,12 @@ fn addresses_and_uplinks_of_the_node_are_found_and_changes_are_told() {
         let uplinks = net.uplinks().await.expect("uplinks");
         assert_eq!(uplinks.iter().map(|u| (u.name.as_str(), u.mtu)).collect::<Vec<_>>(), [("uplink", 1500)]);
 
+        // Somebody on the link, somebody behind the default route, and addresses of instances and services.
+        let to = [OUTSIDE[0], OUTSIDE[1], [203, 0, 113, 7].into(), [10, 96, 0, 9].into(), [10, 88, 0, 2].into()];
+        let ways = net.ways(&to).await.expect("ways");
+        let leads_out: Vec<_> = to.iter().map(|to| ways[to].as_ref().is_some_and(|way| *way == uplinks[0])).collect();
+        assert_eq!(leads_out, [true, true, true, false, false], "{ways:?}");
+
         // Neither instances that come and go nor a node that is as it should be are changes.
         net.ensure_link(&link(1)).await.expect("a link");
         net.bring_up(&link(1)).await.expect("up");

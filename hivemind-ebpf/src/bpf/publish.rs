@@ -146,6 +146,7 @@ fn pub_select(skb: Skb, verdict: &mut i32) -> Result<(), Reason> {
     if work.devices[1] == 0 {
         return tunnel::begins(skb, work, verdict);
     }
+    tunnel::is_here(work);
     // Counted when it goes into the instance.
     flow::admit(Hook::From, 0)?;
     rewrite::replace(skb, &work.packet, End::Destination, &work.tuple.dst, work.tuple.dport_be)?;

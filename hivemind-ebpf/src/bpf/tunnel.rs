@@ -20,7 +20,7 @@ use hivemind_ebpf::{
 
 use super::{
     host,
-    maps::{FORWARDS, HOPS, NODES, PEERS, config, generation, has_nodes, now, sent_on},
+    maps::{FORWARDS, HOPS, NODES, PEERS, TRANSLATIONS, config, generation, has_nodes, now, sent_on},
     policy::is_node,
     skb::Skb,
     words,
@@ -130,9 +130,19 @@ pub(super) fn begins(skb: Skb, work: &mut Work, verdict: &mut i32) -> Result<(),
     may(work)?;
     let tag = work.packet.tuple.tag();
     work.forward = Forward { last_ns: now(), tag, backend, node, device, generation, mtu: mtu_to(&node), pad: 0 };
+    // The client may have had another backend by this port, before that connection was over.
+    let _ = TRANSLATIONS.remove(&work.packet.tuple);
     // Without a row each packet goes this way.
     let _ = FORWARDS.insert(&work.packet.tuple, &work.forward, 0);
     send(skb, work, &node, verdict)
+}
+
+/// What begins has its backend here. The client may have had one elsewhere by this port.
+#[inline(always)]
+pub(super) fn is_here(work: &Work) {
+    if has_nodes() {
+        let _ = FORWARDS.remove(&work.packet.tuple);
+    }
 }
 
 /// May the client still reach the port, by its source ranges and the policies of this host?

@@ -15,7 +15,7 @@ use hivemind_ebpf::{program, reason::Reason};
 
 use crate::{
     bench::{Bench, Expect, PASS, REDIRECT, Row},
-    frame::{ACK, Frame, ICMP, ICMPV6, SYN, TCP, UDP, checksum},
+    frame::{ACK, Frame, ICMP, ICMPV6, RST, SYN, TCP, UDP, checksum},
     lab::{self, FAMILIES, isolated, outside as client, sh, uplink as node},
 };
 
@@ -246,6 +246,43 @@ fn a_connection_whose_node_or_backend_is_gone_is_not_sent_on() {
         assert_eq!(nodes.len(), 2);
         bench.lab.sync();
         bench.uplink("alone", comes(node(Family::V4), UDP, 7000, THERE, 0).bytes(), Expect::Pass);
+        bench.lab.dataplane.unload().expect("to unload");
+    });
+}
+
+#[test]
+fn a_port_that_a_client_uses_again_leads_where_the_new_connection_does() {
+    isolated(|cgroup| {
+        let mut bench = bench(cgroup);
+        for family in FAMILIES {
+            let (own, there) = (node(family), other(family));
+            let sends = |detail| comes(own, TCP, 7200, THERE, detail);
+            let (begins, more) = (sends(SYN).bytes(), sends(ACK).bytes());
+            let away = |packet: &[u8]| Expect::RedirectAs(tunnelled(packet, own, there));
+            let key = Frontend::Published(family, THERE, Protocol::Tcp);
+            let elsewhere = bench.lab.tables.services[&key].clone();
+            let mut here = ServiceRow::equal(9, [(bench.address(1, family), 8080)]);
+            here.choice.alike = true;
+            let goes = Frame { dst: (bench.address(1, family), 8080), ..sends(ACK) };
+            bench.accepted(begins.clone(), away(&begins));
+            bench.uplink("goes on", more.clone(), away(&more));
+            bench.lab.tables.services.insert(key, here);
+            bench.lab.sync();
+            bench.uplink("stays with its backend", more.clone(), away(&more));
+            bench.sent_on("also by the driver", &more, there);
+            let inside = bench.by_device(1, Frame { detail: SYN, ..goes.clone() });
+            bench.accepted(begins.clone(), Expect::RedirectAs(inside.bytes()));
+            bench.learns(&more, there);
+            bench.left("the new one is here", &more);
+            bench.uplink("the new one is here", more.clone(), Expect::RedirectAs(goes.bytes()));
+            let over = Frame { detail: RST, ..goes };
+            bench.uplink("over", sends(RST).bytes(), Expect::RedirectAs(over.bytes()));
+            bench.lab.tables.services.insert(key, elsewhere);
+            bench.lab.sync();
+            bench.accepted(begins.clone(), away(&begins));
+            bench.uplink("the third one is there again", more.clone(), away(&more));
+            bench.sent_on("and by the driver", &more, there);
+        }
         bench.lab.dataplane.unload().expect("to unload");
     });
 }

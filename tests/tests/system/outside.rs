@@ -83,6 +83,15 @@ fn a_published_port_answers_outside_shows_the_client_and_obeys_the_firewall() ->
             let page = machine.hivemind(&asks)?.ok().with_context(|| format!("{node} from an instance"))?;
             ensure!(page.starts_with("Hello from web-"), "{page}");
         }
+        // Without other nodes no driver is asked for anything.
+        wait::until("the uplink to be known", PATIENCE, || {
+            let uplinks = machine.hivemind(&["dataplane", "dump", "uplinks"])?.ok()?;
+            ensure!(uplinks.contains("kernel") && uplinks.contains("there are no other nodes"), "{uplinks}");
+            Ok(())
+        })?;
+        let metrics = machine.daemon.get("/metrics")?;
+        ensure!(metrics.contains("hivemind_dataplane_uplink_driver{device="), "{metrics}");
+        ensure!(metrics.contains("hivemind_dataplane_sent_on_packets_total{by=\"driver\"} 0"), "{metrics}");
         // Though it knows the way to them.
         outside.knows_the_way()?;
         for instance in machine.hivemind(&["ps", "web", "-o", "json"])?.json()?.as_array().context("no list")? {
