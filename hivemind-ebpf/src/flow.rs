@@ -2,7 +2,7 @@
 
 use crate::{
     abi::{Flow, FlowKey},
-    packet::{ACK, FIN, RST, SYN, TCP},
+    packet::{ACK, FIN, RST, SCTP, SYN, TCP, UDP},
 };
 
 /// Bit of `seen`: the side has sent something.
@@ -64,10 +64,15 @@ pub const fn is_answered(protocol: u8, seen: [u8; 2]) -> bool {
     seen[0] & seen[1] & bit != 0
 }
 
-/// Whether it is known who has begun the connection: then the other side's packets are answers, or nothing.
+/// Whether it is known who has begun it: then the other side's packets are answers, or nothing. Of TCP only who has seen
+/// the SYN knows; of datagrams it is who has spoken first, until nobody has for the flow's lifetime.
 #[inline(always)]
 pub const fn is_begun(protocol: u8, flow: &Flow) -> bool {
-    protocol == TCP && flow.seen[(flow.origin & 1) as usize] & OPENED != 0
+    match protocol {
+        TCP => flow.seen[(flow.origin & 1) as usize] & OPENED != 0,
+        UDP | SCTP => true,
+        _ => false,
+    }
 }
 
 /// How many nanoseconds of silence end the flow.
@@ -99,7 +104,6 @@ pub const fn is_spare(key: &FlowKey, flow: &Flow, now: u64) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::packet::UDP;
 
     #[test]
     fn a_connection_lives_as_long_as_its_state_deserves() {
@@ -122,12 +126,12 @@ mod tests {
     }
 
     #[test]
-    fn only_a_syn_tells_who_has_begun() {
+    fn of_a_connection_only_a_syn_tells_who_has_begun_it() {
         for (protocol, sides, origin, begun) in [
             (TCP, [seen(SYN) | seen(ACK), seen(SYN | ACK)], 0, true),
             (TCP, [seen(SYN | ACK), seen(SYN)], 1, true),
             (TCP, [seen(ACK), seen(SYN | ACK)], 0, false),
-            (UDP, [seen(0), seen(0)], 0, false),
+            (UDP, [seen(0), seen(0)], 0, true),
         ] {
             let flow = Flow { seen: sides, origin, ..Flow::default() };
             assert_eq!(is_begun(protocol, &flow), begun, "{protocol} {sides:?} {origin}");

@@ -256,6 +256,9 @@ fn parse_v6<B: Bytes + ?Sized>(bytes: &B, packet: &mut Packet) -> Result<u32, Re
     if src.is_v4() || dst.is_v4() {
         return Err(Reason::Malformed);
     }
+    // Known also of a packet whose other headers cannot be read.
+    packet.tuple.src = src;
+    packet.tuple.dst = dst;
     let mut l4 = ETH + 40;
     let mut protocol = byte(words[1], 2);
     let mut fragment = WHOLE;
@@ -299,8 +302,6 @@ fn parse_v6<B: Bytes + ?Sized>(bytes: &B, packet: &mut Packet) -> Result<u32, Re
             return Err(Reason::ExtensionHeader);
         }
     }
-    packet.tuple.src = src;
-    packet.tuple.dst = dst;
     packet.tuple.protocol = protocol;
     packet.l4 = l4;
     packet.ttl = byte(words[1], 3);

@@ -30,6 +30,9 @@ use super::{
     work::{Work, read, work},
 };
 
+/// The Ethernet types of tags (IEEE 802.1Q).
+const TAG: u16 = 0x8100;
+const OUTER_TAG: u16 = 0x88a8;
 /// The protocol by which hosts join groups.
 const IGMP: u8 = 2;
 /// The types of ICMPv6 that are judged: echo and its reply.
@@ -57,9 +60,9 @@ fn hm_to_uplink(context: TcContext) -> i32 {
 
 #[inline(always)]
 fn leaves(skb: Skb) -> Result<(), Reason> {
-    // What cannot be read is not ours to judge.
-    if skb.ether_type().is_none_or(|t| read(skb, t).is_err()) {
-        return Ok(());
+    let Some(ether_type) = skb.ether_type() else { return Ok(()) };
+    if let Err(reason) = read(skb, ether_type) {
+        return unread(reason, ether_type, RULED_OUT);
     }
     let work = work()?;
     if is_control(&work.packet) || !is_hosts(&work.packet.tuple.src) || is_between_nodes(&work.packet) {
@@ -76,6 +79,15 @@ fn leaves(skb: Skb) -> Result<(), Reason> {
     work.leaves = 1;
     work.forwarded = forwarded.into();
     follow(work, u64::from(skb.len()))
+}
+
+/// A packet whose headers cannot be read, for this reason. It is not ours to judge, unless policies of the host are about
+/// this way (`ruled`): the stack can read more than we do, so it would be a way around them. What is neither IP nor a
+/// tag before it (the stack takes off two) is for others.
+#[inline(always)]
+pub(super) fn unread(reason: Reason, ether_type: u16, ruled: u32) -> Result<(), Reason> {
+    let other = reason as u8 == Reason::EtherType as u8 && ether_type != TAG && ether_type != OUTER_TAG;
+    if other || host_flags() & ruled == 0 { Ok(()) } else { Err(reason) }
 }
 
 /// Ingress of an uplink, of what is of no connection to a published port.

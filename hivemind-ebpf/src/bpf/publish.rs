@@ -3,6 +3,7 @@
 use aya_ebpf::{helpers::generated::bpf_redirect, macros::classifier, programs::TcContext};
 use hivemind_ebpf::{
     abi::{FrontendKey, IN},
+    policy::RULED_IN,
     reason::Reason,
 };
 
@@ -51,14 +52,15 @@ fn hm_pub_select(context: TcContext) -> i32 {
 
 #[inline(always)]
 fn from_uplink(skb: Skb, verdict: &mut i32) -> Result<(), Reason> {
-    // What cannot be read is not ours to judge.
-    if skb.ether_type().is_none_or(|t| read(skb, t).is_err()) {
-        return Ok(());
-    }
+    let Some(ether_type) = skb.ether_type() else { return Ok(()) };
+    let read = read(skb, ether_type);
     let work = work()?;
     // Before the stack sees it, which would believe it where the host does not filter by reverse path.
     if config().is_inside(&work.packet.tuple.src) {
         return Err(Reason::SpoofedAddress);
+    }
+    if let Err(reason) = read {
+        return host::unread(reason, ether_type, RULED_IN);
     }
     let others = has_nodes();
     let tunnelled = others && tunnel::comes_out(skb, work)?;

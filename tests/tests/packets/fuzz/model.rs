@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     bench::{DROP, PASS, REDIRECT},
-    frame::{TCP, UDP},
+    frame::{SCTP, TCP, UDP},
 };
 
 /// What is written to a packet on its way.
@@ -305,7 +305,9 @@ impl Model {
             if flow.origin == from && packet.is_icmp() {
                 // A ping is decided by its first packet, of whatever type the others are.
                 fates.push(go(sends, hosts[1], change));
-            } else if flow.origin != from && (flow.asked.is_some() || flow.opened && packet.protocol == TCP) {
+            } else if flow.origin != from
+                && (flow.asked.is_some() || flow.opened || matches!(packet.protocol, UDP | SCTP))
+            {
                 // Without what it answers it has no meaning.
                 fates.extend(refused);
                 return Ok(Opinion { fates, step: None });
@@ -375,12 +377,11 @@ impl Model {
 
     fn arrives(&self, frame: &[u8]) -> Judged {
         let passes = || Opinion::one(Fate::Pass(Change::Nothing));
-        // What cannot be read is the stack's.
-        let Ok((packet, follows)) = self.read(Device::Uplink, frame) else { return Ok(passes()) };
-        let src = packet.from.0;
-        if self.world.is_instance(src) || self.world.is_service(src) {
+        if parse::source(frame).is_some_and(|src| self.world.is_instance(src) || self.world.is_service(src)) {
             return Err(Reason::SpoofedAddress);
         }
+        // What cannot be read is the stack's.
+        let Ok((packet, follows)) = self.read(Device::Uplink, frame) else { return Ok(passes()) };
         if packet.is_error() {
             let told = parse::quoted(frame, &packet).filter(|(_, src, _)| src.0 == packet.to.0);
             let known = told.and_then(|(protocol, src, dst)| self.backends.get(&(dst, src, protocol)));

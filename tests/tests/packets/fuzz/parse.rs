@@ -114,6 +114,20 @@ pub(crate) fn read(frame: &[u8]) -> Result<Packet, Reason> {
     Ok(packet)
 }
 
+/// Who says to have sent a packet, also one whose other headers cannot be read.
+pub(crate) fn source(frame: &[u8]) -> Option<IpAddr> {
+    match be16(frame, 12)? {
+        0x0800 => four(frame).ok().map(|(packet, _)| packet.from.0),
+        0x86dd => {
+            // As if nothing came behind the first header.
+            let mut bare = frame.to_vec();
+            *bare.get_mut(20)? = 59;
+            six(&bare).ok().map(|(packet, _)| packet.from.0)
+        }
+        _ => None,
+    }
+}
+
 fn four(frame: &[u8]) -> Result<(Packet, usize), Reason> {
     let ip = frame.get(14..).filter(|ip| ip.len() >= 20).ok_or(Reason::Malformed)?;
     let header = usize::from(ip[0] & 15) * 4;
