@@ -32,6 +32,8 @@ mod namespaces;
 mod outside;
 #[path = "system/policies.rs"]
 mod policies;
+#[path = "system/reboot.rs"]
+mod reboot;
 #[path = "system/registries.rs"]
 mod registries;
 #[path = "system/seen.rs"]

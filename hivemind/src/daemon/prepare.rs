@@ -140,7 +140,7 @@ async fn runtime(config: &DaemonConfig) -> Result<Arc<dyn Runtime>, Problem> {
         socket: config.containerd_socket.clone(),
         namespace: config.containerd_namespace.clone(),
         log_dir: config.state_dir.join("logs"),
-        run_dir: config.run_dir.join("containers"),
+        files_dir: config.state_dir.join("containers"),
         log_writer: binary,
         cgroup_parent: config.cgroup_parent.clone(),
         plain_http_registries: config.plain_http_registries.clone(),

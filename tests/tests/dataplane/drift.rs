@@ -109,6 +109,12 @@ fn what_someone_deletes_is_named_and_comes_back() {
             std::fs::exists(&pin).expect("a name")
                 && (!tcx || std::fs::exists(format!("{links}/{from}")).expect("one"))
         );
+        // The folders as well.
+        std::fs::remove_dir_all(format!("{BPF_ROOT}/v{ABI_VERSION}")).expect("removed");
+        let mut repairs = lab.dataplane.sweep().expect("to sweep").repairs;
+        repairs += lab.dataplane.sweep().expect("to sweep").repairs;
+        assert!(repairs.pins > 20 && std::fs::exists(&pin).expect("a name"), "{repairs:?}");
+        assert_eq!(found(&mut lab), []);
         let _echo = Echo::start(&lab.instances[1].ns, 8080, "i1");
         for family in FAMILIES {
             lab.instances[0].ns.run(|| tcp_ask(SocketAddr::new(vip(family, 1), 80))).expect("the service is reached");

@@ -149,7 +149,7 @@ impl World {
             socket: self.containerd.socket(),
             namespace: self.name.clone(),
             log_dir: self.dir.join("logs"),
-            run_dir: self.dir.join("files"),
+            files_dir: self.dir.join("files"),
             log_writer: env!("CARGO_BIN_EXE_log_writer").into(),
             cgroup_parent: self.cgroup.clone(),
             plain_http_registries: vec![self.registry.target.host.clone()],

@@ -124,7 +124,8 @@ impl BpfDataplane {
     /// Puts attachments and pins right. What fails is tried again the next time; the first error is returned.
     pub(super) fn mend(&mut self) -> Result<Repairs, DataplaneError> {
         let mut repairs = Repairs::default();
-        let mut first = Ok(());
+        // Who removed the pins may have removed the folders as well.
+        let mut first = super::make_folders(&super::base(&self.config.root));
         for (name, difference) in self.look_at_pins() {
             tracing::warn!(pin = difference.what, "the pin of a map is not there, or of another one; it is made again");
             match self.pin_again(name) {

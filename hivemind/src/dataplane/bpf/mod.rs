@@ -130,10 +130,7 @@ impl BpfDataplane {
         }
         probe::ensure_bpffs(&config.root)?;
         let base = base(&config.root);
-        for dir in ["maps", "links"] {
-            let path = base.join(dir);
-            fs::create_dir_all(&path).map_err(|source| DataplaneError::file("create", &path, source))?;
-        }
+        make_folders(&base)?;
         let in_use = !tcx || !attach::list(&base.join("links"))?.is_empty();
         maps::check_pinned(&base.join("maps"), OBJECT, in_use)?;
         let constants = Config { share: config.flow_share, ..constants(&config.network)? };
@@ -210,6 +207,15 @@ impl BpfDataplane {
     fn links(&self) -> PathBuf {
         base(&self.config.root).join("links")
     }
+}
+
+/// The folders of pins.
+fn make_folders(base: &Path) -> Result<(), DataplaneError> {
+    for dir in ["maps", "links"] {
+        let path = base.join(dir);
+        fs::create_dir_all(&path).map_err(|source| DataplaneError::file("create", &path, source))?;
+    }
+    Ok(())
 }
 
 /// `<root>/v<ABI>`

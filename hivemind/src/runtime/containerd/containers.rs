@@ -168,13 +168,13 @@ impl ContainerdRuntime {
         let key = format!("hivemind-users-{chain}");
         let _one = self.puller.locks.lock(&key).await;
         let failed = |e| file_error("read the users of the image", PathBuf::from(chain))(e);
-        tokio::fs::create_dir_all(&self.config.run_dir)
+        tokio::fs::create_dir_all(&self.config.files_dir)
             .await
-            .map_err(file_error("make", self.config.run_dir.clone()))?;
+            .map_err(file_error("make", self.config.files_dir.clone()))?;
         let mut last = None;
         for _ in 0..3 {
             let plan = mount_plan(self.snapshots.view(&key, chain).await?);
-            match rootfs::user_db_of_image(plan, self.config.run_dir.clone()).await {
+            match rootfs::user_db_of_image(plan, self.config.files_dir.clone()).await {
                 Ok(users) => {
                     self.snapshots.remove(&key).await?;
                     let users = Arc::new(users);

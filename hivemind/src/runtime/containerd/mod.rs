@@ -49,8 +49,8 @@ pub struct RuntimeConfig {
     pub namespace: String,
     /// Logs, a folder per container.
     pub log_dir: PathBuf,
-    /// Generated files, a folder per container; emptied by a reboot.
-    pub run_dir: PathBuf,
+    /// Generated files, a folder per container. Where they outlive a reboot: so do the containers, which ask for them.
+    pub files_dir: PathBuf,
     /// The snapshotter, usually `overlayfs`.
     pub snapshotter: String,
     /// The program that containerd starts as `<program> log-writer <dir>`; an absolute path.
@@ -71,7 +71,7 @@ impl Default for RuntimeConfig {
             socket: "/run/containerd/containerd.sock".into(),
             namespace: "hivemind".to_owned(),
             log_dir: "/var/lib/hivemind/logs".into(),
-            run_dir: "/run/hivemind/containers".into(),
+            files_dir: "/var/lib/hivemind/containers".into(),
             snapshotter: "overlayfs".to_owned(),
             // A link like /proc/self/exe would name the shim, which starts it.
             log_writer: std::env::current_exe().unwrap_or_else(|_| "/usr/bin/hivemind".into()),
@@ -106,7 +106,7 @@ impl ContainerdRuntime {
     /// # Errors
     /// If the namespace's name cannot be sent, or a path is not absolute.
     pub fn connect(config: RuntimeConfig) -> Result<Self, RuntimeError> {
-        for path in [&config.log_dir, &config.run_dir, &config.log_writer] {
+        for path in [&config.log_dir, &config.files_dir, &config.log_writer] {
             if !path.is_absolute() {
                 let source = std::io::Error::from(std::io::ErrorKind::InvalidInput);
                 return Err(RuntimeError::File { action: "use the relative path", path: path.clone(), source });
@@ -137,7 +137,7 @@ impl ContainerdRuntime {
 
     /// The folder of a container's generated files.
     fn files(&self, id: &InstanceId) -> PathBuf {
-        self.config.run_dir.join(id.as_str())
+        self.config.files_dir.join(id.as_str())
     }
 
     fn log_files(&self, id: &InstanceId) -> PathBuf {
