@@ -8,7 +8,7 @@ use std::{
 
 use axum::{Json as Body, extract::State, response::Response};
 use futures::stream;
-use hivemind_ebpf::packet;
+use hivemind_ebpf::{packet, reason::Reason};
 use serde::Deserialize;
 use utoipa::IntoParams;
 
@@ -17,7 +17,7 @@ use super::{
     events::{lines, ndjson},
     extract::Args,
     flow_view::{DroppedView, FlowEndView, FlowKind, FlowVerdict, FlowView},
-    problem::ApiError,
+    problem::{ApiError, with_nearest},
     serve::Stop,
 };
 use crate::{
@@ -28,7 +28,7 @@ use crate::{
     },
     ipam,
     lifecycle::clock,
-    model::{ClusterSnapshot, InstanceId, NamespaceName, Problem, TenantName},
+    model::{ClusterSnapshot, ErrorCode, InstanceId, NamespaceName, Problem, TenantName},
     policy::{Direction, RuleName},
 };
 
@@ -67,6 +67,27 @@ pub(super) struct FlowArgs {
 }
 
 impl FlowArgs {
+    /// What can match nothing is a slip of the pen, not an empty list.
+    fn check(self) -> Result<Self, ApiError> {
+        if let Some(wanted) = &self.reason {
+            let mut known = Reason::ALL.iter().map(|reason| reason.as_str());
+            if !known.any(|known| known == wanted) {
+                let problem =
+                    Problem::new(ErrorCode::Invalid, format!("there is no reason {wanted} to drop a packet for"));
+                let known = Reason::ALL.iter().map(|reason| reason.as_str());
+                return Err(with_nearest(problem, wanted, known).hint("hivemind flows --dropped").into());
+            }
+        }
+        if let Some(wanted) = &self.protocol {
+            let known = ["tcp", "udp", "icmp", "sctp"];
+            if !known.iter().any(|known| wanted.eq_ignore_ascii_case(known)) && wanted.parse::<u8>().is_err() {
+                let what = format!("there is no protocol {wanted}: tcp, udp, icmp, sctp, or a number from 0 to 255");
+                return Err(Problem::new(ErrorCode::Invalid, what).into());
+            }
+        }
+        Ok(self)
+    }
+
     fn wants(&self, view: &FlowView) -> bool {
         let ends = [&view.from, &view.to];
         // Tenant, namespace, app and instance are to be those of one end.
@@ -95,6 +116,7 @@ pub(super) async fn list(
     State(state): State<ApiState>,
     Args(args): Args<FlowArgs>,
 ) -> Result<Body<Vec<FlowView>>, ApiError> {
+    let args = args.check()?;
     let Seen { flows, drops } = state.datapath.seen().await?;
     let who = Who::now(&state).await?;
     let flows = flows.iter().map(|flow| who.flow(FlowKind::Live, flow));
@@ -113,6 +135,7 @@ pub(super) async fn watch(
     State(stop): State<Stop>,
     Args(args): Args<FlowArgs>,
 ) -> Result<Response, ApiError> {
+    let args = args.check()?;
     let listener = state.datapath.watch().listen()?;
     let chunks = stream::unfold((listener, state, args), |(mut listener, state, args)| async move {
         loop {

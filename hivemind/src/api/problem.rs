@@ -105,7 +105,11 @@ pub(super) fn not_found<'a>(
         Some(scope) if *scope == Scope::default() => (format!(" in {scope}"), String::new()),
         Some(scope) => (format!(" in {scope}"), format!(" -T {} -n {}", scope.tenant, scope.namespace)),
     };
-    let list = if kind == "instance" { "ps".to_owned() } else { format!("{kind} ls") };
+    let list = match kind {
+        "instance" => "ps".to_owned(),
+        "table" => "dataplane dump --help".to_owned(),
+        _ => format!("{kind} ls"),
+    };
     let problem = Problem::new(ErrorCode::NotFound, format!("{kind} {name} does not exist{place}"));
     with_nearest(problem, name, there).hint(format!("hivemind {list}{flags}")).into()
 }

@@ -196,7 +196,8 @@ async fn apply(context: &Context, args: &ApplyArgs) -> Result<(), Problem> {
         let audit = if audits { "; it audits only, and denies nothing" } else { "" };
         match policy {
             Document::Policy(key, _) => {
-                done(context, key.name.as_str(), &format!("policy {} {what}{audit}", key.name), changed)?;
+                let nobody = if args.dry_run { "" } else { selects_nobody(context, key).await? };
+                done(context, key.name.as_str(), &format!("policy {} {what}{audit}{nobody}", key.name), changed)?;
             }
             Document::Tier(key, spec) => {
                 let tier = policy_tier::word(spec.tier);
@@ -205,6 +206,16 @@ async fn apply(context: &Context, args: &ApplyArgs) -> Result<(), Problem> {
         }
     }
     Ok(())
+}
+
+/// Says so if the policy is about no instance: a selector that is mistyped protects nothing.
+async fn selects_nobody(context: &Context, key: &PolicyKey) -> Result<&'static str, Problem> {
+    let view: PolicyView = context.client.get(&path(key)).await?;
+    Ok(if view.instances == Some(0) {
+        "; it selects no instance now (its labels are those of app deploy --label KEY=VALUE)"
+    } else {
+        ""
+    })
 }
 
 async fn put(context: &Context, policy: &Document, dry_run: bool) -> Result<ChangedView, Problem> {

@@ -65,6 +65,10 @@ fn who_dropped_a_packet_is_told() -> Result<()> {
         let none = machine.hivemind(&[&["flows", "-o", "json"], nothing].concat())?.json()?;
         ensure!(none == serde_json::json!([]), "{nothing:?}: {none}");
     }
+    for (flag, wrong, near) in [("--reason", "polcy-in", "policy-in"), ("--protocol", "tpc", "sctp")] {
+        let said = machine.hivemind(&["flows", flag, wrong])?;
+        ensure!(said.code == 2 && said.err.contains(near), "{said}");
+    }
     let metrics = machine.daemon.get("/metrics")?;
     for name in ["hivemind_dataplane_flows{", "dataplane_flows_capacity{} 65536", "dataplane_lost_events_total{} 0"] {
         ensure!(metrics.contains(name), "{name} in {metrics}");

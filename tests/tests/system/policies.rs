@@ -162,6 +162,10 @@ fn tiers_decide_first_and_why_tells_who_does() -> Result<()> {
     ensure!(ok(&machine, &["policy", "tier", "show", "guard"])?.contains("admin, priority 10"), "what it says");
     ok(&machine, &["policy", "tier", "rm", "guard"])?;
     until(&machine, &[], "other", "web.local", true)?;
+    std::fs::write(&path, "policy: nobody\ninstances: app=nobody\ningress: []\n")?;
+    let said = ok(&machine, &["policy", "apply", "-f", &path])?;
+    ensure!(said.contains("selects no instance now"), "{said}");
+    ok(&machine, &["policy", "delete", "nobody"])?;
     let named = "policy: web\ningress: [{ports: [http]}]\n";
     std::fs::write(&path, named)?;
     let refused = machine.hivemind(&["policy", "apply", "-f", &path])?;
