@@ -1,14 +1,17 @@
 //! Everything that a daemon makes on a machine, counted: two counts show what was left behind in between.
 
-use std::{collections::BTreeSet, fmt};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
 
 use anyhow::{Context, Result, ensure};
 use xtask::{machine::Machine, shell, wait};
 
 use crate::PATIENCE;
 
-/// What there is: devices, routes, neighbours, rules, namespaces, mounts, cgroups, pins, containers, snapshots,
-/// processes, files of instances.
+/// What there is: devices, routes, neighbours, rules, namespaces, listening sockets, mounts, cgroups, pins, containers,
+/// snapshots, how many processes of each name, files of instances.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Census(BTreeSet<String>);
 
@@ -45,8 +48,9 @@ impl Census {
         // Programs that come and go: only those of containers count.
         add(
             "process",
-            names.filter(|name| name.starts_with("containerd-shim") || name.starts_with("hivemind")).collect(),
+            counted(names.filter(|name| name.starts_with("containerd-shim") || name.starts_with("hivemind"))),
         );
+        add("socket", listening(&inside("ss", &["-H", "-l", "-t", "-u", "-n", "-p"])?));
         Ok(Self(all))
     }
 
@@ -65,5 +69,43 @@ impl Census {
 impl fmt::Display for Census {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.iter().try_for_each(|line| writeln!(f, "{line}"))
+    }
+}
+
+/// How many there are of each name, a line each.
+fn counted(names: impl Iterator<Item = String>) -> String {
+    let mut counts = BTreeMap::<String, usize>::new();
+    names.for_each(|name| *counts.entry(name.trim().to_owned()).or_default() += 1);
+    counts.iter().map(|(name, count)| format!("{name}: {count}\n")).collect()
+}
+
+/// Protocol and address of every socket that waits for somebody, of what `ss -H -ltunp` prints. Not containerd's: its
+/// port is another one after each start.
+fn listening(sockets: &str) -> String {
+    let others = sockets.lines().filter(|line| !line.contains("((\"containerd\""));
+    let address = |line: &str| {
+        let mut words = line.split_whitespace();
+        Some(format!("{} {}", words.next()?, words.nth(3)?))
+    };
+    counted(others.filter_map(address))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_processes_of_one_name_are_two() {
+        let names = ["hivemind\n", "containerd-shim\n", "hivemind\n"].map(str::to_owned);
+        assert_eq!(counted(names.into_iter()), "containerd-shim: 1\nhivemind: 2\n");
+    }
+
+    #[test]
+    fn sockets_are_protocol_and_address() {
+        let said = r#"udp UNCONN 0 0 10.88.0.1:53 0.0.0.0:* users:(("hivemind",pid=7,fd=9))
+tcp LISTEN 0 4096 127.0.0.1:38475 0.0.0.0:* users:(("containerd",pid=5,fd=8))
+tcp LISTEN 0 1024 [::]:8080 [::]:* users:(("hivemind",pid=7,fd=10))
+"#;
+        assert_eq!(listening(said), "tcp [::]:8080: 1\nudp 10.88.0.1:53: 1\n");
     }
 }

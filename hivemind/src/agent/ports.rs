@@ -102,3 +102,37 @@ pub(super) fn withhold(desired: &mut NodeDesired, places: &BTreeSet<PublishedPor
         ports.iter_mut().filter(|port| withheld(port)).for_each(|port| port.published = None);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, TcpListener};
+
+    use super::*;
+    use crate::{
+        model::Protocol,
+        testkit::{journal::Journal, net::FakeNet},
+    };
+
+    fn listen(port: u16) -> std::io::Result<TcpListener> {
+        TcpListener::bind((Ipv4Addr::LOCALHOST, port))
+    }
+
+    #[test]
+    fn a_port_is_held_while_it_is_published_and_let_go_afterwards() {
+        let [first, second] = [(); 2].map(|()| listen(0).expect("a free port"));
+        let [first, second] = [first, second].map(|socket| socket.local_addr().expect("bound").port());
+        let (net, ports) = (FakeNet::new(Journal::default()), Ports::default());
+        let published = |port: u16| PublishedPort { port, protocol: Protocol::Tcp };
+        let [one, both] = [vec![second], vec![first, second]].map(|ports| ports.into_iter().map(published).collect());
+        assert!(ports.keep(&net, &both).is_empty());
+        assert!(listen(first).is_err() && listen(second).is_err(), "both are held");
+        assert!(ports.keep(&net, &one).is_empty());
+        let other = listen(first).expect("nobody publishes it any more");
+        assert!(listen(second).is_err(), "this one is published still");
+        let faults = ports.keep(&net, &both);
+        assert!(matches!(faults.get(&published(first)), Some(NetError::PortTaken { .. })), "{faults:?}");
+        drop(other);
+        assert!(ports.keep(&net, &BTreeSet::new()).is_empty());
+        drop(listen(second).expect("nothing is published any more"));
+    }
+}

@@ -76,3 +76,28 @@ impl Reporter {
         self.shared.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{AppKey, InstanceStatus, Phase, Scope};
+
+    fn report(n: u8, phase: Phase) -> StatusReport {
+        let app = AppKey::new(Scope::default(), "web".parse().expect("a name"));
+        let status = InstanceStatus { phase, ..InstanceStatus::default() };
+        StatusReport { id: InstanceId::from_bits(n.into()), app, status }
+    }
+
+    #[test]
+    fn what_could_not_be_sent_comes_back_unless_there_is_a_newer_one() {
+        let reporter = Reporter::default();
+        reporter.leave(report(1, Phase::Creating));
+        reporter.leave(report(2, Phase::Creating));
+        let sent: Vec<_> = reporter.take().into_values().collect();
+        assert_eq!(sent.len(), 2);
+        reporter.leave(report(1, Phase::Ready));
+        reporter.put_back(sent);
+        let phases: Vec<_> = reporter.take().into_values().map(|report| report.status.phase).collect();
+        assert_eq!(phases, [Phase::Ready, Phase::Creating]);
+    }
+}

@@ -2,6 +2,7 @@
 
 mod broken;
 mod lost;
+mod repeated;
 mod world;
 
 use std::time::Duration;

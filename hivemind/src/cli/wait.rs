@@ -319,3 +319,64 @@ pub(super) async fn until_gone(context: &Context, app: &str, limit: Duration) ->
     progress.end();
     result.map(|()| context.output.say(&format!("{app} is removed")))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Addresses, Exit, InstanceId, Timestamp};
+
+    /// An instance of the generation 2.
+    fn instance(phase: Phase) -> InstanceView {
+        InstanceView {
+            id: InstanceId::from_bits(1),
+            name: "web-1".into(),
+            tenant: "default".parse().expect("a name"),
+            namespace: "default".parse().expect("a name"),
+            app: "web".into(),
+            generation: 2,
+            node: "here".parse().expect("a name"),
+            image: "x".into(),
+            image_digest: None,
+            phase,
+            message: String::new(),
+            code: None,
+            addresses: Addresses { v4: None, v6: None },
+            restarts: 0,
+            last_exit: None,
+            exposed: Vec::new(),
+            created_at: Timestamp::from_millis(0),
+            started_at: None,
+        }
+    }
+
+    fn ended() -> Option<Exit> {
+        Some(Exit { code: 1, oom: false, at: Timestamp::from_millis(0) })
+    }
+
+    #[test]
+    fn only_the_newest_generation_ends_the_wait() {
+        for phase in [Phase::Failed, Phase::Unhealthy] {
+            assert!(lost(&instance(phase), 2), "{phase}");
+            assert!(!lost(&instance(phase), 3), "{phase}: it is being replaced");
+        }
+        let hopeless = InstanceView { code: Some(ErrorCode::ImageNotFound), ..instance(Phase::Backoff) };
+        assert!(lost(&hopeless, 2) && !lost(&hopeless, 3));
+    }
+
+    #[test]
+    fn an_instance_is_lost_when_another_try_will_not_help() {
+        let backoff = |restarts: u32, code: Option<ErrorCode>, last_exit: Option<Exit>| {
+            lost(&InstanceView { restarts, code, last_exit, ..instance(Phase::Backoff) }, 2)
+        };
+        let failed = Some(ErrorCode::StartFailed);
+        assert!(!backoff(CRASHES - 1, failed, ended()), "it may come up yet");
+        assert!(backoff(CRASHES, failed, ended()));
+        assert!(backoff(0, failed, None), "the runtime refused it");
+        assert!(!backoff(0, None, None));
+        assert!(backoff(0, Some(ErrorCode::RegistryAuth), ended()));
+        for phase in [Phase::Pulling, Phase::Creating, Phase::Starting, Phase::Ready, Phase::Stopping] {
+            let view = InstanceView { code: Some(ErrorCode::ImageNotFound), restarts: 9, ..instance(phase) };
+            assert!(!lost(&view, 2), "{phase}");
+        }
+    }
+}

@@ -27,11 +27,11 @@ use crate::{
 /// Commands that may wait.
 const QUEUE: usize = 256;
 /// Revisions of the change log that are kept for watchers and point-in-time recovery.
-const LOG_KEPT: Revision = 10_000;
+pub(super) const LOG_KEPT: Revision = 10_000;
 /// How soon a plan is made again that the store would not take.
 const RETRY: Duration = Duration::from_secs(1);
 /// The log is compacted when it is longer than this.
-const LOG_LONGEST: Revision = 12_000;
+pub(super) const LOG_LONGEST: Revision = 12_000;
 
 /// How the loop is configured.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

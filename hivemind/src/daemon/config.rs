@@ -149,3 +149,93 @@ impl DaemonConfig {
         self.network().gateway.iter().collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config() -> DaemonConfig {
+        DaemonConfig {
+            node_name: "node-1".parse().expect("a name"),
+            state_dir: "/var/lib/h".into(),
+            run_dir: "/run/h".into(),
+            socket: "/run/h.sock".into(),
+            listen: ([127, 0, 0, 1], 3000).into(),
+            containerd_socket: "/run/containerd.sock".into(),
+            containerd_namespace: "h".into(),
+            families: IpFamilies::Dual,
+            instances_v4: "10.88.0.0/16".parse().expect("a range"),
+            instances_v6: "fd00:1::/64".parse().expect("a range"),
+            services_v4: "10.96.0.0/16".parse().expect("a range"),
+            services_v6: "fd00:2::/112".parse().expect("a range"),
+            bpf_root: "/sys/fs/bpf/h".into(),
+            cgroup_root: None,
+            cgroup_parent: "/h".into(),
+            dns_upstreams: Vec::new(),
+            dns_least_ttl: Duration::ZERO,
+            plain_http_registries: Vec::new(),
+            registry_auth: None,
+            registry_ca: None,
+            remove_unknown: false,
+            failsafe: Failsafe::default(),
+            uplinks: Vec::new(),
+        }
+    }
+
+    /// The faults of what is changed so.
+    fn faults(change: impl FnOnce(&mut DaemonConfig)) -> Vec<String> {
+        let mut config = config();
+        change(&mut config);
+        config.validate().err().map(|problem| problem.details).unwrap_or_default()
+    }
+
+    #[test]
+    fn ranges_have_prefixes_within_limits() {
+        let v4 = |range: &str| range.parse().expect("a range");
+        for (range, allowed) in
+            [("16.0.0.0/7", false), ("16.0.0.0/8", true), ("16.0.0.0/28", true), ("16.0.0.0/29", false)]
+        {
+            for (flag, found) in [
+                ("--instance-cidr4", faults(|config| config.instances_v4 = v4(range))),
+                ("--service-cidr4", faults(|config| config.services_v4 = v4(range))),
+            ] {
+                let expected = format!("{flag} {range}: the prefix must be from /8 to /28");
+                assert_eq!(found, if allowed { vec![] } else { vec![expected] });
+            }
+        }
+        let v6 = |range: &str| range.parse().expect("a range");
+        for (range, allowed) in [("fc00::/31", false), ("fc00::/32", true), ("fc00::/120", true), ("fc00::/121", false)]
+        {
+            for (flag, found) in [
+                ("--instance-cidr6", faults(|config| config.instances_v6 = v6(range))),
+                ("--service-cidr6", faults(|config| config.services_v6 = v6(range))),
+            ] {
+                let expected = format!("{flag} {range}: the prefix must be from /32 to /120");
+                assert_eq!(found, if allowed { vec![] } else { vec![expected] });
+            }
+        }
+    }
+
+    #[test]
+    fn every_other_fault_is_named_alone_and_all_together() {
+        type Change = fn(&mut DaemonConfig);
+        let cases: [(Change, &str); 8] = [
+            (|config| config.state_dir = "x".into(), "--state-dir x: must be an absolute path"),
+            (|config| config.run_dir = "y".into(), "--run-dir y: must be an absolute path"),
+            (|config| config.socket = format!("/{}", "s".repeat(107)).into(), "is longer than 107 bytes"),
+            (|config| config.instances_v4 = "10.88.0.1/16".parse().expect("a range"), "write 10.88.0.0/16"),
+            (|config| config.instances_v6 = "fd00:1::1/64".parse().expect("a range"), "write fd00:1::/64"),
+            (|config| config.services_v4 = "10.88.7.0/24".parse().expect("a range"), "10.88.7.0/24 overlap"),
+            (|config| config.services_v6 = "fd00:1::/48".parse().expect("a range"), "fd00:1::/48 overlap"),
+            (|config| config.cgroup_parent = "/h/../x".into(), "--cgroup-parent /h/../x"),
+        ];
+        assert_eq!(faults(|_| ()), Vec::<String>::new());
+        for (change, said) in cases {
+            let found = faults(change);
+            assert!(found.len() == 1 && found[0].contains(said), "{said}: {found:?}");
+        }
+        let most = faults(|config| cases.iter().for_each(|(change, _)| change(config)));
+        assert_eq!(most.len(), cases.len(), "{most:?}");
+        assert!(faults(|config| config.socket = format!("/{}", "s".repeat(106)).into()).is_empty());
+    }
+}

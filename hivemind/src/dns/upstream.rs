@@ -159,6 +159,26 @@ mod tests {
         assert!(Upstream::new(&config).current().is_none());
     }
 
+    #[tokio::test]
+    async fn one_question_too_many_is_refused_at_once_and_each_gives_its_place_back() {
+        // It takes questions and answers none.
+        let silent = std::net::UdpSocket::bind("127.0.0.1:0").expect("bound");
+        let mut config = DnsConfig::new(vec![]);
+        config.upstreams = vec![silent.local_addr().expect("bound")];
+        let upstream = Upstream::new(&config);
+        let ask = || upstream.ask(Name::from_ascii("a.example.").expect("a name"), RecordType::A);
+        let mut under_way: Vec<_> = (0..MAX_QUESTIONS).map(|_| Box::pin(ask())).collect();
+        for question in &mut under_way {
+            assert!(futures::poll!(question).is_pending(), "it waits for the server");
+        }
+        let refused = futures::FutureExt::now_or_never(ask());
+        assert_eq!(refused, Some((ResponseCode::Refused, vec![])));
+        under_way.pop();
+        assert!(futures::poll!(Box::pin(ask())).is_pending(), "there is a place again");
+        drop(under_way);
+        assert_eq!(upstream.questions.available_permits(), MAX_QUESTIONS);
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_changed_resolv_conf_is_read_again() {
         let file = tempfile::NamedTempFile::new().expect("a file");

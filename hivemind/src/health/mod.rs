@@ -113,3 +113,44 @@ async fn started(subject: &Subject, state: &watch::Sender<HealthState>) {
     }
     state.send_replace(HealthState::Ready);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spec::v1::Check;
+
+    fn subject(spec: Option<HealthSpec>, image: Option<ImageHealth>) -> Subject {
+        let (addresses, steady) = (Vec::new(), Duration::ZERO);
+        Subject { id: InstanceId::from_bits(1), addresses, spec, image, first_tcp_port: None, steady }
+    }
+
+    fn exec(command: &str) -> Check {
+        Check::Exec { command: vec![command.into()] }
+    }
+
+    #[test]
+    fn an_images_check_comes_with_its_times_and_retries() {
+        let image = ImageHealth {
+            check: exec("image"),
+            interval_ms: Some(7_000),
+            timeout_ms: Some(700),
+            start_period_ms: Some(70),
+            retries: Some(7),
+        };
+        let expected = HealthSpec {
+            check: exec("image"),
+            interval_ms: 7_000,
+            timeout_ms: 700,
+            start_period_ms: 70,
+            unhealthy_after: 7,
+            ..HealthSpec::new(exec("image"))
+        };
+        assert_eq!(effective(&subject(None, Some(image.clone()))), Some(expected));
+        let (interval_ms, timeout_ms, start_period_ms, retries) = (None, None, None, None);
+        let bare = ImageHealth { check: exec("image"), interval_ms, timeout_ms, start_period_ms, retries };
+        assert_eq!(effective(&subject(None, Some(bare))), Some(HealthSpec::new(exec("image"))));
+        let own = HealthSpec::new(exec("own"));
+        assert_eq!(effective(&subject(Some(own.clone()), Some(image))), Some(own), "the user's goes before it");
+        assert_eq!(effective(&subject(None, None)), None);
+    }
+}

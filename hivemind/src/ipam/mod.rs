@@ -75,6 +75,23 @@ mod tests {
     }
 
     #[test]
+    fn ipv6_begins_behind_the_node_too_and_ends_before_the_last() {
+        let range: Ipv6Net = "fd00::/125".parse().expect("a range");
+        assert_eq!(node_v6(range), "fd00::1".parse::<Ipv6Addr>().expect("an address"));
+        let mut used = BTreeSet::new();
+        for expected in ["fd00::2", "fd00::3", "fd00::4", "fd00::5", "fd00::6"] {
+            let got = free_v6(range, |a| used.contains(a), None);
+            assert_eq!(got, expected.parse().ok());
+            used.extend(got);
+        }
+        assert_eq!(free_v6(range, |a| used.contains(a), None), None, "neither the node's nor the last is given");
+        let large = "fd00::/64".parse().expect("a range");
+        // Round the end of what is used of a large range, back to behind the node.
+        let end = "fd00::ffff:ffff".parse().ok();
+        assert_eq!(free_v6(large, |_| false, end), "fd00::2".parse().ok());
+    }
+
+    #[test]
     fn what_was_just_freed_is_not_given_again_at_once() {
         let range = "10.0.0.0/24".parse().expect("a range");
         assert_eq!(free_v4(range, |_| false, Some(v4("10.0.0.9"))), Some(v4("10.0.0.10")));

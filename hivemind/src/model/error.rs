@@ -220,6 +220,64 @@ mod tests {
     }
 
     #[test]
+    fn codes_end_the_command_line_by_their_class() {
+        use ErrorCode as Code;
+        // As `hivemind --help` lists them.
+        let classes: [(u8, &[ErrorCode]); 8] = [
+            (
+                1,
+                &[
+                    Code::RangeOverlap,
+                    Code::Network,
+                    Code::RegistryDown,
+                    Code::ImagePlatform,
+                    Code::ImageCorrupt,
+                    Code::DiskFull,
+                    Code::NoContainerd,
+                    Code::StartFailed,
+                    Code::Unhealthy,
+                    Code::Kernel,
+                    Code::Dataplane,
+                    Code::NoPrograms,
+                    Code::Drift,
+                    Code::Store,
+                    Code::StoreVersion,
+                    Code::NotAsExpected,
+                    Code::Internal,
+                ],
+            ),
+            (2, &[Code::Invalid, Code::BadRequest, Code::NoMethod, Code::TooLarge]),
+            (3, &[Code::NoRoute, Code::NotFound, Code::ImageNotFound]),
+            (
+                4,
+                &[
+                    Code::DaemonRuns,
+                    Code::Taken,
+                    Code::Conflict,
+                    Code::PortTaken,
+                    Code::NotRunning,
+                    Code::Captures,
+                    Code::StoreLost,
+                    Code::OwnAccess,
+                ],
+            ),
+            (5, &[Code::WrongHost, Code::Forbidden, Code::Unauthenticated, Code::RegistryAuth, Code::NotRoot]),
+            (6, &[Code::Unschedulable, Code::NoAddress, Code::MapFull]),
+            (8, &[Code::TimedOut]),
+            (9, &[Code::Unreachable, Code::Unavailable]),
+        ];
+        let mut seen = BTreeSet::new();
+        for (exit, codes) in classes {
+            for code in codes {
+                assert_eq!(code.exit_code(), exit, "{code}");
+                assert!(seen.insert(*code), "{code} is in two classes");
+            }
+        }
+        let missing: Vec<_> = ErrorCode::ALL.iter().filter(|code| !seen.contains(code)).collect();
+        assert!(missing.is_empty(), "of no class: {missing:?}");
+    }
+
+    #[test]
     fn a_problem_prints_what_why_and_the_next_command() {
         let problem = Problem::new(ErrorCode::NotFound, "app web-ap not found in default/default")
             .detail("did you mean web-app?")

@@ -25,9 +25,15 @@ enum Socket {
     Udp(UdpSocket),
 }
 
-/// Holds a port on every address of both families, in the network namespace of the calling thread.
-/// Fails with [`NetError::PortTaken`] if any process has it on any address.
-pub(super) fn hold(port: PublishedPort) -> Result<HeldPort, NetError> {
+impl HeldPort {
+    /// Holds a port on every address of both families, in the network namespace of the calling thread.
+    /// Fails with [`NetError::PortTaken`] if any process has it on any address.
+    pub fn hold(port: PublishedPort) -> Result<Self, NetError> {
+        hold(port)
+    }
+}
+
+fn hold(port: PublishedPort) -> Result<HeldPort, NetError> {
     let both: SocketAddr = (Ipv6Addr::UNSPECIFIED, port.port).into();
     let socket = match open(both, port.protocol) {
         // A kernel without IPv6.

@@ -319,6 +319,48 @@ mod tests {
     }
 
     #[test]
+    fn rights_are_dockers_and_no_more() {
+        let value = build(&spec()).expect("builds");
+        // Written down again, from Docker's documentation: a right more is a decision.
+        let rights = "AUDIT_WRITE CHOWN DAC_OVERRIDE FOWNER FSETID KILL MKNOD NET_BIND_SERVICE NET_RAW SETFCAP SETGID \
+                      SETPCAP SETUID SYS_CHROOT";
+        let rights: Vec<String> = rights.split_whitespace().map(|right| format!("CAP_{right}")).collect();
+        let expected = json!({"bounding": rights, "effective": rights, "permitted": rights});
+        assert_eq!(value["process"]["capabilities"], expected, "nothing inheritable, nothing ambient");
+        assert_eq!(value["process"]["noNewPrivileges"], json!(true));
+        assert_eq!(value["process"]["user"], json!({"uid": 5, "gid": 6, "additionalGids": [7]}));
+        let exec = ExecSpec {
+            command: vec!["id".to_owned()],
+            env: Vec::new(),
+            user: None,
+            workdir: None,
+            tty: None,
+            stdin: false,
+        };
+        let other = ResolvedUser { uid: 8, gid: 9, extra_groups: vec![10, 11], home: "/".to_owned() };
+        let process = exec_process(&value, &exec, Some(&other));
+        assert_eq!(process["user"], json!({"uid": 8, "gid": 9, "additionalGids": [10, 11]}));
+        assert_eq!(process["capabilities"], expected);
+        assert_eq!(exec_process(&value, &exec, None)["user"], value["process"]["user"]);
+    }
+
+    #[test]
+    fn what_tells_of_or_changes_the_host_is_masked_or_read_only() {
+        let linux = &build(&spec()).expect("builds")["linux"];
+        let paths = |of: &str| -> Vec<String> { serde_json::from_value(linux[of].clone()).expect("a list") };
+        let masked = paths("maskedPaths");
+        for path in "acpi asound interrupts kcore keys latency_stats sched_debug scsi timer_list timer_stats".split(' ')
+        {
+            assert!(masked.contains(&format!("/proc/{path}")), "{path}: {masked:?}");
+        }
+        assert!(masked.contains(&"/sys/firmware".into()) && masked.contains(&"/sys/devices/virtual/powercap".into()));
+        let read_only = paths("readonlyPaths");
+        for path in "bus fs irq sys sysrq-trigger".split(' ') {
+            assert!(read_only.contains(&format!("/proc/{path}")), "{path}: {read_only:?}");
+        }
+    }
+
+    #[test]
     fn command_and_args_replace_as_docker_does() {
         let words = |w: &[&str]| Some(w.iter().map(|s| (*s).to_owned()).collect::<Vec<_>>());
         let args = |command: Option<Vec<String>>, args: Option<Vec<String>>| {

@@ -2,8 +2,11 @@
 
 use std::{future::Future, sync::Arc, time::Duration};
 
-use super::{Compare, LeaseId, Store, StoreError, Txn, TxnOutcome, WatchBatch, WatchEvent};
+use super::{Compare, LeaseId, Store, StoreError, Txn, TxnOutcome, WatchBatch, WatchEvent, Watcher};
 use crate::model::Revision;
+
+/// Longer than anything takes on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Checks everything; panics with the reason at the first thing that does not hold.
 pub async fn run<F: Future<Output = Arc<dyn Store>>>(make: impl Fn() -> F) {
@@ -29,6 +32,11 @@ fn committed(outcome: TxnOutcome) -> Revision {
 
 async fn put(store: &dyn Store, key: &str, value: &str) -> Revision {
     committed(store.txn(Txn::new().put(key, value)).await.expect("put"))
+}
+
+/// The next batch. One that does not come is a fault, and no reason to wait for ever.
+async fn next(watcher: &mut Watcher) -> Result<WatchBatch, StoreError> {
+    tokio::time::timeout(PATIENCE, watcher.next()).await.expect("a batch in time")
 }
 
 async fn keys(store: &dyn Store, prefix: &str) -> Vec<String> {
@@ -101,14 +109,14 @@ async fn watches_have_no_gaps(store: &dyn Store) {
     put(store, "/6", "new").await;
     committed(store.txn(Txn::new().delete("/1")).await.expect("txn"));
     for revision in 3..=7 {
-        let batch = watcher.next().await.expect("batch");
+        let batch = next(&mut watcher).await.expect("batch");
         assert_eq!((batch.revision, batch.events.len()), (revision, 1));
     }
     let mut future = store.watch("/", 8).await.expect("watch");
     for n in [8, 9] {
         put(store, &format!("/{n}"), "").await;
     }
-    assert_eq!(future.next().await.expect("batch").revision, 9, "only what is after");
+    assert_eq!(next(&mut future).await.expect("batch").revision, 9, "only what is after");
 }
 
 async fn watches_are_split_by_revision_and_prefix(store: &dyn Store) {
@@ -116,14 +124,14 @@ async fn watches_are_split_by_revision_and_prefix(store: &dyn Store) {
     committed(store.txn(Txn::new().put("/a/2", "").put("/b/1", "").put("/a/1", "x")).await.expect("txn"));
     put(store, "/b/2", "").await;
     committed(store.txn(Txn::new().delete("/a/2").delete("/a/none")).await.expect("txn"));
-    let first = watcher.next().await.expect("batch");
+    let first = next(&mut watcher).await.expect("batch");
     assert_eq!(first.events.iter().map(|event| &**event.key()).collect::<Vec<_>>(), ["/a/1", "/a/2"]);
     let expected = WatchBatch { revision: 3, events: vec![WatchEvent::Delete { key: "/a/2".into(), revision: 3 }] };
-    assert_eq!(watcher.next().await, Ok(expected.clone()));
+    assert_eq!(next(&mut watcher).await, Ok(expected.clone()));
     // The same from the log as it was live.
     let mut late = store.watch("/a/", 0).await.expect("watch");
-    assert_eq!(late.next().await, Ok(first));
-    assert_eq!(late.next().await, Ok(expected));
+    assert_eq!(next(&mut late).await, Ok(first));
+    assert_eq!(next(&mut late).await, Ok(expected));
 }
 
 async fn slow_watchers_miss_nothing(store: &dyn Store) {
@@ -132,10 +140,10 @@ async fn slow_watchers_miss_nothing(store: &dyn Store) {
         put(store, "/a", &n.to_string()).await;
     }
     for revision in 1..=1000 {
-        assert_eq!(slow.next().await.expect("batch").revision, revision);
+        assert_eq!(next(&mut slow).await.expect("batch").revision, revision);
     }
     put(store, "/a", "live").await;
-    assert_eq!(slow.next().await.expect("batch").revision, 1001);
+    assert_eq!(next(&mut slow).await.expect("batch").revision, 1001);
 }
 
 async fn compaction_ends_old_watches(store: &dyn Store) {
@@ -151,7 +159,7 @@ async fn compaction_ends_old_watches(store: &dyn Store) {
         }
     }
     let mut watcher = store.watch("/", 6).await.expect("watch");
-    assert_eq!(watcher.next().await.expect("batch").revision, 7);
+    assert_eq!(next(&mut watcher).await.expect("batch").revision, 7);
     assert_eq!(keys(store, "/").await, ["/a"], "rows stay");
     store.compact(1_000).await.expect("compact");
     assert_eq!(put(store, "/a", "").await, 11);
@@ -166,7 +174,7 @@ async fn leases_end(store: &dyn Store) {
     let kept = committed(store.txn(Txn::new().put_leased("/d", "", revoked.id)).await.expect("txn"));
     put(store, "/d", "no longer leased").await;
     let mut watcher = store.watch("/", kept + 1).await.expect("watch");
-    let gone = watcher.next().await.expect("batch");
+    let gone = next(&mut watcher).await.expect("batch");
     assert_eq!(gone.events.iter().map(|event| &**event.key()).collect::<Vec<_>>(), ["/a"]);
     store.lease_revoke(revoked.id).await.expect("revoke");
     assert_eq!(keys(store, "/").await, ["/b", "/d"]);
@@ -182,7 +190,7 @@ async fn renewed_leases_live(store: &dyn Store) {
     committed(store.txn(Txn::new().put_leased("/b", "", other.id)).await.expect("txn"));
     let mut watcher = store.watch("/b", 2).await.expect("watch");
     store.lease_renew(lease.id).await.expect("renew");
-    watcher.next().await.expect("the short one ends");
+    next(&mut watcher).await.expect("the short one ends");
     assert_eq!(keys(store, "/").await, ["/a"]);
 }
 

@@ -1,12 +1,16 @@
-//! A daemon follows one of another ABI, whose pins it cannot use.
+//! A daemon follows one whose pins it cannot use: of another ABI, or with a map that is not as ours are.
 
-use std::net::{SocketAddr, TcpStream};
+use std::{
+    net::{SocketAddr, TcpStream},
+    os::unix::fs::MetadataExt,
+};
 
 use hivemind::{
-    dataplane::{Dataplane, bpf::BpfDataplane},
-    model::Protocol,
+    dataplane::{Dataplane, DataplaneError, bpf::BpfDataplane},
+    model::{ErrorCode, Protocol},
     net::Family,
 };
+use hivemind_ebpf::map;
 
 use crate::{
     lab::{self, Lab, firewall, isolated, vip},
@@ -51,6 +55,46 @@ fn nothing_is_lost_when_a_daemon_follows_one_of_another_abi() {
         tcp_ask_on(&kept).expect("the long connection lives");
         assert_eq!(inside.join().expect("a result").expect("a stream"), crate::NONE, "lost between instances");
         assert_eq!(from_outside.join().expect("a result").expect("a stream"), crate::NONE, "lost from outside");
+        lab.dataplane.unload().expect("to unload");
+    });
+}
+
+#[test]
+fn a_map_that_differs_is_refused_while_it_is_used_and_made_anew_when_nothing_is_attached() {
+    isolated(|cgroup| {
+        let mut lab = Lab::new(cgroup, 1);
+        let own = std::path::Path::new(lab::BPF_ROOT).join(format!("v{}", hivemind_ebpf::ABI_VERSION));
+        let (pin, aside) = (own.join("maps").join(map::FRONTENDS), own.join("aside"));
+        let map_at = |path: &std::path::Path| aya::maps::MapInfo::from_pin(path).expect("a pinned map").id();
+        let frontends = map_at(&pin);
+        // Another map in its place, with other keys.
+        std::fs::rename(&pin, &aside).expect("aside");
+        std::fs::hard_link(own.join("maps").join(map::PEERS), &pin).expect("another map in its place");
+        let (strange, inode) = (map_at(&pin), std::fs::metadata(&pin).expect("a pin").ino());
+        assert_ne!(strange, frontends);
+        for open in crate::WAYS {
+            let refused = open(lab::config(cgroup)).expect_err("a map that is no table of services");
+            assert_eq!(refused.code(), ErrorCode::Dataplane);
+            let DataplaneError::Incompatible { path, field, found, wanted } = refused else { panic!("{refused}") };
+            assert_eq!((path.as_path(), field), (pin.as_path(), "key size"));
+            assert_ne!(found, wanted);
+            let now = (map_at(&pin), std::fs::metadata(&pin).expect("a pin").ino());
+            assert_eq!(now, (strange, inode), "it is not touched: what is attached may use it");
+        }
+        // As it was, it is taken over.
+        std::fs::remove_file(&pin).expect("removed");
+        std::fs::rename(&aside, &pin).expect("back");
+        lab.dataplane = BpfDataplane::open(lab::config(cgroup)).expect("to open");
+        assert_eq!(map_at(&pin), frontends);
+
+        // Nothing is attached: the map is nobody's.
+        std::fs::remove_file(&pin).expect("removed");
+        std::fs::hard_link(own.join("maps").join(map::PEERS), &pin).expect("another map in its place");
+        for link in std::fs::read_dir(own.join("links")).expect("links").flatten() {
+            std::fs::remove_file(link.path()).expect("detached");
+        }
+        lab.dataplane = BpfDataplane::open(lab::config(cgroup)).expect("to open");
+        assert!(![strange, frontends].contains(&map_at(&pin)), "it is made anew");
         lab.dataplane.unload().expect("to unload");
     });
 }

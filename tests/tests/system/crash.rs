@@ -66,7 +66,8 @@ fn killed_stopped_and_replaced_while_everything_runs_on() -> Result<()> {
 /// The exit code of what asks for something that is not there.
 const NOT_FOUND: i32 = 3;
 
-/// Only every so many effects are tried, unless the tests may take long.
+/// Only every so many effects are tried, unless the tests may take long. So CI sees one effect in five: a step that is
+/// broken between two of them is found by `cargo xtask test --long` only.
 const STRIDE: usize = 5;
 
 /// Lets the daemon work for a moment, then kills it.

@@ -1,7 +1,14 @@
 //! What the command line shows: every list in every form, logs, exec, and what helps.
 
-use anyhow::{Result, bail, ensure};
-use hivemind_tests::{machine, until_ready};
+use std::{
+    io::{BufRead, BufReader},
+    process::{Child, Stdio},
+    sync::mpsc,
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use hivemind_tests::{PATIENCE, machine, until_ready};
+use xtask::wait;
 
 #[test]
 fn every_list_has_every_form() -> Result<()> {
@@ -95,6 +102,67 @@ fn logs_and_exec() -> Result<()> {
         .ok()?;
     ensure!(where_and_who == "nobody\n/tmp\nb\n", "{where_and_who:?}");
     machine.close()
+}
+
+#[test]
+fn logs_since_a_time_and_of_instances_that_come() -> Result<()> {
+    let (machine, image) = machine("since")?;
+    let script = "echo old; while [ ! -e /go ]; do sleep 0.05; done; echo new; exec sleep 1d";
+    let deploy =
+        ["app", "deploy", "--image", &image, "--name", "talk", "--entrypoint", "sh", "--wait", "--", "-c", script];
+    machine.hivemind(&deploy)?.ok()?;
+    let lines = |count: usize| {
+        wait::until("the log", PATIENCE, || {
+            let said = machine.hivemind(&["logs", "talk", "--timestamps"])?.ok()?;
+            ensure!(said.lines().count() == count, "{said}");
+            Ok(said)
+        })
+    };
+    lines(1)?;
+    machine.hivemind(&["exec", "talk", "--", "touch", "/go"])?.ok()?;
+    let both = lines(2)?;
+    let at = both.lines().last().and_then(|line| line.split_once(' ')).map(|(at, _)| at).unwrap_or_default();
+    for (since, wanted) in [(at, "new\n"), ("1h", "old\nnew\n")] {
+        let said = machine.hivemind(&["logs", "talk", "--since", since])?.ok()?;
+        ensure!(said == wanted, "since {since}: {said:?} of {both:?}");
+    }
+    let future = machine.hivemind(&["logs", "talk", "--since", "2999-01-01T00:00:00Z"])?.ok()?;
+    ensure!(future.is_empty(), "{future}");
+
+    let first = until_ready(&machine, "talk", 1)?;
+    let mut command = machine.daemon.command(&machine.sandbox, &["logs", "-f", "talk"]);
+    let mut child = Ended(command.stdout(Stdio::piped()).spawn()?);
+    let out = child.0.stdout.take().context("it has no output")?;
+    let (sender, said) = mpsc::channel();
+    let reader = std::thread::spawn(move || {
+        BufReader::new(out).lines().map_while(Result::ok).try_for_each(|line| sender.send(line).ok())
+    });
+    for wanted in ["old", "new"] {
+        let line = said.recv_timeout(PATIENCE).context("of the instance that is there")?;
+        ensure!(line == wanted, "{line}");
+    }
+    machine.hivemind(&["scale", "talk=2"])?.ok()?;
+    let two = until_ready(&machine, "talk", 2)?;
+    let new = two.difference(&first).next().context("no other instance")?;
+    let line = said.recv_timeout(PATIENCE).context("of the instance that has come")?;
+    ensure!(line == format!("{} | old", new.name), "{line}");
+    // It ends with the app.
+    machine.hivemind(&["app", "rm", "talk", "--wait"])?.ok()?;
+    let status = wait::until("the end of the log", PATIENCE, || child.0.try_wait()?.context("it goes on"))?;
+    ensure!(status.success(), "{status}");
+    let _ = reader.join();
+    ensure!(said.try_recv().is_err(), "nothing is said twice");
+    machine.close()
+}
+
+/// A command that does not outlive the test.
+struct Ended(Child);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 #[test]

@@ -97,6 +97,11 @@ fn link(ifindex: u32) -> HostLink {
     HostLink { netns: std::path::PathBuf::new(), name: "hm".into(), ifindex, host_mac, instance_mac }
 }
 
+/// What does not come in time is a fault, and no reason to wait for ever.
+async fn soon<T>(what: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(60), what).await.expect("in time")
+}
+
 /// Two instances of this node.
 fn desired(node: &NodeName) -> NodeDesired {
     let mut desired = NodeDesired { revision: 7, ..NodeDesired::default() };
@@ -131,8 +136,8 @@ async fn a_refused_write_is_said_and_repeated() {
             .expect("a thread");
     let mut state = datapath.state();
     datapath.desired(Arc::new(desired(&node)));
-    state.wait_for(|state| state.fault.is_some()).await.expect("the owner lives");
-    datapath.shows(7).await;
+    soon(state.wait_for(|state| state.fault.is_some())).await.expect("the owner lives");
+    soon(datapath.shows(7)).await;
     assert_eq!(state.borrow().fault, None);
     thread.stop();
     assert_eq!(recorder.written.lock().expect("not poisoned").len(), 2);
@@ -148,11 +153,11 @@ async fn the_first_write_closes_nothing_that_was_open() {
     let (datapath, thread) =
         start(Box::new(recorder.clone()), node.clone(), in_place, policy::Failsafe::default()).expect("a thread");
     datapath.desired(Arc::new(desired(&node)));
-    datapath.shows(7).await;
+    soon(datapath.shows(7)).await;
     // The workers come one after the other, and the first is made anew.
-    datapath.attach(InstanceId::from_bits(1), link(12)).await.expect("attached");
-    datapath.attach(InstanceId::from_bits(2), link(9)).await.expect("attached");
-    datapath.detach(InstanceId::from_bits(2)).await.expect("detached");
+    soon(datapath.attach(InstanceId::from_bits(1), link(12))).await.expect("attached");
+    soon(datapath.attach(InstanceId::from_bits(2), link(9))).await.expect("attached");
+    soon(datapath.detach(InstanceId::from_bits(2))).await.expect("detached");
     thread.stop();
     let written = recorder.written.lock().expect("not poisoned").clone();
     let open: Vec<Vec<u32>> = written.iter().map(|tables| tables.endpoints.keys().copied().collect()).collect();
@@ -185,16 +190,16 @@ async fn a_name_is_open_when_its_answer_goes_out_and_late_ones_are_counted() {
     let policy = Policy { key: key.clone(), spec, created_at: Timestamp::from_millis(0) };
     desired.policies.insert(key, Arc::new(policy));
     datapath.desired(Arc::new(desired));
-    early.await.expect("opened");
+    soon(early).await.expect("opened");
     let blocks = || recorder.written.lock().expect("not poisoned").last().map(|tables| tables.blocks.clone());
     let open: Vec<IpAddr> = blocks().expect("a write").keys().map(ipnet::IpNet::addr).collect();
     assert_eq!(open, [address]);
     let mut state = datapath.state();
     let report = HostsReport { addresses: 1, refused: 0, late: 1 };
-    state.wait_for(|state| state.hosts == report).await.expect("the owner lives");
+    soon(state.wait_for(|state| state.hosts == report)).await.expect("the owner lives");
     // A name that no policy has, who is no instance of the node, and a host without policies wait for nothing and open nothing.
-    tell(2, "b.example").await.expect("at once");
-    tell(77, "a.example").await.expect("at once");
+    soon(tell(2, "b.example")).await.expect("at once");
+    soon(tell(77, "a.example")).await.expect("at once");
     assert_eq!(datapath.known_names().await.expect("known").len(), 1);
     thread.stop();
 }

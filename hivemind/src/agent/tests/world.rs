@@ -1,8 +1,16 @@
 //! An agent, what it drives, and the lives of its daemon.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
-use tokio::{sync::watch, task::JoinHandle, time::timeout};
+use tokio::{
+    sync::watch,
+    task::JoinHandle,
+    time::{Instant, timeout},
+};
 
 use crate::{
     agent::{
@@ -39,6 +47,8 @@ pub(super) struct World {
     pub(super) metrics: Metrics,
     /// Of this life.
     pub(super) journal: Journal,
+    /// The next call of that name to the runtime panics.
+    pub(super) panics: Arc<Mutex<Option<&'static str>>>,
     agent: Option<JoinHandle<()>>,
     patience: Duration,
 }
@@ -82,6 +92,7 @@ impl World {
             events: Events::default(),
             metrics: Metrics::default(),
             journal,
+            panics: Arc::default(),
             agent: None,
             patience: PATIENCE,
         }
@@ -102,7 +113,12 @@ impl World {
     /// Starts an agent, the first or the next, whose life is over before its call after so many.
     pub(super) fn begin_for(&mut self, calls: usize) {
         self.journal = self.journal.next_life(calls);
-        let faults = self.journal.clone();
+        let (faults, panics) = (self.journal.clone(), Arc::clone(&self.panics));
+        let fault = move |what| {
+            let panics = panics.lock().expect("not poisoned").take_if(|at| *at == what).is_some();
+            assert!(!panics, "a fault of the test");
+            faults.pass(what, Vec::new())
+        };
         let net = self.net.in_life(self.journal.clone());
         let dataplane = self.dataplane.in_life(self.journal.clone());
         // As the daemon does: what stands and has its programs is in place.
@@ -114,7 +130,7 @@ impl World {
             datapath::start(Box::new(dataplane), here(), in_place, Failsafe::default()).expect("a thread");
         let agent = Agent {
             upstream: Arc::new(self.upstream.clone()),
-            runtime: Arc::new(FaultyRuntime::new(self.runtime.clone(), move |what| faults.pass(what, Vec::new()))),
+            runtime: Arc::new(FaultyRuntime::new(self.runtime.clone(), fault)),
             net: Arc::new(net),
             datapath,
             events: self.events.clone(),
@@ -177,9 +193,22 @@ impl World {
         self.poll("a link", || self.net.links().get(id).is_some_and(|link| link.up)).await;
     }
 
+    /// Waits until the process has been started again so many times.
+    pub(super) async fn until_restarts(&self, id: &InstanceId, times: u32) {
+        let said = self.upstream.said();
+        let is = || said.borrow().get(id).is_some_and(|status| status.restarts == times);
+        self.poll(&format!("started again {times} times"), is).await;
+    }
+
     /// Waits for a call to the runtime.
     pub(super) async fn until_call(&self, call: &Call) {
         self.poll(&format!("{call:?}"), || self.runtime.calls().contains(call)).await;
+    }
+
+    /// Waits for a call to a seam, and returns when it was seen.
+    pub(super) async fn until_asked(&self, what: &str) -> Instant {
+        self.poll(what, || self.journal.entries().iter().any(|entry| entry.what == what)).await;
+        Instant::now()
     }
 
     /// What took effect of the steps towards running, each once, in order.

@@ -125,21 +125,19 @@ impl BpfDataplane {
     }
 
     fn open_with(config: DataplaneConfig, tcx: bool) -> Result<Self, DataplaneError> {
-        if OBJECT.is_empty() {
-            return Err(DataplaneError::Stub);
-        }
+        let object = load::programs(OBJECT)?;
         probe::ensure_bpffs(&config.root)?;
         let base = base(&config.root);
         make_folders(&base)?;
         let in_use = !tcx || !attach::list(&base.join("links"))?.is_empty();
-        maps::check_pinned(&base.join("maps"), OBJECT, in_use)?;
+        maps::check_pinned(&base.join("maps"), object, in_use)?;
         let constants = Config { share: config.flow_share, ..constants(&config.network)? };
         let mut loader = EbpfLoader::new();
         loader.override_global(CONFIG, &constants, true);
         for name in map::ALL {
             loader.map_pin_path(name, base.join("maps").join(name));
         }
-        let mut ebpf = loader.load(OBJECT).map_err(|error| DataplaneError::Kernel {
+        let mut ebpf = loader.load(object).map_err(|error| DataplaneError::Kernel {
             what: "support for the data plane's maps",
             why: chain(&error),
         })?;

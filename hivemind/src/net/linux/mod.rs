@@ -29,7 +29,7 @@ pub use self::begun::{Begun, begun};
 use self::{monitor::Monitor, rtnl::Netlink};
 use super::{
     Gone, HeldPort, HostLink, InstanceLink, LinkState, Mended, Net, NetError, NodeNet, PublishedPort, Uplink, nft,
-    ports, ranges,
+    ranges,
 };
 use crate::{model::InstanceId, net::names::netns_path};
 
@@ -124,7 +124,7 @@ impl Net for LinuxNet {
     }
 
     fn hold_port(&self, port: PublishedPort) -> Result<HeldPort, NetError> {
-        ports::hold(port)
+        HeldPort::hold(port)
     }
 
     async fn ensure_link(&self, link: &InstanceLink) -> Result<HostLink, NetError> {

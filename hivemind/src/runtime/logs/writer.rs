@@ -290,6 +290,36 @@ mod tests {
     }
 
     #[test]
+    fn a_record_that_is_half_written_is_cut_off() {
+        use nix::{
+            fcntl::{FcntlArg, SealFlag, fcntl},
+            sys::memfd::{MFdFlags, memfd_create},
+        };
+        const PAGE: u64 = 4096;
+        let mut out = Vec::new();
+        record(LogStream::Stdout, true, Bytes::from_static(b"whole")).write_to(&mut out);
+        // A file that cannot grow takes what fits into its last page, as a disk that is full does.
+        let file = File::from(memfd_create("log", MFdFlags::MFD_ALLOW_SEALING).expect("a file in memory"));
+        (&file).write_all(&out).expect("there is room");
+        file.set_len(PAGE).expect("there is room");
+        fcntl(&file, FcntlArg::F_ADD_SEALS(SealFlag::F_SEAL_GROW)).expect("sealed");
+        let mut look = file.try_clone().expect("the same file");
+        let dir = tempfile::tempdir().expect("makes one");
+        let mut sink = Sink::open(dir.path().to_owned());
+        sink.current = Some(Current { file, number: 1, length: out.len() as u64 });
+        let mut long = Vec::new();
+        record(LogStream::Stdout, true, Bytes::from(vec![b'x'; 2 * PAGE as usize])).write_to(&mut long);
+        sink.write(&long);
+        assert_eq!(look.stream_position().expect("a position"), PAGE, "a part was written");
+        assert_eq!(look.metadata().expect("a length").len(), out.len() as u64, "and is gone");
+        assert_eq!(sink.dropped, 1);
+        let mut kept = Vec::new();
+        look.rewind().expect("back to the beginning");
+        look.read_to_end(&mut kept).expect("reads");
+        assert_eq!(kept, out);
+    }
+
+    #[test]
     fn what_cannot_be_written_is_counted() {
         let dir = tempfile::tempdir().expect("makes one");
         let mut sink = Sink::open(dir.path().to_owned());
