@@ -19,6 +19,7 @@ use hivemind_ebpf::{
     ABI_VERSION,
     abi::{Addr, Backend, INSTANCE_ACCOUNTS, Limit, Peer, SlotKey},
 };
+use hivemind_tests::netlab::until;
 
 use super::{
     in_both_ways,
