@@ -19,6 +19,7 @@ use super::{
     capture,
     maps::{FLOWS, forwarded, generation, now},
     skb::Skb,
+    work::work,
 };
 
 /// The packet takes the other way.
@@ -122,8 +123,14 @@ const fn is_mapped(addr: &[u64; 2]) -> bool {
 #[inline(always)]
 fn known(said: &Said, mac: u64, own: u32, length: u32) -> i32 {
     let (key, near) = FlowKey::words(said.src, said.dst, said.ports, said.protocol);
-    // SAFETY: as long as a key and as much aligned; every value of its bytes is one.
-    let Some(row) = FLOWS.get_ptr_mut(unsafe { &*(&raw const key).cast::<FlowKey>() }) else { return NO };
+    // Not on the stack, which is small.
+    let Ok(work) = work() else { return NO };
+    let place: *mut FlowKey = &mut work.key;
+    for (n, word) in key.into_iter().enumerate() {
+        // SAFETY: as long as a key and as much aligned; every value of its bytes is one.
+        unsafe { place.cast::<u64>().add(n).write_volatile(word) };
+    }
+    let Some(row) = FLOWS.get_ptr_mut(&work.key) else { return NO };
     // SAFETY: a row of the table; what is read is compared with the key afterwards.
     let row: &mut Flow = unsafe { &mut *row };
     let (near, far) = (near & 1, 1 - (near & 1));
