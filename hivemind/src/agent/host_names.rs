@@ -23,20 +23,25 @@ const AT_ONCE: usize = 16;
 /// Looks up `names` until cancelled. What is known of one is kept for `least` at the shortest.
 pub async fn run(mut names: watch::Receiver<BTreeSet<String>>, lookups: Lookups, least: Duration) {
     let mut due: BTreeMap<String, Instant> = BTreeMap::new();
+    // Said once, and not at every look.
+    let mut unknown = BTreeSet::new();
     loop {
         let now = Instant::now();
         follow(&mut due, &names.borrow_and_update(), now);
+        unknown.retain(|name| due.contains_key(name));
         let asked: Vec<String> = due.iter().filter(|(_, at)| **at <= now).map(|(name, _)| name.clone()).collect();
         let looked = asked.into_iter().map(|name| async {
             let found = lookups.open(&name).await;
-            if found.is_none() {
-                tracing::warn!(name, "a name in a policy of the host stands for no address now; trying again");
-            }
-            (name, pause(found, least))
+            (name, found)
         });
         let looked: Vec<_> = stream::iter(looked).buffer_unordered(AT_ONCE).collect().await;
-        for (name, pause) in looked {
-            due.insert(name, Instant::now() + pause);
+        for (name, found) in looked {
+            if found.is_some() {
+                unknown.remove(&name);
+            } else if unknown.insert(name.clone()) {
+                tracing::warn!(name, "a name in a policy of the host stands for no address now; trying again");
+            }
+            due.insert(name, Instant::now() + pause(found, least));
         }
         let next = due.values().min().copied();
         tokio::select! {

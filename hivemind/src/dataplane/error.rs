@@ -104,6 +104,7 @@ impl DataplaneError {
             Self::Kernel { .. } => ErrorCode::Kernel,
             Self::Full { .. } => ErrorCode::MapFull,
             Self::Captures { .. } => ErrorCode::Captures,
+            Self::Stopping => ErrorCode::Unavailable,
             _ => ErrorCode::Dataplane,
         }
     }
