@@ -37,6 +37,8 @@ pub const RST: u8 = 4;
 /// See [`FIN`].
 pub const ACK: u8 = 16;
 
+/// ICMP's type by which a router says that there is a better one (RFC 792).
+const REDIRECT: u8 = 5;
 /// ICMPv6 types of neighbour discovery (RFC 4861), first and last.
 const ND_FIRST: u8 = 133;
 const ND_LAST: u8 = 137;
@@ -106,6 +108,8 @@ pub struct Packet {
     pub v4: u8,
     /// The identification of a fragment, as it lies in the packet.
     pub ident: u32,
+    /// TCP's sequence number and acknowledgement, in host order; of others zeroes.
+    pub numbers: [u32; 2],
 }
 
 impl Packet {
@@ -151,16 +155,22 @@ impl Packet {
         self.fragment < LATER && is_error(self.tuple.protocol, self.detail)
     }
 
-    /// Whether it is a message of IPv6 neighbour discovery.
+    /// Whether it is a message of IPv6 neighbour discovery, or what a router of IPv4 says that IPv6's say with one.
     #[inline(always)]
     pub const fn is_neighbour(&self) -> bool {
-        self.tuple.protocol == ICMPV6 && self.fragment != LATER && self.detail >= ND_FIRST && self.detail <= ND_LAST
+        let said = match self.tuple.protocol {
+            ICMP => self.detail == REDIRECT,
+            ICMPV6 => self.detail >= ND_FIRST && self.detail <= ND_LAST,
+            _ => false,
+        };
+        said && self.fragment != LATER
     }
 
     /// Whether it asks for or tells an Ethernet address, on this very link (a router lowers the hop limit).
     #[inline(always)]
     pub const fn is_resolution(&self) -> bool {
-        self.is_neighbour()
+        self.tuple.protocol == ICMPV6
+            && self.is_neighbour()
             && (self.detail == NEIGHBOUR_SOLICITATION || self.detail == NEIGHBOUR_ADVERTISEMENT)
             && self.ttl == 255
             && self.fragment == WHOLE
@@ -201,6 +211,7 @@ impl Packet {
         fragment: WHOLE,
         v4: 0,
         ident: 0,
+        numbers: [0; 2],
     };
 }
 
@@ -346,6 +357,7 @@ fn transport<B: Bytes + ?Sized>(bytes: &B, packet: &mut Packet, end: u32) -> Res
             }
             ports(packet, words[0]);
             packet.detail = byte(words[3], 1);
+            packet.numbers = [u32::from_be(words[1]), u32::from_be(words[2])];
         }
         UDP => {
             let words = bytes.words::<2>(packet.l4).ok_or(Reason::Malformed)?;
@@ -407,6 +419,17 @@ pub const fn is_group(addr: &Addr) -> bool {
     u32::from_be(addr.words_be[0]) >> 24 == 0xff
 }
 
+/// Where clouds tell machines who they are, with the keys to it, over IPv6: fd00:ec2::254 (AWS) and fd20:ce::254 (Google).
+/// (Over IPv4 it is link-local, and over IPv6 such an address would have been right as well.)
+const METADATA: [u32; 2] = [0xfd00_0ec2, 0xfd20_00ce];
+
+#[inline(always)]
+const fn is_metadata(words_be: [u32; 4]) -> bool {
+    let [first, second, third, last] = words_be;
+    let net = u32::from_be(first);
+    (net == METADATA[0] || net == METADATA[1]) && second | third == 0 && u32::from_be(last) == 0x254
+}
+
 /// Whether the address has no meaning beyond one link or one machine: no router may pass it on
 /// (RFC 1122 3.2.1.3, RFC 3927 7, RFC 4291 2.5).
 #[inline(always)]
@@ -415,7 +438,7 @@ pub const fn is_unroutable(addr: &Addr) -> bool {
         let host = u32::from_be(addr.v4_be());
         return host >> 24 == 127 || host >> 24 == 0 || host >> 16 == 0xa9fe || host >> 28 == 0xf;
     }
-    addr.is_own_machine() || is_link_local(addr)
+    addr.is_own_machine() || is_link_local(addr) || is_metadata(addr.words_be)
 }
 
 /// Whether it is an IPv6 link-local address.

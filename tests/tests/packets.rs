@@ -8,6 +8,8 @@ mod bench;
 mod budget;
 #[path = "packets/changes.rs"]
 mod changes;
+#[path = "packets/forged.rs"]
+mod forged;
 #[path = "packets/frame.rs"]
 mod frame;
 #[path = "packets/fuzz.rs"]
@@ -33,7 +35,7 @@ mod tunnel;
 use std::collections::BTreeSet;
 
 use bench::{Bench, DROP, Expect, PASS, REDIRECT, Row, service};
-use frame::{Frame, UDP};
+use frame::{ACK, Frame, SYN, TCP};
 use hivemind::{dataplane::Dataplane, net::Family};
 use hivemind_ebpf::{program, reason::Reason};
 use lab::{FAMILIES, isolated};
@@ -84,12 +86,19 @@ fn table_full(bench: &mut Bench) {
     sched_setaffinity(Pid::from_raw(0), &own).expect("to stay");
     let to = service(Family::V4, 1);
     let ask = |bench: &Bench, port: u16| {
-        let packet = bench.sent(0, UDP, port, to).bytes();
+        let packet = bench.sent(0, TCP, port, to).bytes();
         bench.run(program::FROM_CONTAINER, &packet, bench.ifindex(0)).0
     };
+    // Both packets that establish it.
     let answer = |bench: &Bench, port: u16| {
-        let packet = bench.sent(1, UDP, 8080, (bench.address(0, Family::V4), port).into()).bytes();
-        assert_eq!(bench.run(program::FROM_CONTAINER, &packet, bench.ifindex(1)).0, REDIRECT, "the answer to {port}");
+        let answers = bench.sent(1, TCP, 8080, (bench.address(0, Family::V4), port).into());
+        let knows = Frame { detail: ACK, ..bench.sent(0, TCP, port, to) };
+        for (frame, from) in
+            [(Frame { detail: SYN | ACK, ..answers.clone() }, 1), (knows, 0), (Frame { detail: ACK, ..answers }, 1)]
+        {
+            let verdict = bench.run(program::FROM_CONTAINER, &frame.bytes(), bench.ifindex(from)).0;
+            assert_eq!(verdict, REDIRECT, "the connection from {port}");
+        }
     };
     let evicted = |bench: &mut Bench| bench.lab.packets(0, 0, Reason::Evicted as u8);
     for port in 10_000..10_100 {
@@ -111,9 +120,9 @@ fn table_full(bench: &mut Bench) {
         verdict == DROP
     });
     let port = full.expect("the table is full at last");
-    let again = bench.sent(0, UDP, port, to);
+    let again = bench.sent(0, TCP, port, to);
     bench.check(&bench.sends("table full", &again, Expect::Drop(Reason::TableFull)));
-    let known = bench.sent(0, UDP, port - 1, to);
+    let known = Frame { detail: ACK, ..bench.sent(0, TCP, port - 1, to) };
     let there = Frame { dst: (bench.address(1, Family::V4), 8080), ..known.clone() }.bytes();
     bench.check(&bench.sends("known connections go on", &known, Expect::RedirectAs(there)));
     host::table_full(bench);

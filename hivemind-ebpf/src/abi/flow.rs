@@ -52,7 +52,10 @@ pub struct Flow {
     pub rule: u32,
     /// What the key says, in short. The kernel reuses a removed element at once, under the eyes of a packet that has
     /// just found it: a reader copies what it needs, then compares.
-    pub tag: u64,
+    pub tag: u32,
+    /// Of a TCP connection: what an acknowledgement of the SYN that answered the first has at least, in host order
+    /// ([`crate::flow::gains`]).
+    pub asked: u32,
     /// The Ethernet address of each side that is an instance of this node: six bytes as they lie in a frame, and two
     /// zeroes.
     pub macs: [u64; 2],
@@ -215,19 +218,25 @@ impl FlowKey {
 
     /// [`FlowKey::tag`] of these words.
     #[inline(always)]
-    pub const fn tag_of(words: &[u64; 5]) -> u64 {
+    pub const fn tag_of(words: &[u64; 5]) -> u32 {
         let hosts = words[1] >> 32 << 32 | words[3] >> 32;
         let ports = (words[4] & 0xffff) << 32 | (words[4] & 0xffff_0000);
-        hosts ^ ports ^ words[4] >> 32 << 56
+        folded(hosts ^ ports ^ words[4] >> 32 << 56)
     }
 
     /// [`Flow::tag`]
     #[inline(always)]
-    pub const fn tag(&self) -> u64 {
+    pub const fn tag(&self) -> u32 {
         let ports = (self.ports_be[0] as u64) << 16 | self.ports_be[1] as u64;
         let hosts = (self.addrs[0].words_be[3] as u64) << 32 | self.addrs[1].words_be[3] as u64;
-        hosts ^ ports << 16 ^ (self.protocol as u64) << 56
+        folded(hosts ^ ports << 16 ^ (self.protocol as u64) << 56)
     }
+}
+
+/// 64 bits in 32, by a multiplication (Knuth, The Art of Computer Programming 3, 6.4).
+#[inline(always)]
+const fn folded(bits: u64) -> u32 {
+    (bits.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as u32
 }
 
 /// Whether the source is side 0. Any order would do that does not depend on the direction.
@@ -253,7 +262,7 @@ const fn is_before(tuple: &Tuple) -> bool {
 layout!(FlowKey, 40, 8, addrs: 0, ports_be: 32, protocol: 36, pad: 37);
 layout!(
     Flow, 128, 8, first_ns: 0, last_ns: 8, packets: 16, bytes: 32, vip: 48, devices: 64, slots: 72, accounts: 76,
-    back: 80, generation: 84, service: 88, rule: 92, tag: 96, macs: 104, vip_port_be: 120, seen: 122, origin: 124,
+    back: 80, generation: 84, service: 88, rule: 92, tag: 96, asked: 100, macs: 104, vip_port_be: 120, seen: 122, origin: 124,
     forwarded: 125, limited: 126, counted: 127
 );
 layout!(

@@ -63,6 +63,9 @@ pub(super) fn passes(work: &mut Work, hook: Hook, device: u32, bytes: u64) -> bo
     if work.packet.asks() && (!begins || closed) {
         return false;
     }
+    if closed && flow::revives(row, near, flags) {
+        return false;
+    }
     set_way(&mut work.way, row, near, begins);
     if row.tag != work.key.tag() {
         return false;
@@ -70,9 +73,9 @@ pub(super) fn passes(work: &mut Work, hook: Hook, device: u32, bytes: u64) -> bo
     row.last_ns = time;
     row.packets[near] += 1;
     row.bytes[near] += bytes;
-    let seen = row.seen[near] | flow::seen(flags);
+    let mut seen = row.seen[near] | flow::seen(flags);
     if seen != row.seen[near] {
-        row.seen[near] = seen;
+        seen = gain(work, row, near);
         if work.key.protocol == TCP && flow::is_closed(row.seen) {
             limit::ends(row, CONNECTION);
         }
@@ -86,6 +89,15 @@ pub(super) fn passes(work: &mut Work, hook: Hook, device: u32, bytes: u64) -> bo
         let _ = FLOWS.remove(&work.key);
     }
     true
+}
+
+/// Adds to the row what the packet says of its connection: what this side has sent, with it. A call: the stack is small.
+#[inline(never)]
+fn gain(work: &Work, row: &mut Flow, side: usize) -> u8 {
+    let side = side & 1;
+    let gained = flow::gains(row, side, work.packet.flags(), work.packet.numbers);
+    row.seen[side] |= gained;
+    row.seen[side]
 }
 
 /// Whether who begins the flow asks for what its row says: a service, or the other side itself. What goes into an
@@ -293,7 +305,12 @@ fn store(work: &mut Work, bytes: u64) -> Result<(), Reason> {
     let fresh = &mut work.fresh;
     fresh.packets[near] += 1;
     fresh.bytes[near] += bytes;
-    fresh.seen[near] |= flow::seen(flags);
+    let revived = work.known != 0 && flow::revives(fresh, near, flags);
+    if revived {
+        fresh.seen[1 - near] &= !RESET;
+    }
+    let gained = flow::gains(fresh, near, flags, work.packet.numbers);
+    fresh.seen[near] |= gained;
     let begins = u32::from(fresh.origin) == work.side;
     set_way(&mut work.way, &work.fresh, near, begins);
     // The last words of a connection that is over already are no beginning.
@@ -305,6 +322,8 @@ fn store(work: &mut Work, bytes: u64) -> Result<(), Reason> {
     if work.known != 0 {
         if work.key.protocol == TCP && flow::is_closed(work.fresh.seen) {
             limit::ends(&mut work.fresh, CONNECTION);
+        } else if revived {
+            limit::hm_again();
         }
     } else {
         if let Some(row) = row {
@@ -341,14 +360,22 @@ fn has_room(work: &mut Work) -> Result<bool, Reason> {
     let holder = limit::hm_over_share();
     if holder != 0 {
         // Its own beginnings make room for it, and only they do.
-        hm_make_room(holder);
+        hm_make_room(holder, 0);
         if limit::hm_over_share() != 0 {
             limit::unshared(holder);
             without(work, Reason::FlowShare)?;
             return Ok(false);
         }
     }
-    limit::begins()?;
+    if limit::hm_begins() != 0 {
+        // Beginnings from outside, whose sources anybody can forge, make room for one another.
+        let mine = work.fresh.accounts[1 - (work.fresh.origin as usize & 1)];
+        let begun = work.fresh.accounts[work.fresh.origin as usize & 1];
+        if begun != 0 || hm_make_room(mine.into(), CONNECTION.into()) == 0 || limit::hm_begins() != 0 {
+            limit::hm_refuses();
+            return Err(Reason::ConnectionLimit);
+        }
+    }
     Ok(true)
 }
 
@@ -370,7 +397,7 @@ fn translate(work: &mut Work) -> Result<(), Reason> {
         // SAFETY: as above.
         unsafe { *there = translation };
     } else if TRANSLATIONS.insert(&work.packet.tuple, &translation, 0).is_err() {
-        hm_make_room(0);
+        hm_make_room(0, 0);
         if TRANSLATIONS.insert(&work.packet.tuple, &translation, 0).is_err() {
             limit::ends(&mut work.fresh, CONNECTION | HELD);
             let _ = FLOWS.remove(&work.key);
@@ -382,7 +409,7 @@ fn translate(work: &mut Work) -> Result<(), Reason> {
 
 #[inline(always)]
 fn retry(work: &Work) -> bool {
-    hm_make_room(0);
+    hm_make_room(0, 0);
     FLOWS.insert(&work.key, &work.fresh, 0).is_ok()
 }
 
@@ -400,12 +427,12 @@ fn remember(key: &FlowKey) {
 }
 
 /// Removes one of the flows that this CPU saw begin, the oldest that was never answered or is over. Of this holder; 0: of
-/// any.
+/// any. Only what is counted as this (bits of [`hivemind_ebpf::limit`]); 0: whatever is.
 ///
-/// It has a name of its own and takes nothing but a number, so that the verifier looks at it once and not at every call.
+/// It has a name of its own and takes nothing but numbers, so that the verifier looks at it once and not at every call.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn hm_make_room(holder: u32) -> u32 {
+extern "C" fn hm_make_room(holder: u32, counted: u32) -> u32 {
     let Some(next) = NEXT.get_ptr_mut(0) else { return 0 };
     let time = now();
     for _ in 0..TRIES {
@@ -421,7 +448,8 @@ extern "C" fn hm_make_room(holder: u32) -> u32 {
         let Some(row) = FLOWS.get_ptr_mut(key) else { continue };
         // SAFETY: a row of the table.
         let row = unsafe { &mut *row };
-        if flow::is_spare(key, row, time) && (holder == 0 || u32::from(holder_of(row)) == holder) {
+        let fits = counted == 0 || u32::from(row.counted) & counted != 0;
+        if fits && flow::is_spare(key, row, time) && (holder == 0 || u32::from(holder_of(row)) == holder) {
             forget(key, row);
             super::maps::count(0, 0, OUT, Reason::Evicted as u8, 0);
             // The one that takes its place is remembered in its place.

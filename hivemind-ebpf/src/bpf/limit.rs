@@ -147,7 +147,20 @@ extern "C" fn hm_may_begin(account: u32, end: u32) -> u32 {
         {
             return 1;
         }
-        atomic::add(&raw mut (*uses).refused[end], 1);
+    }
+    work.refuses = [account, end as u32];
+    0
+}
+
+/// Counts that who was asked last may have no other connection.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(super) extern "C" fn hm_refuses() -> u32 {
+    let Ok(work) = work() else { return 0 };
+    let [account, end] = work.refuses;
+    if let Some(uses) = USES.get_ptr_mut(account) {
+        // SAFETY: a word of the map.
+        unsafe { atomic::add(&raw mut (*uses).refused[end as usize & 1], 1) };
     }
     0
 }
@@ -220,19 +233,13 @@ pub(super) fn unshared(holder: u32) {
     }
 }
 
-/// Counts `work.fresh`, a new row, for its holder, and as a connection of its ends if these may have one more. Then
-/// `work.capped` says whether its end must be seen.
-#[inline(always)]
-pub(super) fn begins() -> Result<(), Reason> {
-    if hm_begins() == 0 { Ok(()) } else { Err(Reason::ConnectionLimit) }
-}
-
+/// Counts `work.fresh`, a new row, for its holder, and as a connection of its ends if these may have one more: else it is
+/// not 0, and `work.refuses` says which may not. Then `work.capped` says whether its end must be seen.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn hm_begins() -> u32 {
+pub(super) extern "C" fn hm_begins() -> u32 {
     let Ok(work) = work() else { return 0 };
-    let [first, second] = work.fresh.accounts;
-    let (from, to) = if work.fresh.origin & 1 == 0 { (first, second) } else { (second, first) };
+    let (from, to) = ends_of(&work.fresh);
     work.capped = 0;
     work.fresh.counted = HELD;
     // What the node itself begins, or is asked for by its instances, is no connection of theirs: health, names. Nor are
@@ -256,6 +263,29 @@ extern "C" fn hm_begins() -> u32 {
         unsafe { atomic::add(&raw mut (*uses).flows, 1) };
     }
     0
+}
+
+/// Counts `work.fresh`, whose end was none, as a connection again: it is not refused, for it is there.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(super) extern "C" fn hm_again() -> u32 {
+    let Ok(work) = work() else { return 0 };
+    if work.with_node != 0 || work.fresh.counted & CONNECTION != 0 {
+        return 0;
+    }
+    work.opens = 0;
+    let (from, to) = ends_of(&work.fresh);
+    both(from, OUT, |account, end| hm_has_begun(account, end));
+    both(to, IN, |account, end| hm_has_begun(account, end));
+    work.fresh.counted |= CONNECTION;
+    0
+}
+
+/// The accounts of who has begun a flow, and of the other.
+#[inline(always)]
+const fn ends_of(row: &Flow) -> (u16, u16) {
+    let [first, second] = row.accounts;
+    if row.origin & 1 == 0 { (first, second) } else { (second, first) }
 }
 
 /// What of this ([`CONNECTION`], [`HELD`]) was counted for a flow's row is counted no more. The daemon's sweep puts right

@@ -24,6 +24,7 @@ mod skb;
 mod socket;
 mod tell;
 mod tunnel;
+mod verdicts;
 mod words;
 mod work;
 mod xdp;

@@ -14,6 +14,7 @@ use hivemind_ebpf::{
 use super::{
     host,
     maps::{BLOCKS, ENDPOINTS, NODE_ADDRS, PEERS, PORTS, RULES, config, count, hit},
+    verdicts,
     work::{Work, work},
 };
 
@@ -37,13 +38,17 @@ pub(super) fn judge(work: &mut Work, answers: bool) -> Result<(), Reason> {
         work.judged.tuple = work.tuple;
         work.judged.detail = work.packet.detail.into();
     }
-    work.rule = 0;
-    work.restricted = 0;
-    if from != 0 {
-        one(work, OUT, from)?;
-    }
-    if to != 0 {
-        one(work, IN, to)?;
+    if !verdicts::is_kept(work, from, to) {
+        (work.rule, work.restricted, work.hits, work.tried) = (0, 0, [0; 2], 0);
+        if from != 0 {
+            one(work, OUT, from)?;
+        }
+        if to != 0 {
+            one(work, IN, to)?;
+        }
+        if work.tried == 0 {
+            verdicts::keep(work);
+        }
     }
     host::judge(work, answers, from, to)
 }
@@ -76,13 +81,19 @@ fn one(work: &mut Work, way: u8, device: u32) -> Result<(), Reason> {
     match rule {
         // The border between tenants is opened by a rule that is enforced.
         0 if foreign && way == IN => return Err(Reason::OtherTenant),
-        0 if audit != 0 => count(device, 0, way, Reason::Audit as u8, 0),
+        0 if audit != 0 => {
+            work.tried = 1;
+            count(device, 0, way, Reason::Audit as u8, 0);
+        }
         0 if isolated != 0 && reject != 0 => return Err(Reason::Rejected),
         0 if isolated != 0 => return Err(denied),
         0 => {}
         rule if rule & REJECTS != 0 => return Err(Reason::Rejected),
         rule if rule & DENIES != 0 => return Err(denied),
-        rule => hit(rule),
+        rule => {
+            work.hits[way as usize & 1] = rule;
+            hit(rule);
+        }
     }
     Ok(())
 }

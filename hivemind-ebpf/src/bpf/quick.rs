@@ -92,7 +92,7 @@ pub(super) fn pass(skb: Skb, own: u32) -> i32 {
     } else {
         return NO;
     }
-    known(&said, mac, own, length)
+    known(skb, &said, mac, own, length)
 }
 
 /// The flags of TCP (of UDP none), if the transport header is whole and neither begins nor resets a connection. `word`
@@ -113,6 +113,23 @@ fn flags(protocol: u8, word: u32, total: u32, header: u32, length: u32) -> Optio
     if own >= 20 && own <= room && usual { Some(flags) } else { None }
 }
 
+/// Adds to the row what a packet, whose header was seen to be whole, says of its connection. A call, and what it reads is
+/// read again: only the first packets of a connection are asked, and the stack is small.
+#[inline(never)]
+fn gain(skb: Skb, row: &mut Flow, side: usize, flags: u8) {
+    let side = side & 1;
+    let v4 = skb.near::<V4>();
+    let v4 = v4.filter(|frame| frame.word::<12>() & 0xffff == IPV4 as u32);
+    let numbers = if let Some(frame) = v4 {
+        [frame.word::<38>(), frame.word::<42>()]
+    } else if let Some(frame) = skb.near::<V6>() {
+        [frame.word::<58>(), frame.word::<62>()]
+    } else {
+        return;
+    };
+    row.seen[side] |= flow::gains(row, side, flags, numbers.map(u32::from_be));
+}
+
 /// Whether it is an address of the other family as the tables have it, which is never seen on a wire.
 #[inline(always)]
 const fn is_mapped(addr: &[u64; 2]) -> bool {
@@ -121,7 +138,7 @@ const fn is_mapped(addr: &[u64; 2]) -> bool {
 
 /// Looks the flow up, and lets the packet pass by its row.
 #[inline(always)]
-fn known(said: &Said, mac: u64, own: u32, length: u32) -> i32 {
+fn known(skb: Skb, said: &Said, mac: u64, own: u32, length: u32) -> i32 {
     let (key, near) = FlowKey::words(said.src, said.dst, said.ports, said.protocol);
     // Not on the stack, which is small.
     let Ok(work) = work() else { return NO };
@@ -158,11 +175,11 @@ fn known(said: &Said, mac: u64, own: u32, length: u32) -> i32 {
     row.last_ns = time;
     row.packets[near] += 1;
     row.bytes[near] += bytes;
-    if seen != before {
-        row.seen[near] = seen;
-    }
     forwarded(slots[0].into(), OUT, bytes);
     forwarded(slots[1].into(), IN, bytes);
+    if seen != before {
+        gain(skb, row, near, said.flags);
+    }
     // SAFETY: no pointers.
     (unsafe { bpf_redirect_peer(device, 0) }) as i32
 }

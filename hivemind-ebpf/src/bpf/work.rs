@@ -15,6 +15,7 @@ use super::{
     policy::{Asked, Judged},
     rewrite::Quoted,
     skb::Skb,
+    verdicts::Asks,
     words,
 };
 
@@ -65,6 +66,8 @@ pub(super) struct Work {
     pub(super) capped: u32,
     /// Not 0: it begins a connection.
     pub(super) opens: u32,
+    /// The account that may have no other connection, and which of its ends.
+    pub(super) refuses: [u32; 2],
     /// Its bytes, as it is now.
     pub(super) length: u32,
     /// How many packets the kernel will make of it; 0 or 1: it is one.
@@ -85,6 +88,12 @@ pub(super) struct Work {
     pub(super) judged: Judged,
     /// What rules are looked up by.
     pub(super) asked: Asked,
+    /// What is asked of the verdicts that are kept.
+    pub(super) asks: Asks,
+    /// The rules by which it leaves and enters, 0: none.
+    pub(super) hits: [u32; 2],
+    /// Not 0: a policy on trial has counted it.
+    pub(super) tried: u32,
     /// The key of a rule.
     pub(super) rule_key: RuleKey,
     /// The packet that an ICMP error tells of.

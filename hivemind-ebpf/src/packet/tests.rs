@@ -147,6 +147,10 @@ fn classes_of_addresses() {
         ("::1", false, true),
         ("::", false, true),
         ("fd68::1", false, false),
+        ("fd00:ec2::254", false, true),
+        ("fd20:ce::254", false, true),
+        ("fd00:ec2::253", false, false),
+        ("fd00:ec2:0:1::254", false, false),
         ("2001:db8::1", false, false),
     ] {
         assert_eq!((is_group(&addr(text)), is_unroutable(&addr(text))), (group, unroutable), "{text}");

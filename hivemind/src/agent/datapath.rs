@@ -13,6 +13,7 @@ use std::{
     time::Duration,
 };
 
+use ipnet::IpNet;
 use tokio::sync::{oneshot, watch};
 
 use crate::{
@@ -97,8 +98,8 @@ impl DatapathThread {
 pub struct InPlace {
     /// The links that stand and have their programs.
     pub links: BTreeMap<InstanceId, HostLink>,
-    /// The node's own addresses.
-    pub addresses: Vec<IpAddr>,
+    /// The node's own addresses and their networks.
+    pub addresses: Vec<IpNet>,
     /// How the addresses of other nodes are reached.
     pub ways: BTreeMap<IpAddr, NodeRow>,
     /// What names of hosts stood for.
@@ -145,7 +146,7 @@ struct Owner {
     desired: Arc<NodeDesired>,
     policies: policy::Cache,
     rows: Follower,
-    addresses: Vec<IpAddr>,
+    addresses: Vec<IpNet>,
     ways: BTreeMap<IpAddr, NodeRow>,
     hosts: HostNames,
     /// What was told before the first policies were known.
@@ -267,7 +268,11 @@ impl Owner {
             Request::Names(reply) => {
                 let policies = self.compile();
                 let devices = self.links.iter().map(|(id, link)| (link.ifindex, id.clone())).collect();
-                let _ = reply.send(Names { policies, devices, addresses: self.addresses.clone() });
+                let _ = reply.send(Names {
+                    policies,
+                    devices,
+                    addresses: self.addresses.iter().map(IpNet::addr).collect(),
+                });
             }
             Request::Check(reply) => {
                 let _ = reply.send(self.dataplane.check());

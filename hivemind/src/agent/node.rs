@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
 
 use imbl::OrdMap;
+use ipnet::IpNet;
 use tokio::{sync::watch, time::timeout};
 
 use super::{
@@ -32,8 +33,8 @@ type Nodes = OrdMap<NodeName, Arc<Vec<IpAddr>>>;
 pub struct Facts {
     /// The devices that lead out of it, by name.
     pub uplinks: Vec<String>,
-    /// Its own addresses.
-    pub addresses: Vec<IpAddr>,
+    /// Its own addresses and their networks.
+    pub addresses: Vec<IpNet>,
     /// How the addresses of other nodes are reached.
     pub ways: BTreeMap<IpAddr, NodeRow>,
 }
@@ -100,7 +101,7 @@ impl NodeKeeper {
                 ready: faults.is_empty(),
                 message: faults.join("; "),
                 containerd: version,
-                addresses: facts.iter().flat_map(|facts| facts.addresses.iter().copied()).collect(),
+                addresses: facts.iter().flat_map(|facts| facts.addresses.iter().map(IpNet::addr)).collect(),
                 ..self.facts.clone()
             };
             if said.as_ref() != Some(&status) {
@@ -154,7 +155,8 @@ impl NodeKeeper {
         let uplinks = if self.uplinks.is_empty() { found().await? } else { self.uplinks.clone() };
         let addresses = self.net.node_addresses().await?;
         let others = nodes.iter().filter(|(name, _)| **name != self.node.name).flat_map(|(_, theirs)| theirs.iter());
-        let others: Vec<_> = others.copied().filter(|address| !addresses.contains(address)).collect();
+        let others: Vec<_> =
+            others.copied().filter(|other| !addresses.iter().any(|own| own.addr() == *other)).collect();
         let ways = self.net.ways(&others).await?.into_iter().map(|(address, way)| {
             let row = way.map_or_else(NodeRow::default, |way| NodeRow { device: way.ifindex, mtu: way.mtu });
             (address, row)

@@ -1,17 +1,14 @@
 //! Floor 1: from what the node is told to the rows that the data plane should hold, at the cost of what differs from
 //! before. Pure.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
-    sync::Arc,
-};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
-use hivemind_ebpf::policy::HOST_ENDPOINT;
+use hivemind_ebpf::policy::{HOST, HOST_ENDPOINT};
 use imbl::{
     OrdMap,
     ordmap::{DiffItem, Entry},
 };
+use ipnet::IpNet;
 
 use super::tables::{
     BackendRow, Choice, EndpointRow, Frontend, LimitOwner, LimitRow, NodeRow, PeerRow, ServiceRow, Tables,
@@ -36,8 +33,8 @@ pub struct Facts<'a> {
     pub node: &'a NodeName,
     /// Its instances' links. An instance without one has no row, and so denies.
     pub links: &'a BTreeMap<InstanceId, HostLink>,
-    /// Its own addresses.
-    pub node_addresses: &'a [IpAddr],
+    /// Its own addresses and their networks.
+    pub node_addresses: &'a [IpNet],
     /// How the addresses of other nodes are reached.
     pub ways: &'a BTreeMap<IpAddr, NodeRow>,
 }
@@ -51,6 +48,7 @@ pub struct Follower {
     node: Option<NodeName>,
     links: BTreeMap<InstanceId, HostLink>,
     ways: BTreeMap<IpAddr, NodeRow>,
+    networks: Vec<IpNet>,
     /// Two services claim one row: what is left when one of them goes is only known by looking at all.
     disputed: bool,
 }
@@ -96,17 +94,19 @@ impl Follower {
         let others_changed = !before.instances.ptr_eq(&desired.instances)
             || !before.peers.ptr_eq(&desired.peers)
             || !before.tenants.ptr_eq(&desired.tenants);
-        let own: BTreeSet<_> = node_addresses.iter().copied().collect();
-        let other_nodes = !before.nodes.ptr_eq(&desired.nodes) || self.tables.node_addresses != own;
+        let other_nodes = !before.nodes.ptr_eq(&desired.nodes) || self.networks != node_addresses;
         if other_nodes || self.ways != *ways {
             self.ways.clone_from(ways);
             self.tables.nodes = nodes(&facts);
         }
-        self.tables.node_addresses = own;
+        if other_nodes {
+            self.networks = node_addresses.to_vec();
+            self.tables.node_addresses = node_addresses.iter().map(IpNet::addr).collect();
+        }
         if others_changed || other_links || other_policies || other_nodes {
             self.tables.endpoints = endpoints(&facts).chain(host(policies)).collect();
             self.tables.limits = limits(&facts);
-            self.tables.peers = peers(&facts).collect();
+            self.tables.peers = networks(node_addresses).chain(peers(&facts)).collect();
         }
         if other_policies {
             self.tables.rules.clone_from(&policies.rules);
@@ -228,6 +228,17 @@ fn host(policies: &Compiled) -> Option<(u32, EndpointRow)> {
     policies.host.map(row)
 }
 
+/// What reaches the node though it is none of its addresses: the broadcasts of its networks (RFC 1122 3.2.1.3, the old one
+/// as well), and the address that every router of a network has (RFC 4291 2.6.1), for a node is one.
+fn networks(own: &[IpNet]) -> impl Iterator<Item = (IpAddr, PeerRow)> {
+    let row = PeerRow { class: HOST, tenant: 0, ifindex: 0, node: None };
+    let shared = own.iter().filter(|net| net.max_prefix_len() - net.prefix_len() > 1).flat_map(|net| match net {
+        IpNet::V4(net) => vec![IpAddr::from(net.network()), net.broadcast().into()],
+        IpNet::V6(net) => vec![net.network().into()],
+    });
+    shared.map(move |address| (address, row))
+}
+
 fn peers(facts: &Facts<'_>) -> impl Iterator<Item = (IpAddr, PeerRow)> {
     let Facts { desired, policies, node, links, .. } = *facts;
     let nodes = others(facts);
@@ -247,7 +258,11 @@ fn peers(facts: &Facts<'_>) -> impl Iterator<Item = (IpAddr, PeerRow)> {
 fn others<'a>(facts: &Facts<'a>) -> BTreeMap<&'a NodeName, Vec<IpAddr>> {
     let Facts { desired, node, node_addresses, .. } = *facts;
     let theirs = |addresses: &Vec<IpAddr>| {
-        addresses.iter().copied().filter(|address| !node_addresses.contains(address)).collect::<Vec<_>>()
+        addresses
+            .iter()
+            .copied()
+            .filter(|address| !node_addresses.iter().any(|own| own.addr() == *address))
+            .collect::<Vec<_>>()
     };
     desired.nodes.iter().filter(|(name, _)| *name != node).map(|(name, all)| (name, theirs(all))).collect()
 }

@@ -20,6 +20,8 @@ pub use types::{
 
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
+use ipnet::IpNet;
+
 use crate::model::InstanceId;
 
 /// Makes and removes what instances are connected with. Every call is idempotent.
@@ -65,8 +67,8 @@ pub trait Net: Send + Sync + std::fmt::Debug {
     /// The instances that have a link or a namespace, found in the kernel.
     async fn list_links(&self) -> Result<Vec<(InstanceId, Option<HostLink>)>, NetError>;
 
-    /// The node's own addresses (global scope, not on our devices).
-    async fn node_addresses(&self) -> Result<Vec<std::net::IpAddr>, NetError>;
+    /// The node's own addresses (global scope, not on our devices), each with the network it is in.
+    async fn node_addresses(&self) -> Result<Vec<IpNet>, NetError>;
 
     /// The devices that lead out of the node, ordered by interface index.
     async fn uplinks(&self) -> Result<Vec<Uplink>, NetError>;

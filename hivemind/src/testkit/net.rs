@@ -10,6 +10,8 @@ use std::{
     },
 };
 
+use ipnet::IpNet;
+
 use super::{journal::Journal, runtime::Fault};
 use crate::{
     model::InstanceId,
@@ -166,7 +168,7 @@ impl Net for FakeNet {
         self.pass("net.list_links", Vec::new(), list).await
     }
 
-    async fn node_addresses(&self) -> Result<Vec<IpAddr>, NetError> {
+    async fn node_addresses(&self) -> Result<Vec<IpNet>, NetError> {
         self.pass("net.node_addresses", Vec::new(), || Ok(Vec::new())).await
     }
 

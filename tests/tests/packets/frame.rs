@@ -23,6 +23,8 @@ pub(crate) struct Frame {
     pub(crate) protocol: u8,
     /// TCP's flags, or ICMP's type.
     pub(crate) detail: u8,
+    /// TCP's sequence number and acknowledgement: what is sent acknowledges what is sent the other way.
+    pub(crate) numbers: [u32; 2],
     /// Identification of an echo.
     pub(crate) ident: u16,
     /// IPv4's options, or the IPv6 extension headers, each with its own number first.
@@ -45,6 +47,7 @@ impl Frame {
             ttl: 64,
             protocol,
             detail: if protocol == TCP { SYN } else { 0 },
+            numbers: [1, 2],
             ident: 0,
             options: Vec::new(),
             extensions: Vec::new(),
@@ -110,7 +113,10 @@ impl Frame {
     fn transport(&self, src: &[u8], dst: &[u8]) -> Vec<u8> {
         let ports = [self.src.1.to_be_bytes(), self.dst.1.to_be_bytes()].concat();
         let (mut l4, at) = match self.protocol {
-            TCP => ([&ports[..], &[0, 0, 0, 1, 0, 0, 0, 0, 0x50, self.detail, 0xff, 0xff, 0, 0, 0, 0]].concat(), 16),
+            TCP => {
+                let numbers = self.numbers.map(u32::to_be_bytes).concat();
+                ([&ports[..], &numbers, &[0x50, self.detail, 0xff, 0xff, 0, 0, 0, 0]].concat(), 16)
+            }
             UDP => {
                 let length = (8 + self.payload.len() as u16).to_be_bytes();
                 ([&ports[..], &length, &[0, 0]].concat(), 6)

@@ -5,8 +5,12 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
-use hivemind::{dataplane::Dataplane, net::Family};
+use hivemind::{
+    dataplane::{Dataplane, tables::PeerRow},
+    net::Family,
+};
 use hivemind_ebpf::{
+    policy::HOST,
     program,
     reason::Reason::{self, HostIn, HostOut, Published, Rejected, SourceRange},
     refusal,
@@ -145,6 +149,11 @@ fn nothing_goes_out_of_a_closed_host_but_answers() {
 fn instances_reach_the_host_by_its_rules_and_its_names_always() {
     isolated(|cgroup| {
         let mut bench = Bench::new(cgroup);
+        // What reaches the node by its networks.
+        for address in ["192.0.2.255", "2001:db8::"] {
+            let row = PeerRow { class: HOST, tenant: 0, ifindex: 0, node: None };
+            bench.lab.tables.peers.insert(address.parse().expect("an address"), row);
+        }
         bench.host("policy: p\nhost: {}\ningress: [{from: [{block: 10.88.0.2/32}, {block: \"fd68:6d00:0:1::2/128\"}], ports: [9100]}]\n");
         for family in FAMILIES {
             let gateway = if family == Family::V4 { GATEWAY.0.into() } else { IpAddr::from(GATEWAY.1) };
@@ -155,6 +164,10 @@ fn instances_reach_the_host_by_its_rules_and_its_names_always() {
                 let names = if address == gateway { Expect::Pass } else { Expect::Drop(HostIn) };
                 bench.says("names", &bench.sent(0, UDP, 5000, to(53)), names);
             }
+            // What its networks and their routers are reached by is the host's as well.
+            let networks = if family == Family::V4 { "192.0.2.255" } else { "2001:db8::" };
+            let network = SocketAddr::new(networks.parse().expect("an address"), 22);
+            bench.says("its network's", &bench.sent(0, UDP, 5000, network), Expect::Drop(HostIn));
             let outside = SocketAddr::new(client(family), 80);
             bench.says("the outside is not the host", &bench.sent(0, TCP, 5000, outside), Expect::Pass);
             // A health check: the host begins, and the instance answers.

@@ -316,10 +316,26 @@ fn an_instance_that_holds_its_share_of_the_table_makes_room_among_its_own() {
         assert_eq!((used.flows, used.connections, used.unshared), (100, [100, 0], 0));
         assert_eq!(bench.lab.packets(0, OUT, Reason::Evicted as u8), 100);
         assert_eq!(bench.entries()[map::FLOWS], 101);
-        // What was answered stays, and so there is no room for another one at last.
+        // Answered datagrams are no conversation yet, and make room as well; connections stay, and so there is no room
+        // for another one at last.
         for port in 10_100..10_200 {
             answer(&bench, port);
         }
+        let to = service(Family::V4, 1);
+        for port in 10_200..10_300 {
+            let client = (bench.address(0, Family::V4), port).into();
+            let (asks, answers) = (bench.sent(0, TCP, port, to), bench.sent(1, TCP, 8080, client));
+            for (frame, from) in [
+                (asks.clone(), 0),
+                (Frame { detail: SYN_ACK, ..answers.clone() }, 1),
+                (Frame { detail: ACK, ..asks }, 0),
+                (Frame { detail: ACK, ..answers }, 1),
+            ] {
+                let verdict = bench.run(program::FROM_CONTAINER, &frame.bytes(), bench.ifindex(from)).0;
+                assert_eq!(verdict, REDIRECT, "the connection from {port}");
+            }
+        }
+        assert_eq!(bench.lab.packets(0, OUT, Reason::Evicted as u8), 200);
         let more = bench.sent(0, TCP, 10_300, service(Family::V4, 1));
         bench.check(&bench.sends("its share is full", &more, Expect::Drop(Reason::FlowShare)));
         let more = bench.sent(0, UDP, 10_300, service(Family::V4, 1));

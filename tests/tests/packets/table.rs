@@ -77,6 +77,7 @@ impl Table<'_> {
         for (name, dst, reason) in [
             ("multicast", pick([224, 0, 0, 251], "ff02::fb"), Reason::Multicast),
             ("metadata or link-local", pick([169, 254, 169, 254], "fe80::1"), Reason::Unroutable),
+            ("metadata of a cloud", pick([169, 254, 169, 254], "fd00:ec2::254"), Reason::Unroutable),
             ("loopback", pick([127, 0, 0, 1], "::1"), Reason::Unroutable),
             ("nobody's", pick([10, 88, 9, 9], "fd68:6d00:0:1::999"), Reason::NoSuchInstance),
             ("an instance that is not ready", self.bench.address(2, family), Reason::PeerNotReady),
@@ -308,6 +309,8 @@ impl Table<'_> {
         ] {
             self.sends(name, &frame, expect);
         }
+        let four = bench.sent(0, ICMP, 0, SocketAddr::new(GATEWAY.0.into(), 0));
+        self.sends("redirect of IPv4", &Frame { detail: 5, ..four }, no.clone());
         self.row("advertised router, in", TO, index, message(134, 255, node, own6).bytes(), no);
         self.row("solicitation, in", TO, index, message(135, 255, node, own6).bytes(), Expect::Pass);
     }

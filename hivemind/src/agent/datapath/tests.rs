@@ -149,7 +149,7 @@ async fn the_first_write_closes_nothing_that_was_open() {
     let recorder = Recorder::default();
     let address = IpAddr::from([192, 0, 2, 1]);
     let links = BTreeMap::from([(InstanceId::from_bits(1), link(8)), (InstanceId::from_bits(2), link(9))]);
-    let in_place = InPlace { links, addresses: vec![address], ..InPlace::default() };
+    let in_place = InPlace { links, addresses: vec![address.into()], ..InPlace::default() };
     let (datapath, thread) =
         start(Box::new(recorder.clone()), node.clone(), in_place, policy::Failsafe::default()).expect("a thread");
     datapath.desired(Arc::new(desired(&node)));

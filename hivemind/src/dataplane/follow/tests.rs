@@ -80,7 +80,7 @@ fn compute(
     policies: &Compiled,
     node: &NodeName,
     links: &BTreeMap<InstanceId, HostLink>,
-    node_addresses: &[IpAddr],
+    node_addresses: &[IpNet],
 ) -> Tables {
     let desired = &Arc::new(desired.clone());
     let ways = BTreeMap::new();
@@ -91,7 +91,7 @@ fn compute(
 fn rows_follow_from_what_is_told() {
     let (desired, here) = desired();
     let links = BTreeMap::from([(here, link(9))]);
-    let own = ["192.0.2.1".parse().expect("an address")];
+    let own = ["192.0.2.1/24", "2001:db8::1/64", "198.51.100.7/32"].map(|net| net.parse().expect("a network"));
     let node = HERE.parse().expect("a name");
     let tables = compute(&desired, &compile(&desired, &node), &node, &links, &own);
     assert_eq!(tables.endpoints[&9].v4, Some([10, 88, 0, 2].into()));
@@ -106,7 +106,10 @@ fn rows_follow_from_what_is_told() {
     assert!(tables.services.contains_key(&Frontend::Address(vip)));
     assert_eq!(tables.services.len(), 3, "no IPv6 frontend without an IPv6 address");
     assert_eq!(tables.served, imbl::OrdMap::unit((9, 8080, Protocol::Tcp), 7));
-    assert_eq!(tables.node_addresses.len(), 1);
+    assert_eq!(tables.node_addresses.len(), 3);
+    // What reaches the node by its networks is the node's.
+    let hosts = tables.peers.iter().filter(|(_, row)| row.class == HOST).map(|(address, _)| address.to_string());
+    assert_eq!(hosts.collect::<Vec<_>>(), ["192.0.2.0", "192.0.2.255", "2001:db8::"]);
 }
 
 #[test]
@@ -115,6 +118,7 @@ fn instances_of_other_nodes_are_reached_by_addresses_that_only_those_have() {
     let ip = |text: &str| text.parse::<IpAddr>().expect("an address");
     // Every node has the address of some bridge of its own.
     let own = [ip("172.17.0.1"), ip("192.0.2.1")];
+    let nets = own.map(IpNet::from);
     desired.nodes.insert(HERE.parse().expect("a name"), Arc::new(own.to_vec()));
     let theirs = vec![ip("172.17.0.1"), ip("192.0.2.3"), ip("198.51.100.3"), ip("2001:db8::3")];
     desired.nodes.insert("there".parse().expect("a name"), Arc::new(theirs));
@@ -123,7 +127,7 @@ fn instances_of_other_nodes_are_reached_by_addresses_that_only_those_have() {
     let mut ways = BTreeMap::from([(ip("192.0.2.3"), way)]);
     let (desired, policies) = (Arc::new(desired.clone()), compile(&desired, &node));
     let mut follower = Follower::default();
-    let mut follow = |desired: &Arc<NodeDesired>, own: &[IpAddr], ways: &BTreeMap<IpAddr, NodeRow>| {
+    let mut follow = |desired: &Arc<NodeDesired>, own: &[IpNet], ways: &BTreeMap<IpAddr, NodeRow>| {
         let facts = Facts {
             desired,
             policies: &policies,
@@ -135,7 +139,7 @@ fn instances_of_other_nodes_are_reached_by_addresses_that_only_those_have() {
         };
         follower.follow(facts).clone()
     };
-    let tables = follow(&desired, &own, &ways);
+    let tables = follow(&desired, &nets, &ways);
     let reached = |tables: &Tables, text| tables.peers[&ip(text)].node;
     assert_eq!(reached(&tables, "10.88.0.3"), Some(ip("192.0.2.3")));
     assert_eq!(reached(&tables, "fd00::3"), Some(ip("2001:db8::3")));
@@ -145,11 +149,11 @@ fn instances_of_other_nodes_are_reached_by_addresses_that_only_those_have() {
     assert_eq!(tables.nodes, rows.into_iter().collect());
     // What is learnt later is followed.
     ways.insert(ip("2001:db8::3"), way);
-    assert_eq!(follow(&desired, &own, &ways).nodes[&ip("2001:db8::3")], way);
-    let tables = follow(&desired, &[own[0], own[1], ip("192.0.2.3")], &ways);
+    assert_eq!(follow(&desired, &nets, &ways).nodes[&ip("2001:db8::3")], way);
+    let tables = follow(&desired, &[nets[0], nets[1], ip("192.0.2.3").into()], &ways);
     assert_eq!(reached(&tables, "10.88.0.3"), Some(ip("198.51.100.3")), "that address is ours now");
     let alone = Arc::new(NodeDesired { nodes: OrdMap::new(), ..(*desired).clone() });
-    let tables = follow(&alone, &own, &ways);
+    let tables = follow(&alone, &nets, &ways);
     assert!(tables.nodes.is_empty() && reached(&tables, "10.88.0.3").is_none());
 }
 

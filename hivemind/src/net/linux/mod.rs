@@ -25,6 +25,8 @@ use std::{
     },
 };
 
+use ipnet::IpNet;
+
 pub use self::begun::{Begun, begun};
 use self::{monitor::Monitor, rtnl::Netlink};
 use super::{
@@ -170,7 +172,7 @@ impl Net for LinuxNet {
         link::list(&self.netlink, &self.config.netns_dir).await
     }
 
-    async fn node_addresses(&self) -> Result<Vec<IpAddr>, NetError> {
+    async fn node_addresses(&self) -> Result<Vec<IpNet>, NetError> {
         node::addresses(&self.netlink).await
     }
 

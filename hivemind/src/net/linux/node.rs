@@ -137,12 +137,12 @@ pub(super) async fn smallest_mtu(netlink: &Netlink) -> Result<u32, NetError> {
 }
 
 /// The node's own addresses.
-pub(super) async fn addresses(netlink: &Netlink) -> Result<Vec<IpAddr>, NetError> {
+pub(super) async fn addresses(netlink: &Netlink) -> Result<Vec<IpNet>, NetError> {
     let links = netlink.links().await?;
     let is_others = |index| links.iter().any(|link| link.index == index && !is_ours(&link.name));
     let all = netlink.addresses().await?;
-    let mut found: Vec<IpAddr> =
-        all.into_iter().filter(|a| a.global && is_others(a.index)).map(|address| address.net.addr()).collect();
+    let mut found: Vec<IpNet> =
+        all.into_iter().filter(|a| a.global && is_others(a.index)).map(|address| address.net).collect();
     found.sort();
     found.dedup();
     Ok(found)

@@ -58,17 +58,16 @@ struct Flow {
     origin: End,
     /// What the origin asked for, if that is another than the other end.
     asked: Option<End>,
-    /// Who has sent something, who a FIN: the origin, the other end.
+    /// Who has sent something, who a FIN, who a reset: the origin, the other end.
     sent: [bool; 2],
     finished: [bool; 2],
-    reset: bool,
-    /// The origin has sent a SYN.
+    reset: [bool; 2],
     opened: bool,
 }
 
 impl Flow {
     fn is_over(&self, protocol: u8) -> bool {
-        protocol == TCP && (self.reset || self.finished == [true; 2])
+        protocol == TCP && (self.reset != [false; 2] || self.finished == [true; 2])
     }
 }
 
@@ -463,21 +462,25 @@ impl Model {
         }
         if begins {
             self.begun.insert((packet.protocol, from, to));
-            let fresh =
-                Flow { origin: from, asked, sent: [false; 2], finished: [false; 2], reset: false, opened: false };
+            let none = [false; 2];
+            let fresh = Flow { origin: from, asked, sent: none, finished: none, reset: none, opened: false };
             self.flows.insert(id, fresh);
         }
         let Some(flow) = self.flows.get_mut(&id) else { return };
         let side = usize::from(flow.origin != from);
         flow.sent[side] = true;
         flow.finished[side] |= flags & 1 != 0;
-        flow.reset |= flags & 4 != 0;
+        if flow.reset[1 - side] && !flow.reset[side] && flags & 6 == 0 {
+            // Who goes on was not reset.
+            flow.reset[1 - side] = false;
+        }
+        flow.reset[side] |= flags & 4 != 0;
         flow.opened |= side == 0 && flags & 0x12 == 2;
         if begins && let Some(asked) = asked {
             self.backends.insert((from, asked, packet.protocol), to);
         }
         let between = [from, to].iter().all(|end| self.world.host_of(end.0).is_some());
-        let last = flow.reset || flow.finished == [true; 2] && flags & 3 == 0;
+        let last = flow.reset != [false; 2] || flow.finished == [true; 2] && flags & 3 == 0;
         if packet.protocol == TCP && last && between && flow.asked.is_none() {
             self.flows.remove(&id);
         }

@@ -53,14 +53,19 @@ impl Packet {
         self.part != Part::Later && kinds.contains(&self.detail)
     }
 
-    /// A message of neighbour discovery (RFC 4861).
+    /// A message of neighbour discovery (RFC 4861), or the redirect of IPv4.
     pub(crate) fn is_neighbour(&self) -> bool {
-        self.protocol == ICMPV6 && self.part != Part::Later && (133..=137).contains(&self.detail)
+        let said = match self.protocol {
+            ICMP => self.detail == 5,
+            ICMPV6 => (133..=137).contains(&self.detail),
+            _ => false,
+        };
+        said && self.part != Part::Later
     }
 
     /// A solicitation or an advertisement of a neighbour on this very link.
     pub(crate) fn is_resolution(&self) -> bool {
-        self.part == Part::Whole && self.hops == 255 && matches!(self.detail, 135 | 136)
+        self.protocol == ICMPV6 && self.part == Part::Whole && self.hops == 255 && matches!(self.detail, 135 | 136)
     }
 }
 
@@ -237,7 +242,10 @@ pub(crate) fn is_unroutable(address: IpAddr) -> bool {
             let first = four.octets()[0];
             first == 0 || first == 127 || first >= 240 || four.is_link_local()
         }
-        IpAddr::V6(six) => six.is_loopback() || six.is_unspecified() || six.is_unicast_link_local(),
+        IpAddr::V6(six) => {
+            let clouds: [IpAddr; 2] = ["fd00:ec2::254", "fd20:ce::254"].map(|text| text.parse().expect("an address"));
+            six.is_loopback() || six.is_unspecified() || six.is_unicast_link_local() || clouds.contains(&address)
+        }
     }
 }
 
