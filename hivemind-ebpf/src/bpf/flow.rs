@@ -229,9 +229,9 @@ fn fill(work: &mut Work) -> Result<(), Reason> {
         fresh.back = work.back;
         words::copy(&work.vip, &mut fresh.vip);
         fresh.vip_port_be = work.vip_port_be as u16;
-        fresh.tag = work.key.tag();
         fresh.first_ns = work.now;
     }
+    fresh.tag = work.key.tag();
     fresh.last_ns = work.now;
     fresh.generation = work.generation;
     if work.rule != 0 || !known {
