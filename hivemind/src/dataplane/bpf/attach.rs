@@ -7,7 +7,7 @@ use std::{
     fs::{self, File},
     io,
     os::{fd::AsFd, unix::fs::MetadataExt},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use aya::{
@@ -125,10 +125,12 @@ impl BpfDataplane {
             return attach_filter(program, name, device).map_err(|error| fail(chain(&error)));
         }
         let index = if_nametoindex(device).map_err(|error| fail(error.to_string()))?;
+        inherit(&self.config.root, &pin, &place.pin())?;
         if let Some(pinned) = PinnedLink::open(&pin).map_err(|error| fail(error.to_string()))? {
             if pinned.ifindex() == Some(index) {
                 let fd = program.fd().map_err(|error| fail(chain(&error)))?;
-                return pinned.update(fd.as_fd()).map_err(|error| fail(error.to_string()));
+                pinned.update(fd.as_fd()).map_err(|error| fail(error.to_string()))?;
+                return self.retire(&place.pin());
             }
             // The device it was on has gone: another was made under the same name.
             remove_pin(&pin)?;
@@ -151,8 +153,10 @@ impl BpfDataplane {
     /// know what they were asked as.
     pub(super) fn follow(&mut self, mut waiting: Vec<(Place, String)>) -> Result<(), DataplaneError> {
         waiting.sort_by_key(|(place, _)| !matches!(place, Place::Publish | Place::Uplink(_) | Place::UplinkOut(_)));
+        // Flows that go on count for the accounts that their instances have in these tables.
+        let counted = self.shadow.accounts().recount(&self.maps);
         let mut done = 0;
-        let result = self.attach_sockets().and_then(|()| {
+        let result = counted.and_then(|()| self.attach_sockets()).and_then(|()| {
             for (place, device) in &waiting {
                 if if_nametoindex(device.as_str()).is_ok() {
                     self.attach_device(place, device)?;
@@ -257,6 +261,7 @@ impl BpfDataplane {
         for name in program::SOCKET {
             let fail = |why: String| DataplaneError::Attach { program: name, to: to.clone(), why };
             let pin = self.links().join(name);
+            inherit(&self.config.root, &pin, name)?;
             let Some(program) = self.ebpf.program_mut(name) else {
                 return Err(fail("the program is not loaded".into()));
             };
@@ -264,6 +269,7 @@ impl BpfDataplane {
                 if pinned.cgroup() == Some(id) {
                     let fd = program.fd().map_err(|error| fail(chain(&error)))?;
                     pinned.update(fd.as_fd()).map_err(|error| fail(error.to_string()))?;
+                    self.retire(name)?;
                     continue;
                 }
                 // It is on another cgroup, or on one that was removed.
@@ -276,8 +282,8 @@ impl BpfDataplane {
         Ok(())
     }
 
-    /// Detaches what a daemon of another ABI attached in the same place: it would go on judging by tables that nobody
-    /// keeps. What is left of that version goes with its last link.
+    /// Detaches what another daemon of another ABI attached in the same place: it would go on judging by tables that nobody
+    /// keeps. What is left of a version goes with its last link.
     pub(super) fn retire(&self, pin: &str) -> Result<(), DataplaneError> {
         let own = super::base(&self.config.root);
         for version in list(&self.config.root)?.into_iter().map(|name| self.config.root.join(name)) {
@@ -293,15 +299,36 @@ impl BpfDataplane {
     }
 }
 
-/// Whether a daemon of another ABI has left links below `root`.
-pub(super) fn has_predecessor(root: &Path) -> Result<bool, DataplaneError> {
+/// Makes the link of another ABI's daemon ours, if we have none there: then the program is replaced in one step, and no
+/// packet meets both, or neither.
+pub(super) fn inherit(root: &Path, pin: &Path, name: &str) -> Result<(), DataplaneError> {
     let own = super::base(root);
-    for version in list(root)?.into_iter().map(|name| root.join(name)).filter(|version| *version != own) {
-        if version.is_dir() && !list(&version.join("links"))?.is_empty() {
-            return Ok(true);
+    for version in list(root)?.into_iter().map(|version| root.join(version)).filter(|version| *version != own) {
+        let there = version.join("links").join(name);
+        if !pin.exists() && there.exists() {
+            killpoint::before("taking a link over");
+            fs::rename(&there, pin).map_err(|source| DataplaneError::file("move", &there, source))?;
         }
     }
-    Ok(false)
+    Ok(())
+}
+
+/// The folder of a daemon of another ABI that has left links below `root`. Those without any are of no use: they are
+/// removed.
+pub(super) fn predecessor(root: &Path) -> Result<Option<PathBuf>, DataplaneError> {
+    let own = super::base(root);
+    let mut found = None;
+    for version in list(root)?.into_iter().map(|name| root.join(name)).filter(|version| *version != own) {
+        if !version.is_dir() {
+            continue;
+        }
+        if list(&version.join("links"))?.is_empty() {
+            super::remove_pins(&version)?;
+        } else {
+            found = Some(version);
+        }
+    }
+    Ok(found)
 }
 
 /// Whether a pin is the one of what an instance sends.
