@@ -107,7 +107,9 @@ impl BpfDataplane {
     /// Attaches a device's program, or puts it in the place of the one that a former daemon attached.
     pub(super) fn attach_device(&mut self, place: &Place, device: &str) -> Result<(), DataplaneError> {
         if let Some(waiting) = &mut self.waiting {
-            waiting.push((place.clone(), device.to_owned()));
+            if !waiting.iter().any(|(other, _)| other == place) {
+                waiting.push((place.clone(), device.to_owned()));
+            }
             return Ok(());
         }
         if let Place::Driver(index) = place {
@@ -172,7 +174,15 @@ impl BpfDataplane {
         result
     }
 
-    pub(super) fn take_over(&mut self) -> Result<(), DataplaneError> {
+    /// Replaces what a former daemon of the same ABI has attached. What one of another has attached waits for the tables.
+    pub(super) fn take_over(&mut self, former: Option<&Path>) -> Result<(), DataplaneError> {
+        for place in former.map_or(Ok(Vec::new()), |former| list(&former.join("links")))? {
+            // Drivers have their own time (`drive`). Where there is no device any more is nothing to replace.
+            let Some(place) = Place::parse(&place).filter(|place| !matches!(place, Place::Driver(_))) else { continue };
+            if let Some(device) = self.device_of(&place) {
+                self.attach_device(&place, &device)?;
+            }
+        }
         if !self.tcx {
             for (id, device) in instance_devices() {
                 self.attach_device(&Place::From(id.clone()), &device)?;
@@ -216,7 +226,10 @@ impl BpfDataplane {
             Place::From(id) => Some(id),
             _ => None,
         };
-        Ok(self.places()?.into_iter().filter_map(|(_, place)| of_instance(place)).collect())
+        // Those that a daemon of another ABI has attached are as good: they are replaced when their rows are written.
+        let waiting = self.waiting.iter().flatten().map(|(place, _)| place.clone());
+        let places = self.places()?.into_iter().map(|(_, place)| place).chain(waiting);
+        Ok(places.filter_map(of_instance).collect())
     }
 
     /// Detaches from a device. Ok if nothing is attached, or the device is gone.

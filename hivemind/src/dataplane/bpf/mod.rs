@@ -153,7 +153,7 @@ impl BpfDataplane {
         let (ring, watch) = seen::take(&mut ebpf)?;
         let (packets, captures) = packets::take(&mut ebpf)?;
         let shadow = Shadow::read(&mut maps)?;
-        let waiting = former.map(|_| Vec::new());
+        let waiting = former.as_ref().map(|_| Vec::new());
         let (ring, packets) = (Some(ring), Some(packets));
         let drivers = driver::Drivers::new(!shadow.nodes().is_empty());
         let mut dataplane = Self {
@@ -173,7 +173,7 @@ impl BpfDataplane {
             info,
             waiting,
         };
-        dataplane.take_over()?;
+        dataplane.take_over(former.as_deref())?;
         if dataplane.waiting.is_none() {
             dataplane.attach_sockets()?;
         }
