@@ -18,6 +18,14 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(3);
 /// How often a server looks whether it is to stop.
 const TURN: Duration = Duration::from_millis(20);
 
+/// Bytes that a socket of datagrams keeps until they are read: what the machine has no time for is not lost on the way.
+const ROOM: usize = 8 << 20;
+
+fn with_room(socket: UdpSocket) -> UdpSocket {
+    nix::sys::socket::setsockopt(&socket, nix::sys::socket::sockopt::RcvBufForce, &ROOM).expect("room");
+    socket
+}
+
 /// What a server answered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Answer {
@@ -41,7 +49,7 @@ impl Echo {
         let stop = Arc::new(AtomicBool::new(false));
         let (listener, socket) = ns.run(|| {
             let any = SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port);
-            (TcpListener::bind(any).expect("a listener"), UdpSocket::bind(any).expect("a socket"))
+            (TcpListener::bind(any).expect("a listener"), with_room(UdpSocket::bind(any).expect("a socket")))
         });
         let tcp = {
             let (stop, name) = (Arc::clone(&stop), name.to_owned());
@@ -198,7 +206,7 @@ fn read_line(mut stream: &TcpStream) -> io::Result<String> {
 pub(crate) fn udp_stream(to: SocketAddr, count: u32) -> io::Result<Vec<u32>> {
     use tokio::time::Instant;
     let any: SocketAddr = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" }.parse().expect("an address");
-    let socket = UdpSocket::bind(any)?;
+    let socket = with_room(UdpSocket::bind(any)?);
     socket.connect(to)?;
     let mut missing: std::collections::BTreeSet<u32> = (0..count).collect();
     let mut buffer = [0; 256];

@@ -34,8 +34,8 @@ const WATCHERS: u32 = 0;
 /// `hm_watch`: how much found no room in the ring.
 const LOST: u32 = 1;
 
-/// How often the ring is read while somebody listens: what is told waits for no longer, and the ring holds ten times
-/// what the quickest node tells meanwhile.
+/// How often the ring is read while somebody listens: what is told waits for no longer, and the ring holds twenty times
+/// what a quick node tells meanwhile.
 const TURN: Duration = Duration::from_millis(5);
 
 /// What the kernel's monotonic clock shows, in the time of people.
