@@ -16,7 +16,7 @@ use crate::{
     Common,
     child::Role,
     clock::{Moment, pause, wait_for},
-    lab::{self, Place},
+    lab::{self, Client, Place},
     report::{Report, Target},
     stage::{self, NODE, PATIENCE, PORT, PUBLISHED, Stage},
     stats::Series,
@@ -45,7 +45,7 @@ pub(crate) struct Args {
     /// Messages of each stream per second
     #[arg(long, default_value_t = 1000)]
     rate: u64,
-    /// Messages of each stream; quick: 2,000 at most
+    /// Messages of each stream; quick: 2,000 at most, with several flows 8,000
     #[arg(long, default_value_t = 10_000)]
     messages: u64,
     /// Connections, or sockets, of each stream. With several, also over a change of the ABI
@@ -91,7 +91,8 @@ impl End {
 
 /// Measures and reports.
 pub(crate) fn run(common: &Common, args: &Args) -> Result<()> {
-    let messages = if common.quick { args.messages.min(2_000) } else { args.messages };
+    let quick = if args.flows > 1 { 8_000 } else { 2_000 };
+    let messages = if common.quick { args.messages.min(quick) } else { args.messages };
     let family = if args.ipv6 { "IPv6" } else { "IPv4" };
     let flows = if args.flows > 1 { format!("{} flows each, ", args.flows) } else { String::new() };
     let mut report =
@@ -137,7 +138,7 @@ fn measure(machine: &mut Machine, args: &Args, messages: u64, report: &mut Repor
         eprintln!("{}", end.name());
         disturb(machine, args, &ways, end, messages, report).with_context(|| end.name())?;
     }
-    report.note("another ABI: between the two daemons the pins of the first are renamed to those of the ABI before, or after, its own, so that the next one can use none of its maps: it makes and fills its own, with no flow in them, before its programs take the place of those that are there. Whether what is there is older or newer makes no difference to it.");
+    report.note("another ABI: between the two daemons the pins of the first are renamed to those of the ABI before, or after, its own, so that the next one takes none of its tables for its own: it makes and fills new ones before its programs take the place of those that are there, and goes on only with what programs remember of connections. Whether what is there is older or newer makes no difference to it.");
     Ok(())
 }
 
@@ -160,13 +161,19 @@ fn disturb(
         let said = client.line()?;
         ensure!(said == OPENED, "{name}: it could not begin ({said:?})");
     }
-    let mut without = Series::default();
-    while streams.iter_mut().map(|(_, client)| client.is_running()).collect::<Result<Vec<_>>>()?.contains(&true) {
+    let (mut without, mut served) = (Series::default(), 0);
+    while any_runs(&mut streams)? {
         pause(STAY);
         without.0.push(replace(machine, end, without.0.len())?);
+        served += usize::from(any_runs(&mut streams)?);
     }
     let times = without.0.len();
     ensure!(times > 0, "the streams were over before the daemon was disturbed");
+    // Of another ABI a daemon takes the place of the one before when it is ready, and not before.
+    ensure!(
+        served > 0 || end.other_abi().is_none(),
+        "the streams were over before the next daemon served: give them more --messages"
+    );
     let mut all = Vec::new();
     for (name, client) in streams {
         let counted: Counted = client.finish().with_context(|| name.clone())?;
@@ -178,6 +185,9 @@ fn disturb(
             "{name}: {lost} messages lost, {broken} connections broken, {strange} answers from elsewhere"
         ));
     }
+    if all.iter().any(|(_, counted)| counted.lost > 0) {
+        eprintln!("{}", machine.hivemind(&["flows", "--dropped"])?.ok()?);
+    }
     if args.flows == 1 {
         for (name, counted) in &all {
             report.figure(format!("{name}: longest silence"), "ms", &Series(vec![counted.gap]));
@@ -187,8 +197,12 @@ fn disturb(
         together(&all, args.flows, end, report);
     }
     report.figure(format!("{}: until the next daemon is ready", end.name()), "s", &without);
-    report.note(format!("{}: {times} times while the streams ran", end.name()));
+    report.note(format!("{}: {times} times while the streams ran, {served} of them to the end", end.name()));
     Ok(())
+}
+
+fn any_runs(streams: &mut [(String, Client)]) -> Result<bool> {
+    streams.iter_mut().try_fold(false, |any, (_, client)| Ok(any | client.is_running()?))
 }
 
 /// Ends the daemon, starts the next one, and says how many seconds there was none that was ready.

@@ -13,7 +13,7 @@ use nix::sys::socket::{setsockopt, sockopt::RcvBufForce};
 use serde::{Deserialize, Serialize};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpStream, UdpSocket, tcp::OwnedWriteHalf},
+    net::{TcpSocket, UdpSocket, tcp::OwnedWriteHalf},
     runtime::Builder,
     sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
     task::{LocalSet, spawn_local},
@@ -134,9 +134,19 @@ impl Stream {
         Ok(())
     }
 
+    /// No address of the server's family.
+    fn any(&self, port: u16) -> SocketAddr {
+        let any: IpAddr = if self.to.is_ipv4() { [0, 0, 0, 0].into() } else { Ipv6Addr::UNSPECIFIED.into() };
+        SocketAddr::new(any, port)
+    }
+
     async fn connect(&self, heard: UnboundedSender<Heard>) -> Result<Flow> {
-        let stream =
-            timeout(PATIENCE, TcpStream::connect(self.to)).await.with_context(|| format!("no way to {}", self.to))?;
+        let socket = if self.to.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+        // A port that no other connection of this namespace has, wherever that leads: one to the service and one to its
+        // instance with the same port could not be told apart, and the second is refused.
+        socket.bind(self.any(0))?;
+        let connected = timeout(PATIENCE, socket.connect(self.to)).await;
+        let stream = connected.with_context(|| format!("no way to {}", self.to))?;
         let stream = stream.with_context(|| format!("no way to {}", self.to))?;
         stream.set_nodelay(true)?;
         let (mut reader, writer) = stream.into_split();
@@ -153,8 +163,7 @@ impl Stream {
     }
 
     async fn bind(&self, heard: UnboundedSender<Heard>, port: u16) -> Result<Flow> {
-        let any: IpAddr = if self.to.is_ipv4() { [0, 0, 0, 0].into() } else { Ipv6Addr::UNSPECIFIED.into() };
-        let socket = Rc::new(UdpSocket::bind((any, port)).await?);
+        let socket = Rc::new(UdpSocket::bind(self.any(port)).await?);
         with_room(&*socket)?;
         let (reader, to) = (Rc::clone(&socket), self.to);
         spawn_local(async move {

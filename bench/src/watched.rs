@@ -67,10 +67,7 @@ impl Watcher {
         let runtime = builder.build().context("cannot start the listener")?;
         let heard = Arc::<Heard>::default();
         let listener = watch.listen().context("cannot listen")?;
-        runtime.spawn(async move {
-            let error = ring.run().await;
-            eprintln!("the ring cannot be read: {error}");
-        });
+        runtime.spawn(ring.run());
         runtime.spawn(listen(listener, Arc::clone(&heard)));
         Ok(Self { watch, heard, _runtime: runtime })
     }

@@ -135,6 +135,18 @@ pub mod map {
         RTT_TAKEN,
     ];
 
+    /// What the programs remember of connections. A daemon goes on with those of another ABI's: a group of them if all of
+    /// it have the same sizes. So a row means the same in every version in which its map has that name and these sizes:
+    /// who changes what it means gives the map another name, and converts. New meanings of what was always 0 are none.
+    pub const KEPT: [&[&str]; 5] = [
+        // By the generation of the tables, the same word in all versions.
+        &[FLOWS, TRANSLATIONS, FORWARDS],
+        &[CONNECTED, LOADS],
+        &[SOCKETS],
+        &[STICKY],
+        &[FRAGMENTS],
+    ];
+
     /// Number of a capture → [`super::abi::Capture`].
     pub const CAPTURES: &str = "hm_captures";
     /// [`super::abi::Captured`] and bytes, one packet after the other.

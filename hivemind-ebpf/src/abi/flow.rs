@@ -109,27 +109,44 @@ pub const ENDED: u8 = 2;
 /// [`Event::kind`]: a packet was dropped, the first of its kind for a while.
 pub const DROPPED: u8 = 3;
 
-/// What the programs tell whoever watches.
+/// What the programs tell whoever watches: no more than is shown of it, for the ring is short.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Event {
-    /// Of a flow: its row. Of a drop: zeroes.
-    pub flow: Flow,
-    /// Of a flow: its key. Of a drop: that of the packet, zeroes where its headers could not be read.
-    pub key: FlowKey,
-    /// Bytes of the dropped packet, with the Ethernet header.
-    pub bytes: u32,
-    /// The interface index of the device where it was dropped; 0: the node.
-    pub device: u32,
-    /// The number of the rule that dropped it; 0: none.
-    pub rule: u32,
+    /// Addresses, as [`FlowKey::addrs`]. Of a drop: source and destination as they were sent, zeroes where the headers could
+    /// not be read.
+    pub addrs: [Addr; 2],
+    /// Their ports.
+    pub ports_be: [u16; 2],
+    /// The protocol's number.
+    pub protocol: u8,
     /// [`BEGUN`], [`ENDED`] or [`DROPPED`].
     pub kind: u8,
-    /// Why it was dropped: a [`crate::reason::Reason`].
+    /// Why it was dropped: a [`crate::reason::Reason`]; of a flow 0.
     pub reason: u8,
-    /// [`super::OUT`] or [`super::IN`], of the dropped packet.
+    /// [`super::OUT`] or [`super::IN`], of the dropped packet; of a flow 0.
     pub direction: u8,
-    /// The side of the key that has sent it.
+    /// [`Flow::first_ns`]
+    pub first_ns: u64,
+    /// [`Flow::last_ns`]
+    pub last_ns: u64,
+    /// [`Flow::packets`]
+    pub packets: [u64; 2],
+    /// [`Flow::bytes`]; of a drop those of the packet with the Ethernet header, and 0.
+    pub bytes: [u64; 2],
+    /// [`Flow::vip`]
+    pub vip: Addr,
+    /// [`Flow::service`]
+    pub service: u32,
+    /// [`Flow::rule`], or the number of the rule that dropped it; 0: none.
+    pub rule: u32,
+    /// Of a drop: the interface index of the device where it was dropped; 0: the node.
+    pub device: u32,
+    /// [`Flow::vip_port_be`]
+    pub vip_port_be: u16,
+    /// 1: both sides of the flow have spoken.
+    pub answered: u8,
+    /// [`Flow::origin`]
     pub side: u8,
 }
 
@@ -266,8 +283,8 @@ layout!(
     forwarded: 125, limited: 126, counted: 127
 );
 layout!(
-    Event, 184, 8, flow: 0, key: 128, bytes: 168, device: 172, rule: 176, kind: 180, reason: 181, direction: 182,
-    side: 183
+    Event, 120, 8, addrs: 0, ports_be: 32, protocol: 36, kind: 37, reason: 38, direction: 39, first_ns: 40, last_ns: 48,
+    packets: 56, bytes: 72, vip: 88, service: 104, rule: 108, device: 112, vip_port_be: 116, answered: 118, side: 119
 );
 layout!(DropKey, 48, 8, tuple: 0, device: 40, direction: 44, reason: 45, pad: 46);
 layout!(Drops, 40, 8, packets: 0, bytes: 8, first_ns: 16, last_ns: 24, rule: 32, pad: 36);

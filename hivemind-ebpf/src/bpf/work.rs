@@ -5,7 +5,7 @@
 
 use aya_ebpf::{macros::map, maps::PerCpuArray};
 use hivemind_ebpf::{
-    abi::{Addr, Captured, DropKey, Event, Flow, FlowKey, Forward, FragmentKey, RuleKey, Tuple},
+    abi::{Addr, Captured, DropKey, Flow, FlowKey, Forward, FragmentKey, RuleKey, Tuple},
     packet::{self, FIRST, FOLLOWS, LATER, Packet},
     reason::Reason,
 };
@@ -106,8 +106,6 @@ pub(super) struct Work {
     pub(super) way: Way,
     /// A row that is made.
     pub(super) fresh: Flow,
-    /// What is told.
-    pub(super) event: Event,
     /// The key of a drop.
     pub(super) dropped: DropKey,
     /// A row's key that is made.

@@ -4,12 +4,14 @@ use std::{
     collections::HashMap,
     net::{IpAddr, SocketAddr},
     sync::Arc,
+    time::Duration,
 };
 
 use axum::{Json as Body, extract::State, response::Response};
 use futures::stream;
 use hivemind_ebpf::{packet, reason::Reason};
 use serde::Deserialize;
+use tokio::time::Instant;
 use utoipa::IntoParams;
 
 use super::{
@@ -137,14 +139,14 @@ pub(super) async fn watch(
 ) -> Result<Response, ApiError> {
     let args = args.check()?;
     let listener = state.datapath.watch().listen()?;
-    let chunks = stream::unfold((listener, state, args), |(mut listener, state, args)| async move {
+    let chunks = stream::unfold((listener, state, args, None), |(mut listener, state, args, mut known)| async move {
         loop {
             let mut batch = vec![listener.next().await?];
             while let (true, Some(told)) = (batch.len() < BATCH, listener.try_next()) {
                 batch.push(told);
             }
             // An error means that the daemon is stopping.
-            let who = Who::now(&state).await.ok()?;
+            let who = Who::lately(&state, known.take()).await.ok()?;
             let views = batch.into_iter().map(|told| match told {
                 Ok(Told::Begun(flow)) => who.flow(FlowKind::Begun, &flow),
                 Ok(Told::Ended(flow)) => who.flow(FlowKind::Ended, &flow),
@@ -152,16 +154,21 @@ pub(super) async fn watch(
                 Err(missed) => FlowView::missed(missed, clock::now()),
             });
             let views: Vec<_> = views.filter(|view| view.kind == FlowKind::Missed || args.wants(view)).collect();
+            known = Some(who);
             if !views.is_empty() {
-                return Some((Ok::<_, std::convert::Infallible>(lines(&views)), (listener, state, args)));
+                return Some((Ok::<_, std::convert::Infallible>(lines(&views)), (listener, state, args, known)));
             }
         }
     });
     Ok(ndjson(chunks, stop))
 }
 
+/// For how long who reads a stream is told of everybody by the same names, if nothing of the cluster changes.
+const LATELY: Duration = Duration::from_millis(100);
+
 /// Whose addresses, services and rules are.
 pub(super) struct Who {
+    at: Instant,
     snapshot: Arc<ClusterSnapshot>,
     names: Names,
     addresses: HashMap<IpAddr, InstanceId>,
@@ -174,6 +181,16 @@ impl Who {
         Ok(Self::new(state.control.snapshot(), state.datapath.names().await?))
     }
 
+    /// What is known still, or as it is now. To list everybody takes longer than to name the few who have just spoken.
+    async fn lately(state: &ApiState, known: Option<Self>) -> Result<Self, DataplaneError> {
+        match known {
+            Some(known) if known.at.elapsed() < LATELY && Arc::ptr_eq(&known.snapshot, &state.control.snapshot()) => {
+                Ok(known)
+            }
+            _ => Self::now(state).await,
+        }
+    }
+
     fn new(snapshot: Arc<ClusterSnapshot>, names: Names) -> Self {
         let instances = snapshot.instances.values().map(|row| &row.object);
         let addresses = instances.flat_map(|i| i.addresses.iter().map(|address| (address, i.id.clone()))).collect();
@@ -182,7 +199,7 @@ impl Who {
         let virtual_addresses = all()
             .flat_map(|service| service.addresses.iter().map(|address| (address, service.key.to_string())))
             .collect();
-        Self { snapshot, names, addresses, services, virtual_addresses }
+        Self { at: Instant::now(), snapshot, names, addresses, services, virtual_addresses }
     }
 
     /// Whether it is an address of this node, or of another one towards its instances.

@@ -143,11 +143,7 @@ async fn serve(
         "dns"
     });
     if let Some(ring) = ring {
-        tasks.spawn(async move {
-            let error = ring.run().await;
-            tracing::error!(%error, "what the data plane tells of flows cannot be read");
-            "flows"
-        });
+        tasks.spawn(async move { match ring.run().await {} });
     }
     if let Some(packets) = packets {
         tasks.spawn(async move {

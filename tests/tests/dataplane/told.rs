@@ -48,7 +48,7 @@ fn until(ring: &mut Option<Ring>, listener: &mut Listener, wanted: impl Fn(&Told
         };
         tokio::select! {
             told = timeout(PATIENCE, told) => told.expect("it is told in time"),
-            error = ring.run() => panic!("{error}"),
+            never = ring.run() => match never {},
         }
     })
 }
@@ -187,14 +187,14 @@ fn nothing_is_told_to_nobody_and_what_finds_no_room_is_counted() {
         let (mut lab, _echo) = lab(cgroup);
         let watch = lab.dataplane.watch();
         // More than the ring holds.
-        datagrams(&lab, 20_000..22_000, 9);
+        datagrams(&lab, 20_000..25_000, 9);
         assert_eq!(watch.lost().expect("a count"), 0, "nobody listens, so nothing is told");
         let listener = watch.listen().expect("listens");
-        datagrams(&lab, 22_000..24_000, 9);
+        datagrams(&lab, 25_000..30_000, 9);
         let lost = watch.lost().expect("a count");
-        assert!((1..2_000).contains(&lost), "the ring is not read and holds some 1,400: {lost}");
+        assert!((500..5_000).contains(&lost), "the ring is not read and holds some 4,000: {lost}");
         drop(listener);
-        datagrams(&lab, 24_000..25_000, 9);
+        datagrams(&lab, 30_000..31_000, 9);
         assert_eq!(watch.lost().expect("a count"), lost, "nobody listens any more");
 
         // A daemon that is killed while somebody listens leaves the switch on; the next one turns it off.
@@ -202,7 +202,7 @@ fn nothing_is_told_to_nobody_and_what_finds_no_room_is_counted() {
         let again = BpfDataplane::open(super::lab::config(cgroup)).unwrap_or_else(|error| panic!("{error}"));
         // What was dropped by the way while it opened was still told.
         let lost = again.watch().lost().expect("a count");
-        datagrams(&lab, 25_000..26_000, 9);
+        datagrams(&lab, 31_000..32_000, 9);
         assert_eq!(again.watch().lost().expect("a count"), lost, "the next daemon has no listener yet");
         lab.dataplane.unload().expect("unload");
     });

@@ -11,14 +11,20 @@ use std::{
     time::Duration,
 };
 
-use nix::sys::socket::{setsockopt, sockopt::RcvBufForce};
-
 use super::lab::Ns;
 
 /// How long a client waits for an answer that should come.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(3);
 /// How often a server looks whether it is to stop.
 const TURN: Duration = Duration::from_millis(20);
+
+/// Bytes that a socket of datagrams keeps until they are read: what the machine has no time for is not lost on the way.
+const ROOM: usize = 8 << 20;
+
+fn with_room(socket: UdpSocket) -> UdpSocket {
+    nix::sys::socket::setsockopt(&socket, nix::sys::socket::sockopt::RcvBufForce, &ROOM).expect("room");
+    socket
+}
 
 /// What a server answered.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,7 +49,7 @@ impl Echo {
         let stop = Arc::new(AtomicBool::new(false));
         let (listener, socket) = ns.run(|| {
             let any = SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port);
-            (TcpListener::bind(any).expect("a listener"), roomy(any).expect("a socket"))
+            (TcpListener::bind(any).expect("a listener"), with_room(UdpSocket::bind(any).expect("a socket")))
         });
         let tcp = {
             let (stop, name) = (Arc::clone(&stop), name.to_owned());
@@ -60,7 +66,7 @@ impl Echo {
     pub(crate) fn here(port: u16, name: &str) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let any = SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port);
-        let (listener, socket) = (TcpListener::bind(any).expect("a listener"), roomy(any).expect("a socket"));
+        let (listener, socket) = (TcpListener::bind(any).expect("a listener"), UdpSocket::bind(any).expect("a socket"));
         let (both, names) = ([Arc::clone(&stop), Arc::clone(&stop)], [name.to_owned(), name.to_owned()]);
         let ([first, second], [one, two]) = (both, names);
         let tcp = std::thread::spawn(move || serve_tcp(&listener, &one, &first));
@@ -147,14 +153,6 @@ pub(crate) fn tcp_ask_on(mut stream: &TcpStream) -> io::Result<Answer> {
     Ok(parse(&text, stream.peer_addr()?))
 }
 
-/// A socket with room for seconds of a stream: on a machine that has other things to do nobody reads for so long, and what
-/// a socket has no room for is not what is looked for.
-fn roomy(at: SocketAddr) -> io::Result<UdpSocket> {
-    let socket = UdpSocket::bind(at)?;
-    setsockopt(&socket, RcvBufForce, &(8 << 20))?;
-    Ok(socket)
-}
-
 /// Asks over UDP, with a connected socket or an unconnected one.
 pub(crate) fn udp_ask(to: SocketAddr, connected: bool) -> io::Result<Answer> {
     let any: SocketAddr = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" }.parse().expect("an address");
@@ -208,7 +206,7 @@ fn read_line(mut stream: &TcpStream) -> io::Result<String> {
 pub(crate) fn udp_stream(to: SocketAddr, count: u32) -> io::Result<Vec<u32>> {
     use tokio::time::Instant;
     let any: SocketAddr = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" }.parse().expect("an address");
-    let socket = roomy(any)?;
+    let socket = with_room(UdpSocket::bind(any)?);
     socket.connect(to)?;
     let mut missing: std::collections::BTreeSet<u32> = (0..count).collect();
     let mut buffer = [0; 256];

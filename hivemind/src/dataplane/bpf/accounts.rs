@@ -15,7 +15,7 @@ use std::{
 use aya::maps::{Array, MapData};
 use hivemind_ebpf::{
     abi::{ACCOUNTS, Flow, IN, INSTANCE_ACCOUNTS, Limit, OUT, Rate, Use},
-    limit::{CONNECTION, HELD, holder_of},
+    limit::{CONNECTION, HELD, holder},
     map,
 };
 use imbl::OrdMap;
@@ -173,14 +173,20 @@ impl Accounts {
         self.owners.values().flat_map(of).collect()
     }
 
-    /// Adds what a row of the table is counted for.
+    /// Adds what a row of the table is counted for: the accounts that its instances have now. It names those that they had
+    /// when it was decided, which of another ABI's daemon were others.
     pub(super) fn add(&self, row: &Flow, counted: &mut BTreeMap<(u32, usize), i64>) {
         let mut add = |account: u32, word| {
             if account != 0 {
                 *counted.entry((account, word)).or_default() += 1;
             }
         };
-        for (side, account) in row.accounts.iter().enumerate().filter(|_| row.counted & CONNECTION != 0) {
+        let accounts = [0, 1].map(|side| {
+            let owner = LimitOwner::Instance(row.devices[side]);
+            let now = self.owners.get(&owner).and_then(|account| u16::try_from(*account).ok());
+            now.unwrap_or(row.accounts[side])
+        });
+        for (side, account) in accounts.iter().enumerate().filter(|_| row.counted & CONNECTION != 0) {
             let direction = if side == usize::from(row.origin & 1) { OUT } else { IN };
             let account = u32::from(*account);
             add(account, CONNECTIONS + usize::from(direction));
@@ -188,8 +194,20 @@ impl Accounts {
             add(tenant, CONNECTIONS + usize::from(direction));
         }
         if row.counted & HELD != 0 {
-            add(holder_of(row).into(), FLOWS);
+            add(holder(accounts, row.origin).into(), FLOWS);
         }
+    }
+
+    /// Counts the table of flows anew, where none of the programs that run counts.
+    pub(super) fn recount(&self, maps: &Maps) -> Result<(), DataplaneError> {
+        let mut counted = BTreeMap::new();
+        for (_, row) in maps.flows.raw_rows()? {
+            self.add(&row, &mut counted);
+        }
+        for ((account, word), now) in self.counts(maps) {
+            maps.uses.adjust(account, word, counted.get(&(account, word)).copied().unwrap_or(0) - now);
+        }
+        Ok(())
     }
 
     /// What each account may, with the owners that `known` has for them.

@@ -7,7 +7,7 @@ use std::{
     fs::{self, File},
     io,
     os::{fd::AsFd, unix::fs::MetadataExt},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use aya::{
@@ -107,7 +107,9 @@ impl BpfDataplane {
     /// Attaches a device's program, or puts it in the place of the one that a former daemon attached.
     pub(super) fn attach_device(&mut self, place: &Place, device: &str) -> Result<(), DataplaneError> {
         if let Some(waiting) = &mut self.waiting {
-            waiting.push((place.clone(), device.to_owned()));
+            if !waiting.iter().any(|(other, _)| other == place) {
+                waiting.push((place.clone(), device.to_owned()));
+            }
             return Ok(());
         }
         if let Place::Driver(index) = place {
@@ -125,10 +127,12 @@ impl BpfDataplane {
             return attach_filter(program, name, device).map_err(|error| fail(chain(&error)));
         }
         let index = if_nametoindex(device).map_err(|error| fail(error.to_string()))?;
+        inherit(&self.config.root, &pin, &place.pin())?;
         if let Some(pinned) = PinnedLink::open(&pin).map_err(|error| fail(error.to_string()))? {
             if pinned.ifindex() == Some(index) {
                 let fd = program.fd().map_err(|error| fail(chain(&error)))?;
-                return pinned.update(fd.as_fd()).map_err(|error| fail(error.to_string()));
+                pinned.update(fd.as_fd()).map_err(|error| fail(error.to_string()))?;
+                return self.retire(&place.pin());
             }
             // The device it was on has gone: another was made under the same name.
             remove_pin(&pin)?;
@@ -151,8 +155,10 @@ impl BpfDataplane {
     /// know what they were asked as.
     pub(super) fn follow(&mut self, mut waiting: Vec<(Place, String)>) -> Result<(), DataplaneError> {
         waiting.sort_by_key(|(place, _)| !matches!(place, Place::Publish | Place::Uplink(_) | Place::UplinkOut(_)));
+        // Flows that go on count for the accounts that their instances have in these tables.
+        let counted = self.shadow.accounts().recount(&self.maps);
         let mut done = 0;
-        let result = self.attach_sockets().and_then(|()| {
+        let result = counted.and_then(|()| self.attach_sockets()).and_then(|()| {
             for (place, device) in &waiting {
                 if if_nametoindex(device.as_str()).is_ok() {
                     self.attach_device(place, device)?;
@@ -168,7 +174,15 @@ impl BpfDataplane {
         result
     }
 
-    pub(super) fn take_over(&mut self) -> Result<(), DataplaneError> {
+    /// Replaces what a former daemon of the same ABI has attached. What one of another has attached waits for the tables.
+    pub(super) fn take_over(&mut self, former: Option<&Path>) -> Result<(), DataplaneError> {
+        for place in former.map_or(Ok(Vec::new()), |former| list(&former.join("links")))? {
+            // Drivers have their own time (`drive`). Where there is no device any more is nothing to replace.
+            let Some(place) = Place::parse(&place).filter(|place| !matches!(place, Place::Driver(_))) else { continue };
+            if let Some(device) = self.device_of(&place) {
+                self.attach_device(&place, &device)?;
+            }
+        }
         if !self.tcx {
             for (id, device) in instance_devices() {
                 self.attach_device(&Place::From(id.clone()), &device)?;
@@ -212,7 +226,10 @@ impl BpfDataplane {
             Place::From(id) => Some(id),
             _ => None,
         };
-        Ok(self.places()?.into_iter().filter_map(|(_, place)| of_instance(place)).collect())
+        // Those that a daemon of another ABI has attached are as good: they are replaced when their rows are written.
+        let waiting = self.waiting.iter().flatten().map(|(place, _)| place.clone());
+        let places = self.places()?.into_iter().map(|(_, place)| place).chain(waiting);
+        Ok(places.filter_map(of_instance).collect())
     }
 
     /// Detaches from a device. Ok if nothing is attached, or the device is gone.
@@ -257,6 +274,7 @@ impl BpfDataplane {
         for name in program::SOCKET {
             let fail = |why: String| DataplaneError::Attach { program: name, to: to.clone(), why };
             let pin = self.links().join(name);
+            inherit(&self.config.root, &pin, name)?;
             let Some(program) = self.ebpf.program_mut(name) else {
                 return Err(fail("the program is not loaded".into()));
             };
@@ -264,6 +282,7 @@ impl BpfDataplane {
                 if pinned.cgroup() == Some(id) {
                     let fd = program.fd().map_err(|error| fail(chain(&error)))?;
                     pinned.update(fd.as_fd()).map_err(|error| fail(error.to_string()))?;
+                    self.retire(name)?;
                     continue;
                 }
                 // It is on another cgroup, or on one that was removed.
@@ -276,8 +295,8 @@ impl BpfDataplane {
         Ok(())
     }
 
-    /// Detaches what a daemon of another ABI attached in the same place: it would go on judging by tables that nobody
-    /// keeps. What is left of that version goes with its last link.
+    /// Detaches what another daemon of another ABI attached in the same place: it would go on judging by tables that nobody
+    /// keeps. What is left of a version goes with its last link.
     pub(super) fn retire(&self, pin: &str) -> Result<(), DataplaneError> {
         let own = super::base(&self.config.root);
         for version in list(&self.config.root)?.into_iter().map(|name| self.config.root.join(name)) {
@@ -293,15 +312,36 @@ impl BpfDataplane {
     }
 }
 
-/// Whether a daemon of another ABI has left links below `root`.
-pub(super) fn has_predecessor(root: &Path) -> Result<bool, DataplaneError> {
+/// Makes the link of another ABI's daemon ours, if we have none there: then the program is replaced in one step, and no
+/// packet meets both, or neither.
+pub(super) fn inherit(root: &Path, pin: &Path, name: &str) -> Result<(), DataplaneError> {
     let own = super::base(root);
-    for version in list(root)?.into_iter().map(|name| root.join(name)).filter(|version| *version != own) {
-        if version.is_dir() && !list(&version.join("links"))?.is_empty() {
-            return Ok(true);
+    for version in list(root)?.into_iter().map(|version| root.join(version)).filter(|version| *version != own) {
+        let there = version.join("links").join(name);
+        if !pin.exists() && there.exists() {
+            killpoint::before("taking a link over");
+            fs::rename(&there, pin).map_err(|source| DataplaneError::file("move", &there, source))?;
         }
     }
-    Ok(false)
+    Ok(())
+}
+
+/// The folder of a daemon of another ABI that has left links below `root`. Those without any are of no use: they are
+/// removed.
+pub(super) fn predecessor(root: &Path) -> Result<Option<PathBuf>, DataplaneError> {
+    let own = super::base(root);
+    let mut found = None;
+    for version in list(root)?.into_iter().map(|name| root.join(name)).filter(|version| *version != own) {
+        if !version.is_dir() {
+            continue;
+        }
+        if list(&version.join("links"))?.is_empty() {
+            super::remove_pins(&version)?;
+        } else {
+            found = Some(version);
+        }
+    }
+    Ok(found)
 }
 
 /// Whether a pin is the one of what an instance sends.

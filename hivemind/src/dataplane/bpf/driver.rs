@@ -12,7 +12,7 @@ use hivemind_ebpf::program;
 
 use super::{
     BpfDataplane,
-    attach::{Place, remove_pin},
+    attach::{Place, inherit, remove_pin},
     chain,
     link::PinnedLink,
 };
@@ -95,6 +95,7 @@ impl BpfDataplane {
         let place = Place::Driver(index);
         let fail = |why: String| DataplaneError::Attach { program: program::UPLINK_DRIVER, to: device.to_owned(), why };
         let pin = self.links().join(place.pin());
+        inherit(&self.config.root, &pin, &place.pin())?;
         if let Some(pinned) = PinnedLink::open(&pin).map_err(|error| fail(error.to_string()))? {
             if pinned.ifindex() == Some(index) {
                 self.attached.insert(place);
@@ -102,11 +103,12 @@ impl BpfDataplane {
                     return Err(fail("the program is not loaded".into()));
                 };
                 let fd = program.fd().map_err(|error| fail(chain(&error)))?;
-                return pinned.update(fd.as_fd()).map_err(|error| fail(error.to_string()));
+                pinned.update(fd.as_fd()).map_err(|error| fail(error.to_string()))?;
+                return self.retire(&Place::Driver(index).pin());
             }
             remove_pin(&pin)?;
         }
-        // A driver runs one program. What is between them takes the longer way.
+        // A driver runs one program.
         self.retire(&place.pin())?;
         self.attached.remove(&place);
         let Some(Program::Xdp(program)) = self.ebpf.program_mut(program::UPLINK_DRIVER) else {

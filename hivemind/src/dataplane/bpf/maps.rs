@@ -6,6 +6,7 @@ use aya::{
     Ebpf, Pod,
     maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, MapInfo, PerCpuArray, PerCpuHashMap, lpm_trie::Key},
 };
+use aya_obj::Object;
 use hivemind_ebpf::{
     abi::{
         Addr, BY_DRIVER, BY_STACK, Backend, Count, CounterKey, DropKey, Drops, Endpoint, Flow, FlowKey, Frontend,
@@ -228,6 +229,12 @@ impl Maps {
         self.generation.set(0, now.wrapping_add(1), 0).map_err(fail)
     }
 
+    /// Has the tables be of this generation.
+    pub(super) fn set_generation(&mut self, generation: u32) -> Result<(), DataplaneError> {
+        killpoint::before("telling the programs the generation of the tables");
+        self.generation.set(0, generation, 0).map_err(|error| failed("write", map::GENERATION, &error))
+    }
+
     /// The generation of the tables.
     pub(super) fn generation(&self) -> Result<u32, DataplaneError> {
         self.generation.get(&0, 0).map_err(|error| failed("read", map::GENERATION, &error))
@@ -324,27 +331,14 @@ pub(super) fn is_full(error: &MapError) -> bool {
 
 /// Compares every pinned map with what the object wants: aya takes any that is there. While nothing is attached that
 /// uses them (`in_use`), maps that differ are removed, and made anew by the loader.
-pub(super) fn check_pinned(dir: &Path, object: &[u8], in_use: bool) -> Result<(), DataplaneError> {
-    let parsed = aya_obj::Object::parse(object)
-        .map_err(|error| DataplaneError::Kernel { what: "a readable object", why: error.to_string() })?;
+pub(super) fn check_pinned(dir: &Path, object: &Object, in_use: bool) -> Result<(), DataplaneError> {
     for name in map::ALL {
         let path = dir.join(name);
-        let Some(wanted) = parsed.maps.get(name) else { continue };
+        let Some(wanted) = object.maps.get(name) else { continue };
         if !path.exists() {
             continue;
         }
-        let found = MapInfo::from_pin(&path).map_err(|error| failed("open", name, &error))?;
-        let kind = found.map_type().map_or(u32::MAX, |kind| kind as u32);
-        let fields = [
-            ("type", kind, wanted.map_type()),
-            ("key size", found.key_size(), wanted.key_size()),
-            ("value size", found.value_size(), wanted.value_size()),
-            ("number of entries", found.max_entries(), wanted.max_entries()),
-            ("flags", found.map_flags(), wanted.map_flags()),
-        ];
-        let Some((field, found, wanted)) = fields.into_iter().find(|(_, found, wanted)| found != wanted) else {
-            continue;
-        };
+        let Some((field, found, wanted)) = differs(&path, name, wanted)? else { continue };
         if in_use {
             let (found, wanted) = (found.to_string(), wanted.to_string());
             return Err(DataplaneError::Incompatible { path, field, found, wanted });
@@ -353,6 +347,29 @@ pub(super) fn check_pinned(dir: &Path, object: &[u8], in_use: bool) -> Result<()
         fs::remove_file(&path).map_err(|source| DataplaneError::file("remove", &path, source))?;
     }
     Ok(())
+}
+
+/// What of a pinned map is not as the object wants it: its name, as it is, and as it should be.
+pub(super) fn differs(
+    path: &Path,
+    name: &'static str,
+    wanted: &aya_obj::Map,
+) -> Result<Option<(&'static str, u32, u32)>, DataplaneError> {
+    let found = MapInfo::from_pin(path).map_err(|error| failed("open", name, &error))?;
+    let kind = found.map_type().map_or(u32::MAX, |kind| kind as u32);
+    let fields = [
+        ("type", kind, wanted.map_type()),
+        ("key size", found.key_size(), wanted.key_size()),
+        ("value size", found.value_size(), wanted.value_size()),
+        ("number of entries", found.max_entries(), wanted.max_entries()),
+        ("flags", found.map_flags(), wanted.map_flags()),
+    ];
+    Ok(fields.into_iter().find(|(_, found, wanted)| found != wanted))
+}
+
+/// What an object says that it needs.
+pub(super) fn parse(object: &[u8]) -> Result<Object, DataplaneError> {
+    Object::parse(object).map_err(|error| DataplaneError::Kernel { what: "a readable object", why: error.to_string() })
 }
 
 fn data(map: &Map) -> Option<&MapData> {

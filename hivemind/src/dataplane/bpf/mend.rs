@@ -39,7 +39,7 @@ fn wrong(what: String, fault: Fault, wanted: &str, found: String) -> Difference 
 
 impl BpfDataplane {
     /// The device of a place; none if there is no such device.
-    fn device_of(&self, place: &Place) -> Option<String> {
+    pub(super) fn device_of(&self, place: &Place) -> Option<String> {
         let name = match place {
             Place::From(id) | Place::To(id) => format!("hm{id}"),
             Place::Uplink(index) | Place::UplinkOut(index) | Place::Driver(index) => {

@@ -10,6 +10,7 @@ mod attach;
 mod driver;
 mod group;
 mod intervals;
+mod kept;
 mod link;
 mod load;
 mod mapped;
@@ -130,7 +131,10 @@ impl BpfDataplane {
         let base = base(&config.root);
         make_folders(&base)?;
         let in_use = !tcx || !attach::list(&base.join("links"))?.is_empty();
-        maps::check_pinned(&base.join("maps"), object, in_use)?;
+        let wants = maps::parse(object)?;
+        maps::check_pinned(&base.join("maps"), &wants, in_use)?;
+        let former = attach::predecessor(&config.root)?;
+        let theirs = former.as_ref().map(|former| kept::take(former, &base, &wants)).transpose()?.flatten();
         let constants = Config { share: config.flow_share, ..constants(&config.network)? };
         let mut loader = EbpfLoader::new();
         loader.override_global(CONFIG, &constants, true);
@@ -145,10 +149,11 @@ impl BpfDataplane {
         let info = info(&ebpf, tcx);
         let ids = mend::Ids::of(&ebpf);
         let mut maps = Maps::take(&mut ebpf)?;
+        theirs.map_or(Ok(()), |generation| kept::move_away(&mut maps, generation))?;
         let (ring, watch) = seen::take(&mut ebpf)?;
         let (packets, captures) = packets::take(&mut ebpf)?;
         let shadow = Shadow::read(&mut maps)?;
-        let waiting = (tcx && attach::has_predecessor(&config.root)?).then(Vec::new);
+        let waiting = former.as_ref().map(|_| Vec::new());
         let (ring, packets) = (Some(ring), Some(packets));
         let drivers = driver::Drivers::new(!shadow.nodes().is_empty());
         let mut dataplane = Self {
@@ -168,7 +173,7 @@ impl BpfDataplane {
             info,
             waiting,
         };
-        dataplane.take_over()?;
+        dataplane.take_over(former.as_deref())?;
         if dataplane.waiting.is_none() {
             dataplane.attach_sockets()?;
         }
@@ -388,6 +393,10 @@ impl Dataplane for BpfDataplane {
     }
 
     fn sweep(&mut self) -> Result<SweepReport, DataplaneError> {
+        if self.waiting.is_some() {
+            // By empty tables every flow has lost its instance.
+            return Ok(SweepReport { repairs: self.mend()?, ..SweepReport::default() });
+        }
         let mut report = sweep::flows(&mut self.maps, self.shadow.accounts(), &self.watch)?;
         // Without the list nothing is taken for gone.
         if let Ok(devices) = nix::net::if_::if_nameindex() {

@@ -1,6 +1,10 @@
 //! Flows, drops and what the programs tell of them, read from the kernel.
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    convert::Infallible,
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
 use aya::{
     Ebpf, Pod,
@@ -11,14 +15,14 @@ use hivemind_ebpf::{
     flow, map,
     reason::Reason,
 };
-use tokio::io::{Interest, unix::AsyncFd};
+use tokio::time::{MissedTickBehavior, interval};
 
 use super::{maps::failed, sweep};
 use crate::{
     dataplane::{
         DataplaneError,
         flows::{DropRecord, FlowEnd, FlowRecord, Told},
-        watch::{Switch, Watch},
+        watch::{MOST_AT_ONCE, Switch, Watch},
     },
     lifecycle::clock,
     model::Timestamp,
@@ -29,6 +33,10 @@ use crate::{
 const WATCHERS: u32 = 0;
 /// `hm_watch`: how much found no room in the ring.
 const LOST: u32 = 1;
+
+/// How often the ring is read while somebody listens: what is told waits for no longer, and the ring holds twenty times
+/// what a quick node tells meanwhile.
+const TURN: Duration = Duration::from_millis(5);
 
 /// What the kernel's monotonic clock shows, in the time of people.
 #[derive(Clone, Copy, Debug)]
@@ -100,11 +108,28 @@ pub(super) fn dropped(key: &DropKey, row: &Drops, clock: Clock) -> Option<DropRe
 }
 
 fn told(event: &Event, clock: Clock) -> Option<Told> {
+    let key = FlowKey { addrs: event.addrs, ports_be: event.ports_be, protocol: event.protocol, pad: [0; 3] };
+    let record = |gone| {
+        let Event { first_ns, last_ns, packets, bytes, vip, vip_port_be, service, rule, .. } = *event;
+        let row = Flow {
+            first_ns,
+            last_ns,
+            packets,
+            bytes,
+            vip,
+            vip_port_be,
+            service,
+            rule,
+            origin: event.side,
+            ..Flow::default()
+        };
+        FlowRecord { answered: event.answered != 0, ..flow(&key, &row, gone, clock) }
+    };
     match event.kind {
-        BEGUN => Some(Told::Begun(flow(&event.key, &event.flow, false, clock))),
-        ENDED => Some(Told::Ended(flow(&event.key, &event.flow, true, clock))),
+        BEGUN => Some(Told::Begun(record(false))),
+        ENDED => Some(Told::Ended(record(true))),
         DROPPED => {
-            let tuple = event.key.sent_by(event.side.into());
+            let tuple = key.sent_by(0);
             Some(Told::Dropped(DropRecord {
                 ends: ends(&tuple),
                 protocol: tuple.protocol,
@@ -113,7 +138,7 @@ fn told(event: &Event, clock: Clock) -> Option<Told> {
                 reason: Reason::from_number(event.reason)?,
                 rule: event.rule,
                 packets: 1,
-                bytes: event.bytes.into(),
+                bytes: event.bytes[0],
                 first: clock.wall,
                 last: clock.wall,
             }))
@@ -159,27 +184,37 @@ impl Switch for Words {
 }
 
 impl Ring {
-    /// Hands on what the programs tell, as it comes. Ends only with an error.
-    pub async fn run(self) -> DataplaneError {
-        match self.hand_on().await {
-            Ok(never) => match never {},
-            Err(source) => DataplaneError::Map { action: "read", map: map::EVENTS, why: source.to_string() },
+    /// Hands on what the programs tell, within [`TURN`] and without being woken up for it; does nothing while nobody
+    /// listens. Runs until it is dropped.
+    pub async fn run(mut self) -> Infallible {
+        loop {
+            self.watch.listened().await;
+            let mut turns = interval(TURN);
+            turns.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            loop {
+                turns.tick().await;
+                // Asked first: of what is told until then nothing is left for who listens next.
+                let watched = self.watch.is_watched();
+                self.hand_on();
+                if !watched {
+                    break;
+                }
+            }
         }
     }
 
-    async fn hand_on(self) -> std::io::Result<std::convert::Infallible> {
-        let Self { ring, watch } = self;
-        // SAFETY: the ring has one descriptor, its map's, as long as it lives.
-        let mut ring = unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) }?;
+    fn hand_on(&mut self) {
+        let clock = Clock::now();
         loop {
-            let mut ready = ring.readable_mut().await?;
-            let clock = Clock::now();
-            while let Some(item) = ready.get_inner_mut().next() {
-                if let Some(told) = read::<Event>(&item).and_then(|event| told(&event, clock)) {
-                    watch.tell(told);
-                }
+            let mut all = Vec::new();
+            while let Some(item) = (all.len() < MOST_AT_ONCE).then(|| self.ring.next()).flatten() {
+                all.extend(read::<Event>(&item).and_then(|event| told(&event, clock)));
             }
-            ready.clear_ready();
+            let more = all.len() == MOST_AT_ONCE;
+            self.watch.tell(all);
+            if !more {
+                return;
+            }
         }
     }
 }
@@ -227,12 +262,13 @@ mod tests {
     #[test]
     fn a_drop_is_told_as_it_was_sent_and_may_have_no_ends() {
         let mut event = Event { kind: DROPPED, reason: Reason::PolicyIn as u8, direction: IN, ..Event::default() };
-        event.side = u8::try_from(event.key.set(&tuple("10.88.0.9", 5, "10.88.0.2", 6))).expect("a side");
+        let Tuple { src, dst, sport_be, dport_be, .. } = tuple("10.88.0.9", 5, "10.88.0.2", 6);
+        (event.addrs, event.ports_be) = ([src, dst], [sport_be, dport_be]);
         let Some(Told::Dropped(record)) = told(&event, CLOCK) else { panic!("a drop") };
         let (from, to) = record.ends.expect("ends");
         assert_eq!((from.to_string(), to.to_string()), ("10.88.0.9:5".into(), "10.88.0.2:6".into()));
         assert_eq!((record.reason, record.direction), (Reason::PolicyIn, Direction::In));
-        event.key = FlowKey::default();
+        event.addrs = Default::default();
         assert!(matches!(told(&event, CLOCK), Some(Told::Dropped(DropRecord { ends: None, .. }))));
         assert_eq!(told(&Event { kind: 9, ..event }, CLOCK), None, "of another version");
         assert_eq!(read::<Event>(&[0; 8]), None);

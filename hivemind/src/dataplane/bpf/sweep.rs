@@ -41,16 +41,17 @@ pub(super) fn flows(maps: &mut Maps, accounts: &mut Accounts, watch: &Watch) -> 
         }
     }
     report.corrected = accounts.correct(maps, &before, &counted);
-    let clock = seen::Clock::now();
+    let (clock, mut told) = (seen::Clock::now(), Vec::new());
     for (key, row) in ended {
         // What the programs have removed meanwhile they have counted and told themselves.
         if removed(&mut maps.flows, &key)? {
             accounts.ended(maps, &row);
             if watch.is_watched() {
-                watch.tell(Told::Ended(seen::flow(&key, &row, true, clock)));
+                told.push(Told::Ended(seen::flow(&key, &row, true, clock)));
             }
         }
     }
+    watch.tell(told);
     report.dropped = u64::try_from(maps.drops.keys()?.len()).unwrap_or(u64::MAX);
     // A flow that has begun since the flows were read is not in this list: its translation is newer than the list of
     // translations, which is older.
