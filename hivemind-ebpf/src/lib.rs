@@ -19,7 +19,7 @@ pub mod refusal;
 pub mod tunnel;
 
 /// Version of keys, values and map meanings. It is part of the path under which everything is pinned.
-pub const ABI_VERSION: u32 = 5;
+pub const ABI_VERSION: u32 = 6;
 
 /// Names of the maps: at most 15 bytes, which is what the kernel keeps.
 pub mod map {
