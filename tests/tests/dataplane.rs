@@ -6,6 +6,8 @@ mod abi;
 mod balance;
 #[path = "dataplane/captured.rs"]
 mod captured;
+#[path = "dataplane/changes.rs"]
+mod changes;
 #[path = "dataplane/drift.rs"]
 mod drift;
 #[path = "dataplane/host.rs"]

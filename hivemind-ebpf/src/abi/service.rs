@@ -1,8 +1,10 @@
 //! What is behind a frontend, and what the kernel remembers of its choices.
 //!
-//! A group is the backends of one frontend at one time: slots, and for some of them a table for choices that every node
-//! makes alike and a list of members. It is never changed: a change writes a new group, then the frontend, and then
-//! removes the old group, so that every reader sees the one or the other.
+//! A group is the backends of one frontend: slots, and for some of them a table for choices that every node makes alike
+//! and a list of members. A change writes a new group, then the frontend, and then removes the old group, so that every
+//! reader sees the one or the other. Of a large group of which little changes, slots and what names them are written
+//! where they are, each to a backend of the old or of the new group; then the frontend with the new count; at last what
+//! is behind the count is removed. A reader that finds no slot there reads the frontend again.
 
 use core::mem::{align_of, offset_of, size_of};
 

@@ -1,6 +1,7 @@
 //! The maps and the constants. Sizes are the defaults; the loader may set others.
 //!
-//! Tables that the daemon writes are allocated row by row: small on a small node. What packets create is
+//! Tables that the daemon writes are allocated row by row: small on a small node. So are translations, which are made
+//! only for connections to published ports and of clients that go past the sockets. All else that packets create is
 //! allocated in advance (flows: measured twice as quick as LRU) or evicts the oldest (sockets, fragments).
 
 use aya_ebpf::{
@@ -36,7 +37,7 @@ pub(super) static NODE_ADDRS: HashMap<Addr, u32> = HashMap::with_max_entries(102
 #[map(name = "hm_frontends")]
 pub(super) static FRONTENDS: HashMap<FrontendKey, Frontend> = HashMap::with_max_entries(131_072, BY_ROW);
 #[map(name = "hm_slots")]
-pub(super) static SLOTS: HashMap<SlotKey, Backend> = HashMap::with_max_entries(262_144, BY_ROW);
+pub(super) static SLOTS: HashMap<SlotKey, Backend> = HashMap::with_max_entries(131_072, BY_ROW);
 #[map(name = "hm_served")]
 pub(super) static SERVED: HashMap<ServedKey, Served> = HashMap::with_max_entries(16_384, BY_ROW);
 #[map(name = "hm_sockets")]
@@ -44,9 +45,9 @@ pub(super) static SOCKETS: LruHashMap<SocketKey, Original> = LruHashMap::with_ma
 #[map(name = "hm_flows")]
 pub(super) static FLOWS: HashMap<FlowKey, Flow> = HashMap::with_max_entries(abi::FLOWS, 0);
 #[map(name = "hm_translations")]
-pub(super) static TRANSLATIONS: HashMap<Tuple, Translation> = HashMap::with_max_entries(32_768, 0);
+pub(super) static TRANSLATIONS: HashMap<Tuple, Translation> = HashMap::with_max_entries(32_768, BY_ROW);
 #[map(name = "hm_forwards")]
-pub(super) static FORWARDS: LruHashMap<Tuple, Forward> = LruHashMap::with_max_entries(65_536, 0);
+pub(super) static FORWARDS: LruHashMap<Tuple, Forward> = LruHashMap::with_max_entries(16_384, 0);
 #[map(name = "hm_forwarded")]
 static FORWARDED: PerCpuArray<Count> = PerCpuArray::with_max_entries(2, 0);
 #[map(name = "hm_nodes")]

@@ -38,7 +38,7 @@ const INET: u32 = 2;
 static RTT: PerCpuHashMap<RttKey, Rtt> = PerCpuHashMap::with_max_entries(4096, BY_ROW);
 /// By the socket's cookie. The oldest make room: their round trips are not counted any more.
 #[map(name = "hm_rtt_of")]
-static OF: LruHashMap<u64, RttKey> = LruHashMap::with_max_entries(8192, 0);
+static OF: LruHashMap<u64, RttKey> = LruHashMap::with_max_entries(4096, 0);
 /// How many sockets a CPU has taken, and in which moment.
 #[map(name = "hm_rtt_taken")]
 static TAKEN: PerCpuArray<[u64; 2]> = PerCpuArray::with_max_entries(1, 0);

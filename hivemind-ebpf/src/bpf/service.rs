@@ -21,7 +21,7 @@ use super::{
 };
 
 #[map(name = "hm_parts")]
-static PARTS: HashMap<PartKey, Part> = HashMap::with_max_entries(65_536, BY_ROW);
+static PARTS: HashMap<PartKey, Part> = HashMap::with_max_entries(32_768, BY_ROW);
 #[map(name = "hm_members")]
 static MEMBERS: HashMap<MemberKey, u32> = HashMap::with_max_entries(65_536, BY_ROW);
 #[map(name = "hm_sticky")]

@@ -28,7 +28,7 @@ const QUIETLY: u64 = 1;
 const QUIET_NS: u64 = 1_000_000_000;
 
 #[map(name = "hm_drops")]
-static DROPS: LruHashMap<DropKey, Drops> = LruHashMap::with_max_entries(8192, 0);
+static DROPS: LruHashMap<DropKey, Drops> = LruHashMap::with_max_entries(4096, 0);
 #[map(name = "hm_events")]
 static EVENTS: RingBuf = RingBuf::with_byte_size(RING, 0);
 #[map(name = "hm_watch")]

@@ -27,7 +27,7 @@ use crate::{
     dns::Resolved,
     model::{InstanceId, NodeDesired, NodeName},
     net::HostLink,
-    policy::{self, Compiled, Failsafe, KnownNames},
+    policy::{self, Failsafe, KnownNames},
     spec::v1::Action,
 };
 
@@ -124,6 +124,7 @@ pub fn start(
         links: in_place.links,
         desired: Arc::default(),
         policies: policy::Cache::new(failsafe),
+        knows_numbers: false,
         rows: Follower::default(),
         addresses: in_place.addresses,
         ways: in_place.ways,
@@ -145,6 +146,8 @@ struct Owner {
     links: BTreeMap<InstanceId, HostLink>,
     desired: Arc<NodeDesired>,
     policies: policy::Cache,
+    /// Whether the numbers of the last daemon were taken over.
+    knows_numbers: bool,
     rows: Follower,
     addresses: Vec<IpNet>,
     ways: BTreeMap<IpAddr, NodeRow>,
@@ -193,10 +196,6 @@ impl Owner {
                 next_sweep = tokio::time::Instant::now() + SWEEP;
             }
         }
-    }
-
-    fn compile(&mut self) -> Arc<Compiled> {
-        self.policies.compile(&self.desired, &self.node, self.hosts.known())
     }
 
     fn handle(
@@ -363,5 +362,6 @@ struct Answer {
 }
 
 mod hosts;
+mod numbers;
 #[cfg(test)]
 mod tests;

@@ -96,6 +96,9 @@ pub trait Dataplane: Send + std::fmt::Debug {
     /// Compares what is in the kernel with what this daemon has written and attached. Changes nothing.
     fn check(&mut self) -> Result<Vec<Difference>, DataplaneError>;
 
+    /// What was written last; at first, what the last daemon has left in the maps.
+    fn written(&self) -> Tables;
+
     /// What the maps hold now.
     fn held(&mut self) -> Result<Tables, DataplaneError>;
 

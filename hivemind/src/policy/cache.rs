@@ -7,8 +7,8 @@ use std::{
 
 use imbl::OrdMap;
 
-use super::{Compiled, EndpointPolicy, Failsafe, KnownNames, PeerClass, compile_with};
-use crate::model::{NodeDesired, NodeName, Scope};
+use super::{Compiled, EndpointPolicy, Failsafe, KnownNames, OWN, PeerClass, compile::compile_after};
+use crate::model::{InstanceId, NodeDesired, NodeName, Scope};
 
 type Labels = BTreeMap<String, String>;
 
@@ -46,7 +46,20 @@ impl Cache {
         &self.failsafe
     }
 
-    /// The same as [`compile_with`] of `desired`, `known` and the fail-safe ports.
+    /// Begins where another daemon has left off: numbers stay with the instances that have them in the maps. For a cache
+    /// that has compiled nothing.
+    pub fn take_over(&mut self, peers: BTreeMap<InstanceId, PeerClass>, sets: BTreeMap<InstanceId, u32>) {
+        let own = |set| {
+            let mut endpoint = EndpointPolicy::NONE;
+            endpoint.sets[OWN] = set;
+            endpoint
+        };
+        let endpoints = sets.into_iter().map(|(id, set)| (id, own(set))).collect();
+        self.compiled = Arc::new(Compiled { peers, endpoints, ..Compiled::default() });
+    }
+
+    /// The same as [`compile_with`](super::compile_with) of `desired`, `known` and the fail-safe ports, but for numbers:
+    /// they stay with those who have them.
     pub fn compile(&mut self, desired: &Arc<NodeDesired>, node: &NodeName, known: &Arc<KnownNames>) -> Arc<Compiled> {
         let known_alike = Arc::ptr_eq(&self.known, known) || self.known == *known;
         if self.node.as_ref() == Some(node) && known_alike && Arc::ptr_eq(&self.desired, desired) {
@@ -61,7 +74,7 @@ impl Cache {
         let peers_alike = same(&before.peers, &now.peers);
         self.version += u64::from(!ruled_alike || !peers_alike);
         if !ruled_alike || !(peers_alike || self.assign(now, node)) {
-            self.compiled = Arc::new(compile_with(desired, node, known, &self.failsafe));
+            self.compiled = Arc::new(compile_after(&self.compiled, desired, node, known, &self.failsafe));
             self.runs += 1;
             self.sort(desired, node);
         }

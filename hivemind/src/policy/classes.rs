@@ -4,11 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     PeerClass,
-    number::{Kind, numbers},
+    keep::Before,
+    matching::Matching,
+    number::{Kind, fingerprint, numbers},
     sets::Owner,
 };
 use crate::{
-    model::{InstanceId, Namespace, NamespaceName, NodeDesired, Scope, TenantName},
+    model::{InstanceId, Namespace, NamespaceName, NodeDesired, Peer, Scope, TenantName},
     spec::v1::{InstancePeer, Selector},
 };
 
@@ -63,31 +65,45 @@ pub(super) struct Classes<'a> {
     pub(super) peers: BTreeMap<InstanceId, PeerClass>,
     by_selector: BTreeMap<PeerSelector<'a>, BTreeSet<u32>>,
     by_tenant: BTreeMap<&'a TenantName, BTreeSet<u32>>,
+    /// The classes by their fingerprints.
+    pub(super) given: BTreeMap<u64, u32>,
 }
 
 impl<'a> Classes<'a> {
     /// Sorts all instances by what `selectors` say of them.
-    pub(super) fn new(desired: &'a NodeDesired, selectors: &BTreeSet<PeerSelector<'a>>) -> Self {
-        let mut scopes: BTreeMap<&Scope, Vec<PeerSelector<'a>>> = BTreeMap::new();
+    pub(super) fn new(desired: &'a NodeDesired, selectors: &BTreeSet<PeerSelector<'a>>, before: Before<'_>) -> Self {
+        let mut scopes: BTreeMap<&Scope, Matching<'a, PeerSelector<'a>>> = BTreeMap::new();
         // Many instances have the same labels; the selectors are asked once for all of them.
         let mut matched: BTreeMap<(&Scope, &Labels), Vec<PeerSelector<'a>>> = BTreeMap::new();
         for peer in desired.peers.values() {
             let looking = scopes.entry(&peer.scope).or_insert_with(|| looking_into(desired, &peer.scope, selectors));
-            matched.entry((&peer.scope, &peer.labels)).or_insert_with(|| {
-                looking.iter().filter(|selector| selector.instances.matches(&peer.labels)).copied().collect()
-            });
+            matched.entry((&peer.scope, &peer.labels)).or_insert_with(|| looking.of(&peer.labels));
         }
         let tenants = numbers(Kind::Tenant, scopes.keys().map(|scope| &scope.tenant));
-        let numbers = numbers(Kind::Class, matched.iter().map(|((scope, _), selectors)| (*scope, selectors)));
-        let mut classes = Self::default();
-        for ((scope, selectors), class) in &numbers {
+        let mut prints: BTreeMap<(&Scope, &Vec<PeerSelector<'a>>), u64> = BTreeMap::new();
+        for ((scope, _), selectors) in &matched {
+            prints.entry((*scope, selectors)).or_insert_with(|| fingerprint(&(*scope, selectors)));
+        }
+        let print = |peer: &Peer| {
+            let selectors = matched.get(&(&peer.scope, &peer.labels))?;
+            prints.get(&(&peer.scope, selectors)).copied()
+        };
+        let mut groups: BTreeMap<u64, Vec<&InstanceId>> = BTreeMap::new();
+        for (id, peer) in &desired.peers {
+            if let Some(print) = print(peer) {
+                groups.entry(print).or_default().push(id);
+            }
+        }
+        let mut classes = Self { given: before.classes(&groups), ..Self::default() };
+        for ((scope, selectors), print) in &prints {
+            let Some(class) = classes.given.get(print) else { continue };
             classes.by_tenant.entry(&scope.tenant).or_default().insert(*class);
             for selector in *selectors {
                 classes.by_selector.entry(*selector).or_default().insert(*class);
             }
         }
         for (id, peer) in &desired.peers {
-            let class = matched.get(&(&peer.scope, &peer.labels)).and_then(|found| numbers.get(&(&peer.scope, found)));
+            let class = print(peer).and_then(|print| classes.given.get(&print));
             if let (Some(class), Some(tenant)) = (class, tenants.get(&peer.scope.tenant)) {
                 classes.peers.insert(id.clone(), PeerClass { class: *class, tenant: *tenant });
             }
@@ -111,9 +127,10 @@ fn looking_into<'a>(
     desired: &NodeDesired,
     scope: &Scope,
     selectors: &BTreeSet<PeerSelector<'a>>,
-) -> Vec<PeerSelector<'a>> {
+) -> Matching<'a, PeerSelector<'a>> {
     let none = Labels::new();
     let row = desired.namespaces.get(scope);
     let labels = Namespace::all_labels(scope, row.map_or(&none, |namespace| &namespace.labels));
-    selectors.iter().filter(|selector| selector.in_namespace(scope, &labels)).copied().collect()
+    let looking = selectors.iter().filter(|selector| selector.in_namespace(scope, &labels));
+    Matching::new(looking.map(|selector| (selector.instances, *selector)))
 }

@@ -15,7 +15,8 @@ use super::{
     blocks::{Block, Blocks},
     classes::{Classes, PeerSelector},
     interval,
-    number::{Kind, numbers},
+    keep::{Before, Given},
+    number::{Kind, fingerprint, numbers},
     sets::{self, Entry, Owner, Sets},
 };
 use crate::{
@@ -33,14 +34,33 @@ pub fn compile(desired: &NodeDesired, node: &NodeName) -> Compiled {
 /// What policies make of a node's view, of the names of hosts that its instances have asked for, and of the ports that
 /// always are open.
 pub fn compile_with(desired: &NodeDesired, node: &NodeName, known: &KnownNames, failsafe: &Failsafe) -> Compiled {
-    let Sets { endpoints, host, entries } = sets::of_node(desired, node, failsafe);
-    let classes = Classes::new(desired, &selectors(&entries));
+    compile_after(&Compiled::default(), desired, node, known, failsafe)
+}
+
+/// The same, with the numbers of `before` where what has them is the same.
+pub(super) fn compile_after(
+    before: &Compiled,
+    desired: &NodeDesired,
+    node: &NodeName,
+    known: &KnownNames,
+    failsafe: &Failsafe,
+) -> Compiled {
+    let before = Before(before);
+    let Sets { endpoints, host, entries, given: sets } = sets::of_node(desired, node, failsafe, before);
+    let classes = Classes::new(desired, &selectors(&entries), before);
     let blocks = Blocks::new(&entries.iter().flat_map(|entry| blocks_of(entry.peers)).collect(), known);
     let ports = intervals(&entries);
-    let numbers = numbers(Kind::Rule, entries.iter().map(Entry::identity));
+    let identities = identities(&entries);
+    let numbers = numbers(Kind::Rule, identities.iter().copied());
     let mut rules = BTreeMap::new();
-    for entry in &entries {
-        let Some(number) = numbers.get(&entry.identity()).copied() else { continue };
+    let mut names = BTreeMap::new();
+    for (entry, identity) in entries.iter().zip(&identities) {
+        let Some(number) = numbers.get(identity).copied() else { continue };
+        names.entry(number).or_insert_with(|| RuleName {
+            policy: entry.owner.into(),
+            direction: entry.direction,
+            index: entry.index,
+        });
         let row = RuleRow { number, action: entry.action, order: entry.order };
         let matched = ports_of(entry.ports, &ports);
         for peer in peers_of(entry, &classes, &blocks) {
@@ -53,12 +73,6 @@ pub fn compile_with(desired: &NodeDesired, node: &NodeName, known: &KnownNames, 
         }
     }
     let with_blocks = rules.keys().filter(|key: &&RuleKey| key.is_block()).map(|key| key.set).collect();
-    let name = |(policy, direction, index): (Owner<'_>, Direction, usize)| RuleName {
-        policy: policy.into(),
-        direction,
-        index,
-    };
-    let names = numbers.into_iter().map(|(identity, number)| (number, name(identity))).collect();
     let mut hosts: BTreeMap<u32, BTreeSet<String>> = BTreeMap::new();
     for entry in &entries {
         for peer in entry.peers {
@@ -77,7 +91,23 @@ pub fn compile_with(desired: &NodeDesired, node: &NodeName, known: &KnownNames, 
         with_blocks,
         hosts,
         names,
+        given: Given { classes: classes.given, sets },
     }
+}
+
+/// What the numbers of rules are hashes of. Many rules have the same policy, which is looked at once for all of them that
+/// lie side by side.
+fn identities<'a>(entries: &[Entry<'a>]) -> Vec<(u64, Direction, usize)> {
+    let mut last: Option<(Owner<'a>, u64)> = None;
+    let identity = |entry: &Entry<'a>| {
+        let print = match last {
+            Some((owner, print)) if owner == entry.owner => print,
+            _ => fingerprint(&entry.owner),
+        };
+        last = Some((entry.owner, print));
+        (print, entry.direction, entry.index)
+    };
+    entries.iter().map(identity).collect()
 }
 
 fn selectors<'a>(entries: &[Entry<'a>]) -> BTreeSet<PeerSelector<'a>> {

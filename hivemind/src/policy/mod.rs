@@ -11,7 +11,9 @@
 //!   that another interval has another number.
 //!
 //! Numbers of classes, sets and rules are hashes of what they stand for: they stay the same over changes of other
-//! policies and restarts of the daemon, so that rows can be replaced one by one while packets are judged.
+//! policies and restarts of the daemon, so that rows can be replaced one by one while packets are judged. Those of
+//! classes and of sets of namespaces go over to what the same instances have next (`keep`), so that one policy more
+//! writes its own rows and no others.
 
 mod blocks;
 mod cache;
@@ -22,6 +24,8 @@ mod explain;
 mod failsafe;
 mod hosts;
 mod judge;
+mod keep;
+mod matching;
 mod number;
 mod room;
 mod sets;
@@ -41,6 +45,8 @@ use crate::{
     model::{InstanceId, PolicyKey, TierKey},
     spec::v1::{Action, PolicyProtocol},
 };
+
+use keep::Given;
 
 pub use cache::Cache;
 pub use compile::{compile, compile_with};
@@ -122,6 +128,8 @@ pub struct Compiled {
     pub hosts: BTreeMap<u32, BTreeSet<String>>,
     /// What rules are called, by their number.
     pub names: BTreeMap<u32, RuleName>,
+    /// What has which number, for the next time.
+    pub(crate) given: Given,
 }
 
 impl Compiled {

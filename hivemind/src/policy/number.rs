@@ -27,7 +27,7 @@ pub(super) enum Kind {
 
 impl Kind {
     /// A number of this kind; `None` if it is one of those with a meaning of their own.
-    fn shape(self, number: u32) -> Option<u32> {
+    pub(super) fn shape(self, number: u32) -> Option<u32> {
         let number = match self {
             Self::Class => number & !BLOCK_BIT,
             Self::BlockClass => number | BLOCK_BIT,
@@ -55,7 +55,7 @@ fn assign<T: Ord>(things: impl IntoIterator<Item = T>, hash: impl Fn(&T, u32) ->
     things.into_iter().filter_map(|thing| number(&thing, &mut given).map(|number| (thing, number))).collect()
 }
 
-fn digest(thing: &impl Hash) -> u32 {
+pub(super) fn digest(thing: &impl Hash) -> u32 {
     (fingerprint(thing) >> 32) as u32
 }
 

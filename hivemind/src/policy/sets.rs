@@ -5,18 +5,18 @@
 //!
 //! The set of a tier is numbered by what its policies say, not only by their names: a change of one is a new set, and an
 //! instance goes from the old list to the new one in a single write. An order that is half old and half new would let
-//! pass what both lists deny.
+//! pass what both lists deny. Policies of a namespace only allow: their rows may come and go one by one, and a set of
+//! theirs keeps its number as long as the same instances have it (`keep`).
 
 use std::collections::BTreeMap;
 
 use super::{
     ADMIN, BASELINE, Direction, EndpointPolicy, FAILSAFE, Failsafe, HOST_RULES, OWN, PUBLISHED_RULES, PUBLISHED_TRIAL,
-    PolicyRef, SETS, TENANT_ADMIN, TENANT_BASELINE, TRIAL_RULES,
-    number::{Kind, fingerprint, numbers},
+    PolicyRef, SETS, TENANT_ADMIN, TENANT_BASELINE, TRIAL_RULES, keep::Before, matching::Matching, number::fingerprint,
 };
 use crate::{
     model::{InstanceId, Namespace, NodeDesired, NodeName, Policy, PolicyKey, Scope, TenantName, TierKey, TierPolicy},
-    spec::v1::{Action, Entity, PolicyPeer, PolicyPort, PolicyRule, Tier, TierRule, Way},
+    spec::v1::{Action, Entity, PolicyPeer, PolicyPort, PolicyRule, Selector, Tier, TierRule, Way},
 };
 
 /// A policy of either kind.
@@ -40,13 +40,6 @@ pub(super) struct Entry<'a> {
     pub(super) order: u32,
     pub(super) peers: &'a [PolicyPeer],
     pub(super) ports: &'a [PolicyPort],
-}
-
-impl<'a> Entry<'a> {
-    /// What the rule's number is a hash of.
-    pub(super) fn identity(&self) -> (Owner<'a>, Direction, usize) {
-        (self.owner, self.direction, self.index)
-    }
 }
 
 impl From<Owner<'_>> for PolicyRef {
@@ -92,13 +85,20 @@ pub(super) struct Sets<'a> {
     /// The host, if some policy is about it.
     pub(super) host: Option<EndpointPolicy>,
     pub(super) entries: Vec<Entry<'a>>,
+    /// The numbers of sets by their fingerprints.
+    pub(super) given: BTreeMap<u64, u32>,
 }
 
 /// Whom the fail-safe ports are open to.
 static OUTSIDE: [PolicyPeer; 1] = [PolicyPeer::Entity(Entity::World)];
 
 /// The sets of the node's instances and of the node itself, and the rules in them. Whom no policy is about is in none.
-pub(super) fn of_node<'a>(desired: &'a NodeDesired, node: &NodeName, failsafe: &'a Failsafe) -> Sets<'a> {
+pub(super) fn of_node<'a>(
+    desired: &'a NodeDesired,
+    node: &NodeName,
+    failsafe: &'a Failsafe,
+    before: Before<'_>,
+) -> Sets<'a> {
     let index = Index::new(desired, node);
     let mut alike: BTreeMap<(&Scope, &BTreeMap<String, String>), Vec<&InstanceId>> = BTreeMap::new();
     for (id, peer) in desired.peers.iter().filter(|(_, peer)| peer.node == *node) {
@@ -108,19 +108,27 @@ pub(super) fn of_node<'a>(desired: &'a NodeDesired, node: &NodeName, failsafe: &
         .into_iter()
         .map(|((scope, labels), ids)| {
             let about = index.about(scope, labels);
-            let identities = about.identities(&scope.tenant, &index);
-            (scope, ids, about, identities)
+            let prints = about.identities(&scope.tenant, &index).map(|identity| identity.map(|of| fingerprint(&of)));
+            (scope, ids, about, prints)
         })
         .collect();
-    let of_host = index.identities_of_host(failsafe);
-    let of_instances = about.iter().flat_map(|(.., identities)| identities);
-    let sets = numbers(Kind::Set, of_instances.chain(&of_host).flatten().cloned());
-    let number =
-        |identity: &Option<Identity<'a>>| identity.as_ref().and_then(|of| sets.get(of)).copied().unwrap_or_default();
+    let of_host = index.identities_of_host(failsafe).map(|identity| identity.map(|of| fingerprint(&of)));
+    let mut groups: BTreeMap<u64, Vec<&InstanceId>> = of_host.iter().flatten().map(|print| (*print, vec![])).collect();
+    for (_, ids, _, prints) in &about {
+        for (set, print) in prints.iter().enumerate().filter_map(|(set, print)| Some((set, (*print)?))) {
+            let members = groups.entry(print).or_default();
+            // Those of tiers are numbered by what they say and never become something else.
+            if set == OWN {
+                members.extend(ids);
+            }
+        }
+    }
+    let given = before.sets(&groups, about.iter().flat_map(|(_, ids, ..)| ids.iter().copied()));
+    let number = |print: &Option<u64>| print.and_then(|print| given.get(&print)).copied().unwrap_or_default();
     let mut endpoints = BTreeMap::new();
     let mut entries: BTreeMap<u32, Vec<Entry<'a>>> = BTreeMap::new();
-    for (scope, ids, about, identities) in &about {
-        let endpoint = about.endpoint(identities.each_ref().map(number));
+    for (scope, ids, about, prints) in &about {
+        let endpoint = about.endpoint(prints.each_ref().map(number));
         if endpoint.sets == [0; SETS] {
             continue;
         }
@@ -132,13 +140,13 @@ pub(super) fn of_node<'a>(desired: &'a NodeDesired, node: &NodeName, failsafe: &
     let host = (!index.host.is_empty()).then(|| index.host_endpoint(of_host.each_ref().map(number)));
     let mut entries: Vec<Entry<'a>> = entries.into_values().flatten().collect();
     entries.extend(host.iter().flat_map(|host| index.rules_of_host(host.sets, failsafe)));
-    Sets { endpoints, host, entries }
+    Sets { endpoints, host, entries, given }
 }
 
 /// The policies by where they look.
 struct Index<'a> {
     desired: &'a NodeDesired,
-    own: BTreeMap<&'a Scope, Vec<&'a Policy>>,
+    own: BTreeMap<&'a Scope, Matching<'a, &'a Policy>>,
     tiers: [Vec<&'a TierPolicy>; SETS],
     /// Those of the tier `host` about the node.
     host: Vec<&'a TierPolicy>,
@@ -147,10 +155,11 @@ struct Index<'a> {
 
 impl<'a> Index<'a> {
     fn new(desired: &'a NodeDesired, node: &NodeName) -> Self {
-        let mut own: BTreeMap<&Scope, Vec<&Policy>> = BTreeMap::new();
+        let mut own: BTreeMap<&Scope, Vec<(&Selector, &Policy)>> = BTreeMap::new();
         for policy in desired.policies.values() {
-            own.entry(&policy.key.scope).or_default().push(policy);
+            own.entry(&policy.key.scope).or_default().push((&policy.spec.instances, policy));
         }
+        let own = own.into_iter().map(|(scope, policies)| (scope, Matching::new(policies))).collect();
         let tiers = || desired.tiers.values().map(|policy| &**policy);
         let of = |tier, operators: bool| {
             let is = |policy: &&TierPolicy| policy.spec.tier == tier && policy.key.tenant.is_none() == operators;
@@ -185,9 +194,8 @@ impl<'a> Index<'a> {
             };
             policies.iter().filter(about).copied().collect()
         };
-        let own = self.own.get(scope).into_iter().flatten();
         About {
-            own: own.filter(|policy| policy.spec.instances.matches(labels)).copied().collect(),
+            own: self.own.get(scope).map_or_else(Vec::new, |policies| policies.of(labels)),
             tiers: self.tiers.each_ref().map(|policies| tier(policies)),
         }
     }

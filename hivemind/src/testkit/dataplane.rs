@@ -173,6 +173,10 @@ impl Dataplane for FakeDataplane {
         Ok(Vec::new())
     }
 
+    fn written(&self) -> Tables {
+        self.lock().tables.clone()
+    }
+
     fn held(&mut self) -> Result<Tables, DataplaneError> {
         Ok(self.lock().tables.clone())
     }

@@ -1,5 +1,4 @@
-//! What the maps hold of one frontend's backends: a group, written before the frontend points to it and removed after
-//! it points elsewhere.
+//! The rows of one frontend's backends: a group.
 
 use hivemind_ebpf::abi::{
     ALIKE, Addr, Backend, Frontend, LEAST, LOCAL, MemberKey, PART, Part, PartKey, SOURCES, SlotKey,
@@ -24,16 +23,40 @@ pub(super) struct Group {
 }
 
 /// The key of one row of a group.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum GroupKey {
     Slot(SlotKey),
     Member(MemberKey),
     Part(PartKey),
 }
 
+impl GroupKey {
+    /// The number of the group.
+    pub(super) const fn group(&self) -> u32 {
+        match self {
+            Self::Slot(key) => key.group,
+            Self::Member(key) => key.group,
+            Self::Part(key) => key.group,
+        }
+    }
+}
+
 impl Group {
     /// The rows of group `number`.
     pub(super) fn new(number: u32, row: &ServiceRow) -> Self {
+        let mut group = Self::without_table(number, row);
+        if table_size(row.backends.len(), row.choice) != 0 {
+            for (part, entries) in (0..).zip(share::table(&row.backends).chunks(PART)) {
+                let mut slots = [0; PART];
+                slots[..entries.len()].copy_from_slice(entries);
+                group.parts.push((PartKey { group: number, part }, Part { slots }));
+            }
+        }
+        group
+    }
+
+    /// The same but for the table, which costs more than all else.
+    pub(super) fn without_table(number: u32, row: &ServiceRow) -> Self {
         let mut group = Self::default();
         let aliases = share::aliases(row.backends.iter().map(|backend| backend.weight));
         for (index, (backend, (threshold, alias))) in (0..).zip(row.backends.iter().zip(aliases)) {
@@ -43,13 +66,6 @@ impl Group {
             group.slots.push((SlotKey { group: number, index }, value));
             if row.choice.affinity != 0 {
                 group.members.push((MemberKey { addr, group: number }, index));
-            }
-        }
-        if table_size(row) != 0 {
-            for (part, entries) in (0..).zip(share::table(&row.backends).chunks(PART)) {
-                let mut slots = [0; PART];
-                slots[..entries.len()].copy_from_slice(entries);
-                group.parts.push((PartKey { group: number, part }, Part { slots }));
             }
         }
         group
@@ -66,7 +82,7 @@ impl Group {
 /// The keys of group `number`, without its tables being computed.
 pub(super) fn keys(number: u32, row: &ServiceRow) -> impl Iterator<Item = GroupKey> {
     let count = u32::try_from(row.backends.len()).unwrap_or(u32::MAX);
-    let parts = table_size(row).div_ceil(PART as u32);
+    let parts = table_size(row.backends.len(), row.choice).div_ceil(PART as u32);
     let sticky = row.choice.affinity != 0;
     let slots = (0..count).map(move |index| GroupKey::Slot(SlotKey { group: number, index }));
     let members = row.backends.iter().filter(move |_| sticky);
@@ -76,8 +92,9 @@ pub(super) fn keys(number: u32, row: &ServiceRow) -> impl Iterator<Item = GroupK
     slots.chain(members.map(member)).chain(parts)
 }
 
-fn table_size(row: &ServiceRow) -> u32 {
-    if row.choice.alike { share::table_size(row.backends.len()) } else { 0 }
+/// Entries of the table that a group of so many backends has; 0: none.
+pub(super) fn table_size(backends: usize, choice: Choice) -> u32 {
+    if choice.alike { share::table_size(backends) } else { 0 }
 }
 
 /// The row that makes group `number` the frontend's.
@@ -86,7 +103,14 @@ pub(super) fn frontend(number: u32, row: &ServiceRow) -> Frontend {
     let flags = [(least, LEAST), (sources, SOURCES), (local, LOCAL), (alike, ALIKE)];
     let flags = flags.into_iter().filter(|(set, _)| *set).fold(0, |flags, (_, bit)| flags | bit);
     let count = u32::try_from(row.backends.len()).unwrap_or(u32::MAX);
-    Frontend { service: row.id, group: number, count, flags, affinity, table: table_size(row) }
+    Frontend {
+        service: row.id,
+        group: number,
+        count,
+        flags,
+        affinity,
+        table: table_size(row.backends.len(), row.choice),
+    }
 }
 
 /// What a frontend's row says, with these slots.

@@ -17,9 +17,11 @@ mod mapped;
 mod maps;
 mod mend;
 mod packets;
+mod place;
 mod round_trips;
 mod rows;
 mod seen;
+mod services;
 mod slots;
 mod sources;
 mod strange;
@@ -432,6 +434,10 @@ impl Dataplane for BpfDataplane {
         let mut all = self.look();
         all.extend(self.shadow.check(&self.maps)?);
         Ok(all)
+    }
+
+    fn written(&self) -> Tables {
+        self.shadow.rows().clone()
     }
 
     fn held(&mut self) -> Result<Tables, DataplaneError> {

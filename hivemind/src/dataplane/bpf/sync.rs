@@ -8,9 +8,8 @@ use std::{
     net::IpAddr,
 };
 
-use aya::maps::MapError;
 use hivemind_ebpf::{
-    abi::{Endpoint, Served, SlotKey},
+    abi::{Endpoint, Served},
     map,
     policy::HOST_ENDPOINT,
 };
@@ -20,10 +19,10 @@ use ipnet::IpNet;
 use super::{
     accounts::Accounts,
     adopt,
-    group::{self, Group, GroupKey},
     intervals::Intervals,
     maps::Maps,
     rows::{Row, flags},
+    services::{Groups, in_order_of},
     slots::{Owner, Slots},
     strange::Strange,
     writes::{REMOVE, WRITE, Writes},
@@ -31,9 +30,9 @@ use super::{
 use crate::{
     dataplane::{
         DataplaneError, SyncReport,
-        diff::{Changes, changes},
+        diff::changes,
         drift::{Difference, Fault, compare},
-        tables::{Frontend, LimitOwner, NodeRow, ServiceRow, Tables},
+        tables::{LimitOwner, NodeRow, Tables},
     },
     spec::v1::PolicyProtocol,
 };
@@ -42,12 +41,8 @@ use crate::{
 #[derive(Debug, Default)]
 pub(super) struct Shadow {
     rows: Tables,
-    /// The group of slots of each frontend.
-    groups: BTreeMap<Frontend, u32>,
-    /// Rows of groups that no frontend points to: that were replaced, or left by a daemon that was killed between two
-    /// writes.
-    stray: Vec<GroupKey>,
-    next_group: u32,
+    /// What is behind the frontends.
+    groups: Groups,
     slots: Slots,
     /// The flags that the programs know the host's policies by.
     host: u32,
@@ -67,34 +62,8 @@ impl Shadow {
 
     /// What the maps hold, but for rows that cannot be read back.
     pub(super) fn look(maps: &Maps, strange: &mut Strange) -> Result<Self, DataplaneError> {
-        let slots: BTreeMap<_, _> = maps.slots.raw_rows()?.into_iter().collect();
         let mut shadow = Self::default();
-        // Groups that are whole.
-        let mut used = BTreeSet::new();
-        for (key, front) in maps.frontends.raw_rows()? {
-            let Some(name) = Frontend::decode(key) else {
-                strange.frontends.push(key);
-                continue;
-            };
-            let own = SlotKey { group: front.group, index: 0 }..SlotKey { group: front.group, index: front.count };
-            let mut row = group::row(&front, slots.range(own).map(|(_, slot)| *slot));
-            let whole = Group::new(front.group, &row).is_in(maps);
-            if whole && group::frontend(front.group, &row) == front {
-                used.insert(front.group);
-            } else {
-                // Nothing that could be wanted: it is written anew, and its rows are stray.
-                row = ServiceRow { id: 0, ..ServiceRow::default() };
-            }
-            shadow.groups.insert(name, front.group);
-            shadow.rows.services.insert(name, row);
-        }
-        let slots = slots.into_keys().map(|key| (key.group, GroupKey::Slot(key)));
-        let members = maps.members.raw_rows()?.into_iter().map(|(key, _)| (key.group, GroupKey::Member(key)));
-        let parts = maps.parts.keys()?.into_iter().map(|key| (key.group, GroupKey::Part(key)));
-        let rows: Vec<_> = slots.chain(members).chain(parts).collect();
-        let groups = rows.iter().map(|(group, _)| *group).chain(shadow.groups.values().copied());
-        shadow.next_group = groups.max().map_or(1, next);
-        shadow.stray = rows.into_iter().filter(|(group, _)| !used.contains(group)).map(|(_, key)| key).collect();
+        (shadow.groups, shadow.rows.services) = Groups::look(maps, strange)?;
         (shadow.host, shadow.nodes) = (maps.host()?, maps.told_nodes()?);
         shadow.rows.sources = maps.sources.rows()?;
         shadow.rows.endpoints = maps.endpoints.rows(&mut strange.endpoints)?;
@@ -131,7 +100,7 @@ impl Shadow {
         let found = Self::read(maps)?;
         let wanted = std::mem::replace(self, found);
         // Numbers of groups are not given out again while a reader may still have them.
-        self.next_group = self.next_group.max(wanted.next_group);
+        self.groups.continue_from(wanted.groups.next());
         let report = self.sync(maps, &wanted.rows)?;
         Ok(report.written + report.removed)
     }
@@ -152,7 +121,7 @@ impl Shadow {
         let mut all = strange.differences();
         all.extend(compare("endpoints", &have.endpoints, &want.endpoints));
         all.extend(compare("peers", &have.peers, &want.peers));
-        all.extend(compare("services", &have.services, &want.services));
+        all.extend(compare("services", &in_order_of(&have.services, &want.services), &want.services));
         all.extend(compare("served", &have.served, &want.served));
         all.extend(compare("sources", &sources(&have.sources), &sources(&want.sources)));
         all.extend(compare("node-addresses", &addresses(&have.node_addresses), &addresses(&want.node_addresses)));
@@ -162,7 +131,7 @@ impl Shadow {
         all.extend(compare("ports", &ports(&have.intervals), &ports(&want.intervals)));
         all.extend(compare("blocks", &have.blocks, &want.blocks));
         all.extend(compare("limits", &found.accounts.rows(&self.accounts), &self.accounts.rows(&self.accounts)));
-        let stray = found.stray.len().saturating_sub(self.stray.len());
+        let stray = found.groups.strays().saturating_sub(self.groups.strays());
         if stray > 0 && all.is_empty() {
             let what = format!("{stray} rows of backends that no service points to");
             let (wanted, found) = (String::new(), String::new());
@@ -174,6 +143,11 @@ impl Shadow {
     /// What the maps hold now.
     pub(super) fn held(maps: &Maps) -> Result<Tables, DataplaneError> {
         Ok(Self::look(maps, &mut Strange::default())?.rows)
+    }
+
+    /// What was written last.
+    pub(super) const fn rows(&self) -> &Tables {
+        &self.rows
     }
 
     /// The addresses of other nodes.
@@ -289,19 +263,14 @@ impl Shadow {
                 self.rows.sources.insert((*service, *range));
             }
         }
-        self.put_services(&mut writes, maps, &services);
+        self.groups.put(&mut writes, maps, &mut self.rows.services, &services);
         // All that lets somebody pass is there.
         let complete = writes.full.is_empty() && writes.failed.is_none();
         if complete && self.rows.endpoints.get(&HOST_ENDPOINT) == wanted.endpoints.get(&HOST_ENDPOINT) {
             self.tell_host(&mut writes, maps, host, &wanted.node_addresses);
         }
 
-        for front in &services.cut {
-            if writes.done(maps.frontends.remove(&front.encode()), REMOVE, map::FRONTENDS) {
-                self.forget(front);
-            }
-        }
-        self.remove_stray(&mut writes, maps);
+        self.groups.cut(&mut writes, maps, &mut self.rows.services, &services);
         for change in sources.diff(&wanted.sources) {
             let DiffItem::Remove((service, range)) = change else { continue };
             if writes.done(maps.sources.remove(*service, *range), REMOVE, map::SOURCES) {
@@ -368,47 +337,6 @@ impl Shadow {
         }
     }
 
-    fn put_services(&mut self, writes: &mut Writes, maps: &mut Maps, services: &Changes<'_, Frontend, ServiceRow>) {
-        for (front, row) in &services.put {
-            let number = self.next_group;
-            self.next_group = next(number);
-            let Group { slots, members, parts } = Group::new(number, row);
-            let whole = slots.iter().all(|(key, slot)| writes.done(maps.slots.insert(*key, *slot), WRITE, map::SLOTS))
-                && members.iter().all(|(key, at)| writes.done(maps.members.insert(*key, *at), WRITE, map::MEMBERS))
-                && parts.iter().all(|(key, part)| writes.done(maps.parts.insert(*key, *part), WRITE, map::PARTS));
-            let value = group::frontend(number, row);
-            if whole && writes.done(maps.frontends.insert(front.encode(), value), WRITE, map::FRONTENDS) {
-                self.forget(front);
-                self.groups.insert(**front, number);
-                self.rows.services.insert(**front, (*row).clone());
-            } else {
-                self.stray.extend(group::keys(number, row));
-            }
-        }
-    }
-
-    /// The frontend is gone or points elsewhere: the rows of its group are stray.
-    fn forget(&mut self, front: &Frontend) {
-        if let (Some(group), Some(row)) = (self.groups.remove(front), self.rows.services.remove(front)) {
-            self.stray.extend(group::keys(group, &row));
-        }
-    }
-
-    fn remove_stray(&mut self, writes: &mut Writes, maps: &mut Maps) {
-        self.stray.retain(|key| {
-            let (removed, map) = match key {
-                GroupKey::Slot(key) => (maps.slots.remove(key), map::SLOTS),
-                GroupKey::Member(key) => (maps.members.remove(key), map::MEMBERS),
-                GroupKey::Part(key) => (maps.parts.remove(key), map::PARTS),
-            };
-            match removed {
-                // One that was refused when it was written is not there.
-                Err(MapError::KeyNotFound | MapError::ElementNotFound) => false,
-                result => !writes.done(result, REMOVE, map),
-            }
-        });
-    }
-
     /// The classes of all instances.
     pub(super) fn classes(&self) -> BTreeSet<u32> {
         self.rows.peers.values().map(|peer| peer.class).collect()
@@ -418,9 +346,4 @@ impl Shadow {
     pub(super) fn backends(&self) -> BTreeSet<IpAddr> {
         self.rows.services.values().flat_map(|row| &row.backends).map(|backend| backend.address).collect()
     }
-}
-
-/// The number after this one; never 0.
-fn next(group: u32) -> u32 {
-    group.wrapping_add(1).max(1)
 }

@@ -2,6 +2,7 @@
 
 mod cached;
 mod cases;
+mod changes;
 mod cookbook;
 mod host;
 mod naive;

@@ -263,7 +263,7 @@ fn a_tier() -> impl Strategy<Value = TierSpec> {
     )
 }
 
-fn a_world() -> impl Strategy<Value = World> {
+pub(super) fn a_world() -> impl Strategy<Value = World> {
     let namespaces = vec(option::of(a_label()), SCOPES.len());
     let instances = vec((select(SCOPES.to_vec()), a_label(), proptest::bool::weighted(0.3)), 1..=8);
     let policies = vec((select(SCOPES.to_vec()), a_policy()), 0..6);
