@@ -133,6 +133,7 @@ impl BpfDataplane {
                 None if !needed => "there are no other nodes".into(),
                 None => String::new(),
             },
+            queue: String::new(),
         });
         each.collect()
     }
