@@ -268,7 +268,7 @@ fn a_service_more_does_not_pay_for_policies() {
             links,
             node_addresses: &[],
             ways: &BTreeMap::new(),
-            paced: true,
+            paced: false,
         };
         (follower.follow(facts).clone(), cache.runs())
     };
