@@ -58,13 +58,18 @@ pub(crate) fn used(lab: &mut Lab, instance: usize) -> Usage {
     lab.dataplane.uses().expect("uses")[&owner]
 }
 
-/// Bits in a second of what `bytes` counts, with `headers` for each 1,448 of them, once the burst is used up.
-fn measure(bytes: &AtomicU64, headers: f64) -> f64 {
+/// Waits until the burst is used up.
+pub(crate) fn use_up(bytes: &AtomicU64) {
     let deadline = Instant::now() + PATIENCE;
     while bytes.load(Ordering::Relaxed) < 1_000_000 {
         assert!(Instant::now() < deadline, "only {bytes:?} bytes came through");
         std::thread::yield_now();
     }
+}
+
+/// Bits in a second of what `bytes` counts, with `headers` for each 1,448 of them, once the burst is used up.
+pub(crate) fn measure(bytes: &AtomicU64, headers: f64) -> f64 {
+    use_up(bytes);
     let (first, start) = (bytes.load(Ordering::Relaxed), Instant::now());
     while start.elapsed() < MEASURED {
         std::thread::park_timeout(MEASURED.saturating_sub(start.elapsed()));
