@@ -13,7 +13,7 @@ use std::{
 use hivemind::{dataplane::Dataplane, model::Protocol, net::Family, spec::v1::LimitSpec};
 
 use super::{
-    lab::{Lab, firewall, isolated, outside, sh, uplink},
+    lab::{Lab, firewall, isolated, nft, outside, sh, uplink},
     limits::{RATE, Sender, is_near, limit, measure, ready, tcp, udp, use_up, used},
     traffic::PATIENCE,
 };
@@ -58,6 +58,10 @@ fn what_leaves_the_node_over_a_rate_waits_where_the_uplink_has_fq() {
             return lab.dataplane.unload().expect("unload");
         }
         limit(&mut lab, 0, LimitSpec { egress: Some(RATE), ..LimitSpec::default() });
+        // As on a node: what leaves it has its address then.
+        nft(
+            "table ip test { chain out { type nat hook postrouting priority 100; oifname \"uplink\" masquerade\n }\n}\n",
+        );
         let to = |port| SocketAddr::new(outside(Family::V4), port);
         let from = |lab: &Lab, to, window| {
             let sender = Sender { from: &lab.instances[0].ns, into: &lab.outside, to };
