@@ -5,6 +5,11 @@
 //! pause may overdraw it, and one that is larger than the bucket does not wait for ever. What is overdrawn is paid
 //! before the next one passes, so that the rate holds over time whatever the sizes are.
 //!
+//! Where something waits for packets behind us (a queue `fq` at every way out of the node), the last part of a bucket is
+//! a queue: what finds no more than that in it passes as well, but with a time of departure, the one at which it would
+//! have found more. So who asks for what stays on the node and who asks for what leaves it find the same bucket, and are
+//! refused at the same moment.
+//!
 //! Times are in sixteenths of a nanosecond and wrap after 36 years; differences are what is compared.
 
 use crate::abi::{Flow, Rate};
@@ -25,10 +30,30 @@ pub const MOST_BYTES: u32 = 1 << 20;
 /// The most packets that one can be cut into, for what it costs.
 pub const MOST_PACKETS: u32 = 4096;
 
+/// The last part of a bucket that is a queue: for so long a packet waits at most. With what a way takes (RTT) it must stay
+/// below the 200 ms after which TCP takes for lost what was not confirmed (Linux, TCP_RTO_MIN): it would send again what
+/// only waits. A sender that looks at losses alone fills it, so this is also what its packets are late then.
+pub const QUEUE_NS: u64 = 50_000_000;
+/// Of what is not TCP no more wait than so many full Ethernet frames: `fq` keeps 100 packets of one flow at most (its
+/// `flow_limit`) and drops the others, which have paid. TCP learns of that and sends less; others may not.
+pub const QUEUE_FRAMES: u64 = 64;
+/// Bytes of such a frame.
+pub const FRAME: u64 = 1514;
+
+/// Bit of the word that also says how many addresses other nodes have: every uplink keeps packets until their time of
+/// departure.
+pub const PACED: u32 = 1 << 31;
+
 /// A time of the monotonic clock as buckets have it.
 #[inline(always)]
 pub const fn time(ns: u64) -> u64 {
     ns << FINE
+}
+
+/// The time of the monotonic clock, in nanoseconds.
+#[inline(always)]
+pub const fn nanoseconds(time: u64) -> u64 {
+    time >> FINE
 }
 
 impl Rate {
@@ -40,6 +65,12 @@ impl Rate {
         let price = (SECOND_NS << (FINE + FINER)) / number;
         let (burst, least) = (time(burst_ns), Self { price, depth: 0 }.cost(least));
         Self { price, depth: if burst > least { burst } else { least } }
+    }
+
+    /// How many in a second, as near as the price says; none: there is no limit.
+    pub const fn number(&self) -> Option<u64> {
+        let second = SECOND_NS << (FINE + FINER);
+        (second + self.price / 2).checked_div(self.price)
     }
 
     /// The time that so many take.
@@ -63,6 +94,24 @@ impl Rate {
     #[inline(always)]
     pub const fn is_overdrawn(&self, full_at: u64, now: u64) -> bool {
         self.price != 0 && self.debt(full_at, now) > self.depth
+    }
+
+    /// The part of the bucket that is a queue, for TCP or for other packets: see [`QUEUE_NS`], [`QUEUE_FRAMES`].
+    /// `frame` is what a full frame costs: its bytes, or one packet.
+    #[inline(always)]
+    pub const fn queue(&self, tcp: bool, frame: u64) -> u64 {
+        let (most, frames) = (time(QUEUE_NS), self.cost(QUEUE_FRAMES * frame));
+        if tcp || frames > most { most } else { frames }
+    }
+
+    /// For how long a packet waits that passes now, if so much of the bucket is a queue.
+    #[inline(always)]
+    pub const fn wait(&self, full_at: u64, now: u64, queue: u64) -> u64 {
+        if self.price == 0 {
+            return 0;
+        }
+        let (debt, at_once) = (self.debt(full_at, now), self.depth.saturating_sub(queue));
+        debt.saturating_sub(at_once)
     }
 
     /// When the bucket will be full after something that costs this.
@@ -169,6 +218,54 @@ mod tests {
         // The clock of this CPU may be a little behind.
         let now = time(77 * SECOND_NS);
         assert!(!rate.is_overdrawn(now + time(4 * MS), now));
+    }
+
+    #[test]
+    fn the_last_part_of_a_bucket_is_a_queue_that_empties_at_the_rate() {
+        for (per_second, size, tcp) in [(2_500_000, 1_514, true), (125_000_000, 65_226, true), (2_500_000, 200, false)]
+        {
+            let rate = Rate::per_second(per_second, 250 * MS, 131_072);
+            let queue = rate.queue(tcp, FRAME);
+            let (mut full_at, now) = (0, time(77 * SECOND_NS));
+            let (mut last, mut waited, mut at_once) = (0, 0_u64, 0_u64);
+            while !rate.is_overdrawn(full_at, now) {
+                let wait = rate.wait(full_at, now, queue);
+                if wait == 0 {
+                    at_once += size;
+                } else {
+                    // One after the other, as far apart as the rate has it.
+                    assert!(wait <= queue && (waited == 0 || wait == last + rate.cost(size)), "{per_second}: {wait}");
+                    (last, waited) = (wait, waited + 1);
+                }
+                full_at = rate.after(full_at, now, rate.cost(size));
+            }
+            // The rest of the bucket goes at once, and as much waits as fits into the queue.
+            assert!(at_once.abs_diff((rate.depth - queue) / rate.cost(1)) <= 2 * size, "{per_second}: {at_once}");
+            assert!(waited.abs_diff(queue / rate.cost(size)) <= 1, "{per_second}: {waited}");
+            // What waits departs when it would have found more, whenever it came.
+            let (earlier, later) = (rate.wait(full_at, now, queue), rate.wait(full_at, now + time(MS), queue));
+            assert_eq!(now + earlier, now + time(MS) + later);
+        }
+        assert_eq!(Rate::NONE.wait(u64::MAX, 0, 0), 0);
+    }
+
+    #[test]
+    fn a_queue_is_short_and_of_datagrams_holds_fewer_than_fq_keeps() {
+        for (number, frame, tcp, udp_ns) in [
+            (1_000, FRAME, 50 * MS, 50 * MS),
+            (1_250_000, FRAME, 50 * MS, 50 * MS),
+            (12_500_000, FRAME, 50 * MS, 7_751_680),
+            (125_000_000, FRAME, 50 * MS, 775_168),
+            (1 << 37, FRAME, 50 * MS, 705),
+            (10_000, 1, 50 * MS, 6_400_000),
+            (1, 1, 50 * MS, 50 * MS),
+        ] {
+            let rate = Rate::per_second(number, 250 * MS, if frame == 1 { 90 } else { 131_072 });
+            assert_eq!(rate.queue(true, frame), time(tcp), "{number}");
+            let queue = nanoseconds(rate.queue(false, frame));
+            assert!(queue.abs_diff(udp_ns) <= 1 + udp_ns / 1_000, "{number}: {queue}, not {udp_ns}");
+            assert!(rate.queue(true, frame) < rate.depth);
+        }
     }
 
     #[test]

@@ -16,6 +16,8 @@ mod host;
 mod lab;
 #[path = "dataplane/limits.rs"]
 mod limits;
+#[path = "dataplane/paced.rs"]
+mod paced;
 #[path = "dataplane/round_trips.rs"]
 mod round_trips;
 #[path = "dataplane/sockets.rs"]

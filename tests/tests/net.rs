@@ -11,7 +11,7 @@ use std::{
 
 use hivemind::{
     model::{InstanceId, Protocol},
-    net::{Gone, LinkState, Mended, Net, NetError, NodeNet, PublishedPort},
+    net::{Gone, LinkState, Mended, Net, NetError, NodeNet, PACING_QUEUE, PublishedPort},
 };
 use hivemind_tests::netlab::{DEADLINE, GATEWAY, HOST, Lab, Ns, OUTSIDE, link, may_run, node, sh, until};
 
@@ -399,6 +399,31 @@ fn addresses_and_uplinks_of_the_node_are_found_and_changes_are_told() {
         }
         let found = net.node_addresses().await.expect("addresses");
         assert!(found.iter().any(|own| own.addr() == IpAddr::from([192, 0, 2, 77])), "{found:?}");
+    });
+}
+
+#[test]
+fn the_queue_of_each_device_is_found_also_if_it_is_one_for_each_of_the_hardware() {
+    if !may_run() {
+        return;
+    }
+    let (lab, _instances) = Lab::with_instances("queues", 0);
+    lab.with_net(async |net| {
+        let queue = async |device: &str| net.queues().await.expect("queues").get(device).cloned().unwrap_or_default();
+        // A device in software has none by itself.
+        assert_eq!(queue("uplink").await, "noqueue");
+        lab.host.sh(
+            "ip link add multi numtxqueues 2 type veth peer name other; tc qdisc replace dev multi root handle 7: mq",
+        );
+        assert_eq!(queue("multi").await, "mq");
+        // Not every kernel has fq: then it is another one that is found.
+        let kind = lab.host.sh("tc qdisc replace dev uplink root fq 2>&- && echo fq || echo pfifo");
+        let kind = kind.trim();
+        println!("with the queue {kind}");
+        lab.host.sh(&format!("tc qdisc replace dev uplink root {kind}; tc qdisc replace dev multi parent 7:1 {kind}"));
+        assert_eq!((queue("uplink").await, queue("multi").await), (kind.into(), "mq".into()));
+        lab.host.sh(&format!("tc qdisc replace dev multi parent 7:2 {kind}"));
+        assert_eq!(queue("multi").await, if kind == PACING_QUEUE { PACING_QUEUE } else { "mq" });
     });
 }
 

@@ -23,6 +23,8 @@ mod lab;
 mod leaks;
 #[path = "packets/limit.rs"]
 mod limit;
+#[path = "packets/paced.rs"]
+mod paced;
 #[path = "packets/policy.rs"]
 mod policy;
 #[path = "packets/refusal.rs"]

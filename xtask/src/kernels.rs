@@ -29,7 +29,7 @@ const PROGRAMS: [(&str, &str); 4] = [("ip", "iproute2"), ("tc", "iproute2"), ("n
 const MODULES: [&str; 6] =
     ["kernel/net", "kernel/lib", "kernel/crypto", "kernel/drivers/net", "kernel/arch", "modules."];
 /// Modules that are loaded before the tests: what `ip` and `nft` do not ask for by themselves.
-const LOADED: &str = "veth sch_ingress cls_bpf nf_tables nft_fib_inet nft_dup_ipv4 nft_dup_ipv6 nft_ct";
+const LOADED: &str = "veth sch_ingress cls_bpf nf_tables nft_fib_inet nft_dup_ipv4 nft_dup_ipv6 nft_ct sch_fq";
 /// A kernel that has said nothing for so long has stopped. Everything is interpreted: slow is no fault.
 const SILENCE: Duration = Duration::from_secs(300);
 

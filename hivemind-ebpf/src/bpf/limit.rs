@@ -10,14 +10,14 @@
 use aya_ebpf::{macros::map, maps::Array};
 use hivemind_ebpf::{
     abi::{ACCOUNTS, Flow, IN, Limit, OUT, Rate, Use},
-    limit::{self, CONNECTION, HELD, MOST_BYTES, MOST_PACKETS},
+    limit::{self, CONNECTION, FRAME, HELD, MOST_BYTES, MOST_PACKETS},
     packet::{ICMP, ICMPV6, TCP, UDP},
     reason::Reason,
 };
 
 use super::{
     atomic,
-    maps::{MAPPED, config, now},
+    maps::{MAPPED, config, is_paced, now},
     skb::Skb,
     work::{Work, work},
 };
@@ -43,7 +43,14 @@ pub(super) fn rates(skb: Skb, work: &mut Work, among: u32) -> Result<(), Reason>
         return Ok(());
     }
     (work.length, work.segments) = (skb.len(), skb.segments());
-    if hm_rates(limited) == 0 { Ok(()) } else { Err(Reason::RateLimited) }
+    if hm_rates(limited) != 0 {
+        return Err(Reason::RateLimited);
+    }
+    // Going into an instance nothing waits: no queue is there.
+    if among & SENDER != 0 && work.wait != 0 {
+        skb.depart(limit::nanoseconds(work.time.wrapping_add(work.wait)));
+    }
+    Ok(())
 }
 
 /// 0: the packet passes.
@@ -61,6 +68,9 @@ extern "C" fn hm_rates(limited: u32) -> u32 {
     let bytes = (work.length + (segments - 1) * (work.packet.l4 + header)).min(MOST_BYTES);
     work.costs = [bytes, segments];
     work.time = limit::time(now());
+    work.wait = 0;
+    // What leaves the node, as far as is known here. What the node itself takes is not kept, whatever its time says.
+    work.may_wait = u32::from(limited & SENDER != 0 && work.way.far == 0 && is_paced());
     let [from, to] = work.way.accounts;
     if limited & SENDER != 0 && !both(from, OUT, |account, end| hm_lets_pass(account, end))
         || limited & RECEIVER != 0 && !both(to, IN, |account, end| hm_lets_pass(account, end))
@@ -112,16 +122,24 @@ extern "C" fn hm_lets_pass(account: u32, end: u32) -> u32 {
     0
 }
 
-/// Takes what the packet costs out of them.
+/// Takes what the packet costs out of them, and says how long it waits for that, if it may.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn hm_pays(account: u32, end: u32) -> u32 {
     let end = end as usize & 1;
     let (Ok(work), Some((limit, uses))) = (work(), of(account)) else { return 1 };
+    let (bytes, packets) = (&limit.bytes[end], &limit.packets[end]);
     // SAFETY: words of the map.
     unsafe {
-        spend(&raw mut (*uses).bytes[end], &limit.bytes[end], work.time, work.costs[0]);
-        spend(&raw mut (*uses).packets[end], &limit.packets[end], work.time, work.costs[1]);
+        if work.may_wait != 0 {
+            let tcp = work.packet.tuple.protocol == TCP;
+            let waits = bytes.wait(read(&raw const (*uses).bytes[end]), work.time, bytes.queue(tcp, FRAME));
+            work.wait = work.wait.max(waits);
+            let waits = packets.wait(read(&raw const (*uses).packets[end]), work.time, packets.queue(tcp, 1));
+            work.wait = work.wait.max(waits);
+        }
+        spend(&raw mut (*uses).bytes[end], bytes, work.time, work.costs[0]);
+        spend(&raw mut (*uses).packets[end], packets, work.time, work.costs[1]);
     }
     1
 }

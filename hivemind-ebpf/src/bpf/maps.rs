@@ -15,6 +15,7 @@ use hivemind_ebpf::{
         FrontendKey, Hop, Node, Original, Peer, Rule, RuleKey, Served, ServedKey, SlotKey, SocketKey, Translation,
         Tuple,
     },
+    limit::PACED,
     policy::{BLOCK_ROWS, PORT_ENTRIES, PORTS_PER_ROW, RULE_ROWS},
 };
 
@@ -119,7 +120,13 @@ pub(super) fn host_flags() -> u32 {
 /// Whether there are other nodes: without any, nothing looks for tunnels.
 #[inline(always)]
 pub(super) fn has_nodes() -> bool {
-    GENERATION.get(2).is_some_and(|nodes| *nodes != 0)
+    GENERATION.get(2).is_some_and(|nodes| *nodes & !PACED != 0)
+}
+
+/// Whether every uplink keeps packets until their time of departure.
+#[inline(always)]
+pub(super) fn is_paced() -> bool {
+    GENERATION.get(2).is_some_and(|nodes| *nodes & PACED != 0)
 }
 
 /// Counts a packet that is sent to another node, by whom ([`abi::BY_DRIVER`], [`abi::BY_STACK`]).

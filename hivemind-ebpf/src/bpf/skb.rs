@@ -3,7 +3,8 @@
 use aya_ebpf::{
     bindings::__sk_buff,
     helpers::generated::{
-        bpf_csum_diff, bpf_l3_csum_replace, bpf_l4_csum_replace, bpf_skb_load_bytes, bpf_skb_store_bytes,
+        bpf_csum_diff, bpf_l3_csum_replace, bpf_l4_csum_replace, bpf_skb_load_bytes, bpf_skb_set_tstamp,
+        bpf_skb_store_bytes,
     },
     programs::TcContext,
 };
@@ -201,6 +202,22 @@ impl Skb {
     pub(super) fn set_mark(self, mark: u32) {
         // SAFETY: as in `len`; programs of this type may write the field.
         unsafe { (*self.0).mark = mark };
+    }
+
+    /// Says that the packet is to leave the machine at this time of the monotonic clock, in nanoseconds, and not before:
+    /// forwarding keeps that (since Linux 5.18), and the queue `fq` obeys. What its sender has said itself stays if that
+    /// is later.
+    #[inline(always)]
+    pub(super) fn depart(self, at: u64) {
+        /// BPF_SKB_TSTAMP_DELIVERY_MONO of linux/bpf.h
+        const DEPARTURE: u32 = 1;
+        // SAFETY: as in `len`. The helper refuses nothing but what is not IP, which is not limited.
+        unsafe {
+            let said = u32::from((*self.0).tstamp_type) == DEPARTURE && (*self.0).tstamp >= at;
+            if !said {
+                bpf_skb_set_tstamp(self.0, at, DEPARTURE);
+            }
+        }
     }
 
     /// Whether the link has delivered the frame to everybody or to a group.

@@ -76,6 +76,10 @@ pub(super) struct Work {
     pub(super) costs: [u32; 2],
     /// When, as buckets have it.
     pub(super) time: u64,
+    /// Not 0: it may be kept until a time of departure.
+    pub(super) may_wait: u32,
+    /// For how long it is to be kept, as buckets have times.
+    pub(super) wait: u64,
     /// The source of its frame, as [`Flow::macs`] has it.
     pub(super) mac: u64,
     /// Not 0: it came by a tunnel from another node.

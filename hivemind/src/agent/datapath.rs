@@ -128,6 +128,8 @@ pub fn start(
         rows: Follower::default(),
         addresses: in_place.addresses,
         ways: in_place.ways,
+        queues: BTreeMap::new(),
+        paced: false,
         hosts: in_place.hosts,
         early: Vec::new(),
         named: named_tx,
@@ -151,6 +153,10 @@ struct Owner {
     rows: Follower,
     addresses: Vec<IpNet>,
     ways: BTreeMap<IpAddr, NodeRow>,
+    /// The queues of the uplinks.
+    queues: BTreeMap<String, String>,
+    /// Whether all of them keep packets until their time of departure.
+    paced: bool,
     hosts: HostNames,
     /// What was told before the first policies were known.
     early: Vec<Resolved>,
@@ -223,11 +229,13 @@ impl Owner {
                 self.desired = desired;
                 self.dirty = true;
             }
-            Request::NodeFacts(Facts { uplinks, addresses, ways }) => {
+            Request::NodeFacts(facts) => {
+                self.paced = facts.paced();
+                let Facts { uplinks, queues, addresses, ways } = facts;
                 if let Err(error) = self.dataplane.attach_uplinks(&uplinks) {
                     tracing::error!(%error, ?uplinks, "published ports and policies of the host do not work at some uplinks");
                 }
-                self.addresses = addresses;
+                (self.addresses, self.queues) = (addresses, queues);
                 // Of those that it says nothing of, the ways that the last daemon knew are as good.
                 self.ways.extend(ways);
                 self.dirty = true;
@@ -280,7 +288,11 @@ impl Owner {
                 let _ = reply.send(self.dataplane.held());
             }
             Request::Info(reply) => {
-                let _ = reply.send(self.dataplane.info());
+                let mut info = self.dataplane.info();
+                for uplink in &mut info.uplinks {
+                    uplink.queue = self.queues.get(&uplink.device).cloned().unwrap_or_default();
+                }
+                let _ = reply.send(info);
             }
             Request::Links(reply) => {
                 let _ = reply.send(self.links.clone());
@@ -324,6 +336,7 @@ impl Owner {
             links: &self.links,
             node_addresses: &self.addresses,
             ways: &self.ways,
+            paced: self.paced,
         }));
         self.dirty = result.is_err();
         let revision = self.desired.revision;

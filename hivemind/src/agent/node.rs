@@ -13,7 +13,7 @@ use super::{
 use crate::{
     dataplane::tables::NodeRow,
     model::{EventKind, Node, NodeDesired, NodeName, NodeStatus, Subject},
-    net::{InstanceLink, Mended, Net, NetError, NodeNet},
+    net::{InstanceLink, Mended, Net, NetError, NodeNet, PACING_QUEUE},
     observe::{Events, Metrics},
     runtime::Runtime,
 };
@@ -33,10 +33,20 @@ type Nodes = OrdMap<NodeName, Arc<Vec<IpAddr>>>;
 pub struct Facts {
     /// The devices that lead out of it, by name.
     pub uplinks: Vec<String>,
+    /// The queues of these, by their names.
+    pub queues: BTreeMap<String, String>,
     /// Its own addresses and their networks.
     pub addresses: Vec<IpNet>,
     /// How the addresses of other nodes are reached.
     pub ways: BTreeMap<IpAddr, NodeRow>,
+}
+
+impl Facts {
+    /// Whether every uplink keeps packets until their time of departure.
+    pub fn paced(&self) -> bool {
+        let paces = |device| self.queues.get(device).is_some_and(|queue| queue == PACING_QUEUE);
+        !self.uplinks.is_empty() && self.uplinks.iter().all(paces)
+    }
 }
 
 /// What keeping the node needs.
@@ -152,7 +162,13 @@ impl NodeKeeper {
 
     async fn look(&self, nodes: &Nodes) -> Result<Facts, NetError> {
         let found = || async { Ok(self.net.uplinks().await?.into_iter().map(|uplink| uplink.name).collect()) };
-        let uplinks = if self.uplinks.is_empty() { found().await? } else { self.uplinks.clone() };
+        let uplinks: Vec<String> = if self.uplinks.is_empty() { found().await? } else { self.uplinks.clone() };
+        // Without that nothing waits, and all else works.
+        let mut queues = self.net.queues().await.unwrap_or_else(|error| {
+            tracing::warn!(%error, "the queues of the uplinks are not known: packets over a rate are dropped");
+            BTreeMap::new()
+        });
+        queues.retain(|device, _| uplinks.contains(device));
         let addresses = self.net.node_addresses().await?;
         let others = nodes.iter().filter(|(name, _)| **name != self.node.name).flat_map(|(_, theirs)| theirs.iter());
         let others: Vec<_> =
@@ -161,7 +177,7 @@ impl NodeKeeper {
             let row = way.map_or_else(NodeRow::default, |way| NodeRow { device: way.ifindex, mtu: way.mtu });
             (address, row)
         });
-        Ok(Facts { uplinks, ways: ways.collect(), addresses })
+        Ok(Facts { uplinks, queues, ways: ways.collect(), addresses })
     }
 
     /// Until something may have changed.
@@ -243,6 +259,20 @@ fn os_name(os_release: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn packets_wait_only_where_all_uplinks_have_them_wait() {
+        let facts = |uplinks: &[&str]| {
+            let queues = [("a", "fq"), ("b", "fq"), ("c", "fq_codel")];
+            let queues = queues.map(|(device, queue)| (device.to_owned(), queue.to_owned())).into();
+            Facts { uplinks: uplinks.iter().map(|name| (*name).to_owned()).collect(), queues, ..Facts::default() }
+        };
+        for (uplinks, expected) in
+            [(&["a"][..], true), (&["a", "b"], true), (&["a", "c"], false), (&["a", "d"], false), (&[], false)]
+        {
+            assert_eq!(facts(uplinks).paced(), expected, "{uplinks:?}");
+        }
+    }
 
     #[test]
     fn reads_the_systems_own_files() {

@@ -1,5 +1,7 @@
 //! What the data plane holds, in words, and whether it is what it should be.
 
+mod limits;
+
 use std::{net::IpAddr, time::Duration};
 
 use axum::{
@@ -17,11 +19,11 @@ use super::{
     serve::Stop,
 };
 use crate::{
-    agent::datapath::Seen,
+    agent::datapath::{Seen, User},
     dataplane::{
         Counter, DataplaneInfo, ProgramRuns,
         drift::{Difference, Fault},
-        tables::{Frontend, Tables},
+        tables::{Frontend, Tables, Usage},
     },
     model::{ErrorCode, Problem},
     policy::ALL_PORTS,
@@ -38,7 +40,9 @@ const TABLES: &[(&str, &str)] = &[
     ("sources", "from where published ports are reached that have source ranges"),
     ("node-addresses", "the node's own addresses"),
     ("nodes", "the addresses of other nodes, and how they are reached"),
-    ("uplinks", "who sends packets of published ports on to other nodes: an uplink's driver, or the kernel"),
+    ("uplinks", "who sends packets of published ports on to other nodes, and what becomes of packets over a rate"),
+    ("limits", "what instances and tenants may use that have limits"),
+    ("uses", "what instances use, and tenants that have limits"),
     ("rules", "what policies say"),
     ("ports", "where intervals of ports begin that rules name"),
     ("blocks", "blocks of addresses that rules name"),
@@ -99,6 +103,7 @@ struct Held {
     tables: Tables,
     seen: Seen,
     counters: Vec<Counter>,
+    uses: Vec<(User, Usage)>,
     info: DataplaneInfo,
     who: Who,
 }
@@ -109,6 +114,7 @@ impl Held {
             tables: state.datapath.held().await?,
             seen: state.datapath.seen().await?,
             counters: state.datapath.counters().await?,
+            uses: state.datapath.uses().await?,
             info: state.datapath.info().await?,
             who: Who::now(state).await?,
         })
@@ -176,10 +182,11 @@ impl Held {
                 }),
             ),
             "uplinks" => rows(
-                "DEVICE BY WHY",
+                "DEVICE BY WHY QUEUE OVER-RATE",
                 self.info.uplinks.iter().map(|uplink| {
                     let by = if uplink.driver { "driver" } else { "kernel" };
-                    vec![uplink.device.clone(), by.into(), uplink.why.clone()]
+                    let over = if self.info.paced { "waits" } else { "dropped" };
+                    vec![uplink.device.clone(), by.into(), uplink.why.clone(), uplink.queue.clone(), over.into()]
                 }),
             ),
             "rules" => rows("SET DIRECTION PEER PROTOCOL PORTS RULE ACTION ORDER", self.rules()),
@@ -197,6 +204,8 @@ impl Held {
             "flows" => self.flows(),
             "drops" => self.drops(),
             "counters" => self.counters(),
+            "limits" => limits::limits(&tables.limits, who),
+            "uses" => limits::uses(&self.uses, who),
             _ => return None,
         };
         Some(view)

@@ -246,6 +246,21 @@ impl Who {
         }
     }
 
+    /// The name of an instance, or its id.
+    pub(super) fn name_of_instance(&self, id: &InstanceId) -> String {
+        self.snapshot.instances.get(id).map_or_else(|| id.to_string(), |row| row.object.name())
+    }
+
+    /// The name of a tenant by its number, or the number; nothing for none.
+    pub(super) fn tenant_of(&self, number: u32) -> String {
+        if number == 0 {
+            return String::new();
+        }
+        let mut peers = self.names.policies.peers.iter().filter(|(_, peer)| peer.tenant == number);
+        let name = peers.find_map(|(id, _)| Some(self.snapshot.instances.get(id)?.object.app.scope.tenant.to_string()));
+        name.unwrap_or_else(|| format!("number {number}"))
+    }
+
     /// Whose an address is.
     pub(super) fn name_of(&self, address: IpAddr) -> String {
         self.end(address, 0, (0, 0)).who

@@ -37,6 +37,8 @@ pub struct Facts<'a> {
     pub node_addresses: &'a [IpNet],
     /// How the addresses of other nodes are reached.
     pub ways: &'a BTreeMap<IpAddr, NodeRow>,
+    /// [`Tables::paced`]
+    pub paced: bool,
 }
 
 /// The rows, and what they were made from.
@@ -84,7 +86,7 @@ impl Follower {
     }
 
     fn take(&mut self, facts: Facts<'_>) {
-        let Facts { desired, policies, policies_version, node, links, node_addresses, ways } = facts;
+        let Facts { desired, policies, policies_version, node, links, node_addresses, ways, paced } = facts;
         let before = std::mem::replace(&mut self.desired, Arc::clone(desired));
         let other_policies = self.policies_version.replace(policies_version) != Some(policies_version);
         let other_links = self.links != *links;
@@ -103,6 +105,7 @@ impl Follower {
             self.networks = node_addresses.to_vec();
             self.tables.node_addresses = node_addresses.iter().map(IpNet::addr).collect();
         }
+        self.tables.paced = paced;
         if others_changed || other_links || other_policies || other_nodes {
             self.tables.endpoints = endpoints(&facts).chain(host(policies)).collect();
             self.tables.limits = limits(&facts);

@@ -188,6 +188,8 @@ pub struct DataplaneInfo {
     pub maps: Vec<(String, u32, u64)>,
     /// The uplinks.
     pub uplinks: Vec<Uplink>,
+    /// Whether packets over a rate wait at the uplinks for their time of departure, [`tables::Tables::paced`].
+    pub paced: bool,
     /// What was sent on to other nodes: by drivers ([`hivemind_ebpf::abi::BY_DRIVER`]), and by the kernel.
     pub sent_on: [Count; 2],
 }
@@ -201,4 +203,6 @@ pub struct Uplink {
     pub driver: bool,
     /// Why not, if not.
     pub why: String,
+    /// The queue that its packets go through, as [`crate::net::Net::queues`] has it; empty if that is not known.
+    pub queue: String,
 }

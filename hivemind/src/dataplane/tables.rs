@@ -32,6 +32,8 @@ pub struct Tables {
     pub node_addresses: BTreeSet<IpAddr>,
     /// All addresses of the other nodes, and how they are reached: tunnels come from them only.
     pub nodes: OrdMap<IpAddr, NodeRow>,
+    /// Whether every uplink keeps packets until their time of departure: then rates have them wait for it.
+    pub paced: bool,
     /// The ports that instances of this node serve, by interface index, and the number of the service: its packets
     /// carry no virtual address, so this is how they are counted for it.
     pub served: OrdMap<(u32, u16, Protocol), u32>,

@@ -15,7 +15,7 @@ mod types;
 pub use error::NetError;
 pub use ports::HeldPort;
 pub use types::{
-    Family, Gone, HostLink, InstanceLink, LinkState, Mac, Mended, NodeNet, Overlap, PublishedPort, Uplink,
+    Family, Gone, HostLink, InstanceLink, LinkState, Mac, Mended, NodeNet, Overlap, PACING_QUEUE, PublishedPort, Uplink,
 };
 
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
@@ -72,6 +72,10 @@ pub trait Net: Send + Sync + std::fmt::Debug {
 
     /// The devices that lead out of the node, ordered by interface index.
     async fn uplinks(&self) -> Result<Vec<Uplink>, NetError>;
+
+    /// The queue that each device's packets go out by, by the device's name, in the words of `tc`: [`PACING_QUEUE`] also
+    /// where every hardware queue has one (`mq`).
+    async fn queues(&self) -> Result<BTreeMap<String, String>, NetError>;
 
     /// The device by which each of these addresses of other machines is reached; none where there is no way.
     async fn ways(&self, to: &[IpAddr]) -> Result<BTreeMap<IpAddr, Option<Uplink>>, NetError>;

@@ -190,6 +190,9 @@ pub struct Uplink {
     pub mtu: u32,
 }
 
+/// The queue that keeps packets until their time of departure, tc-fq(8).
+pub const PACING_QUEUE: &str = "fq";
+
 /// A configured range that overlaps something of the host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Overlap {

@@ -176,6 +176,10 @@ impl Net for FakeNet {
         self.pass("net.uplinks", Vec::new(), || Ok(Vec::new())).await
     }
 
+    async fn queues(&self) -> Result<BTreeMap<String, String>, NetError> {
+        self.pass("net.queues", Vec::new(), || Ok(BTreeMap::new())).await
+    }
+
     async fn ways(&self, _: &[IpAddr]) -> Result<BTreeMap<IpAddr, Option<Uplink>>, NetError> {
         self.pass("net.ways", Vec::new(), || Ok(BTreeMap::new())).await
     }

@@ -28,43 +28,48 @@ use nix::sys::socket::{
 use tokio::time::Instant;
 
 use super::{
-    lab::{FAMILIES, Lab, UPLINK, firewall, isolated, past_the_sockets, vip},
+    lab::{FAMILIES, Lab, Ns, UPLINK, firewall, isolated, past_the_sockets, vip},
     traffic::{Echo, PATIENCE, tcp_ask, tcp_ask_on},
 };
 
 /// The limit of the tests of rates. What is below it a busy machine manages as well.
-const RATE: BitRate = BitRate(20_000_000);
+pub(crate) const RATE: BitRate = BitRate(20_000_000);
 /// For how long it is measured: sixteen times what a full bucket lasts.
 const MEASURED: Duration = Duration::from_secs(4);
 /// By how much what came through may differ from it: twice what the bucket holds.
 const TOLERANCE: f64 = 0.15;
 
-fn lab(cgroup: &Path, instances: u8) -> Lab {
+pub(crate) fn ready(cgroup: &Path, instances: u8) -> Lab {
     let mut lab = Lab::new(cgroup, instances);
     (0..usize::from(instances)).for_each(|index| lab.ready(index));
     lab.sync();
     lab
 }
 
-fn limit(lab: &mut Lab, instance: usize, spec: LimitSpec) {
+pub(crate) fn limit(lab: &mut Lab, instance: usize, spec: LimitSpec) {
     let ifindex = lab.instances[instance].link.ifindex;
     lab.tables.limits.insert(LimitOwner::Instance(ifindex), LimitRow { spec, tenant: 0 });
     lab.tables.endpoints.get_mut(&ifindex).expect("a row").limited = spec.has_rates();
     lab.sync();
 }
 
-fn used(lab: &mut Lab, instance: usize) -> Usage {
+pub(crate) fn used(lab: &mut Lab, instance: usize) -> Usage {
     let owner = LimitOwner::Instance(lab.instances[instance].link.ifindex);
     lab.dataplane.uses().expect("uses")[&owner]
 }
 
-/// Bits in a second of what `bytes` counts, with `headers` for each 1,448 of them, once the burst is used up.
-fn measure(bytes: &AtomicU64, headers: f64) -> f64 {
+/// Waits until the burst is used up.
+pub(crate) fn use_up(bytes: &AtomicU64) {
     let deadline = Instant::now() + PATIENCE;
     while bytes.load(Ordering::Relaxed) < 1_000_000 {
         assert!(Instant::now() < deadline, "only {bytes:?} bytes came through");
         std::thread::yield_now();
     }
+}
+
+/// Bits in a second of what `bytes` counts, with `headers` for each 1,448 of them, once the burst is used up.
+pub(crate) fn measure(bytes: &AtomicU64, headers: f64) -> f64 {
+    use_up(bytes);
     let (first, start) = (bytes.load(Ordering::Relaxed), Instant::now());
     while start.elapsed() < MEASURED {
         std::thread::park_timeout(MEASURED.saturating_sub(start.elapsed()));
@@ -74,20 +79,33 @@ fn measure(bytes: &AtomicU64, headers: f64) -> f64 {
     payload * (1.0 + headers / 1_448.0) * 8.0 / elapsed.as_secs_f64()
 }
 
-fn is_near(name: &str, found: f64) {
+pub(crate) fn is_near(name: &str, found: f64) {
     let wanted = f64::from(u32::try_from(RATE.0).expect("few"));
     println!("{name}: {:.2} of {:.2} Mbit/s", found / 1e6, wanted / 1e6);
     let off = (found - wanted).abs() / wanted;
     assert!(off <= TOLERANCE, "{name}: {found:.0} bits in a second, not {wanted:.0}");
 }
 
-/// What comes to instance 1 by TCP while instance 0 sends as much as it can.
-fn tcp(lab: &Lab, to: SocketAddr) -> f64 {
+/// Who sends as much as it can, and where to.
+#[derive(Clone, Copy)]
+pub(crate) struct Sender<'a> {
+    pub(crate) from: &'a Ns,
+    pub(crate) into: &'a Ns,
+    pub(crate) to: SocketAddr,
+}
+
+/// What comes through by TCP, in bits in a second. With a window, the receiver has so much room.
+pub(crate) fn tcp(sender: Sender<'_>, window: Option<usize>) -> f64 {
+    let Sender { from, into, to } = sender;
     let (bytes, stop) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
-    let listener = lab.instances[1].ns.run(|| TcpListener::bind(to).expect("a listener"));
+    let listener = into.run(|| TcpListener::bind(to).expect("a listener"));
+    if let Some(window) = window {
+        // Those that it accepts inherit it.
+        setsockopt(&listener, sockopt::RcvBuf, &window).expect("room for what comes");
+    }
     let reader = {
         let bytes = Arc::clone(&bytes);
-        lab.instances[1].ns.spawn(move || {
+        into.spawn(move || {
             let (mut stream, _) = listener.accept().expect("a client");
             let mut buffer = vec![0; 65_536];
             while let Ok(n @ 1..) = stream.read(&mut buffer) {
@@ -97,7 +115,7 @@ fn tcp(lab: &Lab, to: SocketAddr) -> f64 {
     };
     let writer = {
         let stop = Arc::clone(&stop);
-        lab.instances[0].ns.spawn(move || {
+        from.spawn(move || {
             let mut stream = TcpStream::connect_timeout(&to, PATIENCE).expect("a connection");
             stream.set_write_timeout(Some(PATIENCE)).expect("a timeout");
             // What most machines have, whatever this one does.
@@ -114,13 +132,14 @@ fn tcp(lab: &Lab, to: SocketAddr) -> f64 {
 }
 
 /// The same by UDP.
-fn udp(lab: &Lab, to: SocketAddr) -> f64 {
+pub(crate) fn udp(sender: Sender<'_>) -> f64 {
+    let Sender { from, into, to } = sender;
     let (bytes, stop) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
-    let socket = lab.instances[1].ns.run(|| UdpSocket::bind(to).expect("a socket"));
+    let socket = into.run(|| UdpSocket::bind(to).expect("a socket"));
     socket.set_read_timeout(Some(Duration::from_millis(100))).expect("a timeout");
     let reader = {
         let (bytes, stop) = (Arc::clone(&bytes), Arc::clone(&stop));
-        lab.instances[1].ns.spawn(move || {
+        into.spawn(move || {
             let mut buffer = [0; 2_048];
             while !stop.load(Ordering::Relaxed) {
                 if let Ok(n) = socket.recv(&mut buffer) {
@@ -131,7 +150,7 @@ fn udp(lab: &Lab, to: SocketAddr) -> f64 {
     };
     let writer = {
         let stop = Arc::clone(&stop);
-        lab.instances[0].ns.spawn(move || {
+        from.spawn(move || {
             let socket = UdpSocket::bind("0.0.0.0:0").expect("a socket");
             socket.connect(to).expect("to connect");
             while !stop.load(Ordering::Relaxed) {
@@ -152,11 +171,13 @@ fn udp(lab: &Lab, to: SocketAddr) -> f64 {
 #[test]
 fn as_much_comes_through_as_the_limit_says_in_the_time_that_passes() {
     isolated(|cgroup| {
-        let mut lab = lab(cgroup, 2);
+        let mut lab = ready(cgroup, 2);
         let out = LimitSpec { egress: Some(RATE), ..LimitSpec::default() };
         let into = LimitSpec { ingress: Some(RATE), ..LimitSpec::default() };
         let to = |port| SocketAddr::new(Ipv4Addr::from(lab.instances[1].v4.octets()).into(), port);
         let (tcp_to, udp_to) = (to(7_000), to(7_001));
+        let tcp = |lab: &Lab, to| tcp(Sender { from: &lab.instances[0].ns, into: &lab.instances[1].ns, to }, None);
+        let udp = |lab: &Lab, to| udp(Sender { from: &lab.instances[0].ns, into: &lab.instances[1].ns, to });
         limit(&mut lab, 0, out);
         is_near("TCP, sent", tcp(&lab, tcp_to));
         is_near("UDP, sent", udp(&lab, udp_to));
@@ -173,7 +194,7 @@ fn as_much_comes_through_as_the_limit_says_in_the_time_that_passes() {
 #[test]
 fn connections_over_the_limit_are_refused_and_others_take_the_place_of_closed_ones() {
     isolated(|cgroup| {
-        let mut lab = lab(cgroup, 3);
+        let mut lab = ready(cgroup, 3);
         for protocol in [Protocol::Tcp, Protocol::Udp] {
             lab.service(1, 80, 8080, protocol, &[1]);
             lab.publish(1, 9000, 8080, protocol, &[1]);
@@ -240,7 +261,7 @@ fn flood(to: Ipv4Addr, ports: std::ops::Range<u16>) {
 #[test]
 fn a_flood_of_one_instance_pushes_out_nothing_of_others() {
     isolated(|cgroup| {
-        let mut lab = lab(cgroup, 3);
+        let mut lab = ready(cgroup, 3);
         let _echo = Echo::start(&lab.instances[1].ns, 8080, "server");
         let server = SocketAddr::new(lab.instances[1].v4.into(), 8080);
         // What another instance has: a connection, and questions that nobody has answered yet.

@@ -158,6 +158,14 @@ impl Bench {
         (tried.verdict, tried.packet)
     }
 
+    /// When a packet that instance `from` sends is to leave the machine, in nanoseconds of the monotonic clock; 0: at
+    /// once; nothing if it is dropped.
+    pub(crate) fn departs(&self, from: usize, packet: &[u8]) -> Option<u64> {
+        let tried = self.lab.dataplane.test_run(program::FROM_CONTAINER, packet, self.ifindex(from), 1);
+        let tried = tried.unwrap_or_else(|error| panic!("{error}: {packet:02x?}"));
+        (tried.verdict != DROP).then_some(tried.departs)
+    }
+
     /// Runs a row: verdict, bytes and counters are what it says.
     pub(crate) fn check(&mut self, row: &Row) {
         let Row { name, program, ifindex, packet, expect } = row;

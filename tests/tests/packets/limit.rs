@@ -29,7 +29,7 @@ const SYN_ACK: u8 = 0x12;
 const FIN_ACK: u8 = 0x11;
 
 /// Gives an instance limits, and its tenant some.
-fn limit(bench: &mut Bench, instance: usize, spec: LimitSpec, tenant: LimitSpec) {
+pub(crate) fn limit(bench: &mut Bench, instance: usize, spec: LimitSpec, tenant: LimitSpec) {
     let ifindex = bench.ifindex(instance);
     let tables = &mut bench.lab.tables;
     let number = if tenant.is_default() { 0 } else { TENANT };
@@ -42,7 +42,7 @@ fn limit(bench: &mut Bench, instance: usize, spec: LimitSpec, tenant: LimitSpec)
     bench.lab.sync();
 }
 
-fn none() -> LimitSpec {
+pub(crate) fn none() -> LimitSpec {
     LimitSpec::default()
 }
 
@@ -57,7 +57,7 @@ fn usage(bench: &mut Bench, owner: LimitOwner) -> Usage {
     bench.lab.dataplane.uses().expect("uses").get(&owner).copied().unwrap_or_default()
 }
 
-fn of(bench: &mut Bench, instance: usize) -> Usage {
+pub(crate) fn of(bench: &mut Bench, instance: usize) -> Usage {
     let owner = LimitOwner::Instance(bench.ifindex(instance));
     usage(bench, owner)
 }

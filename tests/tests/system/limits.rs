@@ -77,6 +77,12 @@ fn limits_hold_are_shown_and_change_without_new_instances() -> Result<()> {
     ensure!(metric(&machine, "hivemind_limited_refused_connections_total{", &incoming)? >= 1.0, "one was refused");
     ensure!(metric(&machine, "hivemind_dataplane_packets_total{", &["reason=\"connection-limit\""])? >= 1.0);
     ensure!(metric(&machine, "hivemind_limit_bytes_per_second{", &["app=\"web\""])? == 1_250_000.0);
+    let row = |said: &str| said.lines().find(|line| line.contains(&instance)).map(str::to_owned);
+    let may = row(&ok(&machine, "dataplane dump limits")?).context("a row of limits")?;
+    let words: Vec<_> = may.split_whitespace().collect();
+    ensure!(words[words.len() - 3..] == ["10mbit", "10k", "1"], "{may}");
+    let does = row(&ok(&machine, "dataplane dump uses")?).context("a row of uses")?;
+    ensure!(does.split_whitespace().nth(1) == Some("0/1"), "{does}");
     // The place stays taken while the daemon is dead and after it.
     machine.daemon.kill()?;
     machine.daemon.start(&machine.sandbox)?;

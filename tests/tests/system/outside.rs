@@ -87,6 +87,7 @@ fn a_published_port_answers_outside_shows_the_client_and_obeys_the_firewall() ->
         wait::until("the uplink to be known", PATIENCE, || {
             let uplinks = machine.hivemind(&["dataplane", "dump", "uplinks"])?.ok()?;
             ensure!(uplinks.contains("kernel") && uplinks.contains("there are no other nodes"), "{uplinks}");
+            ensure!(uplinks.contains("noqueue") && uplinks.contains("dropped"), "{uplinks}");
             Ok(())
         })?;
         let metrics = machine.daemon.get("/metrics")?;

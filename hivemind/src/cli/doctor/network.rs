@@ -7,7 +7,7 @@ use crate::{
     api::dataplane::RowsView,
     client::Client,
     daemon::DaemonConfig,
-    net::{NetError, linux},
+    net::{NetError, PACING_QUEUE, linux},
     spec::v1::{PolicyPort, PolicyProtocol, PortMatch},
 };
 
@@ -34,16 +34,42 @@ pub(super) async fn ranges(config: &DaemonConfig) -> Finding {
     }
 }
 
-/// Who sends packets of published ports on to other nodes, as the daemon says that runs here.
-pub(super) async fn uplinks(client: &Client) -> Option<Finding> {
-    let view: RowsView = client.get("/v1/dataplane/tables/uplinks").await.ok()?;
+/// Who sends packets of published ports on to other nodes, and what becomes of packets over a rate that leave the node, as
+/// the daemon says that runs here.
+pub(super) async fn uplinks(client: &Client) -> Vec<Finding> {
+    let Ok(view) = client.get::<RowsView>("/v1/dataplane/tables/uplinks").await else { return Vec::new() };
     let words = view.rows.iter().filter_map(|row| match &row[..] {
-        [device, by, why] if why.is_empty() => Some(format!("{device}: sent on by the {by}")),
-        [device, by, why] => Some(format!("{device}: sent on by the {by} ({why})")),
+        [device, by, why, ..] if why.is_empty() => Some(format!("{device}: sent on by the {by}")),
+        [device, by, why, ..] => Some(format!("{device}: sent on by the {by} ({why})")),
         _ => None,
     });
     let words: Vec<_> = words.collect();
-    (!words.is_empty()).then(|| Finding::ok("uplinks", words.join(", ")))
+    let findings = [("uplinks", words.join(", ")), ("rates", rates(&view.rows))];
+    findings
+        .into_iter()
+        .filter(|(_, found)| !found.is_empty())
+        .map(|(check, found)| Finding::ok(check, found))
+        .collect()
+}
+
+/// What becomes of packets over a rate, by the rows of uplinks; nothing without any.
+fn rates(uplinks: &[Vec<String>]) -> String {
+    let waits = uplinks.iter().filter_map(|row| row.get(4)).any(|over| over == "waits");
+    if uplinks.is_empty() || waits {
+        let text = format!("what is over one waits if it leaves the node ({PACING_QUEUE} at every uplink)");
+        return if waits { text } else { String::new() };
+    }
+    let queues = uplinks.iter().filter_map(|row| Some((row.first()?, row.get(3)?)));
+    let others = queues.filter(|(_, queue)| *queue != PACING_QUEUE);
+    let others = others.map(|(device, queue)| match queue.as_str() {
+        "" => format!("{device} has none that is known"),
+        queue => format!("{device} has {queue}"),
+    });
+    let others: Vec<_> = others.collect();
+    format!(
+        "what is over one is dropped; it would wait with the queue {PACING_QUEUE} at every uplink ({})",
+        others.join(", ")
+    )
 }
 
 pub(super) fn forwarding(config: &DaemonConfig) -> Vec<Finding> {
@@ -141,7 +167,17 @@ fn sshd_ports(text: &str) -> Vec<u16> {
 
 #[cfg(test)]
 mod tests {
-    use super::{everywhere, sshd_ports};
+    use super::{everywhere, rates, sshd_ports};
+
+    #[test]
+    fn what_becomes_of_packets_over_a_rate_is_said_in_a_line() {
+        let row =
+            |device: &str, queue: &str, over: &str| [device, "kernel", "", queue, over].map(str::to_owned).to_vec();
+        assert_eq!(rates(&[]), "");
+        assert!(rates(&[row("a", "fq", "waits"), row("b", "fq", "waits")]).contains("waits if it leaves"));
+        let mixed = rates(&[row("a", "fq", "dropped"), row("b", "fq_codel", "dropped"), row("c", "", "dropped")]);
+        assert!(mixed.ends_with("(b has fq_codel, c has none that is known)"), "{mixed}");
+    }
 
     #[test]
     fn sshd_listens_where_it_says_or_on_22() {

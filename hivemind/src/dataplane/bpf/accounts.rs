@@ -27,9 +27,10 @@ use super::{
 use crate::{
     dataplane::{
         DataplaneError,
-        tables::{LimitOwner, Tables, Usage},
+        tables::{LimitOwner, LimitRow, Tables, Usage},
     },
     lifecycle::killpoint,
+    model::{BitRate, PerSecond},
     spec::v1::LimitSpec,
 };
 
@@ -210,6 +211,16 @@ impl Accounts {
         Ok(())
     }
 
+    /// What the rows say, in the words of the tables.
+    pub(super) fn held(&self) -> OrdMap<LimitOwner, LimitRow> {
+        let row = |(owner, account): (&LimitOwner, &u32)| {
+            let limit = self.limits.get(account)?;
+            let tenant = self.limits.get(&limit.tenant).map_or(0, |tenant| tenant.owner);
+            Some((*owner, LimitRow { spec: decode(limit), tenant }))
+        };
+        self.owners.iter().filter_map(row).collect()
+    }
+
     /// What each account may, with the owners that `known` has for them.
     pub(super) fn rows(&self, known: &Self) -> OrdMap<Account, Limit> {
         let owners: BTreeMap<u32, LimitOwner> = known.owners.iter().map(|(owner, number)| (*number, *owner)).collect();
@@ -269,10 +280,10 @@ fn next(range: RangeInclusive<u32>, last: u32, used: &BTreeSet<u32>) -> Option<u
 
 fn encode(spec: &LimitSpec) -> Limit {
     let LimitSpec { egress, ingress, egress_packets, ingress_packets, connections, new_connections } = *spec;
-    let bytes = |rate: Option<crate::model::BitRate>| {
+    let bytes = |rate: Option<BitRate>| {
         rate.map_or(Rate::NONE, |rate| Rate::per_second((rate.0 / 8).max(1), BURST_NS, LEAST_BYTES))
     };
-    let packets = |rate: Option<crate::model::PerSecond>| {
+    let packets = |rate: Option<PerSecond>| {
         rate.map_or(Rate::NONE, |rate| Rate::per_second(rate.0.max(1), BURST_NS, LEAST_PACKETS))
     };
     // The one that overdraws it is one of them.
@@ -286,6 +297,24 @@ fn encode(spec: &LimitSpec) -> Limit {
         begins: [begins; 2],
         connections: [connections.unwrap_or(0); 2],
         ..Limit::default()
+    }
+}
+
+/// The limits of a row. A rate is as near as its row has it, in four digits: it is kept as the time that one byte takes.
+fn decode(limit: &Limit) -> LimitSpec {
+    let number = |rate: Rate, unit: u64| {
+        let number = rate.number()?.saturating_mul(unit);
+        let unsaid = 10_u64.pow(number.checked_ilog10()?.saturating_sub(3));
+        Some(number.saturating_add(unsaid / 2) / unsaid * unsaid)
+    };
+    let ([egress, ingress], [egress_packets, ingress_packets]) = (limit.bytes, limit.packets);
+    LimitSpec {
+        egress: number(egress, 8).map(BitRate),
+        ingress: number(ingress, 8).map(BitRate),
+        egress_packets: number(egress_packets, 1).map(PerSecond),
+        ingress_packets: number(ingress_packets, 1).map(PerSecond),
+        connections: Some(limit.connections[0]).filter(|most| *most != 0),
+        new_connections: number(limit.begins[0], 1).map(PerSecond),
     }
 }
 
@@ -358,7 +387,6 @@ impl Uses {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{BitRate, PerSecond};
 
     #[test]
     fn a_count_is_put_right_by_what_two_sweeps_found() {
@@ -376,6 +404,31 @@ mod tests {
         ] {
             assert_eq!(difference(before, after, counted, last), expected, "{before} {after} {counted} {last}");
         }
+    }
+
+    #[test]
+    fn limits_are_read_as_they_were_written() {
+        let rate = |text: &str| text.parse::<BitRate>().ok();
+        for (egress, packets, connections) in
+            [("8kbit", 1, 1), ("10mbit", 500, 100), ("2.5gbit", 12_345, 65_536), ("1tbit", 1_000_000, 7)]
+        {
+            let spec = LimitSpec {
+                egress: rate(egress),
+                ingress_packets: Some(PerSecond(packets)),
+                connections: Some(connections),
+                ..LimitSpec::default()
+            };
+            // Four digits are as many as are told.
+            let told = LimitSpec {
+                ingress_packets: Some(PerSecond(if packets == 12_345 { 12_350 } else { packets })),
+                ..spec
+            };
+            assert_eq!(decode(&encode(&spec)), told, "{egress}");
+            let begins =
+                LimitSpec { new_connections: Some(PerSecond(packets)), ingress: rate(egress), ..LimitSpec::default() };
+            assert_eq!(decode(&encode(&begins)).ingress, begins.ingress);
+        }
+        assert_eq!(decode(&Limit::default()), LimitSpec::default());
     }
 
     #[test]

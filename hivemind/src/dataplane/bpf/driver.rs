@@ -135,6 +135,7 @@ impl BpfDataplane {
                 None if !needed => "there are no other nodes".into(),
                 None => String::new(),
             },
+            queue: String::new(),
         });
         each.collect()
     }

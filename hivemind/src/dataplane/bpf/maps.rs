@@ -251,10 +251,11 @@ impl Maps {
         self.generation.get(&1, 0).map_err(|error| failed("read", map::GENERATION, &error))
     }
 
-    /// Tells the programs how many addresses other nodes have: with none, nothing looks for tunnels.
-    pub(super) fn set_nodes(&mut self, addresses: u32) -> Result<(), MapError> {
+    /// Tells the programs how many addresses other nodes have (with none, nothing looks for tunnels), and, by the bit
+    /// [`hivemind_ebpf::limit::PACED`], that packets are kept until their time of departure.
+    pub(super) fn set_nodes(&mut self, word: u32) -> Result<(), MapError> {
         killpoint::before("writing a row of a map");
-        self.generation.set(2, addresses, 0)
+        self.generation.set(2, word, 0)
     }
 
     /// What the programs were told last.

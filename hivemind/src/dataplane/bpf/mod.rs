@@ -449,7 +449,8 @@ impl Dataplane for BpfDataplane {
     }
 
     fn info(&self) -> DataplaneInfo {
-        DataplaneInfo { uplinks: self.uplinks(), sent_on: self.maps.forwarded(), ..self.info.clone() }
+        let (uplinks, paced) = (self.uplinks(), self.shadow.is_paced());
+        DataplaneInfo { uplinks, paced, sent_on: self.maps.forwarded(), ..self.info.clone() }
     }
 
     fn unload(&mut self) -> Result<(), DataplaneError> {

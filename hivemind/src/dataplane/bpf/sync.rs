@@ -10,6 +10,7 @@ use std::{
 
 use hivemind_ebpf::{
     abi::{Endpoint, Served},
+    limit::PACED,
     map,
     policy::HOST_ENDPOINT,
 };
@@ -46,7 +47,7 @@ pub(super) struct Shadow {
     slots: Slots,
     /// The flags that the programs know the host's policies by.
     host: u32,
-    /// How many addresses of other nodes the programs know of.
+    /// How many addresses of other nodes the programs know of, and whether uplinks keep packets, in one word.
     nodes: u32,
     accounts: Accounts,
 }
@@ -65,6 +66,7 @@ impl Shadow {
         let mut shadow = Self::default();
         (shadow.groups, shadow.rows.services) = Groups::look(maps, strange)?;
         (shadow.host, shadow.nodes) = (maps.host()?, maps.told_nodes()?);
+        shadow.rows.paced = shadow.nodes & PACED != 0;
         shadow.rows.sources = maps.sources.rows()?;
         shadow.rows.endpoints = maps.endpoints.rows(&mut strange.endpoints)?;
         shadow.rows.peers = maps.peers.rows(&mut strange.peers)?;
@@ -126,6 +128,8 @@ impl Shadow {
         all.extend(compare("sources", &sources(&have.sources), &sources(&want.sources)));
         all.extend(compare("node-addresses", &addresses(&have.node_addresses), &addresses(&want.node_addresses)));
         all.extend(compare("nodes", &have.nodes, &want.nodes));
+        let queues = |tables: &Tables| OrdMap::<&str, bool>::from(vec![("packets wait at uplinks", tables.paced)]);
+        all.extend(compare("uplinks", &queues(have), &queues(want)));
         all.extend(compare("rules", &have.rules, &want.rules));
         let ports = |intervals: &Intervals| OrdMap::<PolicyProtocol, BTreeSet<u16>>::from(intervals.clone());
         all.extend(compare("ports", &ports(&have.intervals), &ports(&want.intervals)));
@@ -142,7 +146,8 @@ impl Shadow {
 
     /// What the maps hold now.
     pub(super) fn held(maps: &Maps) -> Result<Tables, DataplaneError> {
-        Ok(Self::look(maps, &mut Strange::default())?.rows)
+        let Self { rows, accounts, .. } = Self::look(maps, &mut Strange::default())?;
+        Ok(Tables { limits: accounts.held(), ..rows })
     }
 
     /// What was written last.
@@ -153,6 +158,11 @@ impl Shadow {
     /// The addresses of other nodes.
     pub(super) const fn nodes(&self) -> &OrdMap<IpAddr, NodeRow> {
         &self.rows.nodes
+    }
+
+    /// Whether packets are kept until their time of departure.
+    pub(super) const fn is_paced(&self) -> bool {
+        self.nodes & PACED != 0
     }
 
     /// Who is counted where.
@@ -289,7 +299,7 @@ impl Shadow {
         }
         writes.cut(&mut maps.rules, &mut self.rows.rules, &rules.cut);
         self.rows.node_addresses = own.keys().copied().collect();
-        self.tell_nodes(&mut writes, maps);
+        self.tell_nodes(&mut writes, maps, wanted.paced);
         writes
     }
 
@@ -329,11 +339,12 @@ impl Shadow {
         if adopt::follows(self.host) { adopt::adopt(maps, &self.rows.node_addresses).map(drop) } else { Ok(()) }
     }
 
-    /// While there are none the programs look for no tunnels.
-    fn tell_nodes(&mut self, writes: &mut Writes, maps: &mut Maps) {
-        let nodes = u32::try_from(self.rows.nodes.len()).unwrap_or(u32::MAX);
-        if self.nodes != nodes && writes.done(maps.set_nodes(nodes), WRITE, map::GENERATION) {
-            self.nodes = nodes;
+    /// While there are none the programs look for no tunnels; while uplinks are not `paced`, no packet waits.
+    fn tell_nodes(&mut self, writes: &mut Writes, maps: &mut Maps, paced: bool) {
+        let nodes = u32::try_from(self.rows.nodes.len()).unwrap_or(u32::MAX).min(PACED - 1);
+        let word = if paced { nodes | PACED } else { nodes };
+        if self.nodes != word && writes.done(maps.set_nodes(word), WRITE, map::GENERATION) {
+            (self.nodes, self.rows.paced) = (word, paced);
         }
     }
 

@@ -12,6 +12,8 @@ pub struct TestRun {
     pub verdict: i32,
     /// The packet afterwards.
     pub packet: Vec<u8>,
+    /// When it is to leave the machine, in nanoseconds of the monotonic clock; 0: at once.
+    pub departs: u64,
     /// How long one run took.
     pub mean: std::time::Duration,
 }
@@ -51,10 +53,12 @@ impl BpfDataplane {
             _ => return Err(fail(format!("{name} is not a device's program"))),
         };
         let mut out = vec![0; packet.len() + 256];
+        let mut after = [0u8; 192];
         let options = TestRunOptions {
             data_in: Some(packet),
             data_out: Some(&mut out),
             ctx_in: Some(context),
+            ctx_out: Some(&mut after[..context.len()]),
             repeat,
             ..TestRunOptions::default()
         };
@@ -65,6 +69,8 @@ impl BpfDataplane {
         };
         let result = result.map_err(|error| fail(chain(&error)))?;
         out.truncate(result.data_size_out as usize);
-        Ok(TestRun { verdict: result.return_value.cast_signed(), packet: out, mean: result.duration })
+        // `tstamp` of `struct __sk_buff`, behind which `struct xdp_md` has nothing.
+        let departs = u64::from_ne_bytes(after[152..160].try_into().unwrap_or_default());
+        Ok(TestRun { verdict: result.return_value.cast_signed(), packet: out, departs, mean: result.duration })
     }
 }

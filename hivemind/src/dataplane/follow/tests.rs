@@ -84,7 +84,16 @@ fn compute(
 ) -> Tables {
     let desired = &Arc::new(desired.clone());
     let ways = BTreeMap::new();
-    super::compute(Facts { desired, policies, policies_version: 0, node, links, node_addresses, ways: &ways })
+    super::compute(Facts {
+        desired,
+        policies,
+        policies_version: 0,
+        node,
+        links,
+        node_addresses,
+        ways: &ways,
+        paced: false,
+    })
 }
 
 #[test]
@@ -136,6 +145,7 @@ fn instances_of_other_nodes_are_reached_by_addresses_that_only_those_have() {
             links: &links,
             node_addresses: own,
             ways,
+            paced: false,
         };
         follower.follow(facts).clone()
     };
@@ -254,8 +264,16 @@ fn a_service_more_does_not_pay_for_policies() {
         let policies = cache.compile(desired, &node, &Arc::default());
         let policies_version = cache.version();
         let (policies, node, links) = (&*policies, &node, &links);
-        let facts =
-            Facts { desired, policies, policies_version, node, links, node_addresses: &[], ways: &BTreeMap::new() };
+        let facts = Facts {
+            desired,
+            policies,
+            policies_version,
+            node,
+            links,
+            node_addresses: &[],
+            ways: &BTreeMap::new(),
+            paced: false,
+        };
         (follower.follow(facts).clone(), cache.runs())
     };
     let (before, _) = follow(&Arc::new(desired.clone()));
@@ -360,6 +378,7 @@ proptest! {
                 links: &links,
                 node_addresses: &[],
                 ways: &BTreeMap::new(),
+                paced: false,
             };
             let followed = follower.follow(facts);
             prop_assert_eq!(followed, &compute(&desired, &compile(&desired, &node), &node, &links, &[]));

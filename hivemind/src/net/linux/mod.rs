@@ -10,6 +10,7 @@ mod monitor;
 mod neighbours;
 mod netns;
 mod node;
+mod queues;
 mod rtnl;
 mod sockets;
 mod sysctl;
@@ -178,6 +179,10 @@ impl Net for LinuxNet {
 
     async fn uplinks(&self) -> Result<Vec<Uplink>, NetError> {
         node::uplinks(&self.netlink).await
+    }
+
+    async fn queues(&self) -> Result<BTreeMap<String, String>, NetError> {
+        queues::queues(&self.netlink).await
     }
 
     async fn ways(&self, to: &[IpAddr]) -> Result<BTreeMap<IpAddr, Option<Uplink>>, NetError> {
