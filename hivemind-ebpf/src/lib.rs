@@ -135,9 +135,10 @@ pub mod map {
         RTT_TAKEN,
     ];
 
-    /// What the programs remember of connections. A daemon goes on with those of another ABI's: a group of them if all of
-    /// it have the same sizes. So a row means the same in every version in which its map has that name and these sizes:
-    /// who changes what it means gives the map another name, and converts. New meanings of what was always 0 are none.
+    /// What the programs remember of connections. A daemon goes on with those of another ABI's: a group of them if keys and
+    /// values of all of it have the same sizes, however many there is room for. So a row means the same in every version in
+    /// which its map has that name and these sizes: who changes what it means gives the map another name, and converts. New
+    /// meanings of what was always 0, and of what is decided anew with the flow, are none.
     pub const KEPT: [&[&str]; 5] = [
         // By the generation of the tables, the same word in all versions.
         &[FLOWS, TRANSLATIONS, FORWARDS],
