@@ -10,7 +10,7 @@ use crate::{
     dataplane::SyncReport,
     model::{Addresses, AppKey, Instance, Peer, Policy, PolicyKey, Scope, Timestamp},
     net::Mac,
-    spec::v1::{AppSpec, PolicyPeer, PolicyRule, PolicySpec, Selector},
+    spec::v1::{AppSpec, InstancePeer, PolicyPeer, PolicyRule, PolicySpec, Selector},
 };
 
 /// Remembers what it was told to hold; may refuse the first write.
@@ -205,4 +205,47 @@ async fn a_name_is_open_when_its_answer_goes_out_and_late_ones_are_counted() {
     soon(tell(77, "a.example")).await.expect("at once");
     assert_eq!(datapath.known_names().await.expect("known").len(), 1);
     thread.stop();
+}
+
+/// A policy that lets in to all instances from all.
+fn lets_in(desired: &mut NodeDesired, called: &str) {
+    let ingress = vec![PolicyRule { peers: vec![PolicyPeer::Instances(InstancePeer::default())], ports: vec![] }];
+    let spec = PolicySpec { ingress: Some(ingress), ..PolicySpec::default() };
+    let key = PolicyKey::new(Scope::default(), called.parse().expect("a name"));
+    let policy = Policy { key: key.clone(), spec, created_at: Timestamp::from_millis(0) };
+    desired.policies.insert(key, Arc::new(policy));
+    desired.revision += 1;
+}
+
+#[tokio::test]
+async fn numbers_stay_over_changes_and_over_a_restart() {
+    let node: NodeName = "here".parse().expect("a name");
+    let recorder = Recorder::default();
+    let links = BTreeMap::from([(InstanceId::from_bits(1), link(8)), (InstanceId::from_bits(2), link(9))]);
+    let open = || {
+        let in_place = InPlace { links: links.clone(), ..InPlace::default() };
+        start(Box::new(recorder.clone()), node.clone(), in_place, policy::Failsafe::default()).expect("a thread")
+    };
+    let mut desired = desired(&node);
+    let (datapath, thread) = open();
+    for called in ["one", "two"] {
+        lets_in(&mut desired, called);
+        datapath.desired(Arc::new(desired.clone()));
+        soon(datapath.shows(desired.revision)).await;
+    }
+    thread.stop();
+    // What the next daemon is told first differs from what the last one has written.
+    lets_in(&mut desired, "three");
+    let (datapath, thread) = open();
+    datapath.desired(Arc::new(desired.clone()));
+    soon(datapath.shows(desired.revision)).await;
+    thread.stop();
+    let written = recorder.written.lock().expect("not poisoned").clone();
+    let set = |tables: &Tables| tables.endpoints[&8].policy.sets[policy::OWN];
+    let class = |tables: &Tables| tables.endpoints[&8].class;
+    assert_eq!(written.len(), 3);
+    assert!(written.iter().all(|tables| (set(tables), class(tables)) == (set(&written[0]), class(&written[0]))));
+    // By itself the last one would have another number.
+    let fresh = policy::compile(&desired, &node);
+    assert_ne!(fresh.endpoints[&InstanceId::from_bits(1)].sets[policy::OWN], set(&written[0]));
 }
