@@ -414,6 +414,18 @@ pub struct Count {
     pub bytes: u64,
 }
 
+/// What a rule has decided on one CPU, kept where it is found without a call.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Hits {
+    /// How often.
+    pub packets: u64,
+    /// The number of the rule; 0: none has this place.
+    pub rule: u32,
+    /// The generation of the tables at which it was last counted: at another one the next rule has the place.
+    pub generation: u32,
+}
+
 /// Asserts size and alignment of a type and the offsets of its fields.
 macro_rules! layout {
     ($type:ty, $size:literal, $align:literal, $($field:ident: $offset:literal),+) => {
@@ -430,6 +442,7 @@ macro_rules! layout {
 
 layout!(Addr, 16, 4, words_be: 0);
 layout!(Range, 32, 4, network: 0, mask: 16);
+layout!(Hits, 16, 8, packets: 0, rule: 8, generation: 12);
 layout!(Config, 176, 8, host_netns: 0, services: 8, instances: 72, gateways: 136, share: 168, pad: 172);
 layout!(Endpoint, 84, 4, v4: 0, v6: 16, frame_to: 32, who: 44, sets: 52, flags: 72, slot: 76, account: 80);
 layout!(Rule, 8, 4, number: 0, order: 4);

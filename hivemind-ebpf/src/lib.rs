@@ -73,6 +73,8 @@ pub mod map {
     pub const BLOCKS: &str = "hm_blocks";
     /// Number of a rule → [`super::abi::Count`] of each CPU: of what it has allowed, or denied.
     pub const HITS: &str = "hm_hits";
+    /// [`super::policy::near`] → [`super::abi::Hits`] of each CPU: what is not in [`HITS`] yet.
+    pub const HITS_NEAR: &str = "hm_hits_near";
     /// [`super::abi::PartKey`] → [`super::abi::Part`].
     pub const PARTS: &str = "hm_parts";
     /// [`super::abi::MemberKey`] → index of the slot.
@@ -97,7 +99,7 @@ pub mod map {
     pub const RTT_TAKEN: &str = "hm_rtt_taken";
 
     /// All of them.
-    pub const ALL: [&str; 35] = [
+    pub const ALL: [&str; 36] = [
         ENDPOINTS,
         PEERS,
         NODE_ADDRS,
@@ -122,6 +124,7 @@ pub mod map {
         PORTS,
         BLOCKS,
         HITS,
+        HITS_NEAR,
         PARTS,
         MEMBERS,
         STICKY,

@@ -87,6 +87,15 @@ pub const PORT_ENTRIES: u32 = 4 << 16;
 /// How many of them are in one row of the map: the kernel rounds a row up to eight bytes.
 pub const PORTS_PER_ROW: u32 = 2;
 
+/// Places of [`crate::abi::Hits`].
+pub const NEAR_HITS: u32 = 1024;
+
+/// The place of a rule: numbers of rules are hashes.
+#[inline(always)]
+pub const fn near(rule: u32) -> u32 {
+    rule % NEAR_HITS
+}
+
 /// Entries of the table of rules.
 pub const RULE_ROWS: u32 = 262_144;
 /// Entries of the table of blocks of addresses.

@@ -12,11 +12,11 @@ use aya_ebpf::{
 use hivemind_ebpf::{
     abi::{
         self, Addr, Backend, Config, Count, CounterKey, Endpoint, Flow, FlowKey, Forward, FragmentKey, Frontend,
-        FrontendKey, Hop, Node, Original, Peer, Rule, RuleKey, Served, ServedKey, SlotKey, SocketKey, Translation,
-        Tuple,
+        FrontendKey, Hits, Hop, Node, Original, Peer, Rule, RuleKey, Served, ServedKey, SlotKey, SocketKey,
+        Translation, Tuple,
     },
     limit::PACED,
-    policy::{BLOCK_ROWS, PORT_ENTRIES, PORTS_PER_ROW, RULE_ROWS},
+    policy::{self, BLOCK_ROWS, PORT_ENTRIES, PORTS_PER_ROW, RULE_ROWS},
 };
 
 /// The map flag `BPF_F_NO_PREALLOC`.
@@ -73,8 +73,10 @@ pub(super) static PORTS: Array<[u32; PORTS_PER_ROW as usize]> =
 pub(super) static BLOCKS: LpmTrie<[u32; 4], u32> = LpmTrie::with_max_entries(BLOCK_ROWS, BY_ROW);
 #[map(name = "hm_hits")]
 static HITS: PerCpuHashMap<u32, Count> = PerCpuHashMap::with_max_entries(65_536, BY_ROW);
+#[map(name = "hm_hits_near")]
+static HITS_NEAR: PerCpuArray<Hits> = PerCpuArray::with_max_entries(policy::NEAR_HITS, 0);
 #[map(name = "hm_counters")]
-static COUNTERS: PerCpuHashMap<CounterKey, Count> = PerCpuHashMap::with_max_entries(65_536, BY_ROW);
+static COUNTERS: PerCpuHashMap<CounterKey, Count> = PerCpuHashMap::with_max_entries(32_768, BY_ROW);
 
 /// The constants. Read as they are in memory: the loader changes them after the compiler has seen them.
 #[inline(always)]
@@ -178,13 +180,36 @@ fn add(key: &CounterKey, bytes: u64) -> bool {
 }
 
 /// Counts what a rule has decided: what it has allowed for itself (beginnings, and what of a connection is not an answer),
-/// or what it has denied.
+/// or what it has denied. Near, if the place is the rule's or nobody has counted there since the tables were written: then
+/// what was counted there goes to the others.
 #[inline(never)]
 pub(super) fn hit(rule: u32) {
+    let generation = generation();
+    if let Some(near) = HITS_NEAR.get_ptr_mut(policy::near(rule)) {
+        // SAFETY: as above.
+        let near = unsafe { &mut *near };
+        let there = near.rule;
+        if there != rule && near.generation != generation {
+            if there != 0 {
+                hits(there, near.packets);
+            }
+            (near.rule, near.packets) = (rule, 0);
+        }
+        if near.rule == rule {
+            near.packets += 1;
+            near.generation = generation;
+            return;
+        }
+    }
+    hits(rule, 1);
+}
+
+#[inline(always)]
+fn hits(rule: u32, packets: u64) {
     if let Some(count) = HITS.get_ptr_mut(&rule) {
         // SAFETY: as above.
-        unsafe { (*count).packets += 1 };
+        unsafe { (*count).packets += packets };
     } else {
-        let _ = HITS.insert(&rule, &Count { packets: 1, bytes: 0 }, NEW);
+        let _ = HITS.insert(&rule, &Count { packets, bytes: 0 }, NEW);
     }
 }

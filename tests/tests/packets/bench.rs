@@ -205,6 +205,13 @@ impl Bench {
     }
 }
 
+/// This thread stays on one CPU: what each CPU remembers for itself is then what it has seen.
+pub(crate) fn one_cpu() {
+    let mut cpus = nix::sched::CpuSet::new();
+    cpus.set(0).expect("a CPU");
+    nix::sched::sched_setaffinity(nix::unistd::Pid::from_raw(0), &cpus).expect("to stay on a CPU");
+}
+
 /// The n-th service's port 80.
 pub(crate) fn service(family: Family, n: u8) -> SocketAddr {
     SocketAddr::new(vip(family, n), 80)

@@ -13,7 +13,7 @@ use hivemind_ebpf::{abi::OUT, program, reason::Reason};
 use nix::net::if_::if_nametoindex;
 
 use crate::{
-    bench::{Bench, DROP, REDIRECT},
+    bench::{Bench, DROP, REDIRECT, one_cpu},
     frame::{ACK, Frame, RST, SYN, TCP, UDP},
     lab::{FAMILIES, UPLINK, isolated},
 };
@@ -152,11 +152,4 @@ fn datagrams_with_forged_sources_leave_room_for_connections() {
         assert_eq!(bench.lab.packets(0, OUT, Reason::Evicted as u8), 101);
         bench.lab.dataplane.unload().expect("to unload");
     });
-}
-
-/// What has begun last is remembered by each CPU for itself.
-fn one_cpu() {
-    let mut cpus = nix::sched::CpuSet::new();
-    cpus.set(0).expect("a CPU");
-    nix::sched::sched_setaffinity(nix::unistd::Pid::from_raw(0), &cpus).expect("to stay on a CPU");
 }

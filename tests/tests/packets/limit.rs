@@ -15,7 +15,7 @@ use hivemind::{
 use hivemind_ebpf::{abi::OUT, map, program, reason::Reason};
 
 use crate::{
-    bench::{Bench, DROP, Expect, REDIRECT, service},
+    bench::{Bench, DROP, Expect, REDIRECT, one_cpu, service},
     frame::{ACK, Frame, ICMP, RST, TCP, UDP},
     lab::{self, FAMILIES, GATEWAY, TENANT, UPLINK, isolated},
 };
@@ -282,10 +282,7 @@ fn so_many_connections_begin_in_a_second() {
 #[test]
 fn an_instance_that_holds_its_share_of_the_table_makes_room_among_its_own() {
     isolated(|cgroup| {
-        // What has begun last is remembered by each CPU for itself.
-        let mut cpus = nix::sched::CpuSet::new();
-        cpus.set(0).expect("a CPU");
-        nix::sched::sched_setaffinity(nix::unistd::Pid::from_raw(0), &cpus).expect("to stay on a CPU");
+        one_cpu();
         let mut bench = Bench::with_share(cgroup, 100);
         let asks = |bench: &mut Bench, port: u16| {
             let packet = bench.sent(0, UDP, port, service(Family::V4, 1));

@@ -3,15 +3,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use hivemind::{
-    dataplane::Dataplane,
+    dataplane::{Dataplane, bpf::BpfDataplane},
     net::Family,
     policy::{ALL_PORTS, ANYBODY, BLOCK, Direction, EndpointPolicy, OTHERS, RuleKey, RuleRow, interval},
     spec::v1::{Action, PolicyProtocol},
 };
-use hivemind_ebpf::{program, reason::Reason};
+use hivemind_ebpf::{policy::NEAR_HITS, program, reason::Reason};
 
 use crate::{
-    bench::{Bench, Expect, Row},
+    bench::{Bench, Expect, REDIRECT, Row, one_cpu},
     frame::{ACK, Frame, ICMP, ICMPV6, TCP, UDP},
     lab::{self, FAMILIES, GATEWAY, isolated},
 };
@@ -331,6 +331,61 @@ fn tiers_decide_before_and_after_the_namespace() {
         bench.answer("begins", &begun, passes(&begun));
         let back = bench.sent(0, UDP, 53, (bench.address(1, Family::V4), 5353).into());
         bench.ask("is answered", &back, passes(&back));
+        bench.lab.dataplane.unload().expect("to unload");
+    });
+}
+
+#[test]
+fn what_rules_decide_is_counted_exactly_wherever_it_is_counted() {
+    isolated(|cgroup| {
+        one_cpu();
+        let mut bench = Bench::new(cgroup);
+        bench.about(1, IN);
+        // Three rules for one place, each for a protocol.
+        let [first, second, third] = [3, 3 + NEAR_HITS, 3 + 2 * NEAR_HITS];
+        let row = |protocol, number| {
+            let key = RuleKey { set: SET, direction: Direction::In, peer: ANYBODY, protocol, port: ALL_PORTS };
+            (key, RuleRow { number, ..RuleRow::default() })
+        };
+        let rules = [(PolicyProtocol::Tcp, first), (PolicyProtocol::Udp, second), (PolicyProtocol::Icmp, third)];
+        bench.lab.tables.rules = rules.into_iter().map(|(protocol, number)| row(Some(protocol), number)).collect();
+        bench.lab.sync();
+        // Each is the beginning of a flow, judged the first time and known the next times.
+        let mut port = 6000;
+        let mut begins = |bench: &Bench, protocol, times| {
+            for _ in 0..times {
+                port += 1;
+                let mut frame =
+                    Frame { src: (bench.address(0, Family::V4), port), ..asks(bench, Family::V4, protocol, 53) };
+                if protocol == ICMP {
+                    (frame.detail, frame.ident) = (8, port);
+                }
+                let verdict = bench.run(program::FROM_CONTAINER, &frame.bytes(), bench.ifindex(0)).0;
+                assert_eq!(verdict, REDIRECT, "{protocol}");
+            }
+        };
+        let hits = |bench: &mut Bench| {
+            let hits = bench.lab.dataplane.rule_hits().expect("hits");
+            [first, second, third].map(|rule| hits.get(&rule).copied().unwrap_or(0))
+        };
+        for (protocol, times, counted) in
+            [(TCP, 5, [5, 0, 0]), (UDP, 3, [5, 3, 0]), (TCP, 1, [6, 3, 0]), (ICMP, 2, [6, 3, 2])]
+        {
+            begins(&bench, protocol, times);
+            assert_eq!(hits(&mut bench), counted);
+        }
+        // At another generation the place is whose who counts first, and nothing that was counted is lost.
+        bench.lab.tables.node_addresses.insert("192.0.2.77".parse().expect("an address"));
+        bench.lab.sync();
+        for (protocol, times, counted) in
+            [(UDP, 4, [6, 7, 2]), (TCP, 2, [8, 7, 2]), (ICMP, 1, [8, 7, 3]), (UDP, 1, [8, 8, 3])]
+        {
+            begins(&bench, protocol, times);
+            assert_eq!(hits(&mut bench), counted);
+        }
+        // A daemon that follows reads the same.
+        bench.lab.dataplane = BpfDataplane::open(lab::config(cgroup)).expect("to take over");
+        assert_eq!(hits(&mut bench), [8, 8, 3]);
         bench.lab.dataplane.unload().expect("to unload");
     });
 }

@@ -10,8 +10,8 @@ use aya_obj::Object;
 use hivemind_ebpf::{
     abi::{
         Addr, BY_DRIVER, BY_STACK, Backend, Count, CounterKey, DropKey, Drops, Endpoint, Flow, FlowKey, Frontend,
-        FrontendKey, MemberKey, Node, Part, PartKey, Peer, Rule, RuleKey, Served, ServedKey, SlotKey, Translation,
-        Tuple,
+        FrontendKey, Hits, MemberKey, Node, Part, PartKey, Peer, Rule, RuleKey, Served, ServedKey, SlotKey,
+        Translation, Tuple,
     },
     map,
 };
@@ -159,6 +159,7 @@ pub(super) struct Maps {
     pub(super) ports: Ports,
     pub(super) blocks: Blocks,
     pub(super) hits: PerCpuHashMap<MapData, u32, Count>,
+    pub(super) hits_near: PerCpuArray<MapData, Hits>,
     pub(super) limits: Limits,
     pub(super) uses: Uses,
     pub(super) rtt: round_trips::Table,
@@ -190,6 +191,7 @@ impl Maps {
         let (generation, rtt) = (take(ebpf, map::GENERATION)?, take(ebpf, map::RTT)?);
         let (uses, forwarded) = (take(ebpf, map::USES)?, take(ebpf, map::FORWARDED)?);
         let no_data = |name: &str| DataplaneError::Kernel { what: "a map of the object", why: name.into() };
+        let hits_near = take(ebpf, map::HITS_NEAR)?;
         let (ports, blocks, hits) = (take(ebpf, map::PORTS)?, take(ebpf, map::BLOCKS)?, take(ebpf, map::HITS)?);
         Ok(Self {
             endpoints: table(ebpf, map::ENDPOINTS, &sizes)?,
@@ -216,6 +218,7 @@ impl Maps {
             uses: Uses::map(data(&uses).ok_or_else(|| no_data(map::USES))?)?,
             blocks: Blocks(LpmTrie::try_from(blocks).map_err(|error| failed("use", map::BLOCKS, &error))?),
             hits: PerCpuHashMap::try_from(hits).map_err(|error| failed("use", map::HITS, &error))?,
+            hits_near: PerCpuArray::try_from(hits_near).map_err(|error| failed("use", map::HITS_NEAR, &error))?,
             rtt: PerCpuHashMap::try_from(rtt).map_err(|error| failed("use", map::RTT, &error))?,
             capacities: sizes,
         })

@@ -10,6 +10,7 @@ mod attach;
 mod constants;
 mod driver;
 mod group;
+mod hits;
 mod intervals;
 mod kept;
 mod link;
@@ -103,6 +104,7 @@ pub struct BpfDataplane {
     packets: Option<PacketRing>,
     tcx: bool,
     sweeps: u32,
+    hits: hits::Seen,
     ids: mend::Ids,
     drivers: driver::Drivers,
     /// Where programs of devices are attached.
@@ -167,6 +169,7 @@ impl BpfDataplane {
             packets,
             tcx,
             sweeps: 0,
+            hits: hits::Seen::default(),
             ids,
             drivers,
             attached: BTreeSet::new(),
@@ -320,7 +323,7 @@ impl Dataplane for BpfDataplane {
     }
 
     fn rule_hits(&mut self) -> Result<BTreeMap<u32, u64>, DataplaneError> {
-        sweep::rule_hits(&self.maps)
+        self.hits.read(&self.maps)
     }
 
     fn round_trips(&mut self) -> Result<Vec<RoundTrips>, DataplaneError> {
@@ -367,6 +370,8 @@ impl Dataplane for BpfDataplane {
         if self.sweeps >= REPAIR_EVERY {
             self.sweeps = 0;
             round_trips::sweep(&mut self.maps, &self.shadow.classes())?;
+            let rules: BTreeSet<u32> = self.shadow.rows().rules.values().map(|rule| rule.number).collect();
+            self.hits.retire(&mut self.maps, &rules)?;
             report.repairs.rows = self.shadow.repair(&mut self.maps)?;
         }
         report.repairs += self.mend()?;

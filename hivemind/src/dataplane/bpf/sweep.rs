@@ -128,14 +128,6 @@ pub(super) fn counters(maps: &Maps, slots: &Slots) -> Result<Vec<Counter>, Datap
     Ok(counters.collect())
 }
 
-/// What rules have allowed, summed over the CPUs.
-pub(super) fn rule_hits(maps: &Maps) -> Result<BTreeMap<u32, u64>, DataplaneError> {
-    let most = maps.capacity(map::HITS) as usize * 2;
-    let rows = maps.hits.iter().take(most).filter(|row| !matches!(row, Err(MapError::KeyNotFound)));
-    let sums = rows.map(|row| row.map(|(rule, values)| (rule, sum(&values).packets)));
-    sums.collect::<Result<_, _>>().map_err(|error| failed("read", map::HITS, &error))
-}
-
 /// Adds the counters of interfaces that no longer exist to those of the retired, and removes them: totals never fall.
 pub(super) fn retire(maps: &mut Maps, exists: impl Fn(u32) -> bool) -> Result<(), DataplaneError> {
     for (key, values) in rows(maps)? {
