@@ -49,19 +49,22 @@ pub(crate) fn run(run: &Run, common: &Common, _: &Args) -> Result<()> {
     let mut port = 20_000;
     for round in 0..rounds {
         eprintln!("showing packets, {} of {rounds}", round + 1);
-        empty.0.push(nothing.run(&packet(1, 80, ACK), repeat)?);
+        empty.0.push(nothing.run(&packet(0, [1, 80], ACK), repeat)?);
         for subject in &mut subjects {
             plane.sync(&subject.tables)?;
             port += 1;
             let shown = |port, flags, repeat| -> Result<f64> {
-                let run = plane.show(&packet(port, 80, flags), ends[0], repeat)?;
+                let run = plane.show(&packet(0, [port, 80], flags), ends[0], repeat)?;
                 ensure!(run.verdict == REDIRECT, "{}: verdict {}", subject.name, run.verdict);
                 Ok(run.mean.as_secs_f64() * 1e9)
             };
-            let other = plane.show(&packet(port, 81, SYN), ends[0], 1)?.verdict;
+            let other = plane.show(&packet(0, [port, 81], SYN), ends[0], 1)?.verdict;
             let wanted = if subject.tables.rules.is_empty() { REDIRECT } else { DROP };
             ensure!(other == wanted, "{}: verdict {other} for a port that no rule allows", subject.name);
             shown(port, SYN, 1)?;
+            let answer = plane.show(&packet(1, [80, port], SYN | ACK), ends[1], 1)?.verdict;
+            ensure!(answer == REDIRECT, "{}: verdict {answer} for the answer", subject.name);
+            shown(port, ACK, 1)?;
             subject.established.0.push(shown(port, ACK, repeat)?);
             port += 1;
             // The end of a connection that nobody knows: it is judged each time, and makes no row.
@@ -112,15 +115,17 @@ fn report(common: &Common, empty: &Series, subjects: &[Subject], driver: &driver
     report.print(common.json)
 }
 
-/// A TCP packet from a port of the client to one of the server. The programs do not look at its checksum.
-fn packet(port: u16, to: u16, flags: u8) -> Vec<u8> {
-    let [[host, own], _] = MACS;
+/// A TCP packet from the client (0) or the server (1). What the client acknowledges is what the server has said; the
+/// programs do not look at its checksum.
+fn packet(from: usize, [port, to]: [u16; 2], flags: u8) -> Vec<u8> {
+    let (ends, sequence) = ([CLIENT.0, SERVER.0], if from == 0 { 1 } else { 0 });
+    let [host, own] = MACS[from];
     let mut packet = [host, own].concat();
     packet.extend([0x08, 0x00, 0x45, 0, 0, 40, 0, 1, 0x40, 0, 64, 6, 0, 0]);
-    packet.extend(CLIENT.0.octets());
-    packet.extend(SERVER.0.octets());
+    packet.extend(ends[from].octets());
+    packet.extend(ends[1 - from].octets());
     packet.extend(port.to_be_bytes());
     packet.extend(to.to_be_bytes());
-    packet.extend([0, 0, 0, 1, 0, 0, 0, 1, 0x50, flags, 0xff, 0xff, 0, 0, 0, 0]);
+    packet.extend([0, 0, 0, sequence, 0, 0, 0, 1, 0x50, flags, 0xff, 0xff, 0, 0, 0, 0]);
     packet
 }
