@@ -49,22 +49,22 @@ pub fn table_size(backends: usize) -> u32 {
 
 /// The table: indices into `backends`. Empty if [`table_size`] is 0.
 pub fn table(backends: &[BackendRow]) -> Vec<u16> {
-    let size = table_size(backends.len()) as usize;
+    let size = table_size(backends.len());
     let mut order: Vec<usize> = (0..backends.len()).collect();
     order.sort_by_key(|i| (backends[*i].address, backends[*i].port));
     let mut turns: Vec<Turn> = order.into_iter().map(|i| Turn::new(i, &backends[i], size)).collect();
-    let heaviest = turns.iter().map(|turn| turn.weight).max().unwrap_or(1);
-    let (mut table, mut taken) = (vec![0; size], Taken::new(size));
+    let heaviest = turns.iter().map(|turn| u32::from(turn.weight)).max().unwrap_or(1);
+    let (mut table, mut taken) = (vec![0; size as usize], Taken::new(size));
     while taken.left > 0 {
         for turn in &mut turns {
             // The heaviest has a turn in every round, one of half the weight in every other.
-            turn.credit += turn.weight;
+            turn.credit += u32::from(turn.weight);
             if turn.credit < heaviest {
                 continue;
             }
             turn.credit -= heaviest;
             taken.take(turn);
-            table[turn.next] = turn.index;
+            table[turn.next as usize] = turn.index;
             if taken.left == 0 {
                 break;
             }
@@ -77,46 +77,49 @@ pub fn table(backends: &[BackendRow]) -> Vec<u16> {
 /// into the processor's nearest cache.
 struct Taken {
     bits: Vec<u64>,
-    size: usize,
+    size: u32,
     left: usize,
     /// The entries that are left when they are few: those who look for one would pass many others.
-    last: Vec<usize>,
+    last: Vec<u32>,
     /// How many are few.
     few: usize,
 }
 
 impl Taken {
-    fn new(size: usize) -> Self {
-        Self { bits: vec![0; size.div_ceil(64)], size, left: size, last: Vec::new(), few: size.isqrt() / 2 }
+    fn new(size: u32) -> Self {
+        let left = size as usize;
+        Self { bits: vec![0; left.div_ceil(64)], size, left, last: Vec::new(), few: left.isqrt() / 2 }
     }
 
     /// Takes the first free entry in the order of a backend, which is its `next` then.
     fn take(&mut self, turn: &mut Turn) {
         if self.left > self.few {
             while self.has(turn.next) {
-                turn.step(self.size);
+                let on = turn.next + turn.skip;
+                turn.next = if on >= self.size { on - self.size } else { on };
             }
-            self.bits[turn.next / 64] |= 1 << (turn.next % 64);
+            self.bits[turn.next as usize / 64] |= 1 << (turn.next % 64);
         } else {
             if self.last.is_empty() {
                 self.last = (0..self.size).filter(|entry| !self.has(*entry)).collect();
             }
             // How many steps it is to an entry follows from the size being a prime.
-            let inverse = inverse(turn.skip, self.size);
-            let steps = |entry: usize| (entry + self.size - turn.next) % self.size * inverse % self.size;
+            let size = u64::from(self.size);
+            let inverse = inverse(turn.skip.into(), size);
+            let steps = |entry: u32| u64::from(entry + self.size - turn.next) % size * inverse % size;
             let first = (0..self.last.len()).min_by_key(|at| steps(self.last[*at])).unwrap_or(0);
             turn.next = self.last.swap_remove(first);
         }
         self.left -= 1;
     }
 
-    fn has(&self, entry: usize) -> bool {
-        self.bits[entry / 64] >> (entry % 64) & 1 == 1
+    fn has(&self, entry: u32) -> bool {
+        self.bits[entry as usize / 64] >> (entry % 64) & 1 == 1
     }
 }
 
 /// The number that times `number` is 1, modulo `prime`. `number` is from 1 to `prime - 1`.
-fn inverse(number: usize, prime: usize) -> usize {
+fn inverse(number: u64, prime: u64) -> u64 {
     // Fermat: to the power of `prime - 2`.
     let (mut result, mut power, mut left) = (1, number, prime - 2);
     while left > 0 {
@@ -130,29 +133,24 @@ fn inverse(number: usize, prime: usize) -> usize {
 }
 
 /// A backend that takes entries in an order of its own.
+///
+/// Small, because all of them are gone through again and again.
 struct Turn {
-    index: u16,
-    weight: u32,
+    next: u32,
+    skip: u32,
     credit: u32,
-    next: usize,
-    skip: usize,
+    index: u16,
+    weight: u16,
 }
 
 impl Turn {
-    fn new(index: usize, backend: &BackendRow, size: usize) -> Self {
+    fn new(index: usize, backend: &BackendRow, size: u32) -> Self {
         let [a, b, c, d] = Addr::from(backend.address).words_be.map(u64::from);
         let hash = spread(spread(a << 32 | b) ^ spread(c << 32 | d) ^ u64::from(backend.port));
-        let (high, low) = ((hash >> 32) as usize, (hash & 0xffff_ffff) as usize);
+        let (high, low) = ((hash >> 32) as u32, hash as u32);
         let index = u16::try_from(index).unwrap_or(u16::MAX);
         let (next, skip) = if size == 0 { (0, 0) } else { (high % size, low % (size - 1) + 1) };
-        Self { index, weight: backend.weight.into(), credit: 0, next, skip }
-    }
-
-    const fn step(&mut self, size: usize) {
-        self.next += self.skip;
-        if self.next >= size {
-            self.next -= size;
-        }
+        Self { next, skip, credit: 0, index, weight: backend.weight }
     }
 }
 
@@ -224,22 +222,22 @@ mod tests {
 
     /// The table as the paper has it.
     fn stepped(backends: &[BackendRow]) -> Vec<u16> {
-        let size = table_size(backends.len()) as usize;
+        let size = table_size(backends.len());
         // In order of address already.
         let mut turns: Vec<Turn> = backends.iter().enumerate().map(|(i, of)| Turn::new(i, of, size)).collect();
-        let heaviest = turns.iter().map(|turn| turn.weight).max().expect("some");
-        let mut table = vec![u16::MAX; size];
+        let heaviest = turns.iter().map(|turn| u32::from(turn.weight)).max().expect("some");
+        let mut table = vec![u16::MAX; size as usize];
         while table.contains(&u16::MAX) {
             for turn in &mut turns {
-                turn.credit += turn.weight;
+                turn.credit += u32::from(turn.weight);
                 if turn.credit < heaviest || !table.contains(&u16::MAX) {
                     continue;
                 }
                 turn.credit -= heaviest;
-                while table[turn.next] != u16::MAX {
-                    turn.step(size);
+                while table[turn.next as usize] != u16::MAX {
+                    turn.next = (turn.next + turn.skip) % size;
                 }
-                table[turn.next] = turn.index;
+                table[turn.next as usize] = turn.index;
             }
         }
         table
