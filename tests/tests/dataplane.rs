@@ -18,6 +18,8 @@ mod lab;
 mod limits;
 #[path = "dataplane/paced.rs"]
 mod paced;
+#[path = "dataplane/pieces.rs"]
+mod pieces;
 #[path = "dataplane/round_trips.rs"]
 mod round_trips;
 #[path = "dataplane/sockets.rs"]

@@ -3,6 +3,7 @@
 use aya_ebpf::{helpers::generated::bpf_redirect, macros::classifier, programs::TcContext};
 use hivemind_ebpf::{
     abi::{FrontendKey, IN},
+    packet::WHOLE,
     policy::RULED_IN,
     reason::Reason,
 };
@@ -79,7 +80,8 @@ fn from_uplink(skb: Skb, verdict: &mut i32) -> Result<(), Reason> {
         return Ok(());
     }
     let balanced = work.packet.is_balanced();
-    let known = balanced && balance::translate(work);
+    // Fragments may come in any order. The stack puts them together, whose copies do not.
+    let known = balanced && (tunnelled || work.packet.fragment == WHOLE) && balance::translate(work);
     if tunnelled && !balanced {
         return Err(Reason::Fragment);
     }

@@ -127,7 +127,7 @@ pub(crate) fn past_the_sockets<R>(cgroup: &Path, f: impl FnOnce() -> R) -> R {
 }
 
 /// The firewall of a host: what `hivemind` adds for these published TCP and UDP ports, after a filter of the host's own
-/// that refuses what goes to port `refused`.
+/// that refuses what goes to port `refused`, and that tracks connections.
 pub(crate) fn firewall(ports: &str, refused: u16) {
     let ours = |family: &str, next_hop: &str| {
         let rule = |protocol: &str| {
@@ -144,6 +144,7 @@ pub(crate) fn firewall(ports: &str, refused: u16) {
     };
     nft(&format!(
         "table inet host {{ chain input {{ type filter hook input priority 0; policy accept;
+            ct state invalid drop
             tcp dport {refused} drop\nudp dport {refused} drop\n }}\n}}\n{}{}",
         ours("ip", "10.88.0.254"),
         ours("ip6", "fd68:6d00:0:1::fffe")

@@ -189,7 +189,7 @@ impl Table<'_> {
         let own = Frame { src: (backend, 7001), ..asks.clone() };
         self.row("its own published port", PUB, publish, own.bytes(), Expect::Drop(Reason::Hairpin));
         self.row("begun: the short way", UP, device("uplink"), more.bytes(), Expect::RedirectAs(there.bytes()));
-        self.parts(family, &more, &there);
+        self.parts(family, &more, &bench.by_device(1, there));
         let mut answer = bench.sent(1, protocol, 8080, SocketAddr::new(client, 7000));
         answer.detail |= ACK;
         // A router on the way says that the answer was too big: the instance is told so of what it has sent.
@@ -231,9 +231,10 @@ impl Table<'_> {
         self.row("not published", PUB, publish, other.bytes(), Expect::Drop(Reason::NoSuchPort));
     }
 
-    /// The fragments of a packet to a published port: the later ones follow the first. Alone they are the stack's.
+    /// The fragments of a packet to a published port. Where they come in they are the stack's, since their order may be any;
+    /// behind it the later ones follow the first.
     fn parts(&mut self, family: Family, asks: &Frame, there: &Frame) {
-        let uplink = device("uplink");
+        let (uplink, publish) = (device("uplink"), device("hm-pub"));
         let part = |frame: &Frame, ident: u8, first: bool| match family {
             Family::V4 => Frame { fragment: if first { 0x2000 } else { 3 }, ttl: 64, ..frame.clone() },
             Family::V6 => {
@@ -245,17 +246,22 @@ impl Table<'_> {
         let ident = asks.protocol;
         if family == Family::V6 {
             let alone = part(asks, ident + 100, false);
-            self.row("begun, a later fragment alone: the stack's", UP, uplink, alone.bytes(), Expect::Pass);
+            let no = Expect::Drop(Reason::NoSuchPort);
+            self.row("begun, a later fragment alone", PUB, publish, alone.bytes(), no);
         }
         let (first, first_there) = (part(asks, ident, true), part(there, ident, true));
-        self.row("begun, a first fragment", UP, uplink, first.bytes(), Expect::RedirectAs(first_there.bytes()));
+        self.row("begun, a first fragment: the stack's", UP, uplink, first.bytes(), Expect::Pass);
+        self.row("begun, a first fragment", PUB, publish, first.bytes(), Expect::RedirectAs(first_there.bytes()));
         let later = part(asks, ident, false).bytes();
-        // What lies where the ports would be is data: only the address changes.
+        self.row("begun, a later fragment: the stack's", UP, uplink, later.clone(), Expect::Pass);
+        // What lies where the ports would be is data: only the addresses change.
         let mut later_there = later.clone();
         let address = part(there, ident, false).bytes();
         let header = if family == Family::V4 { 24..34 } else { 38..54 };
-        later_there[header.clone()].copy_from_slice(&address[header]);
-        self.row("begun, a later fragment", UP, uplink, later, Expect::RedirectAs(later_there));
+        for changed in [0..12, header] {
+            later_there[changed.clone()].copy_from_slice(&address[changed]);
+        }
+        self.row("begun, a later fragment", PUB, publish, later, Expect::RedirectAs(later_there));
     }
 
     fn arrivals(&mut self, family: Family) {

@@ -380,7 +380,7 @@ impl Model {
             return Err(Reason::SpoofedAddress);
         }
         // What cannot be read is the stack's.
-        let Ok((packet, follows)) = self.read(Device::Uplink, frame) else { return Ok(passes()) };
+        let Ok((packet, _)) = self.read(Device::Uplink, frame) else { return Ok(passes()) };
         if packet.is_error() {
             let told = parse::quoted(frame, &packet).filter(|(_, src, _)| src.0 == packet.to.0);
             let known = told.and_then(|(protocol, src, dst)| self.backends.get(&(dst, src, protocol)));
@@ -390,8 +390,8 @@ impl Model {
             }
             return Ok(opinion);
         }
-        let lost = packet.part == Part::Later && !follows;
-        if lost || !matches!(packet.protocol, TCP | UDP) {
+        // Whatever the order of fragments, the stack puts them together.
+        if packet.part != Part::Whole || !matches!(packet.protocol, TCP | UDP) {
             return Ok(passes());
         }
         let Some(backend) = self.backends.get(&(packet.from, packet.to, packet.protocol)).copied() else {
@@ -409,7 +409,7 @@ impl Model {
         }
         let (asked, receiver) = (Some(packet.to), self.world.host_of(backend.0));
         let opens = packet.protocol == TCP && packet.opens();
-        let judged = self.flow(packet, backend, asked, [None, receiver], follows, true);
+        let judged = self.flow(packet, backend, asked, [None, receiver], false, true);
         if !opens {
             return judged;
         }
