@@ -209,7 +209,7 @@ echo /bin/modprobe > /proc/sys/kernel/modprobe
 for module in $(cat /modules); do modprobe $module || echo "no module $module"; done
 ip link set lo up
 cat /proc/version
-export HIVEMIND_FUZZ_CASES=2000
+export HIVEMIND_FUZZ_CASES=2000 HIVEMIND_NO_SKIP=1
 for test in $(cat /run-these); do
     echo "== $test"
     /tests/$test --test-threads=1 --nocapture < /dev/null
