@@ -21,7 +21,7 @@ use super::{
     PASS, balance, finish,
     flow::{self, Hook},
     maps::{ENDPOINTS, FRONTENDS, config, count, has_nodes, hit, host_flags},
-    policy::{ask, hm_first_rule, who},
+    policy::{ask, hm_first_rule, is_node, who},
     refuse::{ANSWER_MARK, Back, answer},
     service,
     skb::Skb,
@@ -103,6 +103,10 @@ pub(super) fn enters(skb: Skb, work: &mut Work, bytes: u64) -> Result<(), Reason
     let dst = &work.packet.tuple.dst;
     if is_control(&work.packet) || !(skb.is_cast() || is_group(dst) || is_hosts(dst)) {
         return Ok(());
+    }
+    // What the host says to itself does not come by an uplink.
+    if is_node(&work.packet.tuple.src) {
+        return Err(Reason::SpoofedAddress);
     }
     follow(work, bytes)
 }

@@ -16,6 +16,7 @@ use super::{
     host,
     limit::{self, RECEIVER},
     maps::{ENDPOINTS, PEERS, config, forwarded, has_nodes},
+    policy::is_node,
     refuse::{Back, answer},
     related,
     rewrite::{self, End},
@@ -141,6 +142,11 @@ fn pub_select(skb: Skb, verdict: &mut i32) -> Result<(), Reason> {
     read(skb, skb.ether_type().ok_or(Reason::Malformed)?)?;
     if !work.packet.is_balanced() {
         return Err(Reason::NoSuchPort);
+    }
+    // The stack believes it of IPv6, and policies would take it for the host.
+    let src = &work.packet.tuple.src;
+    if is_node(src) || src.is_none() {
+        return Err(Reason::SpoofedAddress);
     }
     balance::translate(work);
     // SAFETY: one aligned word.

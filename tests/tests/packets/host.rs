@@ -68,6 +68,8 @@ fn nothing_comes_into_a_closed_host_but_what_it_lives_by_and_answers() {
             for protocol in [TCP, UDP] {
                 let frame = comes(family, protocol, 5000, 81);
                 bench.at("closed", IN, &frame, Expect::Drop(HostIn));
+                let own = Frame { src: (node(family), 5000), ..frame.clone() };
+                bench.at("as the host itself", IN, &own, Expect::Drop(Reason::SpoofedAddress));
                 // What is only passed on is no concern of the host's.
                 let elsewhere = if family == Family::V4 { "203.0.113.9" } else { "2001:db8:9::9" };
                 let through = Frame { dst: (elsewhere.parse().expect("an address"), 81), ..frame };

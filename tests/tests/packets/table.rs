@@ -188,6 +188,14 @@ impl Table<'_> {
         let there = Frame { dst: (backend, 8080), ..more.clone() };
         let own = Frame { src: (backend, 7001), ..asks.clone() };
         self.row("its own published port", PUB, publish, own.bytes(), Expect::Drop(Reason::Hairpin));
+        let mut forged = vec![node];
+        if family == Family::V6 {
+            forged.push(Ipv6Addr::UNSPECIFIED.into());
+        }
+        for src in forged {
+            let frame = Frame { src: (src, 7001), ..asks.clone() };
+            self.row("as the node itself or nobody", PUB, publish, frame.bytes(), Expect::Drop(Reason::SpoofedAddress));
+        }
         self.row("begun: the short way", UP, device("uplink"), more.bytes(), Expect::RedirectAs(there.bytes()));
         self.parts(family, &more, &bench.by_device(1, there));
         let mut answer = bench.sent(1, protocol, 8080, SocketAddr::new(client, 7000));

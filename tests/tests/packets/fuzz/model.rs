@@ -4,7 +4,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    net::IpAddr,
+    net::{IpAddr, Ipv6Addr},
 };
 
 use hivemind_ebpf::{program, reason::Reason};
@@ -423,6 +423,10 @@ impl Model {
         let (packet, follows) = self.read(Device::Publish, frame)?;
         if !matches!(packet.protocol, TCP | UDP) || packet.part == Part::Later && !follows {
             return Err(Reason::NoSuchPort);
+        }
+        // The node says nothing to itself by this way, and nobody has no address.
+        if self.world.node.contains(&packet.from.0) || packet.from.0 == IpAddr::V6(Ipv6Addr::UNSPECIFIED) {
+            return Err(Reason::SpoofedAddress);
         }
         let front = self.world.published.get(&(packet.from.0.is_ipv4(), packet.to.1, packet.protocol));
         let behind = front.map(|(end, friends)| {
