@@ -15,15 +15,21 @@ pub(crate) const OBJECT: &str = "HIVEMIND_EBPF_OBJECT";
 /// The BPF target has no ready-made `core`, so it is built from source, by a compiler that has the source beside it.
 /// RUSTC_BOOTSTRAP allows `-Z build-std` with a stable one, and is set for this build only.
 pub(crate) fn object() -> Result<PathBuf> {
+    object_in("target/bpf", None)
+}
+
+/// The same into a folder of its own, with something more for the compiler.
+fn object_in(folder: &str, more: Option<&str>) -> Result<PathBuf> {
     let rustc = setup::ebpf_rustc().context("no Rust compiler has the source of core (hint: cargo xtask setup)")?;
-    let target = shell::root().join("target/bpf");
+    let target = shell::root().join(folder);
     let arch = std::env::consts::ARCH;
-    let flags = [
+    let mut flags = vec![
         "-Cdebuginfo=2".to_owned(),
         "-Clink-arg=--btf".into(),
         "-Clinker=bpf-linker".into(),
         format!("--cfg=bpf_target_arch=\"{arch}\""),
     ];
+    flags.extend(more.map(str::to_owned));
     let mut cargo = shell::cargo();
     cargo
         .args(["build", "--quiet", "--release", "--package", "hivemind-ebpf", "--bin", "hivemind-ebpf"])
@@ -58,19 +64,36 @@ pub(crate) fn run(release: bool) -> Result<PathBuf> {
     Ok(binary)
 }
 
+/// The binary whose programs tell of each drop in the daemon's log, and its path.
+pub(crate) fn logging() -> Result<PathBuf> {
+    setup::run_quietly()?;
+    let object = object_in("target/bpf-log", Some("--cfg=hivemind_log"))?;
+    let mut cargo = shell::cargo();
+    cargo.args(["build", "--package", "hivemind", "--features", "bpf-log"]);
+    shell::run(cargo.env(OBJECT, object))?;
+    let binary = beside("hivemind-logging")?;
+    println!("build: {} (drops are lines of the daemon's log with --log-level debug)", binary.display());
+    Ok(binary)
+}
+
+/// Keeps the binary that was just built under another name.
+fn beside(name: &str) -> Result<PathBuf> {
+    let debug = shell::root().join("target/debug");
+    let binary = debug.join(name);
+    // Not in place: one that runs may not be written.
+    let fresh = debug.join(format!("{name}.new"));
+    std::fs::copy(debug.join("hivemind"), &fresh)?;
+    std::fs::rename(fresh, &binary)?;
+    Ok(binary)
+}
+
 /// The same binary with what only tests use, under another name. To be built before the product: the last build
 /// has the plain name.
 pub(crate) fn testkit() -> Result<PathBuf> {
     let mut cargo = shell::cargo();
     cargo.args(["build", "--package", "hivemind", "--all-features"]).env(OBJECT, object()?);
     shell::run(&mut cargo)?;
-    let debug = shell::root().join("target/debug");
-    let binary = debug.join("hivemind-testkit");
-    // Not in place: one that runs may not be written.
-    let fresh = debug.join("hivemind-testkit.new");
-    std::fs::copy(debug.join("hivemind"), &fresh)?;
-    std::fs::rename(fresh, &binary)?;
-    Ok(binary)
+    beside("hivemind-testkit")
 }
 
 /// `cargo xtask bench`: the benchmark program with everything built for speed.

@@ -31,6 +31,9 @@ enum Command {
         /// With optimisation, as it is shipped
         #[arg(long)]
         release: bool,
+        /// For who works on the programs: they write a line for each drop into the daemon's log. Never shipped
+        #[arg(long, conflicts_with = "release")]
+        bpf_log: bool,
     },
     /// Set up, build, and show hivemind at work: a real web server behind a service, on IPv4 and IPv6
     Demo {
@@ -94,7 +97,8 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Test { quick, long, filter } => return test::run(quick, long, filter.as_deref()),
         Command::Ci => return test::run(false, false, None),
         Command::Setup => setup::run(),
-        Command::Build { release } => build::run(release).map(drop),
+        Command::Build { bpf_log: true, .. } => build::logging().map(drop),
+        Command::Build { release, .. } => build::run(release).map(drop),
         Command::Demo { check } => demo::run(check),
         Command::Forward { port, v6 } => forward::run(port, v6),
         Command::Bench { args } => build::bench(&args),

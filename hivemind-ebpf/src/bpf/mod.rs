@@ -11,6 +11,8 @@ mod container;
 mod flow;
 mod host;
 mod limit;
+#[cfg(hivemind_log)]
+mod log;
 mod maps;
 mod policy;
 mod publish;
@@ -50,6 +52,8 @@ fn finish(result: Result<(), Reason>, verdict: i32, skb: Skb, endpoint: u32, dir
         Err(reason) => {
             maps::count(endpoint, 0, direction, reason as u8, u64::from(skb.len()));
             tell::dropped(endpoint, direction, reason, skb.len());
+            #[cfg(hivemind_log)]
+            log::dropped(skb, endpoint, direction, reason as u8);
             if capture::is_on() {
                 capture::dropped(skb, endpoint, direction, reason as u8);
             }

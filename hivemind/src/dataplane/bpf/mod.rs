@@ -15,6 +15,8 @@ mod intervals;
 mod kept;
 mod link;
 mod load;
+#[cfg(feature = "bpf-log")]
+mod log;
 mod mapped;
 mod maps;
 mod mend;
@@ -148,6 +150,8 @@ impl BpfDataplane {
             why: chain(&error),
         })?;
         load::all(&mut ebpf, &config.log_dir)?;
+        #[cfg(feature = "bpf-log")]
+        log::read(&mut ebpf);
         let info = info(&ebpf, tcx);
         let ids = mend::Ids::of(&ebpf);
         let mut maps = Maps::take(&mut ebpf)?;
