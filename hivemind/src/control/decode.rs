@@ -40,6 +40,20 @@ impl Dirty {
     pub(super) fn is_empty(&self) -> bool {
         *self == Self::default()
     }
+
+    /// Adds what `other` says. Without `..`, so that a field more is not forgotten here.
+    pub(super) fn merge(&mut self, other: Self) {
+        let Self { apps, instances, services, tenants, namespaces, policies, tiers, shown, nodes } = other;
+        self.apps.extend(apps);
+        self.instances.extend(instances);
+        self.services.extend(services);
+        self.tenants.extend(tenants);
+        self.namespaces.extend(namespaces);
+        self.policies.extend(policies);
+        self.tiers.extend(tiers);
+        self.shown |= shown;
+        self.nodes |= nodes;
+    }
 }
 
 /// A row's value. Rows are JSON: fields are added over time, and a person can read them.

@@ -144,13 +144,7 @@ impl Loop {
                 apps.extend(self.snapshot.apps.keys().cloned());
                 apps.extend(self.snapshot.instances.values().map(|row| row.object.app.clone()));
             }
-            said.apps.extend(dirty.apps);
-            said.instances.extend(dirty.instances);
-            said.services.extend(dirty.services);
-            said.tenants.extend(dirty.tenants);
-            said.namespaces.extend(dirty.namespaces);
-            said.policies.extend(dirty.policies);
-            said.tiers.extend(dirty.tiers);
+            said.merge(dirty);
             for app in apps {
                 if let Err(error) = self.plan(&app).await {
                     self.put_off(app, error)?;

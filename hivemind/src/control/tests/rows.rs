@@ -50,6 +50,31 @@ async fn a_node_that_registers_again_keeps_when_it_first_came() {
     second.stop().await;
 }
 
+#[tokio::test]
+async fn an_open_feed_is_told_of_nodes_that_register_and_change_later() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let running = Running::start(dir.path(), u64::MAX).await;
+    let mut feed = running.control.feed(&"node-2".parse().expect("a name")).await.expect("a feed");
+    let mut desired = NodeDesired::default();
+    take(&mut feed, &mut desired).await;
+    assert_eq!(desired.nodes.len(), 0);
+    let name: NodeName = "node-1".parse().expect("a name");
+    for last in [3, 4] {
+        let node = Node {
+            name: name.clone(),
+            instances_v4: None,
+            instances_v6: None,
+            created_at: Timestamp::from_millis(0),
+        };
+        let addresses = vec![[192, 0, 2, last].into()];
+        let status = NodeStatus { ready: true, addresses: addresses.clone(), ..NodeStatus::default() };
+        running.control.register_node(node, status).await.expect("registered");
+        take(&mut feed, &mut desired).await;
+        assert_eq!(desired.nodes.get(&name).map(|told| told.to_vec()), Some(addresses));
+    }
+    running.stop().await;
+}
+
 /// The oldest revision that a watch may begin at.
 async fn oldest(store: &Faulty) -> Revision {
     match store.watch("/", 0).await {
