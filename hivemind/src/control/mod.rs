@@ -8,12 +8,15 @@ mod commands;
 mod decode;
 mod error;
 mod feed;
+mod load;
 mod objects;
 mod run;
 #[cfg(test)]
 mod tests;
 
-pub use error::ControlError;
+pub use decode::Unreadable;
+pub use error::{ControlError, LoadError};
+pub use load::{Loaded, load};
 pub use objects::{Changed, ObjectChange, ObjectName};
 pub use run::{ControlConfig, start};
 

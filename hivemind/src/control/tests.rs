@@ -93,7 +93,8 @@ impl Running {
         let events = Events::default();
         let services = ServiceRanges { v4: "10.96.0.0/16".parse().ok(), v6: "fd00:2::/112".parse().ok() };
         let asked: Arc<dyn Store> = Arc::clone(&store) as _;
-        let (control, run) = start(asked, ControlConfig { services }, events.clone()).await.expect("a loop");
+        let loaded = load(asked).await.expect("readable rows");
+        let (control, run) = start(loaded, ControlConfig { services }, events.clone()).await.expect("a loop");
         Self { store, control, events, task: tokio::spawn(run) }
     }
 

@@ -102,8 +102,8 @@ codes! {
     Drift = "E-BPF-005", 409, 1, "Something in the kernel is not what the daemon has written or attached: someone else has changed it. The lines beneath say what. The daemon puts it right within a minute and counts it in hivemind_dataplane_repairs; if it comes again, somebody goes on changing it.";
     /// The store failed.
     Store = "E-STORE-001", 500, 1, "The store could not be read or written; the message names the file. Check the disk and its permissions.";
-    /// The store belongs to a newer version.
-    StoreVersion = "E-STORE-002", 500, 1, "The store was written by a newer version of hivemind. Use that version.";
+    /// The store, or a row of it, belongs to a newer version.
+    StoreVersion = "E-STORE-002", 500, 1, "The store was written by a newer version of hivemind, or rows of it that this version cannot read; the message names them. The daemon does not start, and has touched neither the store nor an instance. Start the version that wrote them ('hivemind --version' tells a program's). A row that no version reads was damaged: bring back a copy of the store's file.";
     /// The store is new, and the machine has instances.
     StoreLost = "E-STORE-003", 409, 4, "The store is empty, but instances of hivemind are on this machine: nothing would know of them, and they would be removed. Is the state directory mounted, and the right one? To remove them and begin anew, start the daemon once with --remove-unknown.";
     /// Policies do not do what a test expects.

@@ -32,7 +32,11 @@ const REVISION: &str = "revision";
 const COMPACTED: &str = "compacted";
 const LAST_LEASE: &str = "last-lease";
 
-/// The schema this program writes. Raise it with any change of tables or encodings, and migrate in [`Engine::new`].
+/// The schema this program writes. An older version refuses a store of a newer schema as a whole. So raise it, and
+/// migrate in [`Engine::new`], with a change that older versions would take for something else: of tables, of the
+/// encoding of rows, of what a field means, or a field that they need and that is no longer written. Do not raise it for
+/// a further field or kind of row: older versions go on without a kind that they do not know (do raise it if that does
+/// harm), and do not start by rows that they cannot read, as those of a document with a field that they do not know.
 pub(super) const SCHEMA_VERSION: u32 = 1;
 
 /// An open database.
