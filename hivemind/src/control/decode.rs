@@ -176,16 +176,12 @@ fn apply_row(snapshot: &mut ClusterSnapshot, key: &str, entry: Option<&Entry>, d
         let node: NodeName = name(rest)?;
         set(&mut snapshot.node_status, node, entry)?;
         dirty.nodes = true;
-    } else if let Some(rest) = key.strip_prefix(keys::IDENTITIES) {
-        let [tenant, namespace] = parts(rest)?;
-        if let Some(entry) = entry {
-            snapshot.identities.insert(scope(tenant, namespace)?, number(entry)?);
-        }
     } else if key == keys::LAST_SERVICE_ID {
         if let Some(entry) = entry {
             snapshot.last_service_id = number(entry)?;
         }
     } else {
+        // Of a newer version, or of one that numbered namespaces: `/v1/identities/`.
         tracing::debug!(key, "a row of an unknown kind is left alone");
     }
     Ok(())

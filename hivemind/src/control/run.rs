@@ -413,7 +413,6 @@ fn transaction(snapshot: &ClusterSnapshot, app: &AppKey, changes: &[Change]) -> 
                 txn.put(key, encode(service)?)
             }
             Change::DeleteService(key) => txn.delete(keys::service(key)),
-            Change::PutIdentity(scope, number) => txn.put(keys::identity(scope), number.to_string()),
             Change::DeleteApp(key) => txn.delete(keys::app(key)),
         };
     }

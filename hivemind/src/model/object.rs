@@ -183,8 +183,6 @@ pub struct Instance {
     pub node: NodeName,
     /// Its addresses.
     pub addresses: Addresses,
-    /// The number policies are compiled against; 0 is unknown and never given.
-    pub identity: u32,
     /// Run or stop.
     pub desired: Desired,
     /// When it was placed.

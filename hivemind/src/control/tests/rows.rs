@@ -71,6 +71,24 @@ async fn an_open_feed_is_told_of_nodes_that_register_and_change_later() {
     running.stop().await;
 }
 
+#[tokio::test]
+async fn rows_of_a_version_that_numbered_namespaces_are_read() {
+    use crate::store::keys;
+    let dir = tempfile::tempdir().expect("a folder");
+    let store = Faulty::open(dir.path(), u64::MAX).await;
+    let old = r#"{"id":"abcdefghij","app":{"scope":{"tenant":"default","namespace":"default"},"name":"web"},"generation":1,
+        "spec":{"image":"web"},"node":"node-1","addresses":{"v4":"10.88.0.2","v6":"fd00:1::2"},"identity":256,
+        "desired":"run","created_at":"2026-01-01T00:00:00Z"}"#;
+    let rows = Txn::new()
+        .put(format!("{}default/default/web/abcdefghij", keys::INSTANCES), old)
+        .put("/v1/identities/default/default", "256")
+        .put(keys::LAST_SERVICE_ID, "7");
+    store.txn(rows).await.expect("written");
+    let loaded = load(store).await.expect("readable");
+    let instances: Vec<_> = loaded.snapshot.instances_of(&key("web")).map(|it| it.addresses.v4).collect();
+    assert_eq!((instances, loaded.snapshot.last_service_id), (vec![Some([10, 88, 0, 2].into())], 7));
+}
+
 /// The JSON of a row with a field more, as a newer version may write it.
 async fn with_a_field_more(store: &dyn Store, key: &str, at: &str) -> Vec<u8> {
     let row = store.get(key).await.expect("read").0.expect("a row");

@@ -32,12 +32,16 @@ const REVISION: &str = "revision";
 const COMPACTED: &str = "compacted";
 const LAST_LEASE: &str = "last-lease";
 
-/// The schema this program writes. An older version refuses a store of a newer schema as a whole. So raise it, and
-/// migrate in [`Engine::new`], with a change that older versions would take for something else: of tables, of the
-/// encoding of rows, of what a field means, or a field that they need and that is no longer written. Do not raise it for
-/// a further field or kind of row: older versions go on without a kind that they do not know (do raise it if that does
-/// harm), and do not start by rows that they cannot read, as those of a document with a field that they do not know.
-pub(super) const SCHEMA_VERSION: u32 = 1;
+/// The schema this program writes, from its first transaction on: what it only opened, an older version still opens.
+///
+/// An older version refuses a store of a newer schema as a whole. So raise it, and migrate in [`Engine::new`], with a
+/// change that older versions would take for something else: of tables, of the encoding of rows, of what a field means;
+/// or with a field that they need and that is no longer written. Do not raise it for a further field or kind of row:
+/// older versions do not start by a row that they cannot read, as of a document with a field that they do not know, and
+/// go on without a kind that they do not know (raise it if that does harm).
+///
+/// 2: instances have no `identity`. Versions that know 1 only take rows that they cannot read for deleted.
+pub(super) const SCHEMA_VERSION: u32 = 2;
 
 /// An open database.
 pub(super) struct Engine {
@@ -268,6 +272,7 @@ impl Group {
                 }
             });
         }
+        tables.meta.insert(SCHEMA, u64::from(SCHEMA_VERSION))?;
         tables.meta.insert(REVISION, self.revision)?;
         tables.meta.insert(COMPACTED, self.compacted)?;
         tables.meta.insert(LAST_LEASE, self.last_lease)?;
