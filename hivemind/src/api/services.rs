@@ -10,7 +10,7 @@ use super::{
     extract::{InScope, Named},
     problem::{ApiError, not_found},
     round_trips,
-    view::{ServiceView, Traffic, dns_names},
+    view::{ServiceView, Traffic},
 };
 use crate::{
     dataplane::Counter,
@@ -77,7 +77,7 @@ pub(super) async fn list(State(state): State<ApiState>, InScope(scope): InScope)
 pub(super) async fn get(State(state): State<ApiState>, named: Named) -> Result<Body<ServiceView>, ApiError> {
     let snapshot = state.control.snapshot();
     let here = || snapshot.services.values().map(|row| &row.object).filter(|service| service.key.scope == named.0);
-    let called = |service: &&Arc<Service>| dns_names(service).any(|dns| dns.eq_ignore_ascii_case(&named.1));
+    let called = |service: &&Arc<Service>| service.all_dns_names().any(|dns| dns.eq_ignore_ascii_case(&named.1));
     let by_name = named.service().ok().and_then(|key| snapshot.services.get(&key)).map(|row| &row.object);
     match by_name.or_else(|| here().find(called)) {
         Some(service) => {
@@ -86,7 +86,7 @@ pub(super) async fn get(State(state): State<ApiState>, named: Named) -> Result<B
             Ok(Body(ServiceView { round_trips, ..ServiceView::new(&snapshot, service, Some(counted.of(service))) }))
         }
         None => {
-            let names: Vec<_> = here().flat_map(|s| dns_names(s).chain([s.key.name.to_string()])).collect();
+            let names: Vec<_> = here().flat_map(|s| s.all_dns_names().chain([s.key.name.to_string()])).collect();
             Err(not_found("service", &named.1, Some(&named.0), names.iter().map(String::as_str)))
         }
     }

@@ -15,7 +15,7 @@ use crate::{
     dns::{DnsConfig, DnsServer, DnsTable, Resolved},
     model::{ErrorCode, InstanceId, Problem},
     net::{
-        HostLink, Net, NetError, NodeNet,
+        HostLink, Net, NetError, NodeNet, PUBLISH_DEVICE,
         linux::{LinuxNet, NetConfig},
     },
     runtime::{ContainerdRuntime, Runtime, RuntimeConfig},
@@ -123,7 +123,7 @@ async fn make(
         root: config.bpf_root.clone(),
         cgroup,
         network: network.clone(),
-        publish_device: "hm-pub".into(),
+        publish_device: PUBLISH_DEVICE.into(),
         log_dir: config.state_dir.join("verifier"),
         flow_share: hivemind_ebpf::abi::FLOW_SHARE,
     })

@@ -53,7 +53,7 @@ use super::{
 };
 use crate::{
     model::InstanceId,
-    net::{HostLink, NodeNet},
+    net::{HostLink, NodeNet, host_device},
 };
 use attach::Place;
 use constants::constants;
@@ -261,7 +261,7 @@ impl Dataplane for BpfDataplane {
     }
 
     fn detach(&mut self, id: &InstanceId) -> Result<(), DataplaneError> {
-        let device = format!("hm{id}");
+        let device = host_device(id);
         self.detach_device(&Place::From(id.clone()), &device)?;
         self.detach_device(&Place::To(id.clone()), &device)
     }
