@@ -284,16 +284,11 @@ impl Held {
         rows(
             "INSTANCE SERVICE DIRECTION REASON PACKETS BYTES",
             self.counters.iter().map(|counter| {
-                let direction = match counter.direction {
-                    hivemind_ebpf::abi::OUT => "out",
-                    hivemind_ebpf::abi::IN => "in",
-                    _ => "opened",
-                };
                 vec![
                     self.who.instance_at(counter.endpoint),
                     self.who.service_of(counter.service),
-                    direction.into(),
-                    super::metrics::reason(counter.reason).into(),
+                    counter.direction.as_str().into(),
+                    counter.verdict().into(),
                     counter.packets.to_string(),
                     counter.bytes.to_string(),
                 ]

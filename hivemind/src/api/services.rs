@@ -3,7 +3,6 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use axum::{Json as Body, extract::State};
-use hivemind_ebpf::abi;
 
 use super::{
     ApiState,
@@ -13,7 +12,7 @@ use super::{
     view::{ServiceView, Traffic},
 };
 use crate::{
-    dataplane::Counter,
+    dataplane::{Counter, Way},
     model::{AppKey, ClusterSnapshot, Problem, Service},
 };
 
@@ -41,18 +40,18 @@ impl Counted {
         for counter in self.counters.iter().filter(|counter| counter.service == service.id) {
             let client = self.apps.get(&counter.endpoint).is_some_and(|app| *app != service.app);
             match (counter.reason, counter.direction) {
-                (0, abi::OPENED) => sum.connections += counter.packets,
-                (_, abi::OPENED) => sum.connections_refused += counter.packets,
-                (0, _) if client => {}
-                (0, abi::OUT) => {
+                (None, Way::Opened) => sum.connections += counter.packets,
+                (Some(_), Way::Opened) => sum.connections_refused += counter.packets,
+                (None, _) if client => {}
+                (None, Way::Out) => {
                     sum.packets_out += counter.packets;
                     sum.bytes_out += counter.bytes;
                 }
-                (0, _) => {
+                (None, Way::In) => {
                     sum.packets_in += counter.packets;
                     sum.bytes_in += counter.bytes;
                 }
-                (_, _) => sum.packets_dropped += counter.packets,
+                (Some(_), Way::Out | Way::In) => sum.packets_dropped += counter.packets,
             }
         }
         sum
@@ -94,6 +93,8 @@ pub(super) async fn get(State(state): State<ApiState>, named: Named) -> Result<B
 
 #[cfg(test)]
 mod tests {
+    use hivemind_ebpf::reason::Reason;
+
     use super::*;
     use crate::model::{Scope, Timestamp};
 
@@ -122,15 +123,15 @@ mod tests {
         let counted = Counted {
             apps: BTreeMap::from([(3, app("web")), (4, app("client"))]),
             counters: vec![
-                count(3, 7, abi::IN, 0, 10),
-                count(3, 7, abi::OUT, 0, 9),
-                count(4, 7, abi::OUT, 0, 1_000),
-                count(4, 7, abi::IN, 0, 1_000),
-                count(abi::RETIRED, 7, abi::IN, 0, 5),
-                count(3, 7, abi::IN, 12, 2),
-                count(0, 7, abi::OPENED, 0, 4),
-                count(0, 7, abi::OPENED, 13, 3),
-                count(3, 8, abi::IN, 0, 1_000),
+                count(3, 7, Way::In, None, 10),
+                count(3, 7, Way::Out, None, 9),
+                count(4, 7, Way::Out, None, 1_000),
+                count(4, 7, Way::In, None, 1_000),
+                count(0, 7, Way::In, None, 5),
+                count(3, 7, Way::In, Some(Reason::NoSuchPort), 2),
+                count(0, 7, Way::Opened, None, 4),
+                count(0, 7, Way::Opened, Some(Reason::NoBackend), 3),
+                count(3, 8, Way::In, None, 1_000),
             ],
         };
         let expected = Traffic {
