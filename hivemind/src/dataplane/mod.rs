@@ -22,7 +22,7 @@ pub use watch::{Listener, Watch};
 use drift::{Difference, Repairs};
 use flows::{DropRecord, FlowRecord};
 use round_trips::RoundTrips;
-use tables::{LimitOwner, Tables, Usage};
+use tables::{LimitOwner, Part, Tables, Usage};
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -99,8 +99,8 @@ pub trait Dataplane: Send + std::fmt::Debug {
     /// What was written last; at first, what the last daemon has left in the maps.
     fn written(&self) -> Tables;
 
-    /// What the maps hold now.
-    fn held(&mut self) -> Result<Tables, DataplaneError>;
+    /// What the maps hold now of these parts; the others are empty.
+    fn held(&mut self, parts: &[Part]) -> Result<Tables, DataplaneError>;
 
     /// Those of the addresses that a flow lives to or from.
     fn in_use(&mut self, among: &BTreeSet<IpAddr>) -> Result<BTreeSet<IpAddr>, DataplaneError>;

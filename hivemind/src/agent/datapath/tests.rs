@@ -4,7 +4,7 @@ use super::*;
 use crate::dataplane::{
     SweepReport,
     flows::{DropRecord, FlowRecord},
-    tables::Tables,
+    tables::{Part, Tables},
 };
 use crate::{
     dataplane::SyncReport,
@@ -66,7 +66,7 @@ impl Dataplane for Recorder {
     fn written(&self) -> Tables {
         self.written.lock().expect("not poisoned").last().cloned().unwrap_or_default()
     }
-    fn held(&mut self) -> Result<Tables, DataplaneError> {
+    fn held(&mut self, _: &[Part]) -> Result<Tables, DataplaneError> {
         Ok(Tables::default())
     }
     fn round_trips(&mut self) -> Result<Vec<RoundTrips>, DataplaneError> {

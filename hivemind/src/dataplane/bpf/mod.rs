@@ -10,6 +10,7 @@ mod attach;
 mod constants;
 mod driver;
 mod group;
+mod held;
 mod hits;
 mod intervals;
 mod kept;
@@ -49,7 +50,7 @@ use super::{
     flows::{DropRecord, FlowRecord},
     probe,
     round_trips::RoundTrips,
-    tables::{LimitOwner, NodeRow, Tables, Usage},
+    tables::{LimitOwner, NodeRow, Part, Tables, Usage},
 };
 use crate::{
     model::InstanceId,
@@ -402,8 +403,8 @@ impl Dataplane for BpfDataplane {
         self.shadow.rows().clone()
     }
 
-    fn held(&mut self) -> Result<Tables, DataplaneError> {
-        Shadow::held(&self.maps)
+    fn held(&mut self, parts: &[Part]) -> Result<Tables, DataplaneError> {
+        held::held(&self.maps, parts)
     }
 
     fn in_use(&mut self, among: &BTreeSet<IpAddr>) -> Result<BTreeSet<IpAddr>, DataplaneError> {
