@@ -201,11 +201,40 @@ impl fmt::Display for Problem {
 
 impl std::error::Error for Problem {}
 
+/// An error with its causes, for messages. What an error says of its cause itself is not said again.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let said = cause.to_string();
+        if !text.contains(&said) {
+            text += &format!(": {said}");
+        }
+        next = cause.source();
+    }
+    text
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
 
-    use super::{ErrorCode, Problem};
+    use super::{ErrorCode, Problem, chain};
+
+    #[test]
+    fn causes_are_said_once() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("{says}")]
+        struct Link {
+            says: &'static str,
+            #[source]
+            by: Option<Box<Self>>,
+        }
+        let link = |says, by: Option<Link>| Link { says, by: by.map(Box::new) };
+        let innermost = link("no such device", None);
+        let error = link("cannot open it", Some(link("refused: no such device", Some(innermost))));
+        assert_eq!(chain(&error), "cannot open it: refused: no such device");
+    }
 
     #[test]
     fn codes_are_unique_and_have_the_form() {

@@ -18,7 +18,7 @@ mod time;
 
 pub use cluster::{ClusterSnapshot, Row};
 pub use desired::{Backend, FeedMessage, NodeDesired, Peer, ServedService, StatusReport};
-pub use error::{ErrorCode, Problem};
+pub use error::{ErrorCode, Problem, chain};
 pub use event::{Event, EventKind, Subject};
 pub use ids::{
     AppKey, AppName, DNS_ZONE, InstanceId, InvalidName, NamespaceName, NodeName, PolicyKey, PolicyName, Scope,

@@ -53,7 +53,7 @@ use super::{
     tables::{LimitOwner, NodeRow, Part, Tables, Usage},
 };
 use crate::{
-    model::InstanceId,
+    model::{InstanceId, chain},
     net::{HostLink, NodeNet, host_device},
 };
 use attach::Place;
@@ -228,17 +228,6 @@ fn make_folders(base: &Path) -> Result<(), DataplaneError> {
 /// `<root>/v<ABI>`
 fn base(root: &Path) -> PathBuf {
     root.join(format!("v{ABI_VERSION}"))
-}
-
-/// An error with its causes.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text += &format!(": {cause}");
-        source = cause.source();
-    }
-    text
 }
 
 fn info(ebpf: &Ebpf, tcx: bool) -> DataplaneInfo {

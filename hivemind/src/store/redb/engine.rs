@@ -17,7 +17,7 @@ use redb::{Database, ReadableDatabase, ReadableTable, Table, TableDefinition, Wr
 
 use super::codec::{self, Damaged};
 use crate::{
-    model::Revision,
+    model::{Revision, chain},
     store::{Entry, Lease, LeaseId, Op, StoreError, Txn, TxnOutcome, WatchBatch, WatchEvent},
 };
 
@@ -369,7 +369,7 @@ fn row_in(rows: &impl ReadableTable<&'static str, &'static [u8]>, key: &str) -> 
 #[derive(Debug)]
 pub(super) enum Failure {
     Redb(redb::Error),
-    Damaged,
+    Damaged(Damaged),
 }
 
 impl<E: Into<redb::Error>> From<E> for Failure {
@@ -379,8 +379,8 @@ impl<E: Into<redb::Error>> From<E> for Failure {
 }
 
 impl From<Damaged> for Failure {
-    fn from(Damaged: Damaged) -> Self {
-        Self::Damaged
+    fn from(damaged: Damaged) -> Self {
+        Self::Damaged(damaged)
     }
 }
 
@@ -397,8 +397,8 @@ impl Fail<'_> {
         match failure.into() {
             Failure::Redb(redb::Error::Io(error)) => self.io(&error),
             Failure::Redb(redb::Error::DatabaseAlreadyOpen) => StoreError::Locked { path },
-            Failure::Redb(error) => StoreError::Io { action: self.action, path, why: error.to_string() },
-            Failure::Damaged => StoreError::Io { action: self.action, path, why: "a row is damaged".into() },
+            Failure::Redb(error) => StoreError::Io { action: self.action, path, why: chain(&error) },
+            Failure::Damaged(damaged) => StoreError::Io { action: self.action, path, why: damaged.to_string() },
         }
     }
 
@@ -407,7 +407,7 @@ impl Fail<'_> {
         let path = self.path.to_owned();
         match error.kind() {
             ErrorKind::StorageFull | ErrorKind::QuotaExceeded => StoreError::DiskFull { path },
-            _ => StoreError::Io { action: self.action, path, why: error.to_string() },
+            _ => StoreError::Io { action: self.action, path, why: chain(error) },
         }
     }
 }
