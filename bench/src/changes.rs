@@ -131,7 +131,6 @@ impl World {
             let peer = Peer {
                 node: node()?,
                 addresses: Addresses { v4: Some(address(n)), v6: None },
-                identity: 256,
                 scope: Scope::default(),
                 labels: labels(n),
             };

@@ -1,139 +1,113 @@
 //! Why a packet was dropped or a connection refused.
 
-/// A reason. Numbers are never used again for another meaning: dashboards keep them. They are not the kernel's
-/// verdicts; 0 stands for "forwarded" in counters.
-#[repr(u8)]
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Reason {
+macro_rules! reasons {
+    ($($(#[$doc:meta])* $variant:ident = $number:literal, $name:literal, $words:literal;)*) => {
+        /// A reason. Numbers are never used again for another meaning: dashboards keep them. They are not the kernel's
+        /// verdicts; 0 stands for "forwarded" in counters.
+        #[repr(u8)]
+        #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+        pub enum Reason { $($(#[$doc])* $variant = $number),* }
+
+        impl Reason {
+            /// All reasons, by number.
+            pub const ALL: [Self; [$($number),*].len()] = [$(Self::$variant),*];
+
+            /// The name that metrics and tables show.
+            pub const fn as_str(self) -> &'static str { match self { $(Self::$variant => $name),* } }
+
+            /// The reason in words that follow "dropped: ".
+            pub const fn words(self) -> &'static str { match self { $(Self::$variant => $words),* } }
+        }
+    };
+}
+
+// A reason's number, its name, and its words.
+reasons! {
     /// The instance is not ready for traffic: the daemon has not written its row yet, or has removed it.
-    NotReady = 1,
+    NotReady = 1, "not-ready", "the instance is not ready for traffic";
     /// The packet is shorter than its headers say, or contradicts itself.
-    Malformed = 2,
+    Malformed = 2, "malformed", "shorter than its headers say, or in contradiction to itself";
     /// The Ethernet protocol is neither IPv4, IPv6 nor ARP, or the frame has a VLAN tag.
-    EtherType = 3,
+    EtherType = 3, "ether-type", "neither IPv4, IPv6 nor ARP, or with a VLAN tag";
     /// The source Ethernet address is not the instance's.
-    SpoofedMac = 4,
+    SpoofedMac = 4, "spoofed-mac", "the Ethernet address is not the instance's";
     /// The source address is not the instance's.
-    SpoofedAddress = 5,
+    SpoofedAddress = 5, "spoofed-address", "the source address is not the sender's";
     /// The destination is a multicast or broadcast address.
-    Multicast = 6,
+    Multicast = 6, "multicast", "multicast and broadcast are not forwarded";
     /// The destination cannot be routed: loopback, link-local (the cloud's metadata address included), unspecified.
-    Unroutable = 7,
+    Unroutable = 7, "unroutable", "that destination cannot be routed";
     /// A router advertisement, redirect or other neighbour message that an instance may not send or receive.
-    Neighbour = 8,
+    Neighbour = 8, "neighbour", "neighbour messages of this kind are not allowed";
     /// An IPv6 routing header, or more extension headers than are looked at.
-    ExtensionHeader = 9,
+    ExtensionHeader = 9, "extension-header", "an IPv6 routing header, or too many extension headers";
     /// A fragment to a service: only the first carries the port.
-    Fragment = 10,
+    Fragment = 10, "fragment", "a fragment whose first was not seen";
     /// No service has this virtual address.
-    NoSuchService = 11,
+    NoSuchService = 11, "no-such-service", "no service has this address";
     /// The service has no such port.
-    NoSuchPort = 12,
+    NoSuchPort = 12, "no-such-port", "the service has no such port";
     /// No instance of the service is ready.
-    NoBackend = 13,
+    NoBackend = 13, "no-backend", "no instance of the service is ready";
     /// A packet of a TCP connection to a service that is not in the table and does not begin one.
-    NoConnection = 14,
+    NoConnection = 14, "no-connection", "of no known connection, and does not begin one";
     /// The connection table is full.
-    TableFull = 15,
+    TableFull = 15, "table-full", "the table of flows is full";
     /// The backend of the TCP connection is gone.
-    BackendGone = 16,
+    BackendGone = 16, "backend-gone", "the instance that served this connection is gone";
     /// The client's port is in use towards the same backend, through another address of the service.
-    TupleClash = 17,
+    TupleClash = 17, "tuple-clash", "the client uses this port towards the same instance already";
     /// The destination is in the instance ranges, but no instance has it.
-    NoSuchInstance = 18,
+    NoSuchInstance = 18, "no-such-instance", "no instance has this address";
     /// The instance the packet is for is not ready for traffic.
-    PeerNotReady = 19,
+    PeerNotReady = 19, "peer-not-ready", "the instance that it is for is not ready for traffic";
     /// The packet is on its way into an instance that does not have its destination address.
-    NotForInstance = 20,
+    NotForInstance = 20, "not-for-instance", "the instance does not have this address";
     /// The packet could not be rewritten: the kernel refused.
-    Rewrite = 21,
+    Rewrite = 21, "rewrite", "the kernel refused to change the packet";
     /// No policy's rule allows it into the instance.
-    PolicyIn = 22,
+    PolicyIn = 22, "policy-in", "no policy allows it into the instance";
     /// No policy's rule allows it out of the instance.
-    PolicyOut = 23,
+    PolicyOut = 23, "policy-out", "no policy allows it out of the instance";
     /// It comes from an instance of another tenant, and no policy allows that.
-    OtherTenant = 24,
+    OtherTenant = 24, "other-tenant", "from another tenant, which no policy allows";
     /// It passed, because the policies that do not allow it are in audit mode.
-    Audit = 25,
+    Audit = 25, "audit", "passes, but no policy allows it";
     /// An ICMP error about a packet that is of no known flow.
-    Unrelated = 26,
+    Unrelated = 26, "unrelated", "an ICMP error about no known flow";
     /// It passed, but the table of flows is full: its answers are judged for themselves.
-    Untracked = 27,
+    Untracked = 27, "untracked", "passes, but the table of flows is full";
     /// Nothing was dropped: a flow that was never answered, or is over, made room for another in the full table.
-    Evicted = 28,
+    Evicted = 28, "evicted", "a flow made room for another";
     /// Only instances of this node may be used, and none of them is ready.
-    NoLocalBackend = 29,
+    NoLocalBackend = 29, "no-local-backend", "no instance of the service on this node is ready";
     /// The client of a published port is in none of its source ranges.
-    SourceRange = 30,
+    SourceRange = 30, "source-range", "the client is in none of the source ranges";
     /// More bytes or packets in a second than the instance or its tenant may send or get.
-    RateLimited = 31,
+    RateLimited = 31, "rate-limited", "more in a second than its limit";
     /// The instance or its tenant has as many connections as it may, or has begun as many in a second.
-    ConnectionLimit = 32,
+    ConnectionLimit = 32, "connection-limit", "as many connections as its limit";
     /// The instance holds its share of the table of flows.
-    FlowShare = 33,
+    FlowShare = 33, "flow-share", "the instance holds its share of the table of flows";
     /// No rule of a policy of the host allows it into the host.
-    HostIn = 34,
+    HostIn = 34, "host-in", "no policy of the host allows it in";
     /// No rule of a policy of the host allows it out of the host.
-    HostOut = 35,
+    HostOut = 35, "host-out", "no policy of the host allows it out";
     /// No rule of a policy of the host allows it to a published port.
-    Published = 36,
+    Published = 36, "published", "no policy of the host allows it to a published port";
     /// A policy denies it, and says so to the sender.
-    Rejected = 37,
+    Rejected = 37, "rejected", "a policy rejects it";
     /// A packet for another node's published port in a tunnel that is not from that node, or a tunnel to a node that
     /// begins at an instance.
-    Stranger = 38,
+    Stranger = 38, "stranger", "in a tunnel that is not from the node which it says";
     /// Longer than what fits through the tunnel to the node that has the backend.
-    TooLong = 39,
+    TooLong = 39, "too-long", "longer than what fits through the tunnel to the node that has the instance";
     /// The sender is who it is for: it asks its own address by its device, or a service of which it is the only instance
     /// without the socket hooks. No instance takes packets from outside that have its own address.
-    Hairpin = 40,
+    Hairpin = 40, "hairpin", "the sender itself is the only one that could take it";
 }
 
 impl Reason {
-    /// All reasons, by number.
-    pub const ALL: [Self; 40] = [
-        Self::NotReady,
-        Self::Malformed,
-        Self::EtherType,
-        Self::SpoofedMac,
-        Self::SpoofedAddress,
-        Self::Multicast,
-        Self::Unroutable,
-        Self::Neighbour,
-        Self::ExtensionHeader,
-        Self::Fragment,
-        Self::NoSuchService,
-        Self::NoSuchPort,
-        Self::NoBackend,
-        Self::NoConnection,
-        Self::TableFull,
-        Self::BackendGone,
-        Self::TupleClash,
-        Self::NoSuchInstance,
-        Self::PeerNotReady,
-        Self::NotForInstance,
-        Self::Rewrite,
-        Self::PolicyIn,
-        Self::PolicyOut,
-        Self::OtherTenant,
-        Self::Audit,
-        Self::Unrelated,
-        Self::Untracked,
-        Self::Evicted,
-        Self::NoLocalBackend,
-        Self::SourceRange,
-        Self::RateLimited,
-        Self::ConnectionLimit,
-        Self::FlowShare,
-        Self::HostIn,
-        Self::HostOut,
-        Self::Published,
-        Self::Rejected,
-        Self::Stranger,
-        Self::TooLong,
-        Self::Hairpin,
-    ];
-
     /// The reason with this number.
     pub fn from_number(number: u8) -> Option<Self> {
         Self::ALL.into_iter().find(|reason| *reason as u8 == number)
@@ -152,52 +126,6 @@ impl Reason {
         Err(unsafe { core::mem::transmute::<u8, Self>(number as u8) })
     }
 
-    /// The name that metrics and tables show.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::NotReady => "not-ready",
-            Self::Malformed => "malformed",
-            Self::EtherType => "ether-type",
-            Self::SpoofedMac => "spoofed-mac",
-            Self::SpoofedAddress => "spoofed-address",
-            Self::Multicast => "multicast",
-            Self::Unroutable => "unroutable",
-            Self::Neighbour => "neighbour",
-            Self::ExtensionHeader => "extension-header",
-            Self::Fragment => "fragment",
-            Self::NoSuchService => "no-such-service",
-            Self::NoSuchPort => "no-such-port",
-            Self::NoBackend => "no-backend",
-            Self::NoConnection => "no-connection",
-            Self::TableFull => "table-full",
-            Self::BackendGone => "backend-gone",
-            Self::TupleClash => "tuple-clash",
-            Self::NoSuchInstance => "no-such-instance",
-            Self::PeerNotReady => "peer-not-ready",
-            Self::NotForInstance => "not-for-instance",
-            Self::Rewrite => "rewrite",
-            Self::PolicyIn => "policy-in",
-            Self::PolicyOut => "policy-out",
-            Self::OtherTenant => "other-tenant",
-            Self::Audit => "audit",
-            Self::Unrelated => "unrelated",
-            Self::Untracked => "untracked",
-            Self::Evicted => "evicted",
-            Self::NoLocalBackend => "no-local-backend",
-            Self::SourceRange => "source-range",
-            Self::RateLimited => "rate-limited",
-            Self::ConnectionLimit => "connection-limit",
-            Self::FlowShare => "flow-share",
-            Self::HostIn => "host-in",
-            Self::HostOut => "host-out",
-            Self::Published => "published",
-            Self::Rejected => "rejected",
-            Self::Stranger => "stranger",
-            Self::TooLong => "too-long",
-            Self::Hairpin => "hairpin",
-        }
-    }
-
     /// Whether it is a policy's word, and [`crate::abi::Drops::rule`] may name its rule.
     #[inline(always)]
     pub const fn is_policy(self) -> bool {
@@ -205,54 +133,6 @@ impl Reason {
             self,
             Self::PolicyIn | Self::PolicyOut | Self::HostIn | Self::HostOut | Self::Published | Self::Rejected
         )
-    }
-}
-
-impl Reason {
-    /// The reason in words that follow "dropped: ".
-    pub const fn words(self) -> &'static str {
-        match self {
-            Self::NotReady => "the instance is not ready for traffic",
-            Self::Malformed => "shorter than its headers say, or in contradiction to itself",
-            Self::EtherType => "neither IPv4, IPv6 nor ARP, or with a VLAN tag",
-            Self::SpoofedMac => "the Ethernet address is not the instance's",
-            Self::SpoofedAddress => "the source address is not the sender's",
-            Self::Multicast => "multicast and broadcast are not forwarded",
-            Self::Unroutable => "that destination cannot be routed",
-            Self::Neighbour => "neighbour messages of this kind are not allowed",
-            Self::ExtensionHeader => "an IPv6 routing header, or too many extension headers",
-            Self::Fragment => "a fragment whose first was not seen",
-            Self::NoSuchService => "no service has this address",
-            Self::NoSuchPort => "the service has no such port",
-            Self::NoBackend => "no instance of the service is ready",
-            Self::NoConnection => "of no known connection, and does not begin one",
-            Self::TableFull => "the table of flows is full",
-            Self::BackendGone => "the instance that served this connection is gone",
-            Self::TupleClash => "the client uses this port towards the same instance already",
-            Self::NoSuchInstance => "no instance has this address",
-            Self::PeerNotReady => "the instance that it is for is not ready for traffic",
-            Self::NotForInstance => "the instance does not have this address",
-            Self::Rewrite => "the kernel refused to change the packet",
-            Self::PolicyIn => "no policy allows it into the instance",
-            Self::PolicyOut => "no policy allows it out of the instance",
-            Self::OtherTenant => "from another tenant, which no policy allows",
-            Self::Audit => "passes, but no policy allows it",
-            Self::Unrelated => "an ICMP error about no known flow",
-            Self::Untracked => "passes, but the table of flows is full",
-            Self::Evicted => "a flow made room for another",
-            Self::NoLocalBackend => "no instance of the service on this node is ready",
-            Self::SourceRange => "the client is in none of the source ranges",
-            Self::RateLimited => "more in a second than its limit",
-            Self::ConnectionLimit => "as many connections as its limit",
-            Self::FlowShare => "the instance holds its share of the table of flows",
-            Self::HostIn => "no policy of the host allows it in",
-            Self::HostOut => "no policy of the host allows it out",
-            Self::Published => "no policy of the host allows it to a published port",
-            Self::Rejected => "a policy rejects it",
-            Self::Stranger => "in a tunnel that is not from the node which it says",
-            Self::TooLong => "longer than what fits through the tunnel to the node that has the instance",
-            Self::Hairpin => "the sender itself is the only one that could take it",
-        }
     }
 }
 

@@ -38,7 +38,7 @@ use std::{
 
 use hivemind::{
     dataplane::{
-        Dataplane, DataplaneError,
+        Dataplane, DataplaneError, Way,
         bpf::{BpfDataplane, DataplaneConfig},
     },
     model::Protocol,
@@ -429,21 +429,21 @@ fn counters_count_every_packet_once() {
         let of = |instance: usize, service, direction| {
             let endpoint = lab.instances[instance].link.ifindex;
             let one = |c: &&hivemind::dataplane::Counter| {
-                (c.endpoint, c.service, c.direction, c.reason) == (endpoint, service, direction, 0)
+                (c.endpoint, c.service, c.direction, c.reason) == (endpoint, service, direction, None)
             };
             all.iter().filter(one).map(|c| (c.packets, c.bytes)).next().unwrap_or_default()
         };
         // Ethernet, IPv6, UDP, and 2 to 4 bytes: 0 to 499 and a newline.
         let sent = 500 * (14 + 40 + 8) + (10 * 2 + 90 * 3 + 400 * 4);
-        assert_eq!(of(0, 0, 0), (500, sent), "out of the client");
-        assert_eq!(of(1, 1, 1), (500, sent), "into the backend, for the service");
-        let answered = of(1, 1, 0);
-        assert_eq!((answered.0, of(0, 0, 1)), (500, answered), "and back");
-        let opened = all.iter().find(|c| (c.endpoint, c.service, c.direction) == (0, 1, 2)).expect("a row");
+        assert_eq!(of(0, 0, Way::Out), (500, sent), "out of the client");
+        assert_eq!(of(1, 1, Way::In), (500, sent), "into the backend, for the service");
+        let answered = of(1, 1, Way::Out);
+        assert_eq!((answered.0, of(0, 0, Way::In)), (500, answered), "and back");
+        let opened = all.iter().find(|c| (c.endpoint, c.service, c.direction) == (0, 1, Way::Opened)).expect("a row");
         assert_eq!(opened.packets, 1, "one connection was opened by a socket");
         // When the device goes, what it has counted is kept. The kernel's own messages, which are dropped, may come now.
         let into = |all: &[hivemind::dataplane::Counter]| {
-            all.iter().filter(|c| c.direction == 1 && c.reason == 0).map(|c| c.packets).sum::<u64>()
+            all.iter().filter(|c| c.direction == Way::In && c.reason.is_none()).map(|c| c.packets).sum::<u64>()
         };
         let total = into(&all);
         lab.gone(0);

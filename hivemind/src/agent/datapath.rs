@@ -22,7 +22,7 @@ use crate::{
         drift::Difference,
         follow::{self, Follower},
         round_trips::RoundTrips,
-        tables::{LimitOwner, NodeRow, Tables, Usage},
+        tables::{LimitOwner, NodeRow, Part, Tables, Usage},
     },
     dns::Resolved,
     model::{InstanceId, NodeDesired, NodeName},
@@ -56,7 +56,7 @@ enum Request {
     Seen(oneshot::Sender<Result<Seen, DataplaneError>>),
     Names(oneshot::Sender<Names>),
     Check(oneshot::Sender<Result<Vec<Difference>, DataplaneError>>),
-    Held(oneshot::Sender<Result<Tables, DataplaneError>>),
+    Held(&'static [Part], oneshot::Sender<Result<Tables, DataplaneError>>),
     Info(oneshot::Sender<DataplaneInfo>),
     Links(oneshot::Sender<BTreeMap<InstanceId, HostLink>>),
     Resolved(Resolved),
@@ -284,8 +284,8 @@ impl Owner {
             Request::Check(reply) => {
                 let _ = reply.send(self.dataplane.check());
             }
-            Request::Held(reply) => {
-                let _ = reply.send(self.dataplane.held());
+            Request::Held(parts, reply) => {
+                let _ = reply.send(self.dataplane.held(parts));
             }
             Request::Info(reply) => {
                 let mut info = self.dataplane.info();

@@ -81,12 +81,13 @@ impl NodeKeeper {
     pub async fn run(self, first: watch::Sender<bool>) {
         let mut said: Option<NodeStatus> = None;
         let mut facts: Option<Facts> = None;
+        let mut queues_known = true;
         let mut state = self.datapath.state();
         loop {
             let mut faults = Vec::new();
             faults.extend(self.mend().await);
             let nodes = self.desired.borrow().nodes.clone();
-            match self.look(&nodes).await {
+            match self.look(&nodes, &mut queues_known).await {
                 Ok(now) => {
                     if facts.as_ref() != Some(&now) {
                         self.datapath.node_facts(now.clone());
@@ -160,14 +161,15 @@ impl NodeKeeper {
         faults
     }
 
-    async fn look(&self, nodes: &Nodes) -> Result<Facts, NetError> {
+    async fn look(&self, nodes: &Nodes, queues_known: &mut bool) -> Result<Facts, NetError> {
         let found = || async { Ok(self.net.uplinks().await?.into_iter().map(|uplink| uplink.name).collect()) };
         let uplinks: Vec<String> = if self.uplinks.is_empty() { found().await? } else { self.uplinks.clone() };
         // Without that nothing waits, and all else works.
-        let mut queues = self.net.queues().await.unwrap_or_else(|error| {
+        let queues = self.net.queues().await;
+        if let (true, Err(error)) = (is_news(queues_known, queues.is_ok()), &queues) {
             tracing::warn!(%error, "the queues of the uplinks are not known: packets over a rate are dropped");
-            BTreeMap::new()
-        });
+        }
+        let mut queues = queues.unwrap_or_default();
         queues.retain(|device, _| uplinks.contains(device));
         let addresses = self.net.node_addresses().await?;
         let others = nodes.iter().filter(|(name, _)| **name != self.node.name).flat_map(|(_, theirs)| theirs.iter());
@@ -213,6 +215,11 @@ async fn others(mut desired: watch::Receiver<Arc<NodeDesired>>, nodes: &Nodes) {
     if desired.wait_for(|desired| !desired.nodes.ptr_eq(nodes)).await.is_err() {
         std::future::pending().await
     }
+}
+
+/// Whether what is looked at again and again has stopped working: that is said once, until it works again.
+fn is_news(worked: &mut bool, works: bool) -> bool {
+    std::mem::replace(worked, works) && !works
 }
 
 /// Waits until the fault is another one; for ever if the owner of the maps has ended.
@@ -272,6 +279,13 @@ mod tests {
         {
             assert_eq!(facts(uplinks).paced(), expected, "{uplinks:?}");
         }
+    }
+
+    #[test]
+    fn what_fails_is_said_once_until_it_works_again() {
+        let mut worked = true;
+        let looks = [true, false, false, true, false].map(|works| is_news(&mut worked, works));
+        assert_eq!(looks, [false, true, false, false, true]);
     }
 
     #[test]

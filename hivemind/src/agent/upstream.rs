@@ -2,13 +2,15 @@
 
 use tokio::sync::mpsc;
 
-use crate::model::{FeedMessage, Node, NodeStatus, StatusReport};
+use crate::model::{ErrorCode, FeedMessage, Node, NodeStatus, StatusReport};
 
-/// The other end is not reachable now. The node goes on with its last known state and tries again.
+/// The other end is not reachable now, or cannot do it. The node goes on with its last known state and tries again.
 #[derive(Debug, thiserror::Error)]
-#[error("the server cannot be reached: {why}")]
+#[error("the server did not take it: {why} [{code}]")]
 pub struct UpstreamError {
-    /// What the transport said.
+    /// The code of what it said.
+    pub code: ErrorCode,
+    /// What it, or the transport, said.
     pub why: String,
 }
 

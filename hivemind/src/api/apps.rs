@@ -17,22 +17,13 @@ use super::{
     view::AppView,
 };
 use crate::{
-    control::{ControlError, ObjectName, Written},
+    control::{ControlError, ObjectName},
     model::{AppKey, Problem, Revision},
     runtime::check_reference,
     spec::v1::{AppSpec, validate_app},
 };
 
-/// What a command did.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct WrittenView {
-    /// The revision that has it.
-    pub revision: Revision,
-    /// Whether the app is new.
-    pub created: bool,
-    /// The app's generation after it.
-    pub generation: u64,
-}
+pub use crate::control::Written;
 
 /// How many instances.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize, ToSchema)]
@@ -56,8 +47,7 @@ pub(super) fn etag(revision: Revision) -> [(header::HeaderName, String); 1] {
 
 fn written(done: Written) -> Response {
     let status = if done.created { StatusCode::CREATED } else { StatusCode::ACCEPTED };
-    let Written { revision, created, generation } = done;
-    (status, etag(revision), Body(WrittenView { revision, created, generation })).into_response()
+    (status, etag(done.revision), Body(done)).into_response()
 }
 
 fn find(state: &ApiState, key: &AppKey) -> Result<AppView, ApiError> {
@@ -111,8 +101,8 @@ pub(super) async fn get(State(state): State<ApiState>, named: Named) -> Result<R
 #[utoipa::path(put, operation_id = "putApp", path = "/v1/tenants/{tenant}/namespaces/{namespace}/apps/{name}", tag = "apps",
     params(("tenant" = String, Path), ("namespace" = String, Path), ("name" = String, Path), PutArgs),
     request_body = AppSpec,
-    responses((status = 200, body = WrittenView, description = "Dry run: nothing was changed"),
-        (status = 201, body = WrittenView), (status = 202, body = WrittenView), (status = "4XX", body = Problem)))]
+    responses((status = 200, body = Written, description = "Dry run: nothing was changed"),
+        (status = 201, body = Written), (status = 202, body = Written), (status = "4XX", body = Problem)))]
 pub(super) async fn put(
     State(state): State<ApiState>,
     named: Named,
@@ -128,9 +118,8 @@ pub(super) async fn put(
         return Err(refused(&state, ControlError::Invalid { object: ObjectName::App(key), faults }));
     }
     if args.dry_run {
-        let Written { revision, created, generation } =
-            state.control.preview(&key, spec, if_match).map_err(|error| refused(&state, error))?;
-        return Ok(Body(WrittenView { revision, created, generation }).into_response());
+        let preview = state.control.preview(&key, spec, if_match).map_err(|error| refused(&state, error))?;
+        return Ok(Body(preview).into_response());
     }
     let done = state.control.deploy(key, spec, if_match).await.map_err(|error| refused(&state, error))?;
     Ok(written(done))
@@ -139,7 +128,7 @@ pub(super) async fn put(
 /// Stop the instances of an app and remove it.
 #[utoipa::path(delete, operation_id = "deleteApp", path = "/v1/tenants/{tenant}/namespaces/{namespace}/apps/{name}", tag = "apps",
     params(("tenant" = String, Path), ("namespace" = String, Path), ("name" = String, Path)),
-    responses((status = 202, body = WrittenView), (status = "4XX", body = Problem)))]
+    responses((status = 202, body = Written), (status = "4XX", body = Problem)))]
 pub(super) async fn delete(
     State(state): State<ApiState>,
     named: Named,
@@ -154,7 +143,7 @@ pub(super) async fn delete(
 #[utoipa::path(post, operation_id = "scaleApp", path = "/v1/tenants/{tenant}/namespaces/{namespace}/apps/{name}/scale", tag = "apps",
     params(("tenant" = String, Path), ("namespace" = String, Path), ("name" = String, Path)),
     request_body = Scale,
-    responses((status = 202, body = WrittenView), (status = "4XX", body = Problem)))]
+    responses((status = 202, body = Written), (status = "4XX", body = Problem)))]
 pub(super) async fn scale(
     State(state): State<ApiState>,
     named: Named,
@@ -169,7 +158,7 @@ pub(super) async fn scale(
 /// Replace all instances, one after the other.
 #[utoipa::path(post, operation_id = "restartApp", path = "/v1/tenants/{tenant}/namespaces/{namespace}/apps/{name}/restart", tag = "apps",
     params(("tenant" = String, Path), ("namespace" = String, Path), ("name" = String, Path)),
-    responses((status = 202, body = WrittenView), (status = "4XX", body = Problem)))]
+    responses((status = 202, body = Written), (status = "4XX", body = Problem)))]
 pub(super) async fn restart(
     State(state): State<ApiState>,
     named: Named,

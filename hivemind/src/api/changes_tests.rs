@@ -67,7 +67,6 @@ fn apply(snapshot: &mut ClusterSnapshot, step: Step) {
                 spec: AppSpec::new("image"),
                 node: node_name(),
                 addresses: Addresses::default(),
-                identity: 1,
                 desired: Desired::Run,
                 created_at,
             };

@@ -1,8 +1,9 @@
 //! What the data plane holds, in words, and whether it is what it should be.
 
 mod limits;
+mod shown;
 
-use std::{net::IpAddr, time::Duration};
+use std::time::Duration;
 
 use axum::{
     Json as Body,
@@ -19,37 +20,14 @@ use super::{
     serve::Stop,
 };
 use crate::{
-    agent::datapath::{Seen, User},
     dataplane::{
-        Counter, DataplaneInfo, ProgramRuns,
+        ProgramRuns,
         drift::{Difference, Fault},
-        tables::{Frontend, Tables, Usage},
+        tables::Part,
     },
     model::{ErrorCode, Problem},
-    policy::ALL_PORTS,
-    spec::v1::Action,
 };
-
-/// The tables that can be shown, each with what it holds.
-const TABLES: &[(&str, &str)] = &[
-    ("endpoints", "the instances of this node, by their devices"),
-    ("peers", "whose address it is, for all instances of the cluster"),
-    ("services", "virtual addresses and published ports"),
-    ("backends", "who gets the connections of a service"),
-    ("served", "which ports of instances belong to a service"),
-    ("sources", "from where published ports are reached that have source ranges"),
-    ("node-addresses", "the node's own addresses"),
-    ("nodes", "the addresses of other nodes, and how they are reached"),
-    ("uplinks", "who sends packets of published ports on to other nodes, and what becomes of packets over a rate"),
-    ("limits", "what instances and tenants may use that have limits"),
-    ("uses", "what instances use, and tenants that have limits"),
-    ("rules", "what policies say"),
-    ("ports", "where intervals of ports begin that rules name"),
-    ("blocks", "blocks of addresses that rules name"),
-    ("flows", "live flows"),
-    ("drops", "what was dropped last"),
-    ("counters", "packets and bytes, forwarded or dropped"),
-];
+use shown::{Held, Shown, Source, TABLES, rows};
 
 /// A table, and how many rows it holds.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -98,262 +76,16 @@ impl From<Difference> for DifferenceView {
     }
 }
 
-/// Everything that tables are made of.
-struct Held {
-    tables: Tables,
-    seen: Seen,
-    counters: Vec<Counter>,
-    uses: Vec<(User, Usage)>,
-    info: DataplaneInfo,
-    who: Who,
-}
-
-impl Held {
-    async fn now(state: &ApiState) -> Result<Self, ApiError> {
-        Ok(Self {
-            tables: state.datapath.held().await?,
-            seen: state.datapath.seen().await?,
-            counters: state.datapath.counters().await?,
-            uses: state.datapath.uses().await?,
-            info: state.datapath.info().await?,
-            who: Who::now(state).await?,
-        })
-    }
-
-    fn table(&self, name: &str) -> Option<RowsView> {
-        let Self { tables, who, .. } = self;
-        let view = match name {
-            "endpoints" => rows(
-                "INTERFACE INSTANCE IPV4 IPV6 CLASS TENANT POLICIES",
-                tables.endpoints.iter().map(|(ifindex, row)| {
-                    let address = |ip: Option<String>| ip.unwrap_or_default();
-                    vec![
-                        ifindex.to_string(),
-                        who.instance_at(*ifindex),
-                        address(row.v4.map(|ip| ip.to_string())),
-                        address(row.v6.map(|ip| ip.to_string())),
-                        row.class.to_string(),
-                        row.tenant.to_string(),
-                        policies(row),
-                    ]
-                }),
-            ),
-            "peers" => rows(
-                "ADDRESS WHO CLASS TENANT INTERFACE NODE",
-                tables.peers.iter().map(|(address, row)| {
-                    let (class, tenant) = (row.class.to_string(), row.tenant.to_string());
-                    let interface = if row.ifindex == 0 { "another node".into() } else { row.ifindex.to_string() };
-                    let node = row.node.map(|node| node.to_string()).unwrap_or_default();
-                    vec![address.to_string(), who.name_of(*address), class, tenant, interface, node]
-                }),
-            ),
-            "services" => rows(
-                "AT SERVICE BACKENDS CHOICE",
-                tables.services.iter().map(|(front, row)| {
-                    vec![at(front), who.service_of(row.id), row.backends.len().to_string(), choice(front, &row.choice)]
-                }),
-            ),
-            "backends" => rows(
-                "AT SERVICE BACKEND INSTANCE WEIGHT",
-                tables.services.iter().flat_map(|(front, row)| {
-                    row.backends.iter().map(|backend| {
-                        let address = std::net::SocketAddr::new(backend.address, backend.port).to_string();
-                        let (name, weight) = (who.name_of(backend.address), backend.weight.to_string());
-                        vec![at(front), who.service_of(row.id), address, name, weight]
-                    })
-                }),
-            ),
-            "served" => rows(
-                "INSTANCE PORT SERVICE",
-                tables.served.iter().map(|((ifindex, port, protocol), service)| {
-                    vec![who.instance_at(*ifindex), format!("{port}/{protocol}"), who.service_of(*service)]
-                }),
-            ),
-            "sources" => rows(
-                "SERVICE RANGE",
-                tables.sources.iter().map(|(service, range)| vec![who.service_of(*service), range.to_string()]),
-            ),
-            "node-addresses" => rows("ADDRESS", tables.node_addresses.iter().map(|address| vec![address.to_string()])),
-            "nodes" => rows(
-                "ADDRESS INTERFACE MTU",
-                tables.nodes.iter().map(|(address, row)| {
-                    let interface = if row.device == 0 { "no way".into() } else { row.device.to_string() };
-                    vec![address.to_string(), interface, row.mtu.to_string()]
-                }),
-            ),
-            "uplinks" => rows(
-                "DEVICE BY WHY QUEUE OVER-RATE",
-                self.info.uplinks.iter().map(|uplink| {
-                    let by = if uplink.driver { "driver" } else { "kernel" };
-                    let over = if self.info.paced { "waits" } else { "dropped" };
-                    vec![uplink.device.clone(), by.into(), uplink.why.clone(), uplink.queue.clone(), over.into()]
-                }),
-            ),
-            "rules" => rows("SET DIRECTION PEER PROTOCOL PORTS RULE ACTION ORDER", self.rules()),
-            "ports" => rows(
-                "PROTOCOL BEGINS",
-                tables.intervals.iter().map(|(protocol, begins)| {
-                    let begins: Vec<_> = begins.iter().map(u16::to_string).collect();
-                    vec![format!("{protocol:?}").to_lowercase(), begins.join(" ")]
-                }),
-            ),
-            "blocks" => rows(
-                "BLOCK CLASS",
-                tables.blocks.iter().map(|(block, class)| vec![block.to_string(), format!("{class:#x}")]),
-            ),
-            "flows" => self.flows(),
-            "drops" => self.drops(),
-            "counters" => self.counters(),
-            "limits" => limits::limits(&tables.limits, who),
-            "uses" => limits::uses(&self.uses, who),
-            _ => return None,
-        };
-        Some(view)
-    }
-
-    fn rules(&self) -> impl Iterator<Item = Vec<String>> {
-        self.tables.rules.iter().map(|(key, row)| {
-            let ports = match key.port {
-                ALL_PORTS => "all".into(),
-                port => {
-                    let (first, more) = (port >> 16, port & 0xffff);
-                    if more == 0 { first.to_string() } else { format!("{first}-{}", first + more) }
-                }
-            };
-            let action = match row.action {
-                Action::Accept => "accept",
-                Action::Deny => "deny",
-                Action::Pass => "pass",
-                Action::Reject => "reject",
-            };
-            vec![
-                key.set.to_string(),
-                key.direction.as_str().into(),
-                format!("{:#x}", key.peer),
-                key.protocol.map_or_else(|| "all".into(), |protocol| format!("{protocol:?}").to_lowercase()),
-                ports,
-                self.who.rule_of(row.number),
-                action.into(),
-                row.order.to_string(),
-            ]
-        })
-    }
-
-    fn flows(&self) -> RowsView {
-        rows(
-            "FROM TO PROTOCOL SERVICE RULE PACKETS BYTES LAST",
-            self.seen.flows.iter().map(|flow| {
-                let end = |end: &crate::dataplane::flows::FlowEnd| self.who.end_of(end.address, end.port);
-                vec![
-                    end(&flow.from),
-                    end(&flow.to),
-                    super::flows::protocol(flow.protocol),
-                    self.who.service_of(flow.service),
-                    self.who.rule_of(flow.rule),
-                    format!("{}/{}", flow.from.packets, flow.to.packets),
-                    format!("{}/{}", flow.from.bytes, flow.to.bytes),
-                    flow.last.to_string(),
-                ]
-            }),
-        )
-    }
-
-    fn drops(&self) -> RowsView {
-        rows(
-            "FROM TO PROTOCOL AT DIRECTION REASON RULE PACKETS LAST",
-            self.seen.drops.iter().map(|drops| {
-                let end = |end: Option<std::net::SocketAddr>| {
-                    end.map_or_else(|| "unknown".into(), |end| self.who.end_of(end.ip(), end.port()))
-                };
-                vec![
-                    end(drops.ends.map(|(from, _)| from)),
-                    end(drops.ends.map(|(_, to)| to)),
-                    super::flows::protocol(drops.protocol),
-                    self.who.instance_at(drops.device),
-                    drops.direction.as_str().into(),
-                    drops.reason.as_str().into(),
-                    self.who.rule_of(drops.rule),
-                    drops.packets.to_string(),
-                    drops.last.to_string(),
-                ]
-            }),
-        )
-    }
-
-    fn counters(&self) -> RowsView {
-        rows(
-            "INSTANCE SERVICE DIRECTION REASON PACKETS BYTES",
-            self.counters.iter().map(|counter| {
-                let direction = match counter.direction {
-                    hivemind_ebpf::abi::OUT => "out",
-                    hivemind_ebpf::abi::IN => "in",
-                    _ => "opened",
-                };
-                vec![
-                    self.who.instance_at(counter.endpoint),
-                    self.who.service_of(counter.service),
-                    direction.into(),
-                    super::metrics::reason(counter.reason).into(),
-                    counter.packets.to_string(),
-                    counter.bytes.to_string(),
-                ]
-            }),
-        )
-    }
-}
-
-fn rows(columns: &str, rows: impl Iterator<Item = Vec<String>>) -> RowsView {
-    RowsView { columns: columns.split(' ').map(str::to_owned).collect(), rows: rows.collect() }
-}
-
-/// Where a service is reached.
-fn at(front: &Frontend) -> String {
-    match front {
-        Frontend::Address(IpAddr::V6(address)) => format!("[{address}]"),
-        Frontend::Address(address) => address.to_string(),
-        Frontend::Virtual(address, port, protocol) => {
-            format!("{}/{protocol}", std::net::SocketAddr::new(*address, *port))
-        }
-        Frontend::Published(family, port, protocol) => format!("node:{port}/{protocol} {family:?}").to_lowercase(),
-    }
-}
-
-fn choice(front: &Frontend, choice: &crate::dataplane::tables::Choice) -> String {
-    if matches!(front, Frontend::Address(_)) {
-        return "(the address)".into();
-    }
-    let words = [
-        (choice.least, "least connections"),
-        (choice.alike, "alike on every node"),
-        (choice.local, "of this node only"),
-        (choice.sources, "source ranges"),
-        (choice.affinity != 0, "clients stay"),
-    ];
-    let words: Vec<_> = words.into_iter().filter(|(set, _)| *set).map(|(_, word)| word).collect();
-    if words.is_empty() { "by weight".into() } else { words.join(", ") }
-}
-
-fn policies(row: &crate::dataplane::tables::EndpointRow) -> String {
-    let policy = &row.policy;
-    let sets: Vec<_> = policy.sets.iter().filter(|set| **set != 0).map(|set| format!("set {set}")).collect();
-    let words = [
-        (policy.isolated_in, "closed in"),
-        (policy.isolated_out, "closed out"),
-        (policy.audit_in || policy.audit_out, "audit"),
-    ];
-    let words = words.into_iter().filter(|(set, _)| *set).map(|(_, word)| word.to_owned());
-    sets.into_iter().chain(words).collect::<Vec<_>>().join(", ")
-}
-
 /// The tables of the data plane on this node.
 #[utoipa::path(get, operation_id = "listTables", path = "/v1/dataplane/tables", tag = "dataplane",
     responses((status = 200, body = [TableView]), (status = "4XX", body = Problem)))]
 pub(super) async fn tables(State(state): State<ApiState>) -> Result<Body<Vec<TableView>>, ApiError> {
-    let held = Held::now(&state).await?;
-    let view = |(name, about): &(&str, &str)| TableView {
+    let all = [Source::Rows(Part::ALL), Source::Seen, Source::Counters, Source::Uses, Source::Info];
+    let held = Held::read(&state, &all).await?;
+    let view = |(name, about, _): &(&str, &str, Source)| TableView {
         name: (*name).into(),
         about: (*about).into(),
-        rows: held.table(name).map_or(0, |table| table.rows.len()),
+        rows: held.count(name).unwrap_or(0),
     };
     Ok(Body(TABLES.iter().map(view).collect()))
 }
@@ -362,12 +94,10 @@ pub(super) async fn tables(State(state): State<ApiState>) -> Result<Body<Vec<Tab
 #[utoipa::path(get, operation_id = "getTable", path = "/v1/dataplane/tables/{name}", tag = "dataplane",
     params(("name" = String, Path)), responses((status = 200, body = RowsView), (status = "4XX", body = Problem)))]
 pub(super) async fn table(State(state): State<ApiState>, Path(name): Path<String>) -> Result<Body<RowsView>, ApiError> {
-    let there = || TABLES.iter().map(|(name, _)| *name);
-    if !there().any(|known| known == name) {
-        return Err(not_found("table", &name, None, there()));
-    }
-    let found = Held::now(&state).await?.table(&name);
-    found.map(Body).ok_or_else(|| not_found("table", &name, None, there()))
+    let unknown = || not_found("table", &name, None, TABLES.iter().map(|(name, ..)| *name));
+    let (_, _, source) = TABLES.iter().find(|(known, ..)| *known == name).ok_or_else(unknown)?;
+    let shown = Shown { held: Held::read(&state, &[*source]).await?, who: Who::now(&state).await? };
+    shown.table(&name).map(Body).ok_or_else(unknown)
 }
 
 #[derive(Clone, Copy, Debug, Default, Deserialize, IntoParams)]

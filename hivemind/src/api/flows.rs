@@ -379,4 +379,4 @@ pub(super) fn protocol(number: u8) -> String {
 
 #[cfg(test)]
 #[path = "flows_tests.rs"]
-mod tests;
+pub(super) mod tests;

@@ -11,7 +11,7 @@ use crate::{
 
 /// `web` and `client` of `default/default`, `spy` of the tenant `other`, and the service `web` as number 3. The rule 7
 /// is one of a policy's; the node is 192.0.2.1.
-fn who() -> Who {
+pub(in crate::api) fn who() -> Who {
     let mut snapshot = ClusterSnapshot::at(1);
     for (n, (tenant, app)) in [("default", "web"), ("default", "client"), ("other", "spy")].into_iter().enumerate() {
         let scope = Scope::default_of(tenant.parse().expect("a name"));
@@ -23,7 +23,6 @@ fn who() -> Who {
             spec: AppSpec::new("x"),
             node: "here".parse().expect("a name"),
             addresses: Addresses { v4: Some([10, 88, 0, n as u8 + 2].into()), v6: None },
-            identity: 256,
             desired: Desired::Run,
             created_at: Timestamp::default(),
         };

@@ -54,9 +54,9 @@ pub(super) async fn readyz(State(state): State<ApiState>) -> (StatusCode, String
 /// Metrics for Prometheus.
 #[utoipa::path(get, operation_id = "getMetrics", path = "/metrics", tag = "meta", responses((status = 200, body = String)))]
 pub(super) async fn metrics(State(state): State<ApiState>) -> Result<Response, ApiError> {
+    let turn = state.metrics.turn().await;
     let samples = samples(&state).await;
-    let text = state
-        .metrics
+    let text = turn
         .render(samples, super::round_trips::samples(&state).await)
         .map_err(|error| Problem::new(ErrorCode::Internal, error.to_string()))?;
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";

@@ -4,12 +4,10 @@ mod limits;
 
 use std::collections::{BTreeMap, HashMap};
 
-use hivemind_ebpf::{abi, reason::Reason};
-
 use super::ApiState;
 use crate::{
     agent::datapath::RuleHits,
-    dataplane::{Counter, DataplaneError, DataplaneInfo, drift::Repairs},
+    dataplane::{Counter, DataplaneError, DataplaneInfo, Way, drift::Repairs},
     model::{AppKey, ClusterSnapshot, InstanceId, Phase},
     observe::{Sample, process},
 };
@@ -135,20 +133,19 @@ fn traffic(counters: &[Counter], names: &BTreeMap<u32, String>, snapshot: &Clust
     for counted in counters {
         let endpoint = match counted.endpoint {
             0 => "node".to_owned(),
-            abi::RETIRED => "gone".to_owned(),
             index => names.get(&index).cloned().unwrap_or_else(|| format!("interface-{index}")),
         };
         let mut labels = vec![
             ("instance", endpoint),
             ("service", services.get(&counted.service).cloned().unwrap_or_default()),
-            ("reason", reason(counted.reason).to_owned()),
+            ("reason", counted.verdict().to_owned()),
         ];
-        if counted.direction == abi::OPENED {
+        if counted.direction == Way::Opened {
             let help = "Connections to services that sockets of the node opened or were refused";
             all.push(counter("dataplane_opened_connections", help, labels, counted.packets));
             continue;
         }
-        labels.push(("direction", if counted.direction == abi::OUT { "out" } else { "in" }.to_owned()));
+        labels.push(("direction", counted.direction.as_str().to_owned()));
         let help = "Packets seen by the data plane, forwarded or dropped for a reason";
         all.push(counter("dataplane_packets", help, labels.clone(), counted.packets));
         let help = "Bytes seen by the data plane, forwarded or dropped for a reason";
@@ -186,15 +183,6 @@ fn dataplane(info: &DataplaneInfo, all: &mut Vec<Sample>) {
     }
 }
 
-/// `forwarded`, or the drop reason's name.
-pub(super) fn reason(number: u8) -> &'static str {
-    match Reason::from_number(number) {
-        None if number == 0 => "forwarded",
-        None => "unknown",
-        Some(reason) => reason.as_str(),
-    }
-}
-
 fn app_labels(key: &AppKey) -> Vec<(&'static str, String)> {
     vec![
         ("tenant", key.scope.tenant.to_string()),
@@ -218,6 +206,8 @@ fn float(value: u64) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use hivemind_ebpf::reason::Reason;
+
     use super::*;
 
     #[test]
@@ -231,9 +221,9 @@ mod tests {
             bytes: 10 * packets,
         };
         let counters = [
-            count(3, abi::OUT, 0, 5),
-            count(0, abi::OPENED, Reason::NoBackend as u8, 2),
-            count(abi::RETIRED, abi::IN, Reason::NotReady as u8, 1),
+            count(3, Way::Out, None, 5),
+            count(0, Way::Opened, Some(Reason::NoBackend), 2),
+            count(0, Way::In, Some(Reason::NotReady), 1),
         ];
         let mut all = Vec::new();
         let names = BTreeMap::from([(3, "web-abcde".to_owned())]);
@@ -251,8 +241,8 @@ mod tests {
                 ("dataplane_packets", "web-abcde", "out", "forwarded", 5.0),
                 ("dataplane_bytes", "web-abcde", "out", "forwarded", 50.0),
                 ("dataplane_opened_connections", "node", "", Reason::NoBackend.as_str(), 2.0),
-                ("dataplane_packets", "gone", "in", Reason::NotReady.as_str(), 1.0),
-                ("dataplane_bytes", "gone", "in", Reason::NotReady.as_str(), 10.0),
+                ("dataplane_packets", "node", "in", Reason::NotReady.as_str(), 1.0),
+                ("dataplane_bytes", "node", "in", Reason::NotReady.as_str(), 10.0),
             ]
         );
     }

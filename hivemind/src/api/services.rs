@@ -3,17 +3,16 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use axum::{Json as Body, extract::State};
-use hivemind_ebpf::abi;
 
 use super::{
     ApiState,
     extract::{InScope, Named},
     problem::{ApiError, not_found},
     round_trips,
-    view::{ServiceView, Traffic, dns_names},
+    view::{ServiceView, Traffic},
 };
 use crate::{
-    dataplane::Counter,
+    dataplane::{Counter, Way},
     model::{AppKey, ClusterSnapshot, Problem, Service},
 };
 
@@ -41,18 +40,18 @@ impl Counted {
         for counter in self.counters.iter().filter(|counter| counter.service == service.id) {
             let client = self.apps.get(&counter.endpoint).is_some_and(|app| *app != service.app);
             match (counter.reason, counter.direction) {
-                (0, abi::OPENED) => sum.connections += counter.packets,
-                (_, abi::OPENED) => sum.connections_refused += counter.packets,
-                (0, _) if client => {}
-                (0, abi::OUT) => {
+                (None, Way::Opened) => sum.connections += counter.packets,
+                (Some(_), Way::Opened) => sum.connections_refused += counter.packets,
+                (None, _) if client => {}
+                (None, Way::Out) => {
                     sum.packets_out += counter.packets;
                     sum.bytes_out += counter.bytes;
                 }
-                (0, _) => {
+                (None, Way::In) => {
                     sum.packets_in += counter.packets;
                     sum.bytes_in += counter.bytes;
                 }
-                (_, _) => sum.packets_dropped += counter.packets,
+                (Some(_), Way::Out | Way::In) => sum.packets_dropped += counter.packets,
             }
         }
         sum
@@ -77,7 +76,7 @@ pub(super) async fn list(State(state): State<ApiState>, InScope(scope): InScope)
 pub(super) async fn get(State(state): State<ApiState>, named: Named) -> Result<Body<ServiceView>, ApiError> {
     let snapshot = state.control.snapshot();
     let here = || snapshot.services.values().map(|row| &row.object).filter(|service| service.key.scope == named.0);
-    let called = |service: &&Arc<Service>| dns_names(service).any(|dns| dns.eq_ignore_ascii_case(&named.1));
+    let called = |service: &&Arc<Service>| service.all_dns_names().any(|dns| dns.eq_ignore_ascii_case(&named.1));
     let by_name = named.service().ok().and_then(|key| snapshot.services.get(&key)).map(|row| &row.object);
     match by_name.or_else(|| here().find(called)) {
         Some(service) => {
@@ -86,7 +85,7 @@ pub(super) async fn get(State(state): State<ApiState>, named: Named) -> Result<B
             Ok(Body(ServiceView { round_trips, ..ServiceView::new(&snapshot, service, Some(counted.of(service))) }))
         }
         None => {
-            let names: Vec<_> = here().flat_map(|s| dns_names(s).chain([s.key.name.to_string()])).collect();
+            let names: Vec<_> = here().flat_map(|s| s.all_dns_names().chain([s.key.name.to_string()])).collect();
             Err(not_found("service", &named.1, Some(&named.0), names.iter().map(String::as_str)))
         }
     }
@@ -94,6 +93,8 @@ pub(super) async fn get(State(state): State<ApiState>, named: Named) -> Result<B
 
 #[cfg(test)]
 mod tests {
+    use hivemind_ebpf::reason::Reason;
+
     use super::*;
     use crate::model::{Scope, Timestamp};
 
@@ -122,15 +123,15 @@ mod tests {
         let counted = Counted {
             apps: BTreeMap::from([(3, app("web")), (4, app("client"))]),
             counters: vec![
-                count(3, 7, abi::IN, 0, 10),
-                count(3, 7, abi::OUT, 0, 9),
-                count(4, 7, abi::OUT, 0, 1_000),
-                count(4, 7, abi::IN, 0, 1_000),
-                count(abi::RETIRED, 7, abi::IN, 0, 5),
-                count(3, 7, abi::IN, 12, 2),
-                count(0, 7, abi::OPENED, 0, 4),
-                count(0, 7, abi::OPENED, 13, 3),
-                count(3, 8, abi::IN, 0, 1_000),
+                count(3, 7, Way::In, None, 10),
+                count(3, 7, Way::Out, None, 9),
+                count(4, 7, Way::Out, None, 1_000),
+                count(4, 7, Way::In, None, 1_000),
+                count(0, 7, Way::In, None, 5),
+                count(3, 7, Way::In, Some(Reason::NoSuchPort), 2),
+                count(0, 7, Way::Opened, None, 4),
+                count(0, 7, Way::Opened, Some(Reason::NoBackend), 3),
+                count(3, 8, Way::In, None, 1_000),
             ],
         };
         let expected = Traffic {

@@ -309,13 +309,6 @@ impl InstanceView {
     }
 }
 
-/// All names a service is found under: those that were given to it, then its own.
-pub(super) fn dns_names(service: &Service) -> impl Iterator<Item = String> + use<'_> {
-    let scope = &service.key.scope;
-    let own = format!("{}.{}.{}.hivemind", service.key.name, scope.namespace, scope.tenant);
-    service.dns_names.iter().cloned().chain([own])
-}
-
 impl ServiceView {
     /// A service of the snapshot.
     pub fn new(snapshot: &ClusterSnapshot, service: &Service, traffic: Option<Traffic>) -> Self {
@@ -333,7 +326,7 @@ impl ServiceView {
             tenant: scope.tenant.clone(),
             namespace: scope.namespace.clone(),
             name: service.key.name.to_string(),
-            dns_names: dns_names(service).collect(),
+            dns_names: service.all_dns_names().collect(),
             addresses: service.addresses,
             ports: service.ports.clone(),
             balance: service.balance.clone(),

@@ -350,7 +350,6 @@ mod tests {
                 spec,
                 node: "here".parse().expect("a name"),
                 addresses: Addresses { v4: Some([10, 88, 0, n as u8 + 2].into()), v6: None },
-                identity: 256,
                 desired: Desired::Run,
                 created_at: Timestamp::default(),
             };

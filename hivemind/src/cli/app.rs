@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     api::{
-        apps::{Scale, WrittenView},
+        apps::{Scale, Written},
         view::{AppState, AppView, InstanceView},
     },
     model::{AppName, ErrorCode, Problem},
@@ -140,7 +140,7 @@ pub(super) async fn run(context: &Context, command: AppCommand) -> Result<(), Pr
         AppCommand::Restart(args) => {
             let name = args.app.get()?;
             let path = context.path(&format!("apps/{name}/restart"));
-            let written: WrittenView = context.client.call(Method::POST, &path).await?;
+            let written: Written = context.client.call(Method::POST, &path).await?;
             context.output.say(&format!("{name} is being restarted: its instances are replaced one after the other"));
             finish(context, name, &args.waiting, &written).await
         }
@@ -166,7 +166,7 @@ pub(super) async fn scale_many(context: &Context, args: &ScaleManyArgs) -> Resul
     Ok(())
 }
 
-async fn scale(context: &Context, app: &AppName, replicas: u32) -> Result<WrittenView, Problem> {
+async fn scale(context: &Context, app: &AppName, replicas: u32) -> Result<Written, Problem> {
     let path = context.path(&format!("apps/{app}/scale"));
     let written = context.client.send(Method::POST, &path, &Scale { replicas }).await?;
     context.output.say(&format!("{app} is being scaled to {replicas}"));
@@ -178,7 +178,7 @@ pub(super) async fn finish(
     context: &Context,
     app: &AppName,
     waiting: &Waiting,
-    written: &WrittenView,
+    written: &Written,
 ) -> Result<(), Problem> {
     if !waiting.wait {
         return if context.output.wants_document() { context.output.document(written) } else { Ok(()) };
@@ -190,7 +190,7 @@ pub(super) async fn finish(
 async fn remove(context: &Context, args: &ChangeArgs) -> Result<(), Problem> {
     let name = args.app.get()?;
     let path = context.path(&format!("apps/{name}"));
-    let written: WrittenView = context.client.call(Method::DELETE, &path).await?;
+    let written: Written = context.client.call(Method::DELETE, &path).await?;
     context.output.say(&format!("{name} is being removed"));
     if args.waiting.wait {
         wait::until_gone(context, name.as_str(), args.waiting.timeout).await?;

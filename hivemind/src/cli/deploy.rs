@@ -9,7 +9,7 @@ use super::{
     Context, balance::BalanceArgs, difference, limits::TrafficArgs, output::Format, parse::duration, wait::Waiting,
 };
 use crate::{
-    api::{apps::WrittenView, view::AppView},
+    api::{apps::Written, view::AppView},
     model::{AppName, Bytes, ErrorCode, MilliCpu, Problem},
     spec::v1::{AppSpec, Check, HealthSpec, PortSpec, PullPolicy, RestartPolicy},
 };
@@ -177,12 +177,12 @@ pub(super) async fn run(context: &Context, args: DeployArgs) -> Result<(), Probl
     let replicas = args.replicas.or(before.as_ref().map(|app| app.spec.replicas)).unwrap_or(1);
     let spec = args.spec(replicas)?;
     if dry_run {
-        let written: WrittenView = context.client.send(Method::PUT, &format!("{path}?dry_run=true"), &spec).await?;
+        let written: Written = context.client.send(Method::PUT, &format!("{path}?dry_run=true"), &spec).await?;
         context.output.say(&format!("{name} {}; nothing was changed", effect(before.as_ref(), &written, &spec, true)));
         say_differences(context, before.as_ref(), &spec);
         return if context.output.wants_document() { context.output.document(&spec) } else { Ok(()) };
     }
-    let written: WrittenView = context.client.send(Method::PUT, &path, &spec).await?;
+    let written: Written = context.client.send(Method::PUT, &path, &spec).await?;
     context.output.say(&format!("{name} {}", effect(before.as_ref(), &written, &spec, false)));
     say_differences(context, before.as_ref(), &spec);
     if !waiting.wait {
@@ -202,7 +202,7 @@ fn say_differences(context: &Context, before: Option<&AppView>, spec: &AppSpec) 
 }
 
 /// What a deploy does or would do, in words.
-fn effect(before: Option<&AppView>, written: &WrittenView, spec: &AppSpec, dry_run: bool) -> &'static str {
+fn effect(before: Option<&AppView>, written: &Written, spec: &AppSpec, dry_run: bool) -> &'static str {
     let word = |does, would| if dry_run { would } else { does };
     match before {
         _ if written.created => word("is being created", "would be created"),

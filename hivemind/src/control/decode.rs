@@ -1,14 +1,13 @@
 //! From rows to the snapshot, and what a change of rows makes dirty.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, str::FromStr, sync::Arc};
 
 use imbl::OrdMap;
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
     model::{
-        App, AppKey, ClusterSnapshot, Instance, InstanceId, NodeName, PolicyKey, Row, Scope, ServiceKey, TenantName,
-        TierKey,
+        AppKey, ClusterSnapshot, InstanceId, NodeName, PolicyKey, Row, Scope, ServiceKey, Subject, TenantName, TierKey,
     },
     store::{Entry, StoreError, WatchEvent, keys},
 };
@@ -40,6 +39,20 @@ impl Dirty {
     pub(super) fn is_empty(&self) -> bool {
         *self == Self::default()
     }
+
+    /// Adds what `other` says. Without `..`, so that a field more is not forgotten here.
+    pub(super) fn merge(&mut self, other: Self) {
+        let Self { apps, instances, services, tenants, namespaces, policies, tiers, shown, nodes } = other;
+        self.apps.extend(apps);
+        self.instances.extend(instances);
+        self.services.extend(services);
+        self.tenants.extend(tenants);
+        self.namespaces.extend(namespaces);
+        self.policies.extend(policies);
+        self.tiers.extend(tiers);
+        self.shown |= shown;
+        self.nodes |= nodes;
+    }
 }
 
 /// A row's value. Rows are JSON: fields are added over time, and a person can read them.
@@ -48,105 +61,133 @@ pub(super) fn encode(object: &impl Serialize) -> Result<Vec<u8>, StoreError> {
     serde_json::to_vec(object).map_err(|error| StoreError::Encode { why: error.to_string() })
 }
 
-fn read<T: DeserializeOwned>(entry: &Entry) -> Option<Row<T>> {
-    match serde_json::from_slice(&entry.value) {
-        Ok(object) => Some(Row { object: Arc::new(object), modified: entry.modified }),
-        Err(error) => {
-            // Left alone: a newer version may have written it, and deleting it would lose it.
-            tracing::error!(key = %entry.key, %error, "a row cannot be read and is not acted upon");
-            None
-        }
+/// A row that this version cannot read. It is left alone: a newer version may have written it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the row {key} cannot be read and is left alone: {why}")]
+pub struct Unreadable {
+    /// Its key.
+    pub key: String,
+    /// What is wrong with it.
+    pub why: String,
+}
+
+impl Unreadable {
+    /// What an event says it is about.
+    pub(super) fn subject(&self) -> Subject {
+        Subject::Object { kind: "row", tenant: None, namespace: None, name: self.key.clone() }
     }
 }
 
-/// The parts of a key behind its prefix: `tenant/namespace/name[/id]`.
-fn parts(rest: &str) -> Option<(Scope, &str, Option<&str>)> {
-    let mut parts = rest.split('/');
-    let scope = Scope { tenant: parts.next()?.parse().ok()?, namespace: parts.next()?.parse().ok()? };
-    Some((scope, parts.next()?, parts.next()))
+/// What an unreadable row's key or value has wrong.
+type Why = String;
+
+fn read<T: DeserializeOwned>(entry: Option<&Entry>) -> Result<Option<Row<T>>, Why> {
+    let Some(entry) = entry else { return Ok(None) };
+    let object = serde_json::from_slice(&entry.value).map_err(|error| error.to_string())?;
+    Ok(Some(Row { object: Arc::new(object), modified: entry.modified }))
 }
 
-fn scope_key(rest: &str) -> Option<Scope> {
-    let (tenant, namespace) = rest.split_once('/')?;
-    Some(Scope { tenant: tenant.parse().ok()?, namespace: namespace.parse().ok()? })
+/// A name in a key.
+fn name<T: FromStr>(text: &str) -> Result<T, Why> {
+    text.parse().map_err(|_| format!("{text:?} in its key is no name that this version knows"))
+}
+
+/// The parts of a key behind its prefix.
+fn parts<const N: usize>(rest: &str) -> Result<[&str; N], Why> {
+    let parts: Vec<_> = rest.split('/').collect();
+    parts.try_into().map_err(|parts: Vec<_>| format!("its key has {} names where {N} are known", parts.len()))
+}
+
+fn scope(tenant: &str, namespace: &str) -> Result<Scope, Why> {
+    Ok(Scope { tenant: name(tenant)?, namespace: name(namespace)? })
+}
+
+/// `tenant/namespace/app/id`
+fn instance_key(rest: &str) -> Result<(AppKey, InstanceId), Why> {
+    let [tenant, namespace, app, id] = parts(rest)?;
+    Ok((AppKey::new(scope(tenant, namespace)?, name(app)?), name(id)?))
 }
 
 /// Writes a row that no index knows, or removes it.
-fn set<K: Ord + Clone, T: DeserializeOwned + Clone>(rows: &mut OrdMap<K, Row<T>>, key: K, entry: Option<&Entry>) {
-    match entry.and_then(read) {
+fn set<K: Ord + Clone, T: DeserializeOwned + Clone>(
+    rows: &mut OrdMap<K, Row<T>>,
+    key: K,
+    entry: Option<&Entry>,
+) -> Result<(), Why> {
+    match read(entry)? {
         Some(row) => rows.insert(key, row),
         None => rows.remove(&key),
     };
+    Ok(())
 }
 
-fn app_key(rest: &str) -> Option<AppKey> {
-    let (scope, name, _) = parts(rest)?;
-    Some(AppKey::new(scope, name.parse().ok()?))
-}
-
-/// Takes one change into the snapshot.
-pub(super) fn apply(snapshot: &mut ClusterSnapshot, event: &WatchEvent, dirty: &mut Dirty) {
+/// Takes one change into the snapshot. A row that cannot be read changes nothing: it is not one that is gone.
+pub(super) fn apply(snapshot: &mut ClusterSnapshot, event: &WatchEvent, dirty: &mut Dirty) -> Result<(), Unreadable> {
     let (key, entry) = match event {
         WatchEvent::Put(entry) => (&*entry.key, Some(entry)),
         WatchEvent::Delete { key, .. } => (&**key, None),
     };
-    if apply_known(snapshot, key, entry, dirty).is_none() {
-        tracing::debug!(key, "a row of an unknown kind is left alone");
-    }
+    apply_row(snapshot, key, entry, dirty).map_err(|why| Unreadable { key: key.to_owned(), why })
 }
 
-fn apply_known(snapshot: &mut ClusterSnapshot, key: &str, entry: Option<&Entry>, dirty: &mut Dirty) -> Option<()> {
+fn apply_row(snapshot: &mut ClusterSnapshot, key: &str, entry: Option<&Entry>, dirty: &mut Dirty) -> Result<(), Why> {
     if let Some(rest) = key.strip_prefix(keys::APPS) {
-        let app = app_key(rest)?;
-        snapshot.set_app(&app, entry.and_then(read::<App>));
+        let [tenant, namespace, app] = parts(rest)?;
+        let app = AppKey::new(scope(tenant, namespace)?, name(app)?);
+        snapshot.set_app(&app, read(entry)?);
         dirty.apps.insert(app);
     } else if let Some(rest) = key.strip_prefix(keys::INSTANCES) {
-        let (app, id) = (app_key(rest)?, parts(rest)?.2?.parse::<InstanceId>().ok()?);
-        snapshot.set_instance(&id, entry.and_then(read::<Instance>));
+        let (app, id) = instance_key(rest)?;
+        snapshot.set_instance(&id, read(entry)?);
         dirty.apps.insert(app);
         dirty.instances.insert(id);
     } else if let Some(rest) = key.strip_prefix(keys::INSTANCE_STATUS) {
-        let (app, id) = (app_key(rest)?, parts(rest)?.2?.parse::<InstanceId>().ok()?);
-        set(&mut snapshot.instance_status, id, entry);
+        let (app, id) = instance_key(rest)?;
+        set(&mut snapshot.instance_status, id, entry)?;
         dirty.apps.insert(app);
     } else if let Some(rest) = key.strip_prefix(keys::SERVICES) {
-        let (scope, name, _) = parts(rest)?;
-        let service = ServiceKey::new(scope, name.parse().ok()?);
-        snapshot.set_service(&service, entry.and_then(read));
+        let [tenant, namespace, service] = parts(rest)?;
+        let service = ServiceKey::new(scope(tenant, namespace)?, name(service)?);
+        snapshot.set_service(&service, read(entry)?);
         dirty.services.insert(service);
-    } else if let Some(name) = key.strip_prefix(keys::TENANTS) {
-        let name: TenantName = name.parse().ok()?;
-        set(&mut snapshot.tenants, name.clone(), entry);
-        dirty.tenants.insert(name);
+    } else if let Some(rest) = key.strip_prefix(keys::TENANTS) {
+        let tenant: TenantName = name(rest)?;
+        set(&mut snapshot.tenants, tenant.clone(), entry)?;
+        dirty.tenants.insert(tenant);
     } else if let Some(rest) = key.strip_prefix(keys::NAMESPACES) {
-        let scope = scope_key(rest)?;
-        set(&mut snapshot.namespaces, scope.clone(), entry);
+        let [tenant, namespace] = parts(rest)?;
+        let scope = scope(tenant, namespace)?;
+        set(&mut snapshot.namespaces, scope.clone(), entry)?;
         dirty.namespaces.insert(scope);
     } else if let Some(rest) = key.strip_prefix(keys::POLICIES) {
-        let (scope, name, _) = parts(rest)?;
-        let policy = PolicyKey::new(scope, name.parse().ok()?);
-        set(&mut snapshot.policies, policy.clone(), entry);
+        let [tenant, namespace, policy] = parts(rest)?;
+        let policy = PolicyKey::new(scope(tenant, namespace)?, name(policy)?);
+        set(&mut snapshot.policies, policy.clone(), entry)?;
         dirty.policies.insert(policy);
     } else if let Some(rest) = key.strip_prefix(keys::TIERS) {
-        let policy: TierKey = rest.parse().ok()?;
-        set(&mut snapshot.tiers, policy.clone(), entry);
+        let policy: TierKey = name(rest)?;
+        set(&mut snapshot.tiers, policy.clone(), entry)?;
         dirty.tiers.insert(policy);
-    } else if let Some(name) = key.strip_prefix(keys::NODES) {
-        let name: NodeName = name.parse().ok()?;
-        set(&mut snapshot.nodes, name, entry);
+    } else if let Some(rest) = key.strip_prefix(keys::NODES) {
+        let node: NodeName = name(rest)?;
+        set(&mut snapshot.nodes, node, entry)?;
         dirty.nodes = true;
-    } else if let Some(name) = key.strip_prefix(keys::NODE_STATUS) {
-        let name: NodeName = name.parse().ok()?;
-        set(&mut snapshot.node_status, name, entry);
+    } else if let Some(rest) = key.strip_prefix(keys::NODE_STATUS) {
+        let node: NodeName = name(rest)?;
+        set(&mut snapshot.node_status, node, entry)?;
         dirty.nodes = true;
-    } else if let Some(rest) = key.strip_prefix(keys::IDENTITIES) {
-        let scope = scope_key(rest)?;
-        let number = entry.and_then(|entry| std::str::from_utf8(&entry.value).ok()?.parse().ok())?;
-        snapshot.identities.insert(scope, number);
     } else if key == keys::LAST_SERVICE_ID {
-        snapshot.last_service_id = entry.and_then(|entry| std::str::from_utf8(&entry.value).ok()?.parse().ok())?;
+        if let Some(entry) = entry {
+            snapshot.last_service_id = number(entry)?;
+        }
     } else {
-        return None;
+        // Of a newer version, or of one that numbered namespaces: `/v1/identities/`.
+        tracing::debug!(key, "a row of an unknown kind is left alone");
     }
-    Some(())
+    Ok(())
+}
+
+fn number(entry: &Entry) -> Result<u32, Why> {
+    let text = std::str::from_utf8(&entry.value).map_err(|error| error.to_string())?;
+    text.parse().map_err(|error| format!("{text:?} is no number: {error}"))
 }

@@ -1,6 +1,6 @@
 //! Why a command was refused.
 
-use super::ObjectName;
+use super::{ObjectName, Unreadable};
 use crate::{
     model::{AppKey, Problem, Revision, Scope, TierKey},
     store::StoreError,
@@ -74,6 +74,49 @@ pub enum ControlError {
     Stopping,
 }
 
+/// Why the loop does not begin.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A newer version wrote some of its rows, or somebody else did.
+    #[error("{} of the store's rows cannot be read by this version, {}", rows.len(), env!("CARGO_PKG_VERSION"))]
+    Unreadable {
+        /// Which, and why.
+        rows: Vec<Unreadable>,
+        /// The versions that the nodes last ran.
+        versions: Vec<String>,
+    },
+}
+
+impl From<LoadError> for Problem {
+    fn from(error: LoadError) -> Self {
+        use crate::model::ErrorCode;
+        let title = error.to_string();
+        match error {
+            LoadError::Store(error) => Self::new(error.code(), title),
+            LoadError::Unreadable { rows, versions } => {
+                let lines = rows.iter().map(|row| format!("{}: {}", row.key, row.why)).collect();
+                let mut problem = some(Self::new(ErrorCode::StoreVersion, title), lines);
+                if !versions.is_empty() {
+                    problem = problem.detail(format!("the store was last used by hivemind {}", versions.join(" and ")));
+                }
+                problem
+                    .detail("nothing was touched: by the other rows, this daemon would remove instances that go on as they are")
+                    .hint(format!("start the hivemind that wrote them; hivemind explain {}", ErrorCode::StoreVersion))
+            }
+        }
+    }
+}
+
+/// Names the first of them.
+fn some(problem: Problem, lines: Vec<String>) -> Problem {
+    let more = lines.len().saturating_sub(NAMED);
+    let problem = lines.into_iter().take(NAMED).fold(problem, Problem::detail);
+    if more > 0 { problem.detail(format!("and {more} more")) } else { problem }
+}
+
 impl From<ControlError> for Problem {
     fn from(error: ControlError) -> Self {
         use crate::model::ErrorCode;
@@ -93,10 +136,7 @@ impl From<ControlError> for Problem {
                 Self::new(ErrorCode::Taken, title).hint(format!("hivemind app info {}", by.name))
             }
             ControlError::Occupied { object, owns } => {
-                let more = owns.len().saturating_sub(NAMED);
-                let problem = Self::new(ErrorCode::Taken, title).hint(inside(&object));
-                let problem = owns.into_iter().take(NAMED).fold(problem, Self::detail);
-                if more > 0 { problem.detail(format!("and {more} more")) } else { problem }
+                some(Self::new(ErrorCode::Taken, title).hint(inside(&object)), owns)
             }
             ControlError::Permanent { .. } => Self::new(ErrorCode::Invalid, title),
             ControlError::Conflict { object, .. } => Self::new(ErrorCode::Conflict, title).hint(show(&object)),

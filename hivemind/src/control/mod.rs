@@ -8,18 +8,23 @@ mod commands;
 mod decode;
 mod error;
 mod feed;
+mod load;
 mod objects;
 mod run;
 #[cfg(test)]
 mod tests;
 
-pub use error::ControlError;
+pub use decode::Unreadable;
+pub use error::{ControlError, LoadError};
+pub use load::{Loaded, load};
 pub use objects::{Changed, ObjectChange, ObjectName};
 pub use run::{ControlConfig, start};
 
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot, watch};
+use utoipa::ToSchema;
 
 use crate::{
     lifecycle::clock,
@@ -34,12 +39,12 @@ pub struct Control {
     snapshot: watch::Receiver<Arc<ClusterSnapshot>>,
 }
 
-/// What a command did.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What a command did, as the API says it too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Written {
     /// The revision that has it.
     pub revision: Revision,
-    /// Whether the object is new.
+    /// Whether the app is new.
     pub created: bool,
     /// The app's generation after it.
     pub generation: u64,

@@ -272,7 +272,6 @@ fn what_does_not_fit_is_refused_with_its_numbers() {
             spec: spec.clone(),
             node: "here".parse().expect("a name"),
             addresses: crate::model::Addresses::default(),
-            identity: 256,
             desired: crate::model::Desired::Run,
             created_at: NOW,
         };

@@ -8,7 +8,7 @@ use tokio::{
 };
 
 use super::{
-    Answer, AppChange, Changed, Command, Control, ControlError, IfMatch, ObjectChange, ObjectName, Written,
+    Answer, AppChange, Changed, Command, Control, ControlError, IfMatch, Loaded, ObjectChange, ObjectName, Written,
     commands::app_after,
     decode::{Dirty, apply, encode},
     feed::Feed,
@@ -21,7 +21,7 @@ use crate::{
     },
     observe::Events,
     schedule::{self, Change, Cursor, Input, Plan, ServiceRanges},
-    store::{Compare, Store, StoreError, Txn, TxnOutcome, WatchBatch, WatchEvent, Watcher, keys},
+    store::{Compare, Store, StoreError, Txn, TxnOutcome, WatchBatch, Watcher, keys},
 };
 
 /// Commands that may wait.
@@ -40,22 +40,15 @@ pub struct ControlConfig {
     pub services: ServiceRanges,
 }
 
-/// Reads the store, and returns the handle with the loop, which the caller owns and runs. The loop ends when the
-/// store fails for good, or when the last handle is dropped.
+/// Returns the handle with the loop, which the caller owns and runs. The loop ends when the store fails for good, or
+/// when the last handle is dropped.
 pub async fn start(
-    store: Arc<dyn Store>,
+    loaded: Loaded,
     config: ControlConfig,
     events: Events,
 ) -> Result<(Control, impl Future<Output = Result<(), StoreError>> + Send + use<>), StoreError> {
-    let range = store.range(keys::ALL).await?;
-    let mut snapshot = ClusterSnapshot::at(range.revision);
-    let mut dirty = Dirty::default();
-    for entry in range.entries {
-        apply(&mut snapshot, &WatchEvent::Put(entry), &mut dirty);
-    }
-    // Everything is planned once at the start: the last daemon may have ended between two transactions.
-    dirty.nodes = true;
-    let watcher = store.watch(keys::ALL, range.revision).await?;
+    let Loaded { store, snapshot, dirty } = loaded;
+    let watcher = store.watch(keys::ALL, snapshot.revision).await?;
     let (commands, inbox) = mpsc::channel(QUEUE);
     let (publish, published) = watch::channel(Arc::new(snapshot.clone()));
     let cursor = Cursor::of(&snapshot);
@@ -112,7 +105,10 @@ impl Loop {
     fn take(&mut self, batch: WatchBatch) {
         self.snapshot.revision = batch.revision;
         for event in &batch.events {
-            apply(&mut self.snapshot, event, &mut self.dirty);
+            // It cannot be while the loop is the only writer: what is there already stays as it was last read.
+            if let Err(row) = apply(&mut self.snapshot, event, &mut self.dirty) {
+                self.events.emit(EventKind::Warning, "RowUnreadable", &row.subject(), row.to_string());
+            }
         }
     }
 
@@ -144,13 +140,7 @@ impl Loop {
                 apps.extend(self.snapshot.apps.keys().cloned());
                 apps.extend(self.snapshot.instances.values().map(|row| row.object.app.clone()));
             }
-            said.apps.extend(dirty.apps);
-            said.instances.extend(dirty.instances);
-            said.services.extend(dirty.services);
-            said.tenants.extend(dirty.tenants);
-            said.namespaces.extend(dirty.namespaces);
-            said.policies.extend(dirty.policies);
-            said.tiers.extend(dirty.tiers);
+            said.merge(dirty);
             for app in apps {
                 if let Err(error) = self.plan(&app).await {
                     self.put_off(app, error)?;
@@ -423,7 +413,6 @@ fn transaction(snapshot: &ClusterSnapshot, app: &AppKey, changes: &[Change]) -> 
                 txn.put(key, encode(service)?)
             }
             Change::DeleteService(key) => txn.delete(keys::service(key)),
-            Change::PutIdentity(scope, number) => txn.put(keys::identity(scope), number.to_string()),
             Change::DeleteApp(key) => txn.delete(keys::app(key)),
         };
     }

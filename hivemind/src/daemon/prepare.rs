@@ -7,6 +7,7 @@ use tokio::sync::{mpsc, watch};
 use super::{DaemonConfig, needs};
 use crate::{
     agent::{self, datapath::InPlace, hosts::HostNames},
+    control::{self, Loaded},
     dataplane::{
         Dataplane, DataplaneError,
         bpf::{self, BpfDataplane, DataplaneConfig},
@@ -14,11 +15,11 @@ use crate::{
     dns::{DnsConfig, DnsServer, DnsTable, Resolved},
     model::{ErrorCode, InstanceId, Problem},
     net::{
-        HostLink, Net, NetError, NodeNet,
+        HostLink, Net, NetError, NodeNet, PUBLISH_DEVICE,
         linux::{LinuxNet, NetConfig},
     },
     runtime::{ContainerdRuntime, Runtime, RuntimeConfig},
-    store::{RedbStore, Store, StoreError},
+    store::{RedbStore, StoreError},
 };
 
 /// The port of the name server.
@@ -27,7 +28,7 @@ const DNS_PORT: u16 = 53;
 /// The adapters, ready to be used.
 pub(super) struct Prepared {
     pub(super) runtime: Arc<dyn Runtime>,
-    pub(super) store: RedbStore,
+    pub(super) rows: Loaded,
     pub(super) net: Arc<dyn Net>,
     pub(super) dns: DnsServer,
     pub(super) dataplane: BpfDataplane,
@@ -47,9 +48,10 @@ pub(super) async fn prepare(
     let net = LinuxNet::new(NetConfig::new(config.run_dir.join("netns"))).map_err(network_problem)?;
     net.check_ranges(network).await.map_err(network_problem)?;
     let store = RedbStore::open(config.state_dir.join("store.redb")).await.map_err(store_problem)?;
+    let rows = control::load(Arc::new(store)).await?;
     let links = net.list_links().await.map_err(network_problem)?;
     if !config.remove_unknown {
-        refuse_to_forget(&store, &*runtime, &links, config).await?;
+        refuse_to_forget(&rows, &*runtime, &links, config).await?;
     }
     let made = make(config, network, cgroup, &net, names, opener).await;
     if made.is_err() && links.is_empty() {
@@ -74,17 +76,17 @@ pub(super) async fn prepare(
             network.gateways().collect(),
         ),
     };
-    Ok(Prepared { runtime, store, net: Arc::new(net), dns, dataplane, in_place })
+    Ok(Prepared { runtime, rows, net: Arc::new(net), dns, dataplane, in_place })
 }
 
 /// An empty store on a machine with instances is a lost one, or one that is not mounted: to go by it would remove them.
 async fn refuse_to_forget(
-    store: &RedbStore,
+    rows: &Loaded,
     runtime: &dyn Runtime,
     links: &[(InstanceId, Option<HostLink>)],
     config: &DaemonConfig,
 ) -> Result<(), Problem> {
-    if store.range("").await.map_err(store_problem)?.revision > 0 {
+    if rows.revision() > 0 {
         return Ok(());
     }
     let containers = runtime.list().await.map_err(|error| Problem::new(error.code(), error.to_string()))?;
@@ -121,7 +123,7 @@ async fn make(
         root: config.bpf_root.clone(),
         cgroup,
         network: network.clone(),
-        publish_device: "hm-pub".into(),
+        publish_device: PUBLISH_DEVICE.into(),
         log_dir: config.state_dir.join("verifier"),
         flow_share: hivemind_ebpf::abi::FLOW_SHARE,
     })

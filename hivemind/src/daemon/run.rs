@@ -68,7 +68,7 @@ async fn serve(
     let network = config.network();
     let (names, table) = watch::channel(Arc::new(DnsTable::default()));
     let (opener, resolved) = mpsc::channel(RESOLVED);
-    let Prepared { runtime, store, net, mut dns, mut dataplane, in_place } =
+    let Prepared { runtime, rows, net, mut dns, mut dataplane, in_place } =
         prepare(config, &network, table, opener).await?;
     let internal = |error: std::io::Error| Problem::new(ErrorCode::Internal, error.to_string());
     let (ring, packets) = (dataplane.ring(), dataplane.packets());
@@ -79,7 +79,7 @@ async fn serve(
     let events = Events::default();
     let services = ServiceRanges { v4: network.services_v4, v6: network.services_v6 };
     let (control, control_loop) =
-        control::start(Arc::new(store), ControlConfig { services }, events.clone()).await.map_err(store_problem)?;
+        control::start(rows, ControlConfig { services }, events.clone()).await.map_err(store_problem)?;
     let upstream: Arc<dyn Upstream> =
         Arc::new(LocalUpstream { control: control.clone(), node: config.node_name.clone() });
     let (desired, told) = watch::channel(Arc::new(NodeDesired::default()));

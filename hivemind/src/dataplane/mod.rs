@@ -22,7 +22,7 @@ pub use watch::{Listener, Watch};
 use drift::{Difference, Repairs};
 use flows::{DropRecord, FlowRecord};
 use round_trips::RoundTrips;
-use tables::{LimitOwner, Tables, Usage};
+use tables::{LimitOwner, Part, Tables, Usage};
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -31,7 +31,7 @@ use std::{
     time::Duration,
 };
 
-use hivemind_ebpf::abi::Count;
+use hivemind_ebpf::{abi::Count, reason::Reason};
 
 use crate::{model::InstanceId, net::HostLink};
 
@@ -99,8 +99,8 @@ pub trait Dataplane: Send + std::fmt::Debug {
     /// What was written last; at first, what the last daemon has left in the maps.
     fn written(&self) -> Tables;
 
-    /// What the maps hold now.
-    fn held(&mut self) -> Result<Tables, DataplaneError>;
+    /// What the maps hold now of these parts; the others are empty.
+    fn held(&mut self, parts: &[Part]) -> Result<Tables, DataplaneError>;
 
     /// Those of the addresses that a flow lives to or from.
     fn in_use(&mut self, among: &BTreeSet<IpAddr>) -> Result<BTreeSet<IpAddr>, DataplaneError>;
@@ -138,23 +138,54 @@ pub struct SweepReport {
     pub repairs: Repairs,
 }
 
-/// One counter: packets and bytes of an endpoint in one direction, for a service (0: none), and a reason
-/// (0: forwarded; else a drop reason).
+/// Which way what a counter counts has gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Way {
+    /// Packets out of the instance.
+    Out = hivemind_ebpf::abi::OUT,
+    /// Packets into it.
+    In = hivemind_ebpf::abi::IN,
+    /// Connections that sockets opened to the service: `packets` counts connections, `bytes` is 0.
+    Opened = hivemind_ebpf::abi::OPENED,
+}
+
+impl Way {
+    /// `out`, `in` or `opened`
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Out => "out",
+            Self::In => "in",
+            Self::Opened => "opened",
+        }
+    }
+}
+
+/// One counter: packets and bytes of an endpoint, for a service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Counter {
     /// Interface index of the instance's host device; 0 for the node itself.
     pub endpoint: u32,
     /// The service's number; 0 for none.
     pub service: u32,
-    /// Out of the instance (0), into it (1), or a connection that a socket opened to the service (2: `packets` counts
-    /// connections, `bytes` is 0).
-    pub direction: u8,
-    /// 0 for forwarded, else the drop reason's number.
-    pub reason: u8,
+    /// Which way.
+    pub direction: Way,
+    /// Why they were dropped or refused; none: they were not.
+    pub reason: Option<Reason>,
     /// Packets.
     pub packets: u64,
     /// Bytes, with the Ethernet header.
     pub bytes: u64,
+}
+
+impl Counter {
+    /// What metrics and tables show of [`Counter::reason`]: its name, or `forwarded`.
+    pub const fn verdict(&self) -> &'static str {
+        match self.reason {
+            Some(reason) => reason.as_str(),
+            None => "forwarded",
+        }
+    }
 }
 
 /// While this lives, the kernel measures how long programs run.

@@ -47,6 +47,50 @@ pub struct Tables {
     pub limits: OrdMap<LimitOwner, LimitRow>,
 }
 
+/// A part of [`Tables`] that can be read by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// [`Tables::endpoints`]
+    Endpoints,
+    /// [`Tables::peers`]
+    Peers,
+    /// [`Tables::services`]
+    Services,
+    /// [`Tables::sources`]
+    Sources,
+    /// [`Tables::node_addresses`]
+    NodeAddresses,
+    /// [`Tables::nodes`]
+    Nodes,
+    /// [`Tables::served`]
+    Served,
+    /// [`Tables::rules`]
+    Rules,
+    /// [`Tables::intervals`]
+    Intervals,
+    /// [`Tables::blocks`]
+    Blocks,
+    /// [`Tables::limits`]
+    Limits,
+}
+
+impl Part {
+    /// Everything.
+    pub const ALL: &[Self] = &[
+        Self::Endpoints,
+        Self::Peers,
+        Self::Services,
+        Self::Sources,
+        Self::NodeAddresses,
+        Self::Nodes,
+        Self::Served,
+        Self::Rules,
+        Self::Intervals,
+        Self::Blocks,
+        Self::Limits,
+    ];
+}
+
 /// Who has limits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum LimitOwner {

@@ -4,10 +4,7 @@ use std::{net::IpAddr, sync::Arc};
 
 use imbl::{HashMap, OrdMap, ordmap::DiffItem};
 
-use crate::model::{Addresses, NodeDesired, Scope, ServedService, ServiceKey};
-
-/// The top of all names that hivemind gives.
-pub(super) const ZONE: &str = "hivemind";
+use crate::model::{Addresses, NodeDesired, Scope, ServedService, ServiceKey, in_dns_zone};
 
 /// All names of services, in lower case without a final dot. A clone is cheap.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -87,7 +84,7 @@ impl DnsTable {
             Some(named) => {
                 Answer::Addresses(named.addresses.iter().filter(|address| address.is_ipv4() == v4).collect())
             }
-            None if name.rsplit('.').next() == Some(ZONE) => Answer::NoSuchName,
+            None if in_dns_zone(name) => Answer::NoSuchName,
             None => Answer::NotOurs,
         }
     }
@@ -96,12 +93,10 @@ impl DnsTable {
 /// All names of a service, with what they stand for.
 fn names(served: &ServedService) -> Vec<(String, Named)> {
     let service = &served.service;
-    let scope = &service.key.scope;
     let ready = !served.backends.is_empty() && !served.leaving;
     let addresses = if ready { service.addresses } else { Addresses::default() };
     let named = Named { service: service.id, addresses };
-    let own = format!("{}.{}.{}.{ZONE}", service.key.name, scope.namespace, scope.tenant);
-    service.dns_names.iter().map(|name| name.to_ascii_lowercase()).chain([own]).map(|name| (name, named)).collect()
+    service.all_dns_names().map(|name| (name.to_ascii_lowercase(), named)).collect()
 }
 
 /// The `/etc/resolv.conf` of an instance: the node's own addresses, and short names of its own namespace.
@@ -110,7 +105,7 @@ pub fn resolv_conf(servers: &Addresses, scope: &Scope) -> String {
     for server in servers.iter() {
         text += &format!("nameserver {server}\n");
     }
-    text + &format!("search {}.{}.{ZONE}\noptions ndots:1 timeout:2 attempts:2\n", scope.namespace, scope.tenant)
+    text + &format!("search {}\noptions ndots:1 timeout:2 attempts:2\n", scope.dns_domain())
 }
 
 #[cfg(test)]

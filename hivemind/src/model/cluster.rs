@@ -46,8 +46,6 @@ pub struct ClusterSnapshot {
     pub nodes: OrdMap<NodeName, Row<Node>>,
     /// What agents say of them.
     pub node_status: OrdMap<NodeName, Row<NodeStatus>>,
-    /// The identity of each namespace.
-    pub identities: OrdMap<Scope, u32>,
     /// The highest number that a service ever had.
     pub last_service_id: u32,
     /// Why apps are not what they should be, in the user's words: no node fits, no address is free. Not of the

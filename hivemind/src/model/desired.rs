@@ -44,8 +44,6 @@ pub struct Peer {
     pub node: NodeName,
     /// Its addresses.
     pub addresses: Addresses,
-    /// Its identity.
-    pub identity: u32,
     /// Tenant and namespace.
     pub scope: Scope,
     /// Its labels.
@@ -57,7 +55,6 @@ impl From<&Instance> for Peer {
         Self {
             node: instance.node.clone(),
             addresses: instance.addresses,
-            identity: instance.identity,
             scope: instance.app.scope.clone(),
             labels: instance.spec.labels.clone(),
         }

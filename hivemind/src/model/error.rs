@@ -102,8 +102,8 @@ codes! {
     Drift = "E-BPF-005", 409, 1, "Something in the kernel is not what the daemon has written or attached: someone else has changed it. The lines beneath say what. The daemon puts it right within a minute and counts it in hivemind_dataplane_repairs; if it comes again, somebody goes on changing it.";
     /// The store failed.
     Store = "E-STORE-001", 500, 1, "The store could not be read or written; the message names the file. Check the disk and its permissions.";
-    /// The store belongs to a newer version.
-    StoreVersion = "E-STORE-002", 500, 1, "The store was written by a newer version of hivemind. Use that version.";
+    /// The store, or a row of it, belongs to a newer version.
+    StoreVersion = "E-STORE-002", 500, 1, "The store was written by a newer version of hivemind, or rows of it that this version cannot read; the message names them. The daemon does not start, and has touched neither the store nor an instance. Start the version that wrote them ('hivemind --version' tells a program's). A row that no version reads was damaged: bring back a copy of the store's file.";
     /// The store is new, and the machine has instances.
     StoreLost = "E-STORE-003", 409, 4, "The store is empty, but instances of hivemind are on this machine: nothing would know of them, and they would be removed. Is the state directory mounted, and the right one? To remove them and begin anew, start the daemon once with --remove-unknown.";
     /// Policies do not do what a test expects.
@@ -201,11 +201,40 @@ impl fmt::Display for Problem {
 
 impl std::error::Error for Problem {}
 
+/// An error with its causes, for messages. What an error says of its cause itself is not said again.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let said = cause.to_string();
+        if !text.contains(&said) {
+            text += &format!(": {said}");
+        }
+        next = cause.source();
+    }
+    text
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
 
-    use super::{ErrorCode, Problem};
+    use super::{ErrorCode, Problem, chain};
+
+    #[test]
+    fn causes_are_said_once() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("{says}")]
+        struct Link {
+            says: &'static str,
+            #[source]
+            by: Option<Box<Self>>,
+        }
+        let link = |says, by: Option<Link>| Link { says, by: by.map(Box::new) };
+        let innermost = link("no such device", None);
+        let error = link("cannot open it", Some(link("refused: no such device", Some(innermost))));
+        assert_eq!(chain(&error), "cannot open it: refused: no such device");
+    }
 
     #[test]
     fn codes_are_unique_and_have_the_form() {

@@ -157,6 +157,14 @@ pub struct Scope {
     pub namespace: NamespaceName,
 }
 
+/// The top of all DNS names that hivemind gives, in lower case.
+pub const DNS_ZONE: &str = "hivemind";
+
+/// Whether a DNS name (without a final dot) is one that only hivemind gives.
+pub fn in_dns_zone(name: &str) -> bool {
+    name.rsplit('.').next().is_some_and(|top| top.eq_ignore_ascii_case(DNS_ZONE))
+}
+
 /// The tenant that always exists, and the namespace that every tenant has.
 const DEFAULT: &str = "default";
 
@@ -176,6 +184,11 @@ impl Scope {
     /// Whether it is the namespace that every tenant has.
     pub fn is_default_of_tenant(&self) -> bool {
         self.namespace.0 == DEFAULT
+    }
+
+    /// `<namespace>.<tenant>.hivemind`: where its services' own DNS names are.
+    pub fn dns_domain(&self) -> String {
+        format!("{}.{}.{DNS_ZONE}", self.namespace, self.tenant)
     }
 }
 

@@ -18,11 +18,11 @@ mod time;
 
 pub use cluster::{ClusterSnapshot, Row};
 pub use desired::{Backend, FeedMessage, NodeDesired, Peer, ServedService, StatusReport};
-pub use error::{ErrorCode, Problem};
+pub use error::{ErrorCode, Problem, chain};
 pub use event::{Event, EventKind, Subject};
 pub use ids::{
-    AppKey, AppName, InstanceId, InvalidName, NamespaceName, NodeName, PolicyKey, PolicyName, Scope, ServiceKey,
-    ServiceName, TenantName,
+    AppKey, AppName, DNS_ZONE, InstanceId, InvalidName, NamespaceName, NodeName, PolicyKey, PolicyName, Scope,
+    ServiceKey, ServiceName, TenantName, in_dns_zone,
 };
 pub use index::{Held, HeldAddresses};
 pub use object::{

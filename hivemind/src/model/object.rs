@@ -183,8 +183,6 @@ pub struct Instance {
     pub node: NodeName,
     /// Its addresses.
     pub addresses: Addresses,
-    /// The number policies are compiled against; 0 is unknown and never given.
-    pub identity: u32,
     /// Run or stop.
     pub desired: Desired,
     /// When it was placed.
@@ -317,7 +315,7 @@ pub struct Service {
     pub id: u32,
     /// Its virtual addresses.
     pub addresses: Addresses,
-    /// The DNS names besides `<service>.<namespace>.<tenant>.hivemind`, e.g. `web.local`; lower case, no final dot.
+    /// The DNS names besides [`Service::own_dns_name`], e.g. `web.local`; lower case, no final dot.
     pub dns_names: Vec<String>,
     /// Its ports. Empty until one is declared or the image says what it listens on.
     pub ports: Vec<ServicePort>,
@@ -331,6 +329,18 @@ pub struct Service {
     pub shares: Shares,
     /// When it was made.
     pub created_at: Timestamp,
+}
+
+impl Service {
+    /// The DNS name that it always has: `<service>.<namespace>.<tenant>.hivemind`.
+    pub fn own_dns_name(&self) -> String {
+        format!("{}.{}", self.key.name, self.key.scope.dns_domain())
+    }
+
+    /// All DNS names it is found under: those that were given to it, then its own.
+    pub fn all_dns_names(&self) -> impl Iterator<Item = String> + use<'_> {
+        self.dns_names.iter().cloned().chain([self.own_dns_name()])
+    }
 }
 
 /// A machine that runs instances. Written by `control` when the node registers.

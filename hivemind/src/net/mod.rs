@@ -13,6 +13,7 @@ mod ranges;
 mod types;
 
 pub use error::NetError;
+pub use names::{PUBLISH_DEVICE, host_device, instance_of_device};
 pub use ports::HeldPort;
 pub use types::{
     Family, Gone, HostLink, InstanceLink, LinkState, Mac, Mended, NodeNet, Overlap, PACING_QUEUE, PublishedPort, Uplink,

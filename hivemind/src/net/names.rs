@@ -11,7 +11,7 @@ use crate::model::InstanceId;
 /// The node's device: it holds the gateway addresses.
 pub(super) const NODE_DEVICE: &str = "hm-node";
 /// The device that the first packets for published ports are sent to.
-pub(super) const PUBLISH_DEVICE: &str = "hm-pub";
+pub const PUBLISH_DEVICE: &str = "hm-pub";
 /// What the names of all our devices begin with.
 pub(super) const DEVICE_PREFIX: &str = "hm";
 /// The instance's end of its veth pair.
@@ -20,12 +20,12 @@ pub(super) const INSTANCE_DEVICE: &str = "eth0";
 pub(super) const ROUTE_PROTOCOL: u8 = 104;
 
 /// The host's end of an instance's veth pair: `hm` and the id, 12 of the 15 characters a name may have.
-pub(super) fn host_device(id: &InstanceId) -> String {
+pub fn host_device(id: &InstanceId) -> String {
     format!("{DEVICE_PREFIX}{id}")
 }
 
 /// The instance whose host end this is.
-pub(super) fn instance_of_device(name: &str) -> Option<InstanceId> {
+pub fn instance_of_device(name: &str) -> Option<InstanceId> {
     name.strip_prefix(DEVICE_PREFIX)?.parse().ok()
 }
 

@@ -54,7 +54,7 @@ pub struct HistogramSample {
 #[derive(Clone, Debug, Default)]
 pub struct Metrics {
     requests: Family<RequestLabels, Counter<u64, AtomicU64>>,
-    rendering: Arc<Mutex<()>>,
+    rendering: Arc<tokio::sync::Mutex<()>>,
     repairs: Arc<Mutex<BTreeMap<&'static str, u64>>>,
 }
 
@@ -75,12 +75,25 @@ impl Metrics {
         self.repairs.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Waits for one's turn to read the samples and show them. One at a time: a scraper that asks too often waits
+    /// instead of multiplying the work.
+    pub async fn turn(&self) -> Turn<'_> {
+        Turn { metrics: self, _one: self.rendering.lock().await }
+    }
+}
+
+/// The right to show the metrics. Take it before the samples are read: that is most of the work.
+#[derive(Debug)]
+pub struct Turn<'a> {
+    metrics: &'a Metrics,
+    _one: tokio::sync::MutexGuard<'a, ()>,
+}
+
+impl Turn<'_> {
     /// The text exposition of all metrics: what was counted, and `samples`.
-    pub fn render(&self, samples: Vec<Sample>, histograms: Vec<HistogramSample>) -> Result<String, std::fmt::Error> {
-        // One at a time: a scraper that asks too often waits instead of multiplying the work.
-        let _one = self.rendering.lock().unwrap_or_else(PoisonError::into_inner);
+    pub fn render(self, samples: Vec<Sample>, histograms: Vec<HistogramSample>) -> Result<String, std::fmt::Error> {
         let mut registry = Registry::with_prefix("hivemind");
-        registry.register("api_requests", "Requests answered by the API", self.requests.clone());
+        registry.register("api_requests", "Requests answered by the API", self.metrics.requests.clone());
         registry.register_collector(Box::new(Samples(samples)));
         registry.register_collector(Box::new(Histograms(histograms)));
         let mut text = String::new();
@@ -148,8 +161,19 @@ impl prometheus_client::collector::Collector for Histograms {
 mod tests {
     use super::*;
 
-    #[test]
-    fn renders_what_was_counted_and_what_was_read() {
+    #[tokio::test]
+    async fn one_reads_and_shows_at_a_time() {
+        use futures::FutureExt as _;
+        let metrics = Metrics::default();
+        let other = metrics.clone();
+        let first = metrics.turn().await;
+        assert!(other.turn().now_or_never().is_none(), "two at a time");
+        first.render(vec![], vec![]).expect("renders");
+        assert!(other.turn().now_or_never().is_some(), "the turn is not over");
+    }
+
+    #[tokio::test]
+    async fn renders_what_was_counted_and_what_was_read() {
         let metrics = Metrics::default();
         metrics.request("/v1/nodes", 200);
         let sample = |phase: &str, value| Sample {
@@ -169,6 +193,8 @@ mod tests {
             sum: 9.5,
         };
         let text = metrics
+            .turn()
+            .await
             .render(vec![sample("ready", 3.0), dropped, sample("failed", 1.0)], vec![histogram])
             .expect("renders");
         for line in [

@@ -57,24 +57,14 @@ pub use hosts::{Hosts, KnownNames, may_stand_for};
 pub use judge::{Peer, Verdict, judge, judge_host};
 pub use room::{MAX_BLOCK_ROWS, MAX_RULE_ROWS, too_large};
 
-/// [`RuleKey::peer`]: everybody.
-pub const ANYBODY: u32 = 0;
-/// The class of the instance's own node.
-pub const HOST: u32 = 1;
-/// The class of whoever is neither an instance nor the node.
-pub const WORLD: u32 = 2;
-/// Every instance of another tenant: who is meant by a rule that denies everybody.
-pub const OTHERS: u32 = 3;
 /// Numbers of classes and of block classes begin here; the highest bit tells a block class.
 pub const FIRST_CLASS: u32 = 256;
 /// The bit that tells a block class from a class.
 pub const BLOCK: u32 = 1 << 31;
-/// [`RuleKey::port`]: all ports.
-pub const ALL_PORTS: u32 = 0xffff_ffff;
 
 pub use hivemind_ebpf::policy::{
-    ADMIN, BASELINE, FAILSAFE, HOST_RULES, OWN, PUBLISHED_RULES, PUBLISHED_TRIAL, SETS, TENANT_ADMIN, TENANT_BASELINE,
-    TRIAL_RULES,
+    ADMIN, ALL_PORTS, ANYBODY, BASELINE, FAILSAFE, HOST, HOST_RULES, OTHERS, OWN, PUBLISHED_RULES, PUBLISHED_TRIAL,
+    SETS, TENANT_ADMIN, TENANT_BASELINE, TRIAL_RULES, WORLD,
 };
 
 /// Which way.

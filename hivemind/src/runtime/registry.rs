@@ -16,6 +16,7 @@ use super::{
     RuntimeError, auth,
     manifest::{Descriptor, MANIFEST_TYPES, digest_of},
 };
+use crate::model::chain;
 
 /// Name look-up, connection and TLS together.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -85,7 +86,7 @@ impl Source {
         };
         let registry = reference.registry().to_owned();
         let client = Client::try_from(config)
-            .map_err(|e| RuntimeError::RegistryUnreachable { registry, why: format!("no TLS: {}", chain(&e)) })?;
+            .map_err(|e| RuntimeError::RegistryUnreachable { registry, why: format!("no TLS: {}", causes(&e)) })?;
         Ok(Self { client, reference, auth })
     }
 
@@ -128,7 +129,7 @@ impl Source {
     pub(super) fn blob_error(&self, error: BlobError) -> RuntimeError {
         match error.0.get_ref().and_then(|e| e.downcast_ref::<DigestError>()) {
             Some(digest) => self.corrupt(digest.to_string()),
-            None => self.unreachable(chain(&error.0)),
+            None => self.unreachable(causes(&error.0)),
         }
     }
 
@@ -167,22 +168,14 @@ impl Source {
                 }
             }
             E::DigestError(e) => self.corrupt(e.to_string()),
-            other => self.unreachable(chain(other)),
+            other => self.unreachable(causes(other)),
         }
     }
 }
 
-/// The whole chain of causes: the outermost alone says only "error sending request".
-fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text += &format!(": {cause_text}");
-        }
-        next = cause.source();
-    }
+/// The whole chain of causes (the outermost alone says only "error sending request"), and what helps.
+fn causes(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = chain(error);
     if text.contains("InvalidContentType") {
         text += " (hint: it speaks plain HTTP, which has to be allowed for it)";
     }

@@ -3,10 +3,8 @@
 use std::sync::Arc;
 
 use super::{Change, Input, Plan, place};
-use crate::model::{App, AppKey, ClusterSnapshot, Desired, Instance, Phase};
+use crate::model::{App, AppKey, Desired, Instance, Phase};
 
-/// The first identity that is given; below it are those with a fixed meaning.
-const FIRST_IDENTITY: u32 = 256;
 /// How many instances more than asked for a replacement may make.
 const SURGE: usize = 1;
 
@@ -79,7 +77,6 @@ fn create(input: &mut Input<'_>, app: &App, count: usize, plan: &mut Plan) {
     if count == 0 {
         return;
     }
-    let identity = identity(input.snapshot, app, plan);
     let mut nodes = place::Nodes::new(input.snapshot);
     for _ in 0..count {
         match nodes.place(&app.spec.resources, input.cursor) {
@@ -90,7 +87,6 @@ fn create(input: &mut Input<'_>, app: &App, count: usize, plan: &mut Plan) {
                 spec: app.spec.clone(),
                 node,
                 addresses,
-                identity,
                 desired: Desired::Run,
                 created_at: input.now,
             }))),
@@ -100,15 +96,4 @@ fn create(input: &mut Input<'_>, app: &App, count: usize, plan: &mut Plan) {
             }
         }
     }
-}
-
-/// The identity of the app's namespace; a new one is among the changes.
-fn identity(snapshot: &ClusterSnapshot, app: &App, plan: &mut Plan) -> u32 {
-    let scope = &app.key.scope;
-    if let Some(known) = snapshot.identities.get(scope) {
-        return *known;
-    }
-    let next = snapshot.identities.values().max().map_or(FIRST_IDENTITY, |highest| highest + 1);
-    plan.changes.push(Change::PutIdentity(scope.clone(), next));
-    next
 }

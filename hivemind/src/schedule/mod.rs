@@ -10,7 +10,7 @@ mod tests;
 use ipnet::{Ipv4Net, Ipv6Net};
 
 use crate::{
-    model::{Addresses, AppKey, ClusterSnapshot, Instance, InstanceId, Scope, Service, ServiceKey, Timestamp},
+    model::{Addresses, AppKey, ClusterSnapshot, Instance, InstanceId, Service, ServiceKey, Timestamp},
     spec::v1::LimitSpec,
 };
 
@@ -29,8 +29,6 @@ pub enum Change {
     PutService(Box<Service>),
     /// A service goes.
     DeleteService(ServiceKey),
-    /// A namespace gets its identity.
-    PutIdentity(Scope, u32),
     /// An app goes.
     DeleteApp(AppKey),
 }

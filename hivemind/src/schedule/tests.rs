@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    model::{App, Bytes, Desired, InstanceStatus, Node, NodeName, NodeStatus, Phase, PortProto, Row},
+    model::{App, Bytes, Desired, InstanceStatus, Node, NodeName, NodeStatus, Phase, PortProto, Row, Scope},
     spec::v1::AppSpec,
 };
 
@@ -111,9 +111,6 @@ impl World {
                     self.snapshot.set_service(&key, Some(row(*service)));
                 }
                 Change::DeleteService(key) => self.snapshot.set_service(&key, None),
-                Change::PutIdentity(scope, number) => {
-                    self.snapshot.identities.insert(scope, number);
-                }
                 Change::DeleteApp(key) => self.snapshot.set_app(&key, None),
             }
         }
@@ -382,22 +379,6 @@ fn ranges_that_are_used_up_are_said_and_nothing_is_made() {
     assert!(unmet.concat().contains("10.88.0.0/29") && unmet.concat().contains("10.96.0.0/30"), "{unmet:?}");
     assert_eq!(world.instances(&two).len(), 4, "five addresses of eight are for instances, one is taken");
     assert_eq!(world.snapshot.services.len(), 1);
-}
-
-#[test]
-fn a_namespace_has_one_identity_and_another_another() {
-    let mut world = World::new();
-    let one = world.deploy("one", |_| {});
-    let two = world.deploy("two", |_| {});
-    world.settle(&one);
-    world.settle(&two);
-    let scope = Scope { tenant: "acme".parse().expect("a name"), namespace: "shop".parse().expect("a name") };
-    let other = AppKey::new(scope, "one".parse().expect("a name"));
-    let app = App { key: other.clone(), ..(*world.snapshot.apps[&one].object).clone() };
-    world.snapshot.set_app(&other, Some(row(app)));
-    world.settle(&other);
-    let identity = |key: &AppKey| world.instances(key)[0].identity;
-    assert_eq!((identity(&one), identity(&two), identity(&other)), (256, 256, 257));
 }
 
 /// What may happen between two plans.

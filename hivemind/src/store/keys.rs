@@ -22,8 +22,6 @@ pub const TIERS: &str = "/v1/tier-policies/";
 pub const NODES: &str = "/v1/nodes/";
 /// All statuses of nodes.
 pub const NODE_STATUS: &str = "/v1/node-status/";
-/// The numbers of the namespaces that policies are compiled against.
-pub const IDENTITIES: &str = "/v1/identities/";
 /// Everything.
 pub const ALL: &str = "/v1/";
 /// The highest number that a service had in the data plane.
@@ -67,11 +65,6 @@ pub fn policy(key: &PolicyKey) -> String {
 /// `/v1/tier-policies/<policy>`, or `/v1/tier-policies/<tenant>/<policy>`
 pub fn tier(key: &TierKey) -> String {
     format!("{TIERS}{key}")
-}
-
-/// `/v1/identities/<tenant>/<namespace>`
-pub fn identity(scope: &Scope) -> String {
-    format!("{IDENTITIES}{scope}")
 }
 
 /// `/v1/nodes/<node>`

@@ -14,7 +14,7 @@ use crate::{
         drift::Difference,
         flows::{DropRecord, FlowRecord},
         round_trips::RoundTrips,
-        tables::{LimitOwner, Tables, Usage},
+        tables::{LimitOwner, Part, Tables, Usage},
     },
     model::InstanceId,
     net::HostLink,
@@ -177,7 +177,7 @@ impl Dataplane for FakeDataplane {
         self.lock().tables.clone()
     }
 
-    fn held(&mut self) -> Result<Tables, DataplaneError> {
+    fn held(&mut self, _: &[Part]) -> Result<Tables, DataplaneError> {
         Ok(self.lock().tables.clone())
     }
 

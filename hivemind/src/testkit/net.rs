@@ -17,6 +17,7 @@ use crate::{
     model::InstanceId,
     net::{
         Gone, HeldPort, HostLink, InstanceLink, LinkState, Mac, Mended, Net, NetError, NodeNet, PublishedPort, Uplink,
+        host_device,
     },
 };
 
@@ -61,7 +62,7 @@ impl FakeNet {
         static NEXT: AtomicU32 = AtomicU32::new(100);
         let ifindex = NEXT.fetch_add(1, Ordering::Relaxed);
         let (host_mac, instance_mac) = (Mac([2, 0, 0, 0, 0, 1]), Mac([2, 0, 0, 0, 0, 2]));
-        let (netns, name) = (PathBuf::from(format!("/fake/hm-{id}")), format!("hm{id}"));
+        let (netns, name) = (PathBuf::from(format!("/fake/hm-{id}")), host_device(id));
         let host = HostLink { netns, name, ifindex, host_mac, instance_mac };
         links.entry(id.clone()).or_insert(Link { host, up: false }).host.clone()
     }

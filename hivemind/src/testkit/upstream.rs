@@ -99,9 +99,9 @@ impl FakeUpstream {
 
 /// What the feed says of an instance.
 fn of(instance: &Instance) -> Vec<FeedMessage> {
-    let Instance { id, node, addresses, identity, app, spec, .. } = instance;
+    let Instance { id, node, addresses, app, spec, .. } = instance;
     let (scope, labels) = (app.scope.clone(), spec.labels.clone());
-    let peer = Peer { node: node.clone(), addresses: *addresses, identity: *identity, scope, labels };
+    let peer = Peer { node: node.clone(), addresses: *addresses, scope, labels };
     vec![FeedMessage::Instance(Arc::new(instance.clone())), FeedMessage::Peer(id.clone(), Arc::new(peer))]
 }
 

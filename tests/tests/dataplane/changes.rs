@@ -9,7 +9,7 @@ use hivemind::{
     dataplane::{
         Dataplane,
         bpf::BpfDataplane,
-        tables::{BackendRow, Choice, Frontend, ServiceRow, Tables},
+        tables::{BackendRow, Choice, Frontend, Part, ServiceRow, Tables},
     },
     model::Protocol,
     net::Family,
@@ -99,7 +99,9 @@ fn one_backend_of_many_is_written_alone_and_nobody_is_refused() {
                 drop(ends);
                 clients.join().expect("nobody is refused");
             });
-            let held = dataplane.held().expect("to read");
+            let held = dataplane.held(Part::ALL).expect("to read");
+            let alone = dataplane.held(&[Part::Services]).expect("to read");
+            assert_eq!(alone, Tables { services: held.services.clone(), ..Tables::default() });
             let named = |tables: &Tables| {
                 let mut backends = tables.services[&frontend()].backends.clone();
                 backends.sort_by_key(|backend| backend.address);

@@ -23,7 +23,7 @@ use hivemind::{
     net::{Family, HostLink, Mac, NodeNet},
     policy::{Document, EndpointPolicy, FIRST_CLASS, Failsafe, FailsafePort, KnownNames, compile_with, read},
 };
-use hivemind_ebpf::policy::HOST_ENDPOINT;
+use hivemind_ebpf::{policy::HOST_ENDPOINT, reason::Reason};
 use nix::{
     mount::{MsFlags, mount},
     sched::{CloneFlags, setns, unshare},
@@ -457,7 +457,8 @@ impl Lab {
     /// Packets counted for an endpoint, direction and reason, over all services.
     pub(crate) fn packets(&mut self, endpoint: u32, direction: u8, reason: u8) -> u64 {
         let all = self.dataplane.counters().unwrap_or_else(|error| panic!("{error}"));
-        let of = all.iter().filter(|c| (c.endpoint, c.direction, c.reason) == (endpoint, direction, reason));
+        let reason = Reason::from_number(reason);
+        let of = all.iter().filter(|c| (c.endpoint, c.direction as u8, c.reason) == (endpoint, direction, reason));
         of.map(|c| c.packets).sum()
     }
 }

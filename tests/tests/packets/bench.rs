@@ -199,7 +199,8 @@ impl Bench {
     fn counters(&mut self) -> BTreeMap<(u32, u8, u8), u64> {
         let mut sums = BTreeMap::new();
         for c in self.lab.dataplane.counters().expect("counters") {
-            *sums.entry((c.endpoint, c.direction, c.reason)).or_default() += c.packets;
+            *sums.entry((c.endpoint, c.direction as u8, c.reason.map_or(0, |reason| reason as u8))).or_default() +=
+                c.packets;
         }
         sums
     }

@@ -163,8 +163,8 @@ impl Run {
     fn counters(&mut self) -> Drops {
         let mut sums = Drops::new();
         for c in self.bench.lab.dataplane.counters().expect("counters") {
-            if c.reason != 0 {
-                *sums.entry((c.endpoint, c.direction, c.reason)).or_default() += c.packets;
+            if let Some(reason) = c.reason {
+                *sums.entry((c.endpoint, c.direction as u8, reason as u8)).or_default() += c.packets;
             }
         }
         sums

@@ -3,7 +3,10 @@
 use std::net::SocketAddr;
 
 use hivemind::{
-    dataplane::{Dataplane, tables::LimitOwner},
+    dataplane::{
+        Dataplane,
+        tables::{LimitOwner, Part},
+    },
     model::{BitRate, PerSecond},
     net::Family,
     spec::v1::LimitSpec,
@@ -165,10 +168,10 @@ fn without_such_queues_nothing_waits_and_the_next_packet_knows() {
         assert!(bench.lab.dataplane.info().paced);
         assert!((0..10_000).any(|_| bench.departs(0, &packet).is_some_and(|at| at != 0)), "nothing waits");
         // It is read from the maps, and what someone else has changed is put right.
-        assert!(bench.lab.dataplane.held().expect("tables").paced);
+        assert!(bench.lab.dataplane.held(&[]).expect("tables").paced);
         bench.lab.tables.paced = false;
         assert!(bench.lab.sync().written > 0);
-        assert!(!bench.lab.dataplane.held().expect("tables").paced && !bench.lab.dataplane.info().paced);
+        assert!(!bench.lab.dataplane.held(&[]).expect("tables").paced && !bench.lab.dataplane.info().paced);
         let (departs, _) = until_dropped(&bench, 0, &packet);
         assert!(departs.iter().all(|at| *at == 0), "{departs:?}");
         bench.lab.dataplane.unload().expect("to unload");
@@ -199,7 +202,7 @@ fn the_slowest_of_all_buckets_says_when() {
             }
         }
         assert!(as_the_rate_has_it(&departs) + 1 >= usize::try_from(QUEUE_NS / EACH_NS).expect("few"), "{departs:?}");
-        let held = bench.lab.dataplane.held().expect("tables").limits;
+        let held = bench.lab.dataplane.held(&[Part::Limits]).expect("tables").limits;
         assert_eq!(held, bench.lab.tables.limits, "limits as they are in the maps");
         assert_eq!(held[&LimitOwner::Tenant(TENANT)].spec, tenant);
         // What stays on the node asks the same bucket of the tenant, which is full.

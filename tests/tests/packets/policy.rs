@@ -190,7 +190,7 @@ fn audit_lets_pass_and_counts() {
         assert_eq!(verdict, crate::bench::REDIRECT);
         let ifindex = bench.ifindex(1);
         let counters = bench.lab.dataplane.counters().expect("counters");
-        let audited = counters.iter().find(|c| c.endpoint == ifindex && c.reason == Reason::Audit as u8);
+        let audited = counters.iter().find(|c| c.endpoint == ifindex && c.reason == Some(Reason::Audit));
         assert_eq!(audited.expect("counted").packets, 1);
         bench.lab.dataplane.unload().expect("to unload");
     });

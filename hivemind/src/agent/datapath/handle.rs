@@ -13,7 +13,7 @@ use crate::{
         Captures, Counter, DataplaneError, DataplaneInfo, Measuring, ProgramRuns, Watch,
         drift::Difference,
         round_trips::RoundTrips,
-        tables::{Tables, Usage},
+        tables::{Part, Tables, Usage},
     },
     dns::Resolved,
     model::{InstanceId, NodeDesired, Revision},
@@ -83,9 +83,9 @@ impl Datapath {
         self.ask(Request::Check).await?
     }
 
-    /// The rows that the maps hold now.
-    pub async fn held(&self) -> Result<Tables, DataplaneError> {
-        self.ask(Request::Held).await?
+    /// The rows that the maps hold now of these parts.
+    pub async fn held(&self, parts: &'static [Part]) -> Result<Tables, DataplaneError> {
+        self.ask(|reply| Request::Held(parts, reply)).await?
     }
 
     /// What the data plane uses.

@@ -4,7 +4,7 @@ use super::*;
 use crate::dataplane::{
     SweepReport,
     flows::{DropRecord, FlowRecord},
-    tables::Tables,
+    tables::{Part, Tables},
 };
 use crate::{
     dataplane::SyncReport,
@@ -66,7 +66,7 @@ impl Dataplane for Recorder {
     fn written(&self) -> Tables {
         self.written.lock().expect("not poisoned").last().cloned().unwrap_or_default()
     }
-    fn held(&mut self) -> Result<Tables, DataplaneError> {
+    fn held(&mut self, _: &[Part]) -> Result<Tables, DataplaneError> {
         Ok(Tables::default())
     }
     fn round_trips(&mut self) -> Result<Vec<RoundTrips>, DataplaneError> {
@@ -112,7 +112,7 @@ fn desired(node: &NodeName) -> NodeDesired {
         let id = InstanceId::from_bits(n);
         let addresses = Addresses { v4: Some([10, 88, 0, 1 + n as u8].into()), v6: None };
         let (scope, labels) = (Scope::default(), BTreeMap::new());
-        let peer = Peer { node: node.clone(), addresses, identity: 256, scope, labels };
+        let peer = Peer { node: node.clone(), addresses, scope, labels };
         desired.peers.insert(id.clone(), Arc::new(peer));
         let instance = Instance {
             id: id.clone(),
@@ -121,7 +121,6 @@ fn desired(node: &NodeName) -> NodeDesired {
             spec: AppSpec::new("x"),
             node: node.clone(),
             addresses,
-            identity: 256,
             desired: crate::model::Desired::Run,
             created_at: Timestamp::from_millis(0),
         };

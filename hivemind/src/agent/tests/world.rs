@@ -75,7 +75,6 @@ pub(super) fn instance(n: u8) -> Instance {
         spec: AppSpec::new("x"),
         node: here(),
         addresses: Addresses { v4: Some([10, 88, 0, n].into()), v6: None },
-        identity: 256,
         desired: Desired::Run,
         created_at: Timestamp::from_millis(0),
     }

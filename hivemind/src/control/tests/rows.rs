@@ -50,6 +50,125 @@ async fn a_node_that_registers_again_keeps_when_it_first_came() {
     second.stop().await;
 }
 
+#[tokio::test]
+async fn an_open_feed_is_told_of_nodes_that_register_and_change_later() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let running = Running::start(dir.path(), u64::MAX).await;
+    let mut feed = running.control.feed(&"node-2".parse().expect("a name")).await.expect("a feed");
+    let mut desired = NodeDesired::default();
+    take(&mut feed, &mut desired).await;
+    assert_eq!(desired.nodes.len(), 0);
+    let name: NodeName = "node-1".parse().expect("a name");
+    for last in [3, 4] {
+        let node =
+            Node { name: name.clone(), instances_v4: None, instances_v6: None, created_at: Timestamp::from_millis(0) };
+        let addresses = vec![[192, 0, 2, last].into()];
+        let status = NodeStatus { ready: true, addresses: addresses.clone(), ..NodeStatus::default() };
+        running.control.register_node(node, status).await.expect("registered");
+        take(&mut feed, &mut desired).await;
+        assert_eq!(desired.nodes.get(&name).map(|told| told.to_vec()), Some(addresses));
+    }
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn rows_of_a_version_that_numbered_namespaces_are_read() {
+    use crate::store::keys;
+    let dir = tempfile::tempdir().expect("a folder");
+    let store = Faulty::open(dir.path(), u64::MAX).await;
+    let old = r#"{"id":"abcdefghij","app":{"scope":{"tenant":"default","namespace":"default"},"name":"web"},"generation":1,
+        "spec":{"image":"web"},"node":"node-1","addresses":{"v4":"10.88.0.2","v6":"fd00:1::2"},"identity":256,
+        "desired":"run","created_at":"2026-01-01T00:00:00Z"}"#;
+    let rows = Txn::new()
+        .put(format!("{}default/default/web/abcdefghij", keys::INSTANCES), old)
+        .put("/v1/identities/default/default", "256")
+        .put(keys::LAST_SERVICE_ID, "7");
+    store.txn(rows).await.expect("written");
+    let loaded = load(store).await.expect("readable");
+    let instances: Vec<_> = loaded.snapshot.instances_of(&key("web")).map(|it| it.addresses.v4).collect();
+    assert_eq!((instances, loaded.snapshot.last_service_id), (vec![Some([10, 88, 0, 2].into())], 7));
+}
+
+/// The JSON of a row with a field more, as a newer version may write it.
+async fn with_a_field_more(store: &dyn Store, key: &str, at: &str) -> Vec<u8> {
+    let row = store.get(key).await.expect("read").0.expect("a row");
+    let mut json: serde_json::Value = serde_json::from_slice(&row.value).expect("JSON");
+    let object = json.pointer_mut(at).and_then(|object| object.as_object_mut()).expect("an object");
+    object.insert("of-tomorrow".into(), 1.into());
+    serde_json::to_vec(&json).expect("JSON")
+}
+
+#[tokio::test]
+async fn rows_that_cannot_be_read_keep_the_loop_from_beginning_and_nothing_is_written() {
+    use crate::store::keys;
+    let dir = tempfile::tempdir().expect("a folder");
+    let running = Running::with_node(dir.path()).await;
+    let app = key("web");
+    running.control.deploy(app.clone(), spec(2), None).await.expect("deployed");
+    let id = ids(&running.control, &app)[0].clone();
+    running.stop().await;
+    let store = Faulty::open(dir.path(), u64::MAX).await;
+    let (app_row, instance_row) = (keys::app(&app), keys::instance(&app, &id));
+    let strange = format!("{}Not_A_Tenant/default/web", keys::APPS);
+    let newer = with_a_field_more(&*store, &app_row, "/spec").await;
+    for (row, value, why) in [
+        (app_row, newer, "of-tomorrow"),
+        (instance_row, b"{}".to_vec(), "missing field `id`"),
+        (strange, b"{}".to_vec(), "\"Not_A_Tenant\" in its key"),
+    ] {
+        let before = store.get(&row).await.expect("read").0;
+        store.txn(Txn::new().put(row.clone(), value)).await.expect("written");
+        let revision = store.range("").await.expect("rows").revision;
+        let error = load(Arc::clone(&store) as _).await.expect_err("a row cannot be read");
+        let problem = crate::model::Problem::from(error);
+        assert_eq!(problem.code, crate::model::ErrorCode::StoreVersion);
+        assert!(problem.details[0].starts_with(&format!("{row}: ")) && problem.details[0].contains(why), "{problem}");
+        assert!(problem.title.starts_with("1 of the store's rows"), "{problem}");
+        assert_eq!(store.range("").await.expect("rows").revision, revision);
+        let again = Txn::new();
+        let again = match before {
+            Some(entry) => again.put(row, entry.value.to_vec()),
+            None => again.delete(row),
+        };
+        store.txn(again).await.expect("written");
+        assert_eq!(load(Arc::clone(&store) as _).await.expect("readable").snapshot.instances.len(), 2);
+    }
+}
+
+#[tokio::test]
+async fn a_row_that_becomes_unreadable_stays_as_it_was_read_and_is_told() {
+    use crate::store::keys;
+    let dir = tempfile::tempdir().expect("a folder");
+    let running = Running::with_node(dir.path()).await;
+    let (control, store, app) = (&running.control, &running.store, key("web"));
+    control.deploy(app.clone(), spec(2), None).await.expect("deployed");
+    let before = ids(control, &app);
+    let rows = [keys::app(&app), keys::instance(&app, &before[0])];
+    for row in &rows {
+        let newer = with_a_field_more(&**store, row, "/spec").await;
+        store.inner.txn(Txn::new().put(row.clone(), newer)).await.expect("written past the loop");
+    }
+    // Answered when the loop has taken in and planned what came before.
+    let last = store.range("").await.expect("rows").revision;
+    let mut snapshots = control.subscribe();
+    control.deploy(key("other"), AppSpec::new("other"), None).await.expect("deployed");
+    let taken = timeout(PATIENCE, snapshots.wait_for(|snapshot| snapshot.revision > last)).await;
+    drop(taken.expect("in time").expect("the loop lives"));
+    let snapshot = control.snapshot();
+    assert_eq!(ids(control, &app), before);
+    assert!(snapshot.apps.contains_key(&app), "the app's row is taken for deleted");
+    let stopped = |id| snapshot.instances[id].object.desired == crate::model::Desired::Stop;
+    assert!(!before.iter().any(stopped), "an instance is stopped");
+    let told: Vec<_> = running.events.after(0).0.into_iter().filter(|event| event.reason == "RowUnreadable").collect();
+    let objects: Vec<_> = told.iter().map(|event| event.object.clone()).collect();
+    assert_eq!(objects, rows.map(|row| format!("row/{row}")));
+    assert!(told.iter().all(|event| event.message.contains("of-tomorrow")), "{told:?}");
+    // Nor is it written over.
+    let refused = control.scale(&app, 1, None).await;
+    assert!(matches!(refused, Err(ControlError::Conflict { .. })), "{refused:?}");
+    running.stop().await;
+}
+
 /// The oldest revision that a watch may begin at.
 async fn oldest(store: &Faulty) -> Revision {
     match store.watch("/", 0).await {

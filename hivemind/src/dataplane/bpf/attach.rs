@@ -22,7 +22,7 @@ use hivemind_ebpf::program;
 use nix::net::if_::{if_nameindex, if_nametoindex};
 
 use super::{BpfDataplane, chain, link::PinnedLink};
-use crate::{dataplane::DataplaneError, lifecycle::killpoint, model::InstanceId};
+use crate::{dataplane::DataplaneError, lifecycle::killpoint, model::InstanceId, net::instance_of_device};
 
 /// Where our filter stands among others on kernels without TCX.
 const TC_PRIORITY: u16 = 49_000;
@@ -100,7 +100,7 @@ fn direction(name: &str) -> TcAttachType {
 pub(super) fn instance_devices() -> Vec<(InstanceId, String)> {
     let Ok(all) = if_nameindex() else { return Vec::new() };
     let names = all.iter().filter_map(|device| device.name().to_str().ok());
-    names.filter_map(|name| Some((name.strip_prefix("hm")?.parse().ok()?, name.to_owned()))).collect()
+    names.filter_map(|name| Some((instance_of_device(name)?, name.to_owned()))).collect()
 }
 
 impl BpfDataplane {

@@ -5,7 +5,7 @@ use std::{net::IpAddr, os::fd::AsRawFd};
 use hivemind_ebpf::abi::{Addr, Config, Range};
 use ipnet::IpNet;
 
-use super::DataplaneError;
+use super::{DataplaneError, chain};
 use crate::net::NodeNet;
 
 /// What the programs know of the node from the start: its ranges, its own addresses, which namespace is the host's.
@@ -25,7 +25,7 @@ pub(super) fn constants(network: &NodeNet) -> Result<Config, DataplaneError> {
     };
     let own = |address: Option<IpAddr>| address.map_or(Addr::default(), Addr::from);
     let host_netns = netns_cookie()
-        .map_err(|error| DataplaneError::Kernel { what: "cookies of network namespaces", why: error.to_string() })?;
+        .map_err(|error| DataplaneError::Kernel { what: "cookies of network namespaces", why: chain(&error) })?;
     Ok(Config {
         host_netns,
         services: [range(network.services_v4.map(Into::into)), range(network.services_v6.map(Into::into))],

@@ -375,7 +375,7 @@ pub(super) fn differs(
 
 /// What an object says that it needs.
 pub(super) fn parse(object: &[u8]) -> Result<Object, DataplaneError> {
-    Object::parse(object).map_err(|error| DataplaneError::Kernel { what: "a readable object", why: error.to_string() })
+    Object::parse(object).map_err(|error| DataplaneError::Kernel { what: "a readable object", why: chain(&error) })
 }
 
 fn data(map: &Map) -> Option<&MapData> {

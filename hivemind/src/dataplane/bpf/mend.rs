@@ -10,9 +10,12 @@ use hivemind_ebpf::{map, program};
 use nix::net::if_::{if_indextoname, if_nametoindex};
 
 use super::{BpfDataplane, attach::Place, base, chain, link::PinnedLink};
-use crate::dataplane::{
-    DataplaneError,
-    drift::{Difference, Fault, Repairs},
+use crate::{
+    dataplane::{
+        DataplaneError,
+        drift::{Difference, Fault, Repairs},
+    },
+    net::host_device,
 };
 
 /// What the kernel calls the programs and maps that this daemon has loaded.
@@ -41,7 +44,7 @@ impl BpfDataplane {
     /// The device of a place; none if there is no such device.
     pub(super) fn device_of(&self, place: &Place) -> Option<String> {
         let name = match place {
-            Place::From(id) | Place::To(id) => format!("hm{id}"),
+            Place::From(id) | Place::To(id) => host_device(id),
             Place::Uplink(index) | Place::UplinkOut(index) | Place::Driver(index) => {
                 if_indextoname(*index).ok()?.into_string().ok()?
             }

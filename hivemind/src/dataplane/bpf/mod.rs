@@ -10,6 +10,7 @@ mod attach;
 mod constants;
 mod driver;
 mod group;
+mod held;
 mod hits;
 mod intervals;
 mod kept;
@@ -51,11 +52,11 @@ use super::{
     flows::{DropRecord, FlowRecord},
     probe,
     round_trips::RoundTrips,
-    tables::{LimitOwner, NodeRow, Tables, Usage},
+    tables::{LimitOwner, NodeRow, Part, Tables, Usage},
 };
 use crate::{
-    model::InstanceId,
-    net::{HostLink, NodeNet},
+    model::{InstanceId, chain},
+    net::{HostLink, NodeNet, host_device},
 };
 use attach::Place;
 use constants::constants;
@@ -233,17 +234,6 @@ fn base(root: &Path) -> PathBuf {
     root.join(format!("v{ABI_VERSION}"))
 }
 
-/// An error with its causes.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text += &format!(": {cause}");
-        source = cause.source();
-    }
-    text
-}
-
 fn info(ebpf: &Ebpf, tcx: bool) -> DataplaneInfo {
     let programs = program::all().filter_map(|name| {
         let info = ebpf.program(name)?.info().ok()?;
@@ -265,7 +255,7 @@ impl Dataplane for BpfDataplane {
     }
 
     fn detach(&mut self, id: &InstanceId) -> Result<(), DataplaneError> {
-        let device = format!("hm{id}");
+        let device = host_device(id);
         self.detach_device(&Place::From(id.clone()), &device)?;
         self.detach_device(&Place::To(id.clone()), &device)
     }
@@ -406,8 +396,8 @@ impl Dataplane for BpfDataplane {
         self.shadow.rows().clone()
     }
 
-    fn held(&mut self) -> Result<Tables, DataplaneError> {
-        Shadow::held(&self.maps)
+    fn held(&mut self, parts: &[Part]) -> Result<Tables, DataplaneError> {
+        held::held(&self.maps, parts)
     }
 
     fn in_use(&mut self, among: &BTreeSet<IpAddr>) -> Result<BTreeSet<IpAddr>, DataplaneError> {

@@ -9,10 +9,7 @@ use hivemind_ebpf::{
 };
 
 use super::maps::{Maps, failed, named};
-use crate::{
-    dataplane::{Counter, DataplaneError},
-    model::Protocol,
-};
+use crate::{dataplane::DataplaneError, model::Protocol};
 
 /// Who is counted in a slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -83,15 +80,15 @@ impl Slots {
     }
 
     /// What is counted in all slots.
-    pub(super) fn counters(&self, maps: &Maps) -> Result<Vec<Counter>, DataplaneError> {
+    pub(super) fn counters(&self, maps: &Maps) -> Result<Vec<(CounterKey, Count)>, DataplaneError> {
         let mut counters = Vec::new();
         for (owner, slot) in &self.owners {
             for direction in [OUT, IN] {
-                let Count { packets, bytes } = read(maps, *slot, direction)?;
-                if packets != 0 {
+                let count = read(maps, *slot, direction)?;
+                if count.packets != 0 {
                     let service = owner.served.map_or(0, |(_, _, service)| service);
                     let endpoint = owner.ifindex;
-                    counters.push(Counter { endpoint, service, direction, reason: 0, packets, bytes });
+                    counters.push((CounterKey { endpoint, service, direction, reason: 0, pad: 0 }, count));
                 }
             }
         }

@@ -7,8 +7,9 @@ use std::{
 
 use aya::{maps::MapError, maps::PerCpuValues};
 use hivemind_ebpf::{
-    abi::{Count, CounterKey, Flow, FlowKey, RETIRED, Tuple},
+    abi::{Count, CounterKey, Flow, FlowKey, IN, OPENED, OUT, RETIRED, Tuple},
     flow, map,
+    reason::Reason,
 };
 
 use super::{
@@ -17,7 +18,7 @@ use super::{
     seen,
     slots::{self, Slots, sum},
 };
-use crate::dataplane::{Counter, DataplaneError, SweepReport, Watch, flows::Told};
+use crate::dataplane::{Counter, DataplaneError, SweepReport, Watch, Way, flows::Told};
 
 /// Removes flows that have been silent for longer than they may, and those that have lost an instance of this node:
 /// nothing of them is forwarded any more.
@@ -114,18 +115,26 @@ pub(super) fn counters(maps: &Maps, slots: &Slots) -> Result<Vec<Counter>, Datap
         let endpoint = if key.endpoint == RETIRED { 0 } else { key.endpoint };
         add(CounterKey { endpoint, ..key }, sum(&values));
     }
-    for Counter { endpoint, service, direction, reason, packets, bytes } in slots.counters(maps)? {
-        add(CounterKey { endpoint, service, direction, reason, pad: 0 }, Count { packets, bytes });
+    for (key, count) in slots.counters(maps)? {
+        add(key, count);
     }
-    let counters = sums.into_iter().map(|(key, count)| Counter {
-        endpoint: key.endpoint,
-        service: key.service,
-        direction: key.direction,
-        reason: key.reason,
-        packets: count.packets,
-        bytes: count.bytes,
-    });
-    Ok(counters.collect())
+    Ok(sums.into_iter().filter_map(|(key, count)| counter(key, count)).collect())
+}
+
+/// A counter in words of this side; none if its numbers are of a newer version.
+fn counter(key: CounterKey, Count { packets, bytes }: Count) -> Option<Counter> {
+    let CounterKey { endpoint, service, direction, reason, pad: _ } = key;
+    let direction = match direction {
+        OUT => Way::Out,
+        IN => Way::In,
+        OPENED => Way::Opened,
+        _ => return None,
+    };
+    let reason = match reason {
+        0 => None,
+        number => Some(Reason::from_number(number)?),
+    };
+    Some(Counter { endpoint, service, direction, reason, packets, bytes })
 }
 
 /// Adds the counters of interfaces that no longer exist to those of the retired, and removes them: totals never fall.

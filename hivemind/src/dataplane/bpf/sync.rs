@@ -19,7 +19,7 @@ use ipnet::IpNet;
 
 use super::{
     accounts::Accounts,
-    adopt,
+    adopt, held,
     intervals::Intervals,
     maps::Maps,
     rows::{Row, flags},
@@ -33,7 +33,7 @@ use crate::{
         DataplaneError, SyncReport,
         diff::changes,
         drift::{Difference, Fault, compare},
-        tables::{LimitOwner, NodeRow, Tables},
+        tables::{LimitOwner, NodeRow, Part, Tables},
     },
     spec::v1::PolicyProtocol,
 };
@@ -67,9 +67,20 @@ impl Shadow {
         (shadow.groups, shadow.rows.services) = Groups::look(maps, strange)?;
         (shadow.host, shadow.nodes) = (maps.host()?, maps.told_nodes()?);
         shadow.rows.paced = shadow.nodes & PACED != 0;
-        shadow.rows.sources = maps.sources.rows()?;
-        shadow.rows.endpoints = maps.endpoints.rows(&mut strange.endpoints)?;
-        shadow.rows.peers = maps.peers.rows(&mut strange.peers)?;
+        // Services, served ports and limits are read with what is known of them besides.
+        let plain = [
+            Part::Endpoints,
+            Part::Peers,
+            Part::Sources,
+            Part::NodeAddresses,
+            Part::Nodes,
+            Part::Rules,
+            Part::Intervals,
+            Part::Blocks,
+        ];
+        for part in plain {
+            held::read(&mut shadow.rows, part, maps, strange)?;
+        }
         let (mut owners, mut accounts) = (BTreeMap::new(), BTreeMap::new());
         for (ifindex, row) in maps.endpoints.raw_rows()? {
             if row.account != 0 {
@@ -88,12 +99,6 @@ impl Shadow {
         owners.retain(|_, slot| *slot != 0);
         shadow.slots = Slots::read(owners);
         shadow.accounts = Accounts::read(maps, accounts)?;
-        let own = maps.node_addresses.rows::<_, u32>(&mut strange.node_addresses)?;
-        shadow.rows.node_addresses = own.keys().copied().collect();
-        shadow.rows.nodes = maps.nodes.rows(&mut strange.nodes)?;
-        shadow.rows.rules = maps.rules.rows(&mut strange.rules)?;
-        shadow.rows.blocks = maps.blocks.rows()?;
-        shadow.rows.intervals = maps.ports.read()?;
         Ok(shadow)
     }
 
@@ -142,12 +147,6 @@ impl Shadow {
             all.push(Difference { place: "backends", fault: Fault::Extra, what, wanted, found });
         }
         Ok(all)
-    }
-
-    /// What the maps hold now.
-    pub(super) fn held(maps: &Maps) -> Result<Tables, DataplaneError> {
-        let Self { rows, accounts, .. } = Self::look(maps, &mut Strange::default())?;
-        Ok(Tables { limits: accounts.held(), ..rows })
     }
 
     /// What was written last.

@@ -28,7 +28,7 @@ fn desired() -> (NodeDesired, InstanceId) {
     for (id, node, n) in [(&here, HERE, 2), (&there, "there", 3)] {
         let node: NodeName = node.parse().expect("a name");
         let (scope, labels) = (app.scope.clone(), std::collections::BTreeMap::new());
-        let peer = Peer { node: node.clone(), addresses: addresses(n), identity: 256, scope, labels };
+        let peer = Peer { node: node.clone(), addresses: addresses(n), scope, labels };
         desired.peers.insert(id.clone(), Arc::new(peer));
         if node.as_str() == HERE {
             let instance = Instance {
@@ -38,7 +38,6 @@ fn desired() -> (NodeDesired, InstanceId) {
                 spec: AppSpec::new("x"),
                 node,
                 addresses: addresses(n),
-                identity: 256,
                 desired: Desired::Run,
                 created_at: Timestamp::from_millis(0),
             };

@@ -15,7 +15,10 @@ use tokio::sync::Notify;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::rtnl::{Route, TABLE_LOCAL};
-use crate::net::{NetError, names::instance_of_device};
+use crate::{
+    model::chain,
+    net::{NetError, names::instance_of_device},
+};
 
 const GROUPS: &[MulticastGroup] = &[
     MulticastGroup::Link,
@@ -81,7 +84,7 @@ struct Socket {
 impl Socket {
     fn open() -> Result<Self, NetError> {
         let (connection, _, messages) = rtnetlink::new_multicast_connection(GROUPS).map_err(|error| {
-            NetError::Netlink { action: "open", object: "a netlink socket".to_owned(), why: error.to_string() }
+            NetError::Netlink { action: "open", object: "a netlink socket".to_owned(), why: chain(&error) }
         })?;
         Ok(Self { messages, _connection: AbortOnDropHandle::new(tokio::spawn(connection)) })
     }

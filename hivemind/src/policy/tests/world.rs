@@ -57,8 +57,7 @@ impl World {
             v4: Some((u32::from_be_bytes([10, 0, 0, 0]) + n).into()),
             v6: Some((0xfd00_u128 << 112 | u128::from(n)).into()),
         };
-        let peer =
-            crate::model::Peer { node: name(on), addresses, identity: 256, scope: scope(at), labels: labels(text) };
+        let peer = crate::model::Peer { node: name(on), addresses, scope: scope(at), labels: labels(text) };
         self.desired.peers.insert(id.clone(), Arc::new(peer));
         id
     }

@@ -23,7 +23,7 @@ use containerd_client::{
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
 
-use crate::runtime::RuntimeError;
+use crate::{model::chain, runtime::RuntimeError};
 
 /// containerd answers everything but unpacking and waiting within this; a stuck one must not stick us.
 const CALL_TIMEOUT: Duration = Duration::from_secs(60);
@@ -72,13 +72,7 @@ impl Client {
     pub(super) fn error(&self, action: &'static str, id: &str, status: &Status) -> RuntimeError {
         // A status that was not sent by containerd has the transport's error as its source.
         if let Some(source) = std::error::Error::source(status) {
-            let mut why = source.to_string();
-            let mut next = source.source();
-            while let Some(source) = next {
-                why += &format!(": {source}");
-                next = source.source();
-            }
-            return RuntimeError::Unavailable { socket: self.socket.clone(), why };
+            return RuntimeError::Unavailable { socket: self.socket.clone(), why: chain(source) };
         }
         let why = status.message().to_owned();
         if status.code() == Code::DeadlineExceeded {

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::{AppSpec, Check};
-use crate::model::Bytes;
+use crate::model::{Bytes, in_dns_zone};
 
 /// The most instances an app may have.
 pub const MAX_REPLICAS: u32 = 1_000;
@@ -134,7 +134,7 @@ fn check_dns_name(name: &str) -> Result<(), &'static str> {
             return Err("use letters, digits, '-' and '.'");
         }
     }
-    if name.ends_with(".hivemind") || name == "hivemind" {
+    if in_dns_zone(name) {
         return Err("names under 'hivemind' are given by hivemind itself");
     }
     Ok(())
@@ -164,7 +164,7 @@ mod tests {
         spec.resources.memory = Some(Bytes(1024));
         spec.resources.pids = Some(0);
         spec.ports = vec!["8080:80".parse().expect("valid"), "8080:81".parse().expect("valid")];
-        spec.services = vec!["web..local".into(), "a.hivemind".into()];
+        spec.services = vec!["web..local".into(), "a.hivemind".into(), "a.b.HiveMind".into()];
         spec.health = Some(HealthSpec { interval_ms: 1, ..HealthSpec::new(Check::Exec { command: vec![] }) });
         spec.stop.signal = Some("SIGNOPE".into());
         spec.stop.grace_seconds = 86_400;
@@ -182,6 +182,7 @@ mod tests {
                 "resources.memory",
                 "resources.pids",
                 "ports",
+                "services",
                 "services",
                 "services",
                 "health.command",

@@ -8,8 +8,15 @@ use crate::{
 };
 
 /// Bytes that this module did not write.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Damaged;
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Damaged {
+    /// Of a row.
+    #[error("the row {0} is damaged")]
+    Row(String),
+    /// Of the log.
+    #[error("revision {0} of the log is damaged")]
+    Log(Revision),
+}
 
 /// `created, modified, lease (0: none)`, each a u64, then the value.
 pub(super) fn encode_row(entry: &Entry) -> Vec<u8> {
@@ -24,7 +31,8 @@ pub(super) fn encode_row(entry: &Entry) -> Vec<u8> {
 /// The row of `key` from what [`encode_row`] wrote.
 pub(super) fn decode_row(key: &str, bytes: &[u8]) -> Result<Entry, Damaged> {
     let mut reader = Reader(bytes);
-    let (created, modified, lease) = (reader.u64()?, reader.u64()?, reader.u64()?);
+    let mut header = || Some((reader.u64()?, reader.u64()?, reader.u64()?));
+    let (created, modified, lease) = header().ok_or_else(|| Damaged::Row(key.to_owned()))?;
     Ok(Entry { key: key.into(), value: reader.0.into(), created, modified, lease: lease_of(lease) })
 }
 
@@ -59,7 +67,10 @@ pub(super) fn encode_events(events: &[WatchEvent]) -> Vec<u8> {
 
 /// The changes of `revision` from what [`encode_events`] wrote.
 pub(super) fn decode_events(revision: Revision, bytes: &[u8]) -> Result<Vec<WatchEvent>, Damaged> {
-    let mut reader = Reader(bytes);
+    events(revision, Reader(bytes)).ok_or(Damaged::Log(revision))
+}
+
+fn events(revision: Revision, mut reader: Reader<'_>) -> Option<Vec<WatchEvent>> {
     let mut events = Vec::new();
     while !reader.0.is_empty() {
         events.push(match reader.take(1)? {
@@ -69,10 +80,10 @@ pub(super) fn decode_events(revision: Revision, bytes: &[u8]) -> Result<Vec<Watc
                 WatchEvent::Put(Entry { key, value, created, modified: revision, lease })
             }
             [DELETE] => WatchEvent::Delete { key: reader.text()?.into(), revision },
-            _ => return Err(Damaged),
+            _ => return None,
         });
     }
-    Ok(events)
+    Some(events)
 }
 
 fn lease_of(number: u64) -> Option<LeaseId> {
@@ -82,23 +93,23 @@ fn lease_of(number: u64) -> Option<LeaseId> {
 struct Reader<'a>(&'a [u8]);
 
 impl<'a> Reader<'a> {
-    fn take(&mut self, count: usize) -> Result<&'a [u8], Damaged> {
-        let (head, tail) = self.0.split_at_checked(count).ok_or(Damaged)?;
+    fn take(&mut self, count: usize) -> Option<&'a [u8]> {
+        let (head, tail) = self.0.split_at_checked(count)?;
         self.0 = tail;
-        Ok(head)
+        Some(head)
     }
 
-    fn u64(&mut self) -> Result<u64, Damaged> {
-        Ok(u64::from_le_bytes(self.take(8)?.try_into().map_err(|_| Damaged)?))
+    fn u64(&mut self) -> Option<u64> {
+        Some(u64::from_le_bytes(self.take(8)?.try_into().ok()?))
     }
 
-    fn chunk(&mut self) -> Result<&'a [u8], Damaged> {
-        let length = u32::from_le_bytes(self.take(4)?.try_into().map_err(|_| Damaged)?);
+    fn chunk(&mut self) -> Option<&'a [u8]> {
+        let length = u32::from_le_bytes(self.take(4)?.try_into().ok()?);
         self.take(length as usize)
     }
 
-    fn text(&mut self) -> Result<&'a str, Damaged> {
-        std::str::from_utf8(self.chunk()?).map_err(|_| Damaged)
+    fn text(&mut self) -> Option<&'a str> {
+        std::str::from_utf8(self.chunk()?).ok()
     }
 }
 
@@ -120,7 +131,7 @@ mod tests {
         assert_eq!(decode_events(9, &bytes), Ok(events.clone()));
         let whole = (0..=events.len()).map(|n| encode_events(&events[..n]).len()).collect::<Vec<_>>();
         for length in (0..bytes.len()).filter(|length| !whole.contains(length)) {
-            assert_eq!(decode_events(9, &bytes[..length]), Err(Damaged), "{length}");
+            assert_eq!(decode_events(9, &bytes[..length]), Err(Damaged::Log(9)), "{length}");
         }
     }
 
@@ -128,6 +139,6 @@ mod tests {
     fn rows_survive() {
         let row = Entry { key: "k".into(), value: b"v"[..].into(), created: 1, modified: 2, lease: Some(LeaseId(3)) };
         assert_eq!(decode_row("k", &encode_row(&row)), Ok(row));
-        assert_eq!(decode_row("k", &[0; 23]), Err(Damaged));
+        assert_eq!(decode_row("k", &[0; 23]), Err(Damaged::Row("k".to_owned())));
     }
 }

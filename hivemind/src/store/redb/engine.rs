@@ -17,7 +17,7 @@ use redb::{Database, ReadableDatabase, ReadableTable, Table, TableDefinition, Wr
 
 use super::codec::{self, Damaged};
 use crate::{
-    model::Revision,
+    model::{Revision, chain},
     store::{Entry, Lease, LeaseId, Op, StoreError, Txn, TxnOutcome, WatchBatch, WatchEvent},
 };
 
@@ -32,8 +32,16 @@ const REVISION: &str = "revision";
 const COMPACTED: &str = "compacted";
 const LAST_LEASE: &str = "last-lease";
 
-/// The schema this program writes. Raise it with any change of tables or encodings, and migrate in [`Engine::new`].
-pub(super) const SCHEMA_VERSION: u32 = 1;
+/// The schema this program writes, from its first transaction on: what it only opened, an older version still opens.
+///
+/// An older version refuses a store of a newer schema as a whole. So raise it, and migrate in [`Engine::new`], with a
+/// change that older versions would take for something else: of tables, of the encoding of rows, of what a field means;
+/// or with a field that they need and that is no longer written. Do not raise it for a further field or kind of row:
+/// older versions do not start by a row that they cannot read, as of a document with a field that they do not know, and
+/// go on without a kind that they do not know (raise it if that does harm).
+///
+/// 2: instances have no `identity`. Versions that know 1 only take rows that they cannot read for deleted.
+pub(super) const SCHEMA_VERSION: u32 = 2;
 
 /// An open database.
 pub(super) struct Engine {
@@ -264,6 +272,7 @@ impl Group {
                 }
             });
         }
+        tables.meta.insert(SCHEMA, u64::from(SCHEMA_VERSION))?;
         tables.meta.insert(REVISION, self.revision)?;
         tables.meta.insert(COMPACTED, self.compacted)?;
         tables.meta.insert(LAST_LEASE, self.last_lease)?;
@@ -360,7 +369,7 @@ fn row_in(rows: &impl ReadableTable<&'static str, &'static [u8]>, key: &str) -> 
 #[derive(Debug)]
 pub(super) enum Failure {
     Redb(redb::Error),
-    Damaged,
+    Damaged(Damaged),
 }
 
 impl<E: Into<redb::Error>> From<E> for Failure {
@@ -370,8 +379,8 @@ impl<E: Into<redb::Error>> From<E> for Failure {
 }
 
 impl From<Damaged> for Failure {
-    fn from(Damaged: Damaged) -> Self {
-        Self::Damaged
+    fn from(damaged: Damaged) -> Self {
+        Self::Damaged(damaged)
     }
 }
 
@@ -388,8 +397,8 @@ impl Fail<'_> {
         match failure.into() {
             Failure::Redb(redb::Error::Io(error)) => self.io(&error),
             Failure::Redb(redb::Error::DatabaseAlreadyOpen) => StoreError::Locked { path },
-            Failure::Redb(error) => StoreError::Io { action: self.action, path, why: error.to_string() },
-            Failure::Damaged => StoreError::Io { action: self.action, path, why: "a row is damaged".into() },
+            Failure::Redb(error) => StoreError::Io { action: self.action, path, why: chain(&error) },
+            Failure::Damaged(damaged) => StoreError::Io { action: self.action, path, why: damaged.to_string() },
         }
     }
 
@@ -398,7 +407,7 @@ impl Fail<'_> {
         let path = self.path.to_owned();
         match error.kind() {
             ErrorKind::StorageFull | ErrorKind::QuotaExceeded => StoreError::DiskFull { path },
-            _ => StoreError::Io { action: self.action, path, why: error.to_string() },
+            _ => StoreError::Io { action: self.action, path, why: chain(error) },
         }
     }
 }

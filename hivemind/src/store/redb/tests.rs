@@ -1,5 +1,7 @@
 use std::sync::Arc;
 
+use redb::ReadableTable as _;
+
 use super::*;
 use crate::store::{Compare, Op, conformance};
 
@@ -42,18 +44,43 @@ async fn leftovers_of_a_killed_creation_do_no_harm_and_nobody_else_may_read_the_
     assert_eq!(std::fs::metadata(&path).expect("file").permissions().mode() & 0o077, 0);
 }
 
+/// Writes the schema of a store that nobody has open, or only reads it.
+fn schema(path: &std::path::Path, write: Option<u64>) -> u64 {
+    let table = redb::TableDefinition::<&str, u64>::new("meta");
+    let db = Database::open(path).expect("opens");
+    let txn = db.begin_write().expect("txn");
+    let before = {
+        let mut meta = txn.open_table(table).expect("table");
+        let before = meta.get("schema").expect("read").expect("a schema").value();
+        meta.insert("schema", write.unwrap_or(before)).expect("insert");
+        before
+    };
+    txn.commit().expect("commit");
+    before
+}
+
+#[tokio::test]
+async fn an_older_schema_is_raised_by_the_first_write_and_not_by_opening() {
+    let dir = tempfile::tempdir().expect("dir");
+    let path = dir.path().join("store");
+    let store = RedbStore::open(&path).await.expect("opens");
+    store.txn(Txn::new().put("/a", "1")).await.expect("txn");
+    drop(store);
+    assert_eq!(schema(&path, Some(1)), u64::from(engine::SCHEMA_VERSION));
+    let store = RedbStore::open(&path).await.expect("opens");
+    assert_eq!(&*store.get("/a").await.expect("read").0.expect("a row").value, b"1");
+    drop(store);
+    assert_eq!(schema(&path, None), 1);
+    RedbStore::open(&path).await.expect("opens").txn(Txn::new().put("/a", "2")).await.expect("txn");
+    assert_eq!(schema(&path, None), u64::from(engine::SCHEMA_VERSION));
+}
+
 #[tokio::test]
 async fn a_newer_schema_is_refused_by_name() {
     let dir = tempfile::tempdir().expect("dir");
     let path = dir.path().join("store");
     drop(RedbStore::open(&path).await.expect("opens"));
-    {
-        let db = Database::open(&path).expect("opens");
-        let txn = db.begin_write().expect("txn");
-        let table = redb::TableDefinition::<&str, u64>::new("meta");
-        txn.open_table(table).expect("table").insert("schema", 7).expect("insert");
-        txn.commit().expect("commit");
-    }
+    schema(&path, Some(7));
     let error = RedbStore::open(&path).await.map(drop).expect_err("refused");
     assert_eq!(error, StoreError::NewerSchema { path, found: 7, known: engine::SCHEMA_VERSION });
 }
