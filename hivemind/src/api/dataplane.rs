@@ -14,7 +14,7 @@ use utoipa::{IntoParams, ToSchema};
 use super::{
     ApiState,
     extract::Args,
-    flows::Who,
+    flow_names::Who,
     problem::{ApiError, not_found},
     serve::Stop,
 };
@@ -247,7 +247,7 @@ impl Held {
                 vec![
                     end(&flow.from),
                     end(&flow.to),
-                    super::flows::protocol(flow.protocol),
+                    super::flow_names::protocol(flow.protocol),
                     self.who.service_of(flow.service),
                     self.who.rule_of(flow.rule),
                     format!("{}/{}", flow.from.packets, flow.to.packets),
@@ -268,7 +268,7 @@ impl Held {
                 vec![
                     end(drops.ends.map(|(from, _)| from)),
                     end(drops.ends.map(|(_, to)| to)),
-                    super::flows::protocol(drops.protocol),
+                    super::flow_names::protocol(drops.protocol),
                     self.who.instance_at(drops.device),
                     drops.direction.as_str().into(),
                     drops.reason.as_str().into(),
