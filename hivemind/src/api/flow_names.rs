@@ -41,6 +41,8 @@ pub(super) struct Who {
     published: HashMap<(u16, Protocol), String>,
     uses: Vec<(User, Usage)>,
     node: NodeName,
+    /// The policies of tiers, and nothing else.
+    of_host: NodeDesired,
 }
 
 impl Who {
@@ -71,7 +73,9 @@ impl Who {
         let published = ports.filter_map(|(of, port)| Some(((port.published?, port.protocol), of.key.to_string())));
         let published = published.collect();
         let at = Instant::now();
-        Self { at, snapshot, names, addresses, services, virtual_addresses, published, uses, node }
+        let tiers = snapshot.tiers.iter().map(|(key, row)| (key.clone(), Arc::clone(&row.object))).collect();
+        let of_host = NodeDesired { tiers, ..NodeDesired::default() };
+        Self { at, snapshot, names, addresses, services, virtual_addresses, published, uses, node, of_host }
     }
 
     /// Whether it is an address of this node, or of another one towards its instances.
@@ -275,8 +279,8 @@ impl Who {
             names.join(", ")
         };
         let of_host = |direction| {
-            let desired = NodeDesired::for_policies(&self.snapshot);
-            let mut closed_by = closed_by_host(&desired, &self.node, direction, Verdict::Denied);
+            let desired = &self.of_host;
+            let mut closed_by = closed_by_host(desired, &self.node, direction, Verdict::Denied);
             // Who came later has not decided.
             closed_by.retain(|policy| match policy {
                 PolicyRef::Tier(key) => desired.tiers.get(key).is_some_and(|of| of.created_at <= drops.last),
@@ -336,14 +340,13 @@ impl Who {
     }
 }
 
-/// Whether it is what an instance's kernel says of itself when its interface goes up, which is nobody's doing: that it
-/// looks whether its address is free, asks for routers, and tells which groups it listens to.
+/// Whether it is what a kernel says of itself when an instance's interface goes up, inside or at the host's end, which is
+/// nobody's doing: that it looks whether its address is free, asks for routers, and tells which groups it listens to.
 fn is_housekeeping(drops: &DropRecord) -> bool {
     // Types of ICMPv6, as a port shows them.
     let kinds = [131, 132, 133, 135, 143].map(|kind: u16| u16::from_be(kind));
     let Some((SocketAddr::V6(from), SocketAddr::V6(to))) = drops.ends else { return false };
     drops.protocol == packet::ICMPV6
-        && drops.direction == Direction::Out
         && matches!(drops.reason, Reason::SpoofedAddress | Reason::Multicast | Reason::Neighbour | Reason::Unroutable)
         && kinds.contains(&to.port())
         && (from.ip().is_unspecified() || from.ip().is_unicast_link_local())
