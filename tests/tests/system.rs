@@ -40,5 +40,7 @@ mod registries;
 mod seen;
 #[path = "system/shown.rs"]
 mod shown;
+#[path = "system/told.rs"]
+mod told;
 #[path = "system/wrong.rs"]
 mod wrong;

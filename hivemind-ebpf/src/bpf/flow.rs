@@ -159,10 +159,14 @@ pub(super) fn admit(hook: Hook, bytes: u64) -> Result<(), Reason> {
 #[inline(never)]
 extern "C" fn hm_admit(arrives: u32, bytes: u64) -> u32 {
     let Ok(work) = work() else { return Reason::Malformed as u32 };
-    match decide(work, arrives != 0, bytes) {
-        Ok(()) => 0,
-        Err(reason) => reason as u32,
+    if let Err(reason) = decide(work, arrives != 0, bytes) {
+        return reason as u32;
     }
+    // An answer would show who began it as the one that was reached.
+    if work.tried != 0 && work.answers == 0 {
+        tell::tried(bytes as u32);
+    }
+    0
 }
 
 #[inline(always)]

@@ -27,7 +27,7 @@ use super::{
     skb::Skb,
     tunnel::{is_between_nodes, learn},
     words,
-    work::{Work, read, work},
+    work::{TRIED_HOST_IN, TRIED_HOST_OUT, Work, read, work},
 };
 
 /// The Ethernet types of tags (IEEE 802.1Q).
@@ -282,6 +282,9 @@ fn try_out(host: &Endpoint, asked: u32) {
     }
     let rule = hm_first_rule(set);
     if rule & DENIES != 0 || rule == 0 && host.flags & audit != 0 {
+        if let Ok(work) = work() {
+            work.tried |= if way == IN { TRIED_HOST_IN } else { TRIED_HOST_OUT };
+        }
         count(HOST_ENDPOINT, 0, way, Reason::Audit as u8, 0);
     }
 }

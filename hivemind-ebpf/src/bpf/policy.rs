@@ -15,7 +15,7 @@ use super::{
     host,
     maps::{BLOCKS, ENDPOINTS, NODE_ADDRS, PEERS, PORTS, RULES, config, count, hit},
     verdicts,
-    work::{Work, work},
+    work::{TRIED_IN, TRIED_OUT, Work, work},
 };
 
 /// A packet's addresses and ports as policies know them: those of the instances, not those of a service.
@@ -38,8 +38,9 @@ pub(super) fn judge(work: &mut Work, answers: bool) -> Result<(), Reason> {
         work.judged.tuple = work.tuple;
         work.judged.detail = work.packet.detail.into();
     }
+    work.tried = 0;
     if !verdicts::is_kept(work, from, to) {
-        (work.rule, work.restricted, work.hits, work.tried) = (0, 0, [0; 2], 0);
+        (work.rule, work.restricted, work.hits) = (0, 0, [0; 2]);
         if from != 0 {
             one(work, OUT, from)?;
         }
@@ -82,7 +83,7 @@ fn one(work: &mut Work, way: u8, device: u32) -> Result<(), Reason> {
         // The border between tenants is opened by a rule that is enforced.
         0 if foreign && way == IN => return Err(Reason::OtherTenant),
         0 if audit != 0 => {
-            work.tried = 1;
+            work.tried |= if way == IN { TRIED_IN } else { TRIED_OUT };
             count(device, 0, way, Reason::Audit as u8, 0);
         }
         0 if isolated != 0 && reject != 0 => return Err(Reason::Rejected),

@@ -6,15 +6,16 @@ use aya_ebpf::{
     maps::{Array, LruHashMap, RingBuf},
 };
 use hivemind_ebpf::{
-    abi::{BEGUN, DROPPED, DropKey, Drops, ENDED, Event, Flow, FlowKey},
+    abi::{BEGUN, DROPPED, DropKey, Drops, ENDED, Event, Flow, FlowKey, IN, OUT},
     flow::is_answered,
+    policy::HOST_ENDPOINT,
     reason::Reason,
 };
 
 use super::{
     maps::{hit, now},
     words,
-    work::{Work, work},
+    work::{TRIED_HOST_IN, TRIED_HOST_OUT, TRIED_IN, TRIED_OUT, Work, work},
 };
 
 /// Bytes of the ring: 4,096 events, with the eight bytes before each. At 16,000 connections a second that is 128 ms; it is
@@ -113,6 +114,23 @@ pub(super) fn dropped(device: u32, direction: u8, reason: Reason, bytes: u32) {
     (event.kind, event.reason, event.direction) = (DROPPED, reason, direction);
     (event.bytes[0], event.device, event.rule) = (bytes.into(), device, rule);
     entry.submit(QUIETLY);
+}
+
+/// What policies on trial would have dropped is told like a drop, of the reason [`Reason::Audit`].
+#[inline(never)]
+pub(super) fn tried(bytes: u32) {
+    let Ok(work) = work() else { return };
+    let (tried, [from, to]) = (work.tried, work.devices);
+    for (bit, device, direction) in [
+        (TRIED_OUT, from, OUT),
+        (TRIED_IN, to, IN),
+        (TRIED_HOST_OUT, HOST_ENDPOINT, OUT),
+        (TRIED_HOST_IN, HOST_ENDPOINT, IN),
+    ] {
+        if tried & bit != 0 {
+            dropped(device, direction, Reason::Audit, bytes);
+        }
+    }
 }
 
 /// There was no room for it.

@@ -22,6 +22,12 @@ use super::{
 #[map(name = "hm_work")]
 static WORK: PerCpuArray<Work> = PerCpuArray::with_max_entries(1, 0);
 
+/// Bits of [`Work::tried`]: where it leaves an instance, where it enters one, and the same of the host.
+pub(super) const TRIED_OUT: u32 = 1;
+pub(super) const TRIED_IN: u32 = 2;
+pub(super) const TRIED_HOST_OUT: u32 = 4;
+pub(super) const TRIED_HOST_IN: u32 = 8;
+
 #[repr(C)]
 pub(super) struct Work {
     /// The packet's headers.
@@ -96,7 +102,7 @@ pub(super) struct Work {
     pub(super) asks: Asks,
     /// The rules by which it leaves and enters, 0: none.
     pub(super) hits: [u32; 2],
-    /// Not 0: a policy on trial has counted it.
+    /// Where policies on trial have counted it: [`TRIED_OUT`] and its like.
     pub(super) tried: u32,
     /// The key of a rule.
     pub(super) rule_key: RuleKey,

@@ -27,7 +27,7 @@ use crate::{
     dns::Resolved,
     model::{InstanceId, NodeDesired, NodeName},
     net::HostLink,
-    policy::{self, Failsafe, KnownNames},
+    policy::{self, Failsafe, KnownNames, PolicyRef, Trial, Trials},
     spec::v1::Action,
 };
 
@@ -55,6 +55,7 @@ enum Request {
     Uses(oneshot::Sender<Result<Vec<(User, Usage)>, DataplaneError>>),
     Seen(oneshot::Sender<Result<Seen, DataplaneError>>),
     Names(oneshot::Sender<Names>),
+    Trials(oneshot::Sender<Result<BTreeMap<PolicyRef, Trial>, DataplaneError>>),
     Check(oneshot::Sender<Result<Vec<Difference>, DataplaneError>>),
     Held(&'static [Part], oneshot::Sender<Result<Tables, DataplaneError>>),
     Info(oneshot::Sender<DataplaneInfo>),
@@ -124,6 +125,7 @@ pub fn start(
         links: in_place.links,
         desired: Arc::default(),
         policies: policy::Cache::new(failsafe),
+        trials: Trials::default(),
         knows_numbers: false,
         rows: Follower::default(),
         addresses: in_place.addresses,
@@ -148,6 +150,8 @@ struct Owner {
     links: BTreeMap<InstanceId, HostLink>,
     desired: Arc<NodeDesired>,
     policies: policy::Cache,
+    /// What policies on trial would have denied.
+    trials: Trials,
     /// Whether the numbers of the last daemon were taken over.
     knows_numbers: bool,
     rows: Follower,
@@ -277,9 +281,14 @@ impl Owner {
                 let devices = self.links.iter().map(|(id, link)| (link.ifindex, id.clone())).collect();
                 let _ = reply.send(Names {
                     policies,
+                    retired: Arc::clone(self.policies.retired().names()),
+                    trials: Arc::clone(self.trials.places()),
                     devices,
                     addresses: self.addresses.iter().map(IpNet::addr).collect(),
                 });
+            }
+            Request::Trials(reply) => {
+                let _ = reply.send(self.counted_trials());
             }
             Request::Check(reply) => {
                 let _ = reply.send(self.dataplane.check());
@@ -328,6 +337,7 @@ impl Owner {
         }
         let policies = self.compile();
         self.say_names(&policies);
+        self.try_policies(&policies);
         let result = self.dataplane.sync(self.rows.follow(follow::Facts {
             desired: &self.desired,
             policies: &policies,
@@ -362,6 +372,9 @@ impl Owner {
             }),
             Err(error) => tracing::error!(%error, "the data plane could not be swept and mended"),
         }
+        if let Err(error) = self.sweep_past() {
+            tracing::warn!(%error, "what policies on trial would have denied is not counted");
+        }
         self.close_hosts();
     }
 }
@@ -376,5 +389,6 @@ struct Answer {
 
 mod hosts;
 mod numbers;
+mod past;
 #[cfg(test)]
 mod tests;

@@ -15,7 +15,7 @@ use utoipa::{IntoParams, ToSchema};
 use super::{
     ApiState,
     extract::Args,
-    flows::Who,
+    flow_names::Who,
     problem::{ApiError, not_found},
     serve::Stop,
 };

@@ -1,11 +1,11 @@
 //! How the API shows flows and drops.
 
-use std::net::IpAddr;
+use std::{fmt, net::IpAddr};
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::model::{Instance, Timestamp};
+use crate::model::{Instance, TenantName, Timestamp};
 
 /// What is said of a flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -19,6 +19,9 @@ pub enum FlowKind {
     Ended,
     /// Packets were dropped: those of a kind in a list, the first of a kind in a stream.
     Dropped,
+    /// Packets passed that are told like drops: policies on trial would have denied them (`audit`), or the table of flows
+    /// had no room for them (`untracked`).
+    Tried,
     /// The reader was too slow for some.
     Missed,
 }
@@ -29,7 +32,7 @@ pub enum FlowKind {
 pub enum FlowVerdict {
     /// They pass.
     Forwarded,
-    /// They do not, unless the reason is `audit` or `untracked`.
+    /// They do not.
     Dropped,
 }
 
@@ -74,6 +77,49 @@ pub struct DroppedView {
     pub direction: String,
 }
 
+/// Who has a limit: an instance, or a tenant.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct LimitOfView {
+    /// The tenant.
+    pub tenant: String,
+    /// The namespace of the instance.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<String>,
+    /// Its app, whose specification has the limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub app: Option<String>,
+    /// Its name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instance: Option<String>,
+}
+
+impl LimitOfView {
+    /// An instance's.
+    pub(super) fn instance(instance: &Instance) -> Self {
+        let scope = &instance.app.scope;
+        Self {
+            tenant: scope.tenant.to_string(),
+            namespace: Some(scope.namespace.to_string()),
+            app: Some(instance.app.name.to_string()),
+            instance: Some(instance.name()),
+        }
+    }
+
+    /// A tenant's.
+    pub(super) fn tenant(tenant: &TenantName) -> Self {
+        Self { tenant: tenant.to_string(), namespace: None, app: None, instance: None }
+    }
+}
+
+impl fmt::Display for LimitOfView {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.instance {
+            Some(instance) => f.write_str(instance),
+            None => write!(f, "tenant {}", self.tenant),
+        }
+    }
+}
+
 /// A flow, or packets of one kind that were dropped.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct FlowView {
@@ -99,9 +145,18 @@ pub struct FlowView {
     /// Which of its rules in this direction, from 0.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rule: Option<usize>,
-    /// Of what was dropped.
+    /// Who decided, in words: a rule, that no rule allows it, source ranges, whose limit, which policies on trial.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
+    /// Of what was dropped, and of what only passed because policies are on trial.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dropped: Option<DroppedView>,
+    /// Whose limit it was dropped at.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<LimitOfView>,
+    /// Whether it is what an instance's kernel says of itself when its interface goes up, and nobody's doing.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub housekeeping: bool,
     /// When it began.
     pub first: Timestamp,
     /// When its last packet came.
@@ -170,7 +225,10 @@ impl FlowView {
             asked: None,
             policy: None,
             rule: None,
+            by: None,
             dropped: None,
+            limit: None,
+            housekeeping: false,
             first: at,
             last: at,
             answered: false,

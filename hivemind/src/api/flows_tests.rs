@@ -2,10 +2,20 @@
 
 use hivemind_ebpf::reason::Reason;
 
+use std::sync::Arc;
+
+use hivemind_ebpf::packet;
+
 use super::*;
+use crate::api::flow_view::FlowVerdict;
 use crate::{
-    model::{Addresses, AppKey, Desired, Instance, PolicyKey, Row, Scope, Service, ServiceKey, Timestamp},
-    policy::{Compiled, PolicyRef},
+    agent::datapath::Names,
+    dataplane::flows::{DropRecord, FlowEnd, FlowRecord},
+    model::{
+        Addresses, AppKey, ClusterSnapshot, Desired, Instance, InstanceId, PolicyKey, Protocol, Row, Scope, Service,
+        ServiceKey, ServicePort, Timestamp,
+    },
+    policy::{Compiled, Direction, PolicyRef, RuleName},
     spec::v1::AppSpec,
 };
 
@@ -34,7 +44,7 @@ pub(in crate::api) fn who() -> Who {
         id: 3,
         addresses: Addresses { v4: Some([10, 96, 0, 1].into()), v6: None },
         dns_names: Vec::new(),
-        ports: Vec::new(),
+        ports: vec![ServicePort { port: 80, target: 80, protocol: Protocol::Tcp, published: Some(8080) }],
         app: AppKey::new(Scope::default(), "web".parse().expect("a name")),
         balance: Default::default(),
         shares: Default::default(),
@@ -45,8 +55,19 @@ pub(in crate::api) fn who() -> Who {
     let rule = RuleName { policy, direction: Direction::In, index: 2 };
     let policies = Compiled { names: [(7, rule)].into(), ..Compiled::default() };
     let devices = [(9, InstanceId::from_bits(1))].into();
-    let names = Names { policies: Arc::new(policies), devices, addresses: vec![[192, 0, 2, 1].into()] };
-    Who::new(Arc::new(snapshot), names)
+    let trials = [((9, Direction::In), vec![trial()])].into();
+    let names = Names {
+        policies: Arc::new(policies),
+        retired: Arc::new([(8, RuleName { policy: trial(), direction: Direction::In, index: 4 })].into()),
+        trials: Arc::new(trials),
+        devices,
+        addresses: vec![[192, 0, 2, 1].into()],
+    };
+    Who::new(Arc::new(snapshot), names, Vec::new(), "here".parse().expect("a name"))
+}
+
+fn trial() -> PolicyRef {
+    PolicyRef::Namespace(PolicyKey::new(Scope::default(), "trial".parse().expect("a name")))
 }
 
 fn end(address: [u8; 4], port: u16) -> FlowEnd {
@@ -141,5 +162,76 @@ fn every_filter_leaves_out_what_does_not_fit() {
         let args: FlowArgs = serde_json::from_str(query).expect("filters");
         let got: Vec<usize> = (0..all.len()).filter(|n| args.wants(&all[*n])).collect();
         assert_eq!(got, expected, "{query}");
+    }
+}
+
+#[test]
+fn who_decided_is_said_also_of_what_is_gone() {
+    let who = who();
+    let by = |reason, rule| {
+        let view = who.dropped(&DropRecord { reason, ..drops(Some((SPY, WEB)), rule) });
+        view.by.unwrap_or_default()
+    };
+    assert_eq!(by(Reason::PolicyIn, 7), "rule 2 of policy default/default/closed");
+    assert_eq!(by(Reason::PolicyIn, 8), "rule 4 of policy default/default/trial", "one that was removed since");
+    assert_eq!(by(Reason::PolicyIn, 99), "a rule that is gone");
+    assert_eq!(by(Reason::PolicyIn, 0), "no rule allows it");
+    assert_eq!(by(Reason::HostIn, 0), "no rule allows it");
+    assert_eq!(by(Reason::NoSuchPort, 0), "");
+    let tried = who.dropped(&DropRecord { reason: Reason::Audit, ..drops(Some((SPY, WEB)), 0) });
+    assert_eq!((tried.kind, tried.verdict), (FlowKind::Tried, FlowVerdict::Forwarded));
+    assert_eq!(tried.by.as_deref(), Some("policy default/default/trial, on trial"));
+    assert_eq!(tried.policy.as_deref(), Some("default/default/trial"));
+}
+
+#[test]
+fn what_is_of_the_host_or_of_a_published_port_is_found() {
+    let who = who();
+    let host = [192, 0, 2, 1];
+    let mut at = drops(Some(([192, 0, 2, 9], host)), 0);
+    (at.device, at.reason) = (0, Reason::SourceRange);
+    let view = who.dropped(&DropRecord { ends: at.ends.map(|(from, _)| (from, (host, 8080).into())), ..at });
+    assert_eq!(view.by.as_deref(), Some("source ranges of service default/default/web"));
+    let own = who.dropped(&DropRecord { reason: Reason::HostIn, ..at });
+    for (query, published, hosts) in [
+        ("{}", true, true),
+        (r#"{"to": "host"}"#, true, true),
+        (r#"{"tenant": "default", "namespace": "default"}"#, true, false),
+        (r#"{"tenant": "default", "app": "web"}"#, true, false),
+        (r#"{"tenant": "default", "namespace": "default", "host": true}"#, true, true),
+        (r#"{"tenant": "other"}"#, false, false),
+        (r#"{"tenant": "default", "app": "client", "host": true}"#, false, false),
+    ] {
+        let args: FlowArgs = serde_json::from_str(query).expect("filters");
+        assert_eq!((args.wants(&view), args.wants(&own)), (published, hosts), "{query}");
+    }
+}
+
+#[test]
+fn what_kernels_say_at_their_start_is_told_apart() {
+    let who = who();
+    let is = |from: &str, to: &str, kind: u16, reason| {
+        let at = |address: &str, port| std::net::SocketAddr::new(address.parse().expect("an address"), port);
+        let ends = Some((at(from, 0), at(to, u16::from_be(kind))));
+        let record = DropRecord { ends, protocol: packet::ICMPV6, direction: Direction::Out, reason, ..drops(None, 0) };
+        who.dropped(&record).housekeeping
+    };
+    assert!(is("::", "ff02::1:ff00:2", 135, Reason::SpoofedAddress), "whether its address is free");
+    assert!(is("::", "ff02::16", 143, Reason::SpoofedAddress));
+    assert!(is("fe80::1", "ff02::2", 133, Reason::Multicast), "a question for routers");
+    assert!(!is("fe80::1", "ff02::1", 128, Reason::Multicast), "a ping of everybody");
+    assert!(!is("fd00::1", "ff02::2", 133, Reason::SpoofedAddress), "an address that is not its own");
+    assert!(!is("::", "fd00::1", 135, Reason::SpoofedAddress));
+    assert!(!is("::", "ff02::16", 143, Reason::PolicyOut));
+}
+
+#[test]
+fn names_that_nobody_has_are_told_from_those_of_somebody() {
+    let who = who();
+    for known in ["web", "default/web", "default/default/web", "world", "host", "192.0.2.77"] {
+        assert!(super::super::flow_args::is_somebody(who.snapshot(), known, true), "{known}");
+    }
+    for nobody in ["nosuch", "other/web", "eb", ""] {
+        assert!(!super::super::flow_args::is_somebody(who.snapshot(), nobody, true), "{nobody}");
     }
 }

@@ -10,6 +10,7 @@ use crate::{
     dataplane::{Counter, DataplaneError, DataplaneInfo, Way, drift::Repairs},
     model::{AppKey, ClusterSnapshot, InstanceId, Phase},
     observe::{Sample, process},
+    policy::Trial,
 };
 
 /// Everything, read now.
@@ -48,6 +49,13 @@ pub(super) async fn samples(state: &ApiState) -> Vec<Sample> {
             ("policy_allowed_packets", "Packets that a policy's rule has allowed, without answers")
         };
         all.push(counter(name, help, labels, packets));
+    }
+    for (policy, Trial { inwards, outwards, .. }) in read(state.datapath.trials().await, &mut unread) {
+        for (direction, count) in [("in", inwards), ("out", outwards)] {
+            let labels = vec![("policy", policy.to_string()), ("direction", direction.to_owned())];
+            let help = "Decisions about what passed, and a policy on trial would have denied";
+            all.push(counter("policy_tried_denials", help, labels, count));
+        }
     }
     match state.datapath.info().await {
         Ok(info) => dataplane(&info, &mut all),

@@ -12,6 +12,9 @@ pub mod dataplane;
 pub mod events;
 pub mod exec;
 mod extract;
+mod flow_args;
+mod flow_limits;
+mod flow_names;
 pub mod flow_view;
 mod flows;
 pub mod instances;
@@ -28,6 +31,7 @@ pub mod tenants;
 mod tier_policies;
 pub mod view;
 pub mod why;
+mod why_target;
 
 pub use serve::{Listeners, bind, ensure_alone, serve};
 

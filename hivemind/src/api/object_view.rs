@@ -7,8 +7,10 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::ApiState;
 use crate::{
     model::{ClusterSnapshot, NamespaceName, Policy, Revision, Row, Scope, Tenant, TenantName, TierPolicy, Timestamp},
+    policy::{PolicyRef, Trial},
     spec::v1::{LimitSpec, PolicySpec, TierSpec},
 };
 
@@ -67,10 +69,37 @@ pub struct PolicyView {
     /// How many instances it is about now.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub instances: Option<usize>,
+    /// Of one on trial, what it would have denied.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trial: Option<TrialView>,
     /// The ETag: the revision that last wrote it.
     pub revision: Revision,
     /// When it was first applied.
     pub created_at: Timestamp,
+}
+
+/// What a policy on trial would have denied on the node that answers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct TrialView {
+    /// Since when it is counted: since the policy says what it says, or the daemon runs.
+    pub since: Timestamp,
+    /// How often something was let in that it would have denied. What lives on is decided about, and counted, again at each
+    /// change of the tables.
+    pub inwards: u64,
+    /// The same of what was let out.
+    pub outwards: u64,
+    /// Other policies on trial about the same instances: only what none of them allows is counted there, for each.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub beside: Vec<String>,
+}
+
+impl TrialView {
+    /// What was counted for a policy on trial; nothing for one that is none, or cannot be read.
+    pub(super) async fn read(state: &ApiState, policy: PolicyRef, audit: bool) -> Option<Self> {
+        let mut all = if audit { state.datapath.trials().await.unwrap_or_default() } else { return None };
+        let Trial { since, inwards, outwards, beside } = all.remove(&policy)?;
+        Some(Self { since, inwards, outwards, beside: beside.iter().map(ToString::to_string).collect() })
+    }
 }
 
 /// A policy of a tier.
@@ -86,6 +115,9 @@ pub struct TierView {
     /// Of a policy of the host: the ports of the node that answers which no policy closes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failsafe: Option<String>,
+    /// Of one on trial, what it would have denied.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trial: Option<TrialView>,
     /// The ETag: the revision that last wrote it.
     pub revision: Revision,
     /// When it was first applied.
@@ -101,6 +133,7 @@ impl TierView {
             name: policy.key.name.to_string(),
             spec: policy.spec.clone(),
             failsafe: None,
+            trial: None,
             revision: row.modified,
             created_at: policy.created_at,
         }
@@ -160,6 +193,7 @@ impl PolicyView {
             name: policy.key.name.to_string(),
             spec: policy.spec.clone(),
             instances: None,
+            trial: None,
             revision: row.modified,
             created_at: policy.created_at,
         }

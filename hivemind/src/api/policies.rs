@@ -11,13 +11,14 @@ use super::{
     ApiState,
     apps::{PutArgs, etag},
     extract::{Args, InScope, Json, Named, NoArgs, if_match},
-    object_view::PolicyView,
+    object_view::{PolicyView, TrialView},
     problem::ApiError,
     tenants::{ChangedView, OfTenant, change, check, refused, view},
 };
 use crate::{
     control::{ControlError, ObjectChange, ObjectName},
     model::Problem,
+    policy::PolicyRef,
     spec::v1::PolicySpec,
 };
 
@@ -55,7 +56,9 @@ pub(super) async fn get(State(state): State<ApiState>, named: Named) -> Result<R
     let Some(row) = snapshot.policies.get(&key) else {
         return Err(refused(&state, ControlError::NotFound { object: ObjectName::Policy(key) }));
     };
-    Ok((etag(row.modified), Body(PolicyView::counted(&snapshot, row))).into_response())
+    let mut view = PolicyView::counted(&snapshot, row);
+    view.trial = TrialView::read(&state, PolicyRef::Namespace(key), view.spec.audit).await;
+    Ok((etag(row.modified), Body(view)).into_response())
 }
 
 /// Create a policy or change it.

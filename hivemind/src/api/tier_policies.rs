@@ -11,13 +11,14 @@ use super::{
     ApiState,
     apps::{PutArgs, etag},
     extract::{Args, Json, NoArgs, if_match},
-    object_view::TierView,
+    object_view::{TierView, TrialView},
     problem::ApiError,
     tenants::{ChangedView, change, refused, view},
 };
 use crate::{
     control::{ControlError, ObjectChange, ObjectName},
     model::{Problem, TierKey},
+    policy::PolicyRef,
     spec::v1::{Tier, TierSpec},
 };
 
@@ -34,13 +35,14 @@ impl<S: Send + Sync> FromRequestParts<S> for Called {
     }
 }
 
-fn found(state: &ApiState, key: TierKey) -> Result<Response, ApiError> {
+async fn found(state: &ApiState, key: TierKey) -> Result<Response, ApiError> {
     let snapshot = state.control.snapshot();
     let Some(row) = snapshot.tiers.get(&key) else {
         return Err(refused(state, ControlError::NotFound { object: ObjectName::Tier(key) }));
     };
     let mut view = TierView::new(row);
     view.failsafe = (view.spec.tier == Tier::Host).then(|| state.failsafe.to_string());
+    view.trial = TrialView::read(state, PolicyRef::Tier(key), view.spec.audit).await;
     Ok((etag(row.modified), Body(view)).into_response())
 }
 
@@ -70,7 +72,7 @@ pub(super) async fn list(State(state): State<ApiState>, Args(NoArgs {}): Args<No
 #[utoipa::path(get, operation_id = "getTierPolicy", path = "/v1/tier-policies/{name}", tag = "policies",
     params(("name" = String, Path)), responses((status = 200, body = TierView), (status = "4XX", body = Problem)))]
 pub(super) async fn get(State(state): State<ApiState>, Called(key): Called) -> Result<Response, ApiError> {
-    found(&state, key)
+    found(&state, key).await
 }
 
 /// Create a policy of a tier for the whole cluster, or change it.
@@ -105,7 +107,7 @@ pub(super) async fn delete(
     params(("tenant" = String, Path), ("name" = String, Path)),
     responses((status = 200, body = TierView), (status = "4XX", body = Problem)))]
 pub(super) async fn get_of_tenant(State(state): State<ApiState>, Called(key): Called) -> Result<Response, ApiError> {
-    found(&state, key)
+    found(&state, key).await
 }
 
 /// Create a policy of a tier about the namespaces of a tenant, or change it.

@@ -10,20 +10,20 @@ use super::{
     ApiState,
     extract::{Args, InScope, Json, NoArgs},
     problem::ApiError,
+    why_target::{Facts, Target, end, target},
 };
 use crate::{
+    agent::datapath::User,
+    dataplane::tables::Usage,
     model::{
-        AppKey, ClusterSnapshot, ErrorCode, InstanceId, InvalidName, NodeDesired, NodeName, Policy, PolicyKey, Problem,
-        Scope, TierKey, TierPolicy, Timestamp,
+        ClusterSnapshot, ErrorCode, NodeDesired, NodeName, Policy, PolicyKey, Problem, Scope, TierKey, TierPolicy,
+        Timestamp,
     },
     policy::{
         Asked, Direction, End, Failsafe, KnownNames, Leg, Peer, Subject, compile_with, explain, judge_host, too_large,
     },
     spec::v1::{PolicyProtocol, PolicySpec, TierSpec, validate_policy, validate_tier_of},
 };
-
-/// Somebody outside, of whom nothing else is known: an address of a range that is reserved for documents.
-const WORLD: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
 
 /// What is asked, and with which policies beside those that are stored.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -64,11 +64,11 @@ pub struct Question {
     /// An instance's id or name, an app as `APP`, `NAMESPACE/APP` or `TENANT/NAMESPACE/APP`, an IP address, `world` or
     /// `host`.
     pub from: String,
-    /// The same.
+    /// The same, or a service, by one of its names in the DNS or one of its addresses.
     pub to: String,
     /// The protocol.
     pub protocol: PolicyProtocol,
-    /// The receiving instance's port, or the ICMP type.
+    /// The receiving instance's port, or the ICMP type; of a service its own, of `host` maybe one that is published.
     pub port: u16,
 }
 
@@ -105,14 +105,20 @@ pub struct WhyView {
     /// What would happen then.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub would: Vec<LegView>,
+    /// Whether a limit of connections is full now, so that another one is refused whatever policies say.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub full: bool,
+    /// What is known beside policies: who serves, who is not Ready, limits and how full they are.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
 }
 
 /// What happens at an instance, or at the host.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct LegView {
-    /// Its name, or `host`.
+    /// Its name, `host`, or a service's.
     pub instance: String,
-    /// `out`, `in`, or `published`: into a published port of the host.
+    /// `out`, `in`, `published` (into a published port of the host), or `service`: what the service itself says.
     pub direction: String,
     /// Whether it passes here.
     pub passes: bool,
@@ -138,7 +144,8 @@ pub(super) async fn why(
 ) -> Result<Body<Vec<WhyView>>, ApiError> {
     // Without them it would say what is not so.
     let known = state.datapath.known_names().await?;
-    let here = Here { node: &state.node, known: &known, failsafe: &state.failsafe };
+    let uses = state.datapath.uses().await?;
+    let here = Here { node: &state.node, known: &known, failsafe: &state.failsafe, uses: &uses };
     Ok(Body(answers(&state.control.snapshot(), here, &scope, body)?))
 }
 
@@ -148,6 +155,7 @@ struct Here<'a> {
     node: &'a NodeName,
     known: &'a KnownNames,
     failsafe: &'a Failsafe,
+    uses: &'a [(User, Usage)],
 }
 
 impl<'a> Here<'a> {
@@ -164,26 +172,39 @@ fn answers(snapshot: &ClusterSnapshot, here: Here<'_>, scope: &Scope, body: WhyB
     }
     let mut views = Vec::new();
     for Question { from, to, protocol, port } in &body.questions {
-        let (source, mut target) = (end(snapshot, scope, from)?, end(snapshot, scope, to)?);
+        let source = end(snapshot, scope, from)?;
+        let target = target(snapshot, scope, to, *protocol, *port)?;
         let about = |end: &End| matches!(end, End::Instance(_) | End::Node);
-        if source == target || !about(&source) && !about(&target) {
+        if Target::End(source.clone()) == target || !about(&source) && target.is_outside() {
             let title =
                 format!("{from} and {to}: policies are about instances and the host, and one of them is neither");
             return Err(Problem::new(ErrorCode::Invalid, title).hint("hivemind ps"));
         }
-        if target == End::Node && is_published(snapshot, *protocol, *port) {
-            target = End::Published;
-        }
-        let ask = |desired: &NodeDesired| explain(here.asked(desired), &source, &target, *protocol, *port);
-        let view = |legs: Vec<Leg>| legs.iter().map(|leg| LegView::new(snapshot, leg)).collect::<Vec<_>>();
-        let legs = view(ask(&stored));
-        let would = tried.as_ref().map(|tried| view(ask(tried)));
+        let facts = Facts::new(snapshot, here.uses, &source, &target, *protocol, *port);
+        let ask = |desired: &NodeDesired| {
+            let mut legs = facts.legs.clone();
+            for (target, port) in &facts.ends {
+                for leg in explain(here.asked(desired), &source, target, *protocol, *port) {
+                    let leg = LegView::new(snapshot, &leg);
+                    // Instances of an app mostly fare alike.
+                    let alike = |other: &LegView| (&other.direction, &other.says) == (&leg.direction, &leg.says);
+                    if !legs.iter().any(alike) {
+                        legs.push(leg);
+                    }
+                }
+            }
+            legs
+        };
+        let legs = ask(&stored);
+        let would = tried.as_ref().map(ask);
         let passes = |legs: &Vec<LegView>| legs.iter().all(|leg| leg.passes);
         views.push(WhyView {
             passes: passes(&legs),
             legs,
             would_pass: would.as_ref().map(passes),
             would: would.unwrap_or_default(),
+            full: facts.full,
+            notes: facts.notes,
         });
     }
     Ok(views)
@@ -226,12 +247,6 @@ fn tried(
     Err(Problem { details: faults, ..Problem::new(ErrorCode::Invalid, "the policies to try are not valid") })
 }
 
-/// Whether a service publishes the port.
-fn is_published(snapshot: &ClusterSnapshot, protocol: PolicyProtocol, port: u16) -> bool {
-    let mut ports = snapshot.services.values().flat_map(|row| &row.object.ports);
-    ports.any(|of| of.published == Some(port) && of.protocol.to_string() == protocol.as_str())
-}
-
 /// Refuses policies that would cut a connection over which they are applied, and that is not cut now.
 fn keeps_operators(
     snapshot: &ClusterSnapshot,
@@ -258,56 +273,6 @@ fn keeps_operators(
     Ok(())
 }
 
-/// Whom a word means.
-fn end(snapshot: &ClusterSnapshot, scope: &Scope, word: &str) -> Result<End, Problem> {
-    match word {
-        "world" => return Ok(End::Outside(WORLD)),
-        "host" => return Ok(End::Node),
-        _ => {}
-    }
-    let instances = || snapshot.instances.values().map(|row| &row.object);
-    if let Ok(address) = word.parse::<IpAddr>() {
-        if let Some(found) = instances().find(|instance| instance.addresses.iter().any(|own| own == address)) {
-            return Ok(End::Instance(found.id.clone()));
-        }
-        let mut services = snapshot.services.values().map(|row| &row.object);
-        if let Some(service) = services.find(|service| service.addresses.iter().any(|own| own == address)) {
-            let title = format!("{word} is the address of service {}; policies are about who serves it", service.key);
-            return Err(Problem::new(ErrorCode::Invalid, title).hint(format!("name its app, {}", service.app)));
-        }
-        let of_node = snapshot.node_status.values().any(|row| row.object.addresses.contains(&address));
-        return Ok(if of_node { End::Node } else { End::Outside(address) });
-    }
-    let id = word.parse::<InstanceId>().ok().filter(|id| snapshot.instances.contains_key(id));
-    let named = || instances().find(|instance| instance.app.scope == *scope && instance.name() == word);
-    if let Some(id) = id.or_else(|| named().map(|instance| instance.id.clone())) {
-        return Ok(End::Instance(id));
-    }
-    let app = app(scope, word).map_err(|error| {
-        Problem::new(ErrorCode::Invalid, format!("{word:?} is nobody: {error}")).hint("hivemind why --help")
-    })?;
-    // All instances of an app have the same labels; which of them matters to blocks of addresses only.
-    let first = snapshot.instances_of(&app).next().map(|instance| End::Instance(instance.id.clone()));
-    first.ok_or_else(|| {
-        let title = format!("{word}: there is no such instance, and app {app} has none");
-        Problem::new(ErrorCode::NotFound, title).hint("hivemind ps --all-tenants")
-    })
-}
-
-/// `APP`, `NAMESPACE/APP` or `TENANT/NAMESPACE/APP`
-fn app(scope: &Scope, word: &str) -> Result<AppKey, InvalidName> {
-    let mut parts = word.rsplitn(3, '/');
-    let name = parts.next().unwrap_or_default().parse()?;
-    let mut scope = scope.clone();
-    if let Some(namespace) = parts.next() {
-        scope.namespace = namespace.parse()?;
-    }
-    if let Some(tenant) = parts.next() {
-        scope.tenant = tenant.parse()?;
-    }
-    Ok(AppKey::new(scope, name))
-}
-
 impl LegView {
     fn new(snapshot: &ClusterSnapshot, leg: &Leg) -> Self {
         let instance = match &leg.subject {
@@ -329,7 +294,7 @@ impl LegView {
 mod tests {
     use super::*;
     use crate::{
-        model::{Addresses, Desired, Instance, Row},
+        model::{Addresses, AppKey, Desired, Instance, InstanceId, Row},
         policy::{Document, read},
         spec::v1::AppSpec,
     };
@@ -371,7 +336,7 @@ mod tests {
         let (from, to) = (from.into(), to.into());
         body.questions.push(Question { from, to, protocol: PolicyProtocol::Tcp, port: 80 });
         let (node, known, failsafe) = ("here".parse().expect("a name"), KnownNames::new(), Failsafe::default());
-        let here = Here { node: &node, known: &known, failsafe: &failsafe };
+        let here = Here { node: &node, known: &known, failsafe: &failsafe, uses: &[] };
         answers(snapshot, here, &Scope::default(), body).map(|mut answers| answers.remove(0))
     }
 
@@ -415,8 +380,8 @@ mod tests {
                 inbound: vec!["22/tcp".parse::<crate::policy::FailsafePort>().expect("a port").0],
                 ..Failsafe::default()
             };
-            answers(&snapshot, Here { node: &node, known: &known, failsafe: &failsafe }, &Scope::default(), body)
-                .map(drop)
+            let here = Here { node: &node, known: &known, failsafe: &failsafe, uses: &[] };
+            answers(&snapshot, here, &Scope::default(), body).map(drop)
         };
         let closed = "policy: p\nhost: {}\ningress: [{from: [{block: 192.0.2.0/24}], ports: [2222]}]\n";
         let problem = apply(closed, "198.51.100.7", 2222).expect_err("it would be cut");

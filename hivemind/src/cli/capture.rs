@@ -174,6 +174,8 @@ pub(super) async fn run(context: &Context, args: &CaptureArgs) -> Result<(), Pro
     let instance = instance(context, &args.target).await?;
     let mut packets = context.client.lines::<PacketView>(&args.path(context, &instance)).await?;
     let mut out = Out::open(context, args, &instance)?;
+    let what = if args.dropped { "what is dropped" } else { "what passes and what is dropped" };
+    context.output.say(&format!("listening to {what} at {}; Ctrl-C ends it", instance.name));
     let (mut seen, mut dropped, mut lost) = (0_u64, 0_u64, 0_u64);
     let mut written = Ok(());
     let mut end = Box::pin(interrupted());

@@ -44,6 +44,9 @@ pub(super) async fn dump(context: &Context, table: Option<&str>) -> Result<(), P
 
 /// Shows how long programs take.
 pub(super) async fn stats(context: &Context, seconds: u64) -> Result<(), Problem> {
+    context
+        .output
+        .say(&format!("measuring for {seconds} s; every program of the machine takes a little longer meanwhile"));
     let all: Vec<RunsView> = context.client.get(&format!("/v1/dataplane/stats?seconds={seconds}")).await?;
     if context.output.wants_document() {
         return context.output.document(&all);

@@ -12,7 +12,7 @@ use super::{
     parse::escape,
 };
 use crate::{
-    api::flow_view::{FlowEndView, FlowKind, FlowVerdict, FlowView},
+    api::flow_view::{FlowEndView, FlowKind, FlowVerdict, FlowView, LimitOfView},
     model::{Problem, Scope},
 };
 
@@ -24,6 +24,8 @@ Examples:
   hivemind flows --from client --to web                 instances, apps, addresses, 'world', 'host'; to a service too
   hivemind flows -f --app web --port 80                 as it happens, from now on
   hivemind flows --reason policy-in --all-tenants
+  hivemind flows --reason audit                         what passed, and a policy on trial would have denied
+In the namespace default of the tenant default (without -T and -n) flows of the host are shown as well.
 Ports of a service are those of its instances. Of packets that are dropped again and again one line is told.";
 
 #[derive(Args, Debug)]
@@ -53,9 +55,12 @@ pub(super) struct FlowArgs {
     /// Only what was dropped
     #[arg(long)]
     dropped: bool,
-    /// Only what was dropped for this reason, as policy-in
+    /// Only what was dropped for this reason, as policy-in; audit: what passed, and policies on trial would have denied
     #[arg(long, value_name = "REASON")]
     reason: Option<String>,
+    /// Also what instances' kernels say of themselves when they start (ICMPv6), which is dropped
+    #[arg(long)]
+    housekeeping: bool,
     #[command(flatten)]
     reach: Reach,
 }
@@ -65,7 +70,10 @@ impl FlowArgs {
     fn path(&self, context: &Context) -> String {
         let Scope { tenant, namespace } = &context.scope;
         let Reach { all_namespaces, all_tenants } = self.reach;
+        // Today whoever asks is the operator, whose is what is nobody's. A tenant will name itself, and not see it.
+        let operators = tenant.is_default() && (all_namespaces || *namespace == Scope::default().namespace);
         let filters = [
+            ("host", (operators && !all_tenants).then(|| true.to_string())),
             ("tenant", (!all_tenants).then(|| tenant.to_string())),
             ("namespace", (!all_tenants && !all_namespaces).then(|| namespace.to_string())),
             ("from", self.from.clone()),
@@ -117,6 +125,7 @@ impl Shown<'_> {
 
     fn verdict(&self) -> String {
         match &self.flow.dropped {
+            Some(told) if self.flow.kind == FlowKind::Tried => format!("passes: {}", told.reason),
             Some(dropped) => format!("dropped: {}", dropped.reason),
             None if self.flow.closed => "passed, closed".into(),
             None if !self.flow.answered => "passes, unanswered".into(),
@@ -133,47 +142,33 @@ impl Shown<'_> {
         })
     }
 
-    /// Which rule decided.
+    /// Who decided.
     fn by(&self) -> String {
-        let reason = self.flow.dropped.as_ref().map(|dropped| dropped.reason.as_str());
-        match (&self.flow.policy, self.flow.rule, reason) {
-            (Some(policy), Some(rule), _) => format!("rule {rule} of policy {policy}"),
-            (_, _, Some("policy-in" | "policy-out" | "audit")) => "no rule allows it".into(),
-            (_, _, Some("other-tenant")) => "no rule names that tenant".into(),
-            _ => String::new(),
-        }
+        self.flow.by.clone().unwrap_or_default()
     }
 
     /// The command that tells more of what was dropped.
     fn hint(&self) -> String {
         let Some(dropped) = &self.flow.dropped else { return String::new() };
-        let default = Scope::default();
-        let mut command = "hivemind".to_owned();
-        if self.scope.tenant != default.tenant {
-            command += &format!(" -T {}", self.scope.tenant);
-        }
-        if self.scope.namespace != default.namespace {
-            command += &format!(" -n {}", self.scope.namespace);
-        }
+        let command = command_in(self.scope.tenant.as_str(), self.scope.namespace.as_str());
         match dropped.reason.as_str() {
-            "policy-in" | "policy-out" | "other-tenant" | "audit" => match self.why() {
+            "policy-in" | "policy-out" | "other-tenant" | "audit" | "host-in" | "host-out" | "published"
+            | "rejected" | "source-range" => match self.why() {
                 Some(question) => format!("{command} why {question}"),
                 None => format!("{command} policy ls"),
             },
-            "no-such-service" | "no-such-port" | "no-backend" | "no-local-backend" | "backend-gone"
-            | "source-range" => {
+            "no-such-service" | "no-such-port" | "no-backend" | "no-local-backend" | "backend-gone" => {
                 format!("{command} service ls")
             }
             "rate-limited" | "connection-limit" | "flow-share" => {
-                let app = self.flow.from.app.as_ref().or(self.flow.to.app.as_ref());
-                app.map(|app| format!("{command} app info {app}")).unwrap_or_default()
+                self.flow.limit.as_ref().map(limit_hint).unwrap_or_default()
             }
             "not-ready" | "peer-not-ready" | "no-such-instance" | "not-for-instance" => format!("{command} ps"),
             _ => String::new(),
         }
     }
 
-    /// `FROM TO:PORT/PROTOCOL`
+    /// `FROM TO:PORT/PROTOCOL`; none of what is not asked for by a name.
     fn why(&self) -> Option<String> {
         let word = |end: &FlowEndView| match (&end.tenant, &end.namespace, &end.app) {
             (Some(_), ..) if self.is_here(end) => Some(end.who.clone()),
@@ -186,6 +181,7 @@ impl Shown<'_> {
         match self.flow.protocol.as_str() {
             // Of an echo request the type.
             "icmp" => Some(format!("{from} {to}:8/icmp")),
+            _ if self.flow.to.port == 0 => None,
             protocol @ ("tcp" | "udp" | "sctp") => Some(format!("{from} {to}:{}/{protocol}", self.flow.to.port)),
             _ => None,
         }
@@ -202,6 +198,7 @@ impl Shown<'_> {
         let kind = match flow.kind {
             FlowKind::Ended => "ended",
             FlowKind::Dropped => "dropped",
+            FlowKind::Tried => "passes",
             _ => "begun",
         };
         let mut parts = vec![format!("{time} {kind:<8} {} -> {}", self.end(&flow.from), self.to())];
@@ -217,6 +214,27 @@ impl Shown<'_> {
         }
         parts.retain(|part| !part.is_empty());
         parts.join("  ")
+    }
+}
+
+/// The command line that asks in a namespace.
+fn command_in(tenant: &str, namespace: &str) -> String {
+    let default = Scope::default();
+    let mut command = "hivemind".to_owned();
+    if tenant != default.tenant.as_str() {
+        command += &format!(" -T {tenant}");
+    }
+    if namespace != default.namespace.as_str() {
+        command += &format!(" -n {namespace}");
+    }
+    command
+}
+
+/// The command that shows a limit.
+fn limit_hint(of: &LimitOfView) -> String {
+    match (&of.namespace, &of.app) {
+        (Some(namespace), Some(app)) => format!("{} app info {app}", command_in(&of.tenant, namespace)),
+        _ => "hivemind tenant ls -o wide".into(),
     }
 }
 
@@ -256,7 +274,12 @@ pub(super) async fn run(context: &Context, args: &FlowArgs) -> Result<(), Proble
     let scope = &context.scope;
     if args.follow {
         let mut flows = context.client.lines::<FlowView>(&path).await?;
+        let without = if args.housekeeping { "" } else { "; what instances' kernels say at their start is left out" };
+        context.output.say(&format!("listening to flows that begin and end, and to drops{without}; Ctrl-C ends it"));
         while let Some(flow) = flows.try_next().await? {
+            if flow.housekeeping && !args.housekeeping {
+                continue;
+            }
             let shown = Shown { flow: &flow, scope };
             match context.output.format {
                 Format::Json | Format::Yaml => context.output.streamed(&flow)?,
@@ -267,8 +290,16 @@ pub(super) async fn run(context: &Context, args: &FlowArgs) -> Result<(), Proble
         return Ok(());
     }
     let flows: Vec<FlowView> = context.client.get(&path).await?;
-    let shown: Vec<_> = flows.iter().map(|flow| Shown { flow, scope }).collect();
-    context.output.list(&shown, "no such flows on this node")
+    let (left_out, flows): (Vec<_>, Vec<_>) = flows.iter().partition(|flow| flow.housekeeping && !args.housekeeping);
+    let shown: Vec<_> = flows.into_iter().map(|flow| Shown { flow, scope }).collect();
+    context.output.list(&shown, "no such flows on this node")?;
+    if !left_out.is_empty() {
+        let packets: u64 = left_out.iter().map(|flow| flow.from.packets).sum();
+        context.output.say(&format!(
+            "{packets} packets are left out that instances' kernels sent when they started; with --housekeeping they are shown"
+        ));
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -288,13 +319,14 @@ mod tests {
         }
     }
 
-    fn dropped(from: FlowEndView, to: FlowEndView, reason: &str) -> FlowView {
+    fn dropped(from: FlowEndView, to: FlowEndView, reason: &str, by: Option<&str>) -> FlowView {
         let dropped = DroppedView { reason: reason.into(), at: "web-abcde".into(), direction: "in".into() };
         FlowView {
             kind: FlowKind::Dropped,
             verdict: FlowVerdict::Dropped,
             protocol: "tcp".into(),
             dropped: Some(dropped),
+            by: by.map(str::to_owned),
             from,
             to,
             ..FlowView::default_at(Timestamp::default())
@@ -307,17 +339,22 @@ mod tests {
         let scope = Scope::default();
         for (flow, expected) in [
             (
-                dropped(end("spy-fghij", Some("other"), "10.88.0.3", 4000), web(), "other-tenant"),
+                dropped(
+                    end("spy-fghij", Some("other"), "10.88.0.3", 4000),
+                    web(),
+                    "other-tenant",
+                    Some("no rule names that tenant"),
+                ),
                 "00:00:00.000Z dropped  other/default/spy-fghij:4000 -> web-abcde:80/tcp  other-tenant  \
                  no rule names that tenant  try: hivemind why other/default/spy web-abcde:80/tcp",
             ),
             (
-                dropped(web(), end("world", None, "2001:db8::1", 443), "policy-out"),
+                dropped(web(), end("world", None, "2001:db8::1", 443), "policy-out", Some("no rule allows it")),
                 "00:00:00.000Z dropped  web-abcde:80 -> [2001:db8::1]:443/tcp  policy-out  \
                  no rule allows it  try: hivemind why web-abcde [2001:db8::1]:443/tcp",
             ),
             (
-                dropped(web(), end("service", None, "10.96.0.1", 81), "no-such-port"),
+                dropped(web(), end("service", None, "10.96.0.1", 81), "no-such-port", None),
                 "00:00:00.000Z dropped  web-abcde:80 -> 10.96.0.1:81/tcp  no-such-port  \
                  try: hivemind service ls",
             ),
@@ -327,11 +364,33 @@ mod tests {
         let ruled = FlowView {
             policy: Some("guard".into()),
             rule: Some(1),
-            ..dropped(end("host", None, "10.88.0.1", 5), web(), "policy-in")
+            ..dropped(end("host", None, "10.88.0.1", 5), web(), "policy-in", Some("rule 1 of policy guard"))
         };
         let elsewhere = Scope { namespace: "prod".parse().expect("a name"), ..Scope::default() };
         let shown = Shown { flow: &ruled, scope: &elsewhere };
         assert_eq!((shown.by(), shown.at()), ("rule 1 of policy guard".into(), "entering web-abcde".into()));
         assert_eq!(shown.hint(), "hivemind -n prod why host default/default/web:80/tcp");
+
+        let host = || end("host", None, "192.0.2.1", 8080);
+        let ranges = dropped(end("world", None, "192.0.2.2", 5), host(), "source-range", None);
+        assert_eq!(Shown { flow: &ranges, scope: &scope }.hint(), "hivemind why 192.0.2.2 host:8080/tcp");
+        // The sender is innocent: the limit is another one's.
+        let of = |namespace: Option<&str>, app: Option<&str>| LimitOfView {
+            tenant: "acme".into(),
+            namespace: namespace.map(str::to_owned),
+            app: app.map(str::to_owned),
+            instance: None,
+        };
+        for (limit, hint) in [
+            (of(Some("default"), Some("lim")), "hivemind -T acme app info lim"),
+            (of(None, None), "hivemind tenant ls -o wide"),
+        ] {
+            let spy = end("spy-fghij", Some("default"), "10.88.0.3", 4000);
+            let flow = FlowView { limit: Some(limit), ..dropped(spy, web(), "connection-limit", None) };
+            assert_eq!(Shown { flow: &flow, scope: &scope }.hint(), hint);
+        }
+        let spy = end("spy-fghij", Some("default"), "10.88.0.3", 4000);
+        let tried = FlowView { kind: FlowKind::Tried, ..dropped(spy, web(), "audit", Some("policy trial, on trial")) };
+        assert_eq!(Shown { flow: &tried, scope: &scope }.verdict(), "passes: audit");
     }
 }

@@ -150,6 +150,7 @@ fn describe(policy: &TierView) -> Vec<String> {
         if policy.spec.audit {
             show("Audit", policy_words::AUDIT.into());
         }
+        policy_words::trial(policy.trial.as_ref()).into_iter().for_each(|line| show("On trial", line));
     } else {
         let namespaces = policy.spec.namespaces.as_ref().map(|selector| policy_words::selector(selector, "all"));
         show("Namespaces", namespaces.unwrap_or_else(|| "all".into()));
@@ -193,6 +194,7 @@ mod tests {
             name: "no-mail".into(),
             spec: serde_json::from_value(spec).expect("a policy"),
             failsafe: None,
+            trial: None,
             revision: 1,
             created_at: crate::model::Timestamp::default(),
         };

@@ -2,7 +2,7 @@
 
 use super::output::age;
 use crate::{
-    api::object_view::PolicyView,
+    api::object_view::{PolicyView, TrialView},
     spec::v1::{
         Action, BlockPeer, Entity, InstancePeer, Operator, Otherwise, PolicyPeer, PolicyPort, PolicyRule, Requirement,
         Selector, TierRule,
@@ -30,6 +30,7 @@ pub(super) fn describe(policy: &PolicyView) -> Vec<String> {
     if policy.spec.audit {
         show("Audit", AUDIT.into());
     }
+    trial(policy.trial.as_ref()).into_iter().for_each(|line| show("On trial", line));
     for (title, word, rules) in [("In", "from", &policy.spec.ingress), ("Out", "to", &policy.spec.egress)] {
         match rules.as_deref() {
             None => show(title, "says nothing: open, unless another policy closes it".into()),
@@ -45,6 +46,19 @@ pub(super) fn describe(policy: &PolicyView) -> Vec<String> {
         show("Otherwise", "who is denied is told".into());
     }
     show("Age", age(policy.created_at));
+    lines
+}
+
+/// What a policy on trial would have denied, and how to see whom.
+pub(super) fn trial(trial: Option<&TrialView>) -> Vec<String> {
+    let Some(TrialView { since, inwards, outwards, beside }) = trial else { return Vec::new() };
+    let since = age(*since);
+    let mut lines =
+        vec![format!("would have denied {inwards} in and {outwards} out on this node, counted for {since}")];
+    if !beside.is_empty() {
+        lines.push(format!("together with {}: only what none of them allows is counted", beside.join(", ")));
+    }
+    lines.push("who it was: hivemind flows --reason audit".into());
     lines
 }
 
@@ -147,11 +161,22 @@ mod tests {
             name: "web".into(),
             spec: serde_json::from_value(spec).expect("a policy"),
             instances: Some(3),
+            trial: Some(TrialView {
+                since: Timestamp::default(),
+                inwards: 7,
+                outwards: 0,
+                beside: vec!["default/prod/other".into()],
+            }),
             revision: 1,
             created_at: Timestamp::default(),
         };
         let mut lines = describe(&policy);
         lines.pop();
+        let counted = lines.remove(5);
+        assert!(
+            counted.starts_with("On trial    would have denied 7 in and 0 out on this node, counted for "),
+            "{counted}"
+        );
         assert_eq!(
             lines,
             [
@@ -160,6 +185,8 @@ mod tests {
                 "Selects     app=web, tier in (a b), without canary",
                 "Instances   3 now",
                 "Audit       it counts what it would deny, and denies nothing",
+                "On trial    together with default/prod/other: only what none of them allows is counted",
+                "On trial    who it was: hivemind flows --reason audit",
                 "In          from instances app=client of the namespace, or whoever is outside the cluster; on 80/tcp, \
                  53-54/udp, metrics/tcp",
                 "            from all instances of namespaces env=prod, or all instances of the tenant; on all ports",

@@ -24,7 +24,9 @@ Examples:
   hivemind why world web:443/tcp
   hivemind why web 192.0.2.7:53/udp
   hivemind why shop/cart web-x7k2p:8/icmp               of another namespace; an instance; of ICMP the type
-Ports are those of instances, not of services. Only what begins a connection is asked: its answers pass.";
+  hivemind why client web.local:80                      a service by its name or address, with its own port
+  hivemind why 192.0.2.7 host:8080                      a published port
+Ports of apps are those of their instances. Whether anybody listens at a port is not known. Only what begins a connection is asked: its answers pass.";
 
 /// Shown beneath `hivemind policy test --help`.
 const TEST_EXAMPLES: &str = "\
@@ -41,7 +43,7 @@ Nothing is stored. Exit code 0: all is as expected; 1: something is not.";
 pub(super) struct WhyArgs {
     /// Instance, app, IP address, 'world' or 'host'
     from: String,
-    /// The same, with the port: web:80, web:53/udp, [2001:db8::1]:443
+    /// The same or a service, with the port: web:80, web.local:80, web:53/udp, [2001:db8::1]:443
     #[arg(value_parser = target, value_name = "TO:PORT")]
     to: Target,
 }
@@ -90,6 +92,7 @@ fn shown(leg: &LegView) -> String {
     let way = match leg.direction.as_str() {
         "in" => "into",
         "published" => "into a published port of the",
+        "service" => "at service",
         _ => "out of",
     };
     format!("  {way} {}: {}", leg.instance, leg.says)
@@ -109,8 +112,11 @@ pub(super) async fn why(context: &Context, args: WhyArgs) -> Result<(), Problem>
             Format::Json | Format::Yaml => context.output.document(answer)?,
             Format::Name => line(verdict(answer.passes)),
             Format::Table | Format::Wide => {
-                line(&format!("{} {}", asked(&question), verdict(answer.passes)));
+                let full =
+                    if answer.passes && answer.full { "; but a limit is full, which refuses it now" } else { "" };
+                line(&format!("{} {}{full}", asked(&question), verdict(answer.passes)));
                 answer.legs.iter().for_each(|leg| line(&shown(leg)));
+                answer.notes.iter().for_each(|note| line(&format!("  {note}")));
             }
         }
     }

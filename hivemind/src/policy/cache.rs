@@ -7,7 +7,7 @@ use std::{
 
 use imbl::OrdMap;
 
-use super::{Compiled, EndpointPolicy, Failsafe, KnownNames, OWN, PeerClass, compile::compile_after};
+use super::{Compiled, EndpointPolicy, Failsafe, KnownNames, OWN, PeerClass, Retired, compile::compile_after};
 use crate::model::{InstanceId, NodeDesired, NodeName, Scope};
 
 type Labels = BTreeMap<String, String>;
@@ -28,6 +28,8 @@ pub struct Cache {
     known: Arc<KnownNames>,
     failsafe: Failsafe,
     compiled: Arc<Compiled>,
+    /// The names of rules that were compiled before.
+    retired: Retired,
     alike: BTreeMap<Scope, BTreeMap<Labels, Alike>>,
     /// How often everything was compiled.
     runs: u64,
@@ -74,7 +76,9 @@ impl Cache {
         let peers_alike = same(&before.peers, &now.peers);
         self.version += u64::from(!ruled_alike || !peers_alike);
         if !ruled_alike || !(peers_alike || self.assign(now, node)) {
-            self.compiled = Arc::new(compile_after(&self.compiled, desired, node, known, &self.failsafe));
+            let compiled = Arc::new(compile_after(&self.compiled, desired, node, known, &self.failsafe));
+            self.retired.changed(&self.compiled.names, &compiled.names);
+            self.compiled = compiled;
             self.runs += 1;
             self.sort(desired, node);
         }
@@ -92,6 +96,16 @@ impl Cache {
     /// How often everything was compiled since the start.
     pub fn runs(&self) -> u64 {
         self.runs
+    }
+
+    /// The names of rules that are gone.
+    pub const fn retired(&self) -> &Retired {
+        &self.retired
+    }
+
+    /// Forgets those of them whose numbers are none of these, see [`Retired::keep`].
+    pub fn forget(&mut self, named: &BTreeSet<u32>) {
+        self.retired.keep(named);
     }
 
     /// Gives all instances the classes and sets of those with the same labels. False if there are labels that were not

@@ -111,7 +111,7 @@ fn peer<'a>(desired: &NodeDesired, end: &'a End) -> Option<Peer<'a>> {
     })
 }
 
-fn closed_by(desired: &NodeDesired, id: &InstanceId, direction: Direction) -> Vec<PolicyRef> {
+pub(super) fn closed_by(desired: &NodeDesired, id: &InstanceId, direction: Direction) -> Vec<PolicyRef> {
     let Some(own) = desired.peers.get(id) else { return Vec::new() };
     let about = desired.policies.values().filter(|policy| {
         let rules = match direction.asked() {
@@ -123,8 +123,13 @@ fn closed_by(desired: &NodeDesired, id: &InstanceId, direction: Direction) -> Ve
     about.map(|policy| PolicyRef::Namespace(policy.key.clone())).collect()
 }
 
-/// Of what only policies on trial would deny: these.
-fn closed_by_host(desired: &NodeDesired, node: &NodeName, direction: Direction, verdict: Verdict) -> Vec<PolicyRef> {
+/// The policies of the host that close a direction. Of what only policies on trial would deny: these.
+pub fn closed_by_host(
+    desired: &NodeDesired,
+    node: &NodeName,
+    direction: Direction,
+    verdict: Verdict,
+) -> Vec<PolicyRef> {
     let way = match direction {
         Direction::In => Way::Ingress,
         Direction::Out => Way::Egress,

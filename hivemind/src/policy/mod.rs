@@ -27,10 +27,12 @@ mod judge;
 mod keep;
 mod matching;
 mod number;
+mod retired;
 mod room;
 mod sets;
 #[cfg(test)]
 mod tests;
+mod trials;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -51,11 +53,13 @@ use keep::Given;
 pub use cache::Cache;
 pub use compile::{compile, compile_with};
 pub use document::{Document, Expectation, read, read_expectations, read_port};
-pub use explain::{Asked, End, Leg, Subject, explain};
+pub use explain::{Asked, End, Leg, Subject, closed_by_host, explain};
 pub use failsafe::{Failsafe, FailsafePort};
 pub use hosts::{Hosts, KnownNames, may_stand_for};
 pub use judge::{Peer, Verdict, judge, judge_host};
+pub use retired::{MOST_RETIRED, Retired};
 pub use room::{MAX_BLOCK_ROWS, MAX_RULE_ROWS, too_large};
+pub use trials::{Trial, TrialPlace, Trials};
 
 /// Numbers of classes and of block classes begin here; the highest bit tells a block class.
 pub const FIRST_CLASS: u32 = 256;

@@ -6,7 +6,7 @@ use std::{
 };
 
 use hivemind::{
-    dataplane::{Dataplane, tables::PeerRow},
+    dataplane::{Dataplane, flows::DropRecord, tables::PeerRow},
     net::Family,
 };
 use hivemind_ebpf::{
@@ -325,6 +325,11 @@ fn what_a_policy_on_trial_would_deny_passes_and_is_counted() {
         for family in FAMILIES {
             let denied = comes(family, TCP, 5000, 81);
             passes(&mut bench, "no rule", IN, &denied, uplink(), 1);
+            let told = bench.lab.dataplane.drops().expect("drops");
+            let about = |to: &SocketAddr| to.port() == 81 && to.is_ipv4() == (family == Family::V4);
+            let who = |drops: &&DropRecord| drops.ends.is_some_and(|(_, to)| about(&to));
+            let told: Vec<_> = told.iter().filter(who).map(|drops| (drops.device, drops.reason)).collect();
+            assert_eq!(told, [(0, Reason::Audit)], "whom it would deny is told");
             passes(&mut bench, "the same flow", IN, &Frame { detail: ACK, ..denied.clone() }, uplink(), 0);
             passes(&mut bench, "its answer", OUT, &back(&denied), uplink(), 0);
             passes(&mut bench, "a rule", IN, &comes(family, TCP, 5000, 80), uplink(), 0);

@@ -192,6 +192,11 @@ fn audit_lets_pass_and_counts() {
         let counters = bench.lab.dataplane.counters().expect("counters");
         let audited = counters.iter().find(|c| c.endpoint == ifindex && c.reason == Some(Reason::Audit));
         assert_eq!(audited.expect("counted").packets, 1);
+        let told = bench.lab.dataplane.drops().expect("drops");
+        let told = told.iter().find(|drops| drops.reason == Reason::Audit).expect("it is told who it was");
+        assert_eq!((told.device, told.direction, told.packets), (ifindex, Direction::In, 1));
+        let (from, to) = told.ends.expect("ends");
+        assert!(from.ip() == bench.address(0, Family::V4) && to.port() == 8080, "{told:?}");
         bench.lab.dataplane.unload().expect("to unload");
     });
 }

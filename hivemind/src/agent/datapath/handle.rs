@@ -18,7 +18,7 @@ use crate::{
     dns::Resolved,
     model::{InstanceId, NodeDesired, Revision},
     net::HostLink,
-    policy::KnownNames,
+    policy::{KnownNames, PolicyRef, Trial},
     spec::v1::dns_name_covers,
 };
 
@@ -66,6 +66,11 @@ impl Datapath {
     /// What numbers and addresses stand for now.
     pub async fn names(&self) -> Result<Names, DataplaneError> {
         self.ask(Request::Names).await
+    }
+
+    /// What each policy on trial would have denied on this node.
+    pub async fn trials(&self) -> Result<BTreeMap<PolicyRef, Trial>, DataplaneError> {
+        self.ask(Request::Trials).await?
     }
 
     /// Where to listen to flows and drops as they happen.

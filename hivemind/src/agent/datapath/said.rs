@@ -9,7 +9,7 @@ use crate::{
         flows::{DropRecord, FlowRecord},
     },
     model::{InstanceId, Revision, TenantName},
-    policy::{self, RuleName},
+    policy::{self, PolicyRef, RuleName, TrialPlace},
 };
 
 /// How the maps stand.
@@ -52,6 +52,10 @@ pub struct Seen {
 pub struct Names {
     /// What policies were compiled to, with the names of rules.
     pub policies: Arc<policy::Compiled>,
+    /// The names of rules that are gone.
+    pub retired: Arc<BTreeMap<u32, RuleName>>,
+    /// Whose trial it is at which device, or was last.
+    pub trials: Arc<BTreeMap<TrialPlace, Vec<PolicyRef>>>,
     /// The instances, by the interface index of their host device.
     pub devices: BTreeMap<u32, InstanceId>,
     /// The node's own addresses.

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use super::{RowsView, limits};
 use crate::{
     agent::datapath::{Seen, User},
-    api::{ApiState, flows::Who, problem::ApiError},
+    api::{ApiState, flow_names::Who, problem::ApiError},
     dataplane::{
         Counter, DataplaneInfo,
         tables::{Frontend, Part, Tables, Usage},
@@ -242,7 +242,7 @@ impl Shown {
                 vec![
                     end(&flow.from),
                     end(&flow.to),
-                    crate::api::flows::protocol(flow.protocol),
+                    crate::api::flow_names::protocol(flow.protocol),
                     self.who.service_of(flow.service),
                     self.who.rule_of(flow.rule),
                     format!("{}/{}", flow.from.packets, flow.to.packets),
@@ -263,7 +263,7 @@ impl Shown {
                 vec![
                     end(drops.ends.map(|(from, _)| from)),
                     end(drops.ends.map(|(_, to)| to)),
-                    crate::api::flows::protocol(drops.protocol),
+                    crate::api::flow_names::protocol(drops.protocol),
                     self.who.instance_at(drops.device),
                     drops.direction.as_str().into(),
                     drops.reason.as_str().into(),

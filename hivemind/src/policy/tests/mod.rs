@@ -9,4 +9,5 @@ mod naive;
 mod rows;
 mod tenants;
 mod tiers;
+mod trials;
 pub(super) mod world;
