@@ -307,32 +307,6 @@ pub struct Served {
     pub slot: u32,
 }
 
-/// A socket that is not connected, and a backend chosen for one of its messages.
-#[repr(C)]
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct SocketKey {
-    /// The socket's cookie.
-    pub cookie: u64,
-    /// The backend.
-    pub addr: Addr,
-    /// The backend's port.
-    pub port_be: u16,
-    /// Always 0.
-    pub pad: [u16; 3],
-}
-
-/// What a program asked for before a backend was put in its place.
-#[repr(C)]
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Original {
-    /// The address.
-    pub addr: Addr,
-    /// The port.
-    pub port_be: u16,
-    /// Always 0.
-    pub pad: u16,
-}
-
 /// What a connected socket asked for, and the backend that was put in its place. It is kept with the socket.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -347,6 +321,33 @@ pub struct Connected {
     pub original_port_be: u16,
     /// Whether the socket is counted for the backend: 1 or 0.
     pub counted: u32,
+}
+
+/// A backend that was put in the place of what a socket asked for with one message.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Answering {
+    /// The backend.
+    pub peer: Addr,
+    /// What was asked for.
+    pub original: Addr,
+    /// The backend's port; 0: there is nothing here.
+    pub peer_port_be: u16,
+    /// The port that was asked for.
+    pub original_port_be: u16,
+}
+
+/// How many backends are known of a socket that is not connected.
+pub const ASKS: usize = 8;
+
+/// The last backends of a socket that is not connected. It is kept with the socket.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Asked {
+    /// In any order.
+    pub answering: [Answering; ASKS],
+    /// Which of them the next one takes the place of, modulo their number, once all are taken.
+    pub next: u32,
 }
 
 /// Addresses, ports and protocol of a packet, as it is sent.
@@ -452,9 +453,9 @@ layout!(Peer, 28, 4, who: 0, ifindex: 8, node: 12);
 layout!(FrontendKey, 20, 4, addr: 0, port_be: 16, protocol: 18, scope: 19);
 layout!(ServedKey, 8, 4, ifindex: 0, port_be: 4, protocol: 6, pad: 7);
 layout!(Served, 8, 4, service: 0, slot: 4);
-layout!(SocketKey, 32, 8, cookie: 0, addr: 8, port_be: 24, pad: 26);
-layout!(Original, 20, 4, addr: 0, port_be: 16, pad: 18);
 layout!(Connected, 40, 4, peer: 0, original: 16, peer_port_be: 32, original_port_be: 34, counted: 36);
+layout!(Answering, 36, 4, peer: 0, original: 16, peer_port_be: 32, original_port_be: 34);
+layout!(Asked, 292, 4, answering: 0, next: 288);
 layout!(Tuple, 40, 8, src: 0, dst: 16, sport_be: 32, dport_be: 34, protocol: 36, pad: 37);
 layout!(CounterKey, 12, 4, endpoint: 0, service: 4, direction: 8, reason: 9, pad: 10);
 layout!(Count, 16, 8, packets: 0, bytes: 8);

@@ -134,6 +134,13 @@ const fn is_conversation(flow: &Flow) -> bool {
     flow.last_ns.saturating_sub(flow.first_ns) >= CONVERSATION_NS
 }
 
+/// Whether nobody has shown yet that it is more than a beginning, whose source anybody can forge: it was not answered, or is
+/// a question and its answer.
+#[inline(always)]
+pub const fn has_only_begun(protocol: u8, flow: &Flow) -> bool {
+    !is_answered(protocol, flow.seen) || protocol != TCP && !is_conversation(flow)
+}
+
 /// Whether the flow has been silent for too long. A packet that came after `now` was read is not in the way.
 #[inline(always)]
 pub const fn is_over(key: &FlowKey, flow: &Flow, now: u64) -> bool {
@@ -145,13 +152,13 @@ pub const fn is_over(key: &FlowKey, flow: &Flow, now: u64) -> bool {
 /// is chosen.)
 #[inline(always)]
 pub const fn is_spare(key: &FlowKey, flow: &Flow, now: u64) -> bool {
-    if !is_answered(key.protocol, flow.seen) || is_over(key, flow, now) {
+    if has_only_begun(key.protocol, flow) || is_over(key, flow, now) {
         return true;
     }
     if key.protocol == TCP {
         return is_closed(flow.seen);
     }
-    !is_conversation(flow) || now.saturating_sub(flow.last_ns) > PAUSE_NS
+    now.saturating_sub(flow.last_ns) > PAUSE_NS
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@
 #![cfg_attr(target_arch = "bpf", no_std)]
 
 pub mod abi;
+pub mod begun;
 pub mod choose;
 pub mod flow;
 pub mod limit;
@@ -19,7 +20,7 @@ pub mod refusal;
 pub mod tunnel;
 
 /// Version of keys, values and map meanings. It is part of the path under which everything is pinned.
-pub const ABI_VERSION: u32 = 6;
+pub const ABI_VERSION: u32 = 7;
 
 /// Names of the maps: at most 15 bytes, which is what the kernel keeps.
 pub mod map {
@@ -35,8 +36,6 @@ pub mod map {
     pub const SLOTS: &str = "hm_slots";
     /// [`super::abi::ServedKey`] → [`super::abi::Served`].
     pub const SERVED: &str = "hm_served";
-    /// [`super::abi::SocketKey`] → [`super::abi::Original`].
-    pub const SOCKETS: &str = "hm_sockets";
     /// [`super::abi::FlowKey`] → [`super::abi::Flow`].
     pub const FLOWS: &str = "hm_flows";
     /// [`super::abi::Tuple`] → [`super::abi::Translation`].
@@ -85,6 +84,8 @@ pub mod map {
     pub const SOURCES: &str = "hm_sources";
     /// A socket → [`super::abi::Connected`].
     pub const CONNECTED: &str = "hm_connected";
+    /// A socket → [`super::abi::Asked`].
+    pub const ANSWERING: &str = "hm_answering";
     /// [`super::abi::Addr`] of a backend → how many sockets are counted for it.
     pub const LOADS: &str = "hm_loads";
     /// Account → [`super::abi::Limit`].
@@ -106,7 +107,6 @@ pub mod map {
         FRONTENDS,
         SLOTS,
         SERVED,
-        SOCKETS,
         FLOWS,
         TRANSLATIONS,
         FORWARDS,
@@ -130,6 +130,7 @@ pub mod map {
         STICKY,
         SOURCES,
         CONNECTED,
+        ANSWERING,
         LOADS,
         LIMITS,
         USES,
@@ -146,7 +147,7 @@ pub mod map {
         // By the generation of the tables, the same word in all versions.
         &[FLOWS, TRANSLATIONS, FORWARDS],
         &[CONNECTED, LOADS],
-        &[SOCKETS],
+        &[ANSWERING],
         &[STICKY],
         &[FRAGMENTS],
     ];

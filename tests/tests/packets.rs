@@ -8,6 +8,8 @@ mod bench;
 mod budget;
 #[path = "packets/changes.rs"]
 mod changes;
+#[path = "packets/floods.rs"]
+mod floods;
 #[path = "packets/forged.rs"]
 mod forged;
 #[path = "packets/frame.rs"]

@@ -12,7 +12,9 @@ pub const ACCOUNTS: u32 = 1 + INSTANCE_ACCOUNTS + 1024;
 
 /// Entries of the table of flows.
 pub const FLOWS: u32 = 65_536;
-/// How many of them one instance may hold, unless the daemon says something else.
+/// Entries of the table of translations.
+pub const TRANSLATIONS: u32 = 32_768;
+/// How many flows one instance may hold, unless the daemon says something else.
 pub const FLOW_SHARE: u32 = FLOWS / 4;
 
 /// The rate of a token bucket, as [`crate::limit`] has it.

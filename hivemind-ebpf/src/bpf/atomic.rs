@@ -26,3 +26,20 @@ pub(super) unsafe fn swap(word: *mut u64, old: u64, new: u64) -> u64 {
     };
     found
 }
+
+/// Adds in one step, and returns what was.
+///
+/// # Safety
+/// As of [`add`].
+#[inline(always)]
+pub(super) unsafe fn fetch_add(word: *mut u64, number: u64) -> u64 {
+    let found: u64;
+    // SAFETY: the instruction writes this one word.
+    unsafe {
+        core::arch::asm!(
+            "{number} = atomic_fetch_add((u64 *)({word} + 0), {number})",
+            word = in(reg) word, number = inlateout(reg) number => found,
+        );
+    };
+    found
+}

@@ -1,31 +1,20 @@
 //! The table of flows: what was decided about one is in its row, and its packets pass by it.
 
-use aya_ebpf::{macros::map, maps::PerCpuArray};
 use hivemind_ebpf::{
-    abi::{Flow, FlowKey, IN, OUT, ServedKey, Translation},
+    abi::{Flow, IN, OUT, ServedKey, Translation},
     flow::{self, FINISHED, RESET},
-    limit::{CONNECTION, HELD, holder_of},
+    limit::{CONNECTION, HELD},
     packet::{FIN, RST, SYN, TCP},
     policy::LIMITED,
     reason::Reason,
 };
 
 use super::{
-    limit,
+    begun, limit,
     maps::{ENDPOINTS, FLOWS, NEW, SERVED, TRANSLATIONS, forwarded, generation, now},
     policy, tell, words,
     work::{Way, Work, work},
 };
-
-/// The keys of the rows that this CPU has made last. When the table is full, room is made among them: a flood of
-/// beginnings pushes out beginnings.
-const RECENT_KEYS: u32 = 4096;
-#[map(name = "hm_recent")]
-static RECENT: PerCpuArray<FlowKey> = PerCpuArray::with_max_entries(RECENT_KEYS, 0);
-#[map(name = "hm_recent_next")]
-static NEXT: PerCpuArray<u32> = PerCpuArray::with_max_entries(1, 0);
-/// How many of them are looked at for one packet.
-const TRIES: u32 = 16;
 
 /// Which end of a packet's way a program sees.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -322,7 +311,6 @@ fn store(work: &mut Work, bytes: u64) -> Result<(), Reason> {
         return Ok(());
     }
     let row = FLOWS.get_ptr_mut(&work.key);
-    let new = row.is_none();
     if work.known != 0 {
         if work.key.protocol == TCP && flow::is_closed(work.fresh.seen) {
             limit::ends(&mut work.fresh, CONNECTION);
@@ -352,8 +340,8 @@ fn store(work: &mut Work, bytes: u64) -> Result<(), Reason> {
         translate(work)?;
     }
     // Not before: what makes room must not take this one.
-    if new {
-        remember(&work.key);
+    if work.known == 0 {
+        begun::hm_remember();
     }
     Ok(())
 }
@@ -364,7 +352,7 @@ fn has_room(work: &mut Work) -> Result<bool, Reason> {
     let holder = limit::hm_over_share();
     if holder != 0 {
         // Its own beginnings make room for it, and only they do.
-        hm_make_room(holder, 0);
+        begun::make_room(&work.fresh, holder, 0);
         if limit::hm_over_share() != 0 {
             limit::unshared(holder);
             without(work, Reason::FlowShare)?;
@@ -374,8 +362,8 @@ fn has_room(work: &mut Work) -> Result<bool, Reason> {
     if limit::hm_begins() != 0 {
         // Beginnings from outside, whose sources anybody can forge, make room for one another.
         let mine = work.fresh.accounts[1 - (work.fresh.origin as usize & 1)];
-        let begun = work.fresh.accounts[work.fresh.origin as usize & 1];
-        if begun != 0 || hm_make_room(mine.into(), CONNECTION.into()) == 0 || limit::hm_begins() != 0 {
+        let from = work.fresh.accounts[work.fresh.origin as usize & 1];
+        if from != 0 || !begun::make_room(&work.fresh, mine.into(), CONNECTION.into()) || limit::hm_begins() != 0 {
             limit::hm_refuses();
             return Err(Reason::ConnectionLimit);
         }
@@ -401,7 +389,7 @@ fn translate(work: &mut Work) -> Result<(), Reason> {
         // SAFETY: as above.
         unsafe { *there = translation };
     } else if TRANSLATIONS.insert(&work.packet.tuple, &translation, 0).is_err() {
-        hm_make_room(0, 0);
+        begun::make_room(&work.fresh, 0, begun::BALANCED);
         if TRANSLATIONS.insert(&work.packet.tuple, &translation, 0).is_err() {
             limit::ends(&mut work.fresh, CONNECTION | HELD);
             let _ = FLOWS.remove(&work.key);
@@ -413,66 +401,6 @@ fn translate(work: &mut Work) -> Result<(), Reason> {
 
 #[inline(always)]
 fn retry(work: &Work) -> bool {
-    hm_make_room(0, 0);
+    begun::make_room(&work.fresh, 0, 0);
     FLOWS.insert(&work.key, &work.fresh, 0).is_ok()
-}
-
-#[inline(always)]
-fn remember(key: &FlowKey) {
-    let Some(next) = NEXT.get_ptr_mut(0) else { return };
-    // SAFETY: this CPU's.
-    let index = unsafe { *next };
-    if let Some(slot) = RECENT.get_ptr_mut(index % RECENT_KEYS) {
-        // SAFETY: as above.
-        unsafe { *slot = *key };
-    }
-    // SAFETY: as above.
-    unsafe { *next = index.wrapping_add(1) };
-}
-
-/// Removes one of the flows that this CPU saw begin, the oldest that was never answered or is over. Of this holder; 0: of
-/// any. Only what is counted as this (bits of [`hivemind_ebpf::limit`]); 0: whatever is.
-///
-/// It has a name of its own and takes nothing but numbers, so that the verifier looks at it once and not at every call.
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn hm_make_room(holder: u32, counted: u32) -> u32 {
-    let Some(next) = NEXT.get_ptr_mut(0) else { return 0 };
-    let time = now();
-    for _ in 0..TRIES {
-        // SAFETY: this CPU's.
-        let index = unsafe { *next };
-        let Some(key) = RECENT.get_ptr_mut(index % RECENT_KEYS) else { return 0 };
-        // SAFETY: as above.
-        let key = unsafe { &*key };
-        // What is looked at in vain is not looked at again soon. Behind the last that there ever was is the first.
-        let step = if key.protocol == 0 { RECENT_KEYS - index % RECENT_KEYS } else { 1 };
-        // SAFETY: as above.
-        unsafe { *next = index.wrapping_add(step) };
-        let Some(row) = FLOWS.get_ptr_mut(key) else { continue };
-        // SAFETY: a row of the table.
-        let row = unsafe { &mut *row };
-        let fits = counted == 0 || u32::from(row.counted) & counted != 0;
-        if fits && flow::is_spare(key, row, time) && (holder == 0 || u32::from(holder_of(row)) == holder) {
-            forget(key, row);
-            super::maps::count(0, 0, OUT, Reason::Evicted as u8, 0);
-            // The one that takes its place is remembered in its place.
-            // SAFETY: as above.
-            unsafe { *next = index };
-            return 1;
-        }
-    }
-    0
-}
-
-/// Removes a row and what leads to it.
-#[inline(always)]
-fn forget(key: &FlowKey, row: &mut Flow) {
-    limit::ends(row, CONNECTION | HELD);
-    if !row.vip.is_none() {
-        let mut asked = key.sent_by(usize::from(row.origin));
-        (asked.dst, asked.dport_be) = (row.vip, row.vip_port_be);
-        let _ = TRANSLATIONS.remove(&asked);
-    }
-    let _ = FLOWS.remove(key);
 }

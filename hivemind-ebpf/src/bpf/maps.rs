@@ -2,7 +2,7 @@
 //!
 //! Tables that the daemon writes are allocated row by row: small on a small node. So are translations, which are made
 //! only for connections to published ports and of clients that go past the sockets. All else that packets create is
-//! allocated in advance (flows: measured twice as quick as LRU) or evicts the oldest (sockets, fragments).
+//! allocated in advance (flows: measured twice as quick as LRU) or evicts the oldest (fragments).
 
 use aya_ebpf::{
     helpers::generated::{bpf_jiffies64, bpf_ktime_get_coarse_ns},
@@ -12,8 +12,7 @@ use aya_ebpf::{
 use hivemind_ebpf::{
     abi::{
         self, Addr, Backend, Config, Count, CounterKey, Endpoint, Flow, FlowKey, Forward, FragmentKey, Frontend,
-        FrontendKey, Hits, Hop, Node, Original, Peer, Rule, RuleKey, Served, ServedKey, SlotKey, SocketKey,
-        Translation, Tuple,
+        FrontendKey, Hits, Hop, Node, Peer, Rule, RuleKey, Served, ServedKey, SlotKey, Translation, Tuple,
     },
     limit::PACED,
     policy::{self, BLOCK_ROWS, PORT_ENTRIES, PORTS_PER_ROW, RULE_ROWS},
@@ -41,12 +40,10 @@ pub(super) static FRONTENDS: HashMap<FrontendKey, Frontend> = HashMap::with_max_
 pub(super) static SLOTS: HashMap<SlotKey, Backend> = HashMap::with_max_entries(131_072, BY_ROW);
 #[map(name = "hm_served")]
 pub(super) static SERVED: HashMap<ServedKey, Served> = HashMap::with_max_entries(16_384, BY_ROW);
-#[map(name = "hm_sockets")]
-pub(super) static SOCKETS: LruHashMap<SocketKey, Original> = LruHashMap::with_max_entries(16_384, 0);
 #[map(name = "hm_flows")]
 pub(super) static FLOWS: HashMap<FlowKey, Flow> = HashMap::with_max_entries(abi::FLOWS, 0);
 #[map(name = "hm_translations")]
-pub(super) static TRANSLATIONS: HashMap<Tuple, Translation> = HashMap::with_max_entries(32_768, BY_ROW);
+pub(super) static TRANSLATIONS: HashMap<Tuple, Translation> = HashMap::with_max_entries(abi::TRANSLATIONS, BY_ROW);
 #[map(name = "hm_forwards")]
 pub(super) static FORWARDS: LruHashMap<Tuple, Forward> = LruHashMap::with_max_entries(16_384, 0);
 #[map(name = "hm_forwarded")]

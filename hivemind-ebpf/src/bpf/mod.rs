@@ -6,6 +6,7 @@
 
 mod atomic;
 mod balance;
+mod begun;
 mod capture;
 mod container;
 mod flow;

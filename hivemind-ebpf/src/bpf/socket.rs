@@ -16,20 +16,23 @@ use aya_ebpf::{
     programs::{SockAddrContext, SockContext},
 };
 use hivemind_ebpf::{
-    abi::{Addr, ClientKey, Connected, FrontendKey, LEAST, OPENED, Original, SocketKey},
+    abi::{ASKS, Addr, Answering, Asked, ClientKey, Connected, FrontendKey, LEAST, OPENED},
     choose::mix,
     packet::{TCP, UDP},
     reason::Reason,
 };
 
 use super::{
-    maps::{FRONTENDS, NODE_ADDRS, SOCKETS, config, count},
+    maps::{FRONTENDS, NODE_ADDRS, config, count},
     service::{self, Asks, Choice},
 };
 
 /// What goes with its socket: nobody else's flood pushes it out, and it ends when the socket does.
 #[btf_map(name = "hm_connected")]
 static CONNECTED: SkStorage<Connected> = SkStorage::new();
+/// The same of a socket that is not connected.
+#[btf_map(name = "hm_answering")]
+static ANSWERING: SkStorage<Asked> = SkStorage::new();
 
 /// The programs' return codes.
 const ALLOW: i32 = 1;
@@ -138,14 +141,13 @@ fn towards(call: &Call, v4: bool, addr: &Addr, connects: bool) -> i32 {
     } else if namespace == config.host_netns && is_of_node(addr) {
         FrontendKey::published(addr.is_v4(), port_be, protocol)
     } else {
-        return ALLOW;
+        return itself(call, addr, port_be, connects);
     };
-    let cookie = call.cookie();
     let mut asks = Asks {
         client: ClientKey::namespace(namespace),
         // A UDP socket stays with its backend as long as the set of backends does.
         // SAFETY: a helper without arguments.
-        random: if protocol == TCP { unsafe { bpf_get_prandom_u32() } } else { mix(cookie) },
+        random: if protocol == TCP { unsafe { bpf_get_prandom_u32() } } else { mix(call.cookie()) },
         flow: 0,
         avoid: Addr { words_be: [0; 4] },
         // The node itself may always use what it publishes.
@@ -156,30 +158,41 @@ fn towards(call: &Call, v4: bool, addr: &Addr, connects: bool) -> i32 {
     let mut choice = Choice::NONE;
     match service::choose(&key, &mut asks, &mut choice) {
         Ok(()) => {}
-        Err(Reason::NoSuchPort) => return if virtually { unknown(addr) } else { ALLOW },
+        Err(Reason::NoSuchPort) => {
+            return if virtually { unknown(addr) } else { itself(call, addr, port_be, connects) };
+        }
         Err(reason) => return refuse(choice.service, reason, ECONNREFUSED),
     }
     // When it cannot be noted the program sees the backend's address as its peer's: the connection itself works.
     if connects {
         note(call, &choice, addr, port_be);
     } else {
-        let key = SocketKey { cookie, addr: choice.addr, port_be: choice.port_be, pad: [0; 3] };
-        let _ = SOCKETS.insert(&key, &Original { addr: *addr, port_be, pad: 0 }, 0);
+        answers(call, &choice, addr, port_be);
     }
     call.set(v4, &choice.addr, choice.port_be);
     count(0, choice.service, OPENED, 0, 0);
     ALLOW
 }
 
-/// Notes with the socket whom it reaches, and counts it for that backend. A row is made by one and removed by one,
-/// also if the socket is connected by two threads at the same moment: that decides who counts.
+/// The call names a peer that is no service: what was noted of that one does not hold any more.
 #[inline(always)]
-fn note(call: &Call, choice: &Choice, original: &Addr, original_port_be: u16) {
-    let (map, socket) = (connected(), call.socket());
+fn itself(call: &Call, addr: &Addr, port_be: u16, connects: bool) -> i32 {
+    if connects {
+        unnote(call.socket());
+    } else if let Some(known) = find(asked_of(call.socket(), 0), addr, port_be) {
+        known.peer_port_be = 0;
+    }
+    ALLOW
+}
+
+/// What was noted of a socket's peer before, and counted for it, does not hold any more. A row is removed by one, also if
+/// the socket is connected by two threads at the same moment: that decides who counts.
+#[inline(always)]
+fn unnote(socket: *mut c_void) {
+    let map = connected();
     // SAFETY: the helper takes the map and the context's socket; no value means that none is made.
     let before = unsafe { bpf_sk_storage_get(map, socket, ptr::null_mut(), 0) }.cast::<Connected>();
     if !before.is_null() {
-        // It was connected before.
         // SAFETY: the storage of this socket, which is copied before it goes.
         let before = unsafe { *before };
         // SAFETY: as above.
@@ -187,6 +200,51 @@ fn note(call: &Call, choice: &Choice, original: &Addr, original_port_be: u16) {
             service::closed(&before.peer);
         }
     }
+}
+
+/// The backends that are known of a socket. `flags`: whether the storage is made if there is none.
+#[inline(always)]
+fn asked_of(socket: *mut c_void, flags: u64) -> Option<&'static mut Asked> {
+    let map = (&raw const ANSWERING).cast::<c_void>().cast_mut();
+    // SAFETY: the helper takes the map and the context's socket; without a value what is made is zeroes. The storage lives
+    // as long as the run of the program.
+    unsafe { bpf_sk_storage_get(map, socket, ptr::null_mut(), flags).cast::<Asked>().as_mut() }
+}
+
+/// The backend of this address and port among them.
+#[inline(always)]
+fn find<'a>(asked: Option<&'a mut Asked>, addr: &Addr, port_be: u16) -> Option<&'a mut Answering> {
+    asked?.answering.iter_mut().find(|known| known.peer_port_be == port_be && known.peer == *addr)
+}
+
+/// Notes with the socket whom it asks, and in whose name that one answers. Of two threads that send at once one may note
+/// what the other does: then one of the two services is shown as its backend.
+#[inline(always)]
+fn answers(call: &Call, choice: &Choice, original: &Addr, original_port_be: u16) {
+    let Some(asked) = asked_of(call.socket(), BPF_SK_STORAGE_GET_F_CREATE.into()) else { return };
+    let mut free = ASKS;
+    for (index, known) in asked.answering.iter_mut().enumerate() {
+        if known.peer_port_be == choice.port_be && known.peer == choice.addr {
+            (known.original, known.original_port_be) = (*original, original_port_be);
+            return;
+        }
+        if known.peer_port_be == 0 && free == ASKS {
+            free = index;
+        }
+    }
+    if free == ASKS {
+        free = asked.next as usize;
+        asked.next = asked.next.wrapping_add(1);
+    }
+    asked.answering[free % ASKS] =
+        Answering { peer: choice.addr, original: *original, peer_port_be: choice.port_be, original_port_be };
+}
+
+/// Notes with the socket whom it reaches, and counts it for that backend. A row is made by one, see [`unnote`].
+#[inline(always)]
+fn note(call: &Call, choice: &Choice, original: &Addr, original_port_be: u16) {
+    let (map, socket) = (connected(), call.socket());
+    unnote(socket);
     let counted = choice.flags & LEAST != 0 && service::opened(&choice.addr);
     let mut row = Connected {
         peer: choice.addr,
@@ -278,10 +336,9 @@ fn from(call: &Call, v4: bool, addr: &Addr) -> i32 {
     if call.protocol() == TCP {
         return ALLOW;
     }
-    let key = SocketKey { cookie: call.cookie(), addr: *addr, port_be, pad: [0; 3] };
-    // SAFETY: copied.
-    if let Some(original) = unsafe { SOCKETS.get(&key) }.copied() {
-        call.set(v4, &original.addr, original.port_be);
+    if let Some(known) = find(asked_of(call.socket(), 0), addr, port_be) {
+        let (original, original_port_be) = (known.original, known.original_port_be);
+        call.set(v4, &original, original_port_be);
     }
     ALLOW
 }

@@ -116,6 +116,8 @@ pub(super) struct Work {
     pub(super) way: Way,
     /// A row that is made.
     pub(super) fresh: Flow,
+    /// What leads to a row that is removed.
+    pub(super) leads: Tuple,
     /// The key of a drop.
     pub(super) dropped: DropKey,
     /// A row's key that is made.

@@ -7,7 +7,8 @@ use std::{
 };
 
 use hivemind::{dataplane::Dataplane, model::Protocol, net::Family};
-use hivemind_ebpf::reason::Reason;
+use hivemind_ebpf::{abi::ASKS, reason::Reason};
+use hivemind_tests::each_row;
 
 use crate::{
     in_both_ways,
@@ -100,6 +101,107 @@ fn who_is_alone_behind_its_service_reaches_itself_by_a_socket_and_is_told_otherw
         }
         let device = lab.instances[0].link.ifindex;
         assert!(lab.packets(device, 0, Reason::Hairpin as u8) > 0, "its reason");
+        lab.dataplane.unload().expect("to unload");
+    });
+}
+
+/// Sockets of somebody else that ask a service and never get an answer.
+const OTHERS: u32 = 40_000;
+
+#[test]
+fn sockets_of_others_do_not_change_whose_answer_it_is() {
+    in_both_ways(|cgroup, open| {
+        let mut lab = Lab::with(cgroup, 3, open);
+        let _echoes = served(&mut lab);
+        // Nobody listens there.
+        lab.service(2, 80, 8081, Protocol::Udp, &[1]);
+        lab.sync();
+        let (service, others) = (SocketAddr::new(vip(Family::V4, 1), 80), SocketAddr::new(vip(Family::V4, 2), 80));
+        let bound = || UdpSocket::bind(SocketAddr::from(([0; 4], 0))).expect("a socket");
+        let asked = lab.instances[0].ns.run(|| {
+            let socket = bound();
+            socket.set_read_timeout(Some(traffic::PATIENCE)).expect("a timeout");
+            socket.send_to(b"who\n", service).expect("to send");
+            socket
+        });
+        lab.instances[2].ns.run(|| {
+            for _ in 0..OTHERS {
+                bound().send_to(b"", others).expect("to send");
+            }
+        });
+        let (_, from) = asked.recv_from(&mut [0; 256]).expect("an answer");
+        assert_eq!(from, service);
+        lab.dataplane.unload().expect("to unload");
+    });
+}
+
+#[test]
+fn a_socket_knows_in_whose_name_each_of_eight_answers() {
+    in_both_ways(|cgroup, open| {
+        let mut lab = Lab::with(cgroup, 2, open);
+        lab.ready(0);
+        lab.ready(1);
+        let ports = 8081..8081 + u16::try_from(ASKS).expect("a number");
+        let _echoes = ports.clone().map(|port| Echo::start(&lab.instances[1].ns, port, "i1")).collect::<Vec<_>>();
+        for (n, port) in (1..).zip(ports.clone()) {
+            lab.service(n, 80, port, Protocol::Udp, &[1]);
+        }
+        lab.sync();
+        for family in FAMILIES {
+            let backend = lab.instances[1].address(family);
+            let any: SocketAddr = if backend.is_ipv4() { ([0; 4], 0).into() } else { ([0u16; 8], 0).into() };
+            let socket = lab.instances[0].ns.run(|| UdpSocket::bind(any).expect("a socket"));
+            socket.set_read_timeout(Some(traffic::PATIENCE)).expect("a timeout");
+            let asks = |to: SocketAddr| socket.send_to(b"who\n", to).expect("to send");
+            let told = || socket.recv_from(&mut [0; 256]).expect("an answer").1;
+            let services = (1..).zip(ports.clone()).map(|(n, _)| SocketAddr::new(vip(family, n), 80));
+            let services = services.collect::<BTreeSet<_>>();
+            // All are asked before one answer is read, twice.
+            for _ in 0..2 {
+                services.iter().for_each(|to| _ = asks(*to));
+                assert_eq!(services.iter().map(|_| told()).collect::<BTreeSet<_>>(), services);
+            }
+            // Asked as itself it answers as itself, and as the service again when that is asked.
+            for to in [SocketAddr::new(backend, ports.start), SocketAddr::new(vip(family, 1), 80)] {
+                asks(to);
+                assert_eq!(told(), to);
+            }
+        }
+        lab.dataplane.unload().expect("to unload");
+    });
+}
+
+#[test]
+fn a_socket_that_is_connected_anew_shows_its_new_peer_and_counts_for_that_one() {
+    in_both_ways(|cgroup, open| {
+        let mut lab = Lab::with(cgroup, 3, open);
+        let _echoes = served(&mut lab);
+        each_row(&mut lab.tables.services, |_, row| row.choice.least = true);
+        lab.sync();
+        let counted = |lab: &Lab| lab.dataplane.loads().expect("the counts").values().sum::<u64>();
+        for family in FAMILIES {
+            let service = SocketAddr::new(vip(family, 1), 80);
+            let any: SocketAddr = if service.is_ipv4() { ([0; 4], 0).into() } else { ([0u16; 8], 0).into() };
+            let backends = [1, 2].map(|i| SocketAddr::new(lab.instances[i].address(family), 8080));
+            let socket = lab.instances[0].ns.run(|| UdpSocket::bind(any).expect("a socket"));
+            let shows = |to: SocketAddr| {
+                lab.instances[0].ns.run(|| socket.connect(to).expect("connected"));
+                assert_eq!(socket.peer_addr().expect("a peer"), to);
+            };
+            for _ in 0..2 {
+                shows(service);
+                assert_eq!(counted(&lab), 1);
+                // One of them is the backend that it had.
+                for backend in backends {
+                    shows(backend);
+                    assert_eq!(counted(&lab), 0);
+                }
+            }
+            shows(service);
+            assert_eq!(counted(&lab), 1);
+            drop(socket);
+            assert_eq!(counted(&lab), 0);
+        }
         lab.dataplane.unload().expect("to unload");
     });
 }

@@ -208,8 +208,15 @@ impl Bench {
 
 /// This thread stays on one CPU: what each CPU remembers for itself is then what it has seen.
 pub(crate) fn one_cpu() {
+    on_cpu(0);
+}
+
+/// The same, on the n-th CPU, or on the last if there are fewer.
+pub(crate) fn on_cpu(n: usize) {
+    let there = nix::unistd::sysconf(nix::unistd::SysconfVar::_NPROCESSORS_ONLN);
+    let last = there.ok().flatten().and_then(|there| usize::try_from(there).ok()).map_or(0, |there| there - 1);
     let mut cpus = nix::sched::CpuSet::new();
-    cpus.set(0).expect("a CPU");
+    cpus.set(n.min(last)).expect("a CPU");
     nix::sched::sched_setaffinity(nix::unistd::Pid::from_raw(0), &cpus).expect("to stay on a CPU");
 }
 
