@@ -17,7 +17,7 @@ pub enum Reason {
     SpoofedAddress = 5,
     /// The destination is a multicast or broadcast address.
     Multicast = 6,
-    /// The destination cannot be routed: loopback, link-local (the cloud's metadata address included), unspecified.
+    /// The destination cannot be routed: loopback, link-local, unspecified; or a cloud answers machines there.
     Unroutable = 7,
     /// A router advertisement, redirect or other neighbour message that an instance may not send or receive.
     Neighbour = 8,
@@ -65,7 +65,8 @@ pub enum Reason {
     NoLocalBackend = 29,
     /// The client of a published port is in none of its source ranges.
     SourceRange = 30,
-    /// More bytes or packets in a second than the instance or its tenant may send or get.
+    /// More bytes or packets in a second than the instance or its tenant may send or get, or more fragments of packets
+    /// that do not become whole than the host keeps for an instance.
     RateLimited = 31,
     /// The instance or its tenant has as many connections as it may, or has begun as many in a second.
     ConnectionLimit = 32,

@@ -11,7 +11,7 @@ use std::{
 
 use hivemind::{
     model::{InstanceId, Protocol},
-    net::{Gone, LinkState, Mended, Net, NetError, NodeNet, PACING_QUEUE, PublishedPort},
+    net::{Gone, InstanceLink, LinkState, Mended, Net, NetError, NodeNet, PACING_QUEUE, PublishedPort},
 };
 use hivemind_tests::netlab::{DEADLINE, GATEWAY, HOST, Lab, Ns, OUTSIDE, link, may_run, node, sh, until};
 
@@ -701,5 +701,70 @@ fn what_is_deleted_of_an_instances_network_comes_back_and_is_counted() {
         assert_eq!(net.look_at_link(&there).await.expect("looked at"), LinkState::Gone, "another one of its name");
         lab.host.sh(&format!("ip link del {name}"));
         assert_eq!(net.look_at_link(&there).await.expect("looked at"), LinkState::Gone);
+    });
+}
+
+/// A conversation of an instance with the outside, one datagram each way: the ends of both.
+fn converses(lab: &Lab, instance: &Ns, family: usize) -> [UdpSocket; 2] {
+    let any = ["0.0.0.0", "::"][family];
+    let bind = |ns: &Ns, port: u16| {
+        let socket = ns.run(|| UdpSocket::bind((any, port))).expect("a socket");
+        socket.set_read_timeout(Some(DEADLINE)).expect("a deadline");
+        socket
+    };
+    let (inside, outside) = (bind(instance, 5000 + family as u16), bind(&lab.outside, 0));
+    let to = (OUTSIDE[family], outside.local_addr().expect("its address").port());
+    inside.send_to(b"asks", to).expect("sent");
+    let mut bytes = [0; 9];
+    let (_, seen) = outside.recv_from(&mut bytes).expect("asked");
+    assert_eq!(seen.ip(), HOST[family], "masqueraded");
+    outside.connect(seen).expect("a peer");
+    outside.send(b"answers").expect("sent");
+    assert_eq!(inside.recv(&mut bytes).expect("answered"), 7);
+    [inside, outside]
+}
+
+#[test]
+fn who_gets_an_address_gets_nothing_of_what_was_meant_for_who_had_it() {
+    if !may_run() {
+        return;
+    }
+    let lab = Lab::new("heirs");
+    lab.with_net(async |net| {
+        net.ensure_node(&node()).await.expect("the node");
+        let get = async |n: u8| {
+            let link = InstanceLink { id: link(n).id, ..link(0) };
+            let there = net.ensure_link(&link).await.expect("a link");
+            let forgotten = net.bring_up(&link).await.expect("up");
+            (Ns::open(&there.netns), link, there, forgotten)
+        };
+        let (mut ns, mut link, mut there, mut forgotten) = get(0).await;
+        assert_eq!(forgotten, 0);
+        // The last one goes as it should, or its device is gone already: nobody knows then what addresses it had.
+        for (heir, loses_device) in [(1, false), (2, true), (3, false)] {
+            let old = [0, 1].map(|family| converses(&lab, &ns, family));
+            assert_eq!(net.bring_up(&link).await.expect("up"), 0, "what is its own is left to it");
+            for [inside, outside] in &old {
+                outside.send(b"goes on").expect("sent");
+                assert_eq!(inside.recv(&mut [0; 9]).expect("still answered"), 7);
+            }
+            if loses_device {
+                lab.host.sh(&format!("ip link del {}", there.name));
+            }
+            let removed = net.remove_link(&link.id).await.expect("removed");
+            (ns, link, there, forgotten) = get(heir).await;
+            let (first, second) = if loses_device { (forgotten, removed) } else { (removed, forgotten) };
+            assert!(first >= 2 && second == 0, "{heir}: {removed} when it went, {forgotten} when the next one came");
+            for (family, [_, outside]) in old.iter().enumerate() {
+                let at = (["0.0.0.0", "::"][family], 5000 + family as u16);
+                let heirs = ns.run(|| UdpSocket::bind(at)).expect("a socket");
+                outside.send(b"late").expect("sent");
+                // The host says that nobody is there.
+                let refused = outside.recv(&mut [0; 9]).expect_err("nobody answers");
+                assert_eq!(refused.kind(), ErrorKind::ConnectionRefused, "{heir}: {refused}");
+                heirs.set_nonblocking(true).expect("a socket");
+                assert_eq!(heirs.recv(&mut [0; 9]).expect_err("nothing came").kind(), ErrorKind::WouldBlock);
+            }
+        }
     });
 }

@@ -12,6 +12,7 @@ mod flow;
 mod host;
 mod limit;
 mod maps;
+mod pieces;
 mod policy;
 mod publish;
 mod quick;

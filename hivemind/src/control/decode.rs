@@ -145,6 +145,8 @@ fn apply_known(snapshot: &mut ClusterSnapshot, key: &str, entry: Option<&Entry>,
         snapshot.identities.insert(scope, number);
     } else if key == keys::LAST_SERVICE_ID {
         snapshot.last_service_id = entry.and_then(|entry| std::str::from_utf8(&entry.value).ok()?.parse().ok())?;
+    } else if key == keys::CURSOR {
+        snapshot.cursor = entry.and_then(read).map(|row| *row.object).unwrap_or_default();
     } else {
         return None;
     }

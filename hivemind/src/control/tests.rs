@@ -244,7 +244,7 @@ async fn a_removed_app_leaves_nothing_but_the_counter_of_services() {
     agent(control).await.expect("reported");
     let rows = running.store.range("").await.expect("rows").entries;
     let keys: Vec<_> = rows.iter().map(|entry| &*entry.key).filter(|key| !key.contains("node")).collect();
-    assert_eq!(keys.len(), 2, "the identity of the namespace and the last number: {keys:?}");
+    assert_eq!(keys.len(), 3, "the identity of the namespace, the last number and the last addresses: {keys:?}");
 
     // A report that comes late writes nothing.
     let revision = control.snapshot().revision;

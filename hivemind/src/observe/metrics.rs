@@ -56,6 +56,7 @@ pub struct Metrics {
     requests: Family<RequestLabels, Counter<u64, AtomicU64>>,
     rendering: Arc<Mutex<()>>,
     repairs: Arc<Mutex<BTreeMap<&'static str, u64>>>,
+    forgotten: Counter<u64, AtomicU64>,
 }
 
 impl Metrics {
@@ -70,6 +71,11 @@ impl Metrics {
         *self.repairs.lock().unwrap_or_else(PoisonError::into_inner).entry(kind).or_default() += count;
     }
 
+    /// Counts connections of instances' addresses that the host's connection tracking was made to forget.
+    pub fn forgotten(&self, count: u64) {
+        self.forgotten.inc_by(count);
+    }
+
     /// What was put right, by kind.
     pub fn repairs(&self) -> BTreeMap<&'static str, u64> {
         self.repairs.lock().unwrap_or_else(PoisonError::into_inner).clone()
@@ -81,6 +87,11 @@ impl Metrics {
         let _one = self.rendering.lock().unwrap_or_else(PoisonError::into_inner);
         let mut registry = Registry::with_prefix("hivemind");
         registry.register("api_requests", "Requests answered by the API", self.requests.clone());
+        registry.register(
+            "tracked_forgotten",
+            "Tracked connections of instances' addresses that were forgotten before somebody else could get the address",
+            self.forgotten.clone(),
+        );
         registry.register_collector(Box::new(Samples(samples)));
         registry.register_collector(Box::new(Histograms(histograms)));
         let mut text = String::new();
