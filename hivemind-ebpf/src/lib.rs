@@ -14,6 +14,7 @@ pub mod choose;
 pub mod flow;
 pub mod limit;
 pub mod packet;
+pub mod pieces;
 pub mod policy;
 pub mod reason;
 pub mod refusal;

@@ -422,12 +422,22 @@ pub const fn is_group(addr: &Addr) -> bool {
 /// Where clouds tell machines who they are, with the keys to it, over IPv6: fd00:ec2::254 (AWS) and fd20:ce::254 (Google).
 /// (Over IPv4 it is link-local, and over IPv6 such an address would have been right as well.)
 const METADATA: [u32; 2] = [0xfd00_0ec2, 0xfd20_00ce];
+/// The same over IPv4, where it is not link-local: 168.63.129.16 (Azure), 100.100.100.200 (Alibaba) and 192.0.0.192 (Oracle).
+const METADATA_V4: [u32; 3] = [0xa83f_8110, 0x6464_64c8, 0xc000_00c0];
 
 #[inline(always)]
 const fn is_metadata(words_be: [u32; 4]) -> bool {
     let [first, second, third, last] = words_be;
     let net = u32::from_be(first);
     (net == METADATA[0] || net == METADATA[1]) && second | third == 0 && u32::from_be(last) == 0x254
+}
+
+/// Whether a cloud answers machines at this address of IPv4, which a router would pass on. An instance may have it where a
+/// range of instances has it.
+#[inline(always)]
+pub const fn is_cloud(addr: &Addr) -> bool {
+    let word = u32::from_be(addr.v4_be());
+    addr.is_v4() && (word == METADATA_V4[0] || word == METADATA_V4[1] || word == METADATA_V4[2])
 }
 
 /// Whether the address has no meaning beyond one link or one machine: no router may pass it on

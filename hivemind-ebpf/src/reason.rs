@@ -35,7 +35,7 @@ reasons! {
     SpoofedAddress = 5, "spoofed-address", "the source address is not the sender's";
     /// The destination is a multicast or broadcast address.
     Multicast = 6, "multicast", "multicast and broadcast are not forwarded";
-    /// The destination cannot be routed: loopback, link-local (the cloud's metadata address included), unspecified.
+    /// The destination cannot be routed: loopback, link-local, unspecified; or a cloud answers machines there.
     Unroutable = 7, "unroutable", "that destination cannot be routed";
     /// A router advertisement, redirect or other neighbour message that an instance may not send or receive.
     Neighbour = 8, "neighbour", "neighbour messages of this kind are not allowed";
@@ -83,7 +83,8 @@ reasons! {
     NoLocalBackend = 29, "no-local-backend", "no instance of the service on this node is ready";
     /// The client of a published port is in none of its source ranges.
     SourceRange = 30, "source-range", "the client is in none of the source ranges";
-    /// More bytes or packets in a second than the instance or its tenant may send or get.
+    /// More bytes or packets in a second than the instance or its tenant may send or get, or more fragments of packets
+    /// that do not become whole than the host keeps for an instance.
     RateLimited = 31, "rate-limited", "more in a second than its limit";
     /// The instance or its tenant has as many connections as it may, or has begun as many in a second.
     ConnectionLimit = 32, "connection-limit", "as many connections as its limit";

@@ -11,7 +11,7 @@ use std::{
 
 use hivemind::{
     model::{InstanceId, Protocol},
-    net::{Gone, LinkState, Mended, Net, NetError, NodeNet, PACING_QUEUE, PublishedPort},
+    net::{Gone, InstanceLink, LinkState, Mended, Net, NetError, NodeNet, PACING_QUEUE, PublishedPort},
 };
 use hivemind_tests::netlab::{DEADLINE, GATEWAY, HOST, Lab, Ns, OUTSIDE, link, may_run, node, sh, until};
 
@@ -701,5 +701,81 @@ fn what_is_deleted_of_an_instances_network_comes_back_and_is_counted() {
         assert_eq!(net.look_at_link(&there).await.expect("looked at"), LinkState::Gone, "another one of its name");
         lab.host.sh(&format!("ip link del {name}"));
         assert_eq!(net.look_at_link(&there).await.expect("looked at"), LinkState::Gone);
+    });
+}
+
+/// Sends until something comes: a machine that is busy loses datagrams.
+fn until_comes<T>(send: impl Fn(), receive: impl Fn() -> std::io::Result<T>) -> std::io::Result<T> {
+    until("an answer, or an error", || {
+        send();
+        Some(receive()).filter(|got| !got.as_ref().is_err_and(|error| error.kind() == ErrorKind::WouldBlock))
+    })
+}
+
+/// A conversation of an instance with the outside, one datagram each way: the ends of both.
+fn converses(lab: &Lab, instance: &Ns, family: usize) -> [UdpSocket; 2] {
+    let bind = |ns: &Ns, port: u16| {
+        let socket = ns.run(|| UdpSocket::bind((["0.0.0.0", "::"][family], port))).expect("a socket");
+        socket.set_read_timeout(Some(Duration::from_millis(200))).expect("a deadline");
+        socket
+    };
+    let (inside, outside) = (bind(instance, 5000 + family as u16), bind(&lab.outside, 0));
+    let to = (OUTSIDE[family], outside.local_addr().expect("its address").port());
+    let asks = || assert_eq!(inside.send_to(b"asks", to).expect("sent"), 4);
+    let (_, seen) = until_comes(asks, || outside.recv_from(&mut [0; 9])).expect("asked");
+    assert_eq!(seen.ip(), HOST[family], "masqueraded");
+    outside.connect(seen).expect("a peer");
+    answers(&inside, &outside);
+    [inside, outside]
+}
+
+fn answers(inside: &UdpSocket, outside: &UdpSocket) {
+    let answers = || assert_eq!(outside.send(b"answers").expect("sent"), 7);
+    assert_eq!(until_comes(answers, || inside.recv(&mut [0; 9])).expect("answered"), 7);
+}
+
+#[test]
+fn who_gets_an_address_gets_nothing_of_what_was_meant_for_who_had_it() {
+    if !may_run() {
+        return;
+    }
+    let lab = Lab::new("heirs");
+    lab.with_net(async |net| {
+        net.ensure_node(&node()).await.expect("the node");
+        let get = async |n: u8| {
+            let link = InstanceLink { id: link(n).id, ..link(0) };
+            let there = net.ensure_link(&link).await.expect("a link");
+            let forgotten = net.bring_up(&link).await.expect("up");
+            (Ns::open(&there.netns), link, there, forgotten)
+        };
+        let (mut ns, mut link, mut there, mut forgotten) = get(0).await;
+        assert_eq!(forgotten, 0);
+        // The last one goes as it should, or its device is gone already: nobody knows then what addresses it had.
+        for (heir, loses_device) in [(1, false), (2, true), (3, false)] {
+            let old = [0, 1].map(|family| converses(&lab, &ns, family));
+            assert_eq!(net.bring_up(&link).await.expect("up"), 0, "what is its own is left to it");
+            for [inside, outside] in &old {
+                answers(inside, outside);
+            }
+            if loses_device {
+                lab.host.sh(&format!("ip link del {}", there.name));
+            }
+            let removed = net.remove_link(&link.id).await.expect("removed");
+            (ns, link, there, forgotten) = get(heir).await;
+            let (first, second) = if loses_device { (forgotten, removed) } else { (removed, forgotten) };
+            assert!(first >= 2 && second == 0, "{heir}: {removed} when it went, {forgotten} when the next one came");
+            for (family, [_, outside]) in old.iter().enumerate() {
+                let at = (["0.0.0.0", "::"][family], 5000 + family as u16);
+                let heirs = ns.run(|| UdpSocket::bind(at)).expect("a socket");
+                // The host says that nobody is there.
+                // What had come before is passed over.
+                let receive = || outside.recv(&mut [0; 9]).and(Err::<(), _>(ErrorKind::WouldBlock.into()));
+                let refused = until_comes(|| drop(outside.send(b"late")), receive);
+                let refused = refused.expect_err("nobody answers");
+                assert_eq!(refused.kind(), ErrorKind::ConnectionRefused, "{heir}: {refused}");
+                heirs.set_nonblocking(true).expect("a socket");
+                assert_eq!(heirs.recv(&mut [0; 9]).expect_err("nothing came").kind(), ErrorKind::WouldBlock);
+            }
+        }
     });
 }

@@ -27,6 +27,8 @@ mod leaks;
 mod limit;
 #[path = "packets/paced.rs"]
 mod paced;
+#[path = "packets/pieces.rs"]
+mod pieces;
 #[path = "packets/policy.rs"]
 mod policy;
 #[path = "packets/refusal.rs"]

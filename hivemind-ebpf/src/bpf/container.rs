@@ -8,7 +8,7 @@ use aya_ebpf::{
 };
 use hivemind_ebpf::{
     abi::{Endpoint, FrontendKey, IN, OUT},
-    packet::{self as model, ARP, Bytes, ETH, LATER, Packet},
+    packet::{self as model, ARP, Bytes, ETH, LATER, Packet, WHOLE},
     policy::LIMITED,
     reason::Reason,
 };
@@ -18,7 +18,7 @@ use super::{
     flow::{self, Hook},
     limit::{self, RECEIVER, SENDER},
     maps::{ENDPOINTS, FRONTENDS, PEERS, config, forwarded},
-    quick,
+    pieces, quick,
     refuse::{Back, answer},
     related,
     rewrite::{self, End},
@@ -97,6 +97,7 @@ fn from_container(skb: Skb, own: u32, verdict: &mut i32) -> Result<(), Reason> {
     if work.packet.is_error() || !flow::passes(work, Hook::From, own, length) {
         if !sends(skb, work, own)? {
             limit::rates(skb, work, SENDER)?;
+            open(skb, own, work)?;
             forwarded(work.way.slots[0], OUT, length);
             if capture::is_on() {
                 capture::passes(skb, own, OUT);
@@ -108,8 +109,16 @@ fn from_container(skb: Skb, own: u32, verdict: &mut i32) -> Result<(), Reason> {
         flow::admit(Hook::From, length)?;
     }
     limit::rates(skb, work, SENDER | RECEIVER)?;
+    open(skb, own, work)?;
     flow::count(&work.way, length);
     go(skb, own, work, verdict)
+}
+
+/// A fragment that goes up the stack must have its room there. The last thing that is asked: what is dropped here all the
+/// same would be taken for there.
+#[inline(always)]
+fn open(skb: Skb, own: u32, work: &Work) -> Result<(), Reason> {
+    if work.packet.fragment == WHOLE || work.way.far | work.way.back != 0 { Ok(()) } else { pieces::hold(skb, own) }
 }
 
 /// Sends a packet on its way, as what that says. Captured as the one sends it, and as the other gets it.
@@ -177,7 +186,7 @@ fn sends(skb: Skb, work: &mut Work, own: u32) -> Result<bool, Reason> {
     if model::is_group(&dst) {
         return Err(Reason::Multicast);
     }
-    if model::is_unroutable(&dst) {
+    if model::is_unroutable(&dst) || model::is_cloud(&dst) && !config.is_instance(&dst) && !config.is_service(&dst) {
         return Err(Reason::Unroutable);
     }
     if packet.fragment == LATER {

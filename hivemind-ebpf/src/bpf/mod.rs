@@ -15,6 +15,7 @@ mod limit;
 #[cfg(hivemind_log)]
 mod log;
 mod maps;
+mod pieces;
 mod policy;
 mod publish;
 mod quick;

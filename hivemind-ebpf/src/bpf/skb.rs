@@ -230,6 +230,15 @@ impl Skb {
         kind == CAST[0] || kind == CAST[1]
     }
 
+    /// Whether the frame is for this very device: the stack passes on nothing else that is for one.
+    #[inline(always)]
+    pub(super) fn is_for_us(self) -> bool {
+        /// PACKET_HOST of linux/if_packet.h
+        const HOST: u32 = 0;
+        // SAFETY: as in `len`.
+        unsafe { (*self.0).pkt_type == HOST }
+    }
+
     /// Overwrites bytes. `flags` as the kernel's helper has them.
     #[inline(always)]
     pub(super) fn store<const N: usize>(self, offset: u32, bytes: &[u8; N], flags: u64) -> Result<(), Reason> {

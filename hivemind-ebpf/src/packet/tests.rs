@@ -155,6 +155,16 @@ fn classes_of_addresses() {
     ] {
         assert_eq!((is_group(&addr(text)), is_unroutable(&addr(text))), (group, unroutable), "{text}");
     }
+    for (text, cloud) in [
+        ("168.63.129.16", true),
+        ("100.100.100.200", true),
+        ("192.0.0.192", true),
+        ("100.100.100.201", false),
+        ("192.0.2.192", false),
+        ("::a83f:8110", false),
+    ] {
+        assert_eq!(is_cloud(&addr(text)), cloud, "{text}");
+    }
 }
 
 #[test]

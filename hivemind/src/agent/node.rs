@@ -90,7 +90,10 @@ impl NodeKeeper {
             match self.look(&nodes, &mut queues_known).await {
                 Ok(now) => {
                     if facts.as_ref() != Some(&now) {
-                        self.datapath.node_facts(now.clone());
+                        // Towards its own sockets the node has the gateway's addresses as well; other nodes have theirs.
+                        let gateways = self.network.gateways().map(IpNet::from);
+                        let addresses = now.addresses.iter().copied().chain(gateways).collect();
+                        self.datapath.node_facts(Facts { addresses, ..now.clone() });
                         facts = Some(now);
                     }
                 }

@@ -164,7 +164,7 @@ async fn remove_orphan(shared: Arc<Shared>, id: InstanceId) {
             shared.runtime.remove(&id).await?;
             shared.runtime.remove_logs(&id).await?;
             shared.datapath.detach(id.clone()).await?;
-            shared.net.remove_link(&id).await?;
+            shared.metrics.forgotten(shared.net.remove_link(&id).await?);
             Ok::<_, super::fault::Fault>(())
         };
         match removed.await {

@@ -201,7 +201,7 @@ impl Worker {
                 // The programs deny everything before the link comes up, and know the instance's row.
                 shared.datapath.attach(instance.id.clone(), host.clone()).await?;
                 killpoint::before("bringing up the link");
-                shared.net.bring_up(&link).await?;
+                shared.metrics.forgotten(shared.net.bring_up(&link).await?);
                 self.link = Some(host);
                 self.seen.link = true;
             }
@@ -249,7 +249,7 @@ impl Worker {
             Step::RemoveLink => {
                 shared.datapath.detach(instance.id.clone()).await?;
                 killpoint::before("removing the link");
-                shared.net.remove_link(&instance.id).await?;
+                shared.metrics.forgotten(shared.net.remove_link(&instance.id).await?);
                 self.seen.link_removed = true;
                 self.event(EventKind::Normal, "Stopped", instance, format!("{} stopped", instance.name()));
             }

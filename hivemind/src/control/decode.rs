@@ -180,6 +180,8 @@ fn apply_row(snapshot: &mut ClusterSnapshot, key: &str, entry: Option<&Entry>, d
         if let Some(entry) = entry {
             snapshot.last_service_id = number(entry)?;
         }
+    } else if key == keys::CURSOR {
+        snapshot.cursor = read(entry)?.map(|row| *row.object).unwrap_or_default();
     } else {
         // Of a newer version, or of one that numbered namespaces: `/v1/identities/`.
         tracing::debug!(key, "a row of an unknown kind is left alone");

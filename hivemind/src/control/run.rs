@@ -17,10 +17,11 @@ use super::{
 use crate::{
     lifecycle::{clock, killpoint},
     model::{
-        AppKey, ClusterSnapshot, EventKind, InstanceId, Node, NodeStatus, Phase, Revision, Row, StatusReport, Subject,
+        AppKey, ClusterSnapshot, Cursor, EventKind, InstanceId, Node, NodeStatus, Phase, Revision, Row, StatusReport,
+        Subject,
     },
     observe::Events,
-    schedule::{self, Change, Cursor, Input, Plan, ServiceRanges},
+    schedule::{self, Change, Input, Plan, ServiceRanges},
     store::{Compare, Store, StoreError, Txn, TxnOutcome, WatchBatch, Watcher, keys},
 };
 
@@ -51,7 +52,7 @@ pub async fn start(
     let watcher = store.watch(keys::ALL, snapshot.revision).await?;
     let (commands, inbox) = mpsc::channel(QUEUE);
     let (publish, published) = watch::channel(Arc::new(snapshot.clone()));
-    let cursor = Cursor::of(&snapshot);
+    let cursor = snapshot.cursor;
     let run = Loop {
         store,
         config,
@@ -164,7 +165,10 @@ impl Loop {
         self.say_unmet(app, plan.unmet);
         if !plan.changes.is_empty() {
             // Refused means that the app changed meanwhile: it is dirty then, and planned again.
-            let txn = transaction(&self.snapshot, app, &plan.changes)?;
+            let mut txn = transaction(&self.snapshot, app, &plan.changes)?;
+            if self.cursor != self.snapshot.cursor {
+                txn = txn.put(keys::CURSOR, encode(&self.cursor)?);
+            }
             self.commit(txn).await?;
         }
         Ok(())

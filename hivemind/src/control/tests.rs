@@ -245,7 +245,7 @@ async fn a_removed_app_leaves_nothing_but_the_counter_of_services() {
     agent(control).await.expect("reported");
     let rows = running.store.range("").await.expect("rows").entries;
     let keys: Vec<_> = rows.iter().map(|entry| &*entry.key).filter(|key| !key.contains("node")).collect();
-    assert_eq!(keys, [crate::store::keys::LAST_SERVICE_ID]);
+    assert_eq!(keys, [crate::store::keys::CURSOR, crate::store::keys::LAST_SERVICE_ID]);
 
     // A report that comes late writes nothing.
     let revision = control.snapshot().revision;

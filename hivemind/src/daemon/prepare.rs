@@ -2,6 +2,7 @@
 
 use std::{fs, path::PathBuf, sync::Arc};
 
+use ipnet::IpNet;
 use tokio::sync::{mpsc, watch};
 
 use super::{DaemonConfig, needs};
@@ -67,7 +68,13 @@ pub(super) async fn prepare(
     let whole = links.into_iter().filter_map(|(id, link)| Some((id, link?)));
     let in_place = InPlace {
         links: whole.filter(|(id, _)| attached.contains(id)).collect(),
-        addresses: net.node_addresses().await.map_err(network_problem)?,
+        addresses: net
+            .node_addresses()
+            .await
+            .map_err(network_problem)?
+            .into_iter()
+            .chain(network.gateways().map(IpNet::from))
+            .collect(),
         ways: dataplane.ways(),
         hosts: HostNames::open(
             config.state_dir.join("hosts.json"),

@@ -4,10 +4,12 @@ use std::sync::Arc;
 
 use imbl::OrdMap;
 
+use serde::{Deserialize, Serialize};
+
 use super::{
-    App, AppKey, Backend, Desired, Instance, InstanceId, InstanceStatus, Namespace, Node, NodeName, NodeStatus, Phase,
-    Policy, PolicyKey, Protocol, Revision, Scope, ServedService, Service, ServiceKey, Tenant, TenantName, TierKey,
-    TierPolicy,
+    Addresses, App, AppKey, Backend, Desired, Instance, InstanceId, InstanceStatus, Namespace, Node, NodeName,
+    NodeStatus, Phase, Policy, PolicyKey, Protocol, Revision, Scope, ServedService, Service, ServiceKey, Tenant,
+    TenantName, TierKey, TierPolicy,
     index::{Held, HeldAddresses, Index},
 };
 
@@ -18,6 +20,17 @@ pub struct Row<T> {
     pub object: Arc<T>,
     /// The revision.
     pub modified: Revision,
+}
+
+/// The addresses that were given last. The search for a free one goes on behind them, also after a restart: somebody may
+/// still know an address that was freed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Cursor {
+    /// To an instance.
+    pub instances: Addresses,
+    /// To a service.
+    pub services: Addresses,
 }
 
 /// Everything in the store as of one revision. Who changes apps, instances or services does so by its methods,
@@ -48,6 +61,8 @@ pub struct ClusterSnapshot {
     pub node_status: OrdMap<NodeName, Row<NodeStatus>>,
     /// The highest number that a service ever had.
     pub last_service_id: u32,
+    /// The addresses that were given last.
+    pub cursor: Cursor,
     /// Why apps are not what they should be, in the user's words: no node fits, no address is free. Not of the
     /// store; found by the last planning.
     pub unmet: OrdMap<AppKey, Arc<Vec<String>>>,

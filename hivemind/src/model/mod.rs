@@ -16,7 +16,7 @@ mod signal;
 mod tier;
 mod time;
 
-pub use cluster::{ClusterSnapshot, Row};
+pub use cluster::{ClusterSnapshot, Cursor, Row};
 pub use desired::{Backend, FeedMessage, NodeDesired, Peer, ServedService, StatusReport};
 pub use error::{ErrorCode, Problem, chain};
 pub use event::{Event, EventKind, Subject};

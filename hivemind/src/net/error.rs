@@ -21,6 +21,23 @@ pub enum NetError {
         /// What the kernel said.
         why: String,
     },
+    /// There is no socket to ask the kernel by.
+    #[error("cannot open a netlink socket: {source}")]
+    NoSocket {
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The kernel's connection tracking did not forget an address.
+    #[error(
+        "cannot make the host's connection tracking forget {addresses:?}, so that who has them next would get what is \
+         meant for who had them: {source} (hint: 'conntrack -L' shows what it knows; nf_conntrack_netlink must be there)"
+    )]
+    Tracked {
+        /// The addresses.
+        addresses: Vec<std::net::IpAddr>,
+        /// What the system said.
+        source: std::io::Error,
+    },
     /// nftables refused.
     #[error("nftables refused the rules: {why}")]
     Nftables {

@@ -48,8 +48,9 @@ pub trait Net: Send + Sync + std::fmt::Debug {
     /// the data plane's programs before [`Net::bring_up`].
     async fn ensure_link(&self, link: &InstanceLink) -> Result<HostLink, NetError>;
 
-    /// Addresses, routes and neighbours on both ends, then the link goes up.
-    async fn bring_up(&self, link: &InstanceLink) -> Result<(), NetError>;
+    /// Addresses, routes and neighbours on both ends, then the link goes up. Before the instance gets an address, the host's
+    /// connection tracking forgets it: who had it before may have been in conversations. Returns how many these were.
+    async fn bring_up(&self, link: &InstanceLink) -> Result<u64, NetError>;
 
     /// Addresses, routes and neighbours of links that are up, made again where they lack; says what lacked. A link that
     /// is not up, or comes or goes meanwhile, is left to whoever does that.
@@ -58,8 +59,9 @@ pub trait Net: Send + Sync + std::fmt::Debug {
     /// How the host's end of a link is that was brought up.
     async fn look_at_link(&self, link: &HostLink) -> Result<LinkState, NetError>;
 
-    /// Removes the veth pair, the routes and the namespace. Ok if there is nothing.
-    async fn remove_link(&self, id: &InstanceId) -> Result<(), NetError>;
+    /// Removes the veth pair, the routes and the namespace, and what was tracked of its addresses. Returns how much that was;
+    /// 0 if there is nothing.
+    async fn remove_link(&self, id: &InstanceId) -> Result<u64, NetError>;
 
     /// Closes every TCP and UDP socket that is connected to somebody who is gone, in an instance's namespace or in the
     /// host's, and says how many. Ok if there is no such instance.

@@ -56,6 +56,7 @@ pub struct Metrics {
     requests: Family<RequestLabels, Counter<u64, AtomicU64>>,
     rendering: Arc<tokio::sync::Mutex<()>>,
     repairs: Arc<Mutex<BTreeMap<&'static str, u64>>>,
+    forgotten: Counter<u64, AtomicU64>,
 }
 
 impl Metrics {
@@ -68,6 +69,11 @@ impl Metrics {
     /// Counts what of the network was not as it should be and was put right; `kind` as `route`.
     pub fn repaired(&self, kind: &'static str, count: u64) {
         *self.repairs.lock().unwrap_or_else(PoisonError::into_inner).entry(kind).or_default() += count;
+    }
+
+    /// Counts connections of instances' addresses that the host's connection tracking was made to forget.
+    pub fn forgotten(&self, count: u64) {
+        self.forgotten.inc_by(count);
     }
 
     /// What was put right, by kind.
@@ -94,6 +100,11 @@ impl Turn<'_> {
     pub fn render(self, samples: Vec<Sample>, histograms: Vec<HistogramSample>) -> Result<String, std::fmt::Error> {
         let mut registry = Registry::with_prefix("hivemind");
         registry.register("api_requests", "Requests answered by the API", self.metrics.requests.clone());
+        registry.register(
+            "tracked_forgotten",
+            "Tracked connections of instances' addresses that were forgotten before somebody else could get the address",
+            self.metrics.forgotten.clone(),
+        );
         registry.register_collector(Box::new(Samples(samples)));
         registry.register_collector(Box::new(Histograms(histograms)));
         let mut text = String::new();

@@ -10,7 +10,7 @@ mod tests;
 use ipnet::{Ipv4Net, Ipv6Net};
 
 use crate::{
-    model::{Addresses, AppKey, ClusterSnapshot, Instance, InstanceId, Service, ServiceKey, Timestamp},
+    model::{AppKey, ClusterSnapshot, Cursor, Instance, InstanceId, Service, ServiceKey, Timestamp},
     spec::v1::LimitSpec,
 };
 
@@ -54,27 +54,6 @@ pub struct Input<'a> {
     pub random: &'a mut dyn FnMut() -> u64,
     /// The addresses that were given last: the search goes on behind them.
     pub cursor: &'a mut Cursor,
-}
-
-/// The addresses that were given last.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Cursor {
-    /// To an instance.
-    pub instances: Addresses,
-    /// To a service.
-    pub services: Addresses,
-}
-
-impl Cursor {
-    /// Behind the newest of a snapshot: what was freed shortly before a restart is not given again at once.
-    pub fn of(snapshot: &ClusterSnapshot) -> Self {
-        let instance = snapshot.instances.values().map(|row| &row.object).max_by_key(|instance| instance.created_at);
-        let service = snapshot.services.values().map(|row| &row.object).max_by_key(|service| service.id);
-        Self {
-            instances: instance.map(|instance| instance.addresses).unwrap_or_default(),
-            services: service.map(|service| service.addresses).unwrap_or_default(),
-        }
-    }
 }
 
 /// What should change for one app.

@@ -4,10 +4,9 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use ipnet::{Ipv4Net, Ipv6Net};
 
-use super::Cursor;
 use crate::{
     ipam,
-    model::{Addresses, ClusterSnapshot, Held, HeldAddresses, Node, NodeName, NodeStatus},
+    model::{Addresses, ClusterSnapshot, Cursor, Held, HeldAddresses, Node, NodeName, NodeStatus},
     spec::v1::Resources,
 };
 

@@ -27,6 +27,9 @@ pub const ALL: &str = "/v1/";
 /// The highest number that a service had in the data plane.
 pub const LAST_SERVICE_ID: &str = "/v1/counters/service-id";
 
+/// The addresses that were given last: what was freed before a restart is not given again at once.
+pub const CURSOR: &str = "/v1/counters/addresses";
+
 /// `/v1/apps/<tenant>/<namespace>/<app>`
 pub fn app(key: &AppKey) -> String {
     format!("{APPS}{key}")

@@ -135,9 +135,9 @@ impl Net for FakeNet {
         self.pass("net.ensure_link", Vec::new(), || Ok(self.add_link(&link.id))).await
     }
 
-    async fn bring_up(&self, link: &InstanceLink) -> Result<(), NetError> {
+    async fn bring_up(&self, link: &InstanceLink) -> Result<u64, NetError> {
         let absent = || NetError::Netlink { action: "bring up", object: link.id.to_string(), why: "no device".into() };
-        let up = || self.lock().get_mut(&link.id).map(|link| link.up = true).ok_or_else(absent);
+        let up = || self.lock().get_mut(&link.id).map(|link| link.up = true).ok_or_else(absent).map(|()| 0);
         self.pass("net.bring_up", self.index(&link.id), up).await
     }
 
@@ -147,10 +147,10 @@ impl Net for FakeNet {
         Ok(found.map_or(LinkState::Gone, |there| if there.up { LinkState::Up } else { LinkState::Down }))
     }
 
-    async fn remove_link(&self, id: &InstanceId) -> Result<(), NetError> {
+    async fn remove_link(&self, id: &InstanceId) -> Result<u64, NetError> {
         let remove = || {
             self.lock().remove(id);
-            Ok(())
+            Ok(0)
         };
         self.pass("net.remove_link", self.index(id), remove).await
     }

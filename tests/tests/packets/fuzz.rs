@@ -22,7 +22,7 @@ use hivemind_ebpf::{program, reason::Reason};
 
 use self::{
     frames::{Frames, Try},
-    model::{Change, Drops, Fate, Model},
+    model::{Change, Fate, Model},
     parse::{Packet, Part, be16},
     world::World,
 };
@@ -50,6 +50,9 @@ struct Seen {
     verdicts: [usize; 3],
     reasons: BTreeMap<u8, u64>,
 }
+
+/// Counts what should be dropped, as the counters have it.
+type Drops = BTreeMap<(u32, u8, u8), u64>;
 
 /// One run.
 struct Run {

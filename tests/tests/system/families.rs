@@ -30,11 +30,14 @@ fn one_family(used: &str, other: &str) -> Result<()> {
         let shown = shell::output(machine.sandbox.command("ip").arg(&family).args(&listed))?;
         ensure!(!shown.contains(ours), "{listed:?} of the other family: {shown}");
     }
-    let host = if used == "4" { "127.0.0.1" } else { "[::1]" };
     let busybox = deb::program("busybox", "busybox-static")?;
-    let mut local = machine.sandbox.command(busybox);
-    let page = shell::output(local.args(["wget", "-q", "-O", "-", &format!("http://{host}:8080/")]))?;
-    ensure!(page.starts_with("Hello from web-"), "{page}");
+    // What the gateway has for instances it has for the node itself.
+    for host in if used == "4" { ["127.0.0.1", "10.88.0.1"] } else { ["[::1]", "[fd68:6d00:0:1::1]"] } {
+        let mut local = machine.sandbox.command("timeout");
+        local.arg("5").arg(&busybox).args(["wget", "-q", "-O", "-", &format!("http://{host}:8080/")]);
+        let page = shell::output(&mut local).with_context(|| format!("{host} from the node"))?;
+        ensure!(page.starts_with("Hello from web-"), "{host}: {page}");
+    }
 
     machine.hivemind(&["app", "rm", "web", "--wait"])?.ok()?;
     ensure!(instances(&machine, "client")?.len() == 1);

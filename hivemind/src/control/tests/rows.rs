@@ -32,6 +32,29 @@ async fn a_status_of_an_instance_that_is_not_known_is_not_written() {
 }
 
 #[tokio::test]
+async fn an_address_that_was_freed_is_not_given_again_after_a_restart() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let mut given = std::collections::BTreeSet::new();
+    for round in 0..4 {
+        let running =
+            if round == 0 { Running::with_node(dir.path()).await } else { Running::start(dir.path(), u64::MAX).await };
+        let (control, app) = (&running.control, key("web"));
+        control.deploy(app.clone(), spec(2), None).await.expect("deployed");
+        agent(control).await.expect("reported");
+        let snapshot = control.snapshot();
+        let services = snapshot.services.values().map(|row| row.object.addresses);
+        let addresses: Vec<_> = snapshot.instances_of(&app).map(|row| row.addresses).chain(services).collect();
+        assert_eq!(addresses.len(), 3);
+        for address in addresses.iter().flat_map(|addresses| addresses.iter()) {
+            assert!(given.insert(address), "{address} is given again in round {round}");
+        }
+        control.remove(&app, None).await.expect("removed");
+        agent(control).await.expect("reported");
+        running.stop().await;
+    }
+}
+
+#[tokio::test]
 async fn a_node_that_registers_again_keeps_when_it_first_came() {
     let dir = tempfile::tempdir().expect("a folder");
     let first = Running::with_node(dir.path()).await;

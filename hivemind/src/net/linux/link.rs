@@ -18,8 +18,10 @@ use super::{
     neighbours::Neighbour,
     netns,
     rtnl::{self, Link, Netlink, Route, WantedRoute},
+    tracked,
 };
 use crate::{
+    lifecycle::killpoint,
     model::InstanceId,
     net::{
         HostLink, InstanceLink, LinkState, Mended, NetError,
@@ -65,12 +67,16 @@ pub(super) async fn ensure(host: &Netlink, dir: &Path, id: &InstanceId, mtu: u32
     Ok(host_link(dir, id, &outer))
 }
 
-/// Addresses, routes and neighbours on both ends. The host's end comes up last: before that there is no carrier.
-pub(super) async fn bring_up(host: &Netlink, dir: &Path, link: &InstanceLink) -> Result<(), NetError> {
+/// Addresses, routes and neighbours on both ends. The host's end comes up last: before that there is no carrier. Returns how
+/// much was tracked of the addresses before the instance got them, and is forgotten: others would go on with it.
+pub(super) async fn bring_up(host: &Netlink, dir: &Path, link: &InstanceLink) -> Result<u64, NetError> {
     let inside = netns::in_existing(netns_path(dir, &link.id), Netlink::open).await?;
     let inner = find(&inside, INSTANCE_DEVICE).await?;
     let (addresses, pairs) = (link.addresses.iter().collect::<Vec<_>>(), pairs(link));
 
+    // Of an instance that has them already, what is tracked is its own.
+    let there = inside.addresses_of(&inner).await?;
+    let forgotten = forget(addresses.iter().copied().filter(|address| !there.contains(address)).collect()).await?;
     inside.ensure_addresses(&inner, &addresses).await?;
     inside.ensure_up(&inner).await?;
     let routes: Vec<WantedRoute> =
@@ -89,7 +95,15 @@ pub(super) async fn bring_up(host: &Netlink, dir: &Path, link: &InstanceLink) ->
         host.put_route(&route).await?;
     }
     until_running(&inside, INSTANCE_DEVICE).await?;
-    until_running(host, &outer.name).await
+    until_running(host, &outer.name).await?;
+    Ok(forgotten)
+}
+
+/// Makes the host's connection tracking forget addresses; see [`tracked::forget`].
+async fn forget(addresses: Vec<IpAddr>) -> Result<u64, NetError> {
+    killpoint::before("forgetting what is tracked");
+    let work = move || tracked::forget(&addresses).map_err(|source| NetError::Tracked { addresses, source });
+    super::node::blocking(work).await
 }
 
 /// What the host has, looked at once for all links.
@@ -178,11 +192,24 @@ async fn until_running(netlink: &Netlink, name: &str) -> Result<(), NetError> {
     Err(NetError::Netlink { action: "bring up", object: name.to_owned(), why: "it has no carrier".to_owned() })
 }
 
-/// Removes all of it. The routes and neighbours go with the devices.
-pub(super) async fn remove(host: &Netlink, dir: &Path, id: &InstanceId) -> Result<(), NetError> {
-    host.remove_link(&host_device(id)).await?;
+/// Removes all of it. The routes and neighbours go with the devices; what was tracked of its addresses is forgotten when no
+/// packet can come from there any more. Returns how much that was.
+pub(super) async fn remove(host: &Netlink, dir: &Path, id: &InstanceId) -> Result<u64, NetError> {
     let path = netns_path(dir, id);
-    super::node::blocking(move || netns::remove(&path)).await
+    let addresses = if netns::is_kept(&path) { held(&path).await? } else { Vec::new() };
+    host.remove_link(&host_device(id)).await?;
+    let forgotten = forget(addresses).await?;
+    super::node::blocking(move || netns::remove(&path)).await?;
+    Ok(forgotten)
+}
+
+/// The addresses of an instance whose namespace is there; none without a device.
+async fn held(path: &Path) -> Result<Vec<IpAddr>, NetError> {
+    let inside = netns::in_existing(path.to_owned(), Netlink::open).await?;
+    match inside.link(INSTANCE_DEVICE).await? {
+        Some(inner) => inside.addresses_of(&inner).await,
+        None => Ok(Vec::new()),
+    }
 }
 
 /// Every instance of which a device or a namespace's file is there, whole or not.

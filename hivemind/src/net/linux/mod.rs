@@ -134,7 +134,7 @@ impl Net for LinuxNet {
         link::ensure(&self.netlink, &self.config.netns_dir, &link.id, self.mtu().await?).await
     }
 
-    async fn bring_up(&self, link: &InstanceLink) -> Result<(), NetError> {
+    async fn bring_up(&self, link: &InstanceLink) -> Result<u64, NetError> {
         link::bring_up(&self.netlink, &self.config.netns_dir, link).await
     }
 
@@ -146,7 +146,7 @@ impl Net for LinuxNet {
         link::look(&self.netlink, link).await
     }
 
-    async fn remove_link(&self, id: &InstanceId) -> Result<(), NetError> {
+    async fn remove_link(&self, id: &InstanceId) -> Result<u64, NetError> {
         link::remove(&self.netlink, &self.config.netns_dir, id).await
     }
 

@@ -83,9 +83,8 @@ struct Socket {
 
 impl Socket {
     fn open() -> Result<Self, NetError> {
-        let (connection, _, messages) = rtnetlink::new_multicast_connection(GROUPS).map_err(|error| {
-            NetError::Netlink { action: "open", object: "a netlink socket".to_owned(), why: chain(&error) }
-        })?;
+        let (connection, _, messages) =
+            rtnetlink::new_multicast_connection(GROUPS).map_err(|source| NetError::NoSocket { source })?;
         Ok(Self { messages, _connection: AbortOnDropHandle::new(tokio::spawn(connection)) })
     }
 }

@@ -209,7 +209,9 @@ fn is_unreachable_of_ours(route: &Route) -> bool {
 }
 
 /// Kernel parameters are files, and some wait for the kernel's network lock.
-pub(super) async fn blocking(work: impl FnOnce() -> Result<(), NetError> + Send + 'static) -> Result<(), NetError> {
+pub(super) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, NetError> + Send + 'static,
+) -> Result<T, NetError> {
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => result,
         Err(error) => Err(NetError::file("finish the work on", "/proc/sys/net")(std::io::Error::other(error))),

@@ -4,10 +4,7 @@
 //! which thread, does not matter. Whatever `ensure_…` finds as it should be it leaves alone: then the kernel sends
 //! no notification, and watching for changes does not wake itself.
 
-use std::{
-    io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
-};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use futures::{Stream, TryStreamExt};
 use ipnet::IpNet;
@@ -147,7 +144,7 @@ impl WantedRoute {
 impl Netlink {
     /// Opens a socket in the calling thread's network namespace. Must be called within a runtime.
     pub(super) fn open() -> Result<Self, NetError> {
-        let (connection, handle, _) = rtnetlink::new_connection().map_err(refused("open", "a netlink socket"))?;
+        let (connection, handle, _) = rtnetlink::new_connection().map_err(|source| NetError::NoSocket { source })?;
         Ok(Self {
             handle,
             listing: tokio::sync::Mutex::default(),
@@ -223,6 +220,12 @@ impl Netlink {
     pub(super) async fn addresses(&self) -> Result<Vec<Address>, NetError> {
         let all = self.collect(|| self.handle.address().get().execute()).await.map_err(refused("list", "addresses"))?;
         Ok(all.into_iter().filter_map(Address::new).collect())
+    }
+
+    /// Those of a device, but for link-local ones.
+    pub(super) async fn addresses_of(&self, link: &Link) -> Result<Vec<IpAddr>, NetError> {
+        let own = |address: &Address| address.index == link.index && address.global;
+        Ok(self.addresses().await?.iter().filter(|address| own(address)).map(|address| address.net.addr()).collect())
     }
 
     /// Gives the device exactly these addresses (besides link-local ones), each as a network of its own. Says how many
@@ -441,12 +444,6 @@ pub(super) fn refused<E: Why>(action: &'static str, object: impl Into<String>) -
 /// What an error says, in the system's words.
 pub(super) trait Why {
     fn why(self) -> String;
-}
-
-impl Why for io::Error {
-    fn why(self) -> String {
-        self.to_string()
-    }
 }
 
 impl Why for rtnetlink::Error {

@@ -143,8 +143,8 @@ fn dumped(fd: i32) -> io::Result<Vec<Found>> {
     }
 }
 
-/// Whether the socket was closed; one that has gone by itself was not.
-fn acknowledged(fd: i32) -> io::Result<bool> {
+/// Whether the socket was closed, or what else was to go has gone; what had gone by itself was not there.
+pub(super) fn acknowledged(fd: i32) -> io::Result<bool> {
     let mut bytes = vec![0; ANSWER];
     let length = recv(fd, &mut bytes, MsgFlags::empty())?;
     let code =

@@ -6,27 +6,33 @@
 use std::{
     io,
     net::{IpAddr, SocketAddr},
-    os::fd::AsRawFd,
+    os::fd::{AsRawFd, OwnedFd},
 };
 
 use nix::{
-    libc::{NLM_F_DUMP, NLM_F_REQUEST},
+    libc::{NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST},
     sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, socket},
 };
 
-use super::sockets::{ANSWER, DONE, ERROR, HEADER, code, messages};
+use super::sockets::{ANSWER, DONE, ERROR, HEADER, acknowledged, code, messages};
 
-/// `IPCTNL_MSG_CT_GET` of `NFNL_SUBSYS_CTNETLINK`.
+/// `IPCTNL_MSG_CT_GET` and `IPCTNL_MSG_CT_DELETE` of `NFNL_SUBSYS_CTNETLINK`.
 const GET: u16 = 1 << 8 | 1;
+const DELETE: u16 = 1 << 8 | 2;
 /// Bytes of `struct nfgenmsg`.
 const FAMILY: usize = 4;
 /// What is no part of an attribute's type.
 const FLAGS: u16 = 0xc000;
+/// `NLA_F_NESTED`: there are attributes in it.
+const NESTED: u16 = 0x8000;
 /// `CTA_TUPLE_ORIG` and `CTA_TUPLE_REPLY`, and in each `CTA_TUPLE_IP` and `CTA_TUPLE_PROTO`.
 const ORIGINAL: u16 = 1;
 const REPLY: u16 = 2;
 const IP: u16 = 1;
 const PROTO: u16 = 2;
+/// `CTA_ID` and `CTA_ZONE`.
+const NUMBER: u16 = 12;
+const ZONE: u16 = 18;
 
 /// `CTA_PROTOINFO`, in it `CTA_PROTOINFO_TCP`, in that `CTA_PROTOINFO_TCP_STATE` and `CTA_PROTOINFO_TCP_FLAGS_ORIGINAL`.
 const PROTO_INFO: u16 = 4;
@@ -58,34 +64,90 @@ pub(super) struct Tracked {
 
 /// Every connection with ports that the calling thread's network namespace tracks; none where the kernel tracks nothing.
 pub(super) fn all() -> io::Result<Vec<Tracked>> {
-    let flags = SockFlag::SOCK_CLOEXEC;
-    let fd = socket(AddressFamily::Netlink, SockType::Raw, flags, SockProtocol::NetlinkNetFilter)?;
-    let fd = fd.as_raw_fd();
-    send(fd, &request(), MsgFlags::empty())?;
+    let fd = open()?;
     let mut found = Vec::new();
+    dump(&fd, |body| found.extend(read(body)))?;
+    Ok(found)
+}
+
+/// Forgets everything that is tracked of these addresses in the calling thread's network namespace, whoever has begun it,
+/// of whatever protocol, in every zone. Returns how much that was. What comes afterwards is of nobody's conversation.
+pub(super) fn forget(addresses: &[IpAddr]) -> io::Result<u64> {
+    if addresses.is_empty() {
+        return Ok(0);
+    }
+    let fd = open()?;
+    let mut requests = Vec::new();
+    dump(&fd, |body| requests.extend(of(body, addresses).map(|which| request(DELETE, NLM_F_ACK, which))))?;
+    let mut forgotten = 0;
+    for bytes in requests {
+        send(fd.as_raw_fd(), &bytes, MsgFlags::empty())?;
+        forgotten += u64::from(acknowledged(fd.as_raw_fd())?);
+    }
+    Ok(forgotten)
+}
+
+fn open() -> io::Result<OwnedFd> {
+    let flags = SockFlag::SOCK_CLOEXEC;
+    Ok(socket(AddressFamily::Netlink, SockType::Raw, flags, SockProtocol::NetlinkNetFilter)?)
+}
+
+/// Everything that is tracked, each as the body of a message.
+fn dump(fd: &OwnedFd, mut each: impl FnMut(&[u8])) -> io::Result<()> {
+    let fd = fd.as_raw_fd();
+    send(fd, &request(GET, NLM_F_DUMP, vec![0; FAMILY]), MsgFlags::empty())?;
+    let mut bytes = vec![0; ANSWER];
     loop {
-        let mut bytes = vec![0; ANSWER];
         let length = recv(fd, &mut bytes, MsgFlags::empty())?;
         for (kind, body) in messages(&bytes[..length.min(ANSWER)]) {
             match kind {
-                DONE => return Ok(found),
+                DONE => return Ok(()),
                 ERROR => return Err(io::Error::from_raw_os_error(code(body))),
-                _ => found.extend(read(body)),
+                _ => each(body),
             }
         }
     }
 }
 
-fn request() -> Vec<u8> {
-    let length = (HEADER + FAMILY) as u32;
+/// A request with what is behind its header: the family (0: all), the version and the resource, then attributes.
+fn request(kind: u16, flags: i32, body: Vec<u8>) -> Vec<u8> {
+    let length = (HEADER + body.len()) as u32;
     let mut bytes = Vec::with_capacity(length as usize);
     bytes.extend(length.to_ne_bytes());
-    bytes.extend(GET.to_ne_bytes());
-    bytes.extend(((NLM_F_REQUEST | NLM_F_DUMP) as u16).to_ne_bytes());
-    // Sequence and port: one request on a socket of its own. Then the family (all), the version and the resource.
+    bytes.extend(kind.to_ne_bytes());
+    bytes.extend(((NLM_F_REQUEST | flags) as u16).to_ne_bytes());
+    // Sequence and port: one request at a time on a socket of its own.
     bytes.extend([0; 8]);
-    bytes.extend([0; FAMILY]);
+    bytes.extend(body);
     bytes
+}
+
+/// What names one that is tracked if it is of one of these addresses: family, original direction, zone and number, as the
+/// kernel has told them.
+fn of(body: &[u8], addresses: &[IpAddr]) -> Option<Vec<u8>> {
+    let attributes = body.get(FAMILY..)?;
+    let (original, reply) = (find(attributes, ORIGINAL)?, find(attributes, REPLY)?);
+    let ends = [original, reply].map(ends);
+    if !ends.iter().flatten().flatten().any(|address| addresses.contains(address)) {
+        return None;
+    }
+    let mut which = vec![*body.first()?, 0, 0, 0];
+    put(&mut which, ORIGINAL | NESTED, original);
+    for kind in [ZONE, NUMBER] {
+        if let Some(value) = find(attributes, kind) {
+            put(&mut which, kind, value);
+        }
+    }
+    Some(which)
+}
+
+/// Adds an attribute.
+fn put(bytes: &mut Vec<u8>, kind: u16, value: &[u8]) {
+    bytes.extend((4 + value.len() as u16).to_ne_bytes());
+    bytes.extend(kind.to_ne_bytes());
+    bytes.extend(value);
+    // The next one begins at a multiple of four.
+    bytes.resize(bytes.len().next_multiple_of(4), 0);
 }
 
 /// None: it is of no protocol with ports, or over.
@@ -99,14 +161,19 @@ fn read(body: &[u8]) -> Option<Tracked> {
 }
 
 fn tuple(bytes: &[u8]) -> Option<Tuple> {
-    let (ip, proto) = (find(bytes, IP)?, find(bytes, PROTO)?);
-    // IPv4's source and destination are 1 and 2, IPv6's 3 and 4; of the protocol 1 is its number, 2 and 3 are ports.
+    let ([from, to], proto) = (ends(bytes)?, find(bytes, PROTO)?);
+    // 1 is the protocol's number, 2 and 3 are ports.
+    let port = |kind| find(proto, kind)?.first_chunk::<2>().map(|bytes| u16::from_be_bytes(*bytes));
+    Some((*find(proto, 1)?.first()?, SocketAddr::new(from, port(2)?), SocketAddr::new(to, port(3)?)))
+}
+
+/// Source and destination of a direction.
+fn ends(bytes: &[u8]) -> Option<[IpAddr; 2]> {
+    let ip = find(bytes, IP)?;
+    // IPv4's are 1 and 2, IPv6's 3 and 4.
     let v4 = |kind| find(ip, kind)?.first_chunk::<4>().map(|bytes| IpAddr::from(*bytes));
     let v6 = |kind| find(ip, kind)?.first_chunk::<16>().map(|bytes| IpAddr::from(*bytes));
-    let port = |kind| find(proto, kind)?.first_chunk::<2>().map(|bytes| u16::from_be_bytes(*bytes));
-    let from = SocketAddr::new(v4(1).or_else(|| v6(3))?, port(2)?);
-    let to = SocketAddr::new(v4(2).or_else(|| v6(4))?, port(3)?);
-    Some((*find(proto, 1)?.first()?, from, to))
+    Some([v4(1).or_else(|| v6(3))?, v4(2).or_else(|| v6(4))?])
 }
 
 /// What is in the first attribute of that type.
@@ -129,10 +196,7 @@ mod tests {
 
     fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
         let mut bytes = Vec::new();
-        bytes.extend((4 + value.len() as u16).to_ne_bytes());
-        bytes.extend(kind.to_ne_bytes());
-        bytes.extend(value);
-        bytes.resize(bytes.len().next_multiple_of(4), 0);
+        put(&mut bytes, kind, value);
         bytes
     }
 
@@ -160,7 +224,15 @@ mod tests {
         assert_eq!(read(&body), Some(expected));
         for length in 0..body.len() - 1 {
             assert_eq!(read(&body[..length]), None, "{length}");
+            assert_eq!(of(&body[..length], &[v6]), None, "{length}");
         }
+        // It is named by its original direction, whichever has the address; what is told of its zone goes with it.
+        let zoned = [&body[..], &attribute(ZONE, &[0, 7])].concat();
+        for address in [v6, v4(1).into(), v4(2).into()] {
+            let which = of(&zoned, &[v4(9).into(), address]).expect("one of them");
+            assert_eq!(which, [&[0; FAMILY][..], &there, &attribute(ZONE, &[0, 7])].concat(), "{address}");
+        }
+        assert_eq!(of(&zoned, &[v4(9).into()]), None);
         let with = |state, flags| {
             let tcp = [attribute(TCP_STATE, &[state]), attribute(TCP_FLAGS, &[flags, 0])].concat();
             let info = attribute(PROTO_INFO | 0x8000, &attribute(TCP_INFO | 0x8000, &tcp));

@@ -3,7 +3,7 @@
 //! who sends, to whom, about what, to which service, and whether policies let it pass.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap},
     net::{IpAddr, Ipv6Addr},
 };
 
@@ -139,7 +139,7 @@ impl Model {
             program::FROM_UPLINK => self.arrives(frame),
             _ => self.published(frame),
         };
-        judged.unwrap_or_else(Opinion::from)
+        self.crowded(program, frame, judged.unwrap_or_else(Opinion::from))
     }
 
     /// Reads a frame; later fragments get the ports of their first. True: it is one of these.
@@ -444,16 +444,20 @@ impl Model {
 
     /// Remembers what was seen and let through.
     pub(crate) fn remember(&mut self, program: &str, host: usize, frame: &[u8], opinion: Opinion, fate: Fate) {
-        let forwarded = !matches!(fate, Fate::Drop(_));
-        if let Ok(packet) = parse::read(frame)
-            && packet.part == Part::First
-        {
+        let crowded = matches!(fate, Fate::Drop(Reason::RateLimited));
+        // What finds no room in the stack was a part of its flow all the same.
+        let forwarded = crowded || !matches!(fate, Fate::Drop(_));
+        if let Ok(packet) = parse::read(frame) {
             let device = match program {
                 program::FROM_CONTAINER | program::TO_CONTAINER => Device::Instance(host),
                 program::FROM_UPLINK => Device::Uplink,
                 _ => Device::Publish,
             };
-            self.fragments.insert(place(device, &packet), (packet.from.1, packet.to.1));
+            if crowded {
+                self.fragments.remove(&place(device, &packet));
+            } else if packet.part == Part::First {
+                self.fragments.insert(place(device, &packet), (packet.from.1, packet.to.1));
+            }
         }
         let Some(step) = opinion.step.filter(|_| forwarded) else { return };
         let Step { packet, from, to, asked, begins } = step;
@@ -499,6 +503,3 @@ fn place(device: Device, packet: &Packet) -> Place {
 fn go(sends: bool, receiver: Option<usize>, change: Change) -> Fate {
     if sends && receiver.is_some() { Fate::Redirect(change) } else { Fate::Pass(change) }
 }
-
-/// Counts what should be dropped, as the counters have it.
-pub(crate) type Drops = BTreeMap<(u32, u8, u8), u64>;

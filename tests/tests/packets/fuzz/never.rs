@@ -1,13 +1,24 @@
 //! What no frame may do, whether the model knows what should become of it or not.
 
-use hivemind_ebpf::program;
+use hivemind_ebpf::{program, reason::Reason};
 
 use super::{
-    model::Model,
+    model::{Fate, Model, Opinion},
     parse::{self, Part},
 };
 
 impl Model {
+    /// The same where the stack may have no room: an instance's fragments that go up there are often of packets that never
+    /// become whole here, and how many it has room for the clock says.
+    pub(super) fn crowded(&self, program: &str, frame: &[u8], mut opinion: Opinion) -> Opinion {
+        let passes = opinion.fates.iter().any(|fate| matches!(fate, Fate::Pass(_)));
+        let part = parse::read(frame).is_ok_and(|packet| packet.part != Part::Whole);
+        if program == program::FROM_CONTAINER && passes && part {
+            opinion.fates.push(Fate::Drop(Reason::RateLimited));
+        }
+        opinion
+    }
+
     /// What may never be, whatever the reason: a frame that goes on and speaks for another, or to whom policies close.
     pub(crate) fn violation(&self, program: &str, host: usize, frame: &[u8], out: &[u8]) -> Option<String> {
         let own = &self.world.hosts[host];

@@ -239,8 +239,8 @@ pub(crate) fn is_group(address: IpAddr) -> bool {
 pub(crate) fn is_unroutable(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(four) => {
-            let first = four.octets()[0];
-            first == 0 || first == 127 || first >= 240 || four.is_link_local()
+            let (first, clouds) = (four.octets()[0], [[168, 63, 129, 16], [100, 100, 100, 200], [192, 0, 0, 192]]);
+            first == 0 || first == 127 || first >= 240 || four.is_link_local() || clouds.contains(&four.octets())
         }
         IpAddr::V6(six) => {
             let clouds: [IpAddr; 2] = ["fd00:ec2::254", "fd20:ce::254"].map(|text| text.parse().expect("an address"));
