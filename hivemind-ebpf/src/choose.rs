@@ -89,6 +89,14 @@ mod tests {
         for other in [flow(&Addr::v4(0x0a00_0002), 1, 2, 6), flow(&client, 2, 1, 6), flow(&client, 1, 2, 17)] {
             assert_ne!(one, other);
         }
+        // Whichever word of an address differs: networks of IPv6 do in the first ones.
+        let v6 = [1, 2, 3, 4];
+        let one = flow(&Addr::v6(v6), 1, 2, 6);
+        for word in 0..v6.len() {
+            let mut other = v6;
+            other[word] += 1;
+            assert_ne!(one, flow(&Addr::v6(other), 1, 2, 6), "word {word}");
+        }
         // Clients that count their ports up are spread.
         let mut hits = [0u32; 16];
         for port in 0..16_000u16 {

@@ -10,6 +10,8 @@ mod captured;
 mod changes;
 #[path = "dataplane/drift.rs"]
 mod drift;
+#[path = "dataplane/foreign.rs"]
+mod foreign;
 #[path = "dataplane/host.rs"]
 mod host;
 #[path = "dataplane/lab.rs"]

@@ -93,7 +93,8 @@ extern "C" fn hm_capture(skb: *mut __sk_buff, device: u32, what: u32) -> u32 {
     }
     // SAFETY: the context is valid for the run of the program.
     let length = unsafe { (*skb).len };
-    let is_policy = what as u8 == Reason::PolicyIn as u8 || what as u8 == Reason::PolicyOut as u8;
+    // SAFETY: it is told nothing but reasons, or 0.
+    let is_policy = unsafe { Reason::check(what & 0xff) }.is_err_and(Reason::is_policy);
     work.captured = Captured {
         // SAFETY: a helper without arguments.
         time_ns: unsafe { bpf_ktime_get_ns() },

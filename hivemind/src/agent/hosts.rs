@@ -163,7 +163,41 @@ fn write(path: &Path, hosts: &Hosts) -> std::io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use tokio::sync::oneshot;
+
     use super::*;
+    use crate::policy::EndpointPolicy;
+
+    #[test]
+    fn what_is_learned_holds_for_the_least_time_and_is_saved_also_if_only_the_time_is_new() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let (path, asker) = (dir.path().join("hosts.json"), IpAddr::from([10, 88, 0, 1]));
+        let address = IpAddr::from([203, 0, 113, 1]);
+        let mut names = HostNames::open(path.clone(), LEAST_TTL, vec![], vec![asker]);
+        let host = EndpointPolicy { sets: [0, 0, 9, 0, 0], ..EndpointPolicy::default() };
+        let hosts = BTreeMap::from([(9, BTreeSet::from(["a.example".to_owned()]))]);
+        let policies = Compiled { host: Some(host), hosts, ..Compiled::default() };
+        let desired = NodeDesired::default();
+        // The milliseconds from now until which the file keeps it: at least those, and a minute more at most.
+        let mut holds = |ttl: Duration, new: bool, wanted: Duration| {
+            let resolved = Resolved {
+                asker,
+                name: "a.example".into(),
+                addresses: vec![(address, ttl)],
+                opened: oneshot::channel().0,
+            };
+            let before = clock::now().as_millis();
+            assert_eq!(names.learn(&resolved, &desired, &policies), new);
+            assert!(!names.forget(&BTreeSet::new(), &policies), "it is not over");
+            let kept = read(&path).expect("a file").names()["a.example"][&address].as_millis() - before;
+            let wanted = i64::try_from(wanted.as_millis()).expect("small");
+            assert!((wanted..wanted + 60_000).contains(&kept), "{ttl:?}: {kept} ms, not {wanted}");
+        };
+        holds(Duration::from_secs(1), true, LEAST_TTL);
+        holds(Duration::from_secs(3_600), false, Duration::from_secs(3_600));
+        // Who says less the next time takes nothing back.
+        holds(Duration::ZERO, false, Duration::from_secs(3_500));
+    }
 
     #[test]
     fn the_file_brings_back_what_it_was_given() {

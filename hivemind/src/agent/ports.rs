@@ -109,12 +109,52 @@ mod tests {
 
     use super::*;
     use crate::{
-        model::Protocol,
+        model::{Addresses, AppKey, Protocol, Scope, Service, Shares, Timestamp},
+        spec::v1::BalanceSpec,
         testkit::{journal::Journal, net::FakeNet},
     };
 
     fn listen(port: u16) -> std::io::Result<TcpListener> {
         TcpListener::bind((Ipv4Addr::LOCALHOST, port))
+    }
+
+    #[test]
+    fn what_is_withheld_keeps_its_service_and_its_other_ports() {
+        let port = |protocol, published| ServicePort { port: 80, target: 8080, protocol, published };
+        let service = |name: &str, ports| {
+            let service = Service {
+                key: ServiceKey::new(Scope::default(), name.parse().expect("a name")),
+                app: AppKey::new(Scope::default(), name.parse().expect("a name")),
+                id: 1,
+                addresses: Addresses::default(),
+                dns_names: Vec::new(),
+                ports,
+                balance: BalanceSpec::default(),
+                shares: Shares::default(),
+                created_at: Timestamp::default(),
+            };
+            (service.key.clone(), Arc::new(ServedService { service, backends: Vec::new(), leaving: false }))
+        };
+        let web = vec![
+            port(Protocol::Tcp, Some(9000)),
+            port(Protocol::Udp, Some(9000)),
+            port(Protocol::Tcp, Some(9001)),
+            port(Protocol::Tcp, None),
+        ];
+        let (one, other) = (service("web", web), service("other", vec![port(Protocol::Tcp, Some(9002))]));
+        let before =
+            NodeDesired { services: [one.clone(), other.clone()].into_iter().collect(), ..NodeDesired::default() };
+        let mut desired = before.clone();
+        withhold(&mut desired, &BTreeSet::new());
+        assert_eq!(desired.services, before.services);
+        withhold(&mut desired, &BTreeSet::from([PublishedPort { port: 9000, protocol: Protocol::Tcp }]));
+        let published = |key: &ServiceKey| -> Vec<_> {
+            desired.services[key].service.ports.iter().map(|port| (port.port, port.target, port.published)).collect()
+        };
+        let ports = [None, Some(9000), Some(9001), None].map(|published| (80, 8080, published));
+        assert_eq!(published(&one.0), ports);
+        assert_eq!(desired.services[&other.0], other.1);
+        assert_eq!(before.services[&one.0], one.1, "the state that was told is as it was");
     }
 
     #[test]

@@ -81,7 +81,6 @@ mod tests {
             spec,
             node: "here".parse().expect("a name"),
             addresses: Addresses::default(),
-            identity: 256,
             desired: Desired::Run,
             created_at: Timestamp::default(),
         }

@@ -32,7 +32,7 @@ const LATELY: Duration = Duration::from_millis(100);
 /// Whose addresses, services and rules are.
 pub(super) struct Who {
     at: Instant,
-    snapshot: Arc<ClusterSnapshot>,
+    pub(super) snapshot: Arc<ClusterSnapshot>,
     names: Names,
     addresses: HashMap<IpAddr, InstanceId>,
     services: HashMap<u32, String>,
@@ -88,7 +88,7 @@ impl Who {
         gateways || address.is_loopback() || self.names.addresses.contains(&address)
     }
 
-    fn end(&self, address: IpAddr, port: u16, traffic: (u64, u64)) -> FlowEndView {
+    pub(super) fn end(&self, address: IpAddr, port: u16, traffic: (u64, u64)) -> FlowEndView {
         let instance = self.addresses.get(&address).and_then(|id| self.snapshot.instances.get(id));
         let instance = instance.map(|row| &row.object);
         let gone = || {

@@ -12,8 +12,8 @@ use crate::{
     agent::datapath::Names,
     dataplane::flows::{DropRecord, FlowEnd, FlowRecord},
     model::{
-        Addresses, AppKey, ClusterSnapshot, Desired, Instance, InstanceId, PolicyKey, Protocol, Row, Scope, Service,
-        ServiceKey, ServicePort, Timestamp,
+        Addresses, AppKey, ClusterSnapshot, Desired, Instance, InstanceId, Node, PolicyKey, Protocol, Row, Scope,
+        Service, ServiceKey, ServicePort, Timestamp,
     },
     policy::{Compiled, Direction, PolicyRef, RuleName},
     spec::v1::AppSpec,
@@ -130,6 +130,30 @@ fn ends_services_and_rules_have_their_names() {
 }
 
 #[test]
+fn the_node_is_known_by_the_addresses_that_its_instances_know_it_by() {
+    let mut who = who();
+    let node = Node {
+        name: "here".parse().expect("a name"),
+        instances_v4: Some("10.88.0.0/16".parse().expect("a range")),
+        instances_v6: Some("fd68:6d00:0:1::/64".parse().expect("a range")),
+        created_at: Timestamp::default(),
+    };
+    let name = node.name.clone();
+    Arc::make_mut(&mut who.snapshot).nodes.insert(name, Row { object: Arc::new(node), modified: 1 });
+    for (address, is) in [
+        ("10.88.0.1", "host"),
+        ("fd68:6d00:0:1::1", "host"),
+        ("::1", "host"),
+        ("10.88.0.9", "gone"),
+        ("fd68:6d00:0:1::9", "gone"),
+        ("fd68:6d00:0:2::1", "world"),
+    ] {
+        let found = who.end(address.parse().expect("an address"), 53, (0, 0));
+        assert_eq!(found.who, is, "{address}");
+    }
+}
+
+#[test]
 fn every_filter_leaves_out_what_does_not_fit() {
     let who = who();
     let all = [
@@ -153,6 +177,7 @@ fn every_filter_leaves_out_what_does_not_fit() {
         (r#"{"to": "world"}"#, vec![2]),
         (r#"{"to": "10.88.0.2"}"#, vec![0, 1]),
         (r#"{"port": 80, "protocol": "TCP"}"#, vec![0, 1, 2]),
+        (r#"{"port": 40000}"#, vec![0, 1, 2]),
         (r#"{"port": 81}"#, vec![]),
         (r#"{"protocol": "udp"}"#, vec![]),
         (r#"{"verdict": "forwarded"}"#, vec![0, 2]),

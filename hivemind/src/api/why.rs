@@ -294,7 +294,7 @@ impl LegView {
 mod tests {
     use super::*;
     use crate::{
-        model::{Addresses, AppKey, Desired, Instance, InstanceId, Row},
+        model::{Addresses, AppKey, Desired, Instance, InstanceId, Protocol, Row, Service, ServiceKey, ServicePort},
         policy::{Document, read},
         spec::v1::AppSpec,
     };
@@ -391,6 +391,34 @@ mod tests {
             assert_eq!(apply(closed, from, port), Ok(()), "{from} {port}");
         }
         assert_eq!(apply("policy: p\nhost: {}\negress: []\n", "198.51.100.7", 2222), Ok(()), "answers go out");
+        assert_eq!(apply(closed, "192.0.2.7", 2223).expect_err("another port").code, ErrorCode::OwnAccess);
+    }
+
+    #[test]
+    fn a_port_is_published_by_its_protocol() {
+        let mut snapshot = cluster();
+        let key = ServiceKey::new(Scope::default(), "web".parse().expect("a name"));
+        let service = Service {
+            key: key.clone(),
+            id: 3,
+            addresses: Addresses::default(),
+            dns_names: Vec::new(),
+            ports: vec![ServicePort { port: 80, target: 8080, protocol: Protocol::Udp, published: Some(9000) }],
+            app: AppKey::new(Scope::default(), "web".parse().expect("a name")),
+            balance: Default::default(),
+            shares: Default::default(),
+            created_at: Timestamp::default(),
+        };
+        snapshot.set_service(&key, Some(Row { object: Arc::new(service), modified: 1 }));
+        for (protocol, port, published) in [
+            (PolicyProtocol::Udp, 9000, true),
+            (PolicyProtocol::Tcp, 9000, false),
+            (PolicyProtocol::Udp, 80, false),
+            (PolicyProtocol::Udp, 8080, false),
+        ] {
+            let asked = target(&snapshot, &Scope::default(), "host", protocol, port).expect("an end");
+            assert_eq!(matches!(asked, Target::Published(_)), published, "{port}/{protocol:?}");
+        }
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use super::{view::dns_names, why::LegView};
+use super::why::LegView;
 use crate::{
     agent::datapath::User,
     dataplane::tables::Usage,
@@ -47,7 +47,7 @@ pub(super) fn target(
     let address = word.parse::<IpAddr>().ok();
     let meant = |service: &Service| match address {
         Some(address) => service.addresses.iter().any(|own| own == address),
-        None => dns_names(service).any(|name| name.eq_ignore_ascii_case(word)),
+        None => service.all_dns_names().any(|name| name.eq_ignore_ascii_case(word)),
     };
     if let Some(service) = services().find(|service| meant(service)) {
         return Ok(Target::Service(service.key.clone()));

@@ -29,7 +29,6 @@ fn cluster() -> ClusterSnapshot {
             spec,
             node: "here".parse().expect("a name"),
             addresses: Addresses { v4: Some([10, 88, 0, n as u8].into()), v6: None },
-            identity: 256,
             desired: Desired::Run,
             created_at: Timestamp::default(),
         };

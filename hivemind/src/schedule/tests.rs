@@ -406,7 +406,6 @@ fn happens() -> impl Strategy<Value = Happens> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     /// Whatever happens: no plan takes more from service than was asked to go, no address is given twice, and in the
     /// end there is what was asked for and nothing else.

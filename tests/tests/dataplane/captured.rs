@@ -11,7 +11,8 @@ use hivemind::{
         bpf::{BpfDataplane, PacketRing},
     },
     model::Protocol,
-    policy::{Direction, EndpointPolicy},
+    policy::{ALL_PORTS, ANYBODY, Direction, EndpointPolicy, RuleKey, RuleRow},
+    spec::v1::Action,
 };
 use hivemind_ebpf::{
     packet::{self, Packet, RST, SYN, TCP, UDP},
@@ -21,7 +22,7 @@ use tokio::time::timeout;
 
 use super::{
     in_both_ways,
-    lab::{FAMILIES, Lab, isolated, past_the_sockets, vip},
+    lab::{FAMILIES, Lab, firewall, isolated, past_the_sockets, uplink, vip},
     traffic::{Echo, tcp_bulk, tcp_connects_within, udp_ask},
 };
 
@@ -125,6 +126,17 @@ fn both_instances_see_what_passes_as_they_send_and_get_it() {
                 assert_eq!(packet.length as usize, packet.bytes.len());
             }
             assert!(seen[0].at_ns <= seen[1].at_ns);
+            // By the backend's address: what is sent to the service on its way there as well.
+            let mut by_backend = lab
+                .dataplane
+                .captures()
+                .start(CaptureFilter { host: Some(server.ip()), ..udp(&lab, 0) })
+                .expect("it starts");
+            past_the_sockets(cgroup, || {
+                lab.instances[0].ns.run(|| udp_ask(service, true)).expect("an answer");
+            });
+            let found = reader.until(&mut by_backend, |packet| packet.direction == Direction::In);
+            assert_eq!((found.len(), ends(&found[0]).1), (2, service), "{found:?}");
             let age = hivemind::lifecycle::clock::since_epoch().as_nanos() - u128::from(seen[1].at_ns);
             assert!(age < 60_000_000_000, "by the wall clock: {age}");
         }
@@ -184,6 +196,72 @@ fn what_is_dropped_is_seen_with_the_reason_and_the_answer_that_is_made() {
 }
 
 #[test]
+fn what_a_rule_rejects_is_seen_with_the_rule() {
+    isolated(|cgroup| {
+        let mut lab = Lab::new(cgroup, 2);
+        (0..2).for_each(|index| lab.ready(index));
+        let ifindex = lab.instances[1].link.ifindex;
+        let ruled = EndpointPolicy { sets: [7, 0, 0, 0, 0], ruled_in: true, ..EndpointPolicy::default() };
+        lab.tables.endpoints.get_mut(&ifindex).expect("a row").policy = ruled;
+        let mut reader = Reader::new(&mut lab);
+        reader.run();
+        for (port, (action, reason)) in
+            (23_000..).zip([(Action::Reject, Reason::Rejected), (Action::Deny, Reason::PolicyIn)])
+        {
+            let key = RuleKey { set: 7, direction: Direction::In, peer: ANYBODY, protocol: None, port: ALL_PORTS };
+            lab.tables.rules = vec![(key, RuleRow { number: 41, action, order: 1 })].into();
+            lab.sync();
+            let filter = CaptureFilter { dropped: true, protocol: Some(UDP), ..of(&lab, 1) };
+            let mut capturing = lab.dataplane.captures().start(filter).expect("it starts");
+            datagram(&lab, port, SocketAddr::new(lab.instances[1].v4.into(), 9), 10);
+            let all = reader.until(&mut capturing, |packet| ends(packet).0.port() == port);
+            let packet = all.last().expect("a packet");
+            assert_eq!((packet.reason, packet.rule), (Some(reason), 41), "{packet:?}");
+        }
+        lab.dataplane.unload().expect("unload");
+    });
+}
+
+#[test]
+fn what_comes_to_a_published_port_is_seen_as_the_instance_gets_it() {
+    in_both_ways(|cgroup, open| {
+        let mut lab = Lab::with(cgroup, 2, open);
+        firewall("9000", 9001);
+        (0..2).for_each(|index| lab.ready(index));
+        lab.publish(1, 9000, 8080, Protocol::Udp, &[1]);
+        lab.sync();
+        let _echo = Echo::start(&lab.instances[1].ns, 8080, "server");
+        let mut reader = Reader::new(&mut lab);
+        reader.run();
+        for family in FAMILIES {
+            let server = SocketAddr::new(lab.instances[1].address(family), 8080);
+            let filter = CaptureFilter { protocol: Some(UDP), ..of(&lab, 1) };
+            let mut capturing = lab.dataplane.captures().start(filter).expect("it starts");
+            // The first goes by the firewall, those after it do not.
+            lab.outside.run(|| {
+                let any = if server.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+                let socket = UdpSocket::bind(any).expect("a socket");
+                socket.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+                socket.connect(SocketAddr::new(uplink(family), 9000)).expect("connected");
+                for _ in 0..3 {
+                    socket.send(b"who\n").expect("sent");
+                    socket.recv(&mut [0; 64]).expect("an answer");
+                }
+            });
+            let answers = std::cell::Cell::new(0);
+            let all = reader.until(&mut capturing, |packet| {
+                answers.set(answers.get() + usize::from(packet.direction == Direction::Out));
+                answers.get() == 3
+            });
+            let got: Vec<_> = all.iter().filter(|packet| packet.direction == Direction::In).collect();
+            assert_eq!(got.len(), 3, "{all:?}");
+            assert!(got.iter().all(|packet| ends(packet).1 == server), "{got:?}");
+        }
+        lab.dataplane.unload().expect("unload");
+    });
+}
+
+#[test]
 fn only_what_is_asked_for_is_captured_and_as_much_of_it() {
     isolated(|cgroup| {
         let mut lab = Lab::new(cgroup, 2);
@@ -220,6 +298,8 @@ fn only_what_is_asked_for_is_captured_and_as_much_of_it() {
         let of_port: Vec<_> = std::iter::from_fn(|| port.try_next()).collect();
         assert!(!of_port.is_empty() && of_port.iter().all(|packet| packet.bytes.len() == 20), "{of_port:?}");
         assert_eq!(of_port[0].length, 142);
+        // As much as the one that asks for most gets, whoever asked first.
+        assert!(sent.iter().all(|packet| packet.bytes.len() == packet.length as usize), "{sent:?}");
         let host: Vec<_> = std::iter::from_fn(|| host.try_next()).filter(|packet| packet.bytes[13] == 0).collect();
         // ICMP tells that nobody is there; it is about the address, but not from it.
         assert!(host.iter().any(|packet| packet.reason == Some(Reason::NoSuchInstance)), "{host:?}");

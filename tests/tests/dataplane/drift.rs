@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use aya::maps::{Array, HashMap, Map, MapData};
+use aya::maps::{Array, Map, MapData};
 use hivemind::{
     dataplane::{
         Dataplane,
@@ -23,7 +23,7 @@ use hivemind_tests::netlab::until;
 
 use super::{
     in_both_ways,
-    lab::{BPF_ROOT, FAMILIES, Lab, TENANT, config, isolated, vip},
+    lab::{BPF_ROOT, FAMILIES, Lab, TENANT, config, isolated, map, vip},
     traffic::{Echo, tcp_ask},
 };
 
@@ -49,12 +49,6 @@ fn drift_is_repaired_and_unloading_leaves_nothing() {
         assert!(std::fs::read_dir(BPF_ROOT).is_err(), "no pin is left");
         lab.dataplane.unload().expect("twice is the same as once");
     });
-}
-
-/// A map of the running data plane, as anybody with root can open it.
-fn map<K: aya::Pod, V: aya::Pod>(name: &str) -> HashMap<MapData, K, V> {
-    let path = format!("{BPF_ROOT}/v{ABI_VERSION}/maps/{name}");
-    HashMap::try_from(Map::from_map_data(MapData::from_pin(path).expect("a pin")).expect("a map")).expect("its types")
 }
 
 #[test]

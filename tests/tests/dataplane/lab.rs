@@ -13,6 +13,7 @@ use std::{
     thread,
 };
 
+use aya::maps::{HashMap, Map, MapData};
 use hivemind::{
     dataplane::{
         Dataplane, DataplaneError,
@@ -23,7 +24,7 @@ use hivemind::{
     net::{Family, HostLink, Mac, NodeNet},
     policy::{Document, EndpointPolicy, FIRST_CLASS, Failsafe, FailsafePort, KnownNames, compile_with, read},
 };
-use hivemind_ebpf::{policy::HOST_ENDPOINT, reason::Reason};
+use hivemind_ebpf::{ABI_VERSION, policy::HOST_ENDPOINT, reason::Reason};
 use nix::{
     mount::{MsFlags, mount},
     sched::{CloneFlags, setns, unshare},
@@ -113,6 +114,7 @@ impl Drop for Cgroup {
     fn drop(&mut self) {
         let _ = fs::write(self.former.join("cgroup.procs"), "0");
         let _ = fs::remove_dir(&self.path);
+        let _ = fs::remove_dir_all(log_dir());
     }
 }
 
@@ -153,6 +155,17 @@ pub(crate) fn firewall(ports: &str, refused: u16) {
         ip -6 route add fd68:6d00:0:1::fffe dev hm-pub
         ip neigh replace 10.88.0.254 lladdr 02:00:00:00:00:01 dev hm-pub nud permanent
         ip neigh replace fd68:6d00:0:1::fffe lladdr 02:00:00:00:00:01 dev hm-pub nud permanent");
+}
+
+/// A map of the running data plane, as anybody with root can open it.
+pub(crate) fn any_map(name: &str) -> Map {
+    let path = format!("{BPF_ROOT}/v{ABI_VERSION}/maps/{name}");
+    Map::from_map_data(MapData::from_pin(path).expect("a pin")).expect("a map")
+}
+
+/// The same of rows by key.
+pub(crate) fn map<K: aya::Pod, V: aya::Pod>(name: &str) -> HashMap<MapData, K, V> {
+    HashMap::try_from(any_map(name)).expect("its types")
 }
 
 /// Runs a command line in the calling thread's namespaces.
@@ -263,9 +276,14 @@ pub(crate) fn config(cgroup: &Path) -> DataplaneConfig {
             gateway: Addresses { v4: Some(GATEWAY.0), v6: Some(GATEWAY.1) },
         },
         publish_device: "hm-pub".into(),
-        log_dir: std::env::temp_dir().join("hivemind-test-verifier"),
+        log_dir: log_dir(),
         flow_share: hivemind_ebpf::abi::FLOW_SHARE,
     }
+}
+
+/// Where the verifier's logs are kept while a test runs.
+pub(crate) fn log_dir() -> PathBuf {
+    std::env::temp_dir().join(format!("{CGROUP}{}-verifier", std::process::id()))
 }
 
 /// The node's own addresses towards its instances.

@@ -178,6 +178,8 @@ pub(crate) fn tcp_connects_within(to: SocketAddr, time: Duration) -> bool {
 /// Sends a line of at least so many bytes to an echo server: how many were sent, and how many came there.
 pub(crate) fn tcp_bulk(to: SocketAddr, bytes: usize) -> io::Result<(usize, usize)> {
     let mut stream = TcpStream::connect_timeout(&to, PATIENCE)?;
+    // Whoever does not read any more keeps nobody waiting.
+    stream.set_write_timeout(Some(PATIENCE))?;
     let block = [b'x'; 16 * 1024];
     let blocks = bytes.div_ceil(block.len());
     for _ in 0..blocks {

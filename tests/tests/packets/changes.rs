@@ -78,13 +78,13 @@ fn an_instance_that_asks_its_own_service_is_not_sent_to_itself() {
         let mut bench = Bench::new(cgroup);
         bench.lab.service(1, 80, 8080, Protocol::Udp, &[0, 1]);
         bench.lab.sync();
-        for family in FAMILIES {
-            // Enough that the choice would fall on itself now and then.
+        for (family, own) in FAMILIES.into_iter().flat_map(|family| [(family, 0), (family, 1)]) {
+            // Enough that the choice would fall on itself now and then, which is the first of them, or the last.
             for port in 6400..6464 {
-                let asks = bench.sent(0, UDP, port, service(family, 1));
-                let (verdict, out) = bench.run(program::FROM_CONTAINER, &asks.bytes(), bench.ifindex(0));
-                let other = Frame { dst: (bench.address(1, family), 8080), ..asks };
-                assert_eq!((verdict, out), (REDIRECT, other.bytes()), "port {port}");
+                let asks = bench.sent(own, UDP, port, service(family, 1));
+                let (verdict, out) = bench.run(program::FROM_CONTAINER, &asks.bytes(), bench.ifindex(own));
+                let other = Frame { dst: (bench.address(1 - own, family), 8080), ..asks };
+                assert_eq!((verdict, out), (REDIRECT, other.bytes()), "instance {own}, port {port}");
             }
         }
         bench.lab.dataplane.unload().expect("to unload");

@@ -97,6 +97,20 @@ fn nothing_comes_into_a_closed_host_but_what_it_lives_by_and_answers() {
             let group: IpAddr = if v4 { [224, 0, 0, 251].into() } else { "ff02::fb".parse().expect("an address") };
             let cast = Frame { dst: (group, 5353), ..comes(family, UDP, 5353, 5353) };
             bench.at("to a group", IN, &cast, Expect::Drop(HostIn));
+            // To whom the link gives it to everybody, or to a group, nobody's address says that it is not the host.
+            let elsewhere = if v4 { "203.0.113.255" } else { "2001:db8:9::9" };
+            let elsewhere: IpAddr = elsewhere.parse().expect("an address");
+            for to_mac in [[0xff; 6], [1, 0, 0x5e, 0, 0, 1]] {
+                let cast = Frame { to_mac, dst: (elsewhere, 81), ..comes(family, UDP, 5354, 81) };
+                bench.at("by the link to all", IN, &cast, Expect::Drop(HostIn));
+            }
+            // The stack takes up to two tags off: what is behind them is not read, and not let in either.
+            for tags in [&[0x81, 0x00, 0, 5][..], &[0x88, 0xa8, 0, 5], &[0x88, 0xa8, 0, 5, 0x81, 0x00, 0, 6]] {
+                let mut packet = comes(family, TCP, 5001, 80).bytes();
+                packet.splice(12..12, tags.iter().copied());
+                let row = |expect| Row { name: format!("{tags:x?}"), program: IN, ifindex: uplink(), packet, expect };
+                bench.check(&row(Expect::Drop(Reason::EtherType)));
+            }
         }
         let igmp = Frame::new(2, (client(Family::V4), 0), (IpAddr::from([224, 0, 0, 1]), 0));
         bench.at("IGMP", IN, &igmp, Expect::Pass);
@@ -164,7 +178,8 @@ fn instances_reach_the_host_by_its_rules_and_its_names_always() {
                 bench.says("closed", &bench.sent(0, TCP, 5000, to(22)), Expect::Drop(HostIn));
                 bench.says("allowed", &bench.sent(0, TCP, 5000, to(9100)), Expect::Pass);
                 let names = if address == gateway { Expect::Pass } else { Expect::Drop(HostIn) };
-                bench.says("names", &bench.sent(0, UDP, 5000, to(53)), names);
+                bench.says("names", &bench.sent(0, UDP, 5000, to(53)), names.clone());
+                bench.says("long answers about names", &bench.sent(0, TCP, 5000, to(53)), names);
             }
             // What its networks and their routers are reached by is the host's as well.
             let networks = if family == Family::V4 { "192.0.2.255" } else { "2001:db8::" };

@@ -1,6 +1,6 @@
 //! Limits, packet by packet: buckets at their edges, connections, and the share of the table of flows.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use hivemind::{
     dataplane::{
@@ -16,7 +16,7 @@ use hivemind_ebpf::{abi::OUT, map, program, reason::Reason};
 
 use crate::{
     bench::{Bench, DROP, Expect, REDIRECT, one_cpu, service},
-    frame::{ACK, Frame, ICMP, RST, TCP, UDP},
+    frame::{ACK, Frame, ICMP, ICMPV6, RST, TCP, UDP},
     lab::{self, FAMILIES, GATEWAY, TENANT, UPLINK, isolated},
 };
 
@@ -204,13 +204,14 @@ fn connections_are_counted_from_both_ends_until_they_are_closed() {
             bench.check(&bench.sends("a third", &third, Expect::Drop(Reason::ConnectionLimit)));
             assert_eq!((of(&mut bench, 0).connections, of(&mut bench, 1).connections), ([2, 0], [0, 2]));
             // Pings and what it asks of the node are none of them.
-            if family == Family::V4 {
-                let ping = Frame { detail: 8, ..bench.sent(0, ICMP, 1, SocketAddr::new(bench.address(1, family), 1)) };
-                let there = ping.bytes();
-                bench.check(&bench.sends("a ping", &ping, Expect::RedirectAs(there)));
-                let name = bench.sent(0, UDP, 6_004, SocketAddr::new(GATEWAY.0.into(), 53));
-                bench.check(&bench.sends("a name", &name, Expect::Pass));
-            }
+            let v4 = family == Family::V4;
+            let (protocol, detail) = if v4 { (ICMP, 8) } else { (ICMPV6, 128) };
+            let ping = Frame { detail, ..bench.sent(0, protocol, 1, SocketAddr::new(bench.address(1, family), 1)) };
+            let there = ping.bytes();
+            bench.check(&bench.sends("a ping", &ping, Expect::RedirectAs(there)));
+            let gateway = if v4 { GATEWAY.0.into() } else { IpAddr::from(GATEWAY.1) };
+            let name = bench.sent(0, UDP, 6_004, SocketAddr::new(gateway, 53));
+            bench.check(&bench.sends("a name", &name, Expect::Pass));
             // One is closed by both, the other reset: there is room for two.
             let answers = |bench: &Bench, port, detail| {
                 let client = SocketAddr::new(bench.address(0, family), port);

@@ -8,7 +8,7 @@ use hivemind::{
     policy::{ALL_PORTS, ANYBODY, BLOCK, Direction, EndpointPolicy, OTHERS, RuleKey, RuleRow, interval},
     spec::v1::{Action, PolicyProtocol},
 };
-use hivemind_ebpf::{policy::NEAR_HITS, program, reason::Reason};
+use hivemind_ebpf::{abi::Count, map, policy::NEAR_HITS, program, reason::Reason};
 
 use crate::{
     bench::{Bench, Expect, REDIRECT, Row, one_cpu},
@@ -121,6 +121,44 @@ fn only_what_a_rule_allows_comes_in_and_a_revoked_rule_cuts() {
                 let frame = asks(&bench, family, protocol, port);
                 bench.ask("everything", &frame, passes(&frame));
             }
+        }
+        bench.lab.dataplane.unload().expect("to unload");
+    });
+}
+
+#[test]
+fn who_asks_for_the_same_again_is_not_judged_again_until_the_tables_change() {
+    isolated(|cgroup| {
+        // What was decided is kept by CPU.
+        one_cpu();
+        let mut bench = Bench::new(cgroup);
+        bench.about(1, IN);
+        bench.rules(&[(Direction::In, lab::class(0), None, ALL_PORTS)]);
+        let from = |bench: &Bench, family, port| Frame {
+            src: (bench.address(0, family), port),
+            ..asks(bench, family, TCP, 8080)
+        };
+        for family in FAMILIES {
+            let first = from(&bench, family, 6000);
+            bench.ask("judged by its rule", &first, passes(&first));
+        }
+        // Behind the programs' back: what is judged now finds no rule.
+        let mut rules = lab::map::<hivemind_ebpf::abi::RuleKey, hivemind_ebpf::abi::Rule>(map::RULES);
+        let keys: Vec<_> = rules.keys().map(|key| key.expect("a key")).collect();
+        assert_eq!(keys.len(), 1);
+        rules.remove(&keys[0]).expect("removed");
+        for family in FAMILIES {
+            let again = from(&bench, family, 6001);
+            bench.ask("the same again", &again, passes(&again));
+            let other = Frame { dst: (again.dst.0, 8081), ..again };
+            bench.ask("something else", &other, Expect::Drop(Reason::PolicyIn));
+        }
+        // Whatever changes in the tables, nothing older is believed.
+        bench.lab.tables.node_addresses.insert("192.0.2.77".parse().expect("an address"));
+        bench.lab.sync();
+        for family in FAMILIES {
+            let again = from(&bench, family, 6002);
+            bench.ask("by other tables", &again, Expect::Drop(Reason::PolicyIn));
         }
         bench.lab.dataplane.unload().expect("to unload");
     });
@@ -391,6 +429,12 @@ fn what_rules_decide_is_counted_exactly_wherever_it_is_counted() {
         // A daemon that follows reads the same.
         bench.lab.dataplane = BpfDataplane::open(lab::config(cgroup)).expect("to take over");
         assert_eq!(hits(&mut bench), [8, 8, 3]);
+        // While it is on its way from near to far it is in neither: who reads then is told what there was.
+        let mut far = aya::maps::PerCpuHashMap::<_, u32, Count>::try_from(lab::any_map(map::HITS)).expect("its types");
+        let rules: Vec<u32> = far.keys().map(|rule| rule.expect("a key")).collect();
+        assert!(!rules.is_empty(), "something was counted far");
+        rules.iter().for_each(|rule| far.remove(rule).expect("removed"));
+        assert_eq!(hits(&mut bench), [8, 8, 3], "it never falls");
         bench.lab.dataplane.unload().expect("to unload");
     });
 }

@@ -45,7 +45,7 @@ fn far(family: Family) -> IpAddr {
 }
 
 /// A node with another one, which alone has what port [`THERE`] leads to.
-fn bench(cgroup: &std::path::Path) -> Bench {
+pub(crate) fn bench(cgroup: &std::path::Path) -> Bench {
     let mut bench = Bench::new(cgroup);
     for family in FAMILIES {
         let peer = PeerRow { class: 300, tenant: lab::TENANT, ifindex: 0, node: Some(other(family)) };
@@ -83,6 +83,17 @@ fn tunnelled(packet: &[u8], from: IpAddr, to: IpAddr) -> Vec<u8> {
     bytes
 }
 
+/// A connection to the other node is there: what goes on in it, and that node.
+pub(crate) fn begun(bench: &mut Bench, family: Family, protocol: u8) -> (Vec<u8>, IpAddr) {
+    let (own, there) = (node(family), other(family));
+    let begins = comes(own, protocol, 7000, THERE, if protocol == TCP { SYN } else { 0 }).bytes();
+    bench.accepted(begins.clone(), Expect::RedirectAs(tunnelled(&begins, own, there)));
+    let more = comes(own, protocol, 7000, THERE, ACK).bytes();
+    // By this it is known by which uplink the client comes.
+    bench.uplink("goes on", more.clone(), Expect::RedirectAs(tunnelled(&more, own, there)));
+    (more, there)
+}
+
 impl Bench {
     fn uplink(&mut self, name: &str, packet: Vec<u8>, expect: Expect) {
         let (program, ifindex) = (program::FROM_UPLINK, device("uplink"));
@@ -97,13 +108,13 @@ impl Bench {
 
     /// The driver leaves the frame to the stack, as it is.
     #[track_caller]
-    fn left(&self, name: &str, packet: &[u8]) {
+    pub(crate) fn left(&self, name: &str, packet: &[u8]) {
         let (verdict, out) = self.run(program::UPLINK_DRIVER, packet, device("uplink"));
         assert_eq!((verdict, &out[..]), (XDP_PASS, packet), "{name}");
     }
 
     /// The kernel sends a packet to the other node: the next hop is known for a second.
-    fn learns(&self, packet: &[u8], to: IpAddr) -> [u8; 12] {
+    pub(crate) fn learns(&self, packet: &[u8], to: IpAddr) -> [u8; 12] {
         let macs = [2, 0, 0, 0, 3, 9, 2, 0, 0, 0, 3, 1];
         let from = node(if to.is_ipv4() { Family::V4 } else { Family::V6 });
         let mut sent = tunnelled(packet, from, to);
@@ -114,7 +125,7 @@ impl Bench {
 
     /// The driver sends the frame to the other node.
     #[track_caller]
-    fn sent_on(&self, name: &str, packet: &[u8], to: IpAddr) {
+    pub(crate) fn sent_on(&self, name: &str, packet: &[u8], to: IpAddr) {
         let macs = self.learns(packet, to);
         let (verdict, out) = self.run(program::UPLINK_DRIVER, packet, device("uplink"));
         let from = node(if to.is_ipv4() { Family::V4 } else { Family::V6 });
@@ -369,6 +380,73 @@ fn an_error_about_an_answer_follows_the_connection_to_its_node() {
             bench.uplink("about nothing known", error, Expect::Pass);
         }
         sh("ip link set uplink down");
+        bench.lab.dataplane.unload().expect("to unload");
+    });
+}
+
+#[test]
+fn what_is_sent_on_is_asked_of_the_rules_and_ranges_of_this_node() {
+    isolated(|cgroup| {
+        let mut bench = bench(cgroup);
+        let only = |port| format!("policy: p\nhost: {{}}\npublished: [{{from: [world], ports: [{port}]}}]\n");
+        for family in FAMILIES {
+            for protocol in [TCP, UDP] {
+                bench.lab.host("");
+                bench.lab.sync();
+                let (more, there) = begun(&mut bench, family, protocol);
+                let wrapped = tunnelled(&more, node(family), there);
+                bench.uplink("no policy", more.clone(), Expect::RedirectAs(wrapped.clone()));
+                bench.lab.host(&only(HERE));
+                bench.lab.sync();
+                bench.uplink("revoked", more.clone(), Expect::Drop(Reason::Published));
+                bench
+                    .accepted(comes(node(family), protocol, 7001, THERE, SYN).bytes(), Expect::Drop(Reason::Published));
+                bench.lab.host(&only(THERE).replace("9500", "9500, 9500/udp"));
+                bench.lab.sync();
+                bench.uplink("allowed", more.clone(), Expect::RedirectAs(wrapped.clone()));
+                // The same by its source ranges: the client's own, and then none of its own.
+                let kind = if protocol == TCP { Protocol::Tcp } else { Protocol::Udp };
+                let key = Frontend::Published(family, THERE, kind);
+                let row = bench.lab.tables.services.get_mut(&key).expect("a row");
+                row.choice.sources = true;
+                let own = ipnet::IpNet::from(client(family));
+                bench.lab.tables.sources.insert((9, own));
+                bench.lab.sync();
+                bench.uplink("in its ranges", more.clone(), Expect::RedirectAs(wrapped));
+                bench.lab.tables.sources.remove(&(9, own));
+                bench.lab.sync();
+                bench.uplink("in none any more", more, Expect::Drop(Reason::SourceRange));
+                bench.lab.tables.services.get_mut(&key).expect("a row").choice.sources = false;
+            }
+        }
+        bench.lab.dataplane.unload().expect("to unload");
+    });
+}
+
+#[test]
+fn what_another_node_sends_finds_the_one_backend_that_is_here() {
+    isolated(|cgroup| {
+        let mut bench = bench(cgroup);
+        for family in FAMILIES {
+            // Eight of which this node has one. The choice by chance and weight would hit that one time in eight.
+            let elsewhere = (1..8u8).map(|n| match far(family) {
+                IpAddr::V4(far) => IpAddr::from((u32::from(far) + u32::from(n)).to_be_bytes()),
+                IpAddr::V6(far) => IpAddr::from((u128::from(far) + u128::from(n)).to_be_bytes()),
+            });
+            let here = bench.address(1, family);
+            let backends = elsewhere.chain([here]).map(|address| (address, 8080));
+            let mut row = ServiceRow::equal(9, backends.collect::<Vec<_>>());
+            row.choice.alike = true;
+            bench.lab.tables.services.insert(Frontend::Published(family, THERE, Protocol::Udp), row);
+            bench.lab.sync();
+            let (own, there) = (node(family), other(family));
+            for port in 7000..7032 {
+                let asks = comes(there, UDP, port, THERE, 0);
+                let inside = Frame { dst: (here, 8080), ..asks.clone() };
+                let wrapped = tunnelled(&asks.bytes(), there, own);
+                bench.uplink("to the one that is here", wrapped, Expect::RedirectAs(inside.bytes()));
+            }
+        }
         bench.lab.dataplane.unload().expect("to unload");
     });
 }

@@ -2,11 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use hivemind_ebpf::{abi, policy::HOST_ENDPOINT, reason::Reason};
+use hivemind_ebpf::{policy::HOST_ENDPOINT, reason::Reason};
 
 use super::Owner;
 use crate::{
-    dataplane::{Counter, DataplaneError},
+    dataplane::{Counter, DataplaneError, Way},
     lifecycle::clock,
     policy::{Compiled, Direction, PolicyRef, Subject, Trial, TrialPlace},
 };
@@ -61,11 +61,11 @@ impl Owner {
 /// What passed because policies are on trial, by place.
 fn audited(counters: &[Counter]) -> BTreeMap<TrialPlace, u64> {
     let mut all = BTreeMap::new();
-    for counter in counters.iter().filter(|counter| counter.reason == Reason::Audit as u8) {
+    for counter in counters.iter().filter(|counter| counter.reason == Some(Reason::Audit)) {
         let direction = match counter.direction {
-            abi::IN => Direction::In,
-            abi::OUT => Direction::Out,
-            _ => continue,
+            Way::In => Direction::In,
+            Way::Out => Direction::Out,
+            Way::Opened => continue,
         };
         *all.entry((counter.endpoint, direction)).or_default() += counter.packets;
     }

@@ -65,3 +65,58 @@ async fn a_worker_that_panics_is_followed_by_another() {
     world.until(&id, Phase::Gone).await;
     world.nothing_left(&id);
 }
+
+/// How the calls that close sockets have ended.
+fn closes(world: &World) -> Vec<Fault> {
+    let entries = world.journal.entries().into_iter();
+    entries.filter(|entry| entry.what == "net.close_sockets").map(|entry| entry.fault).collect()
+}
+
+#[tokio::test]
+async fn sockets_are_closed_when_the_tables_lead_nobody_to_who_is_gone() {
+    let mut world = World::new();
+    world.begin();
+    let [stays, goes] = [world.wants(1), world.wants(2)];
+    world.until(&stays, Phase::Ready).await;
+    world.until(&goes, Phase::Ready).await;
+    // What the last daemon may have missed, at the beginning.
+    world.until_asked("net.close_sockets").await;
+    world.dataplane.stick();
+    let before = closes(&world).len();
+    world.upstream.forget(&goes);
+    // Its worker gives up waiting for the tables after two seconds: time enough for one that does not wait.
+    world.until_call(&Call::Kill(goes.clone(), libc::SIGTERM)).await;
+    assert_eq!(closes(&world).len(), before, "a socket made now would get the one that is gone again");
+    world.dataplane.go_on();
+    world.poll("sockets to be closed", || closes(&world).len() > before).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn sockets_that_could_not_be_closed_are_tried_again() {
+    let mut world = World::paused();
+    world.begin();
+    let goes = world.wants(1);
+    world.until(&goes, Phase::Ready).await;
+    world.until_asked("net.close_sockets").await;
+    // More than there are namespaces.
+    for _ in 0..3 {
+        world.journal.fail("net.close_sockets", Fault::Before);
+    }
+    world.upstream.forget(&goes);
+    let failed = |all: &[Fault]| all.iter().filter(|fault| **fault == Fault::Before).count();
+    world.poll("all failures", || failed(&closes(&world)) == 3).await;
+    world.poll("a success", || closes(&world).last() == Some(&Fault::None)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn refused_rules_of_published_ports_are_written_again_before_they_are_looked_at_anyway() {
+    let mut world = World::paused();
+    world.journal.fail("net.sync_published", Fault::Before);
+    world.begin();
+    world.wants(1);
+    let refused = world.until_asked("net.sync_published").await;
+    let asked = || world.journal.entries().iter().filter(|entry| entry.what == "net.sync_published").count();
+    world.poll("another write", || asked() >= 2).await;
+    let waited = Instant::now() - refused;
+    assert!(waited < Duration::from_secs(5), "{waited:?}");
+}

@@ -250,7 +250,7 @@ impl World {
     }
 
     /// Looks until it is so.
-    async fn poll(&self, what: &str, is: impl Fn() -> bool) {
+    pub(super) async fn poll(&self, what: &str, is: impl Fn() -> bool) {
         let looks = async {
             while !is() {
                 tokio::time::sleep(Duration::from_millis(1)).await;

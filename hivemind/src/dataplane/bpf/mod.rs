@@ -121,17 +121,25 @@ impl BpfDataplane {
     /// Loads the programs onto the pinned maps, or onto new ones, and puts them in the place of those that a former
     /// daemon attached. Call it in the network namespace that is the host's.
     pub fn open(config: DataplaneConfig) -> Result<Self, DataplaneError> {
-        Self::open_with(config, attach::has_tcx())
+        Self::open_with(config, OBJECT, attach::has_tcx())
     }
 
     /// The same with the way of kernels before 6.6, whatever this one has.
     #[cfg(feature = "testkit")]
     pub fn open_without_tcx(config: DataplaneConfig) -> Result<Self, DataplaneError> {
-        Self::open_with(config, false)
+        Self::open_with(config, OBJECT, false)
     }
 
-    fn open_with(config: DataplaneConfig, tcx: bool) -> Result<Self, DataplaneError> {
-        let object = load::programs(OBJECT)?;
+    /// The same with an object of which something was changed.
+    #[cfg(feature = "testkit")]
+    pub fn open_changed(config: DataplaneConfig, change: impl FnOnce(&mut [u8])) -> Result<Self, DataplaneError> {
+        let mut object = OBJECT.to_vec();
+        change(&mut object);
+        Self::open_with(config, &object, attach::has_tcx())
+    }
+
+    fn open_with(config: DataplaneConfig, object: &[u8], tcx: bool) -> Result<Self, DataplaneError> {
+        let object = load::programs(object)?;
         probe::ensure_bpffs(&config.root)?;
         let base = base(&config.root);
         make_folders(&base)?;

@@ -35,12 +35,35 @@ impl BpfDataplane {
     /// Runs a device's program on one packet that seems to have come by the interface `ifindex`, without sending
     /// anything; `repeat` times on the same bytes.
     pub fn test_run(&self, name: &str, packet: &[u8], ifindex: u32, repeat: u32) -> Result<TestRun, DataplaneError> {
+        self.try_out(name, packet, ifindex, [repeat, 0])
+    }
+
+    /// The same once with a packet that the kernel will make so many of.
+    #[cfg(feature = "testkit")]
+    pub fn test_run_cut(
+        &self,
+        name: &str,
+        packet: &[u8],
+        ifindex: u32,
+        pieces: u32,
+    ) -> Result<TestRun, DataplaneError> {
+        self.try_out(name, packet, ifindex, [1, pieces])
+    }
+
+    fn try_out(
+        &self,
+        name: &str,
+        packet: &[u8],
+        ifindex: u32,
+        [repeat, pieces]: [u32; 2],
+    ) -> Result<TestRun, DataplaneError> {
         let fail = |why| DataplaneError::Kernel { what: "a test run of a program", why };
         let mut context = [0u8; 192];
         let context = match self.ebpf.program(name) {
-            // `struct __sk_buff`: the interface index is its eleventh word.
+            // `struct __sk_buff`: the interface index is its eleventh word, and the pieces are in `gso_segs`.
             Some(Program::SchedClassifier(_)) => {
                 context[40..44].copy_from_slice(&ifindex.to_ne_bytes());
+                context[164..168].copy_from_slice(&pieces.to_ne_bytes());
                 &context[..]
             }
             // `struct xdp_md`: the second word is where the packet ends, the fourth the interface index.

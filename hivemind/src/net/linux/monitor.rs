@@ -15,10 +15,7 @@ use tokio::sync::Notify;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::rtnl::{Route, TABLE_LOCAL};
-use crate::{
-    model::chain,
-    net::{NetError, names::instance_of_device},
-};
+use crate::net::{NetError, names::instance_of_device};
 
 const GROUPS: &[MulticastGroup] = &[
     MulticastGroup::Link,

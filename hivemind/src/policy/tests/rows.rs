@@ -140,9 +140,19 @@ fn a_hundred_thousand_rules_fit_and_more_than_fit_are_counted() {
     let numbers: std::collections::BTreeSet<_> = compiled.rules.values().map(|row| row.number).collect();
     assert_eq!(numbers.len(), 100_000, "each has a number of its own");
     assert_eq!(too_large(&world.desired), Vec::<String>::new());
-    let faults = too_large(&many(263).desired);
+    // As many as there may be, and one more.
+    let mut world = many(262);
+    let more = |ports: u16| {
+        let rules: Vec<_> = (1..=ports).map(|port| rule([block("10.0.0.0/8", &[])], [tcp(port * 2)])).collect();
+        ingress(with("pod=last"), rules)
+    };
+    world.instance("x", "pod=last");
+    world.policy("x", "last", more(72));
+    assert_eq!(too_large(&world.desired), Vec::<String>::new());
+    world.policy("x", "last", more(73));
+    let faults = too_large(&world.desired);
     assert_eq!(faults.len(), 1);
-    let numbers = "node node-1 would have 131500 rules for each peer and range of ports, and 131072 are the most; ";
+    let numbers = "node node-1 would have 131073 rules for each peer and range of ports, and 131072 are the most; ";
     assert!(faults[0].starts_with(numbers), "{faults:?}");
 }
 
