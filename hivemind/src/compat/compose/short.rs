@@ -147,8 +147,10 @@ pub(super) fn mount(text: &str) -> Result<Mount, String> {
     if parts.iter().any(|part| part.is_empty()) {
         return Err(format!("\"{text}\" has nothing between two colons, or before or after one: write SOURCE:TARGET"));
     }
-    let windows = parts[0].len() == 1 && parts.get(1).is_some_and(|part| part.starts_with(['\\', '/']));
-    if windows && parts[0].chars().all(|c| c.is_ascii_alphabetic()) {
+    // `c:/a:/b` has two paths; a volume may well be named `v`.
+    let letter = parts[0].len() == 1 && parts[0].chars().all(|c| c.is_ascii_alphabetic());
+    let second = |start: char, at: usize| parts.get(at).is_some_and(|part| part.starts_with(start));
+    if letter && (second('\\', 1) || second('/', 2)) {
         return Err(format!("\"{text}\" has a path of Windows: write one of this machine, e.g. /srv/data"));
     }
     let (source, target, options) = match parts[..] {
