@@ -32,6 +32,7 @@ pub(super) fn project(project: &mut Project, found: &mut Findings) {
         check.ports(name, service);
         check.amounts(name, service);
         check.words(name, service);
+        check.names(name, service);
     }
     for kind in ["networks", "volumes", "secrets", "configs"] {
         check.external(kind);
@@ -270,6 +271,14 @@ impl Check<'_> {
                     ["services", name].into_iter().chain(steps.iter().copied()).chain([&*index]).collect();
                 self.fault(&steps, "count and device_ids exclude each other: remove one of them");
             }
+        }
+    }
+
+    /// Variables have names.
+    fn names(&mut self, name: &str, service: &Service) {
+        for variable in service.environment.keys().filter(|name| name.is_empty() || name.contains(['=', '\0'])) {
+            let message = format!("\"{variable}\" is no name of a variable: write NAME=value");
+            self.fault(&["services", name, "environment", variable], message);
         }
     }
 

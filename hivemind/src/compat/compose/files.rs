@@ -29,7 +29,7 @@ pub trait Files {
     /// The text of a file.
     ///
     /// # Errors
-    /// What the system says; `InvalidData` if it is no UTF-8.
+    /// What the system says; `InvalidData` if it is no UTF-8, `FileTooLarge` if it has more than 2 MiB.
     fn read(&self, path: &Path) -> io::Result<String>;
 
     /// Whether there is a file (no folder) of that name.
@@ -42,10 +42,13 @@ pub struct Disk;
 
 impl Files for Disk {
     fn read(&self, path: &Path) -> io::Result<String> {
-        let mut text = String::new();
-        // One more than is read tells that it is too long, also of a device that never ends.
-        fs::File::open(path)?.take(MOST_BYTES as u64 + 1).read_to_string(&mut text)?;
-        Ok(text)
+        let mut bytes = Vec::new();
+        // One more than is taken tells that it is too long, also of a device that never ends.
+        fs::File::open(path)?.take(MOST_BYTES as u64 + 1).read_to_end(&mut bytes)?;
+        if bytes.len() > MOST_BYTES {
+            return Err(io::ErrorKind::FileTooLarge.into());
+        }
+        String::from_utf8(bytes).map_err(|_| io::ErrorKind::InvalidData.into())
     }
 
     fn is_file(&self, path: &Path) -> bool {
@@ -97,8 +100,15 @@ pub(super) fn join(dir: &Path, path: &Path) -> PathBuf {
 
 /// Reads a file, or says why not.
 pub(super) fn read(files: &dyn Files, path: &Path) -> Result<String, String> {
-    files.read(path).map_err(|error| match error.kind() {
+    let checked = |text: String| match text.len() {
+        0..=MOST_BYTES => Ok(text),
+        _ => Err(io::ErrorKind::FileTooLarge.into()),
+    };
+    files.read(path).and_then(checked).map_err(|error| match error.kind() {
         io::ErrorKind::NotFound => "there is no such file".to_owned(),
+        io::ErrorKind::FileTooLarge => {
+            format!("the file has more than {} MiB, which is the most that is read", MOST_BYTES >> 20)
+        }
         io::ErrorKind::InvalidData => "the file is not text (UTF-8)".to_owned(),
         _ => format!("the file cannot be read: {error}"),
     })

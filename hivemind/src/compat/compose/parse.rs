@@ -58,11 +58,6 @@ impl Budget {
 /// The documents of a file, in their order. What is wrong goes to `found`; documents before a fault are given.
 pub(super) fn parse(file: &str, text: &str, budget: &mut Budget, found: &mut Findings) -> Vec<Node> {
     let file: Arc<str> = file.into();
-    if text.len() > MOST_BYTES {
-        let what = format!("the file has {} bytes, and at most {MOST_BYTES} are read", text.len());
-        found.fault(&Place::whole(&file), "", what);
-        return Vec::new();
-    }
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let mut builder = Builder { file, budget, found, documents: Vec::new(), open: Vec::new(), anchors: HashMap::new() };
     for event in Parser::new_from_str(text) {

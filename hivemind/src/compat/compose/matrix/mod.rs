@@ -96,7 +96,9 @@ fn walk(node: &Node, path: &str, key: &str, found: &mut Vec<Use>) {
                 let path = child(path, name);
                 let own = row(&below);
                 let stance = own.map_or(Stance::Honoured, |row| row.stance);
-                if stance != Stance::Honoured {
+                // A key that a short form stands for was not written: it is at the place of its value.
+                let written = entry.key != entry.value.place;
+                if stance != Stance::Honoured && written {
                     found.push(Use { place: entry.key.clone(), path: path.clone(), stance });
                 }
                 // A row for all beneath a key has said everything.

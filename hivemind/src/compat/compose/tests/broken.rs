@@ -164,7 +164,8 @@ fn look(text: &str) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 1500, max_shrink_iters: 2000, failure_persistence: None, ..ProptestConfig::default() })]
+    // `PROPTEST_CASES` says how many; 256 are of the usual run.
+    #![proptest_config(ProptestConfig { max_shrink_iters: 2000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn broken_documents_are_refused_with_a_place(

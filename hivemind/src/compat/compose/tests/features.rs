@@ -204,7 +204,8 @@ fn files_are_found_from_a_folder_beneath() {
 fn what_is_not_honoured_is_named() {
     let loaded = good(
         "services:\n  a:\n    image: a\n    mac_address: x\n    container_name: aa\n    blkio_config: {weight: 3}\n\
-         \x20   networks: {default: {ipv4_address: 10.0.0.2, aliases: [x]}}\n    x-own: {pid: host}\n    environment: {pid: x}\n",
+         \x20   networks: {default: {ipv4_address: 10.0.0.2, aliases: [x]}}\n    x-own: {pid: host}\n    environment: {pid: x}\n\
+         \x20   volumes: ['./x:/x:z', {type: bind, source: /a, target: /b}]\n    ports: ['80:80/udp']\n",
     );
     let uses: Vec<String> = matrix::uses(&loaded.project.document)
         .into_iter()
@@ -220,6 +221,7 @@ fn what_is_not_honoured_is_named() {
             "5 services.a.container_name differently",
             "4 services.a.mac_address refused",
             "7 services.a.networks.default.ipv4_address refused",
+            "10 services.a.volumes[1].type differently",
         ]
     );
 }
@@ -258,6 +260,13 @@ fn files_of_the_disk_are_read() {
     );
     std::fs::write(dir.path().join("e"), "A=1\n").unwrap();
     assert_eq!(load(&request, &Disk).unwrap().project.services["a"].environment["A"].as_deref(), Some("1"));
-    let endless = Disk.read(std::path::Path::new("/dev/zero")).unwrap();
-    assert!(endless.len() < 4 << 20);
+    let endless = Disk.read(std::path::Path::new("/dev/zero")).unwrap_err();
+    assert_eq!(endless.kind(), std::io::ErrorKind::FileTooLarge);
+    assert_eq!(
+        faults(&format!("services: {{a: {{image: a, env_file: e}}}}\n#file e\n{}", "A=1\n".repeat(600_000))),
+        [
+            "compose.yaml:1:36: services.a.env_file[0]: e: the file has more than 2 MiB, which is the most that is read; write path \
+          and required: false if it may be missing"
+        ]
+    );
 }
