@@ -72,8 +72,13 @@ impl Check<'_> {
     fn basics(&mut self, name: &str, service: &Service) {
         let at = ["services", name];
         let provided = self.project.document.get("services").and_then(|all| all.get(name)?.get("provider")).is_some();
-        if service.image.as_deref().is_none_or(str::is_empty) && service.build.is_none() && !provided {
-            self.fault(&at, "the service has neither image nor build: give it one of them");
+        match service.image.as_deref() {
+            _ if service.build.is_some() || provided => {}
+            None => self.fault(&at, "the service has neither image nor build: give it one of them"),
+            Some("") => {
+                self.fault(&["services", name, "image"], "the image is empty: is the variable set that it comes from?");
+            }
+            Some(_) => {}
         }
         let both =
             |build: &super::model::deploy::Build| build.dockerfile.is_some() && build.dockerfile_inline.is_some();
