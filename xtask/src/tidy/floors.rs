@@ -26,6 +26,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("agent", 3),
     ("api", 4),
     ("client", 4),
+    ("compat", 4),
     ("cli", 4),
     ("daemon", 5),
 ];
@@ -75,6 +76,8 @@ const LIBRARIES: &[(&str, &[&str])] = &[
     ("indicatif", &["cli"]),
     ("comfy_table", &["cli"]),
     ("tokio_tungstenite", &["client"]),
+    ("saphyr_parser", &["compat"]),
+    ("jsonschema", &["compat"]),
 ];
 
 /// Floors and libraries of one file of the main crate.
