@@ -120,7 +120,7 @@ fn sockets_of_others_do_not_change_whose_answer_it_is() {
         let bound = || UdpSocket::bind(SocketAddr::from(([0; 4], 0))).expect("a socket");
         let asked = lab.instances[0].ns.run(|| {
             let socket = bound();
-            socket.set_read_timeout(Some(traffic::PATIENCE)).expect("a timeout");
+            socket.set_read_timeout(Some(10 * traffic::PATIENCE)).expect("a timeout");
             socket.send_to(b"who\n", service).expect("to send");
             socket
         });
@@ -151,7 +151,7 @@ fn a_socket_knows_in_whose_name_each_of_eight_answers() {
             let backend = lab.instances[1].address(family);
             let any: SocketAddr = if backend.is_ipv4() { ([0; 4], 0).into() } else { ([0u16; 8], 0).into() };
             let socket = lab.instances[0].ns.run(|| UdpSocket::bind(any).expect("a socket"));
-            socket.set_read_timeout(Some(traffic::PATIENCE)).expect("a timeout");
+            socket.set_read_timeout(Some(10 * traffic::PATIENCE)).expect("a timeout");
             let asks = |to: SocketAddr| socket.send_to(b"who\n", to).expect("to send");
             let told = || socket.recv_from(&mut [0; 256]).expect("an answer").1;
             let services = (1..).zip(ports.clone()).map(|(n, _)| SocketAddr::new(vip(family, n), 80));

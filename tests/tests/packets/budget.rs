@@ -11,7 +11,7 @@ pub(crate) const BUDGET: [(&str, u32); 16] = [
     ("hm_xdp", 12_000),
     ("hm_connect4", 5_600),
     ("hm_connect6", 6_200),
-    ("hm_sendmsg4", 6_000),
+    ("hm_sendmsg4", 8_200),
     ("hm_sendmsg6", 7_000),
     ("hm_recvmsg4", 400),
     ("hm_recvmsg6", 480),
