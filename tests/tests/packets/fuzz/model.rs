@@ -445,7 +445,6 @@ impl Model {
     /// Remembers what was seen and let through.
     pub(crate) fn remember(&mut self, program: &str, host: usize, frame: &[u8], opinion: Opinion, fate: Fate) {
         let crowded = matches!(fate, Fate::Drop(Reason::RateLimited));
-        // What finds no room in the stack was a part of its flow all the same.
         let forwarded = crowded || !matches!(fate, Fate::Drop(_));
         if let Ok(packet) = parse::read(frame) {
             let device = match program {

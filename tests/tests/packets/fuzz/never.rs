@@ -9,7 +9,7 @@ use super::{
 
 impl Model {
     /// The same where the stack may have no room: an instance's fragments that go up there are often of packets that never
-    /// become whole here, and how many it has room for the clock says.
+    /// become whole here, and how many it has room for the clock says. What finds none was a part of its flow all the same.
     pub(super) fn crowded(&self, program: &str, frame: &[u8], mut opinion: Opinion) -> Opinion {
         let passes = opinion.fates.iter().any(|fate| matches!(fate, Fate::Pass(_)));
         let part = parse::read(frame).is_ok_and(|packet| packet.part != Part::Whole);
