@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeSet,
     io::{BufRead, BufReader},
-    net::{IpAddr, SocketAddr, TcpStream},
+    net::{IpAddr, SocketAddr, TcpStream, UdpSocket},
     path::Path,
     process::{Command, Stdio},
     time::Duration,
@@ -11,7 +11,7 @@ use std::{
 
 use hivemind::{dataplane::Dataplane, model::Protocol, net::Family};
 use hivemind_ebpf::{abi::OPENED, reason::Reason};
-use hivemind_tests::each_row;
+use hivemind_tests::{each_row, netlab::until};
 
 use crate::{
     in_both_ways,
@@ -87,6 +87,26 @@ fn sockets_of_a_namespace_stay_with_a_backend_until_it_gets_nothing_new() {
 /// Open sockets of all backends, as the kernel counts them.
 fn counted(lab: &Lab) -> u64 {
     lab.dataplane.loads().expect("the counts").values().sum()
+}
+
+#[test]
+fn a_socket_that_is_connected_again_is_counted_for_the_last_backend_only() {
+    in_both_ways(|cgroup, open| {
+        let (mut lab, _echoes) = served(cgroup, open);
+        each_row(&mut lab.tables.services, |_, row| row.choice.least = true);
+        lab.sync();
+        for family in FAMILIES {
+            let any = if family == Family::V4 { "0.0.0.0:0" } else { "[::]:0" };
+            let socket = lab.instances[0].ns.run(|| UdpSocket::bind(any).expect("a socket"));
+            for times in 1..=8 {
+                socket.connect(service(family)).expect("connected");
+                assert_eq!(counted(&lab), 1, "{family:?}, connected {times} times");
+            }
+            drop(socket);
+            until("the count to be taken back", || (counted(&lab) == 0).then_some(()));
+        }
+        lab.dataplane.unload().expect("to unload");
+    });
 }
 
 #[test]

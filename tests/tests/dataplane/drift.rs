@@ -6,7 +6,7 @@ use aya::maps::{Array, Map, MapData};
 use hivemind::{
     dataplane::{
         Dataplane,
-        bpf::BpfDataplane,
+        bpf::{BpfDataplane, DataplaneConfig},
         drift::Fault,
         tables::{LimitOwner, LimitRow},
     },
@@ -121,6 +121,31 @@ fn what_someone_deletes_is_named_and_comes_back() {
         lab.dataplane.detach(&id).expect("to detach");
         assert_eq!(lab.dataplane.sweep().expect("to sweep").repairs.attachments, 0);
         lab.dataplane.unload().expect("to unload");
+    });
+}
+
+#[test]
+fn a_program_of_sockets_that_is_attached_to_another_cgroup_is_attached_to_ours() {
+    isolated(|cgroup| {
+        let mut lab = Lab::new(cgroup, 0);
+        lab.sync();
+        let other = cgroup.join("other");
+        std::fs::create_dir(&other).expect("a cgroup");
+        let root = format!("{BPF_ROOT}-other");
+        let elsewhere = DataplaneConfig { root: root.clone().into(), cgroup: other.clone(), ..config(cgroup) };
+        let mut theirs = BpfDataplane::open(elsewhere).unwrap_or_else(|error| panic!("{error}"));
+        let pin = |root: &str| format!("{root}/v{ABI_VERSION}/links/hm_connect4");
+        std::fs::rename(pin(&root), pin(BPF_ROOT)).expect("under our name");
+        let found = |lab: &mut Lab| lab.dataplane.check().expect("compared");
+        let wrong = found(&mut lab);
+        let [one] = &wrong[..] else { panic!("{wrong:?}") };
+        assert_eq!((one.place, one.fault), ("attachment", Fault::Different), "{one:?}");
+        assert!(one.what.contains("hm_connect4"), "{one:?}");
+        assert_eq!(lab.dataplane.sweep().expect("to sweep").repairs.attachments, 1);
+        assert_eq!(found(&mut lab), []);
+        theirs.unload().expect("to unload the other one");
+        lab.dataplane.unload().expect("to unload");
+        std::fs::remove_dir(&other).expect("an empty cgroup");
     });
 }
 

@@ -433,7 +433,8 @@ fn what_rules_decide_is_counted_exactly_wherever_it_is_counted() {
         let mut far = aya::maps::PerCpuHashMap::<_, u32, Count>::try_from(lab::any_map(map::HITS)).expect("its types");
         let rules: Vec<u32> = far.keys().map(|rule| rule.expect("a key")).collect();
         assert!(!rules.is_empty(), "something was counted far");
-        rules.iter().for_each(|rule| far.remove(rule).expect("removed"));
+        let nothing = || aya::maps::PerCpuValues::try_from(vec![Count::default(); aya::util::nr_cpus().expect("CPUs")]);
+        rules.iter().for_each(|rule| far.insert(rule, nothing().expect("one for each"), 0).expect("written"));
         assert_eq!(hits(&mut bench), [8, 8, 3], "it never falls");
         bench.lab.dataplane.unload().expect("to unload");
     });
