@@ -1,6 +1,6 @@
 //! Would a packet pass, who decides, and what would a change of policies make of it.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use axum::{Json as Body, extract::State};
 use serde::{Deserialize, Serialize};
@@ -14,16 +14,23 @@ use super::{
 };
 use crate::{
     agent::datapath::User,
-    dataplane::tables::Usage,
+    dataplane::{
+        judged::{self, JUDGED},
+        tables::Usage,
+    },
     model::{
         ClusterSnapshot, ErrorCode, NodeDesired, NodeName, Policy, PolicyKey, Problem, Scope, TierKey, TierPolicy,
         Timestamp,
     },
     policy::{
-        Asked, Direction, End, Failsafe, KnownNames, Leg, Peer, Subject, compile_with, explain, judge_host, too_large,
+        Asked, Compiled, Direction, End, Failsafe, KnownNames, Leg, Peer, Subject, compile_with, explain, judge_host,
+        too_large,
     },
     spec::v1::{PolicyProtocol, PolicySpec, TierSpec, validate_policy, validate_tier_of},
 };
+
+/// How long the kernel's tables are waited for: they follow within a tenth of a second.
+const SHOWN: Duration = Duration::from_secs(1);
 
 /// What is asked, and with which policies beside those that are stored.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -114,7 +121,7 @@ pub struct WhyView {
 }
 
 /// What happens at an instance, or at the host.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct LegView {
     /// Its name, `host`, or a service's.
     pub instance: String,
@@ -130,6 +137,13 @@ pub struct LegView {
     pub rule: Option<usize>,
     /// The verdict in a sentence.
     pub says: String,
+    /// Whether the tables that the kernel holds say the same; absent if they were not asked: of another node, or of
+    /// policies to try.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kernel_agrees: Option<bool>,
+    /// What they say, if that is something else.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kernel_says: Option<String>,
 }
 
 /// Would packets pass, and which rule of which policy decides.
@@ -145,8 +159,22 @@ pub(super) async fn why(
     // Without them it would say what is not so.
     let known = state.datapath.known_names().await?;
     let uses = state.datapath.uses().await?;
-    let here = Here { node: &state.node, known: &known, failsafe: &state.failsafe, uses: &uses };
-    Ok(Body(answers(&state.control.snapshot(), here, &scope, body)?))
+    let snapshot = state.control.snapshot();
+    let held = if body.questions.is_empty() { None } else { Some(held(&state, &snapshot).await?) };
+    let here = Here { node: &state.node, known: &known, failsafe: &state.failsafe, uses: &uses, held: held.as_ref() };
+    Ok(Body(answers(&snapshot, here, &scope, body)?))
+}
+
+/// What the kernel's tables hold, once they should show what the snapshot has.
+async fn held(state: &ApiState, snapshot: &ClusterSnapshot) -> Result<Compiled, ApiError> {
+    // Later than that they are not what they should be, which is an answer.
+    let _ = tokio::time::timeout(SHOWN, state.datapath.shows(snapshot.revision)).await;
+    let tables = state.datapath.held(JUDGED).await?;
+    let names = state.datapath.names().await?;
+    let retired = names.retired.iter().map(|(number, name)| (*number, name.clone()));
+    let names = retired.chain(names.policies.names.clone()).collect();
+    let instances = snapshot.instances.values().map(|row| (row.object.id.clone(), row.object.addresses));
+    Ok(judged::compiled(&tables, instances, names))
 }
 
 /// What the node that answers knows for itself.
@@ -156,11 +184,13 @@ struct Here<'a> {
     known: &'a KnownNames,
     failsafe: &'a Failsafe,
     uses: &'a [(User, Usage)],
+    /// What the kernel holds; not of policies to try.
+    held: Option<&'a Compiled>,
 }
 
 impl<'a> Here<'a> {
     fn asked(self, desired: &'a NodeDesired) -> Asked<'a> {
-        Asked { desired, node: self.node, known: self.known, failsafe: self.failsafe }
+        Asked { desired, node: self.node, known: self.known, failsafe: self.failsafe, held: self.held }
     }
 }
 
@@ -181,13 +211,14 @@ fn answers(snapshot: &ClusterSnapshot, here: Here<'_>, scope: &Scope, body: WhyB
             return Err(Problem::new(ErrorCode::Invalid, title).hint("hivemind ps"));
         }
         let facts = Facts::new(snapshot, here.uses, &source, &target, *protocol, *port);
-        let ask = |desired: &NodeDesired| {
+        let ask = |here: Here<'_>, desired: &NodeDesired| {
             let mut legs = facts.legs.clone();
             for (target, port) in &facts.ends {
                 for leg in explain(here.asked(desired), &source, target, *protocol, *port) {
                     let leg = LegView::new(snapshot, &leg);
                     // Instances of an app mostly fare alike.
-                    let alike = |other: &LegView| (&other.direction, &other.says) == (&leg.direction, &leg.says);
+                    let told = |leg: &LegView| (leg.direction.clone(), leg.says.clone(), leg.kernel_says.clone());
+                    let alike = |other: &LegView| told(other) == told(&leg);
                     if !legs.iter().any(alike) {
                         legs.push(leg);
                     }
@@ -195,8 +226,8 @@ fn answers(snapshot: &ClusterSnapshot, here: Here<'_>, scope: &Scope, body: WhyB
             }
             legs
         };
-        let legs = ask(&stored);
-        let would = tried.as_ref().map(ask);
+        let legs = ask(here, &stored);
+        let would = tried.as_ref().map(|tried| ask(Here { held: None, ..here }, tried));
         let passes = |legs: &Vec<LegView>| legs.iter().all(|leg| leg.passes);
         views.push(WhyView {
             passes: passes(&legs),
@@ -286,6 +317,8 @@ impl LegView {
             policy: leg.rule.as_ref().map(|rule| rule.policy.to_string()),
             rule: leg.rule.as_ref().map(|rule| rule.index),
             says: leg.says(),
+            kernel_agrees: leg.held.as_ref().map(|_| leg.kernel_says().is_none()),
+            kernel_says: leg.kernel_says(),
         }
     }
 }
@@ -336,7 +369,7 @@ mod tests {
         let (from, to) = (from.into(), to.into());
         body.questions.push(Question { from, to, protocol: PolicyProtocol::Tcp, port: 80 });
         let (node, known, failsafe) = ("here".parse().expect("a name"), KnownNames::new(), Failsafe::default());
-        let here = Here { node: &node, known: &known, failsafe: &failsafe, uses: &[] };
+        let here = Here { node: &node, known: &known, failsafe: &failsafe, uses: &[], held: None };
         answers(snapshot, here, &Scope::default(), body).map(|mut answers| answers.remove(0))
     }
 
@@ -364,6 +397,30 @@ mod tests {
     }
 
     #[test]
+    fn the_kernels_tables_are_asked_as_well() {
+        let snapshot = cluster();
+        let (node, known, failsafe) = ("here".parse().expect("a name"), KnownNames::new(), Failsafe::default());
+        let ask = |held: &Compiled| {
+            let here = Here { node: &node, known: &known, failsafe: &failsafe, uses: &[], held: Some(held) };
+            let question =
+                Question { from: "client".into(), to: "web".into(), protocol: PolicyProtocol::Tcp, port: 80 };
+            let body = WhyBody { questions: vec![question], ..WhyBody::default() };
+            let view = answers(&snapshot, here, &Scope::default(), body).expect("an answer").remove(0);
+            view.legs.into_iter().map(|leg| (leg.kernel_agrees, leg.kernel_says)).collect::<Vec<_>>()
+        };
+        let mut held = compile_with(&NodeDesired::for_policies(&snapshot), &node, &known, &failsafe);
+        let unknown = "they know nothing of it yet, so that all its packets are dropped";
+        assert_eq!(ask(&held), [(Some(false), Some(unknown.into())), (Some(false), Some(unknown.into()))]);
+        for id in snapshot.instances.keys() {
+            held.endpoints.insert(id.clone(), Default::default());
+        }
+        assert_eq!(ask(&held), [(Some(true), None), (Some(true), None)]);
+        held.endpoints.get_mut(&InstanceId::from_bits(1)).expect("web").isolated_in = true;
+        let closed = "no rule allows it, and the direction is closed by a policy that is gone";
+        assert_eq!(ask(&held), [(Some(true), None), (Some(false), Some(closed.into()))]);
+    }
+
+    #[test]
     fn a_policy_that_would_cut_its_author_is_refused() {
         let snapshot = cluster();
         let apply = |text: &str, from: &str, port: u16| {
@@ -380,7 +437,7 @@ mod tests {
                 inbound: vec!["22/tcp".parse::<crate::policy::FailsafePort>().expect("a port").0],
                 ..Failsafe::default()
             };
-            let here = Here { node: &node, known: &known, failsafe: &failsafe, uses: &[] };
+            let here = Here { node: &node, known: &known, failsafe: &failsafe, uses: &[], held: None };
             answers(&snapshot, here, &Scope::default(), body).map(drop)
         };
         let closed = "policy: p\nhost: {}\ningress: [{from: [{block: 192.0.2.0/24}], ports: [2222]}]\n";

@@ -244,7 +244,7 @@ impl Facts {
 
     fn say(&mut self, service: &Service, passes: bool, says: String) {
         let (instance, direction) = (service.key.to_string(), "service".to_owned());
-        self.legs.push(LegView { instance, direction, passes, policy: None, rule: None, says });
+        self.legs.push(LegView { instance, direction, passes, says, ..LegView::default() });
     }
 
     /// The limits of those who take part, each for itself and for its tenant. Of several who serve, another one may have

@@ -117,10 +117,26 @@ pub(super) async fn why(context: &Context, args: WhyArgs) -> Result<(), Problem>
                 line(&format!("{} {}{full}", asked(&question), verdict(answer.passes)));
                 answer.legs.iter().for_each(|leg| line(&shown(leg)));
                 answer.notes.iter().for_each(|note| line(&format!("  {note}")));
+                kernel(answer).iter().for_each(|words| line(&format!("  {words}")));
             }
         }
     }
     Ok(())
+}
+
+/// Whether the kernel's tables say the same.
+fn kernel(answer: &WhyView) -> Vec<String> {
+    let asked = answer.legs.iter().filter(|leg| leg.kernel_agrees.is_some());
+    if asked.clone().all(|leg| leg.kernel_agrees == Some(true)) {
+        return asked.take(1).map(|_| "the kernel's tables say the same".into()).collect();
+    }
+    let differs = |leg: &LegView| {
+        let says = leg.kernel_says.clone()?;
+        let theirs = LegView { says, ..leg.clone() };
+        Some(format!("but the kernel's tables say of it,{}", shown(&theirs).replacen("  ", " ", 1)))
+    };
+    let hint = "try: hivemind dataplane check".to_owned();
+    asked.filter_map(differs).chain([hint]).collect()
 }
 
 /// `client to web, 80/tcp,`

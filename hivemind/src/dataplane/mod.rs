@@ -8,6 +8,7 @@ pub mod drift;
 mod error;
 pub mod flows;
 pub mod follow;
+pub mod judged;
 mod probe;
 pub mod round_trips;
 pub mod share;

@@ -48,6 +48,17 @@ pub struct Leg {
     pub rule: Option<RuleName>,
     /// The policies that close this direction, but for what rules allow.
     pub closed_by: Vec<PolicyRef>,
+    /// What the kernel's tables make of it; none: they were not asked, or it is another node.
+    pub held: Option<Held>,
+}
+
+/// What the tables that the kernel holds make of a packet at an end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Held {
+    /// They know nothing of the instance, so that all its packets are dropped.
+    Unknown,
+    /// The verdict, and the rule that decides, if one does.
+    Verdict(Verdict, Option<RuleName>),
 }
 
 /// By what is judged.
@@ -61,12 +72,14 @@ pub struct Asked<'a> {
     pub known: &'a KnownNames,
     /// The ports of the host that are always open.
     pub failsafe: &'a Failsafe,
+    /// What the kernel of this node holds, to be compared.
+    pub held: Option<&'a Compiled>,
 }
 
 /// What happens to a packet that begins something: first where it leaves, then where it enters. Both must pass. `port` is
 /// the receiver's, or the ICMP type.
 pub fn explain(asked: Asked<'_>, from: &End, to: &End, protocol: PolicyProtocol, port: u16) -> Vec<Leg> {
-    let Asked { desired, node: here, known, failsafe } = asked;
+    let Asked { desired, node: here, known, failsafe, held } = asked;
     let mut compiled: BTreeMap<&NodeName, Compiled> = BTreeMap::new();
     let mut legs = Vec::new();
     for (end, other, mut direction) in [(from, to, Direction::Out), (to, from, Direction::In)] {
@@ -88,16 +101,26 @@ pub fn explain(asked: Asked<'_>, from: &End, to: &End, protocol: PolicyProtocol,
             direction = Direction::Published;
         }
         let compiled = compiled.entry(node).or_insert_with(|| compile_with(desired, node, known, failsafe));
-        let verdict = match &subject {
-            Subject::Instance(id) => judge(compiled, id, direction, peer, Some(protocol), port),
-            Subject::Host => judge_host(compiled, direction, peer, Some(protocol), port),
+        let judged = |by: &Compiled| {
+            let verdict = match &subject {
+                Subject::Instance(id) => judge(by, id, direction, peer, Some(protocol), port),
+                Subject::Host => judge_host(by, direction, peer, Some(protocol), port),
+            };
+            (verdict, verdict.rule().and_then(|number| by.names.get(&number).cloned()))
         };
-        let rule = verdict.rule().and_then(|number| compiled.names.get(&number).cloned());
+        let (verdict, rule) = judged(compiled);
+        let held = held.filter(|_| node == here).map(|held| match &subject {
+            Subject::Instance(id) if !held.endpoints.contains_key(id) => Held::Unknown,
+            _ => {
+                let (verdict, rule) = judged(held);
+                Held::Verdict(verdict, rule)
+            }
+        });
         let closed_by = match &subject {
             Subject::Instance(id) => closed_by(desired, id, direction),
             Subject::Host => closed_by_host(desired, node, direction, verdict),
         };
-        legs.push(Leg { subject, direction, verdict, rule, closed_by });
+        legs.push(Leg { subject, direction, verdict, rule, closed_by, held });
     }
     legs
 }
@@ -147,6 +170,19 @@ pub fn closed_by_host(
 }
 
 impl Leg {
+    /// What the kernel's tables say, if that is something else.
+    pub fn kernel_says(&self) -> Option<String> {
+        match self.held.as_ref()? {
+            Held::Unknown => Some("they know nothing of it yet, so that all its packets are dropped".into()),
+            Held::Verdict(verdict, rule) => {
+                // The same rule may have another number there.
+                let same = std::mem::discriminant(verdict) == std::mem::discriminant(&self.verdict);
+                let theirs = || Self { verdict: *verdict, rule: rule.clone(), ..self.clone() };
+                (!same || *rule != self.rule).then(|| theirs().says())
+            }
+        }
+    }
+
     /// The verdict in a sentence.
     pub fn says(&self) -> String {
         let rule = || match &self.rule {
@@ -160,6 +196,10 @@ impl Leg {
         };
         let names = || {
             let names: BTreeSet<_> = self.closed_by.iter().map(ToString::to_string).collect();
+            // The kernel's tables may still hold what is not stored any more.
+            if names.is_empty() {
+                return "a policy that is gone".to_owned();
+            }
             names.into_iter().collect::<Vec<_>>().join(", ")
         };
         match self.verdict {

@@ -53,7 +53,7 @@ use keep::Given;
 pub use cache::Cache;
 pub use compile::{compile, compile_with};
 pub use document::{Document, Expectation, read, read_expectations, read_port};
-pub use explain::{Asked, End, Leg, Subject, closed_by_host, explain};
+pub use explain::{Asked, End, Held, Leg, Subject, closed_by_host, explain};
 pub use failsafe::{Failsafe, FailsafePort};
 pub use hosts::{Hosts, KnownNames, may_stand_for};
 pub use judge::{Peer, Verdict, judge, judge_host};

@@ -83,6 +83,7 @@ fn host(machine: &Machine, outside: &Outside<'_>) -> Result<()> {
     until(machine, line, &["source-range", "source ranges of service default/default/web", "why 192.0.2.2 host:8080"])?;
     let inside = ok(machine, "why 10.1.2.3 host:8080")?;
     ensure!(inside.contains("passes") && inside.contains("leads to port 80 of web-"), "{inside}");
+    ensure!(inside.contains("the kernel's tables say the same"), "{inside}");
 
     apply(machine, "policy: nodes\nhost: {}\ningress: [{from: [{block: 203.0.113.0/24}]}]\n")?;
     wait::until("the host to be closed", PATIENCE, || {

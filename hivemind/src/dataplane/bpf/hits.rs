@@ -28,12 +28,11 @@ impl Seen {
                 *all.entry(near.rule).or_default() += near.packets;
             }
         }
-        for (rule, packets) in &mut all {
-            let seen = self.0.entry(*rule).or_default();
-            *seen = (*seen).max(*packets);
-            *packets = *seen;
+        for (rule, packets) in all {
+            let seen = self.0.entry(rule).or_default();
+            *seen = (*seen).max(packets);
         }
-        Ok(all)
+        Ok(self.0.clone())
     }
 
     /// Forgets the rules that are none of these: their numbers stand for nothing any more.

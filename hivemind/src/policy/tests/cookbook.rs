@@ -84,8 +84,13 @@ fn every_recipe_does_what_it_says() {
         let expected = read_expectations(expected).unwrap_or_else(|faults| panic!("{heading}: {faults:#?}"));
         assert!(!expected.is_empty(), "{heading}");
         for Expectation { from, to, protocol, port, passes } in expected {
-            let asked =
-                Asked { desired: &world.desired, node: &node(), known: &world.known, failsafe: &world.failsafe };
+            let asked = Asked {
+                desired: &world.desired,
+                node: &node(),
+                known: &world.known,
+                failsafe: &world.failsafe,
+                held: None,
+            };
             let mut target = end(&instances, &to);
             if target == End::Node && PUBLISHED.contains(&port) {
                 target = End::Published;
