@@ -12,6 +12,8 @@ mod model;
 mod never;
 #[path = "fuzz/parse.rs"]
 mod parse;
+#[path = "fuzz/place.rs"]
+mod place;
 #[path = "fuzz/world.rs"]
 mod world;
 

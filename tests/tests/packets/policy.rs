@@ -494,8 +494,7 @@ fn a_hundred_thousand_rules_are_held_and_looked_up() {
         }
         bench.lab.tables.rules.clear();
         bench.lab.sync();
-        let frame = asks(&bench, Family::V4, UDP, 53);
-        bench.ask("after all are gone", &frame, Expect::Drop(Reason::PolicyIn));
+        bench.ask("after all are gone", &asks(&bench, Family::V4, UDP, 53), Expect::Drop(Reason::PolicyIn));
         bench.lab.dataplane.unload().expect("to unload");
     });
 }

@@ -11,6 +11,7 @@ use hivemind_ebpf::{program, reason::Reason};
 
 use super::{
     parse::{self, End, Packet, Part, be16, is_reply, question},
+    place::{Device, Place, place},
     world::{Behind, World},
 };
 use crate::{
@@ -100,16 +101,6 @@ impl Opinion {
         Self { fates: vec![fate], step: None }
     }
 }
-
-/// Where a packet is seen.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Device {
-    Instance(usize),
-    Uplink,
-    Publish,
-}
-
-type Place = (Device, IpAddr, IpAddr, u32, u8);
 
 /// The model and what it remembers.
 pub(crate) struct Model {
@@ -492,11 +483,6 @@ impl Model {
             self.flows.remove(&id);
         }
     }
-}
-
-/// Where the ports of a packet in fragments are kept.
-fn place(device: Device, packet: &Packet) -> Place {
-    (device, packet.from.0, packet.to.0, packet.ident, packet.protocol)
 }
 
 fn go(sends: bool, receiver: Option<usize>, change: Change) -> Fate {
