@@ -114,14 +114,18 @@ fn so_many_connections_are_looked_at_in_a_moment() {
         let (found, most) = until("so many connections in a moment", || {
             let before = taken();
             let start = tokio::time::Instant::now();
-            lab.instances[0].ns.run(|| {
-                for _ in 0..CONNECTIONS {
-                    drop(TcpStream::connect(server).expect("a connection"));
-                    drop(listener.accept().expect("its other end"));
-                }
+            // Open until they are counted: what is closed is forgotten.
+            let open: Vec<_> = lab.instances[0].ns.run(|| {
+                let one = |_| {
+                    let client = TcpStream::connect(server).expect("a connection");
+                    (client, listener.accept().expect("its other end"))
+                };
+                (0..CONNECTIONS).map(one).collect()
             });
             let moments = usize::try_from(start.elapsed().as_millis()).expect("short") / 100 + 2;
-            (moments * 32 < CONNECTIONS).then(|| (taken() - before, moments * 32))
+            let found = taken() - before;
+            drop(open);
+            (moments * 32 < CONNECTIONS).then_some((found, moments * 32))
         });
         assert!((32..=most).contains(&found), "{found} of {CONNECTIONS}, at most {most}");
         lab.dataplane.unload().expect("unload");
