@@ -396,7 +396,10 @@ impl Model {
             return Ok(opinion);
         }
         if flow.asked == Some(packet.to) && packet.opens() && flow.is_over(TCP) {
-            return Ok(passes());
+            // Unless its row has made room and was made anew, of which the model knows nothing.
+            let mut opinion = passes();
+            opinion.fates.push(go(true, self.world.host_of(backend.0), Change::Destination(backend)));
+            return Ok(opinion);
         }
         let (asked, receiver) = (Some(packet.to), self.world.host_of(backend.0));
         let opens = packet.protocol == TCP && packet.opens();
