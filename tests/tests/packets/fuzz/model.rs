@@ -300,7 +300,9 @@ impl Model {
             {
                 // Without what it answers it has no meaning.
                 fates.extend(refused);
-                return Ok(Opinion { fates, step: None });
+                // An answer to what seemed to be reset: it was not.
+                let step = Some(Step { packet, from, to, asked: flow.asked, begins: false });
+                return Ok(Opinion { fates, step });
             } else if flow.origin != from {
                 // What is no answer any more may still be allowed for itself.
                 begins = fates.is_empty();
@@ -396,10 +398,7 @@ impl Model {
             return Ok(opinion);
         }
         if flow.asked == Some(packet.to) && packet.opens() && flow.is_over(TCP) {
-            // Unless its row has made room and was made anew, of which the model knows nothing.
-            let mut opinion = passes();
-            opinion.fates.push(go(true, self.world.host_of(backend.0), Change::Destination(backend)));
-            return Ok(opinion);
+            return Ok(passes());
         }
         let (asked, receiver) = (Some(packet.to), self.world.host_of(backend.0));
         let opens = packet.protocol == TCP && packet.opens();
