@@ -128,6 +128,7 @@ mod tests {
                 id: 1,
                 addresses: Addresses::default(),
                 dns_names: Vec::new(),
+                networks: Default::default(),
                 ports,
                 balance: BalanceSpec::default(),
                 shares: Shares::default(),

@@ -89,6 +89,7 @@ fn apply(snapshot: &mut ClusterSnapshot, step: Step) {
                 id: u32::from(n) + 1,
                 addresses: Addresses::default(),
                 dns_names: vec![],
+                networks: Default::default(),
                 ports: vec![],
                 app: app_key(n),
                 balance: crate::spec::v1::BalanceSpec::default(),

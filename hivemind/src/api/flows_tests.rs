@@ -44,6 +44,7 @@ pub(in crate::api) fn who() -> Who {
         id: 3,
         addresses: Addresses { v4: Some([10, 96, 0, 1].into()), v6: None },
         dns_names: Vec::new(),
+        networks: Default::default(),
         ports: vec![ServicePort { port: 80, target: 80, protocol: Protocol::Tcp, published: Some(8080) }],
         app: AppKey::new(Scope::default(), "web".parse().expect("a name")),
         balance: Default::default(),

@@ -24,6 +24,7 @@ mod nodes;
 pub mod object_view;
 mod policies;
 mod problem;
+pub mod projects;
 pub mod round_trips;
 mod serve;
 mod services;
@@ -104,6 +105,7 @@ struct Shared {
         (name = "tenants", description = "Tenants and their namespaces"),
         (name = "policies", description = "What traffic is allowed"),
         (name = "apps", description = "What is wanted"),
+        (name = "projects", description = "Apps that are changed together"),
         (name = "instances", description = "What runs: state, logs, exec"),
         (name = "services", description = "Names, virtual addresses and who serves them"),
         (name = "flows", description = "Who talks with whom, what was dropped, and which rule decided"),
@@ -144,6 +146,7 @@ fn described() -> (Router<Shared>, utoipa::openapi::OpenApi) {
         .routes(routes!(apps::get, apps::put, apps::delete))
         .routes(routes!(apps::scale))
         .routes(routes!(apps::restart))
+        .routes(routes!(projects::put, projects::delete))
         .routes(routes!(instances::list_all))
         .routes(routes!(instances::list))
         .routes(routes!(instances::get))

@@ -106,6 +106,7 @@ mod tests {
             id: 7,
             addresses: crate::model::Addresses::default(),
             dns_names: vec![],
+            networks: Default::default(),
             ports: vec![],
             app: app("web"),
             balance: crate::spec::v1::BalanceSpec::default(),

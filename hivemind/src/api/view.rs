@@ -21,6 +21,8 @@ pub enum AppState {
     Ready,
     /// Instances are being replaced, started or stopped.
     Updating,
+    /// Its first instance is made when the apps that come before it are as they must be.
+    Waiting,
     /// An instance of the newest generation does not come up, or was Ready and no longer is.
     Degraded,
     /// All instances have done their work and are not to be started again.
@@ -37,6 +39,7 @@ impl AppState {
         match self {
             Self::Ready => "ready",
             Self::Updating => "updating",
+            Self::Waiting => "waiting",
             Self::Degraded => "degraded",
             Self::Completed => "completed",
             Self::Stopped => "stopped",
@@ -69,6 +72,9 @@ pub struct AppView {
     /// Why it is not what was asked for, if that is no matter of time: no node fits, no address is free.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub unmet: Vec<String>,
+    /// Which apps are waited for before the first instance of the newest generation is made.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub waits: Vec<String>,
     /// Grows with every change that needs new instances.
     pub generation: u64,
     /// The ETag: the revision that last wrote it.
@@ -264,6 +270,8 @@ impl AppView {
             AppState::Completed
         } else if in_trouble || snapshot.unmet.contains_key(&app.key) {
             AppState::Degraded
+        } else if snapshot.waits.contains_key(&app.key) {
+            AppState::Waiting
         } else {
             AppState::Updating
         };
@@ -275,6 +283,7 @@ impl AppView {
             status,
             state,
             unmet: snapshot.unmet.get(&app.key).map(|unmet| (**unmet).clone()).unwrap_or_default(),
+            waits: snapshot.waits.get(&app.key).map(|waits| (**waits).clone()).unwrap_or_default(),
             generation: app.generation,
             revision: row.modified,
             created_at: app.created_at,

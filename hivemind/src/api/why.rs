@@ -460,6 +460,7 @@ mod tests {
             id: 3,
             addresses: Addresses::default(),
             dns_names: Vec::new(),
+            networks: Default::default(),
             ports: vec![ServicePort { port: 80, target: 8080, protocol: Protocol::Udp, published: Some(9000) }],
             app: AppKey::new(Scope::default(), "web".parse().expect("a name")),
             balance: Default::default(),

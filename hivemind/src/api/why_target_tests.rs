@@ -42,6 +42,7 @@ fn cluster() -> ClusterSnapshot {
         id: 3,
         addresses: Addresses { v4: Some([10, 96, 0, 2].into()), v6: None },
         dns_names: vec!["web.local".into()],
+        networks: Default::default(),
         ports: vec![ServicePort { port: 81, target: 80, protocol: Protocol::Tcp, published: Some(8080) }],
         app: app("web"),
         balance: BalanceSpec { source_ranges: vec!["10.0.0.0/8".parse().expect("a block")], ..BalanceSpec::default() },

@@ -110,7 +110,7 @@ impl Listed for AppView {
     fn tone(&self) -> Option<(usize, Tone)> {
         let tone = match self.state {
             AppState::Ready | AppState::Completed => Tone::Good,
-            AppState::Updating | AppState::Removing => Tone::Busy,
+            AppState::Updating | AppState::Waiting | AppState::Removing => Tone::Busy,
             AppState::Degraded => Tone::Bad,
             AppState::Stopped => Tone::Plain,
         };
@@ -245,6 +245,7 @@ fn describe(app: &AppView) {
     show("Image", app.spec.image.clone());
     show("State", format!("{} ({})", app.state, wait::count(&app.status)));
     app.unmet.iter().for_each(|reason| show("Unmet", reason.clone()));
+    app.waits.iter().for_each(|line| show("Waits", line.clone()));
     show("Services", app.spec.services.join(" "));
     show("Ports", ports(app));
     super::balance::words(&app.spec.balance).into_iter().for_each(|(title, text)| show(title, text));

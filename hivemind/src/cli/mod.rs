@@ -24,6 +24,7 @@ mod pcapng;
 mod policy;
 mod policy_tier;
 mod policy_words;
+mod project;
 mod show;
 mod tenant;
 mod terminal;
@@ -49,6 +50,7 @@ const EXAMPLES: &str = "\
 Examples:
   hivemind daemon --web-port 3000                       start the daemon of this machine
   hivemind app deploy --image nginx:latest --name web-app --service web.local --port 8080:80 --wait
+  hivemind up --wait                                    what compose.yaml in this folder says
   hivemind ps                                           what runs
   hivemind logs -f web-app                              what it writes
   hivemind exec -it web-app -- sh                       a shell in it
@@ -68,8 +70,6 @@ const ELSEWHERE: &[(&str, &str)] = &[
     ("run", "app deploy --image IMAGE --name APP"),
     ("create", "app deploy --image IMAGE --name APP"),
     ("rm", "app rm APP"),
-    ("stop", "app scale APP --replicas 0   (or away with it: hivemind app rm APP)"),
-    ("restart", "app restart APP"),
     ("inspect", "app info APP"),
     ("describe", "app info APP"),
     ("ls", "app ls"),
@@ -133,6 +133,20 @@ enum Command {
     /// Deploy, list, inspect, scale, restart and remove apps
     #[command(subcommand)]
     App(app::AppCommand),
+    /// Bring up what a Compose file says: hivemind up --wait
+    Up(Box<project::UpArgs>),
+    /// Show what 'up' would change, and change nothing
+    Plan(Box<project::PlanArgs>),
+    /// Stop all of a project and remove it
+    Down(project::DownArgs),
+    /// Print what the Compose files come to, merged and with variables put in
+    Config(project::ConfigArgs),
+    /// Replace the instances of a project's services
+    Restart(project::ServicesArgs),
+    /// Stop a project's services and keep them
+    Stop(project::ServicesArgs),
+    /// Start a project's services that were stopped
+    Start(project::ServicesArgs),
     /// List the instances
     Ps(instance::PsArgs),
     /// Show what instances have written
@@ -330,6 +344,13 @@ async fn command(command: Command, context: &Context, target: Target) -> Result<
     match command {
         Command::Daemon(_) | Command::Capture(_) => {}
         Command::App(command) => app::run(context, command).await?,
+        Command::Up(args) => project::up(context, &args).await?,
+        Command::Plan(args) => return project::plan(context, &args).await,
+        Command::Down(args) => project::down(context, &args).await?,
+        Command::Config(args) => project::config(context, &args)?,
+        Command::Restart(args) => project::restart(context, &args).await?,
+        Command::Stop(args) => project::stop(context, &args).await?,
+        Command::Start(args) => project::start(context, &args).await?,
         Command::Ps(args) => instance::ps(context, &args).await?,
         Command::Logs(args) => logs::run(context, &args).await?,
         Command::Exec(args) => return Ok(exec::run(context, args).await),

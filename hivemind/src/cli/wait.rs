@@ -23,7 +23,7 @@ const CRASHES: u32 = 3;
 /// Log lines that are shown of an instance that does not come up.
 const LINES: usize = 10;
 /// Something may go soon and make room: this long it is waited for.
-const UNPLACED: Duration = Duration::from_secs(2);
+pub(super) const UNPLACED: Duration = Duration::from_secs(2);
 
 /// Whether to wait, and how long.
 #[derive(Args, Clone, Copy, Debug)]
@@ -38,7 +38,7 @@ pub(super) struct Waiting {
 
 /// A line that shows the state: rewritten on a terminal, printed at each change elsewhere. When it is dropped before
 /// its end, the waiting was interrupted.
-struct Progress {
+pub(super) struct Progress {
     bar: Option<ProgressBar>,
     quiet: bool,
     last: String,
@@ -48,6 +48,13 @@ struct Progress {
 
 impl Progress {
     fn new(context: &Context, app: &str) -> Self {
+        let interrupted =
+            format!("no longer waiting; the change of {app} goes on. See how far it is: hivemind ps {app}");
+        Self::of(context, app, interrupted)
+    }
+
+    /// Of several apps; `interrupted` is said if the waiting is.
+    pub(super) fn of(context: &Context, app: &str, interrupted: String) -> Self {
         let bar = (std::io::stderr().is_terminal() && !context.output.quiet).then(|| {
             let bar = ProgressBar::new(0);
             if let Ok(style) = ProgressStyle::with_template("{spinner} {prefix} [{bar:20}] {pos}/{len} {wide_msg}") {
@@ -57,13 +64,11 @@ impl Progress {
             bar.enable_steady_tick(Duration::from_millis(100));
             bar
         });
-        let interrupted =
-            format!("no longer waiting; the change of {app} goes on. See how far it is: hivemind ps {app}");
         Self { bar, quiet: context.output.quiet, last: String::new(), interrupted: Some(interrupted) }
     }
 
     /// `key` is what must change for another line to be printed where there is no terminal.
-    fn show(&mut self, key: String, done: u32, all: u32, text: String) {
+    pub(super) fn show(&mut self, key: String, done: u32, all: u32, text: String) {
         match &self.bar {
             Some(bar) => {
                 bar.set_length(all.into());
@@ -79,7 +84,7 @@ impl Progress {
     }
 
     /// The waiting has come to its end.
-    fn end(mut self) {
+    pub(super) fn end(mut self) {
         self.interrupted = None;
     }
 }
@@ -165,7 +170,7 @@ fn summary(view: &AppView, instances: &[InstanceView]) -> (String, String) {
         true => format!("{count} {phase}"),
         false => format!("{count} {phase}: {message}"),
     };
-    let parts: Vec<_> = phases.iter().map(part).collect();
+    let parts: Vec<_> = view.waits.iter().cloned().chain(phases.iter().map(part)).collect();
     let head = format!("{}: {}", view.name, count(&view.status));
     let text = if parts.is_empty() { head.clone() } else { format!("{head}; {}", parts.join(", ")) };
     // How far a fetch is changes many times a second: no reason for another line.
@@ -182,7 +187,7 @@ fn summary(view: &AppView, instances: &[InstanceView]) -> (String, String) {
 }
 
 /// Whether waiting longer for this instance is of no use to the one who waits.
-fn lost(instance: &InstanceView, generation: u64) -> bool {
+pub(super) fn lost(instance: &InstanceView, generation: u64) -> bool {
     use ErrorCode as Code;
     if instance.generation != generation {
         return false;
@@ -212,7 +217,7 @@ fn lost(instance: &InstanceView, generation: u64) -> bool {
     }
 }
 
-async fn timed_out(context: &Context, view: &AppView, limit: Duration, all: &[InstanceView]) -> Problem {
+pub(super) async fn timed_out(context: &Context, view: &AppView, limit: Duration, all: &[InstanceView]) -> Problem {
     let app = &view.name;
     let title = format!("{app} is not ready after {} s: {}; the change goes on", limit.as_secs(), count(&view.status));
     let mut problem = Problem::new(ErrorCode::TimedOut, title).hint(format!("hivemind app info {app}"));
@@ -223,7 +228,7 @@ async fn timed_out(context: &Context, view: &AppView, limit: Duration, all: &[In
     problem
 }
 
-async fn failure(context: &Context, view: &AppView, failed: &InstanceView, all: &[InstanceView]) -> Problem {
+pub(super) async fn failure(context: &Context, view: &AppView, failed: &InstanceView, all: &[InstanceView]) -> Problem {
     let app = &view.name;
     let code = failed.code.unwrap_or(ErrorCode::StartFailed);
     let former: Vec<_> = all.iter().filter(|i| i.generation != view.generation && i.phase == Phase::Ready).collect();
@@ -273,7 +278,7 @@ async fn last_lines(context: &Context, instance: &InstanceView) -> Vec<String> {
 }
 
 /// Where the app is reached; nothing if it has no port.
-async fn reached_at(context: &Context, app: &str) -> Vec<String> {
+pub(super) async fn reached_at(context: &Context, app: &str) -> Vec<String> {
     let Ok(service) = context.client.get::<ServiceView>(&context.path(&format!("services/{app}"))).await else {
         return Vec::new();
     };

@@ -44,7 +44,8 @@ fn check(key: &AppKey, spec: &AppSpec) -> Result<(), ControlError> {
     if faults.is_empty() { Ok(()) } else { Err(ControlError::Invalid { object: ObjectName::App(key.clone()), faults }) }
 }
 
-fn deploy(
+/// The row of an app that is to be so. `snapshot` says what others have; `existing` is the app's row.
+pub(super) fn deploy(
     snapshot: &ClusterSnapshot,
     key: &AppKey,
     spec: AppSpec,

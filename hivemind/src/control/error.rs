@@ -42,6 +42,22 @@ pub enum ControlError {
         /// Whose it is.
         by: AppKey,
     },
+    /// A namespace is a project's, and not this one's.
+    #[error("namespace {scope} is of the project {project}")]
+    OtherProject {
+        /// The namespace.
+        scope: Scope,
+        /// The project.
+        project: String,
+    },
+    /// There is no such project.
+    #[error("there is no project {project} in {}", .scope.tenant)]
+    NoProject {
+        /// Its namespace.
+        scope: Scope,
+        /// The project.
+        project: String,
+    },
     /// A tenant or a namespace is not empty.
     #[error("{object} is not empty and cannot be removed")]
     Occupied {
@@ -131,6 +147,13 @@ impl From<ControlError> for Problem {
             ControlError::NotFound { object } => Self::new(ErrorCode::NotFound, title).hint(list(&object)),
             ControlError::NoScope { scope, tenant } => {
                 Self::new(ErrorCode::NotFound, title).hint(create(&scope, tenant))
+            }
+            ControlError::OtherProject { scope, project } => Self::new(ErrorCode::Taken, title).hint(format!(
+                "hivemind up -p NAME   or away with it: hivemind down -p {project} -n {}",
+                scope.namespace
+            )),
+            ControlError::NoProject { scope, .. } => {
+                Self::new(ErrorCode::NotFound, title).hint(format!("hivemind namespace ls -T {}", scope.tenant))
             }
             ControlError::Taken { by, .. } => {
                 Self::new(ErrorCode::Taken, title).hint(format!("hivemind app info {}", by.name))

@@ -10,6 +10,7 @@ mod error;
 mod feed;
 mod load;
 mod objects;
+mod project;
 mod run;
 #[cfg(test)]
 mod tests;
@@ -18,6 +19,7 @@ pub use decode::Unreadable;
 pub use error::{ControlError, LoadError};
 pub use load::{Loaded, load};
 pub use objects::{Changed, ObjectChange, ObjectName};
+pub use project::{AppAction, AppChanged, ProjectChange, ProjectChanged, ProjectKey};
 pub use run::{ControlConfig, start};
 
 use std::sync::Arc;
@@ -59,6 +61,7 @@ type Answer<T> = oneshot::Sender<Result<T, ControlError>>;
 #[derive(Debug)]
 enum Command {
     Write { key: AppKey, change: AppChange, if_match: IfMatch, answer: Answer<Written> },
+    Project { key: ProjectKey, change: ProjectChange, answer: Answer<ProjectChanged> },
     Change { change: ObjectChange, if_match: IfMatch, answer: Answer<Changed> },
     Register { node: Box<Node>, status: Box<NodeStatus>, answer: Answer<()> },
     Feed { node: NodeName, answer: Answer<mpsc::Receiver<FeedMessage>> },
@@ -118,6 +121,16 @@ impl Control {
     /// Stops the instances and removes the app and its services.
     pub async fn remove(&self, key: &AppKey, if_match: IfMatch) -> Result<Written, ControlError> {
         self.write(key.clone(), AppChange::Remove, if_match).await
+    }
+
+    /// Changes the apps and policies of a project together: all of it, or nothing.
+    pub async fn project(&self, key: ProjectKey, change: ProjectChange) -> Result<ProjectChanged, ControlError> {
+        self.ask(|answer| Command::Project { key, change, answer }).await
+    }
+
+    /// What [`Control::project`] would answer now; changes nothing.
+    pub fn preview_project(&self, key: &ProjectKey, change: ProjectChange) -> Result<ProjectChanged, ControlError> {
+        project::after(&self.snapshot(), key, change, clock::now()).map(|plan| plan.outcome)
     }
 
     /// Changes a tenant, a namespace or a policy. What is as it should be is left as it is.

@@ -340,7 +340,7 @@ fn put_tier(
 }
 
 /// Whether all policies fit into the tables of the nodes: what does not fit is refused, not applied in part.
-fn check_room(desired: &NodeDesired, object: impl FnOnce() -> ObjectName) -> Result<(), ControlError> {
+pub(super) fn check_room(desired: &NodeDesired, object: impl FnOnce() -> ObjectName) -> Result<(), ControlError> {
     let faults = too_large(desired);
     if faults.is_empty() { Ok(()) } else { Err(ControlError::Invalid { object: object(), faults }) }
 }

@@ -13,6 +13,7 @@ use super::{
     decode::{Dirty, apply, encode},
     feed::Feed,
     objects::{RowChange, outcome, rows_after},
+    project::{self, ProjectChange, ProjectChanged, ProjectKey, ProjectRow},
 };
 use crate::{
     lifecycle::{clock, killpoint},
@@ -137,6 +138,7 @@ impl Loop {
         loop {
             let dirty = std::mem::take(&mut self.dirty);
             let mut apps = dirty.apps.clone();
+            apps.extend(dirty.apps.iter().flat_map(|app| self.snapshot.dependents_of(app)).cloned());
             if dirty.nodes {
                 apps.extend(self.snapshot.apps.keys().cloned());
                 apps.extend(self.snapshot.instances.values().map(|row| row.object.app.clone()));
@@ -163,6 +165,7 @@ impl Loop {
     async fn plan(&mut self, app: &AppKey) -> Result<(), StoreError> {
         let plan = self.decide(app);
         self.say_unmet(app, plan.unmet);
+        self.say_waits(app, plan.waits);
         if !plan.changes.is_empty() {
             // Refused means that the app changed meanwhile: it is dirty then, and planned again.
             let mut txn = transaction(&self.snapshot, app, &plan.changes)?;
@@ -208,6 +211,17 @@ impl Loop {
         }
     }
 
+    /// Says once whom an app waits for.
+    fn say_waits(&mut self, app: &AppKey, waits: Vec<String>) {
+        if waits.is_empty() {
+            self.snapshot.waits.remove(app);
+        } else if self.snapshot.waits.get(app).is_none_or(|said| **said != waits) {
+            let message = format!("{} {}", app.name, waits.join(", and "));
+            self.events.emit(EventKind::Normal, "Waits", &Subject::App(app.clone()), message);
+            self.snapshot.waits.insert(app.clone(), Arc::new(waits));
+        }
+    }
+
     async fn compact(&mut self) {
         if self.snapshot.revision.saturating_sub(self.compacted) > LOG_LONGEST {
             let to = self.snapshot.revision - LOG_KEPT;
@@ -223,6 +237,10 @@ impl Loop {
         match command {
             Command::Write { key, change, if_match, answer } => {
                 let result = self.write(&key, change, if_match).await;
+                self.answer(answer, result).await
+            }
+            Command::Project { key, change, answer } => {
+                let result = self.project(&key, change).await;
                 self.answer(answer, result).await
             }
             Command::Change { change, if_match, answer } => {
@@ -325,6 +343,46 @@ impl Loop {
         Ok(Changed { revision, ..before })
     }
 
+    /// Writes all rows of a project that change, or none.
+    async fn project(&mut self, key: &ProjectKey, change: ProjectChange) -> Result<ProjectChanged, ControlError> {
+        killpoint::arm();
+        let plan = project::after(&self.snapshot, key, change, clock::now())?;
+        let mut done = plan.outcome;
+        if plan.rows.is_empty() {
+            return Ok(done);
+        }
+        let mut txn = Txn::new();
+        for row in &plan.rows {
+            let (object, value) = match row {
+                ProjectRow::App(app) => (ObjectName::App(app.key.clone()), Some(encode(app)?)),
+                ProjectRow::Policy(policy) => (ObjectName::Policy(policy.key.clone()), Some(encode(policy)?)),
+                ProjectRow::Namespace(space) => (ObjectName::Namespace(space.scope.clone()), Some(encode(space)?)),
+                ProjectRow::Delete(object) => (object.clone(), None),
+            };
+            let row = row_key(&object);
+            txn = txn.when(match object.row(&self.snapshot) {
+                Some(modified) => Compare::Modified(row.clone(), modified),
+                None => Compare::Absent(row.clone()),
+            });
+            txn = match value {
+                Some(value) => txn.put(row, value),
+                None => txn.delete(row),
+            };
+        }
+        let Some(revision) = self.commit(txn).await? else {
+            let object = ObjectName::Namespace(key.scope.clone());
+            let found = object.row(&self.snapshot).unwrap_or(0);
+            return Err(ControlError::Conflict { object, expected: done.revision, found });
+        };
+        for (name, app) in done.apps.iter().filter(|(_, app)| app.action.is_change()) {
+            let app_key = AppKey::new(key.scope.clone(), name.clone());
+            let message = format!("{name} of the project {}: {}", key.name, app.action);
+            self.events.emit(EventKind::Normal, app.action.event(), &Subject::App(app_key), message);
+        }
+        done.revision = revision;
+        Ok(done)
+    }
+
     async fn register(&mut self, mut node: Node, status: NodeStatus) -> Result<(), ControlError> {
         if let Some(row) = self.snapshot.nodes.get(&node.name) {
             node.created_at = row.object.created_at;
@@ -418,6 +476,9 @@ fn transaction(snapshot: &ClusterSnapshot, app: &AppKey, changes: &[Change]) -> 
             }
             Change::DeleteService(key) => txn.delete(keys::service(key)),
             Change::DeleteApp(key) => txn.delete(keys::app(key)),
+            Change::DeleteProject(scope) => {
+                project::rows_of_removed(snapshot, scope).iter().fold(txn, |txn, gone| txn.delete(row_key(gone)))
+            }
         };
     }
     Ok(txn)

@@ -1,6 +1,7 @@
 //! The loop on a real store: what is answered, what is told, what is left when it ends at any moment.
 
 mod balance;
+mod project;
 mod rows;
 
 use std::{

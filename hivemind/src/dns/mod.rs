@@ -2,6 +2,7 @@
 //! open resolver, and answers from what the node is told: nothing is asked of anyone for names of the cluster.
 
 mod lookups;
+mod networks;
 mod opening;
 mod server;
 mod table;

@@ -145,12 +145,18 @@ impl Handler {
         }
         let Some(table) = self.table().await else { return (ResponseCode::ServFail, vec![]) };
         let text = name.to_ascii().to_ascii_lowercase();
-        match table.answer(text.trim_end_matches('.'), kind == RecordType::A) {
-            Answer::Addresses(addresses) if matches!(kind, RecordType::A | RecordType::AAAA) => {
+        let asker = request.src().ip().to_canonical();
+        match table.answer_to(asker, text.trim_end_matches('.'), kind == RecordType::A) {
+            Answer::Addresses(mut addresses) if matches!(kind, RecordType::A | RecordType::AAAA) => {
                 let data = |address| match address {
                     IpAddr::V4(v4) => RData::A(rdata::A(v4)),
                     IpAddr::V6(v6) => RData::AAAA(rdata::AAAA(v6)),
                 };
+                // Clients take the first: each gets another one first.
+                if addresses.len() > 1 {
+                    let first = usize::from(rand::random::<u16>()) % addresses.len();
+                    addresses.rotate_left(first);
+                }
                 let records = addresses.into_iter().map(|address| Record::from_rdata(name.clone(), TTL, data(address)));
                 (ResponseCode::NoError, records.collect())
             }
@@ -159,7 +165,7 @@ impl Handler {
             Answer::NotOurs => {
                 let reply = self.upstream.ask(name.clone(), kind).await;
                 if let Some(opener) = &self.opener {
-                    opening::open(opener, request.src().ip().to_canonical(), &name, &reply.1).await;
+                    opening::open(opener, asker, &name, &reply.1).await;
                 }
                 reply
             }

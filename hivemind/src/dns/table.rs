@@ -4,6 +4,7 @@ use std::{net::IpAddr, sync::Arc};
 
 use imbl::{HashMap, OrdMap, ordmap::DiffItem};
 
+use super::networks::{Networks, Seen};
 use crate::model::{Addresses, NodeDesired, Scope, ServedService, ServiceKey, in_dns_zone};
 
 /// All names of services, in lower case without a final dot. A clone is cheap.
@@ -12,6 +13,7 @@ pub struct DnsTable {
     names: HashMap<String, Named>,
     /// What the names were made from.
     services: OrdMap<ServiceKey, Arc<ServedService>>,
+    networks: Networks,
     complete: bool,
 }
 
@@ -21,6 +23,8 @@ struct Named {
     /// The number of the service whose name it is.
     service: u32,
     addresses: Addresses,
+    /// Whether its app is in networks: those of its namespace that are in some see it by these only.
+    networked: bool,
 }
 
 /// What the table says of a name.
@@ -47,6 +51,7 @@ impl DnsTable {
     pub fn follow(&mut self, desired: &NodeDesired) -> bool {
         let complete = desired.revision > 0;
         let mut differs = std::mem::replace(&mut self.complete, complete) != complete;
+        differs |= self.networks.follow(&desired.instances);
         let before = std::mem::replace(&mut self.services, desired.services.clone());
         let mut come = Vec::new();
         for change in before.diff(&self.services) {
@@ -55,6 +60,7 @@ impl DnsTable {
                 DiffItem::Update { old, new } => (Some(old.1), Some(new.1)),
                 DiffItem::Remove(_, old) => (Some(old), None),
             };
+            differs |= self.networks.follow_service(old.map(|served| &**served), new.map(|served| &**served));
             let (old, new) = (old.map(|served| names(served)), new.map(|served| names(served)));
             if old == new {
                 continue;
@@ -78,7 +84,16 @@ impl DnsTable {
         self.complete
     }
 
-    /// What it says of `name` (lower case, without a final dot) for one family.
+    /// What it says to `asker` of `name` (lower case, without a final dot) for one family.
+    pub fn answer_to(&self, asker: IpAddr, name: &str, v4: bool) -> Answer {
+        match self.networks.seen(asker, name, v4) {
+            Seen::Addresses(addresses) => Answer::Addresses(addresses),
+            Seen::Hidden if self.names.get(name).is_none_or(|named| named.networked) => Answer::NoSuchName,
+            Seen::Hidden | Seen::Elsewhere => self.answer(name, v4),
+        }
+    }
+
+    /// What it says of `name` (lower case, without a final dot) for one family, to whoever is in no network.
     pub fn answer(&self, name: &str, v4: bool) -> Answer {
         match self.names.get(name) {
             Some(named) => {
@@ -95,7 +110,7 @@ fn names(served: &ServedService) -> Vec<(String, Named)> {
     let service = &served.service;
     let ready = !served.backends.is_empty() && !served.leaving;
     let addresses = if ready { service.addresses } else { Addresses::default() };
-    let named = Named { service: service.id, addresses };
+    let named = Named { service: service.id, addresses, networked: !service.networks.is_empty() };
     service.all_dns_names().map(|name| (name.to_ascii_lowercase(), named)).collect()
 }
 
@@ -110,7 +125,10 @@ pub fn resolv_conf(servers: &Addresses, scope: &Scope) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
+    use std::{
+        collections::{BTreeMap, BTreeSet},
+        sync::Arc,
+    };
 
     use super::*;
     use crate::model::{AppKey, Backend, InstanceId, ServedService, Service, ServiceKey, Timestamp};
@@ -121,6 +139,7 @@ mod tests {
             id: 1,
             addresses: Addresses { v4: Some([10, 96, 0, 2].into()), v6: "fd00::2".parse().ok() },
             dns_names: vec!["Web.Local".into()],
+            networks: Default::default(),
             ports: vec![],
             app: AppKey::new(Scope::default(), "web".parse().expect("a name")),
             balance: crate::spec::v1::BalanceSpec::default(),
@@ -192,6 +211,103 @@ mod tests {
             assert_eq!(table.follow(&told), differs, "{rows:?}");
             assert_eq!(table, DnsTable::new(&told), "{rows:?}");
         }
+    }
+
+    /// `db` and `web` of two projects; `web` is in `front`, `db` in `back`, and `api` in both.
+    fn two_projects() -> NodeDesired {
+        let mut desired = NodeDesired { revision: 1, ..NodeDesired::default() };
+        let networks = |names: &[&str], aliases: &[&str]| {
+            let aliases: BTreeSet<String> = aliases.iter().map(|alias| (*alias).to_owned()).collect();
+            names.iter().map(|name| ((*name).to_owned(), aliases.clone())).collect::<BTreeMap<_, _>>()
+        };
+        let mut number = 1;
+        for namespace in ["shop", "blog"] {
+            let scope = Scope { namespace: namespace.parse().expect("a name"), ..Scope::default() };
+            for (name, nets) in [
+                ("web", &["front"][..]),
+                ("db", &["back"]),
+                ("api", &["front", "back", "shared/proxy"]),
+                ("plain", &[]),
+            ] {
+                let app = AppKey::new(scope.clone(), name.parse().expect("a name"));
+                let addresses = Addresses { v4: Some([10, 88, 0, number].into()), v6: None };
+                let mut spec = crate::spec::v1::AppSpec::new("x");
+                spec.networks = networks(nets, &[]);
+                let instance = crate::model::Instance {
+                    id: InstanceId::from_bits(number.into()),
+                    app: app.clone(),
+                    generation: 1,
+                    spec,
+                    node: "a".parse().expect("a name"),
+                    addresses,
+                    desired: crate::model::Desired::Run,
+                    created_at: Timestamp::from_millis(0),
+                };
+                let service = Service {
+                    key: ServiceKey::new(scope.clone(), name.parse().expect("a name")),
+                    id: number.into(),
+                    addresses: Addresses { v4: Some([10, 96, 0, number].into()), v6: None },
+                    dns_names: vec![],
+                    networks: networks(nets, &[name, &format!("{name}_alias"), &format!("{name}.dotted")]),
+                    ports: vec![],
+                    app,
+                    balance: crate::spec::v1::BalanceSpec::default(),
+                    shares: crate::model::Shares::default(),
+                    created_at: Timestamp::from_millis(0),
+                };
+                let backend = Backend { id: instance.id.clone(), node: instance.node.clone(), weight: 100, addresses };
+                desired.instances.insert(instance.id.clone(), Arc::new(instance));
+                let served = ServedService { backends: vec![backend], service, leaving: false };
+                desired.services.insert(served.service.key.clone(), Arc::new(served));
+                number += 1;
+            }
+        }
+        desired
+    }
+
+    #[test]
+    fn who_is_in_a_network_sees_only_that() {
+        let table = DnsTable::new(&two_projects());
+        let instance = |number: u8| Answer::Addresses(vec![[10, 88, 0, number].into()]);
+        let service = |number: u8| Answer::Addresses(vec![[10, 96, 0, number].into()]);
+        for (asker, name, answer) in [
+            // api of shop is 3; web 1, db 2, plain 4; of blog 5 to 8.
+            (3, "db", instance(2)),
+            (3, "db.shop.default.hivemind", instance(2)),
+            (3, "db_alias", instance(2)),
+            (3, "db.dotted", instance(2)),
+            (3, "db.dotted.shop.default.hivemind", instance(2)),
+            (1, "db", Answer::NotOurs),
+            (1, "db.shop.default.hivemind", Answer::NoSuchName),
+            (1, "api", instance(3)),
+            (7, "db", instance(6)),
+            (7, "web", instance(5)),
+            // The shared network has the api of both.
+            (3, "api", Answer::Addresses(vec![[10, 88, 0, 3].into(), [10, 88, 0, 7].into()])),
+            // What is in no network is seen as ever, by everybody; and sees all.
+            (1, "plain.shop.default.hivemind", service(4)),
+            (4, "db.shop.default.hivemind", service(2)),
+            (200, "db.blog.default.hivemind", service(6)),
+            (1, "example.org", Answer::NotOurs),
+        ] {
+            assert_eq!(table.answer_to([10, 88, 0, asker].into(), name, true), answer, "{asker} asks for {name}");
+        }
+        assert_eq!(table.answer_to([10, 88, 0, 3].into(), "db", false), Answer::Addresses(vec![]));
+    }
+
+    #[test]
+    fn a_table_that_followed_networks_says_what_a_new_one_says() {
+        let all = two_projects();
+        let mut table = DnsTable::new(&all);
+        let mut fewer = all.clone();
+        let gone: Vec<_> = fewer.services.keys().take(2).cloned().collect();
+        gone.iter().for_each(|key| drop(fewer.services.remove(key)));
+        let first = fewer.instances.keys().next().cloned().expect("one");
+        fewer.instances.remove(&first);
+        assert!(table.follow(&fewer) && !table.follow(&fewer));
+        assert_eq!(table, DnsTable::new(&fewer));
+        assert!(table.follow(&all));
+        assert_eq!(table, DnsTable::new(&all));
     }
 
     #[test]

@@ -66,6 +66,8 @@ pub struct ClusterSnapshot {
     /// Why apps are not what they should be, in the user's words: no node fits, no address is free. Not of the
     /// store; found by the last planning.
     pub unmet: OrdMap<AppKey, Arc<Vec<String>>>,
+    /// Which apps they wait for before their first instance is made. Not of the store either.
+    pub waits: OrdMap<AppKey, Arc<Vec<String>>>,
     index: Index,
 }
 
@@ -119,6 +121,11 @@ impl ClusterSnapshot {
     /// The app that publishes a port.
     pub fn app_publishing(&self, port: u16, protocol: Protocol) -> Option<&AppKey> {
         self.index.published.get(&(port, protocol))
+    }
+
+    /// The apps that wait for this one before their first instance is made.
+    pub fn dependents_of(&self, app: &AppKey) -> impl Iterator<Item = &AppKey> {
+        self.index.dependents.get(app).into_iter().flat_map(|dependents| dependents.iter())
     }
 
     /// Writes an app's row, or removes it.

@@ -48,6 +48,8 @@ pub(super) struct Index {
     /// Lower case.
     pub(super) dns_names: OrdMap<String, AppKey>,
     pub(super) published: OrdMap<(u16, Protocol), AppKey>,
+    /// Who waits for whom.
+    pub(super) dependents: OrdMap<AppKey, OrdSet<AppKey>>,
 }
 
 impl Index {
@@ -90,6 +92,9 @@ impl Index {
         for port in &app.spec.ports {
             port.published.map(|published| self.published.insert((published, port.protocol), app.key.clone()));
         }
+        for first in firsts(app) {
+            self.dependents.entry(first).or_default().insert(app.key.clone());
+        }
     }
 
     /// Only what is the app's: a name may have gone to another before the row of the first is seen to go.
@@ -105,7 +110,20 @@ impl Index {
                 self.published.remove(&published);
             }
         }
+        for first in firsts(app) {
+            if let Some(dependents) = self.dependents.get_mut(&first) {
+                dependents.remove(&app.key);
+                if dependents.is_empty() {
+                    self.dependents.remove(&first);
+                }
+            }
+        }
     }
+}
+
+/// The apps that come before one.
+fn firsts(app: &App) -> impl Iterator<Item = AppKey> {
+    app.spec.depends_on.keys().map(|name| AppKey::new(app.key.scope.clone(), name.clone()))
 }
 
 fn cpu_of(instance: &Instance) -> u64 {

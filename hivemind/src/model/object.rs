@@ -2,7 +2,7 @@
 //! what was decided by `control`, what is by the agent (through `control`).
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt,
     net::{Ipv4Addr, Ipv6Addr},
 };
@@ -317,6 +317,9 @@ pub struct Service {
     pub addresses: Addresses,
     /// The DNS names besides [`Service::own_dns_name`], e.g. `web.local`; lower case, no final dot.
     pub dns_names: Vec<String>,
+    /// The networks that its instances are in, with all names that they have there.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub networks: BTreeMap<String, BTreeSet<String>>,
     /// Its ports. Empty until one is declared or the image says what it listens on.
     pub ports: Vec<ServicePort>,
     /// The app whose instances serve it.

@@ -2,8 +2,11 @@
 
 use std::sync::Arc;
 
-use super::{Change, Input, Plan, place};
-use crate::model::{App, AppKey, Desired, Instance, Phase};
+use super::{Change, Input, Plan, depends, place};
+use crate::{
+    model::{App, AppKey, ClusterSnapshot, Desired, Instance, Namespace, Phase, Row},
+    spec::v1::REMOVING_LABEL,
+};
 
 /// How many instances more than asked for a replacement may make.
 const SURGE: usize = 1;
@@ -26,6 +29,9 @@ pub(super) fn plan(input: &mut Input<'_>, key: &AppKey, plan: &mut Plan) {
             plan.changes.extend(running().map(|instance| Change::StopInstance(instance.id.clone())));
             if alive.is_empty() && app.is_some() {
                 plan.changes.push(Change::DeleteApp(key.clone()));
+                if last_of_project(snapshot, key) {
+                    plan.changes.push(Change::DeleteProject(key.scope.clone()));
+                }
             }
         }
         Some(app) => {
@@ -37,6 +43,13 @@ pub(super) fn plan(input: &mut Input<'_>, key: &AppKey, plan: &mut Plan) {
             plan.changes.extend(limited);
         }
     }
+}
+
+/// Whether with this app all of a project that is being removed is gone.
+fn last_of_project(snapshot: &ClusterSnapshot, key: &AppKey) -> bool {
+    let removing = |row: &Row<Namespace>| row.object.labels.contains_key(REMOVING_LABEL);
+    let others = || snapshot.apps.iter().any(|(other, _)| other.scope == key.scope && other != key);
+    snapshot.namespaces.get(&key.scope).is_some_and(removing) && !others()
 }
 
 /// Instances of the newest generation are made before older ones that serve are stopped, and those are stopped only as
@@ -68,6 +81,12 @@ fn replicas(input: &mut Input<'_>, app: &App, running: Vec<Arc<Instance>>, plan:
     }
     let room = (desired + SURGE).saturating_sub(new.len() + old.len());
     let missing = desired.saturating_sub(new.len());
+    if new.is_empty() && missing > 0 {
+        plan.waits = depends::waits(snapshot, app);
+        if !plan.waits.is_empty() {
+            return;
+        }
+    }
     // With nothing old to protect, all are made at once.
     let make = if old.is_empty() { missing } else { missing.min(room) };
     create(input, app, make, plan);

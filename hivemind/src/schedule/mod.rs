@@ -2,6 +2,7 @@
 //! changes come out. `control` writes all changes of a plan in one transaction, or none.
 
 mod app;
+mod depends;
 mod place;
 mod service;
 #[cfg(test)]
@@ -10,7 +11,7 @@ mod tests;
 use ipnet::{Ipv4Net, Ipv6Net};
 
 use crate::{
-    model::{AppKey, ClusterSnapshot, Cursor, Instance, InstanceId, Service, ServiceKey, Timestamp},
+    model::{AppKey, ClusterSnapshot, Cursor, Instance, InstanceId, Scope, Service, ServiceKey, Timestamp},
     spec::v1::LimitSpec,
 };
 
@@ -31,6 +32,9 @@ pub enum Change {
     DeleteService(ServiceKey),
     /// An app goes.
     DeleteApp(AppKey),
+    /// The last app of a project that is being removed goes: so do the project's policies, and its namespace if that is
+    /// not one that always exists.
+    DeleteProject(Scope),
 }
 
 /// The cluster's ranges of service addresses.
@@ -63,6 +67,8 @@ pub struct Plan {
     pub changes: Vec<Change>,
     /// Why something that is wanted is not among them: one line for each reason.
     pub unmet: Vec<String>,
+    /// Which apps are waited for: one line for each.
+    pub waits: Vec<String>,
 }
 
 /// What should change for `app`, so that its instances and its service are what its row says. An empty plan means

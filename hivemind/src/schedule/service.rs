@@ -1,6 +1,6 @@
 //! An app's service: its number, addresses, names and ports.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     Change, Input, Plan,
@@ -14,7 +14,9 @@ pub(super) fn plan(input: &mut Input<'_>, key: &AppKey, plan: &mut Plan) {
     let key_of_service = ServiceKey::new(key.scope.clone(), name);
     let existing = snapshot.services.get(&key_of_service).map(|row| &*row.object);
     let app = snapshot.apps.get(key).map(|row| &*row.object);
-    let wanted = app.filter(|app| !app.deleting && (!app.spec.ports.is_empty() || !app.spec.services.is_empty()));
+    let named =
+        |app: &&App| !app.spec.ports.is_empty() || !app.spec.services.is_empty() || !app.spec.networks.is_empty();
+    let wanted = app.filter(|app| !app.deleting).filter(named);
     let Some(app) = wanted else {
         if existing.is_some() {
             plan.changes.push(Change::DeleteService(key_of_service));
@@ -24,8 +26,9 @@ pub(super) fn plan(input: &mut Input<'_>, key: &AppKey, plan: &mut Plan) {
     let ports = ports(snapshot, app);
     let dns_names: Vec<_> = app.spec.services.iter().map(|name| name.to_ascii_lowercase()).collect();
     let balance = app.spec.balance.clone();
+    let networks = networks(app);
     let service = match existing {
-        Some(service) => Service { ports, dns_names, balance, ..service.clone() },
+        Some(service) => Service { ports, dns_names, networks, balance, ..service.clone() },
         None => match free(snapshot.held_addresses(), (input.services.v4, input.services.v6), input.cursor.services) {
             Ok(addresses) => {
                 input.cursor.services = last(addresses, input.cursor.services);
@@ -34,6 +37,7 @@ pub(super) fn plan(input: &mut Input<'_>, key: &AppKey, plan: &mut Plan) {
                     id: snapshot.last_service_id + 1,
                     addresses,
                     dns_names,
+                    networks,
                     ports,
                     app: key.clone(),
                     balance,
@@ -50,6 +54,14 @@ pub(super) fn plan(input: &mut Input<'_>, key: &AppKey, plan: &mut Plan) {
     if existing != Some(&service) {
         plan.changes.push(Change::PutService(Box::new(service)));
     }
+}
+
+/// The networks of the app, with all names that it has in each.
+fn networks(app: &App) -> BTreeMap<String, BTreeSet<String>> {
+    let names = |aliases: &BTreeSet<String>| {
+        aliases.iter().map(|name| name.to_ascii_lowercase()).chain([app.key.name.to_string()]).collect()
+    };
+    app.spec.networks.iter().map(|(network, aliases)| (network.clone(), names(aliases))).collect()
 }
 
 /// The declared ports; without any, those the image says it listens on.

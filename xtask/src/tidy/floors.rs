@@ -55,6 +55,7 @@ const MEANT: &[(&str, &str, &str)] = &[
     ("cli", "client", "the command line speaks through the client"),
     ("cli", "api", "the client's answers are the API's documents"),
     ("client", "api", "the client's answers are the API's documents"),
+    ("cli", "compat", "files of other tools are read where they are typed"),
     ("cli", "daemon", "the daemon command starts the daemon"),
 ];
 

@@ -49,7 +49,7 @@ struct Check<'a> {
 }
 
 /// A path as messages have it: numbers are indexes.
-fn path(steps: &[&str]) -> String {
+pub(super) fn path(steps: &[&str]) -> String {
     let mut path = String::new();
     for step in steps {
         match step.parse::<usize>() {

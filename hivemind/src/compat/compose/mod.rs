@@ -26,6 +26,7 @@ mod select;
 mod short;
 #[cfg(test)]
 mod tests;
+pub mod translate;
 mod validate;
 pub mod value;
 
@@ -58,6 +59,19 @@ pub fn load(request: &Request, files: &dyn Files) -> Result<Loaded, Findings> {
         Some(project) if found.good() => Ok(Loaded { project, warnings: found.warnings }),
         _ => Err(found),
     }
+}
+
+/// The name of a project, also of one whose services are wrong.
+///
+/// # Errors
+/// If there is no file, or no name can be had of it.
+pub fn name(request: &Request, files: &dyn Files) -> Result<String, Findings> {
+    let (mut found, mut budget) = (Findings::default(), parse::Budget::default());
+    let named = files::start(request, files, &mut budget, &mut found).map(|start| {
+        let mut loader = Loader::new(files, &request.working_dir, &mut budget, &mut found);
+        select::name(request, &start, &mut loader)
+    });
+    named.filter(|name| found.good() && !name.is_empty()).ok_or_else(|| found.sorted())
 }
 
 fn try_load(request: &Request, files: &dyn Files, found: &mut Findings) -> Option<Project> {

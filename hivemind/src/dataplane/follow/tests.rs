@@ -50,6 +50,7 @@ fn desired() -> (NodeDesired, InstanceId) {
         id: 7,
         addresses: Addresses { v4: Some([10, 96, 0, 2].into()), v6: None },
         dns_names: vec![],
+        networks: Default::default(),
         ports: vec![port],
         app,
         balance: crate::spec::v1::BalanceSpec::default(),

@@ -1,12 +1,16 @@
 //! What can be said of an app.
 
-use std::{collections::BTreeMap, fmt, str::FromStr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    str::FromStr,
+};
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{balance::BalanceSpec, health::HealthSpec, limit::LimitSpec};
-use crate::model::{Bytes, MilliCpu, Protocol};
+use super::{balance::BalanceSpec, health::HealthSpec, limit::LimitSpec, project::Dependency};
+use crate::model::{AppName, Bytes, MilliCpu, Protocol};
 
 fn one() -> u32 {
     1
@@ -45,6 +49,15 @@ pub struct AppSpec {
     /// DNS names of the app's service besides `<app>.<namespace>.<tenant>.hivemind`, e.g. `web.local`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub services: Vec<String>,
+    /// The networks that its instances are in, each with the names that they have there besides the app's. An instance
+    /// that is in networks sees of the others of its namespace that are in any only those that are in one with it. Networks are
+    /// their namespace's; `shared/NAME` is the tenant's.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub networks: BTreeMap<String, BTreeSet<String>>,
+    /// Apps of its namespace that come first.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schema(value_type = BTreeMap<String, Dependency>)]
+    pub depends_on: BTreeMap<AppName, Dependency>,
     /// How the service spreads connections over the instances.
     #[serde(default, skip_serializing_if = "BalanceSpec::is_default")]
     pub balance: BalanceSpec,
@@ -82,6 +95,8 @@ impl AppSpec {
             resources: Resources::default(),
             ports: Vec::new(),
             services: Vec::new(),
+            networks: BTreeMap::new(),
+            depends_on: BTreeMap::new(),
             balance: BalanceSpec::default(),
             limits: LimitSpec::default(),
             health: None,
@@ -93,11 +108,13 @@ impl AppSpec {
     }
 
     /// Whether going from `self` to `new` needs new instances, i.e. something differs other than `replicas`, what is
-    /// the service's alone, and what changes while an instance runs.
+    /// the service's alone, what is for the next instances only, and what changes while an instance runs.
     pub fn needs_new_instances(&self, new: &Self) -> bool {
-        let Self { replicas, limits, services, balance, .. } = self.clone();
-        let same_instances = Self { replicas, limits, services, balance, ..new.clone() };
-        *self != same_instances
+        let Self { replicas, limits, services, balance, networks, depends_on, pull, .. } = self.clone();
+        // Names in a network are the service's; which networks there are is the instances'.
+        let moved = !networks.keys().eq(new.networks.keys());
+        let same_instances = Self { replicas, limits, services, balance, networks, depends_on, pull, ..new.clone() };
+        moved || *self != same_instances
     }
 }
 

@@ -7,6 +7,7 @@ mod health;
 mod labels;
 mod limit;
 mod policy;
+mod project;
 mod tier;
 mod validate;
 mod validate_policy;
@@ -22,6 +23,10 @@ pub use limit::{LimitSpec, MAX_BITS, MAX_PER_SECOND, MIN_BITS, validate_limits};
 pub use policy::{
     BlockPeer, Entity, InstancePeer, Operator, Otherwise, PolicyPeer, PolicyPort, PolicyProtocol, PolicyRule,
     PolicySpec, PortMatch, Requirement, Selector,
+};
+pub use project::{
+    Condition, Dependency, NETWORK_LABEL, POLICY_PREFIX, PROJECT_LABEL, ProjectSpec, REMOVING_LABEL, SERVICE_LABEL,
+    SHARED_NETWORK, SHARED_NETWORK_LABEL,
 };
 pub use tier::{Action, MAX_PRIORITY, Tier, TierRule, TierSpec, Way, validate_tier, validate_tier_of};
 pub use validate::{MAX_REPLICAS, MIN_MEMORY, validate_app};

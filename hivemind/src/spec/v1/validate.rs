@@ -77,6 +77,16 @@ pub fn validate_app(spec: &AppSpec) -> Vec<String> {
             fault("services", format!("{name:?} is there twice"));
         }
     }
+    for (network, aliases) in &spec.networks {
+        if network.is_empty() || network.chars().any(|c| c.is_whitespace() || c.is_control()) {
+            fault("networks", format!("{network:?} is not a network's name"));
+        }
+        for name in aliases {
+            if let Err(why) = check_dns_name(name) {
+                fault("networks", format!("{name:?} is not a DNS name: {why}"));
+            }
+        }
+    }
     super::balance::check(&spec.balance, !published.is_empty(), &mut fault);
     check_health(spec, &mut fault);
     if spec.stop.grace_seconds > MAX_GRACE_SECONDS {

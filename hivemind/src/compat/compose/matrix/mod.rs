@@ -18,6 +18,8 @@ pub enum Stance {
     Honoured,
     /// Something else, said in a sentence.
     Differently(&'static str),
+    /// Nothing, and it is told: the service is not wrong without it. Why.
+    Ignored(&'static str),
     /// Nothing: a project with it is refused. Why, and what to do instead.
     Refused(&'static str),
 }
@@ -37,6 +39,10 @@ const fn yes(key: &'static str) -> Row {
 
 const fn but(key: &'static str, how: &'static str) -> Row {
     Row { key, stance: Stance::Differently(how) }
+}
+
+const fn not(key: &'static str, why: &'static str) -> Row {
+    Row { key, stance: Stance::Ignored(why) }
 }
 
 const fn no(key: &'static str, why: &'static str) -> Row {
@@ -78,6 +84,8 @@ pub struct Use {
     pub path: String,
     /// What the product does with it.
     pub stance: Stance,
+    /// Whether its value is nothing, `false` or empty: then it asks for nothing.
+    pub empty: bool,
 }
 
 /// The keys of a document that are not, or not quite, honoured; each with its place.
@@ -99,7 +107,12 @@ fn walk(node: &Node, path: &str, key: &str, found: &mut Vec<Use>) {
                 // A key that a short form stands for was not written: it is at the place of its value.
                 let written = entry.key != entry.value.place;
                 if stance != Stance::Honoured && written {
-                    found.push(Use { place: entry.key.clone(), path: path.clone(), stance });
+                    found.push(Use {
+                        place: entry.key.clone(),
+                        path: path.clone(),
+                        stance,
+                        empty: empty(&entry.value),
+                    });
                 }
                 // A row for all beneath a key has said everything.
                 if own.is_none_or(|row| !row.key.ends_with(".**")) {
@@ -116,6 +129,17 @@ fn walk(node: &Node, path: &str, key: &str, found: &mut Vec<Use>) {
     }
 }
 
+/// Whether a value is nothing, `false`, or empty.
+fn empty(node: &Node) -> bool {
+    match &node.data {
+        Data::Null | Data::Bool(false) => true,
+        Data::Text(text) => text.is_empty() || text == "false",
+        Data::List(list) => list.is_empty(),
+        Data::Map(map) => map.is_empty(),
+        _ => false,
+    }
+}
+
 /// Whether a key is in the table, or on the way to one.
 fn known(key: &str) -> bool {
     let on_the_way = |row: &Row| row.base().strip_prefix(key).is_some_and(|rest| rest.starts_with(['.', '[']));
@@ -127,10 +151,11 @@ pub fn document() -> String {
     let mut text = include_str!("introduction.md").to_owned();
     let count = |wanted: fn(&Stance) -> bool| rows().filter(|row| wanted(&row.stance)).count();
     text.push_str(&format!(
-        "Of the rows below {} are honoured as the specification says, {} differently, and {} are refused. A row that ends \
-         in `.**` is for all keys beneath it too.\n",
+        "Of the rows below {} are honoured as the specification says, {} differently, {} are ignored with a warning, and {} \
+         are refused, unless their value is nothing, false or empty. A row that ends in `.**` is for all keys beneath it too.\n",
         count(|stance| *stance == Stance::Honoured),
         count(|stance| matches!(stance, Stance::Differently(_))),
+        count(|stance| matches!(stance, Stance::Ignored(_))),
         count(|stance| matches!(stance, Stance::Refused(_))),
     ));
     for (title, rows) in [("A project", project::ROWS), ("A service, beneath `services.*`", services::ROWS)] {
@@ -140,6 +165,7 @@ pub fn document() -> String {
             let (word, what) = match row.stance {
                 Stance::Honoured => ("honoured", ""),
                 Stance::Differently(how) => ("differently", how),
+                Stance::Ignored(why) => ("ignored", why),
                 Stance::Refused(why) => ("refused", why),
             };
             text.push_str(&format!("| `{key}` | {word} | {what} |\n"));
@@ -198,7 +224,7 @@ mod tests {
     #[test]
     fn sentences_are_sentences() {
         for row in rows() {
-            if let Stance::Differently(text) | Stance::Refused(text) = row.stance {
+            if let Stance::Differently(text) | Stance::Ignored(text) | Stance::Refused(text) = row.stance {
                 assert!(text.ends_with('.') && !text.contains('|'), "{}: {text}", row.key);
             }
             if let Stance::Refused(text) = row.stance {

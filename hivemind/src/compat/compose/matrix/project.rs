@@ -1,10 +1,10 @@
 //! The keys of a project beside its services'.
 
-use super::{Row, but, no, yes};
+use super::{Row, but, no, not, yes};
 
 /// The rows.
 pub(super) const ROWS: &[Row] = &[
-    but("version", "Ignored, with a warning: it has no meaning any more."),
+    not("version", "It has no meaning any more."),
     yes("name"),
     yes("include"),
     yes("include[].path"),
@@ -13,15 +13,15 @@ pub(super) const ROWS: &[Row] = &[
     yes("services"),
     no("models.**", "Language models are not run. Run a model's server as a service."),
     yes("networks"),
-    but("networks.*.attachable", "Ignored, with a warning: the operator may always attach."),
+    not("networks.*.attachable", "The operator may always attach."),
     but("networks.*.driver", "bridge and overlay are the product's own network; others are refused."),
-    but("networks.*.driver_opts", "Ignored, with a warning: the network has no drivers."),
-    but("networks.*.enable_ipv4", "Ignored, with a warning: every network has both families."),
-    but("networks.*.enable_ipv6", "Ignored, with a warning: every network has both families."),
+    not("networks.*.driver_opts", "The network has no drivers."),
+    not("networks.*.enable_ipv4", "Every network has both families."),
+    not("networks.*.enable_ipv6", "Every network has both families."),
     yes("networks.*.external"),
     yes("networks.*.external.name"),
     yes("networks.*.internal"),
-    but("networks.*.ipam.**", "Ignored, with a warning: addresses are of the node's ranges."),
+    not("networks.*.ipam.**", "Addresses are of the node's ranges."),
     yes("networks.*.labels"),
     yes("networks.*.name"),
     yes("volumes"),

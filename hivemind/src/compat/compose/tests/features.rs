@@ -221,6 +221,8 @@ fn what_is_not_honoured_is_named() {
             "5 services.a.container_name differently",
             "4 services.a.mac_address refused",
             "7 services.a.networks.default.ipv4_address refused",
+            "11 services.a.ports differently",
+            "10 services.a.volumes refused",
             "10 services.a.volumes[1].type differently",
         ]
     );

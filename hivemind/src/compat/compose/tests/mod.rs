@@ -23,7 +23,7 @@ use super::{
 ///
 /// The text is `compose.yaml`; a line `#file NAME` begins another file, `/NAME` one of elsewhere. `#env A=1` sets a
 /// variable, `#profile`, `#service`, `#name`, `#use FILE`, `#env-file FILE` are flags.
-struct Bundle {
+pub(super) struct Bundle {
     files: BTreeMap<PathBuf, Vec<u8>>,
     request: Request,
 }
@@ -40,7 +40,7 @@ impl Files for Bundle {
 }
 
 impl Bundle {
-    fn of(text: &str) -> Self {
+    pub(super) fn of(text: &str) -> Self {
         let mut request = Request { working_dir: "/p".into(), ..Request::default() };
         let mut files: Vec<(PathBuf, String)> = vec![("/p/compose.yaml".into(), String::new())];
         for line in text.split_inclusive('\n') {
@@ -63,7 +63,7 @@ impl Bundle {
         Self { files: files.into_iter().map(|(path, text)| (path, text.into_bytes())).collect(), request }
     }
 
-    fn load(&self) -> Result<Loaded, Findings> {
+    pub(super) fn load(&self) -> Result<Loaded, Findings> {
         load(&self.request, self)
     }
 }
