@@ -9,7 +9,9 @@ use std::{
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{balance::BalanceSpec, health::HealthSpec, limit::LimitSpec, project::Dependency};
+use super::{
+    balance::BalanceSpec, container::ContainerSpec, health::HealthSpec, limit::LimitSpec, project::Dependency,
+};
 use crate::model::{AppName, Bytes, MilliCpu, Protocol};
 
 fn one() -> u32 {
@@ -43,6 +45,9 @@ pub struct AppSpec {
     /// Limits.
     #[serde(default)]
     pub resources: Resources,
+    /// How its containers are made: rights, file systems in memory, devices, hooks.
+    #[serde(default, skip_serializing_if = "ContainerSpec::is_default")]
+    pub container: ContainerSpec,
     /// Ports of the instances that the service offers, and that are published on the nodes.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ports: Vec<PortSpec>,
@@ -93,6 +98,7 @@ impl AppSpec {
             user: None,
             workdir: None,
             resources: Resources::default(),
+            container: ContainerSpec::default(),
             ports: Vec::new(),
             services: Vec::new(),
             networks: BTreeMap::new(),
