@@ -31,6 +31,7 @@ mod stats;
 mod stream;
 mod supervisor;
 mod throughput;
+mod up;
 mod watched;
 
 use std::process::ExitCode;
@@ -88,6 +89,8 @@ enum Command {
     Loss(loss::Args),
     /// The daemon: start, memory, how soon names are right; with nothing to do and with many instances
     Daemon(daemon::Args),
+    /// `up` of a project of ten services, and the second one that does nothing
+    Up(up::Args),
     /// One of the measuring processes
     #[command(hide = true)]
     Child(child::Args),
@@ -110,6 +113,7 @@ fn main() -> Result<ExitCode> {
         (Command::Enforcement(args), _) => enforcement::run(&cli.common, args),
         (Command::Loss(args), _) => loss::run(&cli.common, args),
         (Command::Overload(args), _) => overload::run(&cli.common, args),
+        (Command::Up(args), _) => up::run(&cli.common, args),
         (_, None) => return supervisor::supervise(),
         (command, Some(run)) => measure(command, &cli.common, &supervisor::Run::named(run)?),
     };
@@ -127,8 +131,11 @@ fn measure(command: &Command, common: &Common, run: &supervisor::Run) -> Result<
         Command::Services(args) => services::run(run, common, args),
         Command::Changes(args) => changes::run(run, common, args),
         Command::Memory(args) => memory::run(run, common, args),
-        Command::Child(_) | Command::Daemon(_) | Command::Enforcement(_) | Command::Loss(_) | Command::Overload(_) => {
-            Ok(())
-        }
+        Command::Child(_)
+        | Command::Daemon(_)
+        | Command::Enforcement(_)
+        | Command::Loss(_)
+        | Command::Overload(_)
+        | Command::Up(_) => Ok(()),
     }
 }

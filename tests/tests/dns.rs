@@ -110,6 +110,7 @@ fn desired(ready: u64) -> NodeDesired {
         id: 1,
         addresses: Addresses { v4: Some([10, 96, 0, 2].into()), v6: "fd68:6d00:0:2::2".parse().ok() },
         dns_names: vec!["web.local".into(), "shop.example".into()],
+        networks: Default::default(),
         ports: vec![],
         app: AppKey::new(Scope::default(), "web".parse().expect("a name")),
         balance: hivemind::spec::v1::BalanceSpec::default(),

@@ -230,6 +230,15 @@ impl Daemon {
         command
     }
 
+    /// The command line as it is typed in a folder.
+    pub fn command_in(&self, sandbox: &Sandbox, dir: &Path, args: &[&str]) -> Command {
+        // Who enters a sandbox begins at its root.
+        let mut command = sandbox.command("sh");
+        command.args(["-c", r#"cd "$0" && exec "$@""#]).arg(dir).arg(&self.binary).args(args);
+        command.env("HIVEMIND_SOCKET", self.socket()).env("NO_COLOR", "1");
+        command
+    }
+
     /// Runs a command of the command line to its end.
     pub fn cli(&self, sandbox: &Sandbox, args: &[&str]) -> Result<Said> {
         finish(self.command(sandbox, args), &shown(args), COMMAND)

@@ -6,6 +6,7 @@ use super::{
     Context, Reach, complete,
     output::{Listed, Tone, addresses, age},
     parse::escape,
+    project,
 };
 use crate::{
     api::view::{AppView, InstanceView},
@@ -19,6 +20,9 @@ pub(super) struct PsArgs {
     apps: Vec<String>,
     #[command(flatten)]
     reach: Reach,
+    /// Only of this project [in a project's folder: of that one]
+    #[arg(short, long, value_name = "NAME", conflicts_with_all = ["all_namespaces", "all_tenants"])]
+    project_name: Option<String>,
 }
 
 impl Listed for InstanceView {
@@ -72,12 +76,13 @@ fn message(instance: &InstanceView) -> String {
 }
 
 pub(super) async fn ps(context: &Context, args: &PsArgs) -> Result<(), Problem> {
+    let here = args.reach == Reach::default();
+    let context = &if here { project::here(context, args.project_name.as_deref()).await? } else { context.clone() };
     let mut shown: Vec<InstanceView> = context.list(args.reach, "instances").await?;
     let mut empty = "no instances; try: hivemind app deploy --image nginx:latest --name web --port 8080:80 --wait";
     if !args.apps.is_empty() {
         shown.retain(|instance| args.apps.contains(&instance.app));
         // An app without instances is something else than no app.
-        let here = args.reach == Reach::default();
         for app in args.apps.iter().filter(|_| here).filter(|app| !shown.iter().any(|instance| instance.app == **app)) {
             let _: AppView = context.client.get(&context.path(&format!("apps/{}", escape(app)))).await?;
         }

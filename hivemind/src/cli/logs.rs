@@ -12,10 +12,11 @@ use futures::{
 };
 
 use super::{
-    Context, complete,
-    instance::{Meant, of_app, resolve},
+    Context, Reach, complete,
+    instance::{Meant, resolve},
     output::{colours, line},
     parse::{Since, escape, since},
+    project,
 };
 use crate::{
     api::{
@@ -23,7 +24,7 @@ use crate::{
         view::{AppView, InstanceView},
     },
     lifecycle::clock,
-    model::{ErrorCode, InstanceId, Problem, Timestamp},
+    model::{ErrorCode, InstanceId, Problem, Scope, Timestamp},
 };
 
 /// How often to look for new instances, and for those whose process was started again.
@@ -33,9 +34,12 @@ const COLOURS: [u8; 6] = [36, 33, 32, 35, 34, 31];
 
 #[derive(Args, Debug)]
 pub(super) struct LogsArgs {
-    /// App, or instance by name or id
+    /// Apps, or one instance by name or id; in a project without it all of the project
     #[arg(value_name = "APP|INSTANCE", add = complete::targets())]
-    target: String,
+    targets: Vec<String>,
+    /// Of this project [in a project's folder: of that one]
+    #[arg(short, long, value_name = "NAME")]
+    project_name: Option<String>,
     /// Also what is yet to come
     #[arg(short, long)]
     follow: bool,
@@ -63,18 +67,15 @@ struct Part {
 pub(super) async fn run(context: &Context, args: &LogsArgs) -> Result<(), Problem> {
     let since = args.since.map(|since| since.at(clock::now()));
     let part = Part { follow: args.follow, tail: args.tail, since };
-    let (instances, of_app) = match resolve(context, &args.target).await? {
-        Meant::App(instances) => (instances, true),
-        Meant::Instance(instance) => (vec![*instance], false),
-    };
+    let context = &project::here(context, args.project_name.as_deref()).await?;
+    let (wanted, instances) = Wanted::find(context, args).await?;
     let mut printer = Printer::new(context, args, &instances);
     if args.follow {
-        let mut follow =
-            Follow { context, part, word: &args.target, of_app, open: BTreeSet::new(), last: BTreeMap::new() };
+        let mut follow = Follow { context, part, wanted, open: BTreeSet::new(), last: BTreeMap::new() };
         return follow.run(&mut printer, instances).await;
     }
     if instances.is_empty() {
-        context.output.say(&format!("{} has no instances", args.target));
+        context.output.say(&format!("{wanted} has no instances"));
     }
     let mut heads = Vec::new();
     for instance in instances {
@@ -95,6 +96,61 @@ pub(super) async fn run(context: &Context, args: &LogsArgs) -> Result<(), Proble
     Ok(())
 }
 
+/// Whose lines.
+#[derive(Debug)]
+enum Wanted {
+    /// Of all apps of the namespace.
+    All,
+    /// Of these.
+    Apps(Vec<String>),
+    /// Of one instance.
+    Instance(String),
+}
+
+impl std::fmt::Display for Wanted {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::All => f.write_str("the namespace"),
+            Self::Apps(apps) => f.write_str(&apps.join(", ")),
+            Self::Instance(name) => f.write_str(name),
+        }
+    }
+}
+
+impl Wanted {
+    /// What is meant, and the instances that there are of it.
+    async fn find(context: &Context, args: &LogsArgs) -> Result<(Self, Vec<InstanceView>), Problem> {
+        if args.targets.is_empty() {
+            if context.scope == Scope::default() {
+                return Err(Problem::new(ErrorCode::Invalid, "name an app or an instance").hint("hivemind ps"));
+            }
+            return Ok((Self::All, context.list(Reach::default(), "instances").await?));
+        }
+        let mut all = Vec::new();
+        for word in &args.targets {
+            match resolve(context, word).await? {
+                Meant::App(instances) => all.extend(instances),
+                Meant::Instance(instance) if args.targets.len() == 1 => {
+                    return Ok((Self::Instance(word.clone()), vec![*instance]));
+                }
+                Meant::Instance(_) => {
+                    let title = format!("{word} is an instance: name it alone, or name apps");
+                    return Err(Problem::new(ErrorCode::Invalid, title));
+                }
+            }
+        }
+        Ok((Self::Apps(args.targets.clone()), all))
+    }
+
+    fn has(&self, instance: &InstanceView) -> bool {
+        match self {
+            Self::All => true,
+            Self::Apps(apps) => apps.contains(&instance.app),
+            Self::Instance(_) => false,
+        }
+    }
+}
+
 async fn open(context: &Context, id: &InstanceId, part: Part) -> Result<Lines, Problem> {
     let mut query = vec![format!("follow={}", part.follow)];
     query.extend(part.tail.map(|tail| format!("tail={tail}")));
@@ -107,8 +163,7 @@ async fn open(context: &Context, id: &InstanceId, part: Part) -> Result<Lines, P
 struct Follow<'a> {
     context: &'a Context,
     part: Part,
-    word: &'a str,
-    of_app: bool,
+    wanted: Wanted,
     /// The instances whose lines are being read.
     open: BTreeSet<InstanceId>,
     /// When the last line of each was written.
@@ -152,16 +207,22 @@ impl Follow<'_> {
 
     /// The instances there are now; `None` if there will be no more.
     async fn now(&self) -> Result<Option<Vec<InstanceView>>, Problem> {
-        let found = if self.of_app {
-            let instances = of_app(self.context, self.word).await?;
+        let found = if let Wanted::Instance(name) = &self.wanted {
+            let path = self.context.path(&format!("instances/{}", escape(name)));
+            self.context.client.get::<InstanceView>(&path).await.map(|instance| vec![instance])
+        } else {
+            let mut instances: Vec<InstanceView> = self.context.client.get(&self.context.path("instances")).await?;
+            instances.retain(|instance| self.wanted.has(instance));
             if !instances.is_empty() {
                 return Ok(Some(instances));
             }
-            let path = self.context.path(&format!("apps/{}", escape(self.word)));
-            self.context.client.get::<AppView>(&path).await.map(|_| Vec::new())
-        } else {
-            let path = self.context.path(&format!("instances/{}", escape(self.word)));
-            self.context.client.get::<InstanceView>(&path).await.map(|instance| vec![instance])
+            // Apps without instances may have some later; apps that are gone will not.
+            let apps: Vec<AppView> = self.context.client.get(&self.context.path("apps")).await?;
+            let there = |app: &AppView| match &self.wanted {
+                Wanted::Apps(names) => names.contains(&app.name),
+                _ => true,
+            };
+            return Ok(apps.iter().any(there).then(Vec::new));
         };
         match found {
             Ok(instances) => Ok(Some(instances)),

@@ -33,8 +33,7 @@ impl<'a> Project<'a> {
     /// Runs a line of words in the folder.
     fn run(&self, line: &str) -> Result<Said> {
         let words: Vec<_> = line.split_whitespace().collect();
-        let mut command = self.machine.daemon.command(&self.machine.sandbox, &words);
-        command.current_dir(&self.dir);
+        let command = self.machine.daemon.command_in(&self.machine.sandbox, &self.dir, &words);
         finish(command, &format!("hivemind {line}"), PATIENCE * 2)
     }
 
@@ -126,6 +125,21 @@ fn a_project_comes_up_in_order_changes_by_what_differs_and_goes() -> Result<()> 
     let page = project.exec("cache", "wget -q -O - http://web/")?.ok()?;
     ensure!(page.starts_with("Hello from web-"), "{page}");
 
+    // In the folder, lists and logs are the project's; elsewhere nothing is different.
+    let here = project.ok("ps")?;
+    ensure!(here.out.lines().count() == 5 && here.err.contains("of the project shop"), "{here}");
+    ensure!(project.ok("ps web -o name")?.out.starts_with("web-"), "web is not listed");
+    let elsewhere = machine.hivemind(&["ps"])?;
+    ensure!(elsewhere.code == 0 && elsewhere.out.is_empty(), "{elsewhere}");
+    ensure!(machine.hivemind(&["ps", "-p", "shop", "-o", "name"])?.ok()?.lines().count() == 4);
+    let logs = project.ok("logs --timestamps")?;
+    for words in [" serves on port 80", " migrated", "web-", "db-", "job-", " | 20"] {
+        ensure!(logs.out.contains(words), "{words}: {logs}");
+    }
+    ensure!(project.ok("logs job")?.out == "migrated\n", "the lines of one service have a prefix");
+    let two = project.ok("logs web db --tail 1")?;
+    ensure!(two.out.lines().count() == 2 && two.out.contains(" | "), "{two}");
+
     // Nothing differs.
     let first = project.instances()?;
     let again = project.ok("up")?;
@@ -193,7 +207,7 @@ networks: {{front: , back: {{internal: true}}}}
     shop.ok("up --wait")?;
     blog.ok("up --wait")?;
     let page = |project: &Project, from: &str, name: &str| -> Result<Option<String>> {
-        let said = project.exec(from, &format!("wget -T 2 -q -O - http://{name}/"))?;
+        let said = project.exec(from, &format!("timeout 3 wget -q -O - http://{name}/"))?;
         Ok((said.code == 0).then(|| said.out.trim().to_owned()))
     };
     let instance = |project: &Project, service: &str| -> Result<String> {
@@ -204,7 +218,8 @@ networks: {{front: , back: {{internal: true}}}}
     for project in [&shop, &blog] {
         // The same names, each project's own.
         for name in ["db", "data"] {
-            ensure!(page(project, "web", name)? == Some(instance(project, "db")?), "web does not reach {name}");
+            let said = project.exec("web", &format!("timeout 3 wget -q -O - http://{name}/"))?;
+            ensure!(said.out.trim() == instance(project, "db")?, "web does not reach {name}: {said}");
         }
         ensure!(page(project, "lone", "web")? == Some(instance(project, "web")?), "lone does not reach web");
         ensure!(page(project, "lone", "db")?.is_none(), "db is seen from another network");
@@ -236,7 +251,7 @@ fn what_is_wrong_is_refused_with_its_place_and_nothing_is_changed() -> Result<()
             web("    depends_on: [db]\n  db: {image: a, depends_on: [web]}\n"),
             2,
             "E-SPEC-001",
-            "compose.yaml:5:19: services.db.depends_on.web: services wait for each other in a circle: db -> web -> db",
+            "compose.yaml:5:31: services.db.depends_on.web: services wait for each other in a circle: db -> web -> db",
         ),
         (
             web("    ports: ['80:80']\n  db: {image: a, ports: ['80:81']}\n"),

@@ -21,13 +21,14 @@ pub(super) use plan::{ConfigArgs, PlanArgs, config, plan};
 
 use super::Context;
 use crate::{
+    api::object_view::NamespaceView,
     compat::compose::{
         self, Loaded,
         files::{Disk, Request},
         translate::{self, Options, Translated},
     },
     model::{AppName, ErrorCode, NamespaceName, Problem, Scope},
-    spec::v1::{ProjectSpec, PullPolicy},
+    spec::v1::{PROJECT_LABEL, ProjectSpec, PullPolicy},
 };
 
 /// Which files, and which project.
@@ -157,6 +158,30 @@ fn namespace(project: &str) -> Result<NamespaceName, Problem> {
         Problem::new(ErrorCode::Invalid, format!("the project {project} can have no namespace: {error}"))
             .hint("hivemind up --project-name NAME")
     })
+}
+
+/// Where a command looks that is not about a project alone: in the project that is named, or, where no namespace is
+/// said, in that of the folder, if it is up. Elsewhere nothing changes.
+pub(super) async fn here(context: &Context, named: Option<&str>) -> Result<Context, Problem> {
+    if let Some(name) = named {
+        return in_project(context, name);
+    }
+    if context.scope != Scope::default() {
+        return Ok(context.clone());
+    }
+    let request = FileArgs::default().request(&[])?;
+    // A folder without a project, or with one that is not up, is a folder as any other.
+    let Some(name) = compose::name(&request, &Disk).ok() else { return Ok(context.clone()) };
+    let Ok(inside) = in_project(context, &name) else { return Ok(context.clone()) };
+    match context.client.get::<NamespaceView>(inside.path("").trim_end_matches('/')).await {
+        Ok(namespace) if namespace.labels.get(PROJECT_LABEL) == Some(&name) => {
+            context.output.say(&format!("of the project {name}, whose folder this is (-A: all)"));
+            Ok(inside)
+        }
+        Ok(_) => Ok(context.clone()),
+        Err(problem) if problem.code == ErrorCode::NotFound => Ok(context.clone()),
+        Err(problem) => Err(problem),
+    }
 }
 
 /// The path of the project.

@@ -7,7 +7,10 @@ pub(super) const ROWS: &[Row] = &[
     but("services.*.annotations", "Kept as labels of the instances: no runtime reads them."),
     not("services.*.attach", "Whose lines are shown is asked at the command line."),
     no("services.*.blkio_config.**", "Limits of disks are not set. Remove it."),
-    no("services.*.build", "Images are not built yet. Build it elsewhere, and name it by image."),
+    no(
+        "services.*.build",
+        "Images are not built here. Build it, bring it to a registry or to the node (ctr -n hivemind images import), and name it by image.",
+    ),
     yes("services.*.build.additional_contexts"),
     yes("services.*.build.args"),
     yes("services.*.build.cache_from"),

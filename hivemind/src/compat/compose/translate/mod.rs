@@ -3,6 +3,7 @@
 //! What the product does not honour is found by the [`matrix`](super::matrix), key by key, with its place; what depends on
 //! a value is found here. Nothing is left out without a word: it is refused, or told. Pure.
 
+mod container;
 mod health;
 mod names;
 mod networks;
@@ -163,6 +164,7 @@ impl Work<'_> {
         self.count(name, service, &mut spec);
         self.process(name, service, &mut spec);
         self.resources(name, service, &mut spec);
+        self.container(name, service, &mut spec);
         self.ports(name, service, &mut spec);
         self.health(name, service, &mut spec);
         self.networks(name, service, &mut spec);
