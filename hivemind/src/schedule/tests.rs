@@ -1,5 +1,7 @@
 //! The decisions, played through on a cluster that is only a snapshot.
 
+mod depends;
+
 use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
 use proptest::prelude::*;
@@ -127,15 +129,6 @@ impl World {
             self.apply(&plan.changes);
         }
         panic!("the plans of {app} do not come to an end");
-    }
-
-    /// What an agent says of all instances of an app.
-    fn say(&mut self, app: &AppKey, phase: Phase) {
-        for instance in self.instances(app) {
-            let status =
-                InstanceStatus { phase, started_at: Some(Timestamp::from_millis(1)), ..InstanceStatus::default() };
-            self.snapshot.instance_status.insert(instance.id.clone(), row(status));
-        }
     }
 
     fn instances(&self, app: &AppKey) -> Vec<Arc<Instance>> {
@@ -485,51 +478,5 @@ proptest! {
             }
             None => prop_assert!(all.is_empty() && world.snapshot.services.is_empty()),
         }
-    }
-}
-
-#[test]
-fn the_first_instance_waits_for_those_that_come_first_and_further_ones_do_not() {
-    use crate::spec::v1::{Condition, Dependency};
-    for (condition, before, after, words) in [
-        (Condition::Started, Phase::Pulling, Phase::Starting, "waits for db to be started"),
-        (Condition::Healthy, Phase::Starting, Phase::Ready, "waits for db to be ready"),
-        (Condition::Completed, Phase::Ready, Phase::Completed, "waits for db to complete"),
-    ] {
-        let mut world = World::new();
-        let depends = |app: &mut App| {
-            app.spec.depends_on = [("db".parse().expect("a name"), Dependency { condition, restart: false })].into();
-        };
-        let web = world.deploy("web", depends);
-        assert_eq!(world.plan(&web).waits, ["waits for db, which is not there"]);
-        assert_eq!(world.snapshot.dependents_of(&key("db")).collect::<Vec<_>>(), [&web]);
-        let db = world.deploy("db", |_| {});
-        world.settle(&db);
-        world.say(&db, before);
-        if before == Phase::Pulling {
-            // Nobody has started it yet.
-            world.snapshot.instance_status.clear();
-        }
-        let plan = world.plan(&web);
-        assert_eq!((plan.waits, plan.changes), (vec![words.to_owned()], vec![]));
-        world.say(&db, after);
-        world.settle(&web);
-        assert_eq!(world.running(&web).len(), 1, "{condition:?}");
-        // What comes first may fail later: who runs is scaled all the same.
-        world.say(&db, Phase::Failed);
-        world.deploy("web", |app| app.spec.replicas = 3);
-        assert!(world.plan(&web).waits.is_empty());
-        world.settle(&web);
-        assert_eq!(world.running(&web).len(), 3);
-        // A new generation waits again, and the one before goes on.
-        world.say(&web, Phase::Ready);
-        world.snapshot.instance_status.retain(|id, _| !world.snapshot.instances_of(&db).any(|i| i.id == *id));
-        world.deploy("web", |app| app.generation += 1);
-        assert_eq!(world.plan(&web).waits.len(), 1);
-        world.settle(&web);
-        assert_eq!(world.running(&web).len(), 3, "who serves goes on");
-        // Of what no instance is wanted nobody waits for one.
-        world.deploy("db", |app| app.spec.replicas = 0);
-        assert!(world.plan(&web).waits.is_empty());
     }
 }
