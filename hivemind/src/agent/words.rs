@@ -1,11 +1,13 @@
 //! What the agent says, in the user's words. Pure.
 
+use std::net::IpAddr;
+
 use nix::sys::signal::Signal;
 
 use crate::{
-    model::{Bytes, Protocol},
+    model::{Addresses, Bytes, Protocol},
     runtime::{Image, PullProgress},
-    spec::v1::AppSpec,
+    spec::v1::{AppSpec, ContainerSpec, ExtraHost, HOST_GATEWAY},
 };
 
 /// How a process ended.
@@ -40,6 +42,16 @@ pub(super) fn progress(progress: &PullProgress) -> String {
 /// The signal of that name; SIGTERM if there is none.
 pub(super) fn signal(name: Option<&str>) -> i32 {
     name.and_then(crate::model::signal_number).unwrap_or(nix::libc::SIGTERM)
+}
+
+/// The lines of `/etc/hosts` that an app asks for; the node has an address of each family.
+pub(super) fn extra_hosts(spec: &ContainerSpec, node: &Addresses) -> Vec<(String, IpAddr)> {
+    let addresses = |address: &str| -> Vec<IpAddr> {
+        if address == HOST_GATEWAY { node.iter().collect() } else { address.parse().into_iter().collect() }
+    };
+    let line =
+        |host: &ExtraHost| addresses(&host.address).into_iter().map(|address| (host.name.clone(), address)).collect();
+    spec.extra_hosts.iter().flat_map(|host| -> Vec<_> { line(host) }).collect()
 }
 
 /// The port whose first accepted connection shows that an instance without a health check is up.

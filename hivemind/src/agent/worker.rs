@@ -319,7 +319,7 @@ impl Worker {
         Ok(ContainerSpec {
             id: instance.id.clone(),
             image,
-            hostname: instance.name(),
+            hostname: spec.container.hostname.clone().unwrap_or_else(|| instance.name()),
             command: spec.command.clone(),
             args: spec.args.clone(),
             env: spec.env.clone(),
@@ -327,8 +327,10 @@ impl Worker {
             workdir: spec.workdir.clone(),
             resources: spec.resources.clone(),
             netns: link.netns.clone(),
-            resolv_conf: dns::resolv_conf(&self.shared.gateway, &instance.app.scope),
+            resolv_conf: dns::resolv_conf(&self.shared.gateway, &instance.app.scope, &spec.container.dns),
             addresses: instance.addresses.iter().collect(),
+            extra_hosts: words::extra_hosts(&spec.container, &self.shared.gateway),
+            options: spec.container.clone(),
             labels: BTreeMap::from(labels),
         })
     }

@@ -4,13 +4,14 @@
 mod auth;
 mod cgroup;
 mod containerd;
+mod devices;
 mod error;
+mod init;
 mod logs;
 mod manifest;
 mod oci;
 mod registry;
 mod rootfs;
-mod seccomp;
 mod types;
 mod user;
 

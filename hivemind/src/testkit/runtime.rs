@@ -112,6 +112,8 @@ impl FakeRuntime {
             netns: PathBuf::new(),
             resolv_conf: String::new(),
             addresses: Vec::new(),
+            extra_hosts: Vec::new(),
+            options: Default::default(),
             labels: BTreeMap::new(),
         }
     }
