@@ -91,7 +91,7 @@ impl DnsTable {
             };
             let own = |instance: &&Arc<Instance>| !instance.spec.container.dns.servers.is_empty();
             gone.extend(old.filter(own).into_iter().flat_map(|instance| instance.addresses.iter()));
-            for instance in new.filter(own) {
+            if let Some(instance) = new.filter(own) {
                 let servers = &instance.spec.container.dns.servers;
                 come.extend(instance.addresses.iter().map(|address| (address, servers.clone())));
             }
