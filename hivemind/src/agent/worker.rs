@@ -27,10 +27,12 @@ use crate::{
     },
     net::{HostLink, InstanceLink, Net, PublishedPort},
     observe::{Events, Metrics},
-    runtime::{ContainerSpec, Image, PullProgress, RunState, Runtime},
-    spec::v1::{AppSpec, PortSpec, PullPolicy},
+    runtime::{ContainerSpec, Image, RunState, Runtime},
+    spec::v1::{AppSpec, PortSpec},
 };
 
+mod hooks;
+mod image;
 mod lost;
 
 /// Label on every container of ours: the instance's app, `tenant/namespace/app`.
@@ -132,11 +134,19 @@ impl Worker {
                 step => {
                     // A change of what is wanted cancels what takes long; what is short is finished.
                     let mut wanted_again = self.wanted.clone();
-                    let interruptible = matches!(step, Step::EnsureImage);
+                    let interrupted = async {
+                        match step {
+                            Step::EnsureImage => drop(wanted_again.changed().await),
+                            Step::PostStart => {
+                                drop(wanted_again.wait_for(|now| now.instance.desired == Desired::Stop).await);
+                            }
+                            _ => std::future::pending().await,
+                        }
+                    };
                     let result = tokio::select! {
                         biased;
                         result = self.take(step, &wanted) => result,
-                        _ = wanted_again.changed(), if interruptible => continue,
+                        () = interrupted => continue,
                     };
                     if let Err(fault) = result {
                         self.failed(instance, step, fault);
@@ -151,6 +161,8 @@ impl Worker {
             desired: instance.desired,
             restart: instance.spec.restart,
             grace: Duration::from_secs(instance.spec.stop.grace_seconds.into()),
+            post_start: !instance.spec.container.hooks.post_start.is_empty(),
+            pre_stop: !instance.spec.container.hooks.pre_stop.is_empty(),
         }
     }
 
@@ -166,6 +178,7 @@ impl Worker {
         {
             self.status.restarts = self.status.restarts.max(restarts);
         }
+        self.seen.post_started = state.as_ref().is_some_and(|state| state.begun);
         self.seen.container = state.map(|state| state.run);
         self.look_at_link(instance).await;
         Ok(())
@@ -220,6 +233,7 @@ impl Worker {
                 self.say(instance, Phase::Starting, String::new(), None);
                 self.event(EventKind::Normal, "Started", instance, format!("{} started", instance.name()));
             }
+            Step::PostStart => self.post_start(instance).await?,
             Step::RecordExit => self.record_exit(instance),
             Step::Drain => {
                 self.health = None;
@@ -229,9 +243,11 @@ impl Worker {
                 let _ = timeout(DRAIN, shared.datapath.shows(wanted.revision)).await;
                 self.seen.drained = true;
             }
+            Step::PreStop => self.pre_stop(instance).await,
             Step::Signal => {
                 shared.runtime.kill(&instance.id, self.stop_signal(instance), false).await?;
-                self.seen.stop = Stop::Signalled(Instant::now());
+                // The time until SIGKILL is that of the hooks as well.
+                self.seen.stop = Stop::Signalled(self.seen.pre_stop.unwrap_or_else(Instant::now));
             }
             Step::Kill => {
                 shared.runtime.kill(&instance.id, nix::libc::SIGKILL, true).await?;
@@ -256,54 +272,6 @@ impl Worker {
             Step::Watch | Step::Wait(_) | Step::Rest | Step::Gone => {}
         }
         Ok(())
-    }
-
-    async fn ensure_image(&mut self, instance: &Instance) -> Result<(), Fault> {
-        let (progress, mut seen) = watch::channel(PullProgress::default());
-        let runtime = Arc::clone(&self.shared.runtime);
-        let reference = instance.spec.image.clone();
-        let fetch = runtime.ensure_image(&reference, instance.spec.pull, progress);
-        tokio::pin!(fetch);
-        // A few a second are enough for a progress bar.
-        let mut tick = tokio::time::interval(Duration::from_millis(250));
-        let mut fetched = false;
-        let image = loop {
-            tokio::select! {
-                biased;
-                image = &mut fetch => break image?,
-                _ = tick.tick() => {
-                    let now = seen.borrow_and_update().clone();
-                    if !now.step.is_empty() && now.step != "done" {
-                        fetched = true;
-                        self.say(instance, Phase::Pulling, words::progress(&now), None);
-                    }
-                }
-            }
-        };
-        if fetched {
-            self.event(EventKind::Normal, "Pulled", instance, format!("{} is on the node", image.reference));
-        }
-        self.take_image(image);
-        Ok(())
-    }
-
-    fn take_image(&mut self, image: Image) {
-        self.status.image_digest = Some(image.digest.clone());
-        self.status.exposed.clone_from(&image.exposed);
-        self.image = Some(image);
-        self.seen.image = true;
-    }
-
-    /// The image of a container that this process did not make itself.
-    async fn recall_image(&mut self, instance: &Instance) {
-        if self.image.is_none() {
-            let (progress, _) = watch::channel(PullProgress::default());
-            let known = self.shared.runtime.ensure_image(&instance.spec.image, PullPolicy::Never, progress).await;
-            match known {
-                Ok(image) => self.take_image(image),
-                Err(error) => tracing::debug!(instance = %instance.id, %error, "its image is no longer known"),
-            }
-        }
     }
 
     fn container_spec(&self, instance: &Instance) -> Result<ContainerSpec, Fault> {
@@ -417,7 +385,9 @@ impl Worker {
         self.seen.failures = if ran >= machine::WELL_AFTER { 1 } else { self.seen.failures + 1 };
         self.seen.exit_recorded = true;
         (self.seen.unhealthy, self.seen.unlinked) = (false, false);
-        self.seen.stop = Stop::NotBegun;
+        (self.seen.stop, self.seen.pre_stop) = (Stop::NotBegun, None);
+        // What we had to end has failed, however well it took it.
+        let code = if self.ended_because.is_some() { code.max(1) } else { code };
         let (how, fault) = match self.ended_because.take() {
             Some(because) => because,
             None => (words::exit(code, oom, instance.spec.resources.memory), ErrorCode::StartFailed),

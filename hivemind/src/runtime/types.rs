@@ -127,6 +127,8 @@ pub struct ContainerState {
     pub run: RunState,
     /// Its labels.
     pub labels: BTreeMap<String, String>,
+    /// Whether [`super::Runtime::set_begun`] was said of it.
+    pub begun: bool,
 }
 
 /// Something that happened to a container.

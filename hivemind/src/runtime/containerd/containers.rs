@@ -41,6 +41,9 @@ const SPEC_TYPE: &str = "types.containerd.io/opencontainers/runtime-spec/1/Spec"
 /// The first process of a container that asks for one, in its folder.
 const INIT_FILE: &str = "init";
 
+/// Whose existence says that the hooks after the begin were run.
+pub(super) const BEGUN_FILE: &str = "begun";
+
 /// User databases kept in memory; some kilobytes each.
 const USERS_KEPT: usize = 64;
 
@@ -166,7 +169,9 @@ impl ContainerdRuntime {
                 RunState::Exited { code, oom: self.out_of_memory(&container.id), at }
             }
         };
-        ContainerState { id: container.id, run, labels: container.labels.into_iter().collect() }
+        // Only of a container of ours: the id of another may be no file's name.
+        let begun = container.id.parse().is_ok_and(|id| self.files(&id).join(BEGUN_FILE).exists());
+        ContainerState { id: container.id, run, labels: container.labels.into_iter().collect(), begun }
     }
 
     fn out_of_memory(&self, id: &str) -> bool {
@@ -240,6 +245,11 @@ async fn write_files(
     for (name, content) in contents {
         let path = dir.join(name);
         tokio::fs::write(&path, content).await.map_err(file_error("write", path))?;
+    }
+    let begun = dir.join(BEGUN_FILE);
+    match tokio::fs::remove_file(&begun).await {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(file_error("remove", begun)(e)),
+        _ => {}
     }
     if let Some(program) = init {
         let path = dir.join(INIT_FILE);
