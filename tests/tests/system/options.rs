@@ -1,9 +1,10 @@
 //! What was said of a container, as it is seen from inside.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use hivemind_tests::{PATIENCE, instances, machine};
+use tokio::time::Instant;
 use xtask::{machine::Machine, shell, wait};
 
 use crate::hosts::Upstream;

@@ -124,32 +124,35 @@ pub(in crate::runtime) fn cdi_of(names: &[String], files: &Files) -> Result<Vec<
 impl Cdi {
     /// Changes the specification `spec`.
     pub(super) fn apply(&self, spec: &mut Value) {
-        extend(&mut spec["process"]["env"], self.env.iter().map(|pair| json!(pair)));
-        extend(&mut spec["process"]["user"]["additionalGids"], self.groups.iter().map(|group| json!(group)));
-        extend(&mut spec["linux"]["devices"], self.devices.iter().map(super::Device::node));
-        extend(&mut spec["linux"]["resources"]["devices"], self.devices.iter().map(super::Device::rule));
+        extend(spec, &["process", "env"], self.env.iter().map(|pair| json!(pair)));
+        extend(spec, &["process", "user", "additionalGids"], self.groups.iter().map(|group| json!(group)));
+        extend(spec, &["linux", "devices"], self.devices.iter().map(super::Device::node));
+        extend(spec, &["linux", "resources", "devices"], self.devices.iter().map(super::Device::rule));
         let mounts = self.mounts.iter().map(|mount| {
             let kind = mount.kind.as_deref().unwrap_or("bind");
             let (to, from) = (&mount.container_path, &mount.host_path);
             json!({"destination": to, "source": from, "type": kind, "options": mount.options})
         });
-        extend(&mut spec["mounts"], mounts);
+        extend(spec, &["mounts"], mounts);
         for hook in &self.hooks {
             let mut made = json!({"path": hook.path, "args": hook.args, "env": hook.env});
             if let Some(seconds) = hook.timeout {
                 made["timeout"] = json!(seconds);
             }
-            extend(&mut spec["hooks"][&hook.hook_name], [made].into_iter());
+            extend(spec, &["hooks", &hook.hook_name], [made].into_iter());
         }
     }
 }
 
 /// Adds to a list that may not be there yet.
-fn extend(list: &mut Value, more: impl Iterator<Item = Value>) {
+fn extend(spec: &mut Value, path: &[&str], more: impl Iterator<Item = Value>) {
     let more: Vec<Value> = more.collect();
+    if more.is_empty() {
+        return;
+    }
+    let list = path.iter().fold(spec, |inner, name| &mut inner[*name]);
     match list.as_array_mut() {
         Some(list) => list.extend(more),
-        None if more.is_empty() => {}
         None => *list = Value::Array(more),
     }
 }
