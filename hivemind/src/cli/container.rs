@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use clap::Args;
+use serde_json::Value;
 
 use crate::{
     model::Bytes,
@@ -139,5 +140,48 @@ impl ContainerArgs {
             hooks: HooksSpec { post_start: hooks(self.post_start), pre_stop: hooks(self.pre_stop) },
             annotations,
         }
+    }
+}
+
+/// What was said, by the names of the fields and in short; values of hooks' environments may be secrets and are not
+/// shown.
+pub(super) fn shown(spec: &ContainerSpec) -> String {
+    let document = serde_json::to_value(spec).unwrap_or_default();
+    let field = |(name, value): (&String, &Value)| match value {
+        Value::Bool(true) => name.clone(),
+        Value::String(_) | Value::Number(_) => format!("{name}={}", plain(value)),
+        Value::Array(items) if items.iter().all(Value::is_string) => {
+            format!("{name}={}", items.iter().map(plain).collect::<Vec<_>>().join(","))
+        }
+        Value::Array(items) => format!("{name} ({})", items.len()),
+        Value::Object(fields) => {
+            let names = fields.keys().map(String::as_str).collect::<Vec<_>>();
+            format!("{name}={}", names.join(","))
+        }
+        other => format!("{name}={other}"),
+    };
+    document.as_object().into_iter().flatten().map(field).collect::<Vec<_>>().join(" ")
+}
+
+fn plain(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_said_is_shown_in_a_line() {
+        assert_eq!(shown(&ContainerSpec::default()), "");
+        let spec = ContainerSpec {
+            hostname: Some("box".into()),
+            read_only: true,
+            cap_drop: vec!["ALL".into(), "x".into()],
+            tmpfs: vec![TmpfsSpec::new("/tmp")],
+            sysctls: [("net.core.somaxconn".to_owned(), "1".to_owned())].into(),
+            ..ContainerSpec::default()
+        };
+        assert_eq!(shown(&spec), "cap_drop=ALL,x hostname=box read_only sysctls=net.core.somaxconn tmpfs (1)");
     }
 }
