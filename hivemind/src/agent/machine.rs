@@ -42,6 +42,8 @@ pub struct Seen {
     pub link: bool,
     /// The container.
     pub container: Option<RunState>,
+    /// The container is one that comes before the app's: it is to end.
+    pub before: bool,
     /// The end of the container's process has been dealt with by [`Step::RecordExit`].
     pub exit_recorded: bool,
     /// What is to be run after the process has begun was run.
@@ -129,6 +131,7 @@ pub fn next(want: &Want, seen: &Seen, now: Instant) -> Step {
 
 fn next_to_run(want: &Want, seen: &Seen, now: Instant) -> Step {
     match &seen.container {
+        Some(RunState::Running { .. }) if seen.link && seen.before && !seen.unlinked => Step::Rest,
         Some(RunState::Running { .. }) if seen.link && !seen.unhealthy => match seen.retry_at {
             _ if !want.post_start || seen.post_started => Step::Watch,
             Some(at) if now < at => Step::Wait(at),
@@ -167,7 +170,7 @@ fn end_process(want: &Want, seen: &Seen, now: Instant) -> Step {
     let due = |at: Instant, step| if now < at { Step::Wait(at) } else { step };
     match seen.stop {
         Stop::NotBegun if want.grace.is_zero() => Step::Kill,
-        Stop::NotBegun if want.pre_stop && seen.pre_stop.is_none() => Step::PreStop,
+        Stop::NotBegun if want.pre_stop && !seen.before && seen.pre_stop.is_none() => Step::PreStop,
         Stop::NotBegun => Step::Signal,
         Stop::Signalled(at) => due(at + want.grace, Step::Kill),
         Stop::Killed(at) => due(at + KILL_AGAIN, Step::Kill),
@@ -313,6 +316,20 @@ mod tests {
         assert_eq!(next(&Want { grace: Duration::ZERO, ..want }, &seen, now), Step::Kill);
         seen.pre_stop = None;
         assert_eq!(next(&Want { grace: Duration::ZERO, ..want }, &seen, now), Step::Kill, "there is no time for hooks");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_comes_before_is_left_alone_until_it_ends() {
+        let now = Instant::now();
+        let want = Want { post_start: true, pre_stop: true, ..RUN };
+        let mut seen = Seen { image: true, link: true, before: true, container: running(), ..Seen::default() };
+        assert_eq!(next(&want, &seen, now), Step::Rest, "no hooks, no health");
+        seen.drained = true;
+        assert_eq!(next(&Want { desired: Desired::Stop, ..want }, &seen, now), Step::Signal);
+        seen.container = exited();
+        assert_eq!(next(&want, &seen, now), Step::RecordExit);
+        seen.exit_recorded = true;
+        assert_eq!(next(&want, &seen, now), Step::Create, "the next, or the app");
     }
 
     #[tokio::test(start_paused = true)]

@@ -31,6 +31,7 @@ use crate::{
     spec::v1::{AppSpec, PortSpec},
 };
 
+mod before;
 mod hooks;
 mod image;
 mod lost;
@@ -42,6 +43,8 @@ const LABEL_RESTARTS: &str = "hivemind.restarts";
 /// How long a process that shows its health in no way must run before it counts as Ready, and when it failed before.
 const STEADY: Duration = Duration::from_millis(300);
 const STEADY_AGAIN: Duration = Duration::from_secs(1);
+/// How often a process is looked at without a word of its end.
+const LOOK_AGAIN: Duration = Duration::from_secs(10);
 /// How long a stop waits for the data plane to send nothing new to the instance.
 const DRAIN: Duration = Duration::from_secs(2);
 
@@ -78,6 +81,8 @@ pub(super) struct Worker {
     /// Something happened to the container.
     wake: Arc<Notify>,
     seen: Seen,
+    /// How many of the containers that come before the app's have ended well.
+    stage: usize,
     image: Option<Image>,
     link: Option<HostLink>,
     status: InstanceStatus,
@@ -100,6 +105,7 @@ impl Worker {
             wanted,
             wake,
             seen: Seen::default(),
+            stage: 0,
             image: None,
             link: None,
             status: InstanceStatus::default(),
@@ -128,6 +134,8 @@ impl Worker {
                     self.say(instance, Phase::Gone, String::new(), None);
                     return;
                 }
+                // A lost event must not leave an ended process unnoticed for long.
+                Step::Rest if self.seen.before => self.pause_or_change(Instant::now() + LOOK_AGAIN).await,
                 Step::Rest => self.changed().await,
                 Step::Wait(until) => self.pause_or_change(until).await,
                 Step::Watch => self.watch(instance).await,
@@ -178,6 +186,7 @@ impl Worker {
         {
             self.status.restarts = self.status.restarts.max(restarts);
         }
+        self.recall_stage(instance, state.as_ref());
         self.seen.post_started = state.as_ref().is_some_and(|state| state.begun);
         self.seen.container = state.map(|state| state.run);
         self.look_at_link(instance).await;
@@ -230,8 +239,15 @@ impl Worker {
                 shared.runtime.start(&instance.id).await?;
                 self.started = Some(Instant::now());
                 self.status.started_at = Some(clock::now());
-                self.say(instance, Phase::Starting, String::new(), None);
-                self.event(EventKind::Normal, "Started", instance, format!("{} started", instance.name()));
+                let what = self.before(instance);
+                self.say(
+                    instance,
+                    Phase::Starting,
+                    what.clone().map(|what| format!("{what} runs")).unwrap_or_default(),
+                    None,
+                );
+                let text = what.map_or_else(|| "started".to_owned(), |what| format!("{what} started"));
+                self.event(EventKind::Normal, "Started", instance, format!("{} {text}", instance.name()));
             }
             Step::PostStart => self.post_start(instance).await?,
             Step::RecordExit => self.record_exit(instance),
@@ -284,23 +300,26 @@ impl Worker {
             (LABEL_APP.to_owned(), instance.app.to_string()),
             (LABEL_RESTARTS.to_owned(), self.status.restarts.to_string()),
         ];
-        Ok(ContainerSpec {
-            id: instance.id.clone(),
-            image,
-            hostname: spec.container.hostname.clone().unwrap_or_else(|| instance.name()),
-            command: spec.command.clone(),
-            args: spec.args.clone(),
-            env: spec.env.clone(),
-            user: spec.user.clone(),
-            workdir: spec.workdir.clone(),
-            resources: spec.resources.clone(),
-            netns: link.netns.clone(),
-            resolv_conf: dns::resolv_conf(&self.shared.gateway, &instance.app.scope, &spec.container.dns),
-            addresses: instance.addresses.iter().collect(),
-            extra_hosts: words::extra_hosts(&spec.container, &self.shared.gateway),
-            options: spec.container.clone(),
-            labels: BTreeMap::from(labels),
-        })
+        Ok(self.of_stage(
+            instance,
+            ContainerSpec {
+                id: instance.id.clone(),
+                image,
+                hostname: spec.container.hostname.clone().unwrap_or_else(|| instance.name()),
+                command: spec.command.clone(),
+                args: spec.args.clone(),
+                env: spec.env.clone(),
+                user: spec.user.clone(),
+                workdir: spec.workdir.clone(),
+                resources: spec.resources.clone(),
+                netns: link.netns.clone(),
+                resolv_conf: dns::resolv_conf(&self.shared.gateway, &instance.app.scope, &spec.container.dns),
+                addresses: instance.addresses.iter().collect(),
+                extra_hosts: words::extra_hosts(&spec.container, &self.shared.gateway),
+                options: spec.container.clone(),
+                labels: BTreeMap::from(labels),
+            },
+        ))
     }
 
     fn stop_signal(&self, instance: &Instance) -> i32 {
@@ -347,7 +366,7 @@ impl Worker {
                 tokio::time::sleep(Duration::from_millis(200)).await;
             },
             // A lost event must not leave an ended process unnoticed for long.
-            () = tokio::time::sleep(Duration::from_secs(10)) => {}
+            () = tokio::time::sleep(LOOK_AGAIN) => {}
         }
     }
 
@@ -386,12 +405,16 @@ impl Worker {
         self.seen.exit_recorded = true;
         (self.seen.unhealthy, self.seen.unlinked) = (false, false);
         (self.seen.stop, self.seen.pre_stop) = (Stop::NotBegun, None);
+        if self.seen.before && code == 0 && self.ended_because.is_none() {
+            return self.next_stage(instance);
+        }
         // What we had to end has failed, however well it took it.
         let code = if self.ended_because.is_some() { code.max(1) } else { code };
         let (how, fault) = match self.ended_because.take() {
             Some(because) => because,
             None => (words::exit(code, oom, instance.spec.resources.memory), ErrorCode::StartFailed),
         };
+        let how = self.before(instance).map_or_else(|| how.clone(), |what| format!("{what} {how}"));
         if machine::restarts(instance.spec.restart, code) {
             self.status.restarts += 1;
             let pause = machine::pause(self.seen.failures, rand::random());

@@ -8,8 +8,8 @@ use serde_json::Value;
 use crate::{
     model::Bytes,
     spec::v1::{
-        self, ContainerSpec, DeviceName, DnsSpec, ExtraHost, HookSpec, HooksSpec, SecuritySpec, TmpfsSpec, Ulimit,
-        device_name, extra_host, security_option, sysctl, ulimit,
+        self, ContainerSpec, DeviceName, DnsSpec, ExtraHost, HookSpec, HooksSpec, InitSpec, SecuritySpec, TmpfsSpec,
+        Ulimit, device_name, extra_host, security_option, sysctl, ulimit,
     },
 };
 
@@ -79,6 +79,9 @@ pub(super) struct ContainerArgs {
     /// How soon the kernel ends it where memory is out, -1000 to 1000
     #[arg(long, value_name = "NUMBER", allow_negative_numbers = true)]
     oom_score_adj: Option<i32>,
+    /// Shell command before the app begins, to its end, in a container of its own; may be repeated
+    #[arg(long, value_name = "COMMAND")]
+    pre_start: Vec<String>,
     /// Shell command in the container after its process has begun; may be repeated
     #[arg(long, value_name = "COMMAND")]
     post_start: Vec<String>,
@@ -112,9 +115,10 @@ impl ContainerArgs {
                 DeviceName::Cdi(name) => cdi.push(name),
             }
         }
+        let shell = |command: String| vec!["/bin/sh".into(), "-c".into(), command];
+        let init = |command| InitSpec { command: Some(shell(command)), ..InitSpec::default() };
         let hooks = |commands: Vec<String>| -> Vec<HookSpec> {
-            let shell = |command| HookSpec::new(vec!["/bin/sh".into(), "-c".into(), command]);
-            commands.into_iter().map(shell).collect()
+            commands.into_iter().map(|command| HookSpec::new(shell(command))).collect()
         };
         ContainerSpec {
             hostname: self.hostname,
@@ -137,7 +141,11 @@ impl ContainerArgs {
             stdin_open: self.interactive,
             group_add: self.group_add,
             oom_score_adj: self.oom_score_adj,
-            hooks: HooksSpec { post_start: hooks(self.post_start), pre_stop: hooks(self.pre_stop) },
+            hooks: HooksSpec {
+                pre_start: self.pre_start.into_iter().map(init).collect(),
+                post_start: hooks(self.post_start),
+                pre_stop: hooks(self.pre_stop),
+            },
             annotations,
         }
     }

@@ -371,7 +371,7 @@ mod tests {
              --cap-add NET_ADMIN --cap-drop CHOWN --security-opt no-new-privileges=false --security-opt apparmor=own \
              --ulimit nofile=1:2 --ulimit core=-1 --tmpfs /t:size=1m --shm-size 2m --sysctl net.core.somaxconn=9 --init \
              --device /dev/fuse:r --device example.com/gpu=0 --add-host db:192.0.2.1 --dns 192.0.2.2 --dns-search d.example \
-             --dns-option ndots:2 -t -i --group-add audio --oom-score-adj -5 --post-start true --pre-stop false \
+             --dns-option ndots:2 -t -i --group-add audio --oom-score-adj -5 --pre-start x --post-start true --pre-stop false \
              --annotation a.b=c -- -c exit"
         );
         let spec = spec(&line.split_whitespace().collect::<Vec<_>>()).expect("valid");
@@ -407,6 +407,7 @@ mod tests {
                 "group_add": ["audio"],
                 "oom_score_adj": -5,
                 "hooks": {
+                    "pre_start": [{ "command": ["/bin/sh", "-c", "x"] }],
                     "post_start": [{ "command": ["/bin/sh", "-c", "true"], "timeout_seconds": 30 }],
                     "pre_stop": [{ "command": ["/bin/sh", "-c", "false"], "timeout_seconds": 30 }],
                 },

@@ -196,6 +196,14 @@ fn hooks_run_after_the_begin_and_before_the_signal() -> Result<()> {
     ensure!(instances(&machine, "bad")?.iter().all(|instance| instance.restarts > 0), "it was not started again");
     machine.hivemind(&["app", "rm", "bad", "--wait"])?.ok()?;
 
+    deploy(&machine, &image, "after", &["--pre-start", "echo first", "--pre-start", "echo second"])?;
+    let log = machine.hivemind(&["logs", "after"])?.ok()?;
+    let at = |word: &str| log.find(word).with_context(|| format!("no {word}: {log}"));
+    ensure!(at("first")? < at("second")? && at("second")? < at("serves on")?, "{log}");
+    machine.hivemind(&["app", "deploy", "--image", &image, "--name", "never", "--pre-start", "exit 5"])?.ok()?;
+    until_says(&machine, "never", "backoff", "pre-start 1 of 1 exited with code 5; started again")?;
+    machine.hivemind(&["app", "rm", "never", "--wait"])?.ok()?;
+
     // It may take as long as the stop, and no longer; and a stop goes on when it fails.
     let slow = ["--pre-stop", "echo bye; exit 4", "--pre-stop", "sleep 1d", "--stop-grace", "3s"];
     deploy(&machine, &image, "slow", &slow)?;

@@ -3,7 +3,7 @@
 use tokio::time::Instant;
 
 use super::{Call, InstanceId, Phase, World, instance};
-use crate::spec::v1::{HookSpec, RestartPolicy};
+use crate::spec::v1::{HookSpec, InitSpec, RestartPolicy};
 
 fn words(command: &str) -> Vec<String> {
     command.split(' ').map(str::to_owned).collect()
@@ -81,4 +81,53 @@ async fn a_pre_stop_that_fails_does_not_hold_a_stop_up() {
     world.until(&id, Phase::Gone).await;
     assert_eq!(execs(&world), ["a", "b"]);
     assert!(begun.elapsed().as_secs() < 5, "{:?}", begun.elapsed());
+}
+
+/// Waits until an instance says this of itself.
+async fn until_says(world: &World, id: &InstanceId, message: &str) {
+    let said = world.upstream.said();
+    let is = || said.borrow().get(id).is_some_and(|status| status.message == message);
+    world.poll(message, is).await;
+}
+
+#[tokio::test]
+async fn what_comes_before_runs_in_order_and_again_until_it_ends_well() {
+    let mut world = World::new();
+    world.begin();
+    let mut instance = instance(1);
+    let init = |image: Option<&str>, args: &str| InitSpec {
+        image: image.map(str::to_owned),
+        args: Some(words(args)),
+        ..InitSpec::default()
+    };
+    instance.spec.container.hooks.pre_start = vec![init(None, "first"), init(Some("y"), "second")];
+    instance.spec.user = Some("of-x".into());
+    let id = instance.id.clone();
+    world.upstream.want(instance);
+    let runtime = world.runtime.clone();
+    let made = || {
+        let spec = runtime.spec(&id)?;
+        Some((spec.image.reference, spec.args.unwrap_or_default().join(" "), spec.user))
+    };
+    let user = || Some("of-x".to_owned());
+
+    until_says(&world, &id, "pre-start 1 of 2 runs").await;
+    assert_eq!(made(), Some(("x".into(), "first".into(), user())));
+    world.runtime.exit(&id, 1, false);
+    world.until_restarts(&id, 1).await;
+    until_says(&world, &id, "pre-start 1 of 2 runs").await;
+    // A daemon that starts again knows which one it is.
+    world.end().await;
+    world.runtime.exit(&id, 0, false);
+    world.begin();
+    until_says(&world, &id, "pre-start 2 of 2 runs").await;
+    assert_eq!(made(), Some(("y".into(), "second".into(), None)), "a user of one image is none of another's");
+    world.runtime.exit(&id, 0, false);
+    world.until(&id, Phase::Ready).await;
+    assert_eq!(made(), Some(("x".into(), String::new(), user())));
+    // The app alone is started again.
+    world.runtime.exit(&id, 1, false);
+    world.until_restarts(&id, 2).await;
+    world.until(&id, Phase::Ready).await;
+    assert_eq!(made(), Some(("x".into(), String::new(), user())));
 }

@@ -15,7 +15,7 @@ impl Worker {
     pub(super) async fn ensure_image(&mut self, instance: &Instance) -> Result<(), Fault> {
         let (progress, mut seen) = watch::channel(PullProgress::default());
         let runtime = Arc::clone(&self.shared.runtime);
-        let reference = instance.spec.image.clone();
+        let reference = self.image_of_stage(instance);
         let fetch = runtime.ensure_image(&reference, instance.spec.pull, progress);
         tokio::pin!(fetch);
         // A few a second are enough for a progress bar.
@@ -37,13 +37,16 @@ impl Worker {
         if fetched {
             self.event(EventKind::Normal, "Pulled", instance, format!("{} is on the node", image.reference));
         }
-        self.take_image(image);
+        self.take_image(instance, image);
         Ok(())
     }
 
-    fn take_image(&mut self, image: Image) {
-        self.status.image_digest = Some(image.digest.clone());
-        self.status.exposed.clone_from(&image.exposed);
+    fn take_image(&mut self, instance: &Instance, image: Image) {
+        // Not of one that only comes before.
+        if self.image_of_stage(instance) == instance.spec.image {
+            self.status.image_digest = Some(image.digest.clone());
+            self.status.exposed.clone_from(&image.exposed);
+        }
         self.image = Some(image);
         self.seen.image = true;
     }
@@ -54,7 +57,7 @@ impl Worker {
             let (progress, _) = watch::channel(PullProgress::default());
             let known = self.shared.runtime.ensure_image(&instance.spec.image, PullPolicy::Never, progress).await;
             match known {
-                Ok(image) => self.take_image(image),
+                Ok(image) => self.take_image(instance, image),
                 Err(error) => tracing::debug!(instance = %instance.id, %error, "its image is no longer known"),
             }
         }
