@@ -17,7 +17,7 @@ fn deploy(machine: &Machine, image: &str, name: &str, flags: &[&str]) -> Result<
 
 /// What a shell in `app` prints, whatever its exit code.
 fn inside(machine: &Machine, app: &str, script: &str) -> Result<String> {
-    let said = machine.hivemind(&["exec", app, "--", "sh", "-c", &format!("{script} 2>&1")])?;
+    let said = machine.hivemind(&["exec", app, "--", "sh", "-c", &format!("{{ {script}; }} 2>&1")])?;
     Ok(said.out.trim_end().to_owned())
 }
 
@@ -43,7 +43,7 @@ fn until_says(machine: &Machine, app: &str, phase: &str, words: &str) -> Result<
 #[test]
 fn what_is_said_of_a_container_is_seen_inside() -> Result<()> {
     let (machine, image) = machine("options")?;
-    let flags = "--hostname box --domainname example.org --read-only --tmpfs /www:size=1m,mode=0755,uid=7 --shm-size 8m \
+    let flags = "--hostname box --domainname example.org --read-only --tmpfs /www:size=1m,mode=0750,gid=7 --shm-size 8m \
                  --cap-drop ALL --cap-add NET_BIND_SERVICE --ulimit nofile=77:99 --sysctl net.core.somaxconn=77 --init \
                  --device /dev/kmsg:/dev/log0:w --add-host db:192.0.2.7 --add-host node:host-gateway --group-add 4242 \
                  --dns-search example.org --dns-option ndots:3 --oom-score-adj 77";
@@ -57,7 +57,7 @@ fn what_is_said_of_a_container_is_seen_inside() -> Result<()> {
             ("touch /www/x /run/x /dev/shm/x && echo written", "written"),
             ("df -k /dev/shm | tail -n 1 | awk '{print $2}'", "8192"),
             ("df -k /www | tail -n 1 | awk '{print $2}'", "1024"),
-            ("stat -c '%a %u' /www", "755 7"),
+            ("stat -c '%a %g' /www", "750 7"),
             // Bit 10.
             ("grep CapEff /proc/1/status", "0000000000000400"),
             ("ulimit -Sn; ulimit -Hn", "77\n99"),
@@ -267,7 +267,7 @@ fn what_cannot_be_is_said_at_once_or_by_the_instance() -> Result<()> {
     let (machine, image) = machine("cannot")?;
     let args = |flags: &[&'static str]| [&["app", "deploy", "--image", &image, "--name", "web"][..], flags].concat();
     // All faults of the document together, with the code of documents.
-    let flags = ["--cap-add", "NOPE", "--sysctl", "kernel.panic=1", "--tmpfs", "/proc", "--hostname", "-x"];
+    let flags = ["--cap-add", "NOPE", "--sysctl", "kernel.panic=1", "--tmpfs", "/proc", "--hostname", "a..b"];
     let said = machine.hivemind(&args(&flags))?;
     ensure!(said.code == 2 && said.err.contains("error[E-SPEC-001]"), "{said}");
     for field in ["container.cap_add", "container.sysctls", "container.tmpfs", "container.hostname"] {
