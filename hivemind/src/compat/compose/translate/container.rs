@@ -1,5 +1,7 @@
 //! How containers are made: names, rights, limits of processes, file systems in memory, devices, hooks.
 
+use std::collections::BTreeMap;
+
 use super::{
     super::{
         forms,
@@ -13,8 +15,8 @@ use super::{
 use crate::{
     model::Bytes,
     spec::v1::{
-        AppSpec, ContainerSpec, DeviceName, DeviceSpec, DnsSpec, ExtraHost, HookSpec, TmpfsSpec, UNLIMITED, Ulimit,
-        device_name, security_option, tmpfs,
+        AppSpec, ContainerSpec, DeviceName, DeviceSpec, DnsSpec, ExtraHost, HookSpec, InitSpec, TmpfsSpec, UNLIMITED,
+        Ulimit, device_name, security_option, tmpfs,
     },
 };
 
@@ -49,6 +51,15 @@ impl Work<'_> {
         self.memory(name, service, &mut made);
         self.devices(name, service, &mut made);
         self.dns(name, service, &mut made);
+        let before = service.pre_start.iter().map(|hook| InitSpec {
+            image: hook.image.clone(),
+            command: None,
+            args: hook.command.clone(),
+            env: set(hook),
+            user: hook.user.clone(),
+            workdir: hook.working_dir.clone(),
+        });
+        made.hooks.pre_start = before.collect();
         made.hooks.post_start = self.hooks(name, "post_start", &service.post_start);
         made.hooks.pre_stop = self.hooks(name, "pre_stop", &service.pre_stop);
         spec.container = made;
@@ -132,16 +143,20 @@ impl Work<'_> {
                 self.fault(&["services", name, key, &at.to_string()], "the hook has no command");
                 continue;
             };
-            let env = hook.environment.iter().filter_map(|(name, value)| Some((name.clone(), value.clone()?)));
             made.push(HookSpec {
                 user: hook.user.clone(),
                 workdir: hook.working_dir.clone(),
-                env: env.collect(),
+                env: set(hook),
                 ..HookSpec::new(command)
             });
         }
         made
     }
+}
+
+/// The variables of a hook that have a value.
+fn set(hook: &Hook) -> BTreeMap<String, String> {
+    hook.environment.iter().filter_map(|(name, value)| Some((name.clone(), value.clone()?))).collect()
 }
 
 /// The names by which the container device interface knows what is asked for.

@@ -107,6 +107,30 @@ fn entry_point_and_command_are_the_images_unless_they_are_said() {
 }
 
 #[test]
+fn what_is_said_of_containers_is_said_of_the_apps() {
+    let container = spec(
+        "hostname: h\nread_only: true\ncap_drop: [ALL]\ncap_add: [CHOWN]\ninit: true\ntmpfs: ['/run:size=1m']\n\
+         ulimits: {nofile: 9, nproc: {soft: 1, hard: 2}}\nextra_hosts: ['a:10.0.0.1']\nshm_size: 1m\n\
+         security_opt: ['no-new-privileges:false']\npost_start: [{command: [a], environment: {X: y}}]\n\
+         pre_start: [{image: i, command: b c}]\ndns: [10.0.0.53]\ngpus: all",
+    )
+    .container;
+    let expected = json!({
+        "hostname": "h", "read_only": true, "cap_add": ["CHOWN"], "cap_drop": ["ALL"],
+        "security": { "no_new_privileges": false },
+        "ulimits": { "nofile": { "soft": 9, "hard": 9 }, "nproc": { "soft": 1, "hard": 2 } },
+        "tmpfs": [{ "path": "/run", "size": "1Mi" }], "shm_size": "1Mi", "init": true,
+        "cdi": ["nvidia.com/gpu=all"],
+        "extra_hosts": [{ "name": "a", "address": "10.0.0.1" }], "dns": { "servers": ["10.0.0.53"] },
+        "hooks": {
+            "pre_start": [{ "image": "i", "args": ["b", "c"] }],
+            "post_start": [{ "command": ["a"], "timeout_seconds": 30, "env": { "X": "y" } }],
+        },
+    });
+    assert_eq!(serde_json::to_value(container).expect("JSON"), expected);
+}
+
+#[test]
 fn without_a_word_a_service_is_not_started_again() {
     use crate::spec::v1::RestartPolicy as Policy;
     for (lines, policy) in [
@@ -262,5 +286,5 @@ fn every_key_that_the_table_refuses_is_refused() {
         assert!(told.iter().any(|fault| fault.message == words), "{key}: {told:?}");
         tried += 1;
     }
-    assert!(tried > 20, "only {tried} keys could be tried");
+    assert!(tried > 10, "only {tried} keys could be tried");
 }
