@@ -96,7 +96,7 @@ pub struct ProjectChanged {
 /// A row that a change writes or deletes.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum ProjectRow {
-    App(App),
+    App(Box<App>),
     Policy(Policy),
     Namespace(Namespace),
     Delete(ObjectName),
@@ -241,7 +241,7 @@ fn apply(
         let action = action(before, &app);
         planned.outcome.apps.insert(name, AppChanged { action, generation: app.generation });
         if before != Some(&app) {
-            planned.rows.push(ProjectRow::App(app));
+            planned.rows.push(ProjectRow::App(Box::new(app)));
         }
     }
     for orphan in orphans {
@@ -249,7 +249,7 @@ fn apply(
         let changed = AppChanged { action, generation: orphan.generation };
         planned.outcome.apps.insert(orphan.key.name.clone(), changed);
         if spec.remove_orphans {
-            planned.rows.push(ProjectRow::App(App { deleting: true, ..(*orphan).clone() }));
+            planned.rows.push(ProjectRow::App(Box::new(App { deleting: true, ..(*orphan).clone() })));
         }
     }
     Ok(())
@@ -411,7 +411,7 @@ fn remove(
         let changed = AppChanged { action: AppAction::Removed, generation: app.generation };
         planned.outcome.apps.insert(app.key.name.clone(), changed);
         if !app.deleting {
-            planned.rows.push(ProjectRow::App(App { deleting: true, ..(**app).clone() }));
+            planned.rows.push(ProjectRow::App(Box::new(App { deleting: true, ..(**app).clone() })));
         }
     }
     if planned.outcome.apps.is_empty() {

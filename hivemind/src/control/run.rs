@@ -354,7 +354,7 @@ impl Loop {
         let mut txn = Txn::new();
         for row in &plan.rows {
             let (object, value) = match row {
-                ProjectRow::App(app) => (ObjectName::App(app.key.clone()), Some(encode(app)?)),
+                ProjectRow::App(app) => (ObjectName::App(app.key.clone()), Some(encode(&**app)?)),
                 ProjectRow::Policy(policy) => (ObjectName::Policy(policy.key.clone()), Some(encode(policy)?)),
                 ProjectRow::Namespace(space) => (ObjectName::Namespace(space.scope.clone()), Some(encode(space)?)),
                 ProjectRow::Delete(object) => (object.clone(), None),

@@ -17,12 +17,15 @@ use crate::{
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Networks {
     /// By network and name: the services that have it, with the addresses of their Ready instances.
-    members: HashMap<(String, String), OrdMap<u32, Arc<Vec<Addresses>>>>,
+    members: HashMap<(String, String), Services>,
     /// The instances of this node that are in networks.
     askers: HashMap<IpAddr, Arc<Asker>>,
     /// What they were made from.
     instances: OrdMap<InstanceId, Arc<Instance>>,
 }
+
+/// Services by their numbers, with the addresses of their Ready instances.
+type Services = OrdMap<u32, Arc<Vec<Addresses>>>;
 
 /// Who asks.
 #[derive(Clone, Debug, PartialEq, Eq)]
