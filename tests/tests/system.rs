@@ -42,5 +42,7 @@ mod seen;
 mod shown;
 #[path = "system/told.rs"]
 mod told;
+#[path = "system/volumes.rs"]
+mod volumes;
 #[path = "system/wrong.rs"]
 mod wrong;

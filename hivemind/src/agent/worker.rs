@@ -22,16 +22,18 @@ use crate::{
     health::{self, HealthState},
     lifecycle::{clock, killpoint},
     model::{
-        Addresses, Desired, ErrorCode, EventKind, Exit, Instance, InstanceStatus, NodeName, Phase, Revision,
-        StatusReport, Subject,
+        Addresses, Desired, ErrorCode, EventKind, Exit, Instance, InstanceStatus, NodeDesired, NodeName, Phase,
+        Revision, StatusReport, Subject,
     },
     net::{HostLink, InstanceLink, Net, PublishedPort},
     observe::{Events, Metrics},
-    runtime::{ContainerSpec, Image, PullProgress, RunState, Runtime},
+    runtime::{ContainerSpec, Image, Mount, PullProgress, RunState, Runtime},
     spec::v1::{AppSpec, PortSpec, PullPolicy},
+    storage::Storage,
 };
 
 mod lost;
+mod mounting;
 
 /// Label on every container of ours: the instance's app, `tenant/namespace/app`.
 pub(super) const LABEL_APP: &str = "hivemind.app";
@@ -51,6 +53,9 @@ pub(super) struct Shared {
     pub(super) datapath: Datapath,
     pub(super) reporter: Reporter,
     pub(super) events: Events,
+    pub(super) storage: Storage,
+    /// What the node is to be, for what instances refer to.
+    pub(super) desired: watch::Receiver<Arc<NodeDesired>>,
     /// The node.
     pub(super) node: NodeName,
     pub(super) metrics: Metrics,
@@ -78,6 +83,8 @@ pub(super) struct Worker {
     seen: Seen,
     image: Option<Image>,
     link: Option<HostLink>,
+    /// This process has brought about what is mounted for the container that is there.
+    mounted: bool,
     status: InstanceStatus,
     started: Option<Instant>,
     health: Option<Watching>,
@@ -100,6 +107,7 @@ impl Worker {
             seen: Seen::default(),
             image: None,
             link: None,
+            mounted: false,
             status: InstanceStatus::default(),
             started: None,
             health: None,
@@ -208,12 +216,17 @@ impl Worker {
             Step::Create => {
                 self.say(instance, Phase::Creating, String::new(), None);
                 let _slot = shared.slots.acquire().await;
-                let spec = self.container_spec(instance)?;
+                let mounts = self.mount(instance).await?;
+                let spec = self.container_spec(instance, mounts)?;
                 shared.runtime.create(&spec).await?;
                 self.seen.exit_recorded = false;
             }
             Step::Start => {
                 let _slot = shared.slots.acquire().await;
+                if !self.mounted {
+                    // A container from before a reboot, or a kill: its mounts may be gone.
+                    self.mount(instance).await?;
+                }
                 shared.runtime.start(&instance.id).await?;
                 self.started = Some(Instant::now());
                 self.status.started_at = Some(clock::now());
@@ -242,6 +255,9 @@ impl Worker {
                 self.status.serving = false;
                 self.say(instance, Phase::Stopping, String::new(), None);
                 shared.runtime.remove(&instance.id).await?;
+                killpoint::before("removing what is mounted");
+                shared.storage.release(&instance.id).await?;
+                shared.storage.remove_own(&instance.id).await?;
                 killpoint::before("removing the logs");
                 shared.runtime.remove_logs(&instance.id).await?;
                 self.seen.container_removed = true;
@@ -306,7 +322,7 @@ impl Worker {
         }
     }
 
-    fn container_spec(&self, instance: &Instance) -> Result<ContainerSpec, Fault> {
+    fn container_spec(&self, instance: &Instance, mounts: Vec<Mount>) -> Result<ContainerSpec, Fault> {
         let (Some(image), Some(link)) = (self.image.clone(), &self.link) else {
             let message = "the image or the link is not known".into();
             return Err(Fault { code: ErrorCode::Internal, message });
@@ -328,6 +344,7 @@ impl Worker {
             resources: spec.resources.clone(),
             netns: link.netns.clone(),
             resolv_conf: dns::resolv_conf(&self.shared.gateway, &instance.app.scope),
+            mounts,
             addresses: instance.addresses.iter().collect(),
             labels: BTreeMap::from(labels),
         })

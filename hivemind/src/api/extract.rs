@@ -10,7 +10,7 @@ use serde::{Deserialize, de::DeserializeOwned};
 use super::problem::ApiError;
 use crate::{
     control::IfMatch,
-    model::{AppKey, ErrorCode, PolicyKey, Problem, Scope, ServiceKey, TenantName},
+    model::{AppKey, ErrorCode, PolicyKey, Problem, Scope, ServiceKey, TenantName, VolumeKey},
 };
 
 /// A JSON body.
@@ -96,6 +96,11 @@ impl Named {
     /// As a policy.
     pub(super) fn policy(self) -> Result<PolicyKey, ApiError> {
         Ok(PolicyKey::new(self.0, self.1.parse()?))
+    }
+
+    /// As a volume.
+    pub(super) fn volume(self) -> Result<VolumeKey, ApiError> {
+        Ok(VolumeKey::new(self.0, self.1.parse()?))
     }
 
     /// As a service.

@@ -30,6 +30,7 @@ mod services;
 pub mod tenants;
 mod tier_policies;
 pub mod view;
+pub mod volumes;
 pub mod why;
 mod why_target;
 
@@ -58,6 +59,7 @@ use crate::{
     observe::{Events, Metrics},
     policy::Failsafe,
     runtime::Runtime,
+    storage::Storage,
 };
 use auth::Door;
 use changes::History;
@@ -85,6 +87,8 @@ pub struct ApiState {
     pub readiness: Readiness,
     /// The ports of the host that no policy closes.
     pub failsafe: Failsafe,
+    /// The folders of this node's volumes.
+    pub storage: Storage,
 }
 
 /// What the routes share: the state, and what lives as long as the listeners.
@@ -105,6 +109,7 @@ struct Shared {
         (name = "policies", description = "What traffic is allowed"),
         (name = "apps", description = "What is wanted"),
         (name = "instances", description = "What runs: state, logs, exec"),
+        (name = "volumes", description = "What outlives the instances that write it"),
         (name = "services", description = "Names, virtual addresses and who serves them"),
         (name = "flows", description = "Who talks with whom, what was dropped, and which rule decided"),
         (name = "dataplane", description = "What the kernel holds, and whether it is what it should be"),
@@ -154,6 +159,9 @@ fn described() -> (Router<Shared>, utoipa::openapi::OpenApi) {
         .routes(routes!(dataplane::check))
         .routes(routes!(dataplane::stats))
         .routes(routes!(exec::exec))
+        .routes(routes!(volumes::list_all))
+        .routes(routes!(volumes::list))
+        .routes(routes!(volumes::get, volumes::put, volumes::delete))
         .routes(routes!(services::list))
         .routes(routes!(services::get))
         .routes(routes!(nodes::list))

@@ -253,6 +253,7 @@ fn describe(app: &AppView) {
     // Values may be secrets; `-o json` shows them to those who ask.
     show("Environment", app.spec.env.keys().cloned().collect::<Vec<_>>().join(" "));
     show("Limits", limits.join(", "));
+    show("Mounts", app.spec.mounts.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "));
     show("Traffic", super::limits::shown(&app.spec.limits));
     show("Generation", app.generation.to_string());
     show("Age", age(app.created_at));

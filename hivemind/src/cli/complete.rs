@@ -15,6 +15,7 @@ use crate::{
     api::{
         object_view::{NamespaceView, PolicyView, TenantView},
         view::{AppView, InstanceView, NodeView, ServiceView},
+        volumes::VolumeView,
     },
     client::{Client, Target},
     model::{ErrorCode, Problem, Scope},
@@ -81,6 +82,11 @@ pub(super) fn targets() -> ArgValueCandidates {
 /// Names of services, and their DNS names.
 pub(super) fn services() -> ArgValueCandidates {
     ArgValueCandidates::new(|| ask("services", |service: ServiceView| service.name, |s| s.dns_names.join(" ")))
+}
+
+/// Names of volumes.
+pub(super) fn volumes() -> ArgValueCandidates {
+    ArgValueCandidates::new(|| ask("volumes", |volume: VolumeView| volume.name, |v| v.used_by.join(", ")))
 }
 
 /// Names of tenants.

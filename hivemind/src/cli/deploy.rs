@@ -6,7 +6,8 @@ use clap::{Args, ValueEnum};
 use http::Method;
 
 use super::{
-    Context, balance::BalanceArgs, difference, limits::TrafficArgs, output::Format, parse::duration, wait::Waiting,
+    Context, balance::BalanceArgs, difference, limits::TrafficArgs, mounts::MountArgs, output::Format, parse::duration,
+    wait::Waiting,
 };
 use crate::{
     api::{apps::Written, view::AppView},
@@ -20,7 +21,8 @@ Examples:
   hivemind app deploy --image nginx:latest --name web-app --service web.local
   hivemind app deploy --image nginx:latest --name web-app --port 8080:80 --replicas 3 --wait
   hivemind app deploy --image nginx:latest --name shop --port 8081:80 --affinity client-ip --source-range 192.0.2.0/24
-  hivemind app deploy --image postgres:16 --name db --env POSTGRES_PASSWORD --memory 1Gi --health-tcp 5432
+  hivemind app deploy --image postgres:16 --name db --env POSTGRES_PASSWORD --memory 1Gi --health-tcp 5432 \\
+    --volume data:/var/lib/postgresql/data
   hivemind app deploy --image nginx:latest --name web --limit-egress 10mbit --max-connections 500
   hivemind app deploy --image busybox --name client --entrypoint sleep -- infinity
 The same command again with other flags changes the app: all that is not said goes back to its default,
@@ -75,6 +77,8 @@ pub(super) struct DeployArgs {
     balance: BalanceArgs,
     #[command(flatten)]
     process: ProcessArgs,
+    #[command(flatten)]
+    mounts: MountArgs,
     #[command(flatten)]
     limits: LimitArgs,
     #[command(flatten)]
@@ -175,7 +179,7 @@ pub(super) async fn run(context: &Context, args: DeployArgs) -> Result<(), Probl
         Err(problem) => return Err(problem),
     };
     let replicas = args.replicas.or(before.as_ref().map(|app| app.spec.replicas)).unwrap_or(1);
-    let spec = args.spec(replicas)?;
+    let spec = args.spec(replicas, |text| context.output.say(&text))?;
     if dry_run {
         let written: Written = context.client.send(Method::PUT, &format!("{path}?dry_run=true"), &spec).await?;
         context.output.say(&format!("{name} {}; nothing was changed", effect(before.as_ref(), &written, &spec, true)));
@@ -218,13 +222,14 @@ fn effect(before: Option<&AppView>, written: &Written, spec: &AppSpec, dry_run: 
 
 impl DeployArgs {
     /// The document, or all faults of the flags.
-    fn spec(self, replicas: u32) -> Result<AppSpec, Problem> {
+    fn spec(self, replicas: u32, say: impl FnMut(String)) -> Result<AppSpec, Problem> {
         let Self { process, limits, network, .. } = self;
         let mut faults = Vec::new();
         let mut spec = AppSpec::new(self.image);
         spec.env = environment(&process.env, &process.env_file, &mut faults);
         spec.labels = pairs(&self.label, &mut faults);
         spec.health = self.health.spec(&mut faults);
+        spec.mounts = self.mounts.spec(&mut faults, say);
         if let Some(grace) = process.stop_grace {
             match u32::try_from(grace.as_secs()) {
                 Ok(seconds) if grace.subsec_millis() == 0 => spec.stop.grace_seconds = seconds,
@@ -345,7 +350,7 @@ mod tests {
 
     fn spec(line: &[&str]) -> Result<AppSpec, Problem> {
         let words = ["deploy", "--image", "a", "--name", "b"].iter().chain(line);
-        Line::try_parse_from(words).expect("is understood").args.spec(1)
+        Line::try_parse_from(words).expect("is understood").args.spec(1, drop)
     }
 
     #[test]
@@ -362,7 +367,7 @@ mod tests {
             "--port 8080:80 --port 53/udp --affinity client-ip=60 --service web.local --env A=flag --env-file {path} --cpu 500m --memory 64Mi \
              --pids 9 --user 1:2 --workdir /srv --entrypoint sh --restart on-failure --pull always --health-http 80/up \
              --health-interval 1s --health-timeout 500ms --health-retries 7 --health-start-period 2m \
-             --stop-signal SIGQUIT --stop-grace 1m --label team=x -- -c exit"
+             --stop-signal SIGQUIT --stop-grace 1m --volume data:/data:ro --mount type=bind,src=/srv,dst=/srv --label team=x -- -c exit"
         );
         let spec = spec(&line.split_whitespace().collect::<Vec<_>>()).expect("valid");
         let json = serde_json::to_value(&spec).expect("JSON");
@@ -381,6 +386,10 @@ mod tests {
             ],
             "services": ["web.local"],
             "balance": { "affinity": { "client_ip_seconds": 60 } },
+            "mounts": [
+                { "target": "/data", "source": { "type": "volume", "name": "data" }, "read_only": true },
+                { "target": "/srv", "source": { "type": "bind", "path": "/srv" } },
+            ],
             "health": {
                 "check": { "type": "http", "port": 80, "path": "/up" },
                 "interval_ms": 1_000,

@@ -17,6 +17,7 @@ mod flows;
 mod instance;
 mod limits;
 mod logs;
+mod mounts;
 mod operator;
 mod output;
 mod parse;
@@ -27,6 +28,7 @@ mod policy_words;
 mod show;
 mod tenant;
 mod terminal;
+mod volume;
 mod wait;
 mod why;
 
@@ -81,6 +83,7 @@ const ELSEWHERE: &[(&str, &str)] = &[
     ("namespaces", "namespace ls"),
     ("policies", "policy ls"),
     ("netpol", "policy ls"),
+    ("volumes", "volume ls"),
     ("apply", "policy apply -f FILE"),
 ];
 
@@ -121,7 +124,7 @@ struct Global {
     /// Print only what was asked for
     #[arg(short, long, global = true)]
     quiet: bool,
-    /// Answer yes to every question; none of today's commands asks one
+    /// Answer yes to every question
     #[arg(short, long, global = true, env = "HIVEMIND_YES")]
     yes: bool,
 }
@@ -144,6 +147,9 @@ enum Command {
     /// List and inspect services
     #[command(subcommand)]
     Service(show::ServiceCommand),
+    /// Create, list, inspect and remove volumes
+    #[command(subcommand, visible_alias = "vol")]
+    Volume(volume::VolumeCommand),
     /// Allow and deny traffic: apply, list, show and remove policies
     #[command(subcommand)]
     Policy(policy::PolicyCommand),
@@ -190,6 +196,8 @@ struct Context {
     client: Client,
     scope: Scope,
     output: Output,
+    /// Whether questions are answered with yes.
+    yes: bool,
 }
 
 impl Context {
@@ -296,7 +304,7 @@ async fn dispatch(args: Args, output: Output) -> Result<ExitCode, Problem> {
     }
     let scope = Scope { tenant: global.tenant, namespace: global.namespace };
     let target = global.socket.with_token(token(global.token_file.as_deref())?);
-    let context = Context { client: Client::new(target.clone()), scope, output };
+    let context = Context { client: Client::new(target.clone()), scope, output, yes: global.yes };
     // It ends with Ctrl-C by itself: what it has written is to be whole.
     if let Command::Capture(args) = &args.command {
         return capture::run(&context, args).await.map(|()| ExitCode::SUCCESS);
@@ -335,6 +343,7 @@ async fn command(command: Command, context: &Context, target: Target) -> Result<
         Command::Exec(args) => return Ok(exec::run(context, args).await),
         Command::Scale(args) => app::scale_many(context, &args).await?,
         Command::Service(command) => show::service(context, command).await?,
+        Command::Volume(command) => volume::run(context, command).await?,
         Command::Policy(command) => policy::run(context, command).await?,
         Command::Why(args) => why::why(context, args).await?,
         Command::Flows(args) => flows::run(context, &args).await?,
@@ -405,6 +414,14 @@ mod tests {
             "hivemind flows -f --from client --to web --port 80 --protocol tcp -o json",
             "hivemind flows --dropped --reason policy-in --app web -A",
             "hivemind dataplane unload --force",
+            "hivemind volume create --name data --label team=blue",
+            "hivemind volume create data",
+            "hivemind volume ls -A",
+            "hivemind volume info --name data -o json",
+            "hivemind volume delete --name data",
+            "hivemind volume rm data",
+            "hivemind volume prune --yes",
+            "hivemind app deploy --image a --name b --volume data:/data:ro -v /cache --mount type=bind,src=/a,dst=/b",
             "hivemind app ls -A",
             "hivemind ps --all-tenants",
             "hivemind ps --all-namespaces web",
@@ -436,6 +453,9 @@ mod tests {
             "hivemind policy test --from a --to b",
             "hivemind why world web",
             "hivemind exec web",
+            "hivemind volume create",
+            "hivemind volume create a --name b",
+            "hivemind volume create a/b",
             "hivemind logs web --since yesterday",
             "hivemind --socket tcp://nowhere ps",
         ] {

@@ -8,6 +8,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use crate::{
     model::{
         AppKey, ClusterSnapshot, InstanceId, NodeName, PolicyKey, Row, Scope, ServiceKey, Subject, TenantName, TierKey,
+        VolumeKey,
     },
     store::{Entry, StoreError, WatchEvent, keys},
 };
@@ -29,6 +30,8 @@ pub(super) struct Dirty {
     pub(super) policies: BTreeSet<PolicyKey>,
     /// Policies of tiers whose row changed or went.
     pub(super) tiers: BTreeSet<TierKey>,
+    /// Volumes whose row changed or went.
+    pub(super) volumes: BTreeSet<VolumeKey>,
     /// Something that is only shown changed: nothing is to be planned, but the snapshot is to be published.
     pub(super) shown: bool,
     /// A node changed: every app may be placed differently.
@@ -42,7 +45,7 @@ impl Dirty {
 
     /// Adds what `other` says. Without `..`, so that a field more is not forgotten here.
     pub(super) fn merge(&mut self, other: Self) {
-        let Self { apps, instances, services, tenants, namespaces, policies, tiers, shown, nodes } = other;
+        let Self { apps, instances, services, tenants, namespaces, policies, tiers, volumes, shown, nodes } = other;
         self.apps.extend(apps);
         self.instances.extend(instances);
         self.services.extend(services);
@@ -50,6 +53,7 @@ impl Dirty {
         self.namespaces.extend(namespaces);
         self.policies.extend(policies);
         self.tiers.extend(tiers);
+        self.volumes.extend(volumes);
         self.shown |= shown;
         self.nodes |= nodes;
     }
@@ -168,6 +172,11 @@ fn apply_row(snapshot: &mut ClusterSnapshot, key: &str, entry: Option<&Entry>, d
         let policy: TierKey = name(rest)?;
         set(&mut snapshot.tiers, policy.clone(), entry)?;
         dirty.tiers.insert(policy);
+    } else if let Some(rest) = key.strip_prefix(keys::VOLUMES) {
+        let [tenant, namespace, volume] = parts(rest)?;
+        let volume = VolumeKey::new(scope(tenant, namespace)?, name(volume)?);
+        set(&mut snapshot.volumes, volume.clone(), entry)?;
+        dirty.volumes.insert(volume);
     } else if let Some(rest) = key.strip_prefix(keys::NODES) {
         let node: NodeName = name(rest)?;
         set(&mut snapshot.nodes, node, entry)?;

@@ -50,6 +50,20 @@ pub enum ControlError {
         /// What is in it, in words.
         owns: Vec<String>,
     },
+    /// Others use it.
+    #[error("{object} is used and cannot be removed")]
+    Used {
+        /// What is used.
+        object: ObjectName,
+        /// Who uses it, in words.
+        by: Vec<String>,
+    },
+    /// It is being removed, and nothing may use it any more.
+    #[error("{object} is still being removed")]
+    Leaving {
+        /// What goes.
+        object: ObjectName,
+    },
     /// It always exists.
     #[error("{object} always exists and cannot be removed")]
     Permanent {
@@ -138,6 +152,12 @@ impl From<ControlError> for Problem {
             ControlError::Occupied { object, owns } => {
                 some(Self::new(ErrorCode::Taken, title).hint(inside(&object)), owns)
             }
+            ControlError::Used { by, .. } => {
+                let hint =
+                    by.iter().find_map(|user| user.strip_prefix("app ")).map(|app| format!("hivemind app rm {app}"));
+                Self { hint, ..some(Self::new(ErrorCode::Taken, title), by) }
+            }
+            ControlError::Leaving { object } => Self::new(ErrorCode::Taken, title).hint(list(&object)),
             ControlError::Permanent { .. } => Self::new(ErrorCode::Invalid, title),
             ControlError::Conflict { object, .. } => Self::new(ErrorCode::Conflict, title).hint(show(&object)),
             ControlError::Store(error) => Self::new(error.code(), title),
@@ -159,6 +179,7 @@ fn list(object: &ObjectName) -> String {
         ObjectName::App(key) => format!("hivemind app ls{}", flags(&key.scope)),
         ObjectName::Policy(key) => format!("hivemind policy ls{}", flags(&key.scope)),
         ObjectName::Tier(_) => "hivemind policy tier ls".into(),
+        ObjectName::Volume(key) => format!("hivemind volume ls{}", flags(&key.scope)),
         ObjectName::Tenant(_) => "hivemind tenant ls".into(),
         ObjectName::Namespace(scope) => {
             format!("hivemind namespace ls{}", flags(&Scope::default_of(scope.tenant.clone())))
@@ -172,6 +193,7 @@ fn show(object: &ObjectName) -> String {
         ObjectName::App(key) => format!("hivemind app info {}{}", key.name, flags(&key.scope)),
         ObjectName::Policy(key) => format!("hivemind policy show {}{}", key.name, flags(&key.scope)),
         ObjectName::Tier(key) => format!("hivemind policy tier show {key}"),
+        ObjectName::Volume(key) => format!("hivemind volume info {}{}", key.name, flags(&key.scope)),
         ObjectName::Tenant(_) | ObjectName::Namespace(_) => list(object),
     }
 }
@@ -183,12 +205,13 @@ fn inside(object: &ObjectName) -> String {
         ObjectName::Namespace(scope) => (scope.clone(), ""),
         ObjectName::App(AppKey { scope, .. }) => (scope.clone(), ""),
         ObjectName::Policy(key) => (key.scope.clone(), ""),
+        ObjectName::Volume(key) => (key.scope.clone(), ""),
         ObjectName::Tier(TierKey { tenant, .. }) => {
             (tenant.clone().map_or_else(Scope::default, Scope::default_of), " -A")
         }
     };
     let flags = flags(&scope);
-    format!("hivemind app ls{flags}{all}   hivemind policy ls{flags}{all}")
+    format!("hivemind app ls{flags}{all}   hivemind policy ls{flags}{all}   hivemind volume ls{flags}{all}")
 }
 
 /// The commands that create a namespace and, if need be, its tenant.

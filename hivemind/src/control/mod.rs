@@ -13,6 +13,7 @@ mod objects;
 mod run;
 #[cfg(test)]
 mod tests;
+mod volumes;
 
 pub use decode::Unreadable;
 pub use error::{ControlError, LoadError};
@@ -28,7 +29,9 @@ use utoipa::ToSchema;
 
 use crate::{
     lifecycle::clock,
-    model::{AppKey, ClusterSnapshot, FeedMessage, Node, NodeName, NodeStatus, Revision, StatusReport},
+    model::{
+        AppKey, ClusterSnapshot, FeedMessage, Node, NodeName, NodeStatus, Revision, StatusReport, VolumeId, VolumeKey,
+    },
     spec::v1::AppSpec,
 };
 
@@ -62,6 +65,7 @@ enum Command {
     Change { change: ObjectChange, if_match: IfMatch, answer: Answer<Changed> },
     Register { node: Box<Node>, status: Box<NodeStatus>, answer: Answer<()> },
     Feed { node: NodeName, answer: Answer<mpsc::Receiver<FeedMessage>> },
+    VolumeGone { key: VolumeKey, id: VolumeId, answer: Answer<()> },
     Report { reports: Vec<StatusReport>, answer: Answer<()> },
 }
 
@@ -120,7 +124,7 @@ impl Control {
         self.write(key.clone(), AppChange::Remove, if_match).await
     }
 
-    /// Changes a tenant, a namespace or a policy. What is as it should be is left as it is.
+    /// Changes a tenant, a namespace, a policy or a volume. What is as it should be is left as it is.
     pub async fn change(&self, change: ObjectChange, if_match: IfMatch) -> Result<Changed, ControlError> {
         self.ask(|answer| Command::Change { change, if_match, answer }).await
     }
@@ -146,6 +150,11 @@ impl Control {
     /// What agents saw. Many reports are written in one transaction.
     pub async fn report(&self, reports: Vec<StatusReport>) -> Result<(), ControlError> {
         self.ask(|answer| Command::Report { reports, answer }).await
+    }
+
+    /// The node has removed what a volume held: its row goes.
+    pub async fn volume_gone(&self, key: VolumeKey, id: VolumeId) -> Result<(), ControlError> {
+        self.ask(|answer| Command::VolumeGone { key, id, answer }).await
     }
 
     async fn write(&self, key: AppKey, change: AppChange, if_match: IfMatch) -> Result<Written, ControlError> {

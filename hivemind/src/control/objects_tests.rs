@@ -56,7 +56,11 @@ fn put(snapshot: &mut ClusterSnapshot, change: ObjectChange) {
             }
             RowChange::Delete(ObjectName::Tenant(name)) => drop(snapshot.tenants.remove(&name)),
             RowChange::Delete(ObjectName::Namespace(scope)) => drop(snapshot.namespaces.remove(&scope)),
+            RowChange::Delete(ObjectName::Volume(key)) => drop(snapshot.volumes.remove(&key)),
             RowChange::Delete(ObjectName::Policy(key)) => drop(snapshot.policies.remove(&key)),
+            RowChange::PutVolume(volume) => {
+                snapshot.volumes.insert(volume.key.clone(), Row { object: Arc::new(volume), modified });
+            }
             RowChange::PutTier(policy) => {
                 snapshot.tiers.insert(policy.key.clone(), Row { object: Arc::new(policy), modified });
             }

@@ -13,12 +13,13 @@ use super::{
     decode::{Dirty, apply, encode},
     feed::Feed,
     objects::{RowChange, outcome, rows_after},
+    volumes,
 };
 use crate::{
     lifecycle::{clock, killpoint},
     model::{
         AppKey, ClusterSnapshot, Cursor, EventKind, InstanceId, Node, NodeStatus, Phase, Revision, Row, StatusReport,
-        Subject,
+        Subject, VolumeId, VolumeKey,
     },
     observe::Events,
     schedule::{self, Change, Input, Plan, ServiceRanges},
@@ -237,6 +238,10 @@ impl Loop {
                 let result = self.report(reports).await;
                 self.answer(answer, result).await
             }
+            Command::VolumeGone { key, id, answer } => {
+                let result = self.volume_gone(&key, &id).await;
+                self.answer(answer, result).await
+            }
             Command::Feed { node, answer } => {
                 self.settle().await?;
                 let (feed, messages) = Feed::begin(node, &self.snapshot);
@@ -278,11 +283,22 @@ impl Loop {
             Some(before) => Compare::Modified(row.clone(), before.modified),
             None => Compare::Absent(row.clone()),
         };
-        let Some(revision) = self.commit(Txn::new().when(compare).put(row, encode(&after)?)).await? else {
+        // What a volume holds outlives its app: its row comes with the first that names it, and never goes with one.
+        let volumes = volumes::missing(&self.snapshot, &after, rand::random, clock::now())?;
+        let mut txn = Txn::new().when(compare).put(row, encode(&after)?);
+        for volume in &volumes {
+            let row = keys::volume(&volume.key);
+            txn = txn.when(Compare::Absent(row.clone())).put(row, encode(volume)?);
+        }
+        let Some(revision) = self.commit(txn).await? else {
             let found = self.snapshot.apps.get(key).map_or(0, |row| row.modified);
             let expected = before.map_or(0, |row| row.modified);
             return Err(ControlError::Conflict { object: ObjectName::App(key.clone()), expected, found });
         };
+        for volume in volumes {
+            let object = ObjectName::Volume(volume.key);
+            self.events.emit(EventKind::Normal, "Created", &object.about(), format!("{object} is created"));
+        }
         let message = format!("{}: {} instances of {}", key.name, after.spec.replicas, after.spec.image);
         self.events.emit(EventKind::Normal, what, &Subject::App(key.clone()), message);
         Ok(Written { revision, created: before.is_none(), generation: after.generation })
@@ -308,6 +324,7 @@ impl Loop {
                 RowChange::PutNamespace(namespace) => txn.put(row_key(&object), encode(namespace)?),
                 RowChange::PutTier(policy) => txn.put(row_key(&object), encode(policy)?),
                 RowChange::PutPolicy(policy) => txn.put(row_key(&object), encode(policy)?),
+                RowChange::PutVolume(volume) => txn.put(row_key(&object), encode(volume)?),
                 RowChange::Delete(object) => txn.delete(row_key(object)),
             };
         }
@@ -339,6 +356,17 @@ impl Loop {
         if !txn.ops.is_empty() {
             self.commit(txn).await?;
         }
+        Ok(())
+    }
+
+    /// The row goes if it is still the one that was to be removed.
+    async fn volume_gone(&mut self, key: &VolumeKey, id: &VolumeId) -> Result<(), ControlError> {
+        let Some(row) = self.snapshot.volumes.get(key).filter(|row| row.object.deleting && row.object.id == *id) else {
+            return Ok(());
+        };
+        let name = keys::volume(key);
+        let txn = Txn::new().when(Compare::Modified(name.clone(), row.modified)).delete(name);
+        self.commit(txn).await?;
         Ok(())
     }
 
@@ -375,6 +403,7 @@ fn row_key(object: &ObjectName) -> String {
         ObjectName::Namespace(scope) => keys::namespace(scope),
         ObjectName::Policy(key) => keys::policy(key),
         ObjectName::Tier(key) => keys::tier(key),
+        ObjectName::Volume(key) => keys::volume(key),
     }
 }
 

@@ -33,6 +33,7 @@ use crate::{
     model::{ErrorCode, Node, NodeDesired, Problem},
     observe::{Events, Metrics},
     schedule::ServiceRanges,
+    storage::Storage,
 };
 
 /// Answers that may wait to be taken in.
@@ -103,7 +104,9 @@ async fn serve(
         metrics: metrics.clone(),
         facts: node::facts(),
     };
+    let storage = Storage::new(&config.state_dir, &config.run_dir);
     let agent = Agent {
+        storage: storage.clone(),
         upstream,
         runtime: Arc::clone(&runtime),
         net,
@@ -155,7 +158,7 @@ async fn serve(
     tasks.spawn(follow_names(told.clone(), names));
     tasks.spawn(open_names(resolved, datapath.clone()));
     let (node, failsafe) = (config.node_name.clone(), config.failsafe.clone());
-    let state = ApiState { node, control, runtime, datapath, events, metrics, readiness, failsafe };
+    let state = ApiState { node, control, runtime, datapath, events, metrics, readiness, failsafe, storage };
     let mut api = AbortOnDropHandle::new(tokio::spawn(api::serve(listeners, state, stopped)));
     tasks.spawn(async move {
         // Ready when the node is registered and everything it was told about has been taken in.

@@ -9,9 +9,11 @@ use serde::{Deserialize, Serialize};
 use super::{
     Addresses, App, AppKey, Backend, Desired, Instance, InstanceId, InstanceStatus, Namespace, Node, NodeName,
     NodeStatus, Phase, Policy, PolicyKey, Protocol, Revision, Scope, ServedService, Service, ServiceKey, Tenant,
-    TenantName, TierKey, TierPolicy,
+    TenantName, TierKey, TierPolicy, Volume, VolumeKey,
     index::{Held, HeldAddresses, Index},
 };
+
+use crate::spec::v1::MountSpec;
 
 /// A decoded row with the revision that last wrote it (its ETag).
 #[derive(Clone, Debug, PartialEq)]
@@ -55,6 +57,8 @@ pub struct ClusterSnapshot {
     pub policies: OrdMap<PolicyKey, Row<Policy>>,
     /// Policies of tiers.
     pub tiers: OrdMap<TierKey, Row<TierPolicy>>,
+    /// Volumes.
+    pub volumes: OrdMap<VolumeKey, Row<Volume>>,
     /// Nodes.
     pub nodes: OrdMap<NodeName, Row<Node>>,
     /// What agents say of them.
@@ -99,6 +103,17 @@ impl ClusterSnapshot {
     pub fn instances_of<'a>(&'a self, app: &'a AppKey) -> impl Iterator<Item = &'a Arc<Instance>> {
         let ids = self.index.by_app.get(app).into_iter().flat_map(|ids| ids.iter());
         ids.filter_map(|id| self.instances.get(id)).map(|row| &row.object)
+    }
+
+    /// Who uses a volume, in words: apps, and instances that are still there of what an app was.
+    pub fn users_of(&self, volume: &VolumeKey) -> Vec<String> {
+        let names = |mounts: &[MountSpec]| mounts.iter().any(|mount| mount.volume() == Some(&volume.name));
+        let apps = self.apps.values().map(|row| &row.object).filter(|app| app.key.scope == volume.scope);
+        let apps = apps.filter(|app| !app.deleting && names(&app.spec.mounts));
+        let mut users: Vec<_> = apps.map(|app| format!("app {}", app.key.name)).collect();
+        let instances = self.instances.values().map(|row| &row.object).filter(|i| i.app.scope == volume.scope);
+        users.extend(instances.filter(|i| names(&i.spec.mounts)).map(|i| format!("instance {}", i.name())));
+        users
     }
 
     /// What the instances of a node hold of it.

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Addresses, ClusterSnapshot, Instance, InstanceId, InstanceStatus, Namespace, NodeName, Policy, PolicyKey, Revision,
-    Scope, Service, ServiceKey, Tenant, TenantName, TierKey, TierPolicy,
+    Scope, Service, ServiceKey, Tenant, TenantName, TierKey, TierPolicy, Volume, VolumeKey,
 };
 
 /// A service with those that serve it.
@@ -93,6 +93,10 @@ pub enum FeedMessage {
     TierPolicy(Arc<TierPolicy>),
     /// A policy of a tier is gone.
     TierPolicyGone(TierKey),
+    /// A volume is new or has changed.
+    Volume(Arc<Volume>),
+    /// A volume is gone.
+    VolumeGone(VolumeKey),
     /// A node has these addresses.
     Node(NodeName, Arc<Vec<IpAddr>>),
     /// It is gone.
@@ -121,6 +125,8 @@ pub struct NodeDesired {
     pub policies: OrdMap<PolicyKey, Arc<Policy>>,
     /// All policies of tiers.
     pub tiers: OrdMap<TierKey, Arc<TierPolicy>>,
+    /// All volumes.
+    pub volumes: OrdMap<VolumeKey, Arc<Volume>>,
     /// All nodes' own addresses.
     pub nodes: OrdMap<NodeName, Arc<Vec<IpAddr>>>,
 }
@@ -182,6 +188,12 @@ impl NodeDesired {
             }
             FeedMessage::TierPolicyGone(key) => {
                 self.tiers.remove(&key);
+            }
+            FeedMessage::Volume(volume) => {
+                self.volumes.insert(volume.key.clone(), volume);
+            }
+            FeedMessage::VolumeGone(key) => {
+                self.volumes.remove(&key);
             }
             FeedMessage::Node(name, addresses) => {
                 self.nodes.insert(name, addresses);

@@ -101,7 +101,7 @@ pub(super) fn container(spec: &ContainerSpec, user: &ResolvedUser, host: Host<'_
         "root": {"path": "rootfs", "readonly": false},
         "hostname": spec.hostname,
         "process": process(spec, user, host.open_files)?,
-        "mounts": mounts(host.files),
+        "mounts": mounts(spec, host.files),
         "linux": linux,
     }))
 }
@@ -194,21 +194,21 @@ fn resources(spec: &ContainerSpec, swap: bool) -> Value {
     resources
 }
 
-fn mounts(files: &Path) -> Value {
+fn mounts(spec: &ContainerSpec, files: &Path) -> Value {
     let mount = |destination: &str, kind: &str, source: &str, options: &[&str]| json!({"destination": destination, "type": kind, "source": source, "options": options});
     let bind = |destination: &str, name: &str| {
         // Read-only: writing there would fill the host's /run.
         let options = ["rbind", "rprivate", "ro"];
         json!({"destination": destination, "type": "bind", "source": files.join(name), "options": options})
     };
-    json!([
+    let mut all = vec![
         mount("/proc", "proc", "proc", &["nosuid", "noexec", "nodev"]),
         mount("/dev", "tmpfs", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=65536k"]),
         mount(
             "/dev/pts",
             "devpts",
             "devpts",
-            &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"]
+            &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"],
         ),
         mount("/dev/shm", "tmpfs", "shm", &["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"]),
         mount("/dev/mqueue", "mqueue", "mqueue", &["nosuid", "noexec", "nodev"]),
@@ -218,7 +218,14 @@ fn mounts(files: &Path) -> Value {
         bind("/etc/resolv.conf", "resolv.conf"),
         bind("/etc/hosts", "hosts"),
         bind("/etc/hostname", "hostname"),
-    ])
+    ];
+    all.extend(spec.mounts.iter().map(|mount| {
+        // What is mounted on the node later does not come in, nor goes out what the container mounts.
+        let rights = if mount.read_only { ["ro", "rro"].as_slice() } else { &["rw"] };
+        let options: Vec<_> = ["rbind", "rprivate"].iter().chain(rights).collect();
+        json!({"destination": mount.target, "type": "bind", "source": mount.source, "options": options})
+    }));
+    Value::Array(all)
 }
 
 /// The content of `/etc/hosts`.
@@ -237,7 +244,7 @@ mod tests {
     use super::*;
     use crate::{
         model::{Bytes, InstanceId, MilliCpu},
-        runtime::types::Image,
+        runtime::types::{Image, Mount},
         spec::v1::Resources,
     };
 
@@ -254,6 +261,7 @@ mod tests {
             workdir: None,
             stop_signal: None,
             exposed: Vec::new(),
+            volumes: Vec::new(),
             health: None,
         }
     }
@@ -271,6 +279,7 @@ mod tests {
             resources: Resources { cpu: Some(MilliCpu(250)), memory: Some(Bytes(64 << 20)), pids: Some(9) },
             netns: "/run/netns/x".into(),
             resolv_conf: String::new(),
+            mounts: Vec::new(),
             addresses: Vec::new(),
             labels: BTreeMap::new(),
         }
@@ -316,6 +325,20 @@ mod tests {
             serde_json::from_value(exec_process(&value, &exec, None)).expect("is one");
         assert_eq!(process.terminal(), Some(true));
         assert!(process.env().as_ref().is_some_and(|e| e.contains(&"A=exec".to_owned())));
+    }
+
+    #[test]
+    fn mounts_are_private_and_come_after_the_kernels_own() {
+        let mount = |target: &str, read_only| Mount { source: "/v/data".into(), target: target.into(), read_only };
+        let value = build(&ContainerSpec { mounts: vec![mount("/a", false), mount("/run/x", true)], ..spec() });
+        let mounts = value.expect("builds")["mounts"].as_array().cloned().expect("a list");
+        let shown: Vec<_> =
+            mounts[mounts.len() - 2..].iter().map(|m| (m["destination"].clone(), m["options"].clone())).collect();
+        let expected = [
+            (json!("/a"), json!(["rbind", "rprivate", "rw"])),
+            (json!("/run/x"), json!(["rbind", "rprivate", "ro", "rro"])),
+        ];
+        assert_eq!(shown, expected);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The keys of the store. Tenant and namespace are in every key that belongs to someone.
 
-use crate::model::{AppKey, InstanceId, NodeName, PolicyKey, Scope, ServiceKey, TenantName, TierKey};
+use crate::model::{AppKey, InstanceId, NodeName, PolicyKey, Scope, ServiceKey, TenantName, TierKey, VolumeKey};
 
 /// All apps.
 pub const APPS: &str = "/v1/apps/";
@@ -18,6 +18,8 @@ pub const NAMESPACES: &str = "/v1/namespaces/";
 pub const POLICIES: &str = "/v1/policies/";
 /// All policies of tiers.
 pub const TIERS: &str = "/v1/tier-policies/";
+/// All volumes.
+pub const VOLUMES: &str = "/v1/volumes/";
 /// All nodes.
 pub const NODES: &str = "/v1/nodes/";
 /// All statuses of nodes.
@@ -68,6 +70,11 @@ pub fn policy(key: &PolicyKey) -> String {
 /// `/v1/tier-policies/<policy>`, or `/v1/tier-policies/<tenant>/<policy>`
 pub fn tier(key: &TierKey) -> String {
     format!("{TIERS}{key}")
+}
+
+/// `/v1/volumes/<tenant>/<namespace>/<volume>`
+pub fn volume(key: &VolumeKey) -> String {
+    format!("{VOLUMES}{key}")
 }
 
 /// `/v1/nodes/<node>`

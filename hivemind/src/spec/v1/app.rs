@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt, str::FromStr};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{balance::BalanceSpec, health::HealthSpec, limit::LimitSpec};
+use super::{balance::BalanceSpec, health::HealthSpec, limit::LimitSpec, mount::MountSpec};
 use crate::model::{Bytes, MilliCpu, Protocol};
 
 fn one() -> u32 {
@@ -51,6 +51,9 @@ pub struct AppSpec {
     /// Limits of the traffic of each instance.
     #[serde(default, skip_serializing_if = "LimitSpec::is_default")]
     pub limits: LimitSpec,
+    /// Volumes, and folders of the node, in the instances' file systems.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub mounts: Vec<MountSpec>,
     /// How to see whether an instance is well. Without it, the first TCP port must accept a connection once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub health: Option<HealthSpec>,
@@ -84,6 +87,7 @@ impl AppSpec {
             services: Vec::new(),
             balance: BalanceSpec::default(),
             limits: LimitSpec::default(),
+            mounts: Vec::new(),
             health: None,
             restart: RestartPolicy::default(),
             stop: StopSpec::default(),

@@ -6,10 +6,13 @@ mod dns_name;
 mod health;
 mod labels;
 mod limit;
+mod mount;
 mod policy;
 mod tier;
 mod validate;
+mod validate_mounts;
 mod validate_policy;
+mod volume;
 
 pub use app::{AppSpec, PortSpec, PullPolicy, Resources, RestartPolicy, StopSpec};
 pub use balance::{
@@ -19,10 +22,13 @@ pub use dns_name::{dns_name, dns_name_covers};
 pub use health::{Check, HealthSpec};
 pub use labels::validate_labels;
 pub use limit::{LimitSpec, MAX_BITS, MAX_PER_SECOND, MIN_BITS, validate_limits};
+pub use mount::{MAX_MOUNTS, MountSource, MountSpec, without_effect};
 pub use policy::{
     BlockPeer, Entity, InstancePeer, Operator, Otherwise, PolicyPeer, PolicyPort, PolicyProtocol, PolicyRule,
     PolicySpec, PortMatch, Requirement, Selector,
 };
 pub use tier::{Action, MAX_PRIORITY, Tier, TierRule, TierSpec, Way, validate_tier, validate_tier_of};
 pub use validate::{MAX_REPLICAS, MIN_MEMORY, validate_app};
+pub use validate_mounts::is_target;
 pub use validate_policy::{DNS_ONLY_OPENS, validate_policy};
+pub use volume::{VolumeSpec, validate_volume};

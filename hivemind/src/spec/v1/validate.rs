@@ -78,6 +78,7 @@ pub fn validate_app(spec: &AppSpec) -> Vec<String> {
         }
     }
     super::balance::check(&spec.balance, !published.is_empty(), &mut fault);
+    super::validate_mounts::check(spec, &mut fault);
     check_health(spec, &mut fault);
     if spec.stop.grace_seconds > MAX_GRACE_SECONDS {
         fault("stop.grace_seconds", format!("{} is more than {MAX_GRACE_SECONDS}", spec.stop.grace_seconds));
