@@ -4,6 +4,8 @@
 mod balance;
 #[path = "system/closing.rs"]
 mod closing;
+#[path = "system/contents.rs"]
+mod contents;
 #[path = "system/crash.rs"]
 mod crash;
 #[path = "system/doctor.rs"]

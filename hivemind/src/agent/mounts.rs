@@ -1,14 +1,14 @@
 //! What is mounted for an instance: volumes, filled at their first use, and paths of the node.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::{fault::Fault, worker::Shared};
 use crate::{
     lifecycle::killpoint,
-    model::{ErrorCode, Instance, VolumeKey},
+    model::{ContentKey, ContentKind, ErrorCode, Instance, VolumeKey},
     runtime::{Image, Mount},
-    spec::v1::MountSource,
-    storage::Place,
+    spec::v1::{FileSpec, MountSource},
+    storage::{InstanceFile, Place},
 };
 
 /// Brings about all mounts of an instance whose process does not run, and says what its container is to have.
@@ -44,6 +44,7 @@ pub(super) async fn prepare(shared: &Shared, instance: &Instance, image: &Image)
         };
         mounts.push(Mount { source, target: mount.target.clone(), read_only: mount.read_only });
     }
+    mounts.extend(files(shared, instance).await?);
     for target in of_image(image, &mounts) {
         let place = Place::Own(instance.id.clone(), target.clone());
         fill(shared, &place, instance.name(), image, Some(&target)).await?;
@@ -52,6 +53,34 @@ pub(super) async fn prepare(shared: &Shared, instance: &Instance, image: &Image)
     // Who is mounted beneath another comes after it.
     mounts.sort_by_key(|mount| Path::new(&mount.target).components().count());
     Ok(mounts)
+}
+
+/// Secrets and configs, as they are now.
+async fn files(shared: &Shared, instance: &Instance) -> Result<Vec<Mount>, Fault> {
+    let of = |kind, files: &[FileSpec]| files.iter().map(|file| (kind, file.clone())).collect::<Vec<_>>();
+    let mut wanted = of(ContentKind::Secret, &instance.spec.secrets);
+    wanted.extend(of(ContentKind::Config, &instance.spec.configs));
+    if wanted.is_empty() {
+        return Ok(Vec::new());
+    }
+    let known = shared.desired.borrow().contents.clone();
+    let mut files = Vec::new();
+    for (kind, file) in &wanted {
+        let key = ContentKey::new(instance.app.scope.clone(), file.name.clone());
+        let Some(content) = known.get(&(*kind, key)) else {
+            let message = format!("the {kind} {} does not exist", file.name);
+            return Err(Fault { code: ErrorCode::NotFound, message });
+        };
+        let data = content.data.clone();
+        files.push(InstanceFile { data, uid: file.uid, gid: file.gid, mode: file.mode.0 });
+    }
+    let paths = shared.storage.files(&instance.id, files).await?;
+    let mount = |(source, (kind, file)): (PathBuf, &(ContentKind, FileSpec))| Mount {
+        source,
+        target: file.path(*kind),
+        read_only: true,
+    };
+    Ok(paths.into_iter().zip(&wanted).map(mount).collect())
 }
 
 /// The paths that the image declares as volumes, where nothing else is mounted.

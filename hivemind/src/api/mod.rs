@@ -8,6 +8,7 @@ pub mod apps;
 pub mod auth;
 pub mod capture;
 pub mod changes;
+pub mod contents;
 pub mod dataplane;
 pub mod events;
 pub mod exec;
@@ -110,6 +111,7 @@ struct Shared {
         (name = "apps", description = "What is wanted"),
         (name = "instances", description = "What runs: state, logs, exec"),
         (name = "volumes", description = "What outlives the instances that write it"),
+        (name = "contents", description = "Secrets and configs: small files of instances"),
         (name = "services", description = "Names, virtual addresses and who serves them"),
         (name = "flows", description = "Who talks with whom, what was dropped, and which rule decided"),
         (name = "dataplane", description = "What the kernel holds, and whether it is what it should be"),
@@ -162,6 +164,12 @@ fn described() -> (Router<Shared>, utoipa::openapi::OpenApi) {
         .routes(routes!(volumes::list_all))
         .routes(routes!(volumes::list))
         .routes(routes!(volumes::get, volumes::put, volumes::delete))
+        .routes(routes!(contents::list_all_secrets))
+        .routes(routes!(contents::list_secrets))
+        .routes(routes!(contents::get_secret, contents::put_secret, contents::delete_secret))
+        .routes(routes!(contents::list_all_configs))
+        .routes(routes!(contents::list_configs))
+        .routes(routes!(contents::get_config, contents::put_config, contents::delete_config))
         .routes(routes!(services::list))
         .routes(routes!(services::get))
         .routes(routes!(nodes::list))

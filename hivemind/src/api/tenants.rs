@@ -88,6 +88,10 @@ pub(super) fn refused(state: &ApiState, error: ControlError) -> ApiError {
             let there = snapshot.volumes.keys().filter(|other| other.scope == key.scope);
             (key.name.to_string(), there.map(|key| key.name.to_string()).collect())
         }
+        ControlError::NotFound { object: ObjectName::Content(kind, key) } => {
+            let there = snapshot.contents.keys().filter(|(other, it)| other == kind && it.scope == key.scope);
+            (key.name.to_string(), there.map(|(_, key)| key.name.to_string()).collect())
+        }
         _ => return error.into(),
     };
     with_nearest(error.into(), &name, there.iter().map(String::as_str)).into()

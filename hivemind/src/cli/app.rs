@@ -254,6 +254,9 @@ fn describe(app: &AppView) {
     show("Environment", app.spec.env.keys().cloned().collect::<Vec<_>>().join(" "));
     show("Limits", limits.join(", "));
     show("Mounts", app.spec.mounts.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "));
+    let names = |files: &[FileSpec]| files.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    show("Secrets", names(&app.spec.secrets));
+    show("Configs", names(&app.spec.configs));
     show("Traffic", super::limits::shown(&app.spec.limits));
     show("Generation", app.generation.to_string());
     show("Age", age(app.created_at));

@@ -13,6 +13,7 @@ use clap_complete::{
 
 use crate::{
     api::{
+        contents::ContentView,
         object_view::{NamespaceView, PolicyView, TenantView},
         view::{AppView, InstanceView, NodeView, ServiceView},
         volumes::VolumeView,
@@ -87,6 +88,16 @@ pub(super) fn services() -> ArgValueCandidates {
 /// Names of volumes.
 pub(super) fn volumes() -> ArgValueCandidates {
     ArgValueCandidates::new(|| ask("volumes", |volume: VolumeView| volume.name, |v| v.used_by.join(", ")))
+}
+
+/// Names of secrets.
+pub(super) fn secrets() -> ArgValueCandidates {
+    ArgValueCandidates::new(|| ask("secrets", |it: ContentView| it.name, |it| it.used_by.join(", ")))
+}
+
+/// Names of configs.
+pub(super) fn configs() -> ArgValueCandidates {
+    ArgValueCandidates::new(|| ask("configs", |it: ContentView| it.name, |it| it.used_by.join(", ")))
 }
 
 /// Names of tenants.

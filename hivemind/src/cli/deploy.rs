@@ -230,6 +230,7 @@ impl DeployArgs {
         spec.labels = pairs(&self.label, &mut faults);
         spec.health = self.health.spec(&mut faults);
         spec.mounts = self.mounts.spec(&mut faults, say);
+        (spec.secrets, spec.configs) = self.mounts.files();
         if let Some(grace) = process.stop_grace {
             match u32::try_from(grace.as_secs()) {
                 Ok(seconds) if grace.subsec_millis() == 0 => spec.stop.grace_seconds = seconds,
@@ -367,7 +368,7 @@ mod tests {
             "--port 8080:80 --port 53/udp --affinity client-ip=60 --service web.local --env A=flag --env-file {path} --cpu 500m --memory 64Mi \
              --pids 9 --user 1:2 --workdir /srv --entrypoint sh --restart on-failure --pull always --health-http 80/up \
              --health-interval 1s --health-timeout 500ms --health-retries 7 --health-start-period 2m \
-             --stop-signal SIGQUIT --stop-grace 1m --volume data:/data:ro --mount type=bind,src=/srv,dst=/srv --label team=x -- -c exit"
+             --stop-signal SIGQUIT --stop-grace 1m --volume data:/data:ro --mount type=bind,src=/srv,dst=/srv --secret db --config source=site,target=/s,uid=9,mode=0440 --label team=x -- -c exit"
         );
         let spec = spec(&line.split_whitespace().collect::<Vec<_>>()).expect("valid");
         let json = serde_json::to_value(&spec).expect("JSON");
@@ -390,6 +391,8 @@ mod tests {
                 { "target": "/data", "source": { "type": "volume", "name": "data" }, "read_only": true },
                 { "target": "/srv", "source": { "type": "bind", "path": "/srv" } },
             ],
+            "secrets": [{ "name": "db", "mode": "0444" }],
+            "configs": [{ "name": "site", "target": "/s", "uid": 9, "mode": "0440" }],
             "health": {
                 "check": { "type": "http", "port": 80, "path": "/up" },
                 "interval_ms": 1_000,

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-use crate::spec::v1::{AppSpec, MountSpec};
+use crate::spec::v1::{AppSpec, FileSpec, MountSpec};
 
 /// A line for each field that differs, but for the number of instances. Values of the environment may be secrets and
 /// are not shown.
@@ -49,6 +49,12 @@ fn shown(path: &str, value: &Value) -> String {
             let part = |name: &str| port.get(name).map(|value| shown(path, value)).unwrap_or_default();
             let published = port.get("published").map(|value| format!("{}:", shown(path, value))).unwrap_or_default();
             format!("{published}{}/{}", part("target"), part("protocol"))
+        }
+        Value::Object(_) if path == "secrets" || path == "configs" => {
+            match serde_json::from_value::<FileSpec>(value.clone()) {
+                Ok(file) => file.to_string(),
+                Err(_) => value.to_string(),
+            }
         }
         Value::Object(_) if path == "mounts" => match serde_json::from_value::<MountSpec>(value.clone()) {
             Ok(mount) => mount.to_string(),

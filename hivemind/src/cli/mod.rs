@@ -5,6 +5,7 @@ mod app;
 mod balance;
 mod capture;
 mod complete;
+mod content;
 mod daemon;
 mod dataplane;
 mod dataplane_show;
@@ -150,6 +151,12 @@ enum Command {
     /// Create, list, inspect and remove volumes
     #[command(subcommand, visible_alias = "vol")]
     Volume(volume::VolumeCommand),
+    /// Create, list and remove secrets, which instances have as files
+    #[command(subcommand)]
+    Secret(content::SecretCommand),
+    /// Create, list, show and remove configs, which instances have as files
+    #[command(subcommand)]
+    Config(content::ConfigCommand),
     /// Allow and deny traffic: apply, list, show and remove policies
     #[command(subcommand)]
     Policy(policy::PolicyCommand),
@@ -344,6 +351,8 @@ async fn command(command: Command, context: &Context, target: Target) -> Result<
         Command::Scale(args) => app::scale_many(context, &args).await?,
         Command::Service(command) => show::service(context, command).await?,
         Command::Volume(command) => volume::run(context, command).await?,
+        Command::Secret(command) => content::secret(context, command).await?,
+        Command::Config(command) => content::config(context, command).await?,
         Command::Policy(command) => policy::run(context, command).await?,
         Command::Why(args) => why::why(context, args).await?,
         Command::Flows(args) => flows::run(context, &args).await?,
@@ -421,6 +430,12 @@ mod tests {
             "hivemind volume delete --name data",
             "hivemind volume rm data",
             "hivemind volume prune --yes",
+            "hivemind secret create db_password --file -",
+            "hivemind secret create db --stdin --replace",
+            "hivemind secret rm db -n prod",
+            "hivemind config create site.conf --file site.conf --label a=b",
+            "hivemind config show site.conf",
+            "hivemind app deploy --image a --name b --secret db --secret source=key,mode=0400 --config site:/etc/site",
             "hivemind app deploy --image a --name b --volume data:/data:ro -v /cache --mount type=bind,src=/a,dst=/b",
             "hivemind app ls -A",
             "hivemind ps --all-tenants",
@@ -456,6 +471,9 @@ mod tests {
             "hivemind volume create",
             "hivemind volume create a --name b",
             "hivemind volume create a/b",
+            "hivemind secret create db",
+            "hivemind secret create db hunter2",
+            "hivemind secret create db --file a --stdin",
             "hivemind logs web --since yesterday",
             "hivemind --socket tcp://nowhere ps",
         ] {

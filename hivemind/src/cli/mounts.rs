@@ -5,7 +5,7 @@ use std::path::{Component, Path, PathBuf};
 use clap::Args;
 
 use super::complete;
-use crate::spec::v1::{MountSpec, without_effect};
+use crate::spec::v1::{FileSpec, MountSpec, without_effect};
 
 #[derive(Args, Debug, Default)]
 #[command(next_help_heading = "Files")]
@@ -16,9 +16,20 @@ pub(super) struct MountArgs {
     /// The same in Docker's long form: type=volume|bind,source=…,target=…,readonly; may be repeated
     #[arg(long, value_name = "KEY=VALUE,…")]
     mount: Vec<String>,
+    /// Secret as a file, /run/secrets/NAME if nothing else is said; also source=,target=,uid=,gid=,mode=; may be repeated
+    #[arg(long, value_name = "NAME[:PATH]", add = complete::secrets())]
+    secret: Vec<FileSpec>,
+    /// Config as a file, /NAME if nothing else is said; also source=,target=,uid=,gid=,mode=; may be repeated
+    #[arg(long, value_name = "NAME[:PATH]", add = complete::configs())]
+    config: Vec<FileSpec>,
 }
 
 impl MountArgs {
+    /// Secrets and configs.
+    pub(super) fn files(&self) -> (Vec<FileSpec>, Vec<FileSpec>) {
+        (self.secret.clone(), self.config.clone())
+    }
+
     /// The mounts; faults are added, and what of them has no effect is said to `say`.
     pub(super) fn spec(&self, faults: &mut Vec<String>, mut say: impl FnMut(String)) -> Vec<MountSpec> {
         let mut mounts = Vec::new();
@@ -84,6 +95,7 @@ mod tests {
         let args = MountArgs {
             volume: vec!["data:/d:ro,Z".into(), "data".into()],
             mount: vec!["type=nfs,target=/x".into(), "src=a,dst=/y".into()],
+            ..MountArgs::default()
         };
         let (mut faults, mut said) = (Vec::new(), Vec::new());
         let mounts = args.spec(&mut faults, |text| said.push(text));

@@ -1,7 +1,7 @@
 //! What a command makes of an app's row. Pure.
 
 use super::{
-    AppChange, ControlError, IfMatch, ObjectName,
+    AppChange, ControlError, IfMatch, ObjectName, contents,
     objects::{check_scope, check_unchanged},
 };
 use crate::{
@@ -56,7 +56,11 @@ fn deploy(
         // when none had to be.
         check_scope(snapshot, &key.scope)?;
     }
-    check(key, &spec)?;
+    let mut faults = validate_app(&spec);
+    faults.extend(contents::missing(snapshot, &key.scope, &spec));
+    if !faults.is_empty() {
+        return Err(ControlError::Invalid { object: ObjectName::App(key.clone()), faults });
+    }
     let other = |by: Option<&AppKey>| by.filter(|by| *by != key).cloned();
     for name in &spec.services {
         if let Some(by) = other(snapshot.app_named(name)) {

@@ -7,8 +7,8 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
     model::{
-        AppKey, ClusterSnapshot, InstanceId, NodeName, PolicyKey, Row, Scope, ServiceKey, Subject, TenantName, TierKey,
-        VolumeKey,
+        AppKey, ClusterSnapshot, ContentKey, ContentKind, InstanceId, NodeName, PolicyKey, Row, Scope, ServiceKey,
+        Subject, TenantName, TierKey, VolumeKey,
     },
     store::{Entry, StoreError, WatchEvent, keys},
 };
@@ -32,6 +32,8 @@ pub(super) struct Dirty {
     pub(super) tiers: BTreeSet<TierKey>,
     /// Volumes whose row changed or went.
     pub(super) volumes: BTreeSet<VolumeKey>,
+    /// Secrets and configs whose row changed or went.
+    pub(super) contents: BTreeSet<(ContentKind, ContentKey)>,
     /// Something that is only shown changed: nothing is to be planned, but the snapshot is to be published.
     pub(super) shown: bool,
     /// A node changed: every app may be placed differently.
@@ -45,7 +47,8 @@ impl Dirty {
 
     /// Adds what `other` says. Without `..`, so that a field more is not forgotten here.
     pub(super) fn merge(&mut self, other: Self) {
-        let Self { apps, instances, services, tenants, namespaces, policies, tiers, volumes, shown, nodes } = other;
+        let Self { apps, instances, services, tenants, namespaces, policies, tiers, volumes, contents, shown, nodes } =
+            other;
         self.apps.extend(apps);
         self.instances.extend(instances);
         self.services.extend(services);
@@ -54,6 +57,7 @@ impl Dirty {
         self.policies.extend(policies);
         self.tiers.extend(tiers);
         self.volumes.extend(volumes);
+        self.contents.extend(contents);
         self.shown |= shown;
         self.nodes |= nodes;
     }
@@ -177,6 +181,10 @@ fn apply_row(snapshot: &mut ClusterSnapshot, key: &str, entry: Option<&Entry>, d
         let volume = VolumeKey::new(scope(tenant, namespace)?, name(volume)?);
         set(&mut snapshot.volumes, volume.clone(), entry)?;
         dirty.volumes.insert(volume);
+    } else if let Some(rest) = key.strip_prefix(keys::SECRETS) {
+        set_content(snapshot, ContentKind::Secret, rest, entry, dirty)?;
+    } else if let Some(rest) = key.strip_prefix(keys::CONFIGS) {
+        set_content(snapshot, ContentKind::Config, rest, entry, dirty)?;
     } else if let Some(rest) = key.strip_prefix(keys::NODES) {
         let node: NodeName = name(rest)?;
         set(&mut snapshot.nodes, node, entry)?;
@@ -195,6 +203,20 @@ fn apply_row(snapshot: &mut ClusterSnapshot, key: &str, entry: Option<&Entry>, d
         // Of a newer version, or of one that numbered namespaces: `/v1/identities/`.
         tracing::debug!(key, "a row of an unknown kind is left alone");
     }
+    Ok(())
+}
+
+fn set_content(
+    snapshot: &mut ClusterSnapshot,
+    kind: ContentKind,
+    rest: &str,
+    entry: Option<&Entry>,
+    dirty: &mut Dirty,
+) -> Result<(), Why> {
+    let [tenant, namespace, content] = parts(rest)?;
+    let key = (kind, ContentKey::new(scope(tenant, namespace)?, name(content)?));
+    set(&mut snapshot.contents, key.clone(), entry)?;
+    dirty.contents.insert(key);
     Ok(())
 }
 

@@ -58,6 +58,12 @@ pub enum ControlError {
         /// Who uses it, in words.
         by: Vec<String>,
     },
+    /// It is there already, and is not to be changed.
+    #[error("{object} is there already, with another content")]
+    Exists {
+        /// What is there.
+        object: ObjectName,
+    },
     /// It is being removed, and nothing may use it any more.
     #[error("{object} is still being removed")]
     Leaving {
@@ -157,6 +163,10 @@ impl From<ControlError> for Problem {
                     by.iter().find_map(|user| user.strip_prefix("app ")).map(|app| format!("hivemind app rm {app}"));
                 Self { hint, ..some(Self::new(ErrorCode::Taken, title), by) }
             }
+            ControlError::Exists { object } => {
+                let hint = format!("hivemind {} create {} … --replace", object.kind(), object.name());
+                Self::new(ErrorCode::Taken, title).hint(hint)
+            }
             ControlError::Leaving { object } => Self::new(ErrorCode::Taken, title).hint(list(&object)),
             ControlError::Permanent { .. } => Self::new(ErrorCode::Invalid, title),
             ControlError::Conflict { object, .. } => Self::new(ErrorCode::Conflict, title).hint(show(&object)),
@@ -180,6 +190,7 @@ fn list(object: &ObjectName) -> String {
         ObjectName::Policy(key) => format!("hivemind policy ls{}", flags(&key.scope)),
         ObjectName::Tier(_) => "hivemind policy tier ls".into(),
         ObjectName::Volume(key) => format!("hivemind volume ls{}", flags(&key.scope)),
+        ObjectName::Content(kind, key) => format!("hivemind {kind} ls{}", flags(&key.scope)),
         ObjectName::Tenant(_) => "hivemind tenant ls".into(),
         ObjectName::Namespace(scope) => {
             format!("hivemind namespace ls{}", flags(&Scope::default_of(scope.tenant.clone())))
@@ -194,6 +205,7 @@ fn show(object: &ObjectName) -> String {
         ObjectName::Policy(key) => format!("hivemind policy show {}{}", key.name, flags(&key.scope)),
         ObjectName::Tier(key) => format!("hivemind policy tier show {key}"),
         ObjectName::Volume(key) => format!("hivemind volume info {}{}", key.name, flags(&key.scope)),
+        ObjectName::Content(..) => list(object),
         ObjectName::Tenant(_) | ObjectName::Namespace(_) => list(object),
     }
 }
@@ -206,6 +218,7 @@ fn inside(object: &ObjectName) -> String {
         ObjectName::App(AppKey { scope, .. }) => (scope.clone(), ""),
         ObjectName::Policy(key) => (key.scope.clone(), ""),
         ObjectName::Volume(key) => (key.scope.clone(), ""),
+        ObjectName::Content(_, key) => (key.scope.clone(), ""),
         ObjectName::Tier(TierKey { tenant, .. }) => {
             (tenant.clone().map_or_else(Scope::default, Scope::default_of), " -A")
         }

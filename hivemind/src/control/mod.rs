@@ -5,6 +5,7 @@
 //! writing sees what was written (`docs/adr/0004-control-writes.md`).
 
 mod commands;
+mod contents;
 mod decode;
 mod error;
 mod feed;
@@ -15,6 +16,7 @@ mod run;
 mod tests;
 mod volumes;
 
+pub use contents::NewContent;
 pub use decode::Unreadable;
 pub use error::{ControlError, LoadError};
 pub use load::{Loaded, load};

@@ -61,6 +61,11 @@ fn put(snapshot: &mut ClusterSnapshot, change: ObjectChange) {
             RowChange::PutVolume(volume) => {
                 snapshot.volumes.insert(volume.key.clone(), Row { object: Arc::new(volume), modified });
             }
+            RowChange::PutContent(content) => {
+                let key = (content.kind, content.key.clone());
+                snapshot.contents.insert(key, Row { object: Arc::new(content), modified });
+            }
+            RowChange::Delete(ObjectName::Content(kind, key)) => drop(snapshot.contents.remove(&(kind, key))),
             RowChange::PutTier(policy) => {
                 snapshot.tiers.insert(policy.key.clone(), Row { object: Arc::new(policy), modified });
             }

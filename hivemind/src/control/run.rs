@@ -325,6 +325,7 @@ impl Loop {
                 RowChange::PutTier(policy) => txn.put(row_key(&object), encode(policy)?),
                 RowChange::PutPolicy(policy) => txn.put(row_key(&object), encode(policy)?),
                 RowChange::PutVolume(volume) => txn.put(row_key(&object), encode(volume)?),
+                RowChange::PutContent(content) => txn.put(row_key(&object), encode(content)?),
                 RowChange::Delete(object) => txn.delete(row_key(object)),
             };
         }
@@ -404,6 +405,7 @@ fn row_key(object: &ObjectName) -> String {
         ObjectName::Policy(key) => keys::policy(key),
         ObjectName::Tier(key) => keys::tier(key),
         ObjectName::Volume(key) => keys::volume(key),
+        ObjectName::Content(kind, key) => keys::content(*kind, key),
     }
 }
 

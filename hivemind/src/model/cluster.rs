@@ -7,13 +7,13 @@ use imbl::OrdMap;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Addresses, App, AppKey, Backend, Desired, Instance, InstanceId, InstanceStatus, Namespace, Node, NodeName,
-    NodeStatus, Phase, Policy, PolicyKey, Protocol, Revision, Scope, ServedService, Service, ServiceKey, Tenant,
-    TenantName, TierKey, TierPolicy, Volume, VolumeKey,
+    Addresses, App, AppKey, Backend, Content, ContentKey, ContentKind, Desired, Instance, InstanceId, InstanceStatus,
+    Namespace, Node, NodeName, NodeStatus, Phase, Policy, PolicyKey, Protocol, Revision, Scope, ServedService, Service,
+    ServiceKey, Tenant, TenantName, TierKey, TierPolicy, Volume, VolumeKey,
     index::{Held, HeldAddresses, Index},
 };
 
-use crate::spec::v1::MountSpec;
+use crate::spec::v1::AppSpec;
 
 /// A decoded row with the revision that last wrote it (its ETag).
 #[derive(Clone, Debug, PartialEq)]
@@ -59,6 +59,8 @@ pub struct ClusterSnapshot {
     pub tiers: OrdMap<TierKey, Row<TierPolicy>>,
     /// Volumes.
     pub volumes: OrdMap<VolumeKey, Row<Volume>>,
+    /// Secrets and configs.
+    pub contents: OrdMap<(ContentKind, ContentKey), Row<Content>>,
     /// Nodes.
     pub nodes: OrdMap<NodeName, Row<Node>>,
     /// What agents say of them.
@@ -107,12 +109,24 @@ impl ClusterSnapshot {
 
     /// Who uses a volume, in words: apps, and instances that are still there of what an app was.
     pub fn users_of(&self, volume: &VolumeKey) -> Vec<String> {
-        let names = |mounts: &[MountSpec]| mounts.iter().any(|mount| mount.volume() == Some(&volume.name));
-        let apps = self.apps.values().map(|row| &row.object).filter(|app| app.key.scope == volume.scope);
-        let apps = apps.filter(|app| !app.deleting && names(&app.spec.mounts));
+        self.users(&volume.scope, |spec| spec.mounts.iter().any(|mount| mount.volume() == Some(&volume.name)))
+    }
+
+    /// Who uses a secret or a config, in the same words.
+    pub fn users_of_content(&self, kind: ContentKind, key: &ContentKey) -> Vec<String> {
+        let files = |spec: &AppSpec| match kind {
+            ContentKind::Secret => spec.secrets.iter().any(|file| file.name == key.name),
+            ContentKind::Config => spec.configs.iter().any(|file| file.name == key.name),
+        };
+        self.users(&key.scope, files)
+    }
+
+    fn users(&self, scope: &Scope, uses: impl Fn(&AppSpec) -> bool) -> Vec<String> {
+        let apps = self.apps.values().map(|row| &row.object).filter(|app| app.key.scope == *scope);
+        let apps = apps.filter(|app| !app.deleting && uses(&app.spec));
         let mut users: Vec<_> = apps.map(|app| format!("app {}", app.key.name)).collect();
-        let instances = self.instances.values().map(|row| &row.object).filter(|i| i.app.scope == volume.scope);
-        users.extend(instances.filter(|i| names(&i.spec.mounts)).map(|i| format!("instance {}", i.name())));
+        let instances = self.instances.values().map(|row| &row.object).filter(|i| i.app.scope == *scope);
+        users.extend(instances.filter(|i| uses(&i.spec)).map(|i| format!("instance {}", i.name())));
         users
     }
 

@@ -8,8 +8,9 @@ use imbl::OrdMap;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Addresses, ClusterSnapshot, Instance, InstanceId, InstanceStatus, Namespace, NodeName, Policy, PolicyKey, Revision,
-    Scope, Service, ServiceKey, Tenant, TenantName, TierKey, TierPolicy, Volume, VolumeKey,
+    Addresses, ClusterSnapshot, Content, ContentKey, ContentKind, Instance, InstanceId, InstanceStatus, Namespace,
+    NodeName, Policy, PolicyKey, Revision, Scope, Service, ServiceKey, Tenant, TenantName, TierKey, TierPolicy, Volume,
+    VolumeKey,
 };
 
 /// A service with those that serve it.
@@ -97,6 +98,10 @@ pub enum FeedMessage {
     Volume(Arc<Volume>),
     /// A volume is gone.
     VolumeGone(VolumeKey),
+    /// A secret or a config is new or has changed.
+    Content(Arc<Content>),
+    /// A secret or a config is gone.
+    ContentGone(ContentKind, ContentKey),
     /// A node has these addresses.
     Node(NodeName, Arc<Vec<IpAddr>>),
     /// It is gone.
@@ -127,6 +132,8 @@ pub struct NodeDesired {
     pub tiers: OrdMap<TierKey, Arc<TierPolicy>>,
     /// All volumes.
     pub volumes: OrdMap<VolumeKey, Arc<Volume>>,
+    /// All secrets and configs.
+    pub contents: OrdMap<(ContentKind, ContentKey), Arc<Content>>,
     /// All nodes' own addresses.
     pub nodes: OrdMap<NodeName, Arc<Vec<IpAddr>>>,
 }
@@ -194,6 +201,12 @@ impl NodeDesired {
             }
             FeedMessage::VolumeGone(key) => {
                 self.volumes.remove(&key);
+            }
+            FeedMessage::Content(content) => {
+                self.contents.insert((content.kind, content.key.clone()), content);
+            }
+            FeedMessage::ContentGone(kind, key) => {
+                self.contents.remove(&(kind, key));
             }
             FeedMessage::Node(name, addresses) => {
                 self.nodes.insert(name, addresses);

@@ -3,6 +3,7 @@
 //! Nothing here does I/O, reads a clock or draws a random number.
 
 mod cluster;
+mod content;
 mod desired;
 mod error;
 mod event;
@@ -18,6 +19,7 @@ mod time;
 mod volume;
 
 pub use cluster::{ClusterSnapshot, Cursor, Row};
+pub use content::{Content, ContentKind, Hidden};
 pub use desired::{Backend, FeedMessage, NodeDesired, Peer, ServedService, StatusReport};
 pub use error::{ErrorCode, Problem, chain};
 pub use event::{Event, EventKind, Subject};

@@ -98,7 +98,7 @@ impl Storage {
         .await
     }
 
-    fn mounts_of(&self, instance: &InstanceId) -> PathBuf {
+    pub(super) fn mounts_of(&self, instance: &InstanceId) -> PathBuf {
         self.0.mounts.join(instance.as_str())
     }
 }

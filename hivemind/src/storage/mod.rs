@@ -9,11 +9,13 @@
 //! Every call is idempotent: one that is repeated after `kill -9` finishes or removes what the first one began.
 
 mod error;
+mod files;
 mod folders;
 mod instance;
 mod usage;
 
 pub use error::StorageError;
+pub use files::InstanceFile;
 pub use usage::Usage;
 
 use std::{

@@ -1,6 +1,8 @@
 //! The keys of the store. Tenant and namespace are in every key that belongs to someone.
 
-use crate::model::{AppKey, InstanceId, NodeName, PolicyKey, Scope, ServiceKey, TenantName, TierKey, VolumeKey};
+use crate::model::{
+    AppKey, ContentKey, ContentKind, InstanceId, NodeName, PolicyKey, Scope, ServiceKey, TenantName, TierKey, VolumeKey,
+};
 
 /// All apps.
 pub const APPS: &str = "/v1/apps/";
@@ -20,6 +22,10 @@ pub const POLICIES: &str = "/v1/policies/";
 pub const TIERS: &str = "/v1/tier-policies/";
 /// All volumes.
 pub const VOLUMES: &str = "/v1/volumes/";
+/// All secrets.
+pub const SECRETS: &str = "/v1/secrets/";
+/// All configs.
+pub const CONFIGS: &str = "/v1/configs/";
 /// All nodes.
 pub const NODES: &str = "/v1/nodes/";
 /// All statuses of nodes.
@@ -75,6 +81,14 @@ pub fn tier(key: &TierKey) -> String {
 /// `/v1/volumes/<tenant>/<namespace>/<volume>`
 pub fn volume(key: &VolumeKey) -> String {
     format!("{VOLUMES}{key}")
+}
+
+/// `/v1/secrets/<tenant>/<namespace>/<name>`, or `/v1/configs/…`
+pub fn content(kind: ContentKind, key: &ContentKey) -> String {
+    match kind {
+        ContentKind::Secret => format!("{SECRETS}{key}"),
+        ContentKind::Config => format!("{CONFIGS}{key}"),
+    }
 }
 
 /// `/v1/nodes/<node>`

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt, str::FromStr};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{balance::BalanceSpec, health::HealthSpec, limit::LimitSpec, mount::MountSpec};
+use super::{balance::BalanceSpec, file::FileSpec, health::HealthSpec, limit::LimitSpec, mount::MountSpec};
 use crate::model::{Bytes, MilliCpu, Protocol};
 
 fn one() -> u32 {
@@ -54,6 +54,12 @@ pub struct AppSpec {
     /// Volumes, and folders of the node, in the instances' file systems.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub mounts: Vec<MountSpec>,
+    /// Secrets of the namespace as files.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub secrets: Vec<FileSpec>,
+    /// Configs of the namespace as files.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub configs: Vec<FileSpec>,
     /// How to see whether an instance is well. Without it, the first TCP port must accept a connection once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub health: Option<HealthSpec>,
@@ -88,6 +94,8 @@ impl AppSpec {
             balance: BalanceSpec::default(),
             limits: LimitSpec::default(),
             mounts: Vec::new(),
+            secrets: Vec::new(),
+            configs: Vec::new(),
             health: None,
             restart: RestartPolicy::default(),
             stop: StopSpec::default(),

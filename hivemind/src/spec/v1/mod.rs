@@ -3,6 +3,7 @@
 mod app;
 mod balance;
 mod dns_name;
+mod file;
 mod health;
 mod labels;
 mod limit;
@@ -19,6 +20,7 @@ pub use balance::{
     Affinity, BalanceSpec, DEFAULT_AFFINITY, External, Internal, MAX_AFFINITY, MAX_SOURCE_RANGES, Method,
 };
 pub use dns_name::{dns_name, dns_name_covers};
+pub use file::{FileMode, FileSpec, MAX_CONTENT};
 pub use health::{Check, HealthSpec};
 pub use labels::validate_labels;
 pub use limit::{LimitSpec, MAX_BITS, MAX_PER_SECOND, MIN_BITS, validate_limits};

@@ -5,12 +5,17 @@ use std::{
     path::{Component, Path},
 };
 
-use super::{AppSpec, MAX_MOUNTS, MountSource};
+use super::{AppSpec, FileSpec, MAX_MOUNTS, MountSource};
+use crate::model::ContentKind;
 
 /// Every fault of an app's mounts.
 pub(super) fn check(spec: &AppSpec, fault: &mut impl FnMut(&str, String)) {
-    if spec.mounts.len() > MAX_MOUNTS {
-        fault("mounts", format!("{} are more than {MAX_MOUNTS}, the most an app may have", spec.mounts.len()));
+    let all = spec.mounts.len() + spec.secrets.len() + spec.configs.len();
+    if all > MAX_MOUNTS {
+        fault(
+            "mounts",
+            format!("{all}, with secrets and configs, are more than {MAX_MOUNTS}, the most an app may have"),
+        );
     }
     let mut targets = BTreeSet::new();
     for mount in &spec.mounts {
@@ -35,6 +40,23 @@ pub(super) fn check(spec: &AppSpec, fault: &mut impl FnMut(&str, String)) {
                 }
             }
             MountSource::Volume { .. } => {}
+        }
+    }
+    let targets = targets.into_iter().map(str::to_owned).collect();
+    check_files(spec, targets, fault);
+}
+
+/// Every fault of an app's secrets and configs as files; `targets` are the paths that mounts have.
+fn check_files<'a>(spec: &'a AppSpec, mut targets: BTreeSet<String>, fault: &mut impl FnMut(&str, String)) {
+    let of = |kind, files: &'a [FileSpec]| files.iter().map(move |file| (kind, file));
+    for (kind, file) in of(ContentKind::Secret, &spec.secrets).chain(of(ContentKind::Config, &spec.configs)) {
+        let (field, path) = (format!("{kind}s"), file.path(kind));
+        if let Err(why) = check_target(&path) {
+            fault(&field, format!("{file}: the path {path:?} in the instance {why}"));
+        } else if path.ends_with('/') {
+            fault(&field, format!("{file}: the path {path:?} in the instance is that of a folder"));
+        } else if !targets.insert(path.clone()) {
+            fault(&field, format!("{file}: something else is mounted at {path}"));
         }
     }
 }
@@ -91,6 +113,24 @@ mod tests {
                 "mounts: d:/proc/sys: the path \"/proc/sys\" in the instance is the kernel's own",
                 "mounts: e:/a/../b: the path \"/a/../b\" in the instance contains '..'",
                 "mounts: /srv/../etc:/y: the path \"/srv/../etc\" on the node contains '..'",
+            ]
+        );
+    }
+
+    #[test]
+    fn files_are_where_nothing_else_is() {
+        let mut spec = AppSpec::new("x");
+        spec.mounts = vec!["data:/run/secrets/db".parse().expect("understood")];
+        let files = |texts: &[&str]| texts.iter().map(|text| text.parse().expect("understood")).collect();
+        spec.secrets = files(&["db", "key:tls/", "up:../../etc/passwd", "fine"]);
+        spec.configs = files(&["a:/run/secrets/fine", "b"]);
+        assert_eq!(
+            validate_app(&spec),
+            [
+                "secrets: db: something else is mounted at /run/secrets/db",
+                "secrets: key:tls/: the path \"/run/secrets/tls/\" in the instance is that of a folder",
+                "secrets: up:../../etc/passwd: the path \"/run/secrets/../../etc/passwd\" in the instance contains '..'",
+                "configs: a:/run/secrets/fine: something else is mounted at /run/secrets/fine",
             ]
         );
     }
