@@ -16,6 +16,7 @@ use crate::{
         view::{AppState, AppView, InstanceView},
     },
     model::{AppName, ErrorCode, Problem},
+    spec::v1::FileSpec,
 };
 
 #[derive(Subcommand, Debug)]
