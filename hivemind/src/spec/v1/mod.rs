@@ -33,4 +33,4 @@ pub use tier::{Action, MAX_PRIORITY, Tier, TierRule, TierSpec, Way, validate_tie
 pub use validate::{MAX_REPLICAS, MIN_MEMORY, validate_app};
 pub use validate_mounts::is_target;
 pub use validate_policy::{DNS_ONLY_OPENS, validate_policy};
-pub use volume::{VolumeSpec, validate_volume};
+pub use volume::{MAX_VOLUME, MIN_VOLUME, VolumeSpec, validate_volume};
