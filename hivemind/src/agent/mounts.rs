@@ -49,7 +49,9 @@ pub(super) async fn prepare(shared: &Shared, instance: &Instance, image: &Image)
         mounts.push(Mount { source, target: mount.target.clone(), read_only: mount.read_only });
     }
     mounts.extend(files(shared, instance).await?);
-    for target in of_image(image, &mounts) {
+    let in_memory = instance.spec.container.tmpfs.iter().map(|tmpfs| tmpfs.path.as_str());
+    let taken: Vec<_> = mounts.iter().map(|mount| mount.target.as_str()).chain(in_memory).collect();
+    for target in of_image(image, &taken) {
         let place = Place::Own(instance.id.clone(), target.clone());
         fill(shared, &place, instance.name(), image, Some(&target)).await?;
         mounts.push(Mount { source: storage.data(&place), target, read_only: false });
@@ -88,9 +90,8 @@ async fn files(shared: &Shared, instance: &Instance) -> Result<Vec<Mount>, Fault
 }
 
 /// The paths that the image declares as volumes, where nothing else is mounted.
-fn of_image(image: &Image, mounts: &[Mount]) -> Vec<String> {
-    let same = |a: &str, b: &str| Path::new(a) == Path::new(b);
-    let free = |path: &&String| !mounts.iter().any(|mount| same(&mount.target, path));
+fn of_image(image: &Image, taken: &[&str]) -> Vec<String> {
+    let free = |path: &&String| !taken.iter().any(|taken| Path::new(taken) == Path::new(path));
     // What an image says is not checked by anybody else.
     let usable = |path: &&String| crate::spec::v1::is_target(path);
     image.volumes.iter().filter(usable).filter(free).cloned().collect()
@@ -120,8 +121,7 @@ mod tests {
     fn volumes_of_an_image_are_where_nothing_else_is() {
         let mut image = FakeRuntime::image("x");
         image.volumes = ["/data", "/var/lib/db/", "/proc/1", "relative", "/", "/a/../b"].map(str::to_owned).to_vec();
-        let mount = |target: &str| Mount { source: "/v".into(), target: target.into(), read_only: false };
         assert_eq!(of_image(&image, &[]), ["/data", "/var/lib/db/"]);
-        assert_eq!(of_image(&image, &[mount("/var/lib/db"), mount("/data/sub")]), ["/data"]);
+        assert_eq!(of_image(&image, &["/var/lib/db", "/data/sub"]), ["/data"]);
     }
 }

@@ -15,7 +15,7 @@ use crate::{
         apps::{Scale, Written},
         view::{AppState, AppView, InstanceView},
     },
-    model::{AppName, ErrorCode, Problem},
+    model::{AppName, ErrorCode, Phase, Problem},
     spec::v1::FileSpec,
 };
 
@@ -129,7 +129,7 @@ pub(super) async fn run(context: &Context, command: AppCommand) -> Result<(), Pr
         AppCommand::Ls(reach) => {
             let apps: Vec<AppView> = context.list(reach, "apps").await?;
             let empty = "no apps yet; try: hivemind app deploy --image nginx:latest --name web --port 8080:80 --wait";
-            context.output.list_with(reach.columns(), &apps, empty)
+            context.show_list(reach, "apps", &apps, empty).await
         }
         AppCommand::Info(named) => info(context, named.get()?).await,
         AppCommand::Scale(args) => {
@@ -209,6 +209,11 @@ async fn info(context: &Context, name: &AppName) -> Result<(), Problem> {
             describe(&app);
             line("");
             context.output.list(&instances, "no instances")?;
+            // Why the first of those that have fallen, in its own words.
+            let fallen = [Phase::Backoff, Phase::Failed, Phase::Unhealthy];
+            if let Some(instance) = instances.iter().find(|instance| fallen.contains(&instance.phase)) {
+                wait::last_lines(context, instance).await.iter().for_each(|text| line(text));
+            }
             if app.state == AppState::Degraded {
                 context.output.say(&format!("see also: hivemind logs {name}   hivemind events {name}"));
             }
@@ -258,6 +263,7 @@ fn describe(app: &AppView) {
     let names = |files: &[FileSpec]| files.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
     show("Secrets", names(&app.spec.secrets));
     show("Configs", names(&app.spec.configs));
+    show("Container", super::container::shown(&app.spec.container));
     show("Traffic", super::limits::shown(&app.spec.limits));
     show("Generation", app.generation.to_string());
     show("Age", age(app.created_at));

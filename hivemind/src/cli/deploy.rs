@@ -6,8 +6,8 @@ use clap::{Args, ValueEnum};
 use http::Method;
 
 use super::{
-    Context, balance::BalanceArgs, difference, limits::TrafficArgs, mounts::MountArgs, output::Format, parse::duration,
-    wait::Waiting,
+    Context, balance::BalanceArgs, container::ContainerArgs, difference, limits::TrafficArgs, mounts::MountArgs,
+    output::Format, parse::duration, wait::Waiting,
 };
 use crate::{
     api::{apps::Written, view::AppView},
@@ -25,6 +25,7 @@ Examples:
     --volume data:/var/lib/postgresql/data
   hivemind app deploy --image nginx:latest --name web --limit-egress 10mbit --max-connections 500
   hivemind app deploy --image busybox --name client --entrypoint sleep -- infinity
+  hivemind app deploy --image web --name web --read-only --tmpfs /tmp:size=64m --cap-drop ALL --init
 The same command again with other flags changes the app: all that is not said goes back to its default,
 but for the number of instances.";
 
@@ -79,6 +80,8 @@ pub(super) struct DeployArgs {
     process: ProcessArgs,
     #[command(flatten)]
     mounts: MountArgs,
+    #[command(flatten)]
+    container: ContainerArgs,
     #[command(flatten)]
     limits: LimitArgs,
     #[command(flatten)]
@@ -228,6 +231,7 @@ impl DeployArgs {
         let mut spec = AppSpec::new(self.image);
         spec.env = environment(&process.env, &process.env_file, &mut faults);
         spec.labels = pairs(&self.label, &mut faults);
+        spec.container = self.container.spec(&mut faults);
         spec.health = self.health.spec(&mut faults);
         spec.mounts = self.mounts.spec(&mut faults, say);
         (spec.secrets, spec.configs) = self.mounts.files();
@@ -368,7 +372,13 @@ mod tests {
             "--port 8080:80 --port 53/udp --affinity client-ip=60 --service web.local --env A=flag --env-file {path} --cpu 500m --memory 64Mi \
              --pids 9 --user 1:2 --workdir /srv --entrypoint sh --restart on-failure --pull always --health-http 80/up \
              --health-interval 1s --health-timeout 500ms --health-retries 7 --health-start-period 2m \
-             --stop-signal SIGQUIT --stop-grace 1m --volume data:/data:ro --mount type=bind,src=/srv,dst=/srv --secret db --config source=site,target=/s,uid=9,mode=0440 --label team=x -- -c exit"
+             --stop-signal SIGQUIT --stop-grace 1m --label team=x --hostname h --domainname d.example --read-only --privileged \
+             --cap-add NET_ADMIN --cap-drop CHOWN --security-opt no-new-privileges=false --security-opt apparmor=own \
+             --ulimit nofile=1:2 --ulimit core=-1 --tmpfs /t:size=1m --shm-size 2m --sysctl net.core.somaxconn=9 --init \
+             --device /dev/fuse:r --device example.com/gpu=0 --add-host db:192.0.2.1 --dns 192.0.2.2 --dns-search d.example \
+             --dns-option ndots:2 -t -i --group-add audio --oom-score-adj -5 --pre-start x --post-start true --pre-stop false \
+             --annotation a.b=c --volume data:/data:ro --mount type=bind,src=/srv,dst=/srv \
+             --secret db --config source=site,target=/s,uid=9,mode=0440 -- -c exit"
         );
         let spec = spec(&line.split_whitespace().collect::<Vec<_>>()).expect("valid");
         let json = serde_json::to_value(&spec).expect("JSON");
@@ -381,6 +391,34 @@ mod tests {
             "user": "1:2",
             "workdir": "/srv",
             "resources": { "cpu": "500m", "memory": "64Mi", "pids": 9 },
+            "container": {
+                "hostname": "h",
+                "domainname": "d.example",
+                "read_only": true,
+                "privileged": true,
+                "cap_add": ["NET_ADMIN"],
+                "cap_drop": ["CHOWN"],
+                "security": { "no_new_privileges": false, "apparmor": "own" },
+                "ulimits": { "nofile": { "soft": 1, "hard": 2 }, "core": { "soft": -1, "hard": -1 } },
+                "tmpfs": [{ "path": "/t", "size": "1Mi" }],
+                "shm_size": "2Mi",
+                "sysctls": { "net.core.somaxconn": "9" },
+                "init": true,
+                "devices": [{ "host": "/dev/fuse", "permissions": "r" }],
+                "cdi": ["example.com/gpu=0"],
+                "extra_hosts": [{ "name": "db", "address": "192.0.2.1" }],
+                "dns": { "servers": ["192.0.2.2"], "search": ["d.example"], "options": ["ndots:2"] },
+                "tty": true,
+                "stdin_open": true,
+                "group_add": ["audio"],
+                "oom_score_adj": -5,
+                "hooks": {
+                    "pre_start": [{ "command": ["/bin/sh", "-c", "x"] }],
+                    "post_start": [{ "command": ["/bin/sh", "-c", "true"], "timeout_seconds": 30 }],
+                    "pre_stop": [{ "command": ["/bin/sh", "-c", "false"], "timeout_seconds": 30 }],
+                },
+                "annotations": { "a.b": "c" },
+            },
             "ports": [
                 { "target": 80, "published": 8080, "protocol": "tcp" },
                 { "target": 53, "protocol": "udp" },
@@ -422,10 +460,18 @@ mod tests {
             "x",
             "--stop-grace",
             "1500ms",
+            "--security-opt",
+            "label=disable",
+            "--annotation",
+            "x",
         ])
         .expect_err("refused");
         let flags: Vec<_> = problem.details.iter().map(|line| line.split([' ', ':']).next().expect("flag")).collect();
-        assert_eq!(flags, ["--env-file", "--env", "--label", "--health-http", "--stop-grace"], "{problem}");
+        assert_eq!(
+            flags,
+            ["--env-file", "--env", "--label", "--security-opt", "--annotation", "--health-http", "--stop-grace"],
+            "{problem}"
+        );
         assert_eq!(problem.code.exit_code(), 2);
     }
 }

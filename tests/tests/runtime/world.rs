@@ -186,6 +186,8 @@ impl World {
             resolv_conf: "nameserver 10.88.0.1\n".to_owned(),
             mounts: Vec::new(),
             addresses: vec!["10.88.0.7".parse().expect("is one")],
+            extra_hosts: Vec::new(),
+            options: Default::default(),
             labels: [("hivemind/app".to_owned(), "web".to_owned())].into(),
         }
     }

@@ -17,7 +17,7 @@ pub(super) fn check(spec: &AppSpec, fault: &mut impl FnMut(&str, String)) {
             format!("{all}, with secrets and configs, are more than {MAX_MOUNTS}, the most an app may have"),
         );
     }
-    let mut targets = BTreeSet::new();
+    let mut targets: BTreeSet<_> = spec.container.tmpfs.iter().map(|it| it.path.trim_end_matches('/')).collect();
     for mount in &spec.mounts {
         if let Err(why) = check_target(&mount.target) {
             fault("mounts", format!("{mount}: the path {:?} in the instance {why}", mount.target));
