@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use tokio::{
     sync::{Notify, Semaphore, watch},
-    time::{Instant, timeout},
+    time::Instant,
 };
 
 use super::{
@@ -31,6 +31,7 @@ use crate::{
     spec::v1::{AppSpec, PortSpec, PullPolicy},
 };
 
+mod drain;
 mod lost;
 
 /// Label on every container of ours: the instance's app, `tenant/namespace/app`.
@@ -40,8 +41,6 @@ const LABEL_RESTARTS: &str = "hivemind.restarts";
 /// How long a process that shows its health in no way must run before it counts as Ready, and when it failed before.
 const STEADY: Duration = Duration::from_millis(300);
 const STEADY_AGAIN: Duration = Duration::from_secs(1);
-/// How long a stop waits for the data plane to send nothing new to the instance.
-const DRAIN: Duration = Duration::from_secs(2);
 
 /// What all workers share.
 #[derive(Debug)]
@@ -129,6 +128,7 @@ impl Worker {
                 Step::Rest => self.changed().await,
                 Step::Wait(until) => self.pause_or_change(until).await,
                 Step::Watch => self.watch(instance).await,
+                Step::Linger => self.linger(instance).await,
                 step => {
                     // A change of what is wanted cancels what takes long; what is short is finished.
                     let mut wanted_again = self.wanted.clone();
@@ -150,6 +150,7 @@ impl Worker {
         Want {
             desired: instance.desired,
             restart: instance.spec.restart,
+            drain: Duration::from_secs(instance.spec.stop.drain_seconds.into()),
             grace: Duration::from_secs(instance.spec.stop.grace_seconds.into()),
         }
     }
@@ -221,14 +222,7 @@ impl Worker {
                 self.event(EventKind::Normal, "Started", instance, format!("{} started", instance.name()));
             }
             Step::RecordExit => self.record_exit(instance),
-            Step::Drain => {
-                self.health = None;
-                self.status.serving |= self.status.phase == Phase::Ready;
-                self.say(instance, Phase::Stopping, String::new(), None);
-                // A data plane that cannot be written must not keep an instance from stopping.
-                let _ = timeout(DRAIN, shared.datapath.shows(wanted.revision)).await;
-                self.seen.drained = true;
-            }
+            Step::Drain => self.drain(wanted).await,
             Step::Signal => {
                 shared.runtime.kill(&instance.id, self.stop_signal(instance), false).await?;
                 self.seen.stop = Stop::Signalled(Instant::now());
@@ -253,7 +247,7 @@ impl Worker {
                 self.seen.link_removed = true;
                 self.event(EventKind::Normal, "Stopped", instance, format!("{} stopped", instance.name()));
             }
-            Step::Watch | Step::Wait(_) | Step::Rest | Step::Gone => {}
+            Step::Watch | Step::Linger | Step::Wait(_) | Step::Rest | Step::Gone => {}
         }
         Ok(())
     }

@@ -6,7 +6,15 @@ use clap::{Args, ValueEnum};
 use http::Method;
 
 use super::{
-    Context, balance::BalanceArgs, difference, limits::TrafficArgs, output::Format, parse::duration, wait::Waiting,
+    Context,
+    balance::BalanceArgs,
+    difference,
+    history::looking_only,
+    limits::TrafficArgs,
+    output::Format,
+    parse::duration,
+    update::{UpdateArgs, whole_seconds},
+    wait::Waiting,
 };
 use crate::{
     api::{apps::Written, view::AppView},
@@ -79,6 +87,8 @@ pub(super) struct DeployArgs {
     limits: LimitArgs,
     #[command(flatten)]
     health: HealthArgs,
+    #[command(flatten)]
+    update: UpdateArgs,
 }
 
 #[derive(Args, Debug)]
@@ -119,6 +129,9 @@ struct ProcessArgs {
     /// First signal of a stop [default: the image's, or SIGTERM]
     #[arg(long, value_name = "SIGNAL")]
     stop_signal: Option<String>,
+    /// Before the first signal: how long who is connected may finish [default: 5s]
+    #[arg(long, value_parser = duration, value_name = "TIME")]
+    stop_drain: Option<Duration>,
     /// From the first signal to SIGKILL, e.g. 30s [default: 10s]
     #[arg(long, value_parser = duration, value_name = "TIME")]
     stop_grace: Option<Duration>,
@@ -169,11 +182,7 @@ struct HealthArgs {
 pub(super) async fn run(context: &Context, args: DeployArgs) -> Result<(), Problem> {
     let (name, waiting, dry_run) = (args.name.clone(), args.waiting, args.dry_run);
     let path = context.path(&format!("apps/{name}"));
-    let before = match context.client.get::<AppView>(&path).await {
-        Ok(app) => Some(app),
-        Err(problem) if problem.code == ErrorCode::NotFound => None,
-        Err(problem) => return Err(problem),
-    };
+    let before = find(context, &path).await?;
     let replicas = args.replicas.or(before.as_ref().map(|app| app.spec.replicas)).unwrap_or(1);
     let spec = args.spec(replicas)?;
     if dry_run {
@@ -193,6 +202,30 @@ pub(super) async fn run(context: &Context, args: DeployArgs) -> Result<(), Probl
         super::output::line(name.as_str());
     }
     Ok(())
+}
+
+/// The app as it is, if there is one.
+async fn find(context: &Context, path: &str) -> Result<Option<AppView>, Problem> {
+    match context.client.get::<AppView>(path).await {
+        Ok(app) => Ok(Some(app)),
+        Err(problem) if problem.code == ErrorCode::NotFound => Ok(None),
+        Err(problem) => Err(problem),
+    }
+}
+
+/// The app's name, the document of these flags, and the app as it is.
+pub(super) async fn compared(
+    context: &Context,
+    args: DeployArgs,
+) -> Result<(AppName, AppSpec, Option<AppView>), Problem> {
+    let of_changes = [("--wait", args.waiting.wait), ("--dry-run", args.dry_run)];
+    if let Some((flag, _)) = of_changes.iter().find(|(_, set)| *set) {
+        return Err(looking_only(flag));
+    }
+    let name = args.name.clone();
+    let before = find(context, &context.path(&format!("apps/{name}"))).await?;
+    let replicas = args.replicas.or(before.as_ref().map(|app| app.spec.replicas)).unwrap_or(1);
+    Ok((name, args.spec(replicas)?, before))
 }
 
 fn say_differences(context: &Context, before: Option<&AppView>, spec: &AppSpec) {
@@ -225,12 +258,10 @@ impl DeployArgs {
         spec.env = environment(&process.env, &process.env_file, &mut faults);
         spec.labels = pairs(&self.label, &mut faults);
         spec.health = self.health.spec(&mut faults);
-        if let Some(grace) = process.stop_grace {
-            match u32::try_from(grace.as_secs()) {
-                Ok(seconds) if grace.subsec_millis() == 0 => spec.stop.grace_seconds = seconds,
-                _ => faults.push("--stop-grace: write whole seconds, e.g. 30s".into()),
-            }
-        }
+        let stop = &mut spec.stop;
+        stop.grace_seconds = whole_seconds("--stop-grace", process.stop_grace, stop.grace_seconds, &mut faults);
+        stop.drain_seconds = whole_seconds("--stop-drain", process.stop_drain, stop.drain_seconds, &mut faults);
+        spec.update = self.update.spec(&mut faults);
         if !faults.is_empty() {
             let title = format!("{} cannot be deployed", self.name);
             return Err(Problem { code: ErrorCode::Invalid, title, details: faults, hint: None });

@@ -14,6 +14,7 @@ mod doctor;
 mod exec;
 mod explain;
 mod flows;
+mod history;
 mod instance;
 mod limits;
 mod logs;
@@ -27,6 +28,7 @@ mod policy_words;
 mod show;
 mod tenant;
 mod terminal;
+mod update;
 mod wait;
 mod why;
 
@@ -70,6 +72,8 @@ const ELSEWHERE: &[(&str, &str)] = &[
     ("rm", "app rm APP"),
     ("stop", "app scale APP --replicas 0   (or away with it: hivemind app rm APP)"),
     ("restart", "app restart APP"),
+    ("undo", "rollback APP"),
+    ("diff", "app diff --image IMAGE --name APP"),
     ("inspect", "app info APP"),
     ("describe", "app info APP"),
     ("ls", "app ls"),
@@ -141,6 +145,10 @@ enum Command {
     Exec(exec::ExecArgs),
     /// Change the number of instances: hivemind scale web=3
     Scale(app::ScaleManyArgs),
+    /// Show the generations that an app had, and what became of them
+    History(app::Named),
+    /// Go back to what an app was before: hivemind rollback web --wait
+    Rollback(history::RollBackArgs),
     /// List and inspect services
     #[command(subcommand)]
     Service(show::ServiceCommand),
@@ -329,11 +337,13 @@ fn token(file: Option<&std::path::Path>) -> Result<Option<String>, Problem> {
 async fn command(command: Command, context: &Context, target: Target) -> Result<ExitCode, Problem> {
     match command {
         Command::Daemon(_) | Command::Capture(_) => {}
-        Command::App(command) => app::run(context, command).await?,
+        Command::App(command) => return app::run(context, command).await.map(ExitCode::from),
         Command::Ps(args) => instance::ps(context, &args).await?,
         Command::Logs(args) => logs::run(context, &args).await?,
         Command::Exec(args) => return Ok(exec::run(context, args).await),
         Command::Scale(args) => app::scale_many(context, &args).await?,
+        Command::History(app) => history::history(context, &app).await?,
+        Command::Rollback(args) => history::roll_back(context, &args).await?,
         Command::Service(command) => show::service(context, command).await?,
         Command::Policy(command) => policy::run(context, command).await?,
         Command::Why(args) => why::why(context, args).await?,
@@ -384,6 +394,10 @@ mod tests {
             "hivemind app info web-app",
             "hivemind app scale web-app --replicas 3 --wait --timeout 90s",
             "hivemind app deploy --image a --name b --entrypoint sleep -- infinity",
+            "hivemind history web",
+            "hivemind rollback web --to 3 --wait",
+            "hivemind app rollback --name web",
+            "hivemind app diff --image a --name web --exit-code",
             "hivemind scale web=3",
             "hivemind scale web=3 db=1 --wait",
             "hivemind ps -o json",
@@ -427,6 +441,8 @@ mod tests {
             "hivemind app deploy --image a --name web --health-tcp 1 --health-http 1/",
             "hivemind daemon --web-port 70000",
             "hivemind scale web",
+            "hivemind rollback web --to last",
+            "hivemind history",
             "hivemind ps -o xml",
             "hivemind namespace label prod",
             "hivemind namespace label prod env",

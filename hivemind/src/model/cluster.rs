@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Addresses, App, AppKey, Backend, Desired, Instance, InstanceId, InstanceStatus, Namespace, Node, NodeName,
-    NodeStatus, Phase, Policy, PolicyKey, Protocol, Revision, Scope, ServedService, Service, ServiceKey, Tenant,
-    TenantName, TierKey, TierPolicy,
+    NodeStatus, Past, Phase, Policy, PolicyKey, Protocol, Revision, Rollout, Scope, ServedService, Service, ServiceKey,
+    Tenant, TenantName, TierKey, TierPolicy,
     index::{Held, HeldAddresses, Index},
 };
 
@@ -45,6 +45,10 @@ pub struct ClusterSnapshot {
     pub instances: OrdMap<InstanceId, Row<Instance>>,
     /// What agents saw of them.
     pub instance_status: OrdMap<InstanceId, Row<InstanceStatus>>,
+    /// How far apps are on the way to their newest generation.
+    pub rollouts: OrdMap<AppKey, Row<Rollout>>,
+    /// The generations that apps had.
+    pub past: OrdMap<(AppKey, u64), Row<Past>>,
     /// Services.
     pub services: OrdMap<ServiceKey, Row<Service>>,
     /// Tenants that have a row: all but `default`, which has one if it was given limits.
@@ -99,6 +103,11 @@ impl ClusterSnapshot {
     pub fn instances_of<'a>(&'a self, app: &'a AppKey) -> impl Iterator<Item = &'a Arc<Instance>> {
         let ids = self.index.by_app.get(app).into_iter().flat_map(|ids| ids.iter());
         ids.filter_map(|id| self.instances.get(id)).map(|row| &row.object)
+    }
+
+    /// The generations that an app had, oldest first.
+    pub fn past_of<'a>(&'a self, app: &AppKey) -> impl DoubleEndedIterator<Item = &'a Arc<Past>> + use<'a> {
+        self.past.range((app.clone(), 0)..=(app.clone(), u64::MAX)).map(|(_, row)| &row.object)
     }
 
     /// What the instances of a node hold of it.

@@ -289,6 +289,9 @@ pub struct InstanceStatus {
     /// When the process was last started.
     #[serde(default)]
     pub started_at: Option<Timestamp>,
+    /// Since when it is Ready. `control` notes it: an agent that begins anew does not know it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ready_since: Option<Timestamp>,
 }
 
 /// One port of a service.

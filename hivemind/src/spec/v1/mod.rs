@@ -8,6 +8,7 @@ mod labels;
 mod limit;
 mod policy;
 mod tier;
+mod update;
 mod validate;
 mod validate_policy;
 
@@ -24,5 +25,6 @@ pub use policy::{
     PolicySpec, PortMatch, Requirement, Selector,
 };
 pub use tier::{Action, MAX_PRIORITY, Tier, TierRule, TierSpec, Way, validate_tier, validate_tier_of};
+pub use update::{DEFAULT_PROGRESS, OnFailure, Order, Portion, Room, UpdateSpec};
 pub use validate::{MAX_REPLICAS, MIN_MEMORY, validate_app};
 pub use validate_policy::{DNS_ONLY_OPENS, validate_policy};
