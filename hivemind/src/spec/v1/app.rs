@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt, str::FromStr};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{balance::BalanceSpec, health::HealthSpec, limit::LimitSpec, update::UpdateSpec};
+use super::{balance::BalanceSpec, container::ContainerSpec, health::HealthSpec, limit::LimitSpec, update::UpdateSpec};
 use crate::model::{Bytes, MilliCpu, Protocol};
 
 fn one() -> u32 {
@@ -39,6 +39,9 @@ pub struct AppSpec {
     /// Limits.
     #[serde(default)]
     pub resources: Resources,
+    /// How its containers are made: rights, file systems in memory, devices, hooks.
+    #[serde(default, skip_serializing_if = "ContainerSpec::is_default")]
+    pub container: ContainerSpec,
     /// Ports of the instances that the service offers, and that are published on the nodes.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ports: Vec<PortSpec>,
@@ -83,6 +86,7 @@ impl AppSpec {
             user: None,
             workdir: None,
             resources: Resources::default(),
+            container: ContainerSpec::default(),
             ports: Vec::new(),
             services: Vec::new(),
             balance: BalanceSpec::default(),
