@@ -46,7 +46,7 @@ pub struct FlowEndView {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
     pub address: Option<IpAddr>,
-    /// Its port; of an ICMP echo the identifier.
+    /// Its port; of an ICMP echo the identifier, of another ICMP message its type at whom it is for.
     pub port: u16,
     /// The instance's id.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -140,7 +140,7 @@ pub(super) async fn run(context: &Context, command: AppCommand) -> Result<u8, Pr
         AppCommand::Ls(reach) => {
             let apps: Vec<AppView> = context.list(reach, "apps").await?;
             let empty = "no apps yet; try: hivemind app deploy --image nginx:latest --name web --port 8080:80 --wait";
-            context.output.list_with(reach.columns(), &apps, empty)
+            context.show_list(reach, "apps", &apps, empty).await
         }
         AppCommand::Info(named) => info(context, named.get()?).await,
         AppCommand::Scale(args) => {

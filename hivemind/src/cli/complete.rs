@@ -120,18 +120,44 @@ pub(super) fn codes() -> ArgValueCandidates {
     })
 }
 
-/// What the daemon lists; nothing if it does not answer. Flags of the line that is being typed are not known here,
-/// the environment is.
+/// The value of a flag of the line that is being typed, in the forms in which it can be written. (The line stands behind the
+/// arguments of this program.)
+fn typed(line: &[String], long: &str, short: Option<char>) -> Option<String> {
+    let mut found = None;
+    for (n, word) in line.iter().enumerate() {
+        if word == "--" && n > 1 {
+            break;
+        }
+        let short = short.and_then(|short| word.strip_prefix(&format!("-{short}")));
+        let long = word.strip_prefix(&format!("--{long}"));
+        found = match (short, long) {
+            (Some(""), _) | (_, Some("")) => line.get(n + 1).cloned(),
+            (_, Some(value)) => value.strip_prefix('=').map(str::to_owned),
+            (Some(value), _) => Some(value.strip_prefix('=').unwrap_or(value).to_owned()),
+            _ => None,
+        }
+        .or(found);
+    }
+    found.filter(|value| !value.is_empty())
+}
+
+/// What the daemon lists, in the scope of the line that is being typed; nothing if it does not answer.
 fn ask<T: serde::de::DeserializeOwned>(
     list: &str,
     name: impl Fn(T) -> String,
     help: impl Fn(&T) -> String,
 ) -> Vec<CompletionCandidate> {
     let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
-    let socket = variable("HIVEMIND_SOCKET").unwrap_or_else(|| "/run/hivemind/hivemind.sock".into());
+    let line: Vec<String> = std::env::args().collect();
+    let flag = |long, short| typed(&line, long, short);
+    let socket = flag("socket", None)
+        .or_else(|| variable("HIVEMIND_SOCKET"))
+        .unwrap_or_else(|| "/run/hivemind/hivemind.sock".into());
     let default = Scope::default();
-    let tenant = variable("HIVEMIND_TENANT").unwrap_or_else(|| default.tenant.to_string());
-    let namespace = variable("HIVEMIND_NAMESPACE").unwrap_or_else(|| default.namespace.to_string());
+    let tenant =
+        flag("tenant", Some('T')).or_else(|| variable("HIVEMIND_TENANT")).unwrap_or_else(|| default.tenant.to_string());
+    let namespace = flag("namespace", Some('n')).or_else(|| variable("HIVEMIND_NAMESPACE"));
+    let namespace = namespace.unwrap_or_else(|| default.namespace.to_string());
     let path = match list.starts_with('/') {
         true => list.replace("{tenant}", &tenant),
         false => format!("/v1/tenants/{tenant}/namespaces/{namespace}/{list}"),

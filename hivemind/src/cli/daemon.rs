@@ -114,6 +114,11 @@ enum LogFormat {
     Json,
 }
 
+/// Whether it is a level, or says the level of something.
+fn is_directive(word: &str) -> bool {
+    word.contains(['=', '[']) || word.trim().parse::<tracing::level_filters::LevelFilter>().is_ok()
+}
+
 fn upstream(text: &str) -> Result<SocketAddr, String> {
     let alone = text.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, 53));
     alone
@@ -131,8 +136,16 @@ impl DaemonArgs {
     }
 
     fn log(&self) -> Result<(), Problem> {
-        let filter = tracing_subscriber::EnvFilter::try_new(&self.log_level)
-            .map_err(|error| Problem::new(ErrorCode::Invalid, format!("--log-level {:?}: {error}", self.log_level)))?;
+        let refuse = |why: String| {
+            Problem::new(ErrorCode::Invalid, format!("--log-level {:?}: {why}", self.log_level))
+                .hint("error, warn, info, debug, trace or off; of a part: info,hivemind::net=debug")
+        };
+        // To the library a word that is no level is the name of a part, of which it then logs everything.
+        if let Some(word) = self.log_level.split(',').find(|word| !is_directive(word)) {
+            return Err(refuse(format!("{word:?} is no level")));
+        }
+        let filter =
+            tracing_subscriber::EnvFilter::try_new(&self.log_level).map_err(|error| refuse(error.to_string()))?;
         let colours = std::io::stderr().is_terminal();
         let log = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(std::io::stderr);
         match self.log_format {

@@ -73,7 +73,7 @@ fn message(instance: &InstanceView) -> String {
 
 pub(super) async fn ps(context: &Context, args: &PsArgs) -> Result<(), Problem> {
     let mut shown: Vec<InstanceView> = context.list(args.reach, "instances").await?;
-    let mut empty = "no instances; try: hivemind app deploy --image nginx:latest --name web --port 8080:80 --wait";
+    let empty = "no instances; try: hivemind app deploy --image nginx:latest --name web --port 8080:80 --wait";
     if !args.apps.is_empty() {
         shown.retain(|instance| args.apps.contains(&instance.app));
         // An app without instances is something else than no app.
@@ -81,9 +81,9 @@ pub(super) async fn ps(context: &Context, args: &PsArgs) -> Result<(), Problem> 
         for app in args.apps.iter().filter(|_| here).filter(|app| !shown.iter().any(|instance| instance.app == **app)) {
             let _: AppView = context.client.get(&context.path(&format!("apps/{}", escape(app)))).await?;
         }
-        empty = "no instances";
+        return context.output.list_with(args.reach.columns(), &shown, "no instances");
     }
-    context.output.list_with(args.reach.columns(), &shown, empty)
+    context.show_list(args.reach, "instances", &shown, empty).await
 }
 
 /// The instances of an app.

@@ -44,6 +44,18 @@ impl TrafficArgs {
     }
 }
 
+/// Those of `set`, and those of `before` that it does not say.
+pub(super) fn over(before: LimitSpec, set: LimitSpec) -> LimitSpec {
+    LimitSpec {
+        egress: set.egress.or(before.egress),
+        ingress: set.ingress.or(before.ingress),
+        egress_packets: set.egress_packets.or(before.egress_packets),
+        ingress_packets: set.ingress_packets.or(before.ingress_packets),
+        connections: set.connections.or(before.connections),
+        new_connections: set.new_connections.or(before.new_connections),
+    }
+}
+
 /// `egress 10mbit, connections 100`; empty without limits.
 pub(super) fn shown(limits: &LimitSpec) -> String {
     let word = |(name, value): (&str, String)| format!("{name} {value}");
@@ -72,6 +84,9 @@ mod tests {
             "egress 10mbit, ingress 1gbit, egress-packets 10k/s, ingress-packets 500/s, connections 100, \
              new-connections 50/s"
         );
+        assert_eq!((over(LimitSpec::default(), limits), over(limits, LimitSpec::default())), (limits, limits));
+        let other = LimitSpec { egress: Some("1gbit".parse().expect("a rate")), ..LimitSpec::default() };
+        assert_eq!(over(limits, other), LimitSpec { egress: other.egress, ..limits }, "what is said wins");
         let none = Line::try_parse_from(["x"]).expect("is understood").args.spec();
         assert_eq!((none.is_default(), shown(&none)), (true, String::new()));
         for wrong in

@@ -44,7 +44,7 @@ use crate::{
     client::{Client, Target},
     model::{ErrorCode, NamespaceName, Problem, Scope, TenantName},
 };
-use output::{Format, Leading, Output};
+use output::{Format, Leading, Listed, Output};
 
 /// Shown beneath `hivemind --help`.
 const EXAMPLES: &str = "\
@@ -214,6 +214,35 @@ impl Context {
             let _: NamespaceView = self.client.get(self.path("").trim_end_matches('/')).await?;
         }
         Ok(found)
+    }
+
+    /// Shows such a list. If there is nothing as far as was asked, it says where there is something, or else `empty`.
+    async fn show_list<T: Listed + serde::de::DeserializeOwned>(
+        &self,
+        reach: Reach,
+        list: &str,
+        items: &[T],
+        empty: &str,
+    ) -> Result<(), Problem> {
+        let mut text = empty.to_owned();
+        if items.is_empty() && !reach.all_tenants && self.output.is_for_people() {
+            let everywhere: Vec<T> = self.client.get(&format!("/v1/{list}")).await?;
+            let places = everywhere.iter().map(Listed::place);
+            let (own, others): (Vec<_>, Vec<_>) = places.partition(|place| place.0 == self.scope.tenant.as_str());
+            let here = match reach.all_namespaces {
+                true => format!("no {list} in the tenant {}", self.scope.tenant),
+                false => {
+                    format!("no {list} in the namespace {} of the tenant {}", self.scope.namespace, self.scope.tenant)
+                }
+            };
+            let there = [("other namespaces (-A)", own.len()), ("other tenants (--all-tenants)", others.len())];
+            let there = there.iter().filter(|(_, number)| *number > 0);
+            let there = there.map(|(place, number)| format!("{number} in {place}")).collect::<Vec<_>>();
+            if !there.is_empty() {
+                text = format!("{here}; {}", there.join(", "));
+            }
+        }
+        self.output.list_with(reach.columns(), items, &text)
     }
 }
 

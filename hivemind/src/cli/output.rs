@@ -112,6 +112,11 @@ pub(super) fn line(text: &str) {
 }
 
 impl Output {
+    /// Whether people read it: a table, not a document.
+    pub(super) const fn is_for_people(self) -> bool {
+        matches!(self.format, Format::Table | Format::Wide) && !self.quiet
+    }
+
     /// Shows a list; `empty` is said to people when there is nothing.
     pub(super) fn list<T: Listed>(self, items: &[T], empty: &str) -> Result<(), Problem> {
         self.list_with(Leading::Nothing, items, empty)

@@ -15,7 +15,11 @@ use super::{
     why,
 };
 use crate::{
-    api::{object_view::PolicyView, tenants::ChangedView, why::WhyView},
+    api::{
+        object_view::{PolicyView, TierView},
+        tenants::ChangedView,
+        why::WhyView,
+    },
     model::{ErrorCode, PolicyKey, PolicyName, Problem},
     policy::{self, Document},
 };
@@ -127,10 +131,19 @@ pub(super) async fn run(context: &Context, command: PolicyCommand) -> Result<(),
         PolicyCommand::Ls(reach) => {
             let policies: Vec<PolicyView> = context.list(reach, "policies").await?;
             let empty = "no policies: everything of a tenant may speak to everything of it";
-            context.output.list_with(reach.columns(), &policies, empty)
+            context.show_list(reach, "policies", &policies, empty).await?;
+            let tiers: Vec<TierView> = match policies.is_empty() && context.output.is_for_people() {
+                true => context.client.get("/v1/tier-policies").await?,
+                false => Vec::new(),
+            };
+            if !tiers.is_empty() {
+                context.output.say(&format!("{} of tiers: hivemind policy tier ls", tiers.len()));
+            }
+            Ok(())
         }
         PolicyCommand::Show { name } => {
-            let policy: PolicyView = context.client.get(&path(&key(name))).await?;
+            let policy = context.client.get::<PolicyView>(&path(&key(name.clone()))).await;
+            let policy = or_of_a_tier(context, "show", &name, policy).await?;
             match context.output.format {
                 Format::Json | Format::Yaml => context.output.document(&policy)?,
                 Format::Name => line(&policy.name),
@@ -139,10 +152,29 @@ pub(super) async fn run(context: &Context, command: PolicyCommand) -> Result<(),
             Ok(())
         }
         PolicyCommand::Delete { name } => {
-            let changed: ChangedView = context.client.call(Method::DELETE, &path(&key(name.clone()))).await?;
+            let changed = context.client.call::<ChangedView>(Method::DELETE, &path(&key(name.clone()))).await;
+            let changed = or_of_a_tier(context, "delete", &name, changed).await?;
             done(context, name.as_str(), &format!("policy {name} is removed"), changed)
         }
     }
+}
+
+/// The answer; if there is no such policy, but one of a tier, it says how that is meant.
+async fn or_of_a_tier<T>(
+    context: &Context,
+    verb: &str,
+    name: &PolicyName,
+    answer: Result<T, Problem>,
+) -> Result<T, Problem> {
+    let problem = match answer {
+        Err(problem) if problem.code == ErrorCode::NotFound => problem,
+        other => return other,
+    };
+    let tiers: Vec<TierView> = context.client.get("/v1/tier-policies").await.unwrap_or_default();
+    Err(match tiers.iter().find(|tier| tier.name == name.as_str()) {
+        Some(tier) => problem.hint(format!("hivemind policy tier {verb} {}   (that one is of a tier)", tier.key())),
+        None => problem,
+    })
 }
 
 /// The policies of files.

@@ -45,7 +45,7 @@ pub(super) enum TierCommand {
 }
 
 impl TierView {
-    fn key(&self) -> String {
+    pub(super) fn key(&self) -> String {
         self.tenant.as_ref().map_or_else(|| self.name.clone(), |tenant| format!("{tenant}/{}", self.name))
     }
 }

@@ -7,7 +7,7 @@ use http::Method;
 
 use super::{
     Context, complete,
-    limits::{TrafficArgs, shown as shown_limits},
+    limits::{TrafficArgs, over, shown as shown_limits},
     output::{Format, Listed, age, line},
     parse::{LabelChange, label, label_change},
 };
@@ -25,7 +25,8 @@ Examples:
   hivemind tenant create acme
   hivemind app deploy -T acme --image nginx:latest --name web
   hivemind tenant set acme --limit-egress 1gbit         all its instances on a node together
-  hivemind tenant set acme                              no limits any more
+  hivemind tenant set acme --no-limits                  no limits any more
+  hivemind tenant info acme
   hivemind tenant rm acme
 The tenant 'default' always exists. Every tenant has a namespace 'default'.";
 
@@ -48,13 +49,23 @@ pub(super) enum TenantCommand {
         #[command(flatten)]
         limits: TrafficArgs,
     },
-    /// Set the limits of its instances' traffic, on each node together; those that are not said go
+    /// Set limits of its instances' traffic, on each node together; those that are not said stay
     Set {
         /// Name of the tenant
         #[arg(add = complete::tenants())]
         name: TenantName,
+        /// Take away all limits that it has, but for those that are said
+        #[arg(long)]
+        no_limits: bool,
         #[command(flatten)]
         limits: TrafficArgs,
+    },
+    /// Show a tenant with its namespaces
+    #[command(visible_aliases = ["show", "inspect"])]
+    Info {
+        /// Name of the tenant
+        #[arg(add = complete::tenants())]
+        name: TenantName,
     },
     /// List the tenants
     #[command(visible_alias = "list")]
@@ -78,6 +89,13 @@ pub(super) enum NamespaceCommand {
     Ls,
     /// Set and take away labels
     Label(LabelArgs),
+    /// Show a namespace
+    #[command(visible_aliases = ["show", "inspect"])]
+    Info {
+        /// Name of the namespace
+        #[arg(add = complete::namespaces())]
+        name: NamespaceName,
+    },
     /// Remove a namespace; nothing may be in it
     #[command(visible_alias = "remove")]
     Rm {
@@ -159,6 +177,13 @@ fn shown(labels: &BTreeMap<String, String>) -> String {
     labels.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(" ")
 }
 
+/// A line of what is known of one; none if nothing is.
+fn fact(title: &str, text: &str) {
+    if !text.is_empty() {
+        line(&format!("{title:<12}{text}"));
+    }
+}
+
 /// Says what a change did, and shows the document or the name that was asked for.
 pub(super) fn done(context: &Context, name: &str, text: &str, changed: ChangedView) -> Result<(), Problem> {
     context.output.say(text);
@@ -189,10 +214,17 @@ pub(super) async fn tenant(context: &Context, command: TenantCommand) -> Result<
             };
             done(context, name.as_str(), &text, changed)
         }
-        TenantCommand::Set { name, limits } => {
+        TenantCommand::Set { name, no_limits, limits } => {
+            let set = limits.spec();
+            if set.is_default() && !no_limits {
+                let title = format!("nothing is said that the tenant {name} is to have");
+                let hint =
+                    format!("hivemind tenant set {name} --limit-egress 1gbit   (or --no-limits to take all away)");
+                return Err(Problem::new(ErrorCode::Invalid, title).hint(hint));
+            }
             // Not by mistake a new one.
             let before: TenantView = context.client.get(&path(&name)).await?;
-            let body = TenantBody { limits: limits.spec() };
+            let body = TenantBody { limits: if no_limits { set } else { over(before.limits, set) } };
             let changed: ChangedView =
                 context.client.send_if(Method::PUT, &path(&name), &body, before.revision).await?;
             let now = shown_limits(&body.limits);
@@ -206,6 +238,18 @@ pub(super) async fn tenant(context: &Context, command: TenantCommand) -> Result<
         TenantCommand::Ls => {
             let tenants: Vec<TenantView> = context.client.get("/v1/tenants").await?;
             context.output.list(&tenants, "no tenants")
+        }
+        TenantCommand::Info { name } => {
+            let view: TenantView = context.client.get(&path(&name)).await?;
+            let namespaces: Vec<NamespaceView> = context.client.get(&format!("{}/namespaces", path(&name))).await?;
+            if context.output.wants_document() {
+                return context.output.document(&view);
+            }
+            fact("Tenant", view.name.as_str());
+            fact("Limits", &shown_limits(&view.limits));
+            fact("Age", &born(view.created_at));
+            line("");
+            context.output.list(&namespaces, "no namespaces")
         }
         TenantCommand::Rm { name } => {
             let changed: ChangedView = context.client.call(Method::DELETE, &path(&name)).await?;
@@ -227,6 +271,19 @@ pub(super) async fn namespace(context: &Context, command: NamespaceCommand) -> R
         NamespaceCommand::Label(LabelArgs { name, labels }) => {
             let before: NamespaceView = context.client.get(&path(&name)).await?;
             relabel(context, &path(&name), before, labels).await
+        }
+        NamespaceCommand::Info { name } => {
+            let view: NamespaceView = context.client.get(&path(&name)).await?;
+            if context.output.wants_document() {
+                return context.output.document(&view);
+            }
+            fact("Namespace", view.name.as_str());
+            fact("Tenant", view.tenant.as_str());
+            fact("Labels", &shown(&view.labels));
+            fact("Apps", &count(view.apps));
+            fact("Policies", &count(view.policies));
+            fact("Age", &born(view.created_at));
+            Ok(())
         }
         NamespaceCommand::Rm { name } => {
             let changed: ChangedView = context.client.call(Method::DELETE, &path(&name)).await?;

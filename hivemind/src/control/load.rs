@@ -7,7 +7,7 @@ use super::{
     error::LoadError,
 };
 use crate::{
-    model::{ClusterSnapshot, Revision},
+    model::{Addresses, ClusterSnapshot, Revision},
     store::{Store, WatchEvent, keys},
 };
 
@@ -23,6 +23,16 @@ impl Loaded {
     /// The store's revision; 0 if nothing was ever written.
     pub fn revision(&self) -> Revision {
         self.snapshot.revision
+    }
+
+    /// The addresses that instances have.
+    pub fn instance_addresses(&self) -> impl Iterator<Item = Addresses> {
+        self.snapshot.instances.values().map(|row| row.object.addresses)
+    }
+
+    /// The virtual addresses of services.
+    pub fn service_addresses(&self) -> impl Iterator<Item = Addresses> {
+        self.snapshot.services.values().map(|row| row.object.addresses)
     }
 }
 

@@ -3,6 +3,7 @@
 mod config;
 mod local;
 mod memory;
+mod named;
 pub mod needs;
 mod prepare;
 mod run;

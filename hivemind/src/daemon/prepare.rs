@@ -5,7 +5,7 @@ use std::{fs, path::PathBuf, sync::Arc};
 use ipnet::IpNet;
 use tokio::sync::{mpsc, watch};
 
-use super::{DaemonConfig, needs};
+use super::{DaemonConfig, named, needs};
 use crate::{
     agent::{self, datapath::InPlace, hosts::HostNames},
     control::{self, Loaded},
@@ -50,6 +50,7 @@ pub(super) async fn prepare(
     net.check_ranges(network).await.map_err(network_problem)?;
     let store = RedbStore::open(config.state_dir.join("store.redb")).await.map_err(store_problem)?;
     let rows = control::load(Arc::new(store)).await?;
+    named::check_ranges(&rows, network)?;
     let links = net.list_links().await.map_err(network_problem)?;
     if !config.remove_unknown {
         refuse_to_forget(&rows, &*runtime, &links, config).await?;

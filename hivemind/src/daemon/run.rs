@@ -12,7 +12,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::{
     DaemonConfig,
     local::LocalUpstream,
-    memory, needs,
+    memory, named, needs,
     prepare::{Prepared, prepare, store_problem},
 };
 use crate::{
@@ -44,6 +44,7 @@ const RESOLVED: usize = 512;
 /// If something it needs is missing or taken; then nothing that it began is left.
 pub async fn run(config: DaemonConfig) -> Result<(), Problem> {
     needs::check(&config)?;
+    named::check(&config)?;
     let readiness = Readiness::default();
     let block = readiness.block("start");
     // Before anything is written: the folders may be those of the daemon that runs.

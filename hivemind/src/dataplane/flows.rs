@@ -11,7 +11,7 @@ use crate::{model::Timestamp, policy::Direction};
 pub struct FlowEnd {
     /// Its address.
     pub address: IpAddr,
-    /// Its port; of an ICMP echo the identifier.
+    /// Its port; of an ICMP echo the identifier, of another ICMP message its type at whom it is for.
     pub port: u16,
     /// Packets that it has sent.
     pub packets: u64,

@@ -106,7 +106,7 @@ fn limits_hold_are_shown_and_change_without_new_instances() -> Result<()> {
     let said = ok(&machine, "tenant create default")?;
     let kept = ok(&machine, "tenant ls -o wide")?;
     ensure!(kept.contains("ingress 1gbit, connections 1"), "what is there keeps its limits: {said}{kept}");
-    ok(&machine, "tenant set default")?;
+    ok(&machine, "tenant set default --no-limits")?;
     wait::until("the tenant's limit to be gone", PATIENCE, || {
         ensure!(asks(&machine)?);
         Ok(())

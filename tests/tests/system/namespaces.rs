@@ -28,6 +28,14 @@ fn refused(machine: &Machine, line: &str, exit: i32, code: &str, words: &[&str])
     Ok(())
 }
 
+/// What a shell is told at the end of this line.
+fn completed(machine: &Machine, line: &[&str]) -> Result<String> {
+    let mut command = machine.sandbox.command(machine.daemon.program());
+    command.args(["--", "hivemind"]).args(line).env("HIVEMIND_SOCKET", machine.daemon.socket());
+    command.env("HIVEMIND_COMPLETE", "bash").env("_CLAP_IFS", "\n").env("_CLAP_COMPLETE_INDEX", line.len().to_string());
+    xtask::shell::output(&mut command)
+}
+
 /// Writes a file of the test.
 fn file(machine: &Machine, name: &str, text: &str) -> Result<String> {
     let path = machine.daemon.dir().join(name);
@@ -89,6 +97,35 @@ fn apps_live_in_namespaces_that_were_created() -> Result<()> {
         ensure!(table.starts_with(title) && table.lines().count() == count + 1, "{line}: {table}");
     }
 
+    // What is elsewhere is said to be there.
+    ok(&machine, "namespace create empty -T acme")?;
+    for (line, words) in [
+        (
+            "app ls -T acme -n empty",
+            "no apps in the namespace empty of the tenant acme; 2 in other namespaces (-A), 1 in other",
+        ),
+        ("ps -T acme -n empty", "2 in other namespaces (-A), 1 in other tenants (--all-tenants)"),
+    ] {
+        let said = run(&machine, line)?;
+        ensure!(said.code == 0 && said.err.contains(words), "{line}: {said}");
+    }
+    ok(&machine, "namespace rm empty -T acme")?;
+    // Names are completed in the scope of the line.
+    ok(&machine, &format!("-T acme -n prod app deploy --image {image} --name only-there"))?;
+    for (flags, there) in
+        [(&["-T", "acme", "-n", "prod"][..], true), (&["--tenant=acme", "-nprod"], true), (&[], false)]
+    {
+        let words = completed(&machine, &[flags, &["app", "info", ""]].concat())?;
+        ensure!(words.contains("web") && words.contains("only-there") == there, "{flags:?}: {words}");
+    }
+    ok(&machine, "-T acme -n prod app rm only-there --wait")?;
+    for (line, words) in [
+        ("tenant info acme", &["acme", "prod", "default"][..]),
+        ("namespace info prod -T acme", &["prod", "acme", "env=prod team=red"]),
+    ] {
+        let shown = ok(&machine, line)?;
+        ensure!(words.iter().all(|word| shown.contains(word)), "{line}: {shown}");
+    }
     ok(&machine, "namespace label prod -T acme team=blue owner=ops env-")?;
     refused(&machine, "namespace label prod -T acme kubernetes.io/metadata.name=x", 2, "E-SPEC-001", &["always"])?;
     let labels = json!({"team": "blue", "owner": "ops"});
@@ -152,6 +189,12 @@ fn policies_are_applied_shown_and_deleted() -> Result<()> {
     ok(&machine, &format!("policy apply -f {}", file(&machine, "copy.yaml", &copy)?))?;
     let yaml = ok(&machine, "policy show copy -o yaml")?;
     ensure!(!yaml.contains('!') && yaml.contains("cidr: 10.0.0.0/8"), "{yaml}");
+
+    let tier = "policy: far\ntier: admin\npriority: 10\negress: [{to: [world], ports: [25], action: deny}]\n";
+    let tier = file(&machine, "tier.yaml", tier)?;
+    ok(&machine, &format!("policy apply -f {tier}"))?;
+    refused(&machine, "policy delete far", 3, "E-OBJ-001", &["hivemind policy tier delete far"])?;
+    ok(&machine, "policy tier delete far")?;
 
     let bad = file(&machine, "bad.yaml", "policy: bad\ningress: [{ports: [90-80]}]\n")?;
     refused(&machine, &format!("policy apply -f {bad}"), 2, "E-SPEC-001", &["ingress[0].ports[0]", "90"])?;

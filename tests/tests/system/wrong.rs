@@ -267,6 +267,9 @@ fn daemons_that_cannot_start() -> Result<()> {
         (&["--service-cidr4", "127.0.0.0/16"][..], "E-NET-002", 1),
         (&["--instance-cidr4", "10.96.0.0/16"], "E-SPEC-001", 2),
         (&["--instance-cidr4", "10.88.0.1/16"], "E-SPEC-001", 2),
+        (&["--log-level", "bogus"], "E-SPEC-001", 2),
+        (&["--uplink", "nosuch0"], "E-SPEC-001", 2),
+        (&["--registry-auth", "/no/such/file", "--registry-ca", "/etc/hostname"], "E-SPEC-001", 2),
         (&["--web-port", "5000"], "E-NET-003", 4),
         // Known only when the network is made already: it is taken back.
         // No file of a BPF file system has a dot in its name.
@@ -279,6 +282,26 @@ fn daemons_that_cannot_start() -> Result<()> {
     machine.daemon = Daemon::new(&machine.sandbox, Path::new("/no/such/socket"), &[], &[])?;
     does_not_start(&mut machine, "E-RUN-001", 1)?;
     before.again(&machine)?;
+    machine.close()
+}
+
+#[test]
+fn a_daemon_with_other_ranges_than_what_runs_does_not_start() -> Result<()> {
+    let (mut machine, image) = machine("other-ranges")?;
+    let deploy = ["app", "deploy", "--image", &image, "--name", "web", "--port", "80", "--wait"];
+    machine.hivemind(&deploy)?.ok()?;
+    machine.daemon.stop()?;
+    let before = Census::take(&machine)?;
+    let (containerd, registry) = (machine.containerd.socket(), machine.registry.host().to_owned());
+    for flags in [["--service-cidr4", "10.97.0.0/16"], ["--instance-cidr6", "fd68:9::/64"], ["--ip-family", "v4"]] {
+        machine.daemon = Daemon::new(&machine.sandbox, &containerd, &[&registry], &flags)?;
+        does_not_start(&mut machine, "E-SPEC-001", 2).context(flags.join(" "))?;
+        before.again(&machine).context(flags.join(" "))?;
+    }
+    // Larger ranges have what is there.
+    machine.daemon = Daemon::new(&machine.sandbox, &containerd, &[&registry], &["--service-cidr4", "10.96.0.0/12"])?;
+    machine.daemon.start(&machine.sandbox)?;
+    hivemind_tests::until_ready(&machine, "web", 1)?;
     machine.close()
 }
 

@@ -13,6 +13,7 @@ use aya::{
 use hivemind_ebpf::{
     abi::{BEGUN, DROPPED, DropKey, Drops, ENDED, Event, Flow, FlowKey, IN, Tuple},
     flow, map,
+    packet::{ICMP, ICMPV6, TCP},
     reason::Reason,
 };
 use tokio::time::{MissedTickBehavior, interval};
@@ -62,7 +63,7 @@ pub(super) fn flow(key: &FlowKey, row: &Flow, gone: bool, clock: Clock) -> FlowR
     let (from, to) = (usize::from(row.origin & 1), usize::from(1 - (row.origin & 1)));
     let end = |side: usize| FlowEnd {
         address: key.addrs[side].into(),
-        port: u16::from_be(key.ports_be[side]),
+        port: port(key.protocol, key.ports_be, side),
         packets: row.packets[side],
         bytes: row.bytes[side],
     };
@@ -77,14 +78,23 @@ pub(super) fn flow(key: &FlowKey, row: &Flow, gone: bool, clock: Clock) -> FlowR
         first: clock.at(row.first_ns),
         last: clock.at(row.last_ns),
         answered: flow::is_answered(key.protocol, row.seen),
-        closed: gone || key.protocol == hivemind_ebpf::packet::TCP && flow::is_closed(row.seen),
+        closed: gone || key.protocol == TCP && flow::is_closed(row.seen),
+    }
+}
+
+/// A side's port. Of ICMP the programs have an echo's identifier on both sides, and on the second one the type of any other
+/// message, which is no number of two bytes in a packet.
+fn port(protocol: u8, ports_be: [u16; 2], side: usize) -> u16 {
+    match protocol {
+        ICMP | ICMPV6 if ports_be[0] != ports_be[1] => ports_be[side],
+        _ => u16::from_be(ports_be[side]),
     }
 }
 
 fn ends(tuple: &Tuple) -> Option<(SocketAddr, SocketAddr)> {
-    let at = |addr, port_be| SocketAddr::new(IpAddr::from(addr), u16::from_be(port_be));
-    (!tuple.src.is_none() || !tuple.dst.is_none())
-        .then(|| (at(tuple.src, tuple.sport_be), at(tuple.dst, tuple.dport_be)))
+    let ports = [tuple.sport_be, tuple.dport_be];
+    let at = |addr, side| SocketAddr::new(IpAddr::from(addr), port(tuple.protocol, ports, side));
+    (!tuple.src.is_none() || !tuple.dst.is_none()).then(|| (at(tuple.src, 0), at(tuple.dst, 1)))
 }
 
 const fn direction(number: u8) -> Direction {
@@ -268,6 +278,12 @@ mod tests {
         let (from, to) = record.ends.expect("ends");
         assert_eq!((from.to_string(), to.to_string()), ("10.88.0.9:5".into(), "10.88.0.2:6".into()));
         assert_eq!((record.reason, record.direction), (Reason::PolicyIn, Direction::In));
+        // The programs put the type of a message that is no echo where a port would be, and an echo's number in both places.
+        for (ports_be, port) in [([0, 13], 13), ([7_u16.to_be(); 2], 7)] {
+            let event = Event { protocol: ICMP, ports_be, ..event };
+            let Some(Told::Dropped(record)) = told(&event, CLOCK) else { panic!("a drop") };
+            assert_eq!(record.ends.expect("ends").1.port(), port);
+        }
         event.addrs = Default::default();
         assert!(matches!(told(&event, CLOCK), Some(Told::Dropped(DropRecord { ends: None, .. }))));
         assert_eq!(told(&Event { kind: 9, ..event }, CLOCK), None, "of another version");
