@@ -269,6 +269,64 @@ fn the_history_is_bounded_and_keeps_what_was_in_place() {
     assert!(world.snapshot.past.is_empty() && world.snapshot.rollouts.is_empty());
 }
 
+#[test]
+fn what_an_older_version_has_left_of_an_app_is_not_the_next_ones() {
+    let (mut world, app) = three(UpdateSpec::default());
+    change(&mut world);
+    world.snapshot.set_app(&app, None);
+    world.update(|spec| spec.replicas = 1);
+    let kept: Vec<_> = world.snapshot.past_of(&app).map(|past| (past.generation, past.spec.replicas)).collect();
+    assert_eq!(kept, [(1, 1)]);
+    assert_eq!(world.snapshot.rollouts[&app].object.good, None);
+}
+
+#[test]
+fn each_generation_serves_its_own_ports() {
+    let ports = |text: &str| vec![text.parse().expect("a port")];
+    let mut world = World::new();
+    let app = world.update(|spec| {
+        spec.replicas = 2;
+        spec.ports = ports("8080:80");
+    });
+    world.settle(&app);
+    world.come_and_go(&app);
+    world.settle(&app);
+    world.update(|spec| spec.ports = ports("8080:81"));
+    world.settle(&app);
+    let served = |world: &World| {
+        let service = world.snapshot.services.values().next().expect("a service").object.clone();
+        let served = world.snapshot.served(&service);
+        let targets = |backend| served.ports_of(backend).iter().map(|port| port.target).collect::<Vec<_>>();
+        let all: Vec<_> = service.ports.iter().map(|port| port.target).collect();
+        (all, served.backends.iter().map(targets).collect::<Vec<_>>())
+    };
+    assert_eq!(served(&world), (vec![81, 80], vec![vec![80]; 2]), "the new one is not Ready yet");
+    world.come_and_go(&app);
+    let (all, mut backends) = served(&world);
+    backends.sort();
+    assert_eq!((all, backends), (vec![81, 80], vec![vec![80], vec![80], vec![81]]));
+    for _ in 0..10 {
+        world.settle(&app);
+        world.come_and_go(&app);
+    }
+    world.settle(&app);
+    assert_eq!(served(&world), (vec![81], vec![vec![81]; 2]));
+    let service = world.snapshot.services.values().next().expect("a service").object.clone();
+    assert!(
+        world.snapshot.served(&service).backends.iter().all(|backend| backend.ports.is_none()),
+        "nothing is to be said"
+    );
+    // Without any, there is a service as long as somebody serves it.
+    world.update(|spec| spec.ports = Vec::new());
+    world.settle(&app);
+    assert_eq!(served(&world), (vec![81], vec![vec![81]; 2]));
+    for _ in 0..10 {
+        world.come_and_go(&app);
+        world.settle(&app);
+    }
+    assert!(world.snapshot.services.is_empty());
+}
+
 fn updates() -> impl Strategy<Value = UpdateSpec> {
     let portion = || prop_oneof![(0u32..4).prop_map(Portion::Count), (0u32..101).prop_map(Portion::Percent)];
     let part = || proptest::option::of(portion());
