@@ -191,6 +191,26 @@ fn an_update_that_is_late_has_failed_unless_it_fetches() {
 }
 
 #[test]
+fn neither_a_time_without_a_daemon_nor_a_clock_that_is_set_makes_an_update_late() {
+    let (mut world, app) = three(UpdateSpec { progress_seconds: 10, min_ready_seconds: 5, ..UpdateSpec::default() });
+    change(&mut world);
+    world.settle(&app);
+    let new = world.newest(&app)[0].id.clone();
+    world.say(&new, Phase::Starting, None);
+    world.now += 1_000_000;
+    world.since = Timestamp::from_millis(world.now);
+    assert_eq!(world.plan(&app).failed, None, "the next daemon has just begun");
+    world.come_and_go(&app);
+    world.now -= 500_000;
+    world.since = Timestamp::from_millis(world.now);
+    world.settle(&app);
+    assert_eq!(world.newest(&app).len(), 2, "what was Ready before stays so");
+    world.say(&new, Phase::Starting, None);
+    world.now += 16_000;
+    assert!(world.plan(&app).failed.is_some(), "late is late all the same");
+}
+
+#[test]
 fn held_and_tried_on_as_was_asked() {
     for (on_failure, state) in
         [(OnFailure::Pause, RolloutState::Paused), (OnFailure::Continue, RolloutState::Progressing)]
