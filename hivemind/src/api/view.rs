@@ -256,8 +256,12 @@ impl AppView {
                 in_trouble |= matches!(phase, Phase::Unhealthy | Phase::Backoff | Phase::Failed);
             }
         }
-        let paused = snapshot.rollouts.get(&app.key).is_some_and(|row| row.object.state == RolloutState::Paused);
-        let all_there = status.total == status.desired && status.updated == status.desired;
+        let rollout = snapshot.rollouts.get(&app.key).map(|row| row.object.state);
+        let paused = rollout == Some(RolloutState::Paused);
+        // One that has been Ready for a moment may not count yet.
+        let all_there = status.total == status.desired
+            && status.updated == status.desired
+            && rollout != Some(RolloutState::Progressing);
         let state = if app.deleting {
             AppState::Removing
         } else if status.desired == 0 && status.total == 0 {

@@ -265,9 +265,7 @@ async fn failure(context: &Context, view: &AppView, failed: &InstanceView, all: 
     match former.first() {
         Some(old) => problem
             .detail(format!("{} instances of what was there before ({}) go on serving", former.len(), old.image))
-            .hint(format!(
-                "{logs}hivemind explain {code}   hivemind app deploy --name {app} … as before   (puts it back)"
-            )),
+            .hint(format!("{logs}hivemind explain {code}   hivemind rollback {app}   (puts back what was in place)")),
         None => problem.hint(format!("{logs}hivemind explain {code}   hivemind app rm {app}")),
     }
 }

@@ -220,6 +220,7 @@ impl Loop {
         let mut input = Input {
             snapshot: &self.snapshot,
             services: self.config.services,
+            since: self.clock.begun_at(),
             now: self.clock.now(),
             random: &mut rand::random,
             cursor: &mut self.cursor,

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     Addresses, App, AppKey, Backend, Desired, Instance, InstanceId, InstanceStatus, Namespace, Node, NodeName,
     NodeStatus, Past, Phase, Policy, PolicyKey, Protocol, Revision, Rollout, Scope, ServedService, Service, ServiceKey,
-    Tenant, TenantName, TierKey, TierPolicy,
+    ServicePort, Tenant, TenantName, TierKey, TierPolicy,
     index::{Held, HeldAddresses, Index},
 };
 
@@ -187,7 +187,10 @@ impl ClusterSnapshot {
                 Desired::Stop if phase == Phase::Ready || status.is_some_and(|status| status.serving) => &mut leaving,
                 _ => continue,
             };
+            let own = ServicePort::all(&instance.spec, status.map_or(&[], |status| &status.exposed));
+            let all = service.ports.iter().all(|port| own.contains(port));
             among.push(Backend {
+                ports: (!all).then_some(own),
                 id: instance.id.clone(),
                 node: instance.node.clone(),
                 addresses: instance.addresses,

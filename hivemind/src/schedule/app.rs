@@ -7,7 +7,7 @@ use super::{
     rollout::{self, Member, Next},
 };
 use crate::{
-    model::{App, AppKey, Desired, Instance, Outcome, Phase, Rollout, RolloutState},
+    model::{App, AppKey, Desired, Instance, InstanceStatus, Outcome, Phase, Rollout, RolloutState, Timestamp},
     spec::v1::AppSpec,
 };
 
@@ -52,7 +52,10 @@ fn replicas(input: &mut Input<'_>, app: &App, alive: &[Arc<Instance>], plan: &mu
     let snapshot = input.snapshot;
     let row = snapshot.rollouts.get(&app.key).map(|row| &*row.object);
     let rollout = match row {
-        Some(row) if row.generation == app.generation => row.clone(),
+        Some(row) if row.generation == app.generation => {
+            let moved_at = row.moved_at.max(input.since).min(input.now);
+            Rollout { moved_at, ..row.clone() }
+        }
         // Changed by a version that kept no such rows.
         row => Rollout {
             generation: app.generation,
@@ -73,7 +76,7 @@ fn replicas(input: &mut Input<'_>, app: &App, alive: &[Arc<Instance>], plan: &mu
         name: instance.name(),
         new: instance.generation == app.generation || as_good(instance),
         stopping: instance.desired == Desired::Stop,
-        status: snapshot.status_of(&instance.id),
+        status: known(snapshot.status_of(&instance.id), input.now),
         created_at: instance.created_at,
     };
     let members: Vec<_> = alive.iter().map(member).collect();
@@ -93,6 +96,11 @@ fn replicas(input: &mut Input<'_>, app: &App, alive: &[Arc<Instance>], plan: &mu
         Some(row) => create(input, app, (&row.object.spec, row.object.generation), make_former, plan),
         None => create(input, app, (&app.spec, app.generation), make_former, plan),
     }
+}
+
+/// A moment that is yet to come was noted by a clock that has been set back since: it is long past.
+fn known(status: InstanceStatus, now: Timestamp) -> InstanceStatus {
+    InstanceStatus { ready_since: status.ready_since.filter(|since| *since <= now), ..status }
 }
 
 /// Writes the row of the update if it is another one now, and into the history what became of it.

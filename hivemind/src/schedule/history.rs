@@ -40,9 +40,16 @@ pub fn recorded(
         }
         return changes;
     }
-    let rollout = snapshot.rollouts.get(key).map(|row| &*row.object);
+    let rollout = snapshot.rollouts.get(key).filter(|_| before.is_some()).map(|row| &*row.object);
     let good = rollout.and_then(|rollout| rollout.good);
     let mut there: BTreeSet<u64> = snapshot.past_of(key).map(|past| past.generation).collect();
+    if before.is_none() {
+        // Left by a version that knows of no history, and removed an app of that name.
+        let left = std::mem::take(&mut there).into_iter();
+        changes.extend(
+            left.filter(|other| *other != after.generation).map(|other| Change::DeletePast(key.clone(), other)),
+        );
+    }
     if let Some(before) = before.filter(|before| !there.contains(&before.generation)) {
         // Deployed by a version that kept none.
         there.insert(before.generation);

@@ -60,6 +60,8 @@ pub struct Input<'a> {
     pub snapshot: &'a ClusterSnapshot,
     /// Ranges of service addresses.
     pub services: ServiceRanges,
+    /// Since when plans are made: while there was no daemon, nothing could come further.
+    pub since: Timestamp,
     /// Now.
     pub now: Timestamp,
     /// Random numbers.

@@ -145,6 +145,42 @@ fn what_does_not_come_up_is_taken_back() -> Result<()> {
     machine.close()
 }
 
+/// What a published port of the node answers.
+fn page(machine: &Machine, port: u16) -> Result<String> {
+    let mut ask = machine.sandbox.command("timeout");
+    ask.arg("5").arg(xtask::deb::program("busybox", "busybox-static")?);
+    ask.args(["wget", "-q", "-O", "-", &format!("http://127.0.0.1:{port}/")]);
+    xtask::shell::output(&mut ask)
+}
+
+#[test]
+fn other_ports_come_with_the_instances_that_have_them_and_a_wrong_one_is_no_outage() -> Result<()> {
+    let (machine, image) = machine("ports")?;
+    let flags = ["--replicas", "2", "--update-deadline", "3s", "--wait"];
+    deploy(&machine, &image, "red", &[&flags[..], &["--port", "8080:80"]].concat())?.ok()?;
+    let before = ids(&machine)?;
+    let mut client = client(&machine, &image)?;
+    // Nobody listens there.
+    let said = deploy(&machine, &image, "blue", &[&flags[..], &["--port", "8080:81"]].concat())?;
+    ensure!(said.code == ROLLED_BACK && said.err.contains("nothing came further for 3 s"), "{said}");
+    client.all_good().context("while a wrong port was tried")?;
+    ensure!(page(&machine, 8080)?.starts_with("Hello from web-"));
+    until_complete(&machine, 3)?;
+    ensure!(ids(&machine)? == before, "instances that served were replaced");
+    let service = machine.hivemind(&["service", "info", "web.local", "-o", "json"])?.json()?;
+    ensure!(service["ports"].as_array().is_some_and(|ports| ports.len() == 1), "{service}");
+    // Another place on the node: the former one goes with the last that had it.
+    deploy(&machine, &image, "blue", &[&flags[..], &["--port", "8081:80"]].concat())?.ok()?;
+    client.all_good().context("while the port was published elsewhere")?;
+    ensure!(page(&machine, 8081)?.starts_with("Hello from web-"));
+    wait::until("the former port to be free", PATIENCE, || {
+        ensure!(page(&machine, 8080).is_err(), "it is still there");
+        Ok(())
+    })?;
+    drop(client);
+    machine.close()
+}
+
 #[test]
 fn an_update_goes_on_after_the_daemon_is_killed() -> Result<()> {
     let (mut machine, image) = machine("goes-on")?;

@@ -31,6 +31,11 @@ impl Clock {
         Self { at: clock::now(), begun: Instant::now() }
     }
 
+    /// When the loop began.
+    pub(super) const fn begun_at(self) -> Timestamp {
+        self.at
+    }
+
     pub(super) fn now(self) -> Timestamp {
         let passed = i64::try_from(self.begun.elapsed().as_millis()).unwrap_or(i64::MAX);
         Timestamp::from_millis(self.at.as_millis().saturating_add(passed))

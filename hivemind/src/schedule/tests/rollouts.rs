@@ -191,6 +191,26 @@ fn an_update_that_is_late_has_failed_unless_it_fetches() {
 }
 
 #[test]
+fn neither_a_time_without_a_daemon_nor_a_clock_that_is_set_makes_an_update_late() {
+    let (mut world, app) = three(UpdateSpec { progress_seconds: 10, min_ready_seconds: 5, ..UpdateSpec::default() });
+    change(&mut world);
+    world.settle(&app);
+    let new = world.newest(&app)[0].id.clone();
+    world.say(&new, Phase::Starting, None);
+    world.now += 1_000_000;
+    world.since = Timestamp::from_millis(world.now);
+    assert_eq!(world.plan(&app).failed, None, "the next daemon has just begun");
+    world.come_and_go(&app);
+    world.now -= 500_000;
+    world.since = Timestamp::from_millis(world.now);
+    world.settle(&app);
+    assert_eq!(world.newest(&app).len(), 2, "what was Ready before stays so");
+    world.say(&new, Phase::Starting, None);
+    world.now += 16_000;
+    assert!(world.plan(&app).failed.is_some(), "late is late all the same");
+}
+
+#[test]
 fn held_and_tried_on_as_was_asked() {
     for (on_failure, state) in
         [(OnFailure::Pause, RolloutState::Paused), (OnFailure::Continue, RolloutState::Progressing)]
@@ -267,6 +287,64 @@ fn the_history_is_bounded_and_keeps_what_was_in_place() {
     world.come_and_go(&app);
     world.settle(&app);
     assert!(world.snapshot.past.is_empty() && world.snapshot.rollouts.is_empty());
+}
+
+#[test]
+fn what_an_older_version_has_left_of_an_app_is_not_the_next_ones() {
+    let (mut world, app) = three(UpdateSpec::default());
+    change(&mut world);
+    world.snapshot.set_app(&app, None);
+    world.update(|spec| spec.replicas = 1);
+    let kept: Vec<_> = world.snapshot.past_of(&app).map(|past| (past.generation, past.spec.replicas)).collect();
+    assert_eq!(kept, [(1, 1)]);
+    assert_eq!(world.snapshot.rollouts[&app].object.good, None);
+}
+
+#[test]
+fn each_generation_serves_its_own_ports() {
+    let ports = |text: &str| vec![text.parse().expect("a port")];
+    let mut world = World::new();
+    let app = world.update(|spec| {
+        spec.replicas = 2;
+        spec.ports = ports("8080:80");
+    });
+    world.settle(&app);
+    world.come_and_go(&app);
+    world.settle(&app);
+    world.update(|spec| spec.ports = ports("8080:81"));
+    world.settle(&app);
+    let served = |world: &World| {
+        let service = world.snapshot.services.values().next().expect("a service").object.clone();
+        let served = world.snapshot.served(&service);
+        let targets = |backend| served.ports_of(backend).iter().map(|port| port.target).collect::<Vec<_>>();
+        let all: Vec<_> = service.ports.iter().map(|port| port.target).collect();
+        (all, served.backends.iter().map(targets).collect::<Vec<_>>())
+    };
+    assert_eq!(served(&world), (vec![81, 80], vec![vec![80]; 2]), "the new one is not Ready yet");
+    world.come_and_go(&app);
+    let (all, mut backends) = served(&world);
+    backends.sort();
+    assert_eq!((all, backends), (vec![81, 80], vec![vec![80], vec![80], vec![81]]));
+    for _ in 0..10 {
+        world.settle(&app);
+        world.come_and_go(&app);
+    }
+    world.settle(&app);
+    assert_eq!(served(&world), (vec![81], vec![vec![81]; 2]));
+    let service = world.snapshot.services.values().next().expect("a service").object.clone();
+    assert!(
+        world.snapshot.served(&service).backends.iter().all(|backend| backend.ports.is_none()),
+        "nothing is to be said"
+    );
+    // Without any, there is a service as long as somebody serves it.
+    world.update(|spec| spec.ports = Vec::new());
+    world.settle(&app);
+    assert_eq!(served(&world), (vec![81], vec![vec![81]; 2]));
+    for _ in 0..10 {
+        world.come_and_go(&app);
+        world.settle(&app);
+    }
+    assert!(world.snapshot.services.is_empty());
 }
 
 fn updates() -> impl Strategy<Value = UpdateSpec> {

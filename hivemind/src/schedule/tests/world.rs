@@ -16,6 +16,7 @@ pub(super) struct World {
     /// Random numbers: a counter.
     pub(super) random: u64,
     pub(super) now: i64,
+    pub(super) since: Timestamp,
 }
 
 pub(super) fn row<T>(object: T) -> Row<T> {
@@ -30,8 +31,14 @@ impl World {
     /// One node of 4 CPUs and 8 GiB.
     pub(super) fn new() -> Self {
         let services = ServiceRanges { v4: "10.96.0.0/16".parse().ok(), v6: "fd00:2::/112".parse().ok() };
-        let mut world =
-            Self { snapshot: ClusterSnapshot::at(1), services, cursor: Cursor::default(), random: 0, now: 0 };
+        let mut world = Self {
+            snapshot: ClusterSnapshot::at(1),
+            services,
+            cursor: Cursor::default(),
+            random: 0,
+            now: 0,
+            since: Timestamp::default(),
+        };
         world.node("node-1", "10.88.0.0/24", 4000, 8 << 30);
         world
     }
@@ -73,6 +80,7 @@ impl World {
         let mut input = Input {
             snapshot: &self.snapshot,
             services: self.services,
+            since: self.since,
             now: Timestamp::from_millis(self.now),
             // A multiplicative step: ids that follow each other do not look alike.
             random: &mut || {
