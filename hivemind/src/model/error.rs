@@ -256,7 +256,7 @@ mod tests {
     fn codes_end_the_command_line_by_their_class() {
         use ErrorCode as Code;
         // As `hivemind --help` lists them.
-        let classes: [(u8, &[ErrorCode]); 8] = [
+        let classes: [(u8, &[ErrorCode]); 9] = [
             (
                 1,
                 &[
@@ -276,6 +276,7 @@ mod tests {
                     Code::Store,
                     Code::StoreVersion,
                     Code::NotAsExpected,
+                    Code::UpdatePaused,
                     Code::Internal,
                 ],
             ),
@@ -296,6 +297,7 @@ mod tests {
             ),
             (5, &[Code::WrongHost, Code::Forbidden, Code::Unauthenticated, Code::RegistryAuth, Code::NotRoot]),
             (6, &[Code::Unschedulable, Code::NoAddress, Code::MapFull]),
+            (7, &[Code::RolledBack]),
             (8, &[Code::TimedOut]),
             (9, &[Code::Unreachable, Code::Unavailable]),
         ];
