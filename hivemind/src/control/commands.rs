@@ -84,11 +84,11 @@ fn deploy(
     for port in &spec.ports {
         let Some(published) = port.published else { continue };
         // Instances of a former generation may still serve a port that their app's row does not name any more.
-        let serves = |service: &&std::sync::Arc<Service>| {
+        let serves = |service: &std::sync::Arc<Service>| {
             service.ports.iter().any(|of| of.published == Some(published) && of.protocol == port.protocol)
         };
         let service = snapshot.services.values().map(|row| &row.object).filter(|service| service.app != *key);
-        let still = service.filter(|service| serves(&service)).map(|service| &service.app).next();
+        let still = service.filter(|service| serves(service)).map(|service| &service.app).next();
         if let Some(by) = other(snapshot.app_publishing(published, port.protocol).or(still)) {
             let what = format!("published port {published}/{}", port.protocol);
             return Err(ControlError::Taken { what, by });
