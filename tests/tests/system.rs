@@ -46,6 +46,8 @@ mod seen;
 mod shown;
 #[path = "system/told.rs"]
 mod told;
+#[path = "system/updates.rs"]
+mod updates;
 #[path = "system/volumes.rs"]
 mod volumes;
 #[path = "system/wrong.rs"]

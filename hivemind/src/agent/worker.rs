@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use tokio::{
     sync::{Notify, Semaphore, watch},
-    time::{Instant, timeout},
+    time::Instant,
 };
 
 use super::{
@@ -33,6 +33,7 @@ use crate::{
 };
 
 mod before;
+mod drain;
 mod hooks;
 mod image;
 mod lost;
@@ -47,8 +48,6 @@ const STEADY: Duration = Duration::from_millis(300);
 const STEADY_AGAIN: Duration = Duration::from_secs(1);
 /// How often a process is looked at without a word of its end.
 const LOOK_AGAIN: Duration = Duration::from_secs(10);
-/// How long a stop waits for the data plane to send nothing new to the instance.
-const DRAIN: Duration = Duration::from_secs(2);
 
 /// What all workers share.
 #[derive(Debug)]
@@ -147,6 +146,7 @@ impl Worker {
                 Step::Rest => self.changed().await,
                 Step::Wait(until) => self.pause_or_change(until).await,
                 Step::Watch => self.watch(instance).await,
+                Step::Linger => self.linger(instance).await,
                 step => {
                     // A change of what is wanted cancels what takes long; what is short is finished.
                     let mut wanted_again = self.wanted.clone();
@@ -176,6 +176,7 @@ impl Worker {
         Want {
             desired: instance.desired,
             restart: instance.spec.restart,
+            drain: Duration::from_secs(instance.spec.stop.drain_seconds.into()),
             grace: Duration::from_secs(instance.spec.stop.grace_seconds.into()),
             post_start: !instance.spec.container.hooks.post_start.is_empty(),
             pre_stop: !instance.spec.container.hooks.pre_stop.is_empty(),
@@ -264,14 +265,7 @@ impl Worker {
             }
             Step::PostStart => self.post_start(instance).await?,
             Step::RecordExit => self.record_exit(instance),
-            Step::Drain => {
-                self.health = None;
-                self.status.serving |= self.status.phase == Phase::Ready;
-                self.say(instance, Phase::Stopping, String::new(), None);
-                // A data plane that cannot be written must not keep an instance from stopping.
-                let _ = timeout(DRAIN, shared.datapath.shows(wanted.revision)).await;
-                self.seen.drained = true;
-            }
+            Step::Drain => self.drain(wanted).await,
             Step::PreStop => self.pre_stop(instance).await,
             Step::Signal => {
                 shared.runtime.kill(&instance.id, self.stop_signal(instance), false).await?;
@@ -301,7 +295,7 @@ impl Worker {
                 self.seen.link_removed = true;
                 self.event(EventKind::Normal, "Stopped", instance, format!("{} stopped", instance.name()));
             }
-            Step::Watch | Step::Wait(_) | Step::Rest | Step::Gone => {}
+            Step::Watch | Step::Linger | Step::Wait(_) | Step::Rest | Step::Gone => {}
         }
         Ok(())
     }

@@ -151,6 +151,8 @@ fn described() -> (Router<Shared>, utoipa::openapi::OpenApi) {
         .routes(routes!(apps::get, apps::put, apps::delete))
         .routes(routes!(apps::scale))
         .routes(routes!(apps::restart))
+        .routes(routes!(apps::history))
+        .routes(routes!(apps::roll_back))
         .routes(routes!(instances::list_all))
         .routes(routes!(instances::list))
         .routes(routes!(instances::get))

@@ -6,13 +6,22 @@ use clap::{Args, ValueEnum};
 use http::Method;
 
 use super::{
-    Context, balance::BalanceArgs, container::ContainerArgs, difference, limits::TrafficArgs, mounts::MountArgs,
-    output::Format, parse::duration, wait::Waiting,
+    Context,
+    balance::BalanceArgs,
+    container::ContainerArgs,
+    difference,
+    history::looking_only,
+    limits::TrafficArgs,
+    mounts::MountArgs,
+    output::Format,
+    parse::duration,
+    update::{UpdateArgs, whole_seconds},
+    wait::Waiting,
 };
 use crate::{
     api::{apps::Written, view::AppView},
-    model::{AppName, Bytes, ErrorCode, MilliCpu, Problem},
-    spec::v1::{AppSpec, Check, HealthSpec, PortSpec, PullPolicy, RestartPolicy},
+    model::{AppName, Bytes, ErrorCode, MilliCpu, Problem, VolumeName},
+    spec::v1::{AppSpec, Check, HealthSpec, Order, PortSpec, PullPolicy, RestartPolicy},
 };
 
 /// Shown beneath `hivemind app deploy --help`.
@@ -86,6 +95,8 @@ pub(super) struct DeployArgs {
     limits: LimitArgs,
     #[command(flatten)]
     health: HealthArgs,
+    #[command(flatten)]
+    update: UpdateArgs,
 }
 
 #[derive(Args, Debug)]
@@ -126,6 +137,9 @@ struct ProcessArgs {
     /// First signal of a stop [default: the image's, or SIGTERM]
     #[arg(long, value_name = "SIGNAL")]
     stop_signal: Option<String>,
+    /// Before the first signal: how long who is connected may finish [default: 5s]
+    #[arg(long, value_parser = duration, value_name = "TIME")]
+    stop_drain: Option<Duration>,
     /// From the first signal to SIGKILL, e.g. 30s [default: 10s]
     #[arg(long, value_parser = duration, value_name = "TIME")]
     stop_grace: Option<Duration>,
@@ -176,13 +190,15 @@ struct HealthArgs {
 pub(super) async fn run(context: &Context, args: DeployArgs) -> Result<(), Problem> {
     let (name, waiting, dry_run) = (args.name.clone(), args.waiting, args.dry_run);
     let path = context.path(&format!("apps/{name}"));
-    let before = match context.client.get::<AppView>(&path).await {
-        Ok(app) => Some(app),
-        Err(problem) if problem.code == ErrorCode::NotFound => None,
-        Err(problem) => return Err(problem),
-    };
+    let before = find(context, &path).await?;
     let replicas = args.replicas.or(before.as_ref().map(|app| app.spec.replicas)).unwrap_or(1);
     let spec = args.spec(replicas, |text| context.output.say(&text))?;
+    if let Some(volume) = shared_while_updated(&spec) {
+        context.output.say(&format!(
+            "note: a change of {name} starts its next instance before this one ends, both with the volume {volume}; for what \
+             does not bear that, as most databases: --update-order stop-first"
+        ));
+    }
     if dry_run {
         let written: Written = context.client.send(Method::PUT, &format!("{path}?dry_run=true"), &spec).await?;
         context.output.say(&format!("{name} {}; nothing was changed", effect(before.as_ref(), &written, &spec, true)));
@@ -200,6 +216,37 @@ pub(super) async fn run(context: &Context, args: DeployArgs) -> Result<(), Probl
         super::output::line(name.as_str());
     }
     Ok(())
+}
+
+/// The app as it is, if there is one.
+async fn find(context: &Context, path: &str) -> Result<Option<AppView>, Problem> {
+    match context.client.get::<AppView>(path).await {
+        Ok(app) => Ok(Some(app)),
+        Err(problem) if problem.code == ErrorCode::NotFound => Ok(None),
+        Err(problem) => Err(problem),
+    }
+}
+
+/// The app's name, the document of these flags, and the app as it is.
+pub(super) async fn compared(
+    context: &Context,
+    args: DeployArgs,
+) -> Result<(AppName, AppSpec, Option<AppView>), Problem> {
+    let of_changes = [("--wait", args.waiting.wait), ("--dry-run", args.dry_run)];
+    if let Some((flag, _)) = of_changes.iter().find(|(_, set)| *set) {
+        return Err(looking_only(flag));
+    }
+    let name = args.name.clone();
+    let before = find(context, &context.path(&format!("apps/{name}"))).await?;
+    let replicas = args.replicas.or(before.as_ref().map(|app| app.spec.replicas)).unwrap_or(1);
+    Ok((name, args.spec(replicas, |_| {})?, before))
+}
+
+/// The volume that the only instance of an app writes to, if its next one does so beside it.
+fn shared_while_updated(spec: &AppSpec) -> Option<&VolumeName> {
+    let alone = spec.replicas == 1 && spec.update.order == Order::StartFirst;
+    let written = spec.mounts.iter().filter(|mount| !mount.read_only);
+    written.filter_map(|mount| mount.volume()).next().filter(|_| alone)
 }
 
 fn say_differences(context: &Context, before: Option<&AppView>, spec: &AppSpec) {
@@ -235,12 +282,10 @@ impl DeployArgs {
         spec.health = self.health.spec(&mut faults);
         spec.mounts = self.mounts.spec(&mut faults, say);
         (spec.secrets, spec.configs) = self.mounts.files();
-        if let Some(grace) = process.stop_grace {
-            match u32::try_from(grace.as_secs()) {
-                Ok(seconds) if grace.subsec_millis() == 0 => spec.stop.grace_seconds = seconds,
-                _ => faults.push("--stop-grace: write whole seconds, e.g. 30s".into()),
-            }
-        }
+        let stop = &mut spec.stop;
+        stop.grace_seconds = whole_seconds("--stop-grace", process.stop_grace, stop.grace_seconds, &mut faults);
+        stop.drain_seconds = whole_seconds("--stop-drain", process.stop_drain, stop.drain_seconds, &mut faults);
+        spec.update = self.update.spec(&mut faults);
         if !faults.is_empty() {
             let title = format!("{} cannot be deployed", self.name);
             return Err(Problem { code: ErrorCode::Invalid, title, details: faults, hint: None });

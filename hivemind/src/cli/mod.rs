@@ -16,6 +16,7 @@ mod doctor;
 mod exec;
 mod explain;
 mod flows;
+mod history;
 mod instance;
 mod limits;
 mod logs;
@@ -30,6 +31,7 @@ mod policy_words;
 mod show;
 mod tenant;
 mod terminal;
+mod update;
 mod volume;
 mod wait;
 mod why;
@@ -74,6 +76,8 @@ const ELSEWHERE: &[(&str, &str)] = &[
     ("rm", "app rm APP"),
     ("stop", "app scale APP --replicas 0   (or away with it: hivemind app rm APP)"),
     ("restart", "app restart APP"),
+    ("undo", "rollback APP"),
+    ("diff", "app diff --image IMAGE --name APP"),
     ("inspect", "app info APP"),
     ("describe", "app info APP"),
     ("ls", "app ls"),
@@ -146,6 +150,10 @@ enum Command {
     Exec(exec::ExecArgs),
     /// Change the number of instances: hivemind scale web=3
     Scale(app::ScaleManyArgs),
+    /// Show the generations that an app had, and what became of them
+    History(app::Named),
+    /// Go back to what an app was before: hivemind rollback web --wait
+    Rollback(history::RollBackArgs),
     /// List and inspect services
     #[command(subcommand)]
     Service(show::ServiceCommand),
@@ -374,11 +382,13 @@ fn token(file: Option<&std::path::Path>) -> Result<Option<String>, Problem> {
 async fn command(command: Command, context: &Context, target: Target) -> Result<ExitCode, Problem> {
     match command {
         Command::Daemon(_) | Command::Capture(_) => {}
-        Command::App(command) => app::run(context, command).await?,
+        Command::App(command) => return app::run(context, command).await.map(ExitCode::from),
         Command::Ps(args) => instance::ps(context, &args).await?,
         Command::Logs(args) => logs::run(context, &args).await?,
         Command::Exec(args) => return Ok(exec::run(context, args).await),
         Command::Scale(args) => app::scale_many(context, &args).await?,
+        Command::History(app) => history::history(context, &app).await?,
+        Command::Rollback(args) => history::roll_back(context, &args).await?,
         Command::Service(command) => show::service(context, command).await?,
         Command::Volume(command) => volume::run(context, command).await?,
         Command::Secret(command) => content::secret(context, command).await?,

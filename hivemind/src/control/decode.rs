@@ -153,6 +153,16 @@ fn apply_row(snapshot: &mut ClusterSnapshot, key: &str, entry: Option<&Entry>, d
         let (app, id) = instance_key(rest)?;
         set(&mut snapshot.instance_status, id, entry)?;
         dirty.apps.insert(app);
+    } else if let Some(rest) = key.strip_prefix(keys::ROLLOUTS) {
+        let [tenant, namespace, app] = parts(rest)?;
+        let app = AppKey::new(scope(tenant, namespace)?, name(app)?);
+        set(&mut snapshot.rollouts, app.clone(), entry)?;
+        dirty.apps.insert(app);
+    } else if let Some(rest) = key.strip_prefix(keys::HISTORY) {
+        let [tenant, namespace, app, generation] = parts(rest)?;
+        let app = AppKey::new(scope(tenant, namespace)?, name(app)?);
+        set(&mut snapshot.past, (app, name(generation)?), entry)?;
+        dirty.shown = true;
     } else if let Some(rest) = key.strip_prefix(keys::SERVICES) {
         let [tenant, namespace, service] = parts(rest)?;
         let service = ServiceKey::new(scope(tenant, namespace)?, name(service)?);

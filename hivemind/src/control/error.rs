@@ -26,6 +26,16 @@ pub enum ControlError {
         /// The object.
         object: ObjectName,
     },
+    /// The app was never what it is to go back to, or it is not kept.
+    #[error("{}", no_past(.app, *.asked))]
+    NoPast {
+        /// The app.
+        app: AppKey,
+        /// The generation that was asked for, if one was.
+        asked: Option<u64>,
+        /// Those that are kept.
+        kept: Vec<u64>,
+    },
     /// There is no such namespace, or no such tenant, to put something into.
     #[error("{} does not exist", if *.tenant { format!("namespace {scope}") } else { format!("tenant {}", scope.tenant) })]
     NoScope {
@@ -130,6 +140,13 @@ impl From<LoadError> for Problem {
     }
 }
 
+fn no_past(app: &AppKey, asked: Option<u64>) -> String {
+    match asked {
+        Some(generation) => format!("no generation {generation} of app {app} is kept"),
+        None => format!("app {app} was never in place as anything else than it is now: there is nothing to go back to"),
+    }
+}
+
 /// Names the first of them.
 fn some(problem: Problem, lines: Vec<String>) -> Problem {
     let more = lines.len().saturating_sub(NAMED);
@@ -151,6 +168,12 @@ impl From<ControlError> for Problem {
             ControlError::NotFound { object } => Self::new(ErrorCode::NotFound, title).hint(list(&object)),
             ControlError::NoScope { scope, tenant } => {
                 Self::new(ErrorCode::NotFound, title).hint(create(&scope, tenant))
+            }
+            ControlError::NoPast { app, kept, .. } => {
+                let kept: Vec<_> = kept.iter().map(u64::to_string).collect();
+                Self::new(ErrorCode::NotFound, title)
+                    .detail(format!("kept are {}", if kept.is_empty() { "none".into() } else { kept.join(", ") }))
+                    .hint(format!("hivemind history {}{}", app.name, flags(&app.scope)))
             }
             ControlError::Taken { by, .. } => {
                 Self::new(ErrorCode::Taken, title).hint(format!("hivemind app info {}", by.name))

@@ -14,6 +14,7 @@ mod objects;
 mod run;
 #[cfg(test)]
 mod tests;
+mod transaction;
 mod volumes;
 
 pub use contents::NewContent;
@@ -53,6 +54,9 @@ pub struct Written {
     pub created: bool,
     /// The app's generation after it.
     pub generation: u64,
+    /// The generation that it goes back to, if it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub back_to: Option<u64>,
 }
 
 /// A condition on a command: the object's row was last written at this revision (the ETag of a former read).
@@ -77,6 +81,8 @@ enum AppChange {
     Deploy(Box<AppSpec>),
     Scale(u32),
     Restart,
+    /// To this generation; without one, to the last that was in place and is another than now.
+    RollBack(Option<u64>),
     Remove,
 }
 
@@ -103,8 +109,9 @@ impl Control {
         let snapshot = self.snapshot();
         let before = snapshot.apps.get(key);
         let change = AppChange::Deploy(Box::new(spec));
-        let after = commands::app_after(&snapshot, key, change, if_match, clock::now())?;
+        let after = commands::app_after(&snapshot, key, change, if_match, clock::now())?.map(|(app, _)| app);
         Ok(Written {
+            back_to: None,
             revision: before.map_or(0, |row| row.modified),
             created: before.is_none(),
             generation: after.as_ref().or(before.map(|row| &*row.object)).map_or(0, |app| app.generation),
@@ -119,6 +126,12 @@ impl Control {
     /// Replaces all instances, one after the other.
     pub async fn restart(&self, key: &AppKey, if_match: IfMatch) -> Result<Written, ControlError> {
         self.write(key.clone(), AppChange::Restart, if_match).await
+    }
+
+    /// Makes the app what it was at a generation that is kept; without one, at the last that was in place and is another
+    /// than now. The number of instances stays.
+    pub async fn roll_back(&self, key: &AppKey, to: Option<u64>, if_match: IfMatch) -> Result<Written, ControlError> {
+        self.write(key.clone(), AppChange::RollBack(to), if_match).await
     }
 
     /// Stops the instances and removes the app and its services.

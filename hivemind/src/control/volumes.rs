@@ -5,8 +5,8 @@ use super::{
     objects::{RowChange, check_scope},
 };
 use crate::{
-    model::{App, Bytes, ClusterSnapshot, Timestamp, Volume, VolumeId, VolumeKey},
-    spec::v1::{VolumeSpec, validate_volume},
+    model::{App, Bytes, ClusterSnapshot, Scope, Timestamp, Volume, VolumeId, VolumeKey},
+    spec::v1::{AppSpec, VolumeSpec, validate_volume},
 };
 
 /// Creates a volume, or makes it what `spec` says.
@@ -60,37 +60,36 @@ pub(super) fn remove(snapshot: &ClusterSnapshot, key: VolumeKey) -> Result<Vec<R
     Ok(vec![RowChange::PutVolume(Volume { deleting: true, ..(*row.object).clone() })])
 }
 
+/// Whether none of the volumes that an app is to have is being removed.
+pub(super) fn check_staying(snapshot: &ClusterSnapshot, scope: &Scope, spec: &AppSpec) -> Result<(), ControlError> {
+    let named = spec.mounts.iter().filter_map(|mount| mount.volume());
+    let keys = named.map(|name| VolumeKey::new(scope.clone(), name.clone()));
+    let leaves = |key: &VolumeKey| snapshot.volumes.get(key).is_some_and(|row| row.object.deleting);
+    match keys.into_iter().find(leaves) {
+        Some(key) => Err(ControlError::Leaving { object: ObjectName::Volume(key) }),
+        None => Ok(()),
+    }
+}
+
 /// The volumes that an app names and that are not there yet: they come with it.
-///
-/// # Errors
-/// If one of those it names is being removed.
 pub(super) fn missing(
     snapshot: &ClusterSnapshot,
     app: &App,
     mut random: impl FnMut() -> u64,
     now: Timestamp,
-) -> Result<Vec<Volume>, ControlError> {
+) -> Vec<Volume> {
     let mut missing: Vec<Volume> = Vec::new();
     if app.deleting {
-        return Ok(missing);
+        return missing;
     }
     for name in app.spec.mounts.iter().filter_map(|mount| mount.volume()) {
         let key = VolumeKey::new(app.key.scope.clone(), name.clone());
-        match snapshot.volumes.get(&key) {
-            Some(row) if row.object.deleting => {
-                return Err(ControlError::Leaving { object: ObjectName::Volume(key) });
-            }
-            None if missing.iter().all(|volume| volume.key != key) => missing.push(Volume {
-                id: VolumeId::from_bits(random()),
-                key,
-                spec: VolumeSpec::default(),
-                created_at: now,
-                deleting: false,
-            }),
-            _ => {}
+        if !snapshot.volumes.contains_key(&key) && missing.iter().all(|volume| volume.key != key) {
+            let (id, spec) = (VolumeId::from_bits(random()), VolumeSpec::default());
+            missing.push(Volume { id, key, spec, created_at: now, deleting: false });
         }
     }
-    Ok(missing)
+    missing
 }
 
 #[cfg(test)]
@@ -141,7 +140,7 @@ mod tests {
         assert!(remove(&snapshot, key("data")).expect("being removed").is_empty());
         let put = put(&snapshot, key("data"), id(3), VolumeSpec::default(), now);
         assert!(matches!(put, Err(ControlError::Leaving { .. })), "{put:?}");
-        let used = missing(&snapshot, &app, || 4, now);
+        let used = check_staying(&snapshot, &app.key.scope, &app.spec);
         assert!(matches!(used, Err(ControlError::Leaving { .. })), "{used:?}");
     }
 
@@ -174,9 +173,9 @@ mod tests {
             next
         };
         let app = app(&["there:/a", "new:/b", "new:/c", "/anonymous", "/srv:/d"]);
-        let made = missing(&snapshot, &app, &mut random, now).expect("fits");
+        let made = missing(&snapshot, &app, &mut random, now);
         assert_eq!(made.iter().map(|volume| volume.key.name.as_str()).collect::<Vec<_>>(), ["new"]);
         let gone = App { deleting: true, ..app };
-        assert_eq!(missing(&snapshot, &gone, random, now).expect("nothing"), []);
+        assert_eq!(missing(&snapshot, &gone, random, now), []);
     }
 }

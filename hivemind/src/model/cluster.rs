@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Addresses, App, AppKey, Backend, Content, ContentKey, ContentKind, Desired, Instance, InstanceId, InstanceStatus,
-    Namespace, Node, NodeName, NodeStatus, Phase, Policy, PolicyKey, Protocol, Revision, Scope, ServedService, Service,
-    ServiceKey, Tenant, TenantName, TierKey, TierPolicy, Volume, VolumeKey,
+    Namespace, Node, NodeName, NodeStatus, Past, Phase, Policy, PolicyKey, Protocol, Revision, Rollout, Scope,
+    ServedService, Service, ServiceKey, ServicePort, Tenant, TenantName, TierKey, TierPolicy, Volume, VolumeKey,
     index::{Held, HeldAddresses, Index},
 };
 
@@ -47,6 +47,10 @@ pub struct ClusterSnapshot {
     pub instances: OrdMap<InstanceId, Row<Instance>>,
     /// What agents saw of them.
     pub instance_status: OrdMap<InstanceId, Row<InstanceStatus>>,
+    /// How far apps are on the way to their newest generation.
+    pub rollouts: OrdMap<AppKey, Row<Rollout>>,
+    /// The generations that apps had.
+    pub past: OrdMap<(AppKey, u64), Row<Past>>,
     /// Services.
     pub services: OrdMap<ServiceKey, Row<Service>>,
     /// Tenants that have a row: all but `default`, which has one if it was given limits.
@@ -130,6 +134,11 @@ impl ClusterSnapshot {
         users
     }
 
+    /// The generations that an app had, oldest first.
+    pub fn past_of<'a>(&'a self, app: &AppKey) -> impl DoubleEndedIterator<Item = &'a Arc<Past>> + use<'a> {
+        self.past.range((app.clone(), 0)..=(app.clone(), u64::MAX)).map(|(_, row)| &row.object)
+    }
+
     /// What the instances of a node hold of it.
     pub fn held_of(&self, node: &NodeName) -> Held {
         self.index.nodes.get(node).copied().unwrap_or_default()
@@ -207,7 +216,10 @@ impl ClusterSnapshot {
                 Desired::Stop if phase == Phase::Ready || status.is_some_and(|status| status.serving) => &mut leaving,
                 _ => continue,
             };
+            let own = ServicePort::all(&instance.spec, status.map_or(&[], |status| &status.exposed));
+            let all = service.ports.iter().all(|port| own.contains(port));
             among.push(Backend {
+                ports: (!all).then_some(own),
                 id: instance.id.clone(),
                 node: instance.node.clone(),
                 addresses: instance.addresses,

@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Addresses, ClusterSnapshot, Content, ContentKey, ContentKind, Instance, InstanceId, InstanceStatus, Namespace,
-    NodeName, Policy, PolicyKey, Revision, Scope, Service, ServiceKey, Tenant, TenantName, TierKey, TierPolicy, Volume,
-    VolumeKey,
+    NodeName, Policy, PolicyKey, Revision, Scope, Service, ServiceKey, ServicePort, Tenant, TenantName, TierKey,
+    TierPolicy, Volume, VolumeKey,
 };
 
 /// A service with those that serve it.
@@ -36,6 +36,17 @@ pub struct Backend {
     pub addresses: Addresses,
     /// Its share of new connections, 0 to [`super::MAX_WEIGHT`].
     pub weight: u16,
+    /// The ports that it has, if not all of the service's: while an app is changed to other ports, each generation serves
+    /// its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ports: Option<Vec<ServicePort>>,
+}
+
+impl ServedService {
+    /// The ports of the service that a backend has.
+    pub fn ports_of<'a>(&'a self, backend: &'a Backend) -> &'a [ServicePort] {
+        backend.ports.as_ref().unwrap_or(&self.service.ports)
+    }
 }
 
 /// Whose an address is.

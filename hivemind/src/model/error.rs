@@ -90,6 +90,10 @@ codes! {
     Unhealthy = "E-HEALTH-001", 500, 1, "The health check did not pass in time. The last log lines are printed; 'hivemind logs' shows more.";
     /// A deadline passed.
     TimedOut = "E-TIME-001", 504, 8, "The wait was longer than --timeout. The change goes on: 'hivemind ps' shows how far it is.";
+    /// An update was taken back.
+    RolledBack = "E-UPD-001", 409, 7, "The new instances of an app did not come up, so its last specification that was in place was put back; those of its instances that still ran have gone on serving. The reason is beside the message, and in 'hivemind history APP' later. Correct it and deploy again.";
+    /// An update is held.
+    UpdatePaused = "E-UPD-002", 409, 1, "The new instances of an app did not come up, and the update stays as it is: it was asked for so (--update-failure pause), or what it would go back to did not come up either or is not kept. What served goes on serving. Deploy again, or go back: 'hivemind rollback APP'.";
     /// The daemon does not answer.
     Unreachable = "E-CLI-001", 503, 9, "The daemon does not answer on its socket. Start it with 'hivemind daemon' (or 'systemctl start hivemind'), or name the socket with --socket.";
     /// The kernel lacks something.
@@ -258,7 +262,7 @@ mod tests {
     fn codes_end_the_command_line_by_their_class() {
         use ErrorCode as Code;
         // As `hivemind --help` lists them.
-        let classes: [(u8, &[ErrorCode]); 8] = [
+        let classes: [(u8, &[ErrorCode]); 9] = [
             (
                 1,
                 &[
@@ -281,6 +285,7 @@ mod tests {
                     Code::Store,
                     Code::StoreVersion,
                     Code::NotAsExpected,
+                    Code::UpdatePaused,
                     Code::Internal,
                 ],
             ),
@@ -301,6 +306,7 @@ mod tests {
             ),
             (5, &[Code::WrongHost, Code::Forbidden, Code::Unauthenticated, Code::RegistryAuth, Code::NotRoot]),
             (6, &[Code::Unschedulable, Code::NoAddress, Code::MapFull]),
+            (7, &[Code::RolledBack]),
             (8, &[Code::TimedOut]),
             (9, &[Code::Unreachable, Code::Unavailable]),
         ];

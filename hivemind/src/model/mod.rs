@@ -12,6 +12,7 @@ mod index;
 mod object;
 mod quantity;
 mod rate;
+mod rollout;
 mod shares;
 mod signal;
 mod tier;
@@ -34,6 +35,7 @@ pub use object::{
 };
 pub use quantity::{Bytes, InvalidQuantity, MilliCpu};
 pub use rate::{BitRate, PerSecond};
+pub use rollout::{Cause, Outcome, Past, Rollout, RolloutState, Undone};
 pub use shares::{DEFAULT_WEIGHT, MAX_WEIGHT, Pin, Shares};
 pub use signal::signal_number;
 pub use tier::{TierKey, TierPolicy};

@@ -10,6 +10,10 @@ pub const APPS: &str = "/v1/apps/";
 pub const INSTANCES: &str = "/v1/instances/";
 /// All statuses of instances.
 pub const INSTANCE_STATUS: &str = "/v1/instance-status/";
+/// How far all apps are on the way to their newest generation.
+pub const ROLLOUTS: &str = "/v1/rollouts/";
+/// The generations that all apps had.
+pub const HISTORY: &str = "/v1/history/";
 /// All services.
 pub const SERVICES: &str = "/v1/services/";
 /// All tenants.
@@ -51,6 +55,16 @@ pub fn instance(app: &AppKey, id: &InstanceId) -> String {
 /// `/v1/instance-status/<tenant>/<namespace>/<app>/<id>`
 pub fn instance_status(app: &AppKey, id: &InstanceId) -> String {
     format!("{INSTANCE_STATUS}{app}/{id}")
+}
+
+/// `/v1/rollouts/<tenant>/<namespace>/<app>`
+pub fn rollout(app: &AppKey) -> String {
+    format!("{ROLLOUTS}{app}")
+}
+
+/// `/v1/history/<tenant>/<namespace>/<app>/<generation>`
+pub fn past(app: &AppKey, generation: u64) -> String {
+    format!("{HISTORY}{app}/{generation}")
 }
 
 /// `/v1/services/<tenant>/<namespace>/<service>`

@@ -11,6 +11,7 @@ mod limit;
 mod mount;
 mod policy;
 mod tier;
+mod update;
 mod validate;
 mod validate_mounts;
 mod validate_policy;
@@ -36,6 +37,7 @@ pub use policy::{
     PolicySpec, PortMatch, Requirement, Selector,
 };
 pub use tier::{Action, MAX_PRIORITY, Tier, TierRule, TierSpec, Way, validate_tier, validate_tier_of};
+pub use update::{DEFAULT_PROGRESS, OnFailure, Order, Portion, Room, UpdateSpec};
 pub use validate::{MAX_REPLICAS, MIN_MEMORY, validate_app};
 pub use validate_mounts::is_target;
 pub use validate_policy::{DNS_ONLY_OPENS, validate_policy};
