@@ -27,18 +27,14 @@ pub(super) async fn prepare(shared: &Shared, instance: &Instance, image: &Image)
             }
             MountSource::Volume { name: Some(name), subpath, nocopy } => {
                 let key = VolumeKey::new(instance.app.scope.clone(), name.clone());
-                let known = shared.desired.borrow().volumes.get(&key).cloned();
-                let Some(volume) = known else {
+                let known = shared.desired.borrow().volumes.get(&key).map(|volume| volume.id.clone());
+                let Some(id) = known else {
                     let message = format!("the volume {name} does not exist");
                     return Err(Fault { code: ErrorCode::NotFound, message });
                 };
-                let place = Place::of(&volume);
+                let place = Place::Volume(id);
                 // What the image has at the target belongs into the root of a volume, not into a part of it.
                 let copy = (!nocopy && subpath.is_none()).then_some(&mount.target);
-                {
-                    let _one = storage.hold(&place).await;
-                    storage.open(&place, volume.spec.size).await?;
-                }
                 fill(shared, &place, key.to_string(), image, copy).await?;
                 match subpath {
                     Some(part) => storage.within(&instance.id, number, storage.data(&place), part.clone()).await?,

@@ -6,10 +6,7 @@ use std::{collections::BTreeSet, path::PathBuf, sync::Arc, time::Duration};
 use tokio::{sync::watch, time::Instant};
 
 use super::{upstream::Upstream, worker::Shared};
-use crate::{
-    model::{EventKind, NodeDesired, Subject, Volume, VolumeId},
-    storage::{Place, StorageError, Usage},
-};
+use crate::model::{EventKind, NodeDesired, Subject, Volume};
 
 /// How soon what could not be removed is tried again.
 const RETRY: Duration = Duration::from_secs(10);
@@ -17,8 +14,6 @@ const RETRY: Duration = Duration::from_secs(10);
 /// never is more than a small part of what the disk does.
 const MEASURE: Duration = Duration::from_secs(60);
 const MEASURE_SHARE: u32 = 20;
-/// What part of a volume must be free for it not to be full: a hundredth.
-const FULL: u64 = 100;
 /// How long the measuring of one volume may take.
 const MEASURE_LONGEST: Duration = Duration::from_secs(30);
 
@@ -34,24 +29,11 @@ pub(super) async fn run(
     }
     let mut said = BTreeSet::new();
     let mut failing = BTreeSet::new();
-    let mut full = BTreeSet::new();
     let mut measure_at = Instant::now();
     loop {
         let now = desired.borrow_and_update().clone();
         tell_unknown(&shared, &now, &mut said).await;
         let mut retry = false;
-        for volume in now.volumes.values().filter(|volume| !volume.deleting && volume.spec.size.is_some()) {
-            match grow(&shared, volume).await {
-                Ok(()) => drop(failing.remove(&volume.id)),
-                Err(error) => {
-                    retry = true;
-                    if failing.insert(volume.id.clone()) {
-                        let message = format!("volume {} does not have its limit: {error}", volume.key);
-                        shared.events.emit(EventKind::Warning, "VolumeLimit", &subject(volume), message);
-                    }
-                }
-            }
-        }
         for volume in now.volumes.values().filter(|volume| volume.deleting) {
             match remove(&shared, &*upstream, volume).await {
                 Ok(()) => drop(failing.remove(&volume.id)),
@@ -70,9 +52,8 @@ pub(super) async fn run(
             () = tokio::time::sleep_until(measure_at) => {
                 let begun = Instant::now();
                 for volume in now.volumes.values().filter(|volume| !volume.deleting) {
-                    match shared.storage.measure(volume, MEASURE_LONGEST).await {
-                        Ok(usage) => tell_full(&shared, volume, usage, &mut full),
-                        Err(error) => tracing::warn!(volume = %volume.key, %error, "a volume cannot be measured"),
+                    if let Err(error) = shared.storage.measure(&volume.id, MEASURE_LONGEST).await {
+                        tracing::warn!(volume = %volume.key, %error, "a volume cannot be measured");
                     }
                 }
                 measure_at = Instant::now() + MEASURE.max(begun.elapsed() * MEASURE_SHARE);
@@ -82,27 +63,6 @@ pub(super) async fn run(
         if !changed {
             return;
         }
-    }
-}
-
-/// Has a volume that is in use grow to its limit. One that nobody has used yet is made with it.
-async fn grow(shared: &Shared, volume: &Volume) -> Result<(), StorageError> {
-    let place = Place::of(volume);
-    let _one = shared.storage.hold(&place).await;
-    if shared.storage.is_there(&place).await? {
-        shared.storage.open(&place, volume.spec.size).await?;
-    }
-    Ok(())
-}
-
-/// Says once that a volume is at its limit, until it is not any more.
-fn tell_full(shared: &Shared, volume: &Volume, usage: Option<Usage>, full: &mut BTreeSet<VolumeId>) {
-    let (Some(Usage { free: Some(free), .. }), Some(size)) = (usage, volume.spec.size) else { return };
-    if free >= size.0 / FULL {
-        full.remove(&volume.id);
-    } else if full.insert(volume.id.clone()) {
-        let message = format!("volume {} is full: it may hold {size}", volume.key);
-        shared.events.emit(EventKind::Warning, "VolumeFull", &subject(volume), message);
     }
 }
 

@@ -8,7 +8,7 @@ use super::ApiState;
 use crate::{
     agent::datapath::RuleHits,
     dataplane::{Counter, DataplaneError, DataplaneInfo, Way, drift::Repairs},
-    model::{AppKey, ClusterSnapshot, InstanceId, Phase, Scope},
+    model::{AppKey, ClusterSnapshot, InstanceId, Phase},
     observe::{Sample, process},
     policy::Trial,
 };
@@ -31,7 +31,6 @@ pub(super) async fn samples(state: &ApiState) -> Vec<Sample> {
     all.extend(process::samples());
     cluster(&snapshot, &mut all);
 
-    volumes(state, &snapshot, &mut all);
     let mut unread = 0;
     let counters = read(state.datapath.counters().await, &mut unread);
     let links = read(state.datapath.links().await, &mut unread);
@@ -101,23 +100,6 @@ fn read<T: Default>(result: Result<T, DataplaneError>, unread: &mut u32) -> T {
         *unread += 1;
         T::default()
     })
-}
-
-/// As they were last measured: nothing is counted for an answer.
-fn volumes(state: &ApiState, snapshot: &ClusterSnapshot, all: &mut Vec<Sample>) {
-    for (key, row) in &snapshot.volumes {
-        let labels = || {
-            let Scope { tenant, namespace } = &key.scope;
-            vec![("tenant", tenant.to_string()), ("namespace", namespace.to_string()), ("volume", key.name.to_string())]
-        };
-        if let Some(usage) = state.storage.usage(&row.object.id) {
-            let help = "Bytes that a volume held when it was last measured";
-            all.push(gauge("volume_used_bytes", help, labels(), float(usage.bytes)));
-        }
-        if let Some(size) = row.object.spec.size {
-            all.push(gauge("volume_limit_bytes", "Bytes that a volume may hold", labels(), float(size.0)));
-        }
-    }
 }
 
 fn cluster(snapshot: &ClusterSnapshot, all: &mut Vec<Sample>) {

@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     control::{ControlError, ObjectChange, ObjectName},
-    model::{Bytes, ClusterSnapshot, NamespaceName, Problem, Revision, Row, TenantName, Timestamp, Volume, VolumeId},
+    model::{ClusterSnapshot, NamespaceName, Problem, Revision, Row, TenantName, Timestamp, Volume, VolumeId},
     spec::v1::VolumeSpec,
     storage::{Place, Usage},
 };
@@ -39,9 +39,6 @@ pub struct VolumeView {
     pub name: String,
     /// Its id, which names its folder.
     pub id: VolumeId,
-    /// The most it may hold; absent: what the disk has.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub size: Option<Bytes>,
     /// Its labels.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
@@ -67,9 +64,6 @@ pub struct VolumeView {
 pub struct UsageView {
     /// Bytes on the disk.
     pub bytes: u64,
-    /// Bytes that its users can still write, of one with a limit.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub free: Option<u64>,
     /// Whether all was counted; if not, there are at least so many.
     pub complete: bool,
     /// When it was measured.
@@ -77,8 +71,8 @@ pub struct UsageView {
 }
 
 impl From<Usage> for UsageView {
-    fn from(Usage { bytes, free, complete, at }: Usage) -> Self {
-        Self { bytes, free, complete, measured_at: at }
+    fn from(Usage { bytes, complete, at }: Usage) -> Self {
+        Self { bytes, complete, measured_at: at }
     }
 }
 
@@ -91,10 +85,9 @@ impl VolumeView {
             namespace: key.scope.namespace.clone(),
             name: key.name.to_string(),
             id: id.clone(),
-            size: spec.size,
             labels: spec.labels.clone(),
             used_by: snapshot.users_of(key),
-            path: state.storage.data(&Place::of(&row.object)).display().to_string(),
+            path: state.storage.data(&Place::Volume(id.clone())).display().to_string(),
             usage: state.storage.usage(id).map(UsageView::from),
             deleting: *deleting,
             revision: row.modified,
@@ -137,7 +130,7 @@ pub(super) async fn get(State(state): State<ApiState>, named: Named) -> Result<R
     let Some(row) = snapshot.volumes.get(&key) else {
         return Err(refused(&state, ControlError::NotFound { object: ObjectName::Volume(key) }));
     };
-    if let Err(error) = state.storage.measure(&row.object, MEASURE).await {
+    if let Err(error) = state.storage.measure(&row.object.id, MEASURE).await {
         tracing::warn!(volume = %key, %error, "a volume cannot be measured");
     }
     let view = VolumeView::new(&state, &snapshot, row);

@@ -16,7 +16,7 @@ use crate::{
         tenants::ChangedView,
         volumes::{UsageView, VolumeView},
     },
-    model::{Bytes, ErrorCode, Problem, VolumeName},
+    model::{ErrorCode, Problem, VolumeName},
     spec::v1::VolumeSpec,
 };
 
@@ -26,8 +26,7 @@ const REMOVAL: Duration = Duration::from_secs(30);
 /// Shown beneath `hivemind volume --help`.
 const EXAMPLES: &str = "\
 Examples:
-  hivemind volume create data --size 10Gi
-  hivemind volume resize data --size 20Gi               while it is used
+  hivemind volume create data
   hivemind app deploy --image postgres:16 --name db --volume data:/var/lib/postgresql/data
   hivemind volume info data                             where it is, who uses it, how much it holds
   hivemind volume delete data                           with all that is in it; refused while it is used
@@ -49,15 +48,6 @@ pub(super) enum VolumeCommand {
     /// Remove a volume with what is in it; nobody may use it
     #[command(visible_aliases = ["rm", "remove"])]
     Delete(NameArgs),
-    /// Give a volume a larger limit, while it is used
-    Resize {
-        /// Name of the volume
-        #[arg(add = complete::volumes())]
-        volume: VolumeName,
-        /// The most it may hold then, e.g. 20Gi
-        #[arg(long, value_name = "BYTES")]
-        size: Bytes,
-    },
     /// Remove all volumes of the namespace that nobody uses
     Prune,
 }
@@ -85,9 +75,6 @@ impl NameArgs {
 pub(super) struct CreateArgs {
     #[command(flatten)]
     name: NameArgs,
-    /// The most it may hold, e.g. 10Gi; it can grow later; without it, what the disk has
-    #[arg(long, value_name = "BYTES")]
-    size: Option<Bytes>,
     /// Label; may be repeated
     #[arg(long, value_parser = label, value_name = "NAME=VALUE")]
     label: Vec<(String, String)>,
@@ -95,7 +82,7 @@ pub(super) struct CreateArgs {
 
 impl Listed for VolumeView {
     const COLUMNS: (&'static [&'static str], &'static [&'static str]) =
-        (&["NAME", "USED BY", "HOLDS", "LIMIT", "LABELS", "AGE"], &["ID", "PATH", "REVISION"]);
+        (&["NAME", "USED BY", "HOLDS", "LABELS", "AGE"], &["ID", "PATH", "REVISION"]);
 
     fn name(&self) -> String {
         self.name.clone()
@@ -114,7 +101,6 @@ impl Listed for VolumeView {
             self.name.clone(),
             used,
             self.usage.map(|usage| holds(&usage)).unwrap_or_default(),
-            self.size.map(|size| size.to_string()).unwrap_or_default(),
             labels(&self.labels),
             age(self.created_at),
             self.id.to_string(),
@@ -135,7 +121,7 @@ fn holds(usage: &UsageView) -> String {
 
 pub(super) async fn run(context: &Context, command: VolumeCommand) -> Result<(), Problem> {
     match command {
-        VolumeCommand::Create(CreateArgs { name, size, label }) => create(context, name.name()?, size, label).await,
+        VolumeCommand::Create(CreateArgs { name, label }) => create(context, name.name()?, label).await,
         VolumeCommand::Ls(reach) => {
             let volumes: Vec<VolumeView> = context.list(reach, "volumes").await?;
             context.output.list_with(reach.columns(), &volumes, "no volumes")
@@ -154,13 +140,6 @@ pub(super) async fn run(context: &Context, command: VolumeCommand) -> Result<(),
             let changed = delete(context, &name).await?;
             done(context, name.as_str(), &format!("volume {name} is removed"), changed)
         }
-        VolumeCommand::Resize { volume, size } => {
-            let path = path(context, &volume);
-            let before: VolumeView = context.client.get(&path).await?;
-            let spec = VolumeSpec { size: Some(size), labels: before.labels };
-            let changed: ChangedView = context.client.send_if(Method::PUT, &path, &spec, before.revision).await?;
-            done(context, volume.as_str(), &format!("volume {volume} may hold {size}"), changed)
-        }
         VolumeCommand::Prune => prune(context).await,
     }
 }
@@ -170,12 +149,7 @@ fn path(context: &Context, name: &VolumeName) -> String {
 }
 
 /// Creates it; one that is there gets the labels besides those that it has.
-async fn create(
-    context: &Context,
-    name: VolumeName,
-    size: Option<Bytes>,
-    label: Vec<(String, String)>,
-) -> Result<(), Problem> {
+async fn create(context: &Context, name: VolumeName, label: Vec<(String, String)>) -> Result<(), Problem> {
     let path = path(context, &name);
     let before = match context.client.get::<VolumeView>(&path).await {
         Ok(before) => Some(before),
@@ -184,14 +158,13 @@ async fn create(
     };
     let mut spec = VolumeSpec::default();
     if let Some(before) = before {
-        (spec.labels, spec.size) = (before.labels, before.size);
+        spec.labels = before.labels;
     }
-    spec.size = size.or(spec.size);
     spec.labels.extend(label);
     let changed: ChangedView = context.client.send(Method::PUT, &path, &spec).await?;
     let text = match (changed.created, changed.changed) {
         (true, _) => format!("volume {name} is created"),
-        (false, true) => format!("volume {name} was there already; it is changed"),
+        (false, true) => format!("volume {name} was there already; it has the labels {}", labels(&spec.labels)),
         (false, false) => format!("volume {name} is there already"),
     };
     done(context, name.as_str(), &text, changed)
@@ -268,10 +241,6 @@ fn describe(volume: &VolumeView) -> Vec<String> {
             None => "nothing; it is made on the node when it is first used".into(),
         },
     );
-    if let Some(size) = volume.size {
-        let free = volume.usage.and_then(|usage| usage.free).map(|free| format!("; {} are free", bytes(free)));
-        say("Limit", format!("{size}{}", free.unwrap_or_default()));
-    }
     say("Path", volume.path.clone());
     if !volume.labels.is_empty() {
         say("Labels", labels(&volume.labels));

@@ -5,7 +5,7 @@ use super::{
     objects::{RowChange, check_scope},
 };
 use crate::{
-    model::{App, Bytes, ClusterSnapshot, Scope, Timestamp, Volume, VolumeId, VolumeKey},
+    model::{App, ClusterSnapshot, Scope, Timestamp, Volume, VolumeId, VolumeKey},
     spec::v1::{AppSpec, VolumeSpec, validate_volume},
 };
 
@@ -18,10 +18,7 @@ pub(super) fn put(
     now: Timestamp,
 ) -> Result<Vec<RowChange>, ControlError> {
     check_scope(snapshot, &key.scope)?;
-    let mut faults = validate_volume(&spec);
-    if let Some(before) = snapshot.volumes.get(&key) {
-        faults.extend(fault_of_size(before.object.spec.size, spec.size));
-    }
+    let faults = validate_volume(&spec);
     if !faults.is_empty() {
         return Err(ControlError::Invalid { object: ObjectName::Volume(key), faults });
     }
@@ -32,18 +29,6 @@ pub(super) fn put(
         Some(before) => Volume { spec, ..before.clone() },
     };
     Ok(vec![RowChange::PutVolume(volume)])
-}
-
-/// A file system can be made larger while it is used, and in no other way.
-fn fault_of_size(before: Option<Bytes>, after: Option<Bytes>) -> Option<String> {
-    match (before, after) {
-        (Some(before), Some(after)) if after < before => {
-            Some(format!("size: {after} is less than {before}, which it has; a volume can only grow"))
-        }
-        (None, Some(_)) => Some("size: it has none; a limit is given when a volume is created".into()),
-        (Some(before), None) => Some(format!("size: it has {before}; the limit of a volume cannot be taken away")),
-        _ => None,
-    }
 }
 
 /// Has the node remove a volume that nobody uses.
@@ -142,23 +127,6 @@ mod tests {
         assert!(matches!(put, Err(ControlError::Leaving { .. })), "{put:?}");
         let used = check_staying(&snapshot, &app.key.scope, &app.spec);
         assert!(matches!(used, Err(ControlError::Leaving { .. })), "{used:?}");
-    }
-
-    #[test]
-    fn a_limit_only_grows() {
-        let size = |mebibytes: u64| Some(Bytes(mebibytes << 20));
-        for (before, after, right) in [
-            (None, None, true),
-            (size(64), size(64), true),
-            (size(64), size(65), true),
-            (size(64), size(63), false),
-            (None, size(64), false),
-            (size(64), None, false),
-        ] {
-            assert_eq!(fault_of_size(before, after).is_none(), right, "{before:?} {after:?}");
-        }
-        let spec = VolumeSpec { size: size(1), ..VolumeSpec::default() };
-        assert_eq!(validate_volume(&spec), ["size: 1Mi is not from 16Mi to 16Ti"]);
     }
 
     #[test]

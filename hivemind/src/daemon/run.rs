@@ -50,7 +50,7 @@ pub async fn run(config: DaemonConfig) -> Result<(), Problem> {
     let block = readiness.block("start");
     // Before anything is written: the folders may be those of the daemon that runs.
     api::ensure_alone(&config.socket)?;
-    for dir in [&config.state_dir, &config.run_dir] {
+    for dir in [&config.state_dir, &config.run_dir, &config.run_dir.join(Storage::MOUNTS)] {
         private_dir(dir)?;
     }
     let token_path = config.state_dir.join("api-token");

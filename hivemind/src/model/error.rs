@@ -78,8 +78,6 @@ codes! {
     Storage = "E-VOL-001", 500, 1, "A folder of a volume, or what is mounted for an instance, could not be made or removed; the message names the path and says what the system said. It is tried again; 'hivemind volume info' shows a volume's folder.";
     /// A path of the node cannot be mounted.
     Mount = "E-VOL-002", 422, 1, "The path of the node that an instance is to have cannot be mounted: there is nothing, it is one of hivemind's own folders, or a symbolic link in a volume leads elsewhere. Make the path on the node ('--mount type=bind,source=/path,target=/path,bind-create-src' makes a folder), or name another one; it is tried again.";
-    /// A volume's limit cannot be had.
-    VolumeLimit = "E-VOL-003", 500, 1, "A volume with a limit is a file system in a file, and that could not be made, mounted or made larger; the message says what failed. mkfs.ext4 and resize2fs (package e2fsprogs) and mount and losetup (package mount or util-linux) are needed, and loop devices in the kernel.";
     /// containerd does not answer.
     NoContainerd = "E-RUN-001", 503, 1, "containerd does not answer. Install it ('apt-get install containerd'), start it ('systemctl start containerd'), or name its socket with --containerd-socket.";
     /// The container could not be created or started.
@@ -274,7 +272,6 @@ mod tests {
                     Code::DiskFull,
                     Code::Storage,
                     Code::Mount,
-                    Code::VolumeLimit,
                     Code::NoContainerd,
                     Code::StartFailed,
                     Code::Unhealthy,

@@ -20,22 +20,6 @@ pub enum StorageError {
         /// What the system said.
         source: io::Error,
     },
-    /// A program of the system is not there.
-    #[error("a volume with a limit needs the program {name}, which this machine does not have")]
-    NoTool {
-        /// Its name.
-        name: &'static str,
-    },
-    /// A program of the system has failed.
-    #[error("{name} has failed on {}: {why}", path.display())]
-    Tool {
-        /// Its name.
-        name: &'static str,
-        /// What it was to work on.
-        path: PathBuf,
-        /// What it said.
-        why: String,
-    },
     /// A file system is full.
     #[error("no space left on {} while it was to {action}", path.display())]
     Full {
@@ -68,7 +52,6 @@ impl StorageError {
     pub const fn code(&self) -> ErrorCode {
         match self {
             Self::File { .. } => ErrorCode::Storage,
-            Self::NoTool { .. } | Self::Tool { .. } => ErrorCode::VolumeLimit,
             Self::Full { .. } => ErrorCode::DiskFull,
             Self::Refused { .. } => ErrorCode::Mount,
         }

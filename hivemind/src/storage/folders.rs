@@ -26,13 +26,13 @@ impl Storage {
     /// An empty folder to fill for a place that is not there yet; `name` is written beside it for people. What somebody
     /// else began and did not finish is removed. Hold the place.
     pub async fn begin(&self, place: &Place, name: String) -> Result<PathBuf, StorageError> {
-        let (folder, base) = (self.folder(place), self.base(place));
+        let folder = self.folder(place);
         // Another name each time: whoever was killed may have left a process that still writes into the last one.
-        let new = base.join(format!("{NEW}{:016x}", rand::random::<u64>()));
+        let new = folder.join(format!("{NEW}{:016x}", rand::random::<u64>()));
         self.run(move |inner| {
             inner.private_folder(&folder)?;
-            for left in entries(&base)?.iter().filter(|name| name.starts_with(NEW)) {
-                remove_all(&base.join(left))?;
+            for left in entries(&folder)?.iter().filter(|name| name.starts_with(NEW)) {
+                remove_all(&folder.join(left))?;
             }
             let note = folder.join("name");
             fs::write(&note, format!("{name}\n")).map_err(StorageError::file("write", &note))?;
@@ -63,11 +63,7 @@ impl Storage {
         let _one = self.hold(&place).await;
         self.forget_usage(id);
         let folder = self.folder(&place);
-        self.run(move |inner| {
-            inner.close(&folder)?;
-            remove_all(&folder)
-        })
-        .await
+        self.run(move |_| remove_all(&folder)).await
     }
 
     /// Removes an instance's own volumes. Ok if there are none.

@@ -12,7 +12,6 @@ mod error;
 mod files;
 mod folders;
 mod instance;
-mod limit;
 mod usage;
 
 pub use error::StorageError;
@@ -29,7 +28,7 @@ use std::{
 use sha2::{Digest as _, Sha256};
 use tokio::sync::OwnedMutexGuard;
 
-use crate::model::{Bytes, InstanceId, Volume, VolumeId};
+use crate::model::{InstanceId, VolumeId};
 
 /// The folder of volumes without a name; no id is that short.
 const OWN: &str = "own";
@@ -39,18 +38,8 @@ const OWN: &str = "own";
 pub enum Place {
     /// A named volume's.
     Volume(VolumeId),
-    /// That of one with a limit.
-    Limited(VolumeId),
     /// An instance's own, for a path in it.
     Own(InstanceId, String),
-}
-
-impl Place {
-    /// That of a named volume.
-    pub fn of(volume: &Volume) -> Self {
-        let id = volume.id.clone();
-        if volume.spec.size.is_some() { Self::Limited(id) } else { Self::Volume(id) }
-    }
 }
 
 /// The node's folders. Cheap to clone.
@@ -67,39 +56,33 @@ struct Inner {
     private: Vec<PathBuf>,
     /// One at a time fills or removes a folder.
     locks: Mutex<BTreeMap<PathBuf, Weak<tokio::sync::Mutex<()>>>>,
-    /// The limits that the file systems of volumes have got in this process's life.
-    grown: Mutex<BTreeMap<PathBuf, Bytes>>,
     /// What was last measured.
     usage: Mutex<BTreeMap<VolumeId, Usage>>,
 }
 
 impl Storage {
+    /// The folder of mounts in the run directory. It is there as long as the daemon runs.
+    pub const MOUNTS: &str = "mounts";
+
     /// The folders of a daemon with these directories. Nothing is made yet.
     pub fn new(state_dir: &Path, run_dir: &Path) -> Self {
         Self(Arc::new(Inner {
             volumes: state_dir.join("volumes"),
-            mounts: run_dir.join("mounts"),
+            mounts: run_dir.join(Self::MOUNTS),
             private: vec![state_dir.to_owned(), run_dir.to_owned()],
             locks: Mutex::default(),
-            grown: Mutex::default(),
             usage: Mutex::default(),
         }))
     }
 
     /// Where the content of a place is, or will be.
     pub fn data(&self, place: &Place) -> PathBuf {
-        self.base(place).join("data")
-    }
-
-    /// Where `data` is.
-    fn base(&self, place: &Place) -> PathBuf {
-        let folder = self.folder(place);
-        if matches!(place, Place::Limited(_)) { folder.join("fs") } else { folder }
+        self.folder(place).join("data")
     }
 
     fn folder(&self, place: &Place) -> PathBuf {
         match place {
-            Place::Volume(id) | Place::Limited(id) => self.0.volumes.join(id.as_str()),
+            Place::Volume(id) => self.0.volumes.join(id.as_str()),
             Place::Own(instance, target) => {
                 let digest = Sha256::digest(target.trim_end_matches('/').as_bytes());
                 let name: String = digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect();

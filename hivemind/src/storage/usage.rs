@@ -4,10 +4,10 @@ use std::{collections::HashSet, fs, os::unix::fs::MetadataExt as _, path::PathBu
 
 use tokio::time::Instant;
 
-use super::{Place, Storage, StorageError, limit::room};
+use super::{Place, Storage, StorageError};
 use crate::{
     lifecycle::clock,
-    model::{Timestamp, Volume, VolumeId},
+    model::{Timestamp, VolumeId},
 };
 
 /// How much a volume holds.
@@ -15,8 +15,6 @@ use crate::{
 pub struct Usage {
     /// Bytes on the disk.
     pub bytes: u64,
-    /// Bytes that its users can still write; absent without a limit.
-    pub free: Option<u64>,
     /// Whether all was counted, or it is only the least that there is.
     pub complete: bool,
     /// When.
@@ -34,20 +32,11 @@ impl Storage {
     }
 
     /// Measures a volume for at most so long. `None` if nobody has used it yet.
-    pub async fn measure(&self, volume: &Volume, patience: Duration) -> Result<Option<Usage>, StorageError> {
-        let (id, place) = (&volume.id, Place::of(volume));
-        let data = self.data(&place);
+    pub async fn measure(&self, id: &VolumeId, patience: Duration) -> Result<Option<Usage>, StorageError> {
+        let data = self.data(&Place::Volume(id.clone()));
         let deadline = Instant::now() + patience;
-        let used = match place {
-            // Its file system knows; where that is not mounted, nothing is known.
-            Place::Limited(_) => {
-                let room = self.run(move |_| Ok(data.exists().then(|| room(&data)).flatten())).await?;
-                let Some(room) = room else { return Ok(self.usage(id)) };
-                Some((room.used, Some(room.free), true))
-            }
-            _ => self.run(move |_| Ok(count(data, deadline))).await?.map(|(bytes, all)| (bytes, None, all)),
-        };
-        let usage = used.map(|(bytes, free, complete)| Usage { bytes, free, complete, at: clock::now() });
+        let used = self.run(move |_| Ok(count(data, deadline))).await?;
+        let usage = used.map(|(bytes, complete)| Usage { bytes, complete, at: clock::now() });
         let mut all = self.0.usage.lock().unwrap_or_else(PoisonError::into_inner);
         match usage {
             Some(usage) => all.insert(id.clone(), usage),
@@ -92,10 +81,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a folder");
         let storage = Storage::new(&dir.path().join("state"), &dir.path().join("run"));
         let (id, patience) = (VolumeId::from_bits(1), Duration::from_secs(60));
-        let key = crate::model::VolumeKey::new(crate::model::Scope::default(), "data".parse().expect("a name"));
-        let spec = crate::spec::v1::VolumeSpec::default();
-        let volume = Volume { id: id.clone(), key, spec, created_at: Timestamp::default(), deleting: false };
-        assert_eq!(storage.measure(&volume, patience).await.expect("measured"), None);
+        assert_eq!(storage.measure(&id, patience).await.expect("measured"), None);
         let place = Place::Volume(id.clone());
         let new = storage.begin(&place, "x".into()).await.expect("begun");
         fs::create_dir(new.join("a")).expect("made");
@@ -103,7 +89,7 @@ mod tests {
         fs::hard_link(new.join("a/one"), new.join("two")).expect("linked");
         std::os::unix::fs::symlink("/", new.join("all")).expect("linked");
         storage.finish(&place, new).await.expect("finished");
-        let usage = storage.measure(&volume, patience).await.expect("measured").expect("there");
+        let usage = storage.measure(&id, patience).await.expect("measured").expect("there");
         assert!(usage.complete && (1 << 20..(1 << 20) + 100_000).contains(&usage.bytes), "{usage:?}");
         assert_eq!(storage.usage(&id), Some(usage));
         storage.remove(&id).await.expect("removed");

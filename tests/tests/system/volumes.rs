@@ -269,52 +269,6 @@ fn mounts_are_what_was_asked_for_and_nothing_else() -> Result<()> {
 }
 
 #[test]
-fn a_limit_holds_and_grows_while_the_volume_is_used() -> Result<()> {
-    let (mut machine, _) = machine("limited")?;
-    let image = stocked(&machine)?;
-    let deploy = format!("app deploy --image {image} --name box --wait --stop-grace 1s");
-    ok(&machine, &deploy)?;
-    ok(&machine, "app rm box --wait")?;
-    let before = Census::take(&machine)?;
-    refused(&machine, "volume create data --size 1m", 2, "E-SPEC-001", &["16Mi"])?;
-    ok(&machine, "volume create data --size 24m")?;
-    ok(&machine, &format!("{deploy} --volume data:/stock"))?;
-    ensure!(
-        sh(&machine, "box", "ls /stock")?.ok()? == "empty\nlink\nplain\nsub\n",
-        "the root of the file system is seen"
-    );
-    let full = sh(&machine, "box", "dd if=/dev/zero of=/stock/big bs=1M count=40")?;
-    ensure!(full.code != 0 && full.err.contains("No space left on device"), "{full}");
-    let info = json(&machine, "volume info data")?;
-    ensure!(info["size"] == "24Mi" && info["usage"]["free"].as_u64().is_some_and(|free| free < 1 << 20), "{info}");
-    ensure!(info["usage"]["bytes"].as_u64().is_some_and(|used| used > 10 << 20), "{info}");
-    ensure!(machine.daemon.get("/metrics")?.contains("hivemind_volume_limit_bytes{"), "no metric");
-
-    // It grows under the process that has found it full.
-    refused(&machine, "volume resize data --size 20m", 2, "E-SPEC-001", &["can only grow"])?;
-    ok(&machine, "volume resize data --size 64m")?;
-    wait::until("the room to be there", PATIENCE, || {
-        let more = sh(&machine, "box", "dd if=/dev/zero of=/stock/big bs=1M count=40")?;
-        ensure!(more.code == 0, "{more}");
-        Ok(())
-    })?;
-    // Over the daemon's death, and as after a reboot, when nothing is mounted.
-    machine.daemon.kill()?;
-    machine.daemon.start(&machine.sandbox)?;
-    ensure!(sh(&machine, "box", "cat /stock/plain")?.ok()? == "from the image\n");
-    ok(&machine, "app rm box --wait")?;
-    let fs = folder(&machine, "data")?.trim_end_matches("/data").to_owned();
-    xtask::shell::output(machine.sandbox.command("umount").arg(&fs))?;
-    ok(&machine, &format!("{deploy} --volume data:/stock:ro"))?;
-    ensure!(sh(&machine, "box", "stat -c %s /stock/big")?.ok()? == "41943040\n");
-    ok(&machine, "app rm box --wait")?;
-    ok(&machine, "volume rm data")?;
-    before.again(&machine)?;
-    ensure!(!Path::new(&fs).exists(), "{fs} is left");
-    machine.close()
-}
-
-#[test]
 fn rows_of_an_app_from_before_volumes_are_read() -> Result<()> {
     let (machine, image) = machine("oldrows")?;
     // As an older version's clients write it: without the field.

@@ -41,4 +41,4 @@ pub use update::{DEFAULT_PROGRESS, OnFailure, Order, Portion, Room, UpdateSpec};
 pub use validate::{MAX_REPLICAS, MIN_MEMORY, validate_app};
 pub use validate_mounts::is_target;
 pub use validate_policy::{DNS_ONLY_OPENS, validate_policy};
-pub use volume::{MAX_VOLUME, MIN_VOLUME, VolumeSpec, validate_volume};
+pub use volume::{VolumeSpec, validate_volume};
