@@ -174,7 +174,10 @@ fn who_owns_something_is_not_removed_and_says_what() {
     let problem = refused(&snapshot, ObjectChange::RemoveTenant(tenant("acme")));
     assert_eq!(problem.code.as_str(), "E-OBJ-002");
     assert_eq!(problem.details, ["app acme/prod/web", "policy acme/default/closed"]);
-    assert_eq!(problem.hint.as_deref(), Some("hivemind app ls -T acme -A   hivemind policy ls -T acme -A"));
+    assert_eq!(
+        problem.hint.as_deref(),
+        Some("hivemind app ls -T acme -A   hivemind policy ls -T acme -A   hivemind volume ls -T acme -A")
+    );
     let problem = refused(&snapshot, ObjectChange::RemoveNamespace(scope("acme/prod")));
     assert_eq!(problem.details, ["app acme/prod/web"]);
     for change in [
