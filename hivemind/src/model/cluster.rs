@@ -206,6 +206,9 @@ impl ClusterSnapshot {
         service: &Service,
         instances: impl Iterator<Item = &'a Arc<Instance>>,
     ) -> ServedService {
+        let instances: Vec<_> = instances.collect();
+        // Only while an app is changed do its instances have different ports.
+        let several = instances.iter().any(|instance| instance.generation != instances[0].generation);
         let (mut ready, mut leaving) = (Vec::new(), Vec::new());
         for instance in instances {
             let status = self.instance_status.get(&instance.id).map(|row| &*row.object);
@@ -216,10 +219,10 @@ impl ClusterSnapshot {
                 Desired::Stop if phase == Phase::Ready || status.is_some_and(|status| status.serving) => &mut leaving,
                 _ => continue,
             };
-            let own = ServicePort::all(&instance.spec, status.map_or(&[], |status| &status.exposed));
-            let all = service.ports.iter().all(|port| own.contains(port));
+            let own = several.then(|| ServicePort::all(&instance.spec, status.map_or(&[], |status| &status.exposed)));
+            let ports = own.filter(|own| !service.ports.iter().all(|port| own.contains(port)));
             among.push(Backend {
-                ports: (!all).then_some(own),
+                ports,
                 id: instance.id.clone(),
                 node: instance.node.clone(),
                 addresses: instance.addresses,
