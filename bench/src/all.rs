@@ -15,7 +15,7 @@ use crate::{Common, report::Report};
 
 /// What is measured, as command lines of this program. The daemon's is the last: its machine of a hundred containers
 /// takes up to a minute to be gone, beside whatever runs then.
-const PARTS: [&[&str]; 17] = [
+const PARTS: [&[&str]; 18] = [
     &["packet"],
     &["crr"],
     &["crr", "--ipv6"],
@@ -32,6 +32,7 @@ const PARTS: [&[&str]; 17] = [
     &["loss", "--ipv6"],
     &["loss", "--flows", "1000", "--messages", "20000"],
     &["up"],
+    &["update"],
     &["daemon"],
 ];
 

@@ -15,6 +15,7 @@ mod flood;
 mod flows;
 mod lab;
 mod live;
+mod load;
 mod loss;
 mod memory;
 mod names;
@@ -32,6 +33,7 @@ mod stream;
 mod supervisor;
 mod throughput;
 mod up;
+mod update;
 mod watched;
 
 use std::process::ExitCode;
@@ -87,6 +89,8 @@ enum Command {
     Overload(overload::Args),
     /// Messages lost while the daemon restarts, is killed, is replaced
     Loss(loss::Args),
+    /// Requests without an answer while an app's instances are replaced under load
+    Update(update::Args),
     /// The daemon: start, memory, how soon names are right; with nothing to do and with many instances
     Daemon(daemon::Args),
     /// `up` of a project of ten services, and the second one that does nothing
@@ -114,6 +118,7 @@ fn main() -> Result<ExitCode> {
         (Command::Loss(args), _) => loss::run(&cli.common, args),
         (Command::Overload(args), _) => overload::run(&cli.common, args),
         (Command::Up(args), _) => up::run(&cli.common, args),
+        (Command::Update(args), _) => update::run(&cli.common, args),
         (_, None) => return supervisor::supervise(),
         (command, Some(run)) => measure(command, &cli.common, &supervisor::Run::named(run)?),
     };
@@ -136,6 +141,7 @@ fn measure(command: &Command, common: &Common, run: &supervisor::Run) -> Result<
         | Command::Enforcement(_)
         | Command::Loss(_)
         | Command::Overload(_)
-        | Command::Up(_) => Ok(()),
+        | Command::Up(_)
+        | Command::Update(_) => Ok(()),
     }
 }

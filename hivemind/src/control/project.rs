@@ -16,7 +16,7 @@ use utoipa::ToSchema;
 use super::{
     ControlError, ObjectName,
     commands::deploy,
-    objects::{check_room, check_scope},
+    objects::{check_room, check_scope, owned},
 };
 use crate::{
     model::{
@@ -167,8 +167,10 @@ pub(super) fn rows_of_removed(snapshot: &ClusterSnapshot, scope: &Scope) -> Vec<
     let key = ProjectKey { scope: scope.clone(), name };
     let policies = policies_of(snapshot, &key);
     let mut gone: Vec<_> = policies.map(|(key, _)| ObjectName::Policy(key.clone())).collect();
-    let others = snapshot.policies.keys().filter(|key| key.scope == *scope).count();
-    if others == gone.len() {
+    // Volumes outlive their apps, and keep the namespace as all else that somebody has put there. What goes is its
+    // policies, and the last app if that is what they go with.
+    let apps = snapshot.apps.keys().filter(|key| key.scope == *scope).count();
+    if owned(snapshot, |of| of == scope).len() == gone.len() + apps {
         gone.push(ObjectName::Namespace(scope.clone()));
     }
     gone

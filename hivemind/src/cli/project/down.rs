@@ -93,7 +93,7 @@ async fn chosen(context: &Context, args: &ServicesArgs) -> Result<(Read, Vec<App
         let app = read.made.names.get(service).map_or(service.as_str(), AppName::as_str).to_owned();
         if !apps.iter().any(|view| view.name == app) {
             let title = format!("service {service} of the project {} is not up", read.loaded.project.name);
-            return Err(Problem::new(ErrorCode::NotFound, title).hint("hivemind config --services"));
+            return Err(Problem::new(ErrorCode::NotFound, title).hint("hivemind merged --services"));
         }
         wanted.push(app);
     }

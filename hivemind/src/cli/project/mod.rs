@@ -1,4 +1,4 @@
-//! `hivemind up|plan|down|config|restart|stop|start`: a folder with a Compose file, as one project.
+//! `hivemind up|plan|down|merged|restart|stop|start`: a folder with a Compose file, as one project.
 //!
 //! The files are read here, as they lie on the machine of the one who types; what they come to is one request.
 

@@ -1,4 +1,4 @@
-//! `hivemind plan` and `hivemind config`: what `up` would do, and what the files come to.
+//! `hivemind plan` and `hivemind merged`: what `up` would do, and what the files come to.
 
 use std::process::ExitCode;
 
@@ -58,7 +58,7 @@ pub(in super::super) struct ConfigArgs {
     services: bool,
 }
 
-/// `hivemind config`
+/// `hivemind merged`
 pub(in super::super) fn config(context: &Context, args: &ConfigArgs) -> Result<(), Problem> {
     let loaded = load(&args.files, &[])?;
     say_warnings(context, &loaded.warnings);
