@@ -1,8 +1,8 @@
 //! What a change of a project makes of the rows of its apps, its policies and its namespace. Pure.
 //!
 //! A project has a namespace to itself: the label [`PROJECT_LABEL`] says whose it is. Everything is decided against the
-//! state that the change makes, so that a port may go from one service of it to another, and all rows are written in one
-//! transaction, so that a project is never half of what was asked for.
+//! state that the change makes, and all rows are written in one transaction, so that a project is never half of what
+//! was asked for.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

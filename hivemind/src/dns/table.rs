@@ -293,7 +293,13 @@ mod tests {
                     shares: crate::model::Shares::default(),
                     created_at: Timestamp::from_millis(0),
                 };
-                let backend = Backend { id: instance.id.clone(), node: instance.node.clone(), weight: 100, addresses };
+                let backend = Backend {
+                    id: instance.id.clone(),
+                    node: instance.node.clone(),
+                    weight: 100,
+                    addresses,
+                    ports: Default::default(),
+                };
                 desired.instances.insert(instance.id.clone(), Arc::new(instance));
                 let served = ServedService { backends: vec![backend], service, leaving: false };
                 desired.services.insert(served.service.key.clone(), Arc::new(served));

@@ -1,11 +1,17 @@
 //! Apps that come first.
 
-use super::*;
-use crate::spec::v1::{Condition, Dependency};
+use super::{
+    world::{World, key, row},
+    *,
+};
+use crate::{
+    model::{App, InstanceStatus, Phase},
+    spec::v1::{Condition, Dependency},
+};
 
 impl World {
     /// What an agent says of all instances of an app.
-    fn say(&mut self, app: &AppKey, phase: Phase) {
+    fn say_all(&mut self, app: &AppKey, phase: Phase) {
         for instance in self.instances(app) {
             let status =
                 InstanceStatus { phase, started_at: Some(Timestamp::from_millis(1)), ..InstanceStatus::default() };
@@ -30,24 +36,24 @@ fn the_first_instance_waits_for_those_that_come_first_and_further_ones_do_not() 
         assert_eq!(world.snapshot.dependents_of(&key("db")).collect::<Vec<_>>(), [&web]);
         let db = world.deploy("db", |_| {});
         world.settle(&db);
-        world.say(&db, before);
+        world.say_all(&db, before);
         if before == Phase::Pulling {
             // Nobody has started it yet.
             world.snapshot.instance_status.clear();
         }
         let plan = world.plan(&web);
         assert_eq!((plan.waits, plan.changes), (vec![words.to_owned()], vec![]));
-        world.say(&db, after);
+        world.say_all(&db, after);
         world.settle(&web);
         assert_eq!(world.running(&web).len(), 1, "{condition:?}");
         // What comes first may fail later: who runs is scaled all the same.
-        world.say(&db, Phase::Failed);
+        world.say_all(&db, Phase::Failed);
         world.deploy("web", |app| app.spec.replicas = 3);
         assert!(world.plan(&web).waits.is_empty());
         world.settle(&web);
         assert_eq!(world.running(&web).len(), 3);
         // A new generation waits again, and the one before goes on.
-        world.say(&web, Phase::Ready);
+        world.say_all(&web, Phase::Ready);
         for instance in world.instances(&db) {
             world.snapshot.instance_status.remove(&instance.id);
         }

@@ -222,7 +222,7 @@ fn what_is_not_honoured_is_named() {
             "4 services.a.mac_address refused",
             "7 services.a.networks.default.ipv4_address refused",
             "11 services.a.ports differently",
-            "10 services.a.volumes refused",
+            "10 services.a.volumes differently",
             "10 services.a.volumes[1].type differently",
         ]
     );

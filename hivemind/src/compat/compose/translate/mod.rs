@@ -10,6 +10,7 @@ mod networks;
 mod ports;
 mod process;
 mod resources;
+mod storage;
 #[cfg(test)]
 mod tests;
 
@@ -165,6 +166,8 @@ impl Work<'_> {
         self.process(name, service, &mut spec);
         self.resources(name, service, &mut spec);
         self.container(name, service, &mut spec);
+        self.mounts(name, service, &mut spec);
+        self.update(service, &mut spec);
         self.ports(name, service, &mut spec);
         self.health(name, service, &mut spec);
         self.networks(name, service, &mut spec);

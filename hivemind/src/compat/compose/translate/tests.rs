@@ -131,6 +131,31 @@ fn what_is_said_of_containers_is_said_of_the_apps() {
 }
 
 #[test]
+fn volumes_are_mounted_and_what_shares_one_is_replaced_old_one_first() {
+    let mounts = |lines: &str| {
+        let made = translated(&(web(lines) + "volumes: {data: }\n"));
+        let spec = &made.apps[&"web".parse::<AppName>().expect("a name")];
+        (serde_json::to_value(&spec.mounts).expect("JSON"), spec.update.order.as_str())
+    };
+    assert_eq!(
+        mounts("volumes: ['data:/d', '/srv:/s:ro', '/tmp/anonymous']"),
+        (
+            json!([
+                { "target": "/d", "source": { "type": "volume", "name": "data" } },
+                { "target": "/s", "source": { "type": "bind", "path": "/srv", "create": true }, "read_only": true },
+                { "target": "/tmp/anonymous", "source": { "type": "volume" } },
+            ]),
+            "stop-first"
+        )
+    );
+    assert_eq!(mounts("volumes: ['/srv:/s:ro', '/own']").1, "start-first");
+    assert_eq!(mounts("volumes: ['data:/d']\ndeploy: {update_config: {order: start-first}}").1, "start-first");
+    assert_eq!(mounts("deploy: {update_config: {parallelism: 2}}").1, "stop-first");
+    let faults = refused(&(web("volumes: ['data:/d']") + "volumes: {data: {external: true}}\n"));
+    assert!(faults[0].contains("volumes are the project's here"), "{faults:?}");
+}
+
+#[test]
 fn without_a_word_a_service_is_not_started_again() {
     use crate::spec::v1::RestartPolicy as Policy;
     for (lines, policy) in [
