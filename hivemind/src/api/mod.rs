@@ -17,6 +17,7 @@ mod flow_limits;
 mod flow_names;
 pub mod flow_view;
 mod flows;
+pub mod images;
 pub mod instances;
 pub mod meta;
 mod metrics;
@@ -57,7 +58,7 @@ use crate::{
     model::NodeName,
     observe::{Events, Metrics},
     policy::Failsafe,
-    runtime::Runtime,
+    runtime::{ImageStore, Runtime},
 };
 use auth::Door;
 use changes::History;
@@ -75,6 +76,8 @@ pub struct ApiState {
     pub control: Control,
     /// Logs and exec of this node's instances.
     pub runtime: Arc<dyn Runtime>,
+    /// The node's images.
+    pub images: Arc<dyn ImageStore>,
     /// Counters of this node.
     pub datapath: Datapath,
     /// What happened.
@@ -104,6 +107,7 @@ struct Shared {
         (name = "tenants", description = "Tenants and their namespaces"),
         (name = "policies", description = "What traffic is allowed"),
         (name = "apps", description = "What is wanted"),
+        (name = "images", description = "Images of the node that answers"),
         (name = "instances", description = "What runs: state, logs, exec"),
         (name = "services", description = "Names, virtual addresses and who serves them"),
         (name = "flows", description = "Who talks with whom, what was dropped, and which rule decided"),
@@ -144,6 +148,13 @@ fn described() -> (Router<Shared>, utoipa::openapi::OpenApi) {
         .routes(routes!(apps::get, apps::put, apps::delete))
         .routes(routes!(apps::scale))
         .routes(routes!(apps::restart))
+        .routes(routes!(images::list, images::remove))
+        .routes(routes!(images::info))
+        .routes(routes!(images::pull))
+        .routes(routes!(images::tag))
+        .routes(routes!(images::prune))
+        .routes(routes!(images::import))
+        .routes(routes!(images::export))
         .routes(routes!(instances::list_all))
         .routes(routes!(instances::list))
         .routes(routes!(instances::get))

@@ -13,6 +13,7 @@ use clap_complete::{
 
 use crate::{
     api::{
+        images::ImageView,
         object_view::{NamespaceView, PolicyView, TenantView},
         view::{AppView, InstanceView, NodeView, ServiceView},
     },
@@ -81,6 +82,11 @@ pub(super) fn targets() -> ArgValueCandidates {
 /// Names of services, and their DNS names.
 pub(super) fn services() -> ArgValueCandidates {
     ArgValueCandidates::new(|| ask("services", |service: ServiceView| service.name, |s| s.dns_names.join(" ")))
+}
+
+/// Names of images.
+pub(super) fn images() -> ArgValueCandidates {
+    ArgValueCandidates::new(|| ask("/v1/images", |image: ImageView| image.name, |image| image.used_by.join(" ")))
 }
 
 /// Names of tenants.

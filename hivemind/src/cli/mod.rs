@@ -14,6 +14,7 @@ mod doctor;
 mod exec;
 mod explain;
 mod flows;
+mod image;
 mod instance;
 mod limits;
 mod logs;
@@ -81,6 +82,11 @@ const ELSEWHERE: &[(&str, &str)] = &[
     ("namespaces", "namespace ls"),
     ("policies", "policy ls"),
     ("netpol", "policy ls"),
+    ("images", "image ls"),
+    ("pull", "image pull IMAGE"),
+    ("load", "image import FILE"),
+    ("save", "image export IMAGE -f FILE"),
+    ("rmi", "image rm IMAGE"),
     ("apply", "policy apply -f FILE"),
 ];
 
@@ -144,6 +150,9 @@ enum Command {
     /// List and inspect services
     #[command(subcommand)]
     Service(show::ServiceCommand),
+    /// List, fetch, remove, import and export images
+    #[command(subcommand)]
+    Image(image::ImageCommand),
     /// Allow and deny traffic: apply, list, show and remove policies
     #[command(subcommand)]
     Policy(policy::PolicyCommand),
@@ -364,6 +373,7 @@ async fn command(command: Command, context: &Context, target: Target) -> Result<
         Command::Exec(args) => return Ok(exec::run(context, args).await),
         Command::Scale(args) => app::scale_many(context, &args).await?,
         Command::Service(command) => show::service(context, command).await?,
+        Command::Image(command) => image::run(context, command).await?,
         Command::Policy(command) => policy::run(context, command).await?,
         Command::Why(args) => why::why(context, args).await?,
         Command::Flows(args) => flows::run(context, &args).await?,

@@ -32,6 +32,7 @@ use crate::{
     },
     model::{ErrorCode, Node, NodeDesired, Problem},
     observe::{Events, Metrics},
+    runtime::{ContainerdRuntime, ImageStore, Runtime},
     schedule::ServiceRanges,
 };
 
@@ -98,7 +99,7 @@ async fn serve(
         desired: told.clone(),
         net: Arc::clone(&net),
         datapath: datapath.clone(),
-        runtime: Arc::clone(&runtime),
+        runtime: Arc::clone(&runtime) as Arc<dyn Runtime>,
         upstream: Arc::clone(&upstream),
         events: events.clone(),
         metrics: metrics.clone(),
@@ -106,7 +107,7 @@ async fn serve(
     };
     let agent = Agent {
         upstream,
-        runtime: Arc::clone(&runtime),
+        runtime: Arc::clone(&runtime) as Arc<dyn Runtime>,
         net,
         datapath: datapath.clone(),
         events: events.clone(),
@@ -156,7 +157,8 @@ async fn serve(
     tasks.spawn(follow_names(told.clone(), names));
     tasks.spawn(open_names(resolved, datapath.clone()));
     let (node, failsafe) = (config.node_name.clone(), config.failsafe.clone());
-    let state = ApiState { node, control, runtime, datapath, events, metrics, readiness, failsafe };
+    let images: Arc<dyn ImageStore> = Arc::<ContainerdRuntime>::clone(&runtime);
+    let state = ApiState { node, control, runtime, images, datapath, events, metrics, readiness, failsafe };
     let mut api = AbortOnDropHandle::new(tokio::spawn(api::serve(listeners, state, stopped)));
     tasks.spawn(async move {
         // Ready when the node is registered and everything it was told about has been taken in.

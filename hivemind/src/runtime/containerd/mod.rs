@@ -15,6 +15,7 @@ mod containers;
 mod content;
 mod events;
 mod exec;
+mod images;
 mod locks;
 mod pull;
 mod shims;
