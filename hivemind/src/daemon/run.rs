@@ -20,6 +20,7 @@ use crate::{
         Agent,
         datapath::{self, Datapath},
         host_names,
+        images::ImageKeeper,
         node::{self, NodeKeeper},
         upstream::Upstream,
     },
@@ -158,6 +159,18 @@ async fn serve(
     tasks.spawn(open_names(resolved, datapath.clone()));
     let (node, failsafe) = (config.node_name.clone(), config.failsafe.clone());
     let images: Arc<dyn ImageStore> = Arc::<ContainerdRuntime>::clone(&runtime);
+    let images_kept = ImageKeeper {
+        images: Arc::clone(&images),
+        desired: told.clone(),
+        node: config.node_name.clone(),
+        events: events.clone(),
+        metrics: metrics.clone(),
+        marks: config.image_marks,
+    };
+    tasks.spawn(async move {
+        images_kept.run().await;
+        "images"
+    });
     let state = ApiState { node, control, runtime, images, datapath, events, metrics, readiness, failsafe };
     let mut api = AbortOnDropHandle::new(tokio::spawn(api::serve(listeners, state, stopped)));
     tasks.spawn(async move {

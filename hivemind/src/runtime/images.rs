@@ -1,6 +1,6 @@
 //! The images of the node as people see and change them.
 
-use std::io;
+use std::{io, path::PathBuf};
 
 use bytes::Bytes;
 use futures::stream::BoxStream;
@@ -50,6 +50,31 @@ impl StoredImage {
     }
 }
 
+/// A disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Disk {
+    /// A folder on it.
+    pub path: PathBuf,
+    /// Bytes of it.
+    pub size: u64,
+    /// Bytes that can still be written.
+    pub free: u64,
+}
+
+impl Disk {
+    /// How full it is, hundredths, rounded down.
+    pub fn percent(&self) -> u64 {
+        let used = self.size.saturating_sub(self.free);
+        (u128::from(used) * 100 / u128::from(self.size.max(1))) as u64
+    }
+
+    /// Whether more than so many hundredths of it are written.
+    pub fn is_fuller_than(&self, hundredths: u8) -> bool {
+        let used = u128::from(self.size.saturating_sub(self.free));
+        used * 100 > u128::from(self.size) * u128::from(hundredths)
+    }
+}
+
 /// Keeps images. Names are full ones ([`super::complete_reference`]).
 #[async_trait::async_trait]
 pub trait ImageStore: Send + Sync + std::fmt::Debug {
@@ -74,6 +99,22 @@ pub trait ImageStore: Send + Sync + std::fmt::Debug {
         name: Option<String>,
     ) -> Result<Vec<String>, RuntimeError>;
 
+    /// The disk that images are on.
+    async fn disk(&self) -> Result<Disk, RuntimeError>;
+
     /// An archive of these images, of both forms at once, as it is read by Docker, Podman and containerd.
     async fn export(&self, names: Vec<String>) -> Result<BoxStream<'static, io::Result<Bytes>>, RuntimeError>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_disk_is_as_full_as_what_cannot_be_written() {
+        let disk = |size, free| Disk { path: "/".into(), size, free };
+        assert_eq!((disk(1000, 145).percent(), disk(0, 0).percent(), disk(10, 20).percent()), (85, 0, 0));
+        assert!(disk(1000, 149).is_fuller_than(85) && !disk(1000, 150).is_fuller_than(85));
+        assert!(!disk(1000, 0).is_fuller_than(100) && disk(u64::MAX, 1).is_fuller_than(99));
+    }
 }

@@ -19,7 +19,7 @@ mod user;
 
 pub use containerd::{ContainerdRuntime, RuntimeConfig};
 pub use error::RuntimeError;
-pub use images::{Content, ImageStore, Layer, StoredImage};
+pub use images::{Content, Disk, ImageStore, Layer, StoredImage};
 pub use logs::log_writer;
 pub use registry::{check_reference, complete_reference};
 pub use types::{

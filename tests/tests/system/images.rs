@@ -128,3 +128,26 @@ fn archives_of_docker_come_in_and_broken_ones_leave_nothing() -> Result<()> {
     ok(&machine, "app deploy --image registry.local/own:2 --pull never --name web --port 80 --wait")?;
     machine.close()
 }
+
+#[test]
+fn a_full_disk_makes_room_of_what_nobody_uses() -> Result<()> {
+    // Every disk is fuller than this.
+    let flags = ["--image-gc-high", "0", "--image-gc-low", "0", "--image-gc-rest", "0s"];
+    let (mut machine, image) = hivemind_tests::machine_with("image-gc", &flags)?;
+    ok(&machine, &format!("app deploy --image {image} --name web --port 80 --wait"))?;
+    let archive = saved(&machine.daemon.dir(), "own:1")?;
+    ok(&machine, &format!("image import {}", archive.display()))?;
+    // It looks at the disk when it starts, too.
+    machine.daemon.stop()?;
+    machine.daemon.start(&machine.sandbox)?;
+    xtask::wait::until("the unused image to go", hivemind_tests::PATIENCE, || {
+        ensure!(names(&machine)? == [image.clone()], "{:?}", names(&machine)?);
+        Ok(())
+    })?;
+    let events = ok(&machine, "events")?;
+    ensure!(events.contains("ImageRemoved") && events.contains("docker.io/library/own:1 is removed"), "{events}");
+    ensure!(events.contains("ImageDiskFull"), "{events}");
+    until_ready(&machine, "web", 1)?;
+    ensure!(machine.daemon.get("/metrics")?.contains("hivemind_images_removed_total 1"));
+    machine.close()
+}

@@ -24,7 +24,7 @@ use super::{
 use crate::runtime::{
     RuntimeError,
     archive::{Archive, Packed},
-    images::{Content, ImageStore, Layer, StoredImage},
+    images::{Content, Disk, ImageStore, Layer, StoredImage},
     manifest::{Descriptor, MANIFEST_TYPES, digest_of},
     registry,
 };
@@ -131,6 +131,20 @@ impl ImageStore for ContainerdRuntime {
             taken.push(packed.name);
         }
         Ok(taken)
+    }
+
+    async fn disk(&self) -> Result<Disk, RuntimeError> {
+        let unknown = || RuntimeError::Containerd {
+            action: "tell the folder of",
+            id: self.snapshots.name.clone(),
+            why: "it does not say".to_owned(),
+        };
+        let path = self.client.plugin_root(&self.snapshots.name).await.ok_or_else(unknown)?;
+        let stat = nix::sys::statvfs::statvfs(&path)
+            .map_err(|error| file_error("ask how full is", path.clone())(error.into()))?;
+        // What root may write besides is no room for images.
+        let (unit, free, used) = (stat.fragment_size(), stat.blocks_available(), stat.blocks() - stat.blocks_free());
+        Ok(Disk { path, size: (used + free) * unit, free: free * unit })
     }
 
     async fn export(&self, names: Vec<String>) -> Result<BoxStream<'static, io::Result<Bytes>>, RuntimeError> {
