@@ -103,6 +103,8 @@ impl Archive {
             archive.add_layout(*index)?;
         } else if let Some(manifest) = files.get("manifest.json") {
             archive.add_saved(*manifest, &files)?;
+        } else if files.is_empty() {
+            return Err("there is nothing in it".to_owned());
         } else {
             return Err("it has neither index.json (OCI) nor manifest.json (docker save)".to_owned());
         }

@@ -105,6 +105,8 @@ fn archives_of_docker_come_in_and_broken_ones_leave_nothing() -> Result<()> {
     let middle = whole.len() / 2;
     fs::write(&broken, &whole[..middle])?;
     refused(&machine, &import, 1, "E-IMG-005", &["cannot be imported"])?;
+    fs::write(&broken, b"")?;
+    refused(&machine, &import, 1, "E-IMG-005", &["there is nothing in it"])?;
     fs::write(&broken, b"this is no archive, and long enough to be read as the first block of one".repeat(20))?;
     refused(&machine, &import, 1, "E-IMG-005", &["no tar archive"])?;
     refused(&machine, "image import /no/such/file", 2, "E-SPEC-001", &["/no/such/file"])?;
@@ -122,7 +124,8 @@ fn archives_of_docker_come_in_and_broken_ones_leave_nothing() -> Result<()> {
     let mut command = machine.sandbox.command(machine.daemon.program());
     command.args(["image", "import", "-", "--name", "registry.local/own:2"]);
     command.env("HIVEMIND_SOCKET", machine.daemon.socket()).stdin(fs::File::open(&archive)?);
-    shell::output(&mut command)?;
+    let said = command.output()?;
+    ensure!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
     ok(&machine, &format!("image import {}", archive.display()))?;
     ensure!(names(&machine)? == ["docker.io/library/own:docker", "registry.local/own:2"], "{:?}", names(&machine)?);
     ok(&machine, "app deploy --image registry.local/own:2 --pull never --name web --port 80 --wait")?;
