@@ -76,7 +76,8 @@ impl ImageKeeper {
     /// The images of the instances that are, or are to be.
     fn in_use(&self) -> BTreeSet<String> {
         let desired = self.desired.borrow();
-        desired.instances.values().filter_map(|instance| complete_reference(&instance.spec.image).ok()).collect()
+        let images = desired.instances.values().flat_map(|instance| instance.spec.images());
+        images.filter_map(|image| complete_reference(image).ok()).collect()
     }
 
     /// Looks at the disk, and removes what is to go. Returns how the disk is afterwards.

@@ -157,11 +157,11 @@ pub(super) struct ExportArgs {
 /// The apps that use images, by the images' names: those whose instances run with one, and those that want it.
 fn users(state: &ApiState) -> BTreeMap<String, BTreeSet<String>> {
     let snapshot = state.control.snapshot();
-    let instances = snapshot.instances.values().map(|row| (&row.object.spec.image, &row.object.app));
-    let apps = snapshot.apps.iter().map(|(key, row)| (&row.object.spec.image, key));
+    let instances = snapshot.instances.values().map(|row| (&row.object.spec, &row.object.app));
+    let apps = snapshot.apps.iter().map(|(key, row)| (&row.object.spec, key));
     let mut users: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
-    for (image, app) in instances.chain(apps) {
-        if let Ok(name) = complete_reference(image) {
+    for (spec, app) in instances.chain(apps) {
+        for name in spec.images().filter_map(|image| complete_reference(image).ok()) {
             users.entry(name).or_default().insert(app.to_string());
         }
     }

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt, str::FromStr};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{balance::BalanceSpec, health::HealthSpec, limit::LimitSpec};
+use super::{balance::BalanceSpec, container::ContainerSpec, health::HealthSpec, limit::LimitSpec};
 use crate::model::{Bytes, MilliCpu, Protocol};
 
 fn one() -> u32 {
@@ -39,6 +39,9 @@ pub struct AppSpec {
     /// Limits.
     #[serde(default)]
     pub resources: Resources,
+    /// How its containers are made: rights, file systems in memory, devices, hooks.
+    #[serde(default, skip_serializing_if = "ContainerSpec::is_default")]
+    pub container: ContainerSpec,
     /// Ports of the instances that the service offers, and that are published on the nodes.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ports: Vec<PortSpec>,
@@ -80,6 +83,7 @@ impl AppSpec {
             user: None,
             workdir: None,
             resources: Resources::default(),
+            container: ContainerSpec::default(),
             ports: Vec::new(),
             services: Vec::new(),
             balance: BalanceSpec::default(),
@@ -90,6 +94,12 @@ impl AppSpec {
             pull: PullPolicy::default(),
             labels: BTreeMap::new(),
         }
+    }
+
+    /// The images that an instance is made of: the app's own, and those of what runs before it.
+    pub fn images(&self) -> impl Iterator<Item = &str> {
+        let before = self.container.hooks.pre_start.iter().filter_map(|init| init.image.as_deref());
+        std::iter::once(&*self.image).chain(before)
     }
 
     /// Whether going from `self` to `new` needs new instances, i.e. something differs other than `replicas`, what is

@@ -2,6 +2,7 @@
 
 mod app;
 mod balance;
+mod container;
 mod dns_name;
 mod health;
 mod labels;
@@ -14,6 +15,11 @@ mod validate_policy;
 pub use app::{AppSpec, PortSpec, PullPolicy, Resources, RestartPolicy, StopSpec};
 pub use balance::{
     Affinity, BalanceSpec, DEFAULT_AFFINITY, External, Internal, MAX_AFFINITY, MAX_SOURCE_RANGES, Method,
+};
+pub use container::{
+    ContainerSpec, DEFAULT_CAPABILITIES, DeviceName, DeviceSpec, DnsSpec, ExtraHost, HOST_GATEWAY, HookSpec, HooksSpec,
+    InitSpec, MAX_HOOK_SECONDS, Machine, Seccomp, SecuritySpec, TmpfsSpec, UNLIMITED, Ulimit, all_capabilities,
+    capability, check_profile, device_name, extra_host, profile_for, security_option, sysctl, tmpfs, ulimit,
 };
 pub use dns_name::{dns_name, dns_name_covers};
 pub use health::{Check, HealthSpec};

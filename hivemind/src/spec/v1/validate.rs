@@ -55,6 +55,7 @@ pub fn validate_app(spec: &AppSpec) -> Vec<String> {
     if limits.pids == Some(0) {
         fault("resources.pids", "0 is below the minimum of 1".into());
     }
+    super::container::check(&spec.container, &mut fault);
 
     let mut targets = BTreeSet::new();
     let mut published = BTreeSet::new();
