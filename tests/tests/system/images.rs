@@ -97,7 +97,7 @@ fn images_are_listed_and_removed_and_travel_in_archives() -> Result<()> {
 fn archives_of_docker_come_in_and_broken_ones_leave_nothing() -> Result<()> {
     let (machine, _) = machine("archives")?;
     let before = Census::take(&machine)?;
-    let archive = saved(&machine.daemon.dir(), "own:docker")?;
+    let archive = saved(machine.daemon.dir(), "own:docker")?;
     let whole = fs::read(&archive)?;
     let broken = machine.daemon.dir().join("broken.tar");
     let import = format!("image import {}", broken.display());
@@ -138,7 +138,7 @@ fn a_full_disk_makes_room_of_what_nobody_uses() -> Result<()> {
     let flags = ["--image-gc-high", "0", "--image-gc-low", "0", "--image-gc-rest", "0s"];
     let (mut machine, image) = hivemind_tests::machine_with("image-gc", &flags)?;
     ok(&machine, &format!("app deploy --image {image} --name web --port 80 --wait"))?;
-    let archive = saved(&machine.daemon.dir(), "own:1")?;
+    let archive = saved(machine.daemon.dir(), "own:1")?;
     ok(&machine, &format!("image import {}", archive.display()))?;
     // It looks at the disk when it starts, too.
     machine.daemon.stop()?;
