@@ -4,6 +4,8 @@
 mod balance;
 #[path = "system/closing.rs"]
 mod closing;
+#[path = "system/contents.rs"]
+mod contents;
 #[path = "system/crash.rs"]
 mod crash;
 #[path = "system/doctor.rs"]
@@ -46,5 +48,9 @@ mod seen;
 mod shown;
 #[path = "system/told.rs"]
 mod told;
+#[path = "system/updates.rs"]
+mod updates;
+#[path = "system/volumes.rs"]
+mod volumes;
 #[path = "system/wrong.rs"]
 mod wrong;

@@ -83,6 +83,42 @@ async fn a_data_plane_that_never_shows_it_holds_a_stop_up_for_two_seconds() {
 }
 
 #[tokio::test]
+async fn a_stop_waits_for_who_is_connected_but_not_for_ever_and_not_if_nothing_takes_its_place() {
+    let mut world = World::new();
+    world.begin();
+    let drained = |n, seconds| {
+        let mut instance = instance(n);
+        instance.spec.stop.drain_seconds = seconds;
+        instance
+    };
+    let [patient, hasty, removed] = [drained(1, 60), drained(2, 1), drained(3, 60)];
+    let ids = [patient.id.clone(), hasty.id.clone(), removed.id.clone()];
+    [patient, hasty, removed].into_iter().for_each(|instance| world.upstream.want(instance));
+    for id in &ids {
+        world.until(id, Phase::Ready).await;
+    }
+    world.net.set_open(2);
+    world.runtime.clear_calls();
+    let begun = Instant::now();
+    world.upstream.stop(&ids[0]);
+    world.upstream.stop(&ids[1]);
+    let signalled = |id: &InstanceId| Call::Kill(id.clone(), libc::SIGTERM);
+    world.until_call(&signalled(&ids[1])).await;
+    assert!(begun.elapsed() >= Duration::from_secs(1), "{:?}", begun.elapsed());
+    let mut ends = drained(3, 0);
+    ends.desired = crate::model::Desired::Stop;
+    world.upstream.want(ends);
+    world.until_call(&signalled(&ids[2])).await;
+    assert!(!world.runtime.calls().contains(&signalled(&ids[0])), "it still has connections");
+    world.net.set_open(0);
+    world.until_call(&signalled(&ids[0])).await;
+    assert!(begun.elapsed() < Duration::from_secs(30), "{:?}", begun.elapsed());
+    for id in &ids {
+        world.until(id, Phase::Gone).await;
+    }
+}
+
+#[tokio::test]
 async fn a_process_that_outlives_its_signal_is_killed_after_its_grace() {
     let mut world = World::new();
     world.begin();

@@ -8,6 +8,7 @@ pub mod apps;
 pub mod auth;
 pub mod capture;
 pub mod changes;
+pub mod contents;
 pub mod dataplane;
 pub mod events;
 pub mod exec;
@@ -31,6 +32,7 @@ mod services;
 pub mod tenants;
 mod tier_policies;
 pub mod view;
+pub mod volumes;
 pub mod why;
 mod why_target;
 
@@ -59,6 +61,7 @@ use crate::{
     observe::{Events, Metrics},
     policy::Failsafe,
     runtime::{ImageStore, Runtime},
+    storage::Storage,
 };
 use auth::Door;
 use changes::History;
@@ -88,6 +91,8 @@ pub struct ApiState {
     pub readiness: Readiness,
     /// The ports of the host that no policy closes.
     pub failsafe: Failsafe,
+    /// The folders of this node's volumes.
+    pub storage: Storage,
 }
 
 /// What the routes share: the state, and what lives as long as the listeners.
@@ -109,6 +114,8 @@ struct Shared {
         (name = "apps", description = "What is wanted"),
         (name = "images", description = "Images of the node that answers"),
         (name = "instances", description = "What runs: state, logs, exec"),
+        (name = "volumes", description = "What outlives the instances that write it"),
+        (name = "contents", description = "Secrets and configs: small files of instances"),
         (name = "services", description = "Names, virtual addresses and who serves them"),
         (name = "flows", description = "Who talks with whom, what was dropped, and which rule decided"),
         (name = "dataplane", description = "What the kernel holds, and whether it is what it should be"),
@@ -148,6 +155,8 @@ fn described() -> (Router<Shared>, utoipa::openapi::OpenApi) {
         .routes(routes!(apps::get, apps::put, apps::delete))
         .routes(routes!(apps::scale))
         .routes(routes!(apps::restart))
+        .routes(routes!(apps::history))
+        .routes(routes!(apps::roll_back))
         .routes(routes!(images::list, images::remove))
         .routes(routes!(images::info))
         .routes(routes!(images::pull))
@@ -165,6 +174,15 @@ fn described() -> (Router<Shared>, utoipa::openapi::OpenApi) {
         .routes(routes!(dataplane::check))
         .routes(routes!(dataplane::stats))
         .routes(routes!(exec::exec))
+        .routes(routes!(volumes::list_all))
+        .routes(routes!(volumes::list))
+        .routes(routes!(volumes::get, volumes::put, volumes::delete))
+        .routes(routes!(contents::list_all_secrets))
+        .routes(routes!(contents::list_secrets))
+        .routes(routes!(contents::get_secret, contents::put_secret, contents::delete_secret))
+        .routes(routes!(contents::list_all_configs))
+        .routes(routes!(contents::list_configs))
+        .routes(routes!(contents::get_config, contents::put_config, contents::delete_config))
         .routes(routes!(services::list))
         .routes(routes!(services::get))
         .routes(routes!(nodes::list))

@@ -35,6 +35,7 @@ use crate::{
     observe::{Events, Metrics},
     runtime::{ContainerdRuntime, ImageStore, Runtime},
     schedule::ServiceRanges,
+    storage::Storage,
 };
 
 /// Answers that may wait to be taken in.
@@ -51,7 +52,7 @@ pub async fn run(config: DaemonConfig) -> Result<(), Problem> {
     let block = readiness.block("start");
     // Before anything is written: the folders may be those of the daemon that runs.
     api::ensure_alone(&config.socket)?;
-    for dir in [&config.state_dir, &config.run_dir] {
+    for dir in [&config.state_dir, &config.run_dir, &config.run_dir.join(Storage::MOUNTS)] {
         private_dir(dir)?;
     }
     let token_path = config.state_dir.join("api-token");
@@ -106,7 +107,9 @@ async fn serve(
         metrics: metrics.clone(),
         facts: node::facts(),
     };
+    let storage = Storage::new(&config.state_dir, &config.run_dir);
     let agent = Agent {
+        storage: storage.clone(),
         upstream,
         runtime: Arc::clone(&runtime) as Arc<dyn Runtime>,
         net,
@@ -171,7 +174,7 @@ async fn serve(
         images_kept.run().await;
         "images"
     });
-    let state = ApiState { node, control, runtime, images, datapath, events, metrics, readiness, failsafe };
+    let state = ApiState { node, control, runtime, images, datapath, events, metrics, readiness, failsafe, storage };
     let mut api = AbortOnDropHandle::new(tokio::spawn(api::serve(listeners, state, stopped)));
     tasks.spawn(async move {
         // Ready when the node is registered and everything it was told about has been taken in.

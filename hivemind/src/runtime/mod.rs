@@ -25,7 +25,7 @@ pub use logs::log_writer;
 pub use registry::{check_reference, complete_reference};
 pub use types::{
     ContainerSpec, ContainerState, ExecIo, ExecSession, ExecSpec, Image, ImageHealth, LogLine, LogQuery, LogStream,
-    PullProgress, RunState, RuntimeEvent, TtySize,
+    Mount, PullProgress, RunState, RuntimeEvent, TtySize,
 };
 
 use futures::stream::BoxStream;
@@ -53,6 +53,10 @@ pub trait Runtime: Send + Sync + std::fmt::Debug {
     /// Makes the container with its file system, without starting it. An existing one of the same id is kept if it
     /// was made from an equal spec and has not run yet, else it is removed and made again.
     async fn create(&self, spec: &ContainerSpec) -> Result<(), RuntimeError>;
+
+    /// Copies what the image has in the folder `path`, and the folder's own rights, into the folder `into`: owners,
+    /// modes, times, links and attributes are kept. Nothing if the image has nothing there. What is in `into` stays.
+    async fn copy_out(&self, image: &Image, path: &str, into: &std::path::Path) -> Result<(), RuntimeError>;
 
     /// Starts the container's process and returns its pid. If it runs already, that pid.
     async fn start(&self, id: &InstanceId) -> Result<u32, RuntimeError>;
