@@ -24,6 +24,8 @@ mod health;
 mod host;
 #[path = "system/hosts.rs"]
 mod hosts;
+#[path = "system/images.rs"]
+mod images;
 #[path = "system/life.rs"]
 mod life;
 #[path = "system/limits.rs"]

@@ -9,6 +9,7 @@ pub mod datapath;
 mod fault;
 pub mod host_names;
 pub mod hosts;
+pub mod images;
 pub mod machine;
 mod mounts;
 pub mod node;

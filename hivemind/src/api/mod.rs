@@ -18,6 +18,7 @@ mod flow_limits;
 mod flow_names;
 pub mod flow_view;
 mod flows;
+pub mod images;
 pub mod instances;
 pub mod meta;
 mod metrics;
@@ -60,7 +61,7 @@ use crate::{
     model::NodeName,
     observe::{Events, Metrics},
     policy::Failsafe,
-    runtime::Runtime,
+    runtime::{ImageStore, Runtime},
     storage::Storage,
 };
 use auth::Door;
@@ -79,6 +80,8 @@ pub struct ApiState {
     pub control: Control,
     /// Logs and exec of this node's instances.
     pub runtime: Arc<dyn Runtime>,
+    /// The node's images.
+    pub images: Arc<dyn ImageStore>,
     /// Counters of this node.
     pub datapath: Datapath,
     /// What happened.
@@ -111,6 +114,7 @@ struct Shared {
         (name = "policies", description = "What traffic is allowed"),
         (name = "apps", description = "What is wanted"),
         (name = "projects", description = "Apps that are changed together"),
+        (name = "images", description = "Images of the node that answers"),
         (name = "instances", description = "What runs: state, logs, exec"),
         (name = "volumes", description = "What outlives the instances that write it"),
         (name = "contents", description = "Secrets and configs: small files of instances"),
@@ -156,6 +160,13 @@ fn described() -> (Router<Shared>, utoipa::openapi::OpenApi) {
         .routes(routes!(projects::put, projects::delete))
         .routes(routes!(apps::history))
         .routes(routes!(apps::roll_back))
+        .routes(routes!(images::list, images::remove))
+        .routes(routes!(images::info))
+        .routes(routes!(images::pull))
+        .routes(routes!(images::tag))
+        .routes(routes!(images::prune))
+        .routes(routes!(images::import))
+        .routes(routes!(images::export))
         .routes(routes!(instances::list_all))
         .routes(routes!(instances::list))
         .routes(routes!(instances::get))

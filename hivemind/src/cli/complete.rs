@@ -14,6 +14,7 @@ use clap_complete::{
 use crate::{
     api::{
         contents::ContentView,
+        images::ImageView,
         object_view::{NamespaceView, PolicyView, TenantView},
         view::{AppView, InstanceView, NodeView, ServiceView},
         volumes::VolumeView,
@@ -83,6 +84,11 @@ pub(super) fn targets() -> ArgValueCandidates {
 /// Names of services, and their DNS names.
 pub(super) fn services() -> ArgValueCandidates {
     ArgValueCandidates::new(|| ask("services", |service: ServiceView| service.name, |s| s.dns_names.join(" ")))
+}
+
+/// Names of images.
+pub(super) fn images() -> ArgValueCandidates {
+    ArgValueCandidates::new(|| ask("/v1/images", |image: ImageView| image.name, |image| image.used_by.join(" ")))
 }
 
 /// Names of volumes.

@@ -17,6 +17,7 @@ mod exec;
 mod explain;
 mod flows;
 mod history;
+mod image;
 mod instance;
 mod limits;
 mod logs;
@@ -89,6 +90,11 @@ const ELSEWHERE: &[(&str, &str)] = &[
     ("namespaces", "namespace ls"),
     ("policies", "policy ls"),
     ("netpol", "policy ls"),
+    ("images", "image ls"),
+    ("pull", "image pull IMAGE"),
+    ("load", "image import FILE"),
+    ("save", "image export IMAGE -f FILE"),
+    ("rmi", "image rm IMAGE"),
     ("volumes", "volume ls"),
     ("apply", "policy apply -f FILE"),
 ];
@@ -171,6 +177,9 @@ enum Command {
     /// List and inspect services
     #[command(subcommand)]
     Service(show::ServiceCommand),
+    /// List, fetch, remove, import and export images
+    #[command(subcommand)]
+    Image(image::ImageCommand),
     /// Create, list, inspect and remove volumes
     #[command(subcommand, visible_alias = "vol")]
     Volume(volume::VolumeCommand),
@@ -411,6 +420,7 @@ async fn command(command: Command, context: &Context, target: Target) -> Result<
         Command::History(app) => history::history(context, &app).await?,
         Command::Rollback(args) => history::roll_back(context, &args).await?,
         Command::Service(command) => show::service(context, command).await?,
+        Command::Image(command) => image::run(context, command).await?,
         Command::Volume(command) => volume::run(context, command).await?,
         Command::Secret(command) => content::secret(context, command).await?,
         Command::Config(command) => content::config(context, command).await?,

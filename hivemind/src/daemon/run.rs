@@ -20,6 +20,7 @@ use crate::{
         Agent,
         datapath::{self, Datapath},
         host_names,
+        images::ImageKeeper,
         node::{self, NodeKeeper},
         upstream::Upstream,
     },
@@ -32,6 +33,7 @@ use crate::{
     },
     model::{ErrorCode, Node, NodeDesired, Problem},
     observe::{Events, Metrics},
+    runtime::{ContainerdRuntime, ImageStore, Runtime},
     schedule::ServiceRanges,
     storage::Storage,
 };
@@ -99,7 +101,7 @@ async fn serve(
         desired: told.clone(),
         net: Arc::clone(&net),
         datapath: datapath.clone(),
-        runtime: Arc::clone(&runtime),
+        runtime: Arc::clone(&runtime) as Arc<dyn Runtime>,
         upstream: Arc::clone(&upstream),
         events: events.clone(),
         metrics: metrics.clone(),
@@ -109,7 +111,7 @@ async fn serve(
     let agent = Agent {
         storage: storage.clone(),
         upstream,
-        runtime: Arc::clone(&runtime),
+        runtime: Arc::clone(&runtime) as Arc<dyn Runtime>,
         net,
         datapath: datapath.clone(),
         events: events.clone(),
@@ -159,7 +161,20 @@ async fn serve(
     tasks.spawn(follow_names(told.clone(), names));
     tasks.spawn(open_names(resolved, datapath.clone()));
     let (node, failsafe) = (config.node_name.clone(), config.failsafe.clone());
-    let state = ApiState { node, control, runtime, datapath, events, metrics, readiness, failsafe, storage };
+    let images: Arc<dyn ImageStore> = Arc::<ContainerdRuntime>::clone(&runtime);
+    let images_kept = ImageKeeper {
+        images: Arc::clone(&images),
+        desired: told.clone(),
+        node: config.node_name.clone(),
+        events: events.clone(),
+        metrics: metrics.clone(),
+        marks: config.image_marks,
+    };
+    tasks.spawn(async move {
+        images_kept.run().await;
+        "images"
+    });
+    let state = ApiState { node, control, runtime, images, datapath, events, metrics, readiness, failsafe, storage };
     let mut api = AbortOnDropHandle::new(tokio::spawn(api::serve(listeners, state, stopped)));
     tasks.spawn(async move {
         // Ready when the node is registered and everything it was told about has been taken in.

@@ -71,7 +71,7 @@ codes! {
     /// No manifest for this machine.
     ImagePlatform = "E-IMG-004", 422, 1, "The image has no variant for this machine's operating system and architecture. The message lists those it has.";
     /// The image's data is not what its digest says.
-    ImageCorrupt = "E-IMG-005", 502, 1, "What the registry sent does not match its digest or is not an image. Push the image again.";
+    ImageCorrupt = "E-IMG-005", 502, 1, "What the registry sent, or what is in the archive, does not match its digest or is not an image. Push the image again.";
     /// The disk is full.
     DiskFull = "E-DISK-001", 507, 1, "A file system is full. Free space (the message names the path) and repeat; nothing half done was kept.";
     /// A volume's folder could not be made, written or removed.

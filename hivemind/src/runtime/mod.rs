@@ -1,15 +1,18 @@
 //! Floor 2, seam: what runs containers. The real one is containerd (the only place that names
 //! `containerd_client` and `oci_client`).
 
+mod archive;
 mod auth;
 mod cgroup;
 mod containerd;
 mod devices;
 mod error;
+mod images;
 mod init;
 mod logs;
 mod manifest;
 mod oci;
+mod origin;
 mod registry;
 mod rootfs;
 mod types;
@@ -17,8 +20,9 @@ mod user;
 
 pub use containerd::{ContainerdRuntime, RuntimeConfig};
 pub use error::RuntimeError;
+pub use images::{Content, Disk, ImageStore, Layer, StoredImage};
 pub use logs::log_writer;
-pub use registry::check_reference;
+pub use registry::{check_reference, complete_reference};
 pub use types::{
     ContainerSpec, ContainerState, ExecIo, ExecSession, ExecSpec, Image, ImageHealth, LogLine, LogQuery, LogStream,
     Mount, PullProgress, RunState, RuntimeEvent, TtySize,

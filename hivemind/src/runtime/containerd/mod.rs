@@ -16,6 +16,7 @@ mod content;
 mod copy;
 mod events;
 mod exec;
+mod images;
 mod locks;
 mod pull;
 mod shims;

@@ -130,6 +130,12 @@ impl AppSpec {
         }
     }
 
+    /// The images that an instance is made of: the app's own, and those of what runs before it.
+    pub fn images(&self) -> impl Iterator<Item = &str> {
+        let before = self.container.hooks.pre_start.iter().filter_map(|init| init.image.as_deref());
+        std::iter::once(&*self.image).chain(before)
+    }
+
     /// Whether going from `self` to `new` needs new instances, i.e. something differs other than `replicas`, what is
     /// the service's alone, what is for the next instances only, and what changes while an instance runs.
     pub fn needs_new_instances(&self, new: &Self) -> bool {
