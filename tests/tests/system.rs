@@ -42,5 +42,7 @@ mod seen;
 mod shown;
 #[path = "system/told.rs"]
 mod told;
+#[path = "system/verbs.rs"]
+mod verbs;
 #[path = "system/wrong.rs"]
 mod wrong;

@@ -9,6 +9,7 @@ pub mod auth;
 pub mod capture;
 pub mod changes;
 pub mod dataplane;
+pub mod ending;
 pub mod events;
 pub mod exec;
 mod extract;
@@ -29,6 +30,7 @@ mod serve;
 mod services;
 pub mod tenants;
 mod tier_policies;
+pub mod usage;
 pub mod view;
 pub mod why;
 mod why_target;
@@ -148,6 +150,11 @@ fn described() -> (Router<Shared>, utoipa::openapi::OpenApi) {
         .routes(routes!(instances::list))
         .routes(routes!(instances::get))
         .routes(routes!(instances::logs))
+        .routes(routes!(ending::kill))
+        .routes(routes!(ending::wait))
+        .routes(routes!(usage::processes))
+        .routes(routes!(usage::stats))
+        .routes(routes!(usage::stats_of_all))
         .routes(routes!(capture::capture))
         .routes(routes!(dataplane::tables))
         .routes(routes!(dataplane::table))

@@ -5,6 +5,7 @@ mod auth;
 mod cgroup;
 mod containerd;
 mod error;
+mod inside;
 mod logs;
 mod manifest;
 mod oci;
@@ -12,16 +13,19 @@ mod registry;
 mod rootfs;
 mod seccomp;
 mod types;
+mod usage;
 mod user;
 
 pub use containerd::{ContainerdRuntime, RuntimeConfig};
 pub use error::RuntimeError;
+pub use inside::Inside;
 pub use logs::log_writer;
 pub use registry::check_reference;
 pub use types::{
     ContainerSpec, ContainerState, ExecIo, ExecSession, ExecSpec, Image, ImageHealth, LogLine, LogQuery, LogStream,
     PullProgress, RunState, RuntimeEvent, TtySize,
 };
+pub use usage::{Process, Usage, processes, usage};
 
 use futures::stream::BoxStream;
 use tokio::sync::watch;

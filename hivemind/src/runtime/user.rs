@@ -43,6 +43,12 @@ impl UserDb {
         Ok(ResolvedUser { uid, gid, extra_groups: Vec::new(), home })
     }
 
+    /// The name of a user.
+    pub(super) fn name_of(&self, uid: u32) -> Option<String> {
+        let line = self.passwd.lines().filter_map(PasswdLine::parse).find(|line| line.uid == uid);
+        line.map(|line| line.name.to_owned())
+    }
+
     fn groups(&self) -> impl Iterator<Item = GroupLine<'_>> {
         self.group.lines().filter_map(GroupLine::parse)
     }
@@ -102,6 +108,8 @@ mod tests {
         for bad in ["nobody", "web:none", "-1", ":"] {
             assert!(db.resolve(Some(bad)).is_err(), "{bad}");
         }
+        assert_eq!(db.name_of(101).as_deref(), Some("web"));
+        assert_eq!(db.name_of(7), None);
         assert_eq!(UserDb::default().resolve(None).map(|u| (u.uid, u.gid)), Ok((0, 0)));
     }
 }
