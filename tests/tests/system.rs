@@ -28,6 +28,8 @@ mod limits;
 mod lost;
 #[path = "system/namespaces.rs"]
 mod namespaces;
+#[path = "system/options.rs"]
+mod options;
 #[path = "system/outside.rs"]
 mod outside;
 #[path = "system/policies.rs"]

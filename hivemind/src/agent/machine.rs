@@ -25,8 +25,12 @@ pub struct Want {
     pub desired: Desired,
     /// When to start it again.
     pub restart: RestartPolicy,
-    /// From the first signal to SIGKILL.
+    /// From the first signal to SIGKILL, the hooks before the signal included.
     pub grace: Duration,
+    /// Whether something is to be run in it after its process has begun.
+    pub post_start: bool,
+    /// Whether something is to be run in it before the first signal.
+    pub pre_stop: bool,
 }
 
 /// What is there, and what this process remembers of its own doing.
@@ -38,8 +42,14 @@ pub struct Seen {
     pub link: bool,
     /// The container.
     pub container: Option<RunState>,
+    /// The container is one that comes before the app's: it is to end.
+    pub before: bool,
     /// The end of the container's process has been dealt with by [`Step::RecordExit`].
     pub exit_recorded: bool,
+    /// What is to be run after the process has begun was run.
+    pub post_started: bool,
+    /// What is to be run before the first signal was run, since then.
+    pub pre_stop: Option<Instant>,
     /// The process is not to be started again.
     pub finished: bool,
     /// The health check says that the process must be started again.
@@ -85,12 +95,16 @@ pub enum Step {
     Create,
     /// Start its process.
     Start,
+    /// Run in it what is to be run after its process has begun.
+    PostStart,
     /// The process runs: watch its health until something changes.
     Watch,
     /// The process has ended: note how, and decide whether and when to start it again.
     RecordExit,
     /// Wait until the data plane sends no new connection there.
     Drain,
+    /// Run in it what is to be run before the stop signal.
+    PreStop,
     /// Send the stop signal.
     Signal,
     /// Send SIGKILL to all processes.
@@ -117,7 +131,12 @@ pub fn next(want: &Want, seen: &Seen, now: Instant) -> Step {
 
 fn next_to_run(want: &Want, seen: &Seen, now: Instant) -> Step {
     match &seen.container {
-        Some(RunState::Running { .. }) if seen.link && !seen.unhealthy => Step::Watch,
+        Some(RunState::Running { .. }) if seen.link && seen.before && !seen.unlinked => Step::Rest,
+        Some(RunState::Running { .. }) if seen.link && !seen.unhealthy => match seen.retry_at {
+            _ if !want.post_start || seen.post_started => Step::Watch,
+            Some(at) if now < at => Step::Wait(at),
+            _ => Step::PostStart,
+        },
         Some(RunState::Exited { .. }) if !seen.exit_recorded => Step::RecordExit,
         _ if seen.finished => Step::Rest,
         container => match (seen.retry_at, container) {
@@ -146,11 +165,12 @@ fn next_to_stop(want: &Want, seen: &Seen, now: Instant) -> Step {
     }
 }
 
-/// Signal, grace, kill.
+/// Hooks, signal, grace, kill.
 fn end_process(want: &Want, seen: &Seen, now: Instant) -> Step {
     let due = |at: Instant, step| if now < at { Step::Wait(at) } else { step };
     match seen.stop {
         Stop::NotBegun if want.grace.is_zero() => Step::Kill,
+        Stop::NotBegun if want.pre_stop && !seen.before && seen.pre_stop.is_none() => Step::PreStop,
         Stop::NotBegun => Step::Signal,
         Stop::Signalled(at) => due(at + want.grace, Step::Kill),
         Stop::Killed(at) => due(at + KILL_AGAIN, Step::Kill),
@@ -176,7 +196,13 @@ mod tests {
     use super::*;
     use crate::model::Timestamp;
 
-    const RUN: Want = Want { desired: Desired::Run, restart: RestartPolicy::Always, grace: Duration::from_secs(10) };
+    const RUN: Want = Want {
+        desired: Desired::Run,
+        restart: RestartPolicy::Always,
+        grace: Duration::from_secs(10),
+        post_start: false,
+        pre_stop: false,
+    };
     const STOP: Want = Want { desired: Desired::Stop, ..RUN };
 
     fn exited() -> Option<RunState> {
@@ -270,6 +296,40 @@ mod tests {
         let want = Want { grace: Duration::ZERO, ..STOP };
         let seen = Seen { container: running(), drained: true, ..Seen::default() };
         assert_eq!(next(&want, &seen, Instant::now()), Step::Kill);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn hooks_come_after_the_start_and_before_the_signal_once_each() {
+        let (now, second) = (Instant::now(), Duration::from_secs(1));
+        let want = Want { post_start: true, pre_stop: true, ..RUN };
+        let mut seen = Seen { image: true, link: true, container: running(), ..Seen::default() };
+        assert_eq!(next(&want, &seen, now), Step::PostStart);
+        seen.retry_at = Some(now + second);
+        assert_eq!(next(&want, &seen, now), Step::Wait(now + second), "it could not be asked");
+        seen.post_started = true;
+        assert_eq!(next(&want, &seen, now), Step::Watch);
+        let want = Want { desired: Desired::Stop, ..want };
+        seen.drained = true;
+        assert_eq!(next(&want, &seen, now), Step::PreStop);
+        seen.pre_stop = Some(now);
+        assert_eq!(next(&want, &seen, now), Step::Signal);
+        assert_eq!(next(&Want { grace: Duration::ZERO, ..want }, &seen, now), Step::Kill);
+        seen.pre_stop = None;
+        assert_eq!(next(&Want { grace: Duration::ZERO, ..want }, &seen, now), Step::Kill, "there is no time for hooks");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_comes_before_is_left_alone_until_it_ends() {
+        let now = Instant::now();
+        let want = Want { post_start: true, pre_stop: true, ..RUN };
+        let mut seen = Seen { image: true, link: true, before: true, container: running(), ..Seen::default() };
+        assert_eq!(next(&want, &seen, now), Step::Rest, "no hooks, no health");
+        seen.drained = true;
+        assert_eq!(next(&Want { desired: Desired::Stop, ..want }, &seen, now), Step::Signal);
+        seen.container = exited();
+        assert_eq!(next(&want, &seen, now), Step::RecordExit);
+        seen.exit_recorded = true;
+        assert_eq!(next(&want, &seen, now), Step::Create, "the next, or the app");
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,6 +1,7 @@
 //! The whole agent over fakes of runtime, network and data plane.
 
 mod broken;
+mod hooks;
 mod lost;
 mod repeated;
 mod world;

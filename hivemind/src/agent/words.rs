@@ -1,11 +1,13 @@
 //! What the agent says, in the user's words. Pure.
 
+use std::net::IpAddr;
+
 use nix::sys::signal::Signal;
 
 use crate::{
-    model::{Bytes, Protocol},
+    model::{Addresses, Bytes, Protocol},
     runtime::{Image, PullProgress},
-    spec::v1::AppSpec,
+    spec::v1::{AppSpec, ContainerSpec, ExtraHost, HOST_GATEWAY},
 };
 
 /// How a process ended.
@@ -21,8 +23,28 @@ pub(super) fn exit(code: u32, oom: bool, memory: Option<Bytes>) -> String {
         (0, _) => "exited with code 0".into(),
         (126, _) => "exited with code 126: the command cannot be executed".into(),
         (127, _) => "exited with code 127: the command was not found".into(),
-        (code, Some(signal)) => format!("ended by {signal} (exit code {code})"),
+        (code, Some(signal)) => match meaning(signal) {
+            "" => format!("ended by {signal} (exit code {code})"),
+            meaning => format!("ended by {signal} (exit code {code}): {meaning}"),
+        },
         (code, None) => format!("exited with code {code}"),
+    }
+}
+
+/// What a signal says of the process that it ended; empty where its name says it all.
+fn meaning(signal: Signal) -> &'static str {
+    match signal {
+        Signal::SIGABRT => "it gave up by itself",
+        Signal::SIGBUS => "it used memory that is not there",
+        Signal::SIGFPE => "it divided by zero, or the like",
+        Signal::SIGILL => "it has an instruction that this CPU does not know",
+        Signal::SIGKILL => "it was killed from outside, not for its memory limit",
+        Signal::SIGPIPE => "it wrote to somebody who had gone",
+        Signal::SIGSEGV => "it used memory that is not its own",
+        Signal::SIGSYS => "it made a system call that its seccomp profile does not allow",
+        Signal::SIGXCPU => "it used more CPU time than its ulimit",
+        Signal::SIGXFSZ => "it wrote a larger file than its ulimit",
+        _ => "",
     }
 }
 
@@ -40,6 +62,16 @@ pub(super) fn progress(progress: &PullProgress) -> String {
 /// The signal of that name; SIGTERM if there is none.
 pub(super) fn signal(name: Option<&str>) -> i32 {
     name.and_then(crate::model::signal_number).unwrap_or(nix::libc::SIGTERM)
+}
+
+/// The lines of `/etc/hosts` that an app asks for; the node has an address of each family.
+pub(super) fn extra_hosts(spec: &ContainerSpec, node: &Addresses) -> Vec<(String, IpAddr)> {
+    let addresses = |address: &str| -> Vec<IpAddr> {
+        if address == HOST_GATEWAY { node.iter().collect() } else { address.parse().into_iter().collect() }
+    };
+    let line =
+        |host: &ExtraHost| addresses(&host.address).into_iter().map(|address| (host.name.clone(), address)).collect();
+    spec.extra_hosts.iter().flat_map(|host| -> Vec<_> { line(host) }).collect()
 }
 
 /// The port whose first accepted connection shows that an instance without a health check is up.
@@ -64,7 +96,10 @@ mod tests {
             (1, false, None, "code 1"),
             (127, false, None, "not found"),
             (137, false, None, "SIGKILL"),
-            (143, false, None, "SIGTERM"),
+            (139, false, None, "SIGSEGV (exit code 139): it used memory"),
+            (159, false, None, "seccomp profile"),
+            (143, false, None, "SIGTERM (exit code 143)"),
+            (255, false, None, "exited with code 255"),
             (137, true, Some(Bytes(64 << 20)), "memory limit of 64Mi"),
         ] {
             assert!(exit(code, oom, memory).contains(part), "{code} {oom}: {}", exit(code, oom, memory));

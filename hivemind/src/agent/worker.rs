@@ -27,10 +27,13 @@ use crate::{
     },
     net::{HostLink, InstanceLink, Net, PublishedPort},
     observe::{Events, Metrics},
-    runtime::{ContainerSpec, Image, PullProgress, RunState, Runtime},
-    spec::v1::{AppSpec, PortSpec, PullPolicy},
+    runtime::{ContainerSpec, Image, RunState, Runtime},
+    spec::v1::{AppSpec, PortSpec},
 };
 
+mod before;
+mod hooks;
+mod image;
 mod lost;
 
 /// Label on every container of ours: the instance's app, `tenant/namespace/app`.
@@ -40,6 +43,8 @@ const LABEL_RESTARTS: &str = "hivemind.restarts";
 /// How long a process that shows its health in no way must run before it counts as Ready, and when it failed before.
 const STEADY: Duration = Duration::from_millis(300);
 const STEADY_AGAIN: Duration = Duration::from_secs(1);
+/// How often a process is looked at without a word of its end.
+const LOOK_AGAIN: Duration = Duration::from_secs(10);
 /// How long a stop waits for the data plane to send nothing new to the instance.
 const DRAIN: Duration = Duration::from_secs(2);
 
@@ -76,6 +81,8 @@ pub(super) struct Worker {
     /// Something happened to the container.
     wake: Arc<Notify>,
     seen: Seen,
+    /// How many of the containers that come before the app's have ended well.
+    stage: usize,
     image: Option<Image>,
     link: Option<HostLink>,
     status: InstanceStatus,
@@ -98,6 +105,7 @@ impl Worker {
             wanted,
             wake,
             seen: Seen::default(),
+            stage: 0,
             image: None,
             link: None,
             status: InstanceStatus::default(),
@@ -126,17 +134,27 @@ impl Worker {
                     self.say(instance, Phase::Gone, String::new(), None);
                     return;
                 }
+                // A lost event must not leave an ended process unnoticed for long.
+                Step::Rest if self.seen.before => self.pause_or_change(Instant::now() + LOOK_AGAIN).await,
                 Step::Rest => self.changed().await,
                 Step::Wait(until) => self.pause_or_change(until).await,
                 Step::Watch => self.watch(instance).await,
                 step => {
                     // A change of what is wanted cancels what takes long; what is short is finished.
                     let mut wanted_again = self.wanted.clone();
-                    let interruptible = matches!(step, Step::EnsureImage);
+                    let interrupted = async {
+                        match step {
+                            Step::EnsureImage => drop(wanted_again.changed().await),
+                            Step::PostStart => {
+                                drop(wanted_again.wait_for(|now| now.instance.desired == Desired::Stop).await);
+                            }
+                            _ => std::future::pending().await,
+                        }
+                    };
                     let result = tokio::select! {
                         biased;
                         result = self.take(step, &wanted) => result,
-                        _ = wanted_again.changed(), if interruptible => continue,
+                        () = interrupted => continue,
                     };
                     if let Err(fault) = result {
                         self.failed(instance, step, fault);
@@ -151,6 +169,8 @@ impl Worker {
             desired: instance.desired,
             restart: instance.spec.restart,
             grace: Duration::from_secs(instance.spec.stop.grace_seconds.into()),
+            post_start: !instance.spec.container.hooks.post_start.is_empty(),
+            pre_stop: !instance.spec.container.hooks.pre_stop.is_empty(),
         }
     }
 
@@ -166,6 +186,8 @@ impl Worker {
         {
             self.status.restarts = self.status.restarts.max(restarts);
         }
+        self.recall_stage(instance, state.as_ref());
+        self.seen.post_started = state.as_ref().is_some_and(|state| state.begun);
         self.seen.container = state.map(|state| state.run);
         self.look_at_link(instance).await;
         Ok(())
@@ -217,9 +239,17 @@ impl Worker {
                 shared.runtime.start(&instance.id).await?;
                 self.started = Some(Instant::now());
                 self.status.started_at = Some(clock::now());
-                self.say(instance, Phase::Starting, String::new(), None);
-                self.event(EventKind::Normal, "Started", instance, format!("{} started", instance.name()));
+                let what = self.before(instance);
+                self.say(
+                    instance,
+                    Phase::Starting,
+                    what.clone().map(|what| format!("{what} runs")).unwrap_or_default(),
+                    None,
+                );
+                let text = what.map_or_else(|| "started".to_owned(), |what| format!("{what} started"));
+                self.event(EventKind::Normal, "Started", instance, format!("{} {text}", instance.name()));
             }
+            Step::PostStart => self.post_start(instance).await?,
             Step::RecordExit => self.record_exit(instance),
             Step::Drain => {
                 self.health = None;
@@ -229,9 +259,11 @@ impl Worker {
                 let _ = timeout(DRAIN, shared.datapath.shows(wanted.revision)).await;
                 self.seen.drained = true;
             }
+            Step::PreStop => self.pre_stop(instance).await,
             Step::Signal => {
                 shared.runtime.kill(&instance.id, self.stop_signal(instance), false).await?;
-                self.seen.stop = Stop::Signalled(Instant::now());
+                // The time until SIGKILL is that of the hooks as well.
+                self.seen.stop = Stop::Signalled(self.seen.pre_stop.unwrap_or_else(Instant::now));
             }
             Step::Kill => {
                 shared.runtime.kill(&instance.id, nix::libc::SIGKILL, true).await?;
@@ -258,54 +290,6 @@ impl Worker {
         Ok(())
     }
 
-    async fn ensure_image(&mut self, instance: &Instance) -> Result<(), Fault> {
-        let (progress, mut seen) = watch::channel(PullProgress::default());
-        let runtime = Arc::clone(&self.shared.runtime);
-        let reference = instance.spec.image.clone();
-        let fetch = runtime.ensure_image(&reference, instance.spec.pull, progress);
-        tokio::pin!(fetch);
-        // A few a second are enough for a progress bar.
-        let mut tick = tokio::time::interval(Duration::from_millis(250));
-        let mut fetched = false;
-        let image = loop {
-            tokio::select! {
-                biased;
-                image = &mut fetch => break image?,
-                _ = tick.tick() => {
-                    let now = seen.borrow_and_update().clone();
-                    if !now.step.is_empty() && now.step != "done" {
-                        fetched = true;
-                        self.say(instance, Phase::Pulling, words::progress(&now), None);
-                    }
-                }
-            }
-        };
-        if fetched {
-            self.event(EventKind::Normal, "Pulled", instance, format!("{} is on the node", image.reference));
-        }
-        self.take_image(image);
-        Ok(())
-    }
-
-    fn take_image(&mut self, image: Image) {
-        self.status.image_digest = Some(image.digest.clone());
-        self.status.exposed.clone_from(&image.exposed);
-        self.image = Some(image);
-        self.seen.image = true;
-    }
-
-    /// The image of a container that this process did not make itself.
-    async fn recall_image(&mut self, instance: &Instance) {
-        if self.image.is_none() {
-            let (progress, _) = watch::channel(PullProgress::default());
-            let known = self.shared.runtime.ensure_image(&instance.spec.image, PullPolicy::Never, progress).await;
-            match known {
-                Ok(image) => self.take_image(image),
-                Err(error) => tracing::debug!(instance = %instance.id, %error, "its image is no longer known"),
-            }
-        }
-    }
-
     fn container_spec(&self, instance: &Instance) -> Result<ContainerSpec, Fault> {
         let (Some(image), Some(link)) = (self.image.clone(), &self.link) else {
             let message = "the image or the link is not known".into();
@@ -316,21 +300,26 @@ impl Worker {
             (LABEL_APP.to_owned(), instance.app.to_string()),
             (LABEL_RESTARTS.to_owned(), self.status.restarts.to_string()),
         ];
-        Ok(ContainerSpec {
-            id: instance.id.clone(),
-            image,
-            hostname: instance.name(),
-            command: spec.command.clone(),
-            args: spec.args.clone(),
-            env: spec.env.clone(),
-            user: spec.user.clone(),
-            workdir: spec.workdir.clone(),
-            resources: spec.resources.clone(),
-            netns: link.netns.clone(),
-            resolv_conf: dns::resolv_conf(&self.shared.gateway, &instance.app.scope),
-            addresses: instance.addresses.iter().collect(),
-            labels: BTreeMap::from(labels),
-        })
+        Ok(self.of_stage(
+            instance,
+            ContainerSpec {
+                id: instance.id.clone(),
+                image,
+                hostname: spec.container.hostname.clone().unwrap_or_else(|| instance.name()),
+                command: spec.command.clone(),
+                args: spec.args.clone(),
+                env: spec.env.clone(),
+                user: spec.user.clone(),
+                workdir: spec.workdir.clone(),
+                resources: spec.resources.clone(),
+                netns: link.netns.clone(),
+                resolv_conf: dns::resolv_conf(&self.shared.gateway, &instance.app.scope, &spec.container.dns),
+                addresses: instance.addresses.iter().collect(),
+                extra_hosts: words::extra_hosts(&spec.container, &self.shared.gateway),
+                options: spec.container.clone(),
+                labels: BTreeMap::from(labels),
+            },
+        ))
     }
 
     fn stop_signal(&self, instance: &Instance) -> i32 {
@@ -377,7 +366,7 @@ impl Worker {
                 tokio::time::sleep(Duration::from_millis(200)).await;
             },
             // A lost event must not leave an ended process unnoticed for long.
-            () = tokio::time::sleep(Duration::from_secs(10)) => {}
+            () = tokio::time::sleep(LOOK_AGAIN) => {}
         }
     }
 
@@ -415,11 +404,17 @@ impl Worker {
         self.seen.failures = if ran >= machine::WELL_AFTER { 1 } else { self.seen.failures + 1 };
         self.seen.exit_recorded = true;
         (self.seen.unhealthy, self.seen.unlinked) = (false, false);
-        self.seen.stop = Stop::NotBegun;
+        (self.seen.stop, self.seen.pre_stop) = (Stop::NotBegun, None);
+        if self.seen.before && code == 0 && self.ended_because.is_none() {
+            return self.next_stage(instance);
+        }
+        // What we had to end has failed, however well it took it.
+        let code = if self.ended_because.is_some() { code.max(1) } else { code };
         let (how, fault) = match self.ended_because.take() {
             Some(because) => because,
             None => (words::exit(code, oom, instance.spec.resources.memory), ErrorCode::StartFailed),
         };
+        let how = self.before(instance).map_or_else(|| how.clone(), |what| format!("{what} {how}"));
         if machine::restarts(instance.spec.restart, code) {
             self.status.restarts += 1;
             let pause = machine::pause(self.seen.failures, rand::random());

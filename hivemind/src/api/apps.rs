@@ -112,9 +112,13 @@ pub(super) async fn put(
 ) -> Result<Response, ApiError> {
     let key = named.app()?;
     let if_match = if_match(&headers)?;
-    if let Err(error) = check_reference(&spec.image) {
+    let before = spec.container.hooks.pre_start.iter().filter_map(|init| init.image.as_deref());
+    let before = before.map(|image| ("container.hooks.pre_start", image));
+    let wrong = |(field, image)| check_reference(image).err().map(|error| format!("{field}: {error}"));
+    let references: Vec<String> = before.chain([("image", spec.image.as_str())]).filter_map(wrong).collect();
+    if !references.is_empty() {
         let mut faults = validate_app(&spec);
-        faults.push(format!("image: {error}"));
+        faults.extend(references);
         return Err(refused(&state, ControlError::Invalid { object: ObjectName::App(key), faults }));
     }
     if args.dry_run {

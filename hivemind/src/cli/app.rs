@@ -15,7 +15,7 @@ use crate::{
         apps::{Scale, Written},
         view::{AppState, AppView, InstanceView},
     },
-    model::{AppName, ErrorCode, Problem},
+    model::{AppName, ErrorCode, Phase, Problem},
 };
 
 #[derive(Subcommand, Debug)]
@@ -208,6 +208,11 @@ async fn info(context: &Context, name: &AppName) -> Result<(), Problem> {
             describe(&app);
             line("");
             context.output.list(&instances, "no instances")?;
+            // Why the first of those that have fallen, in its own words.
+            let fallen = [Phase::Backoff, Phase::Failed, Phase::Unhealthy];
+            if let Some(instance) = instances.iter().find(|instance| fallen.contains(&instance.phase)) {
+                wait::last_lines(context, instance).await.iter().for_each(|text| line(text));
+            }
             if app.state == AppState::Degraded {
                 context.output.say(&format!("see also: hivemind logs {name}   hivemind events {name}"));
             }
@@ -253,6 +258,7 @@ fn describe(app: &AppView) {
     // Values may be secrets; `-o json` shows them to those who ask.
     show("Environment", app.spec.env.keys().cloned().collect::<Vec<_>>().join(" "));
     show("Limits", limits.join(", "));
+    show("Container", super::container::shown(&app.spec.container));
     show("Traffic", super::limits::shown(&app.spec.limits));
     show("Generation", app.generation.to_string());
     show("Age", age(app.created_at));

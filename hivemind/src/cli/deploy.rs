@@ -6,7 +6,8 @@ use clap::{Args, ValueEnum};
 use http::Method;
 
 use super::{
-    Context, balance::BalanceArgs, difference, limits::TrafficArgs, output::Format, parse::duration, wait::Waiting,
+    Context, balance::BalanceArgs, container::ContainerArgs, difference, limits::TrafficArgs, output::Format,
+    parse::duration, wait::Waiting,
 };
 use crate::{
     api::{apps::Written, view::AppView},
@@ -23,6 +24,7 @@ Examples:
   hivemind app deploy --image postgres:16 --name db --env POSTGRES_PASSWORD --memory 1Gi --health-tcp 5432
   hivemind app deploy --image nginx:latest --name web --limit-egress 10mbit --max-connections 500
   hivemind app deploy --image busybox --name client --entrypoint sleep -- infinity
+  hivemind app deploy --image web --name web --read-only --tmpfs /tmp:size=64m --cap-drop ALL --init
 The same command again with other flags changes the app: all that is not said goes back to its default,
 but for the number of instances.";
 
@@ -75,6 +77,8 @@ pub(super) struct DeployArgs {
     balance: BalanceArgs,
     #[command(flatten)]
     process: ProcessArgs,
+    #[command(flatten)]
+    container: ContainerArgs,
     #[command(flatten)]
     limits: LimitArgs,
     #[command(flatten)]
@@ -224,6 +228,7 @@ impl DeployArgs {
         let mut spec = AppSpec::new(self.image);
         spec.env = environment(&process.env, &process.env_file, &mut faults);
         spec.labels = pairs(&self.label, &mut faults);
+        spec.container = self.container.spec(&mut faults);
         spec.health = self.health.spec(&mut faults);
         if let Some(grace) = process.stop_grace {
             match u32::try_from(grace.as_secs()) {
@@ -362,7 +367,12 @@ mod tests {
             "--port 8080:80 --port 53/udp --affinity client-ip=60 --service web.local --env A=flag --env-file {path} --cpu 500m --memory 64Mi \
              --pids 9 --user 1:2 --workdir /srv --entrypoint sh --restart on-failure --pull always --health-http 80/up \
              --health-interval 1s --health-timeout 500ms --health-retries 7 --health-start-period 2m \
-             --stop-signal SIGQUIT --stop-grace 1m --label team=x -- -c exit"
+             --stop-signal SIGQUIT --stop-grace 1m --label team=x --hostname h --domainname d.example --read-only --privileged \
+             --cap-add NET_ADMIN --cap-drop CHOWN --security-opt no-new-privileges=false --security-opt apparmor=own \
+             --ulimit nofile=1:2 --ulimit core=-1 --tmpfs /t:size=1m --shm-size 2m --sysctl net.core.somaxconn=9 --init \
+             --device /dev/fuse:r --device example.com/gpu=0 --add-host db:192.0.2.1 --dns 192.0.2.2 --dns-search d.example \
+             --dns-option ndots:2 -t -i --group-add audio --oom-score-adj -5 --pre-start x --post-start true --pre-stop false \
+             --annotation a.b=c -- -c exit"
         );
         let spec = spec(&line.split_whitespace().collect::<Vec<_>>()).expect("valid");
         let json = serde_json::to_value(&spec).expect("JSON");
@@ -375,6 +385,34 @@ mod tests {
             "user": "1:2",
             "workdir": "/srv",
             "resources": { "cpu": "500m", "memory": "64Mi", "pids": 9 },
+            "container": {
+                "hostname": "h",
+                "domainname": "d.example",
+                "read_only": true,
+                "privileged": true,
+                "cap_add": ["NET_ADMIN"],
+                "cap_drop": ["CHOWN"],
+                "security": { "no_new_privileges": false, "apparmor": "own" },
+                "ulimits": { "nofile": { "soft": 1, "hard": 2 }, "core": { "soft": -1, "hard": -1 } },
+                "tmpfs": [{ "path": "/t", "size": "1Mi" }],
+                "shm_size": "2Mi",
+                "sysctls": { "net.core.somaxconn": "9" },
+                "init": true,
+                "devices": [{ "host": "/dev/fuse", "permissions": "r" }],
+                "cdi": ["example.com/gpu=0"],
+                "extra_hosts": [{ "name": "db", "address": "192.0.2.1" }],
+                "dns": { "servers": ["192.0.2.2"], "search": ["d.example"], "options": ["ndots:2"] },
+                "tty": true,
+                "stdin_open": true,
+                "group_add": ["audio"],
+                "oom_score_adj": -5,
+                "hooks": {
+                    "pre_start": [{ "command": ["/bin/sh", "-c", "x"] }],
+                    "post_start": [{ "command": ["/bin/sh", "-c", "true"], "timeout_seconds": 30 }],
+                    "pre_stop": [{ "command": ["/bin/sh", "-c", "false"], "timeout_seconds": 30 }],
+                },
+                "annotations": { "a.b": "c" },
+            },
             "ports": [
                 { "target": 80, "published": 8080, "protocol": "tcp" },
                 { "target": 53, "protocol": "udp" },
@@ -410,10 +448,18 @@ mod tests {
             "x",
             "--stop-grace",
             "1500ms",
+            "--security-opt",
+            "label=disable",
+            "--annotation",
+            "x",
         ])
         .expect_err("refused");
         let flags: Vec<_> = problem.details.iter().map(|line| line.split([' ', ':']).next().expect("flag")).collect();
-        assert_eq!(flags, ["--env-file", "--env", "--label", "--health-http", "--stop-grace"], "{problem}");
+        assert_eq!(
+            flags,
+            ["--env-file", "--env", "--label", "--security-opt", "--annotation", "--health-http", "--stop-grace"],
+            "{problem}"
+        );
         assert_eq!(problem.code.exit_code(), 2);
     }
 }

@@ -6,8 +6,8 @@ use serde_json::Value;
 
 use crate::spec::v1::AppSpec;
 
-/// A line for each field that differs, but for the number of instances. Values of the environment may be secrets and
-/// are not shown.
+/// A line for each field that differs, but for the number of instances. Values of the environment, hooks' as well, may be
+/// secrets and are not shown.
 pub(super) fn lines(before: &AppSpec, after: &AppSpec) -> Vec<String> {
     let document = |spec| serde_json::to_value(spec).unwrap_or_default();
     let mut lines = Vec::new();
@@ -30,7 +30,7 @@ fn compare(path: &str, before: &Value, after: &Value, lines: &mut Vec<String>) {
         }
         return;
     }
-    let hidden = path.starts_with("env.");
+    let hidden = path.starts_with("env.") || path.starts_with("container.hooks.");
     lines.push(match (before, after) {
         (before, Value::Null) if hidden || before.is_null() => format!("{path} is removed"),
         (before, Value::Null) => format!("{path} is removed, was {}", shown(path, before)),

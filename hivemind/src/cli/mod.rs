@@ -5,6 +5,7 @@ mod app;
 mod balance;
 mod capture;
 mod complete;
+mod container;
 mod daemon;
 mod dataplane;
 mod dataplane_show;

@@ -261,7 +261,7 @@ fn describe(instance: &InstanceView) -> String {
 }
 
 /// The last log lines of an instance, with a title; nothing if there are none.
-async fn last_lines(context: &Context, instance: &InstanceView) -> Vec<String> {
+pub(super) async fn last_lines(context: &Context, instance: &InstanceView) -> Vec<String> {
     let path = context.path(&format!("instances/{}/logs?tail={LINES}", instance.id));
     let Ok(lines) = context.client.lines::<LogLineView>(&path).await else { return Vec::new() };
     let lines: Vec<_> = lines.filter_map(|line| std::future::ready(line.ok())).collect().await;

@@ -35,8 +35,8 @@ impl Lookups {
     pub async fn open(&self, name: &str) -> Option<Duration> {
         let name = Name::from_ascii(format!("{name}.")).ok()?;
         let (v4, v6) = tokio::join!(
-            self.upstream.ask(name.clone(), RecordType::A),
-            self.upstream.ask(name.clone(), RecordType::AAAA),
+            self.upstream.ask(name.clone(), RecordType::A, &[]),
+            self.upstream.ask(name.clone(), RecordType::AAAA, &[]),
         );
         let answer: Vec<Record> = v4.1.into_iter().chain(v6.1).collect();
         let first = answer.iter().map(|record| record.ttl).min().map(|seconds| Duration::from_secs(seconds.into()));

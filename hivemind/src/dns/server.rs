@@ -157,9 +157,10 @@ impl Handler {
             Answer::Addresses(_) => (ResponseCode::NoError, vec![]),
             Answer::NoSuchName => (ResponseCode::NXDomain, vec![]),
             Answer::NotOurs => {
-                let reply = self.upstream.ask(name.clone(), kind).await;
+                let asker = request.src().ip().to_canonical();
+                let reply = self.upstream.ask(name.clone(), kind, table.servers_of(asker)).await;
                 if let Some(opener) = &self.opener {
-                    opening::open(opener, request.src().ip().to_canonical(), &name, &reply.1).await;
+                    opening::open(opener, asker, &name, &reply.1).await;
                 }
                 reply
             }

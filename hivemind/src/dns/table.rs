@@ -4,7 +4,10 @@ use std::{net::IpAddr, sync::Arc};
 
 use imbl::{HashMap, OrdMap, ordmap::DiffItem};
 
-use crate::model::{Addresses, NodeDesired, Scope, ServedService, ServiceKey, in_dns_zone};
+use crate::{
+    model::{Addresses, Instance, InstanceId, NodeDesired, Scope, ServedService, ServiceKey, in_dns_zone},
+    spec::v1::DnsSpec,
+};
 
 /// All names of services, in lower case without a final dot. A clone is cheap.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -12,6 +15,10 @@ pub struct DnsTable {
     names: HashMap<String, Named>,
     /// What the names were made from.
     services: OrdMap<ServiceKey, Arc<ServedService>>,
+    /// Who is asked for other names, by the address of the instance that asks; the node's servers for who is not here.
+    servers: HashMap<IpAddr, Vec<IpAddr>>,
+    /// What the servers were made from.
+    instances: OrdMap<InstanceId, Arc<Instance>>,
     complete: bool,
 }
 
@@ -70,7 +77,34 @@ impl DnsTable {
         }
         // After all that go: a name may go over from one service to another at once.
         self.names.extend(come.into_iter().flatten());
+        self.follow_servers(desired) || differs
+    }
+
+    fn follow_servers(&mut self, desired: &NodeDesired) -> bool {
+        let before = std::mem::replace(&mut self.instances, desired.instances.clone());
+        let (mut gone, mut come) = (Vec::new(), Vec::new());
+        for change in before.diff(&self.instances) {
+            let (old, new) = match change {
+                DiffItem::Add(_, new) => (None, Some(new)),
+                DiffItem::Update { old, new } => (Some(old.1), Some(new.1)),
+                DiffItem::Remove(_, old) => (Some(old), None),
+            };
+            let own = |instance: &&Arc<Instance>| !instance.spec.container.dns.servers.is_empty();
+            gone.extend(old.filter(own).into_iter().flat_map(|instance| instance.addresses.iter()));
+            if let Some(instance) = new.filter(own) {
+                let servers = &instance.spec.container.dns.servers;
+                come.extend(instance.addresses.iter().map(|address| (address, servers.clone())));
+            }
+        }
+        let differs = !gone.is_empty() || !come.is_empty();
+        gone.iter().for_each(|address| drop(self.servers.remove(address)));
+        self.servers.extend(come);
         differs
+    }
+
+    /// Who is asked for names that are not ours when the instance of that address asks; empty: whom the node asks.
+    pub fn servers_of(&self, asker: IpAddr) -> &[IpAddr] {
+        self.servers.get(&asker).map(Vec::as_slice).unwrap_or_default()
     }
 
     /// Whether it was made from a complete state: before, a name that is missing may still come.
@@ -99,13 +133,16 @@ fn names(served: &ServedService) -> Vec<(String, Named)> {
     service.all_dns_names().map(|name| (name.to_ascii_lowercase(), named)).collect()
 }
 
-/// The `/etc/resolv.conf` of an instance: the node's own addresses, and short names of its own namespace.
-pub fn resolv_conf(servers: &Addresses, scope: &Scope) -> String {
+/// The `/etc/resolv.conf` of an instance: the node's own addresses, and short names of its own namespace unless the app
+/// says others.
+pub fn resolv_conf(servers: &Addresses, scope: &Scope, own: &DnsSpec) -> String {
     let mut text = String::new();
     for server in servers.iter() {
         text += &format!("nameserver {server}\n");
     }
-    text + &format!("search {}\noptions ndots:1 timeout:2 attempts:2\n", scope.dns_domain())
+    let search = if own.search.is_empty() { scope.dns_domain() } else { own.search.join(" ") };
+    let options = if own.options.is_empty() { "ndots:1 timeout:2 attempts:2".into() } else { own.options.join(" ") };
+    text + &format!("search {search}\noptions {options}\n")
 }
 
 #[cfg(test)]
@@ -197,7 +234,7 @@ mod tests {
     #[test]
     fn instances_ask_their_node() {
         let servers = Addresses { v4: Some([10, 88, 0, 1].into()), v6: "fd00::1".parse().ok() };
-        let text = resolv_conf(&servers, &Scope::default());
+        let text = resolv_conf(&servers, &Scope::default(), &DnsSpec::default());
         assert_eq!(
             text,
             "nameserver 10.88.0.1\nnameserver fd00::1\nsearch default.default.hivemind\n\

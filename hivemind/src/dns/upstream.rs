@@ -5,6 +5,7 @@
 //! says is meant for processes of the host.
 
 use std::{
+    collections::HashMap,
     net::{IpAddr, SocketAddr},
     path::PathBuf,
     sync::{Mutex, PoisonError},
@@ -33,6 +34,8 @@ const MAX_QUESTIONS: usize = 512;
 const LIMIT: Duration = Duration::from_secs(4);
 /// How often the host's resolv.conf is looked at, at most.
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
+/// Resolvers of apps' own servers that are kept, each with its connections.
+const MAX_OTHERS: usize = 64;
 const PORT: u16 = 53;
 
 /// The servers for names that are not ours.
@@ -43,6 +46,8 @@ pub(super) struct Upstream {
     own: Vec<SocketAddr>,
     questions: Semaphore,
     known: Mutex<Known>,
+    /// The resolvers of apps with servers of their own.
+    others: Mutex<HashMap<Vec<IpAddr>, TokioResolver>>,
 }
 
 /// The servers as last seen.
@@ -62,12 +67,19 @@ impl Upstream {
             None => config.upstreams.iter().copied().filter(|server| !own.contains(server)).collect(),
         };
         let known = Known { resolver: resolver(&servers), servers, seen: Instant::now() };
-        Self { resolv_conf, own, questions: Semaphore::new(MAX_QUESTIONS), known: Mutex::new(known) }
+        Self {
+            resolv_conf,
+            own,
+            questions: Semaphore::new(MAX_QUESTIONS),
+            known: Mutex::new(known),
+            others: Mutex::default(),
+        }
     }
 
-    /// Asks. Without a server to ask, and with too many questions under way, the answer is a refusal at once.
-    pub(super) async fn ask(&self, name: Name, kind: RecordType) -> Reply {
-        let Some(resolver) = self.current() else { return (ResponseCode::Refused, vec![]) };
+    /// Asks `servers`, or the node's if there are none. Without a server to ask, and with too many questions under way, the answer is a refusal at once.
+    pub(super) async fn ask(&self, name: Name, kind: RecordType, servers: &[IpAddr]) -> Reply {
+        let resolver = if servers.is_empty() { self.current() } else { self.other(servers) };
+        let Some(resolver) = resolver else { return (ResponseCode::Refused, vec![]) };
         let Ok(_place) = self.questions.try_acquire() else { return (ResponseCode::Refused, vec![]) };
         match timeout(LIMIT, resolver.lookup(name, kind)).await {
             Ok(Ok(lookup)) => (ResponseCode::NoError, lookup.answers().to_vec()),
@@ -78,6 +90,22 @@ impl Upstream {
             }
             Err(_) => (ResponseCode::ServFail, vec![]),
         }
+    }
+
+    /// The resolver for these servers.
+    fn other(&self, servers: &[IpAddr]) -> Option<TokioResolver> {
+        let mut others = self.others.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = others.get(servers) {
+            return Some(known.clone());
+        }
+        if others.len() >= MAX_OTHERS {
+            others.clear();
+        }
+        let asked: Vec<_> = servers.iter().map(|address| SocketAddr::new(*address, PORT)).collect();
+        let asked: Vec<_> = asked.into_iter().filter(|server| !self.own.contains(server)).collect();
+        let made = resolver(&asked)?;
+        others.insert(servers.to_vec(), made.clone());
+        Some(made)
     }
 
     /// The resolver for the servers of now.
@@ -166,7 +194,7 @@ mod tests {
         let mut config = DnsConfig::new(vec![]);
         config.upstreams = vec![silent.local_addr().expect("bound")];
         let upstream = Upstream::new(&config);
-        let ask = || upstream.ask(Name::from_ascii("a.example.").expect("a name"), RecordType::A);
+        let ask = || upstream.ask(Name::from_ascii("a.example.").expect("a name"), RecordType::A, &[]);
         let mut under_way: Vec<_> = (0..MAX_QUESTIONS).map(|_| Box::pin(ask())).collect();
         for question in &mut under_way {
             assert!(futures::poll!(question).is_pending(), "it waits for the server");

@@ -4,14 +4,16 @@
 mod auth;
 mod cgroup;
 mod containerd;
+mod devices;
 mod error;
+mod init;
 mod inside;
 mod logs;
 mod manifest;
 mod oci;
 mod registry;
 mod rootfs;
-mod seccomp;
+pub mod tree;
 mod types;
 mod usage;
 mod user;
@@ -55,6 +57,10 @@ pub trait Runtime: Send + Sync + std::fmt::Debug {
 
     /// Starts the container's process and returns its pid. If it runs already, that pid.
     async fn start(&self, id: &InstanceId) -> Result<u32, RuntimeError>;
+
+    /// Notes that what is to be run after the process's begin was run: [`ContainerState::begun`], until the container is
+    /// made again.
+    async fn set_begun(&self, id: &InstanceId) -> Result<(), RuntimeError>;
 
     /// Sends a signal to the process; with `all`, to every process of the container. Ok if there is none any more.
     async fn kill(&self, id: &InstanceId, signal: i32, all: bool) -> Result<(), RuntimeError>;

@@ -6,7 +6,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::{
     model::{InstanceId, PortProto, Timestamp},
-    spec::v1::{Check, Resources},
+    spec::v1::{Check, ContainerSpec as Options, Resources},
 };
 
 /// An image on the node: everything that `create` needs of it.
@@ -89,6 +89,10 @@ pub struct ContainerSpec {
     pub resolv_conf: String,
     /// The addresses for `/etc/hosts`.
     pub addresses: Vec<IpAddr>,
+    /// More lines of it.
+    pub extra_hosts: Vec<(String, IpAddr)>,
+    /// What else was said of it; its host name is [`ContainerSpec::hostname`] in any case.
+    pub options: Options,
     /// Labels kept with the container, to find whose it is after a restart.
     pub labels: BTreeMap<String, String>,
 }
@@ -123,6 +127,8 @@ pub struct ContainerState {
     pub run: RunState,
     /// Its labels.
     pub labels: BTreeMap<String, String>,
+    /// Whether [`super::Runtime::set_begun`] was said of it.
+    pub begun: bool,
 }
 
 /// Something that happened to a container.

@@ -49,6 +49,19 @@ impl UserDb {
         line.map(|line| line.name.to_owned())
     }
 
+    /// Adds groups by name or number, as `--group-add` does: a name must be in the image's files.
+    pub(super) fn add_groups(&self, user: &mut ResolvedUser, wanted: &[String]) -> Result<(), String> {
+        for group in wanted {
+            let named = self.groups().find(|line| line.name == group).map(|line| line.gid);
+            let gid =
+                named.or_else(|| group.parse().ok()).ok_or_else(|| format!("the image has no group {group:?}"))?;
+            if !user.extra_groups.contains(&gid) {
+                user.extra_groups.push(gid);
+            }
+        }
+        Ok(())
+    }
+
     fn groups(&self) -> impl Iterator<Item = GroupLine<'_>> {
         self.group.lines().filter_map(GroupLine::parse)
     }
@@ -110,6 +123,10 @@ mod tests {
         }
         assert_eq!(db.name_of(101).as_deref(), Some("web"));
         assert_eq!(db.name_of(7), None);
+        let mut user = db.resolve(Some("web:logs")).expect("is there");
+        let groups = ["wheel", "4242", "4242", "200"].map(str::to_owned);
+        assert_eq!(db.add_groups(&mut user, &groups).map(|()| user.extra_groups.clone()), Ok(vec![10, 4242, 200]));
+        assert!(db.add_groups(&mut user, &["none".to_owned()]).is_err());
         assert_eq!(UserDb::default().resolve(None).map(|u| (u.uid, u.gid)), Ok((0, 0)));
     }
 }

@@ -54,6 +54,7 @@ struct Inner {
     containers: BTreeMap<InstanceId, (ContainerSpec, RunState)>,
     logs: BTreeMap<InstanceId, Vec<LogLine>>,
     exec_codes: VecDeque<u32>,
+    begun: BTreeSet<InstanceId>,
     ignores_term: BTreeSet<InstanceId>,
     next_pid: u32,
     events: broadcast::Sender<RuntimeEvent>,
@@ -67,6 +68,7 @@ impl Default for FakeRuntime {
             containers: BTreeMap::new(),
             logs: BTreeMap::new(),
             exec_codes: VecDeque::new(),
+            begun: BTreeSet::new(),
             ignores_term: BTreeSet::new(),
             next_pid: 1000,
             events: broadcast::channel(1024).0,
@@ -112,6 +114,8 @@ impl FakeRuntime {
             netns: PathBuf::new(),
             resolv_conf: String::new(),
             addresses: Vec::new(),
+            extra_hosts: Vec::new(),
+            options: Default::default(),
             labels: BTreeMap::new(),
         }
     }
@@ -178,8 +182,9 @@ impl Inner {
         let _ = self.events.send(event);
     }
 
-    fn state(id: &InstanceId, (spec, run): &(ContainerSpec, RunState)) -> ContainerState {
-        ContainerState { id: id.to_string(), run: run.clone(), labels: spec.labels.clone() }
+    fn state(&self, id: &InstanceId, (spec, run): &(ContainerSpec, RunState)) -> ContainerState {
+        let begun = self.begun.contains(id);
+        ContainerState { id: id.to_string(), run: run.clone(), labels: spec.labels.clone(), begun }
     }
 }
 
@@ -209,6 +214,7 @@ impl Runtime for FakeRuntime {
     async fn create(&self, spec: &ContainerSpec) -> Result<(), RuntimeError> {
         let mut inner = self.inner();
         inner.calls.push(Call::Create(spec.id.clone()));
+        inner.begun.remove(&spec.id);
         inner.containers.insert(spec.id.clone(), (spec.clone(), RunState::Created));
         Ok(())
     }
@@ -229,6 +235,11 @@ impl Runtime for FakeRuntime {
                 Ok(pid)
             }
         }
+    }
+
+    async fn set_begun(&self, id: &InstanceId) -> Result<(), RuntimeError> {
+        self.inner().begun.insert(id.clone());
+        Ok(())
     }
 
     async fn kill(&self, id: &InstanceId, signal: i32, _all: bool) -> Result<(), RuntimeError> {
@@ -257,11 +268,13 @@ impl Runtime for FakeRuntime {
     }
 
     async fn list(&self) -> Result<Vec<ContainerState>, RuntimeError> {
-        Ok(self.inner().containers.iter().map(|(id, c)| Inner::state(id, c)).collect())
+        let inner = self.inner();
+        Ok(inner.containers.iter().map(|(id, c)| inner.state(id, c)).collect())
     }
 
     async fn state(&self, id: &InstanceId) -> Result<Option<ContainerState>, RuntimeError> {
-        Ok(self.inner().containers.get(id).map(|c| Inner::state(id, c)))
+        let inner = self.inner();
+        Ok(inner.containers.get(id).map(|c| inner.state(id, c)))
     }
 
     async fn events(&self) -> Result<BoxStream<'static, RuntimeEvent>, RuntimeError> {
@@ -361,6 +374,9 @@ impl<R: Runtime> Runtime for FaultyRuntime<R> {
     }
     async fn start(&self, id: &InstanceId) -> Result<u32, RuntimeError> {
         self.pass("start", self.inner.start(id)).await
+    }
+    async fn set_begun(&self, id: &InstanceId) -> Result<(), RuntimeError> {
+        self.pass("set_begun", self.inner.set_begun(id)).await
     }
     async fn kill(&self, id: &InstanceId, signal: i32, all: bool) -> Result<(), RuntimeError> {
         self.pass("kill", self.inner.kill(id, signal, all)).await

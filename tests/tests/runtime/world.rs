@@ -185,6 +185,8 @@ impl World {
             netns: PathBuf::from("/run/netns").join(&self.name),
             resolv_conf: "nameserver 10.88.0.1\n".to_owned(),
             addresses: vec!["10.88.0.7".parse().expect("is one")],
+            extra_hosts: Vec::new(),
+            options: Default::default(),
             labels: [("hivemind/app".to_owned(), "web".to_owned())].into(),
         }
     }

@@ -39,11 +39,11 @@ egress: [{to: [{dns: ['*.example.com']}], ports: [80]}]
 ";
 
 /// A name server of the outside, on the sandbox's loopback. It ends when it is dropped.
-struct Upstream(Arc<AtomicBool>, Option<thread::JoinHandle<()>>);
+pub(crate) struct Upstream(Arc<AtomicBool>, Option<thread::JoinHandle<()>>);
 
 impl Upstream {
-    fn start(machine: &Machine) -> Result<Self> {
-        let socket = machine.sandbox.on_network(|| Ok(UdpSocket::bind("127.0.0.1:5353")?))?;
+    pub(crate) fn start(machine: &Machine, address: &'static str) -> Result<Self> {
+        let socket = machine.sandbox.on_network(move || Ok(UdpSocket::bind(address)?))?;
         socket.set_read_timeout(Some(Duration::from_millis(100)))?;
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
@@ -145,7 +145,7 @@ fn host_gets(machine: &Machine, last: u8) -> Result<[bool; 2]> {
 #[test]
 fn a_name_opens_what_it_stands_for_to_the_host() -> Result<()> {
     let (mut machine, _) = machine_with("hostnames", &["--dns-egress-ttl", "15"])?;
-    let upstream = Upstream::start(&machine)?;
+    let upstream = Upstream::start(&machine, "127.0.0.1:5353")?;
     let _outside = Outside::connect(&machine)?;
     let mut httpd = pages(&machine)?;
     wait::until("the pages", PATIENCE, || {
@@ -188,7 +188,7 @@ fn a_name_opens_what_it_stands_for_to_the_host() -> Result<()> {
 #[test]
 fn a_name_opens_what_it_stands_for_to_those_whose_policies_have_it() -> Result<()> {
     let (mut machine, image) = machine_with("hosts", &["--dns-egress-ttl", "15"])?;
-    let upstream = Upstream::start(&machine)?;
+    let upstream = Upstream::start(&machine, "127.0.0.1:5353")?;
     let _outside = Outside::connect(&machine)?;
     let mut httpd = pages(&machine)?;
     for role in ["client", "other"] {

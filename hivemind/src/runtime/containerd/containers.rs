@@ -2,6 +2,7 @@
 
 use std::{
     io,
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     sync::{Arc, PoisonError},
 };
@@ -24,7 +25,8 @@ use super::{
 use crate::{
     model::InstanceId,
     runtime::{
-        ContainerSpec, ContainerState, RunState, RuntimeError, manifest::digest_of, oci, rootfs, seccomp, user::UserDb,
+        ContainerSpec, ContainerState, RunState, RuntimeError, devices, init, manifest::digest_of, oci, rootfs,
+        user::UserDb,
     },
 };
 
@@ -36,6 +38,12 @@ const RUNC: &str = "io.containerd.runc.v2";
 
 const SPEC_TYPE: &str = "types.containerd.io/opencontainers/runtime-spec/1/Spec";
 
+/// The first process of a container that asks for one, in its folder.
+const INIT_FILE: &str = "init";
+
+/// Whose existence says that the hooks after the begin were run.
+pub(super) const BEGUN_FILE: &str = "begun";
+
 /// User databases kept in memory; some kilobytes each.
 const USERS_KEPT: usize = 64;
 
@@ -44,22 +52,34 @@ impl ContainerdRuntime {
         let id = spec.id.as_str();
         let refuse = |why| RuntimeError::Start { id: id.to_owned(), why };
         let users = self.users_of(&spec.image.chain_id).await?;
-        let user = users.resolve(spec.user.as_deref().or(spec.image.user.as_deref())).map_err(refuse)?;
+        let mut user = users.resolve(spec.user.as_deref().or(spec.image.user.as_deref())).map_err(refuse)?;
+        users.add_groups(&mut user, &spec.options.group_add).map_err(refuse)?;
         let files = self.files(&spec.id);
+        let devices = devices::devices_of(&spec.options).map_err(refuse)?;
+        let cdi = devices::cdi(&spec.options.cdi).map_err(refuse)?;
+        let (capabilities, apparmor) = (devices::capabilities(), devices::apparmor());
         let host = oci::Host {
             cgroup_parent: &self.config.cgroup_parent,
             files: &files,
+            init: &files.join(INIT_FILE),
             open_files: open_files(),
             swap: self.memory.as_ref().is_some_and(|m| m.limits_swap()),
-            seccomp: seccomp::supported(),
+            seccomp: oci::seccomp::supported(),
             cgroup_namespace: Path::new("/proc/self/ns/cgroup").exists(),
+            arch: architecture(),
+            kernel: devices::kernel(),
+            capabilities: &capabilities,
+            apparmor: apparmor.as_deref(),
+            devices: &devices,
+            cdi: &cdi,
         };
-        let oci = oci::container(spec, &user, host).map_err(refuse)?.to_string();
+        let oci = oci::container(spec, &user, &host).map_err(refuse)?.to_string();
         let contents = [
             ("resolv.conf", spec.resolv_conf.clone()),
-            ("hosts", oci::hosts(&spec.hostname, &spec.addresses)),
+            ("hosts", oci::hosts(spec)),
             ("hostname", format!("{}\n", spec.hostname)),
         ];
+        let init = oci::has_init(&spec.options).then_some(init::PROGRAM);
         let digest = digest_of(format!("{oci}{contents:?}{:?}{}", spec.labels, spec.image.chain_id).as_bytes());
 
         let existing = self.container(id).await?;
@@ -69,7 +89,7 @@ impl ContainerdRuntime {
             self.remove_task(id).await?;
             self.remove_container(id).await?;
         }
-        write_files(files, contents).await?;
+        write_files(files, contents, init).await?;
         if !keep {
             self.create_record(spec, oci, digest).await?;
         }
@@ -149,7 +169,9 @@ impl ContainerdRuntime {
                 RunState::Exited { code, oom: self.out_of_memory(&container.id), at }
             }
         };
-        ContainerState { id: container.id, run, labels: container.labels.into_iter().collect() }
+        // Only of a container of ours: the id of another may be no file's name.
+        let begun = container.id.parse().is_ok_and(|id| self.files(&id).join(BEGUN_FILE).exists());
+        ContainerState { id: container.id, run, labels: container.labels.into_iter().collect(), begun }
     }
 
     fn out_of_memory(&self, id: &str) -> bool {
@@ -193,6 +215,15 @@ impl ContainerdRuntime {
     }
 }
 
+/// This machine's architecture as OCI spells it.
+fn architecture() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    }
+}
+
 /// Where even root may not raise limits (no CAP_SYS_RESOURCE), asking for more than we have fails every start.
 fn open_files() -> u64 {
     getrlimit(Resource::RLIMIT_NOFILE).map_or(oci::MAX_OPEN_FILES, |(_, hard)| hard.min(oci::MAX_OPEN_FILES))
@@ -205,11 +236,28 @@ fn mount_plan(mounts: Vec<types::Mount>) -> rootfs::MountPlan {
 }
 
 /// Writes the generated files in place: the container may be looking at them.
-async fn write_files(dir: PathBuf, contents: [(&'static str, String); 3]) -> Result<(), RuntimeError> {
+async fn write_files(
+    dir: PathBuf,
+    contents: [(&'static str, String); 3],
+    init: Option<&[u8]>,
+) -> Result<(), RuntimeError> {
     tokio::fs::create_dir_all(&dir).await.map_err(file_error("make", dir.clone()))?;
     for (name, content) in contents {
         let path = dir.join(name);
         tokio::fs::write(&path, content).await.map_err(file_error("write", path))?;
+    }
+    let begun = dir.join(BEGUN_FILE);
+    match tokio::fs::remove_file(&begun).await {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(file_error("remove", begun)(e)),
+        _ => {}
+    }
+    if let Some(program) = init {
+        let path = dir.join(INIT_FILE);
+        let write = async {
+            tokio::fs::write(&path, program).await?;
+            tokio::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).await
+        };
+        write.await.map_err(file_error("write", path))?;
     }
     Ok(())
 }

@@ -30,7 +30,13 @@ use std::{
 use futures::stream::BoxStream;
 use tokio::{sync::watch, task::JoinSet};
 
-use self::{client::Client, locks::Locks, pull::Puller, snapshots::Snapshots};
+use self::{
+    client::Client,
+    containers::{BEGUN_FILE, file_error},
+    locks::Locks,
+    pull::Puller,
+    snapshots::Snapshots,
+};
 use super::{
     ContainerSpec, ContainerState, ExecSession, ExecSpec, Image, LogLine, LogQuery, PullProgress, Runtime,
     RuntimeError, RuntimeEvent, cgroup::MemoryTree, logs, user::UserDb,
@@ -169,6 +175,11 @@ impl Runtime for ContainerdRuntime {
     async fn start(&self, id: &InstanceId) -> Result<u32, RuntimeError> {
         let _one = self.locks.lock(id.as_str()).await;
         self.start_task(id).await
+    }
+
+    async fn set_begun(&self, id: &InstanceId) -> Result<(), RuntimeError> {
+        let path = self.files(id).join(BEGUN_FILE);
+        tokio::fs::write(&path, "").await.map_err(file_error("write", path))
     }
 
     async fn kill(&self, id: &InstanceId, signal: i32, all: bool) -> Result<(), RuntimeError> {

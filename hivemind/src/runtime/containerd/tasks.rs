@@ -95,6 +95,7 @@ impl ContainerdRuntime {
         let logs = self.log_files(id);
         tokio::fs::create_dir_all(&logs).await.map_err(file_error("make", logs.clone()))?;
         let io = binary_uri(&self.config.log_writer, &logs);
+        let terminal = self.has_terminal(name).await?;
         let c = &self.client;
         let deadline = Instant::now() + LEFTOVER_TIMEOUT;
         loop {
@@ -102,7 +103,9 @@ impl ContainerdRuntime {
                 container_id: name.to_owned(),
                 rootfs: self.snapshots.mounts(name).await?,
                 stdout: io.clone(),
-                stderr: io.clone(),
+                // A terminal has one output.
+                stderr: if terminal { String::new() } else { io.clone() },
+                terminal,
                 ..Default::default()
             };
             match c.call(c.tasks().create(c.request(request))).await {
@@ -115,6 +118,13 @@ impl ContainerdRuntime {
                 Err(s) => return Err(self.start_error(name, &s)),
             }
         }
+    }
+
+    /// Whether the container's process has a terminal.
+    async fn has_terminal(&self, id: &str) -> Result<bool, RuntimeError> {
+        let spec = self.container(id).await?.and_then(|container| container.spec);
+        let spec = spec.and_then(|spec| serde_json::from_slice::<serde_json::Value>(&spec.value).ok());
+        Ok(spec.is_some_and(|spec| spec["process"]["terminal"] == true))
     }
 
     /// What the runtime says when it cannot start a process, without the words of the layers between.

@@ -18,8 +18,8 @@ pub use balance::{
 };
 pub use container::{
     ContainerSpec, DEFAULT_CAPABILITIES, DeviceName, DeviceSpec, DnsSpec, ExtraHost, HOST_GATEWAY, HookSpec, HooksSpec,
-    MAX_HOOK_SECONDS, Machine, Seccomp, SecuritySpec, TmpfsSpec, UNLIMITED, Ulimit, all_capabilities, capability,
-    check_profile, device_name, extra_host, profile_for, security_option, sysctl, tmpfs, ulimit,
+    InitSpec, MAX_HOOK_SECONDS, Machine, Seccomp, SecuritySpec, TmpfsSpec, UNLIMITED, Ulimit, all_capabilities,
+    capability, check_profile, device_name, extra_host, profile_for, security_option, sysctl, tmpfs, ulimit,
 };
 pub use dns_name::{dns_name, dns_name_covers};
 pub use health::{Check, HealthSpec};

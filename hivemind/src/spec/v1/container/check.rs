@@ -2,7 +2,9 @@
 
 use std::{collections::BTreeSet, net::IpAddr, path::Path};
 
-use super::{ContainerSpec, HOST_GATEWAY, HookSpec, HooksSpec, MAX_HOOK_SECONDS, Seccomp, UNLIMITED, check_profile};
+use super::{
+    ContainerSpec, HOST_GATEWAY, HookSpec, HooksSpec, InitSpec, MAX_HOOK_SECONDS, Seccomp, UNLIMITED, check_profile,
+};
 use crate::{model::Bytes, spec::v1::labels};
 
 /// What a container has without a word: Docker's default set.
@@ -284,6 +286,31 @@ fn resolver(spec: &ContainerSpec, fault: &mut impl FnMut(&str, String)) {
 fn hooks(hooks: &HooksSpec, fault: &mut impl FnMut(&str, String)) {
     for (field, list) in [("hooks.post_start", &hooks.post_start), ("hooks.pre_stop", &hooks.pre_stop)] {
         list.iter().for_each(|hook| check_hook(field, hook, fault));
+    }
+    for init in &hooks.pre_start {
+        check_init(init, &mut |why| fault("hooks.pre_start", why));
+    }
+}
+
+fn check_init(init: &InitSpec, fault: &mut impl FnMut(String)) {
+    if let Some(image) = init.image.as_ref().filter(|image| image.is_empty() || image.contains(char::is_whitespace)) {
+        fault(format!("{image:?} is not an image; name one, e.g. busybox:latest"));
+    }
+    if init.command.as_ref().is_some_and(Vec::is_empty) {
+        fault("the command is an empty list; leave it out to use the image's".into());
+    }
+    if init.image.is_none() && init.command.is_none() && init.args.is_none() {
+        fault("has no image and no command: it would be the app itself".into());
+    }
+    if let Some(dir) = init.workdir.as_ref().filter(|dir| !dir.starts_with('/')) {
+        fault(format!("workdir {dir:?} is not absolute; begin with '/'"));
+    }
+    if let Some(name) = init.env.keys().find(|name| name.is_empty() || name.contains(['=', '\0'])) {
+        fault(format!("{name:?} is not a variable's name"));
+    }
+    let words = init.command.iter().chain(&init.args).flatten().chain(init.env.values());
+    if words.into_iter().any(|text| text.contains('\0')) {
+        fault("contains a NUL character".into());
     }
 }
 

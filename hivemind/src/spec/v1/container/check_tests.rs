@@ -64,6 +64,12 @@ fn each_wrong_value_is_named_with_what_would_be_right() {
         (json!({"hooks": {"pre_stop": [{"command": ["a"], "workdir": "b"}]}}), "workdir \"b\" is not absolute"),
         (json!({"hooks": {"pre_stop": [{"command": ["a"], "env": {"=": ""}}]}}), "\"=\" is not a variable's name"),
         (json!({"hooks": {"pre_stop": [{"command": ["a\0"]}]}}), "container.hooks.pre_stop: contains a NUL"),
+        (json!({"hooks": {"pre_start": [{}]}}), "container.hooks.pre_start: has no image and no command"),
+        (json!({"hooks": {"pre_start": [{"command": []}]}}), "the command is an empty list"),
+        (json!({"hooks": {"pre_start": [{"image": "a b"}]}}), "\"a b\" is not an image"),
+        (json!({"hooks": {"pre_start": [{"image": "a", "workdir": "b"}]}}), "workdir \"b\" is not absolute"),
+        (json!({"hooks": {"pre_start": [{"image": "a", "env": {"": "b"}}]}}), "\"\" is not a variable's name"),
+        (json!({"hooks": {"pre_start": [{"args": ["\0"]}]}}), "contains a NUL"),
     ] {
         let found = faults(container.clone());
         assert!(found.len() == 1 && found[0].contains(expected), "{container}: {found:?} instead of {expected:?}");

@@ -258,10 +258,14 @@ impl DnsSpec {
     }
 }
 
-/// What is run in the container besides its process, one after the other.
+/// What is run before an instance, and in its container besides its process; one after the other.
 #[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct HooksSpec {
+    /// Before the instance begins, each in a container of its own in its place: with its network, its rights and its log.
+    /// One that fails is begun again, with growing pauses, unless the app is never restarted.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pre_start: Vec<InitSpec>,
     /// After the process has begun, before the instance can be Ready. When one fails, the instance is ended and started
     /// again as after a crash.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -276,6 +280,30 @@ impl HooksSpec {
     pub fn is_default(&self) -> bool {
         *self == Self::default()
     }
+}
+
+/// A container that runs to its end before the app's.
+#[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct InitSpec {
+    /// Its image; the app's by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
+    /// Replaces the image's entrypoint.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub command: Option<Vec<String>>,
+    /// Replaces the image's default arguments.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub args: Option<Vec<String>>,
+    /// Environment variables, added to the app's.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub env: BTreeMap<String, String>,
+    /// Who runs it; the app's user by default, or the image's if it has one of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+    /// Working directory, absolute; the app's by default, or the image's if it has one of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workdir: Option<String>,
 }
 
 /// A command in the container.
