@@ -4,6 +4,8 @@
 mod balance;
 #[path = "system/closing.rs"]
 mod closing;
+#[path = "system/copies.rs"]
+mod copies;
 #[path = "system/crash.rs"]
 mod crash;
 #[path = "system/doctor.rs"]
@@ -14,6 +16,8 @@ mod exec;
 mod families;
 #[path = "system/flows.rs"]
 mod flows;
+#[path = "system/forward.rs"]
+mod forward;
 #[path = "system/health.rs"]
 mod health;
 #[path = "system/host.rs"]

@@ -8,11 +8,13 @@ pub mod apps;
 pub mod auth;
 pub mod capture;
 pub mod changes;
+pub mod connect;
 pub mod dataplane;
 pub mod ending;
 pub mod events;
 pub mod exec;
 mod extract;
+pub mod files;
 mod flow_args;
 mod flow_limits;
 mod flow_names;
@@ -152,6 +154,8 @@ fn described() -> (Router<Shared>, utoipa::openapi::OpenApi) {
         .routes(routes!(instances::logs))
         .routes(routes!(ending::kill))
         .routes(routes!(ending::wait))
+        .routes(routes!(files::get, files::put))
+        .routes(routes!(connect::connect))
         .routes(routes!(usage::processes))
         .routes(routes!(usage::stats))
         .routes(routes!(usage::stats_of_all))

@@ -1,11 +1,11 @@
-//! The verbs on instances that hands know from elsewhere: `kill`, `wait`, `top`, `stats`.
+//! The verbs on instances that hands know from elsewhere: `kill`, `wait`, `top`, `stats`, `cp`, `port-forward`.
 
 use std::process::ExitCode;
 
 use clap::Subcommand;
 
 use super::{
-    Context, ending,
+    Context, copy, ending, forward,
     instance::{Meant, resolve},
     usage,
 };
@@ -28,6 +28,12 @@ pub(super) enum Verb {
     /// Show CPU, memory, traffic and block I/O of instances, each second
     #[command(after_help = usage::STATS_EXAMPLES)]
     Stats(usage::StatsArgs),
+    /// Copy files and folders into an instance and out of it
+    #[command(after_help = copy::EXAMPLES)]
+    Cp(copy::CopyArgs),
+    /// Make ports of instances ports of this machine
+    #[command(after_help = forward::EXAMPLES)]
+    PortForward(forward::ForwardArgs),
 }
 
 pub(super) async fn run(context: &Context, verb: Verb) -> Result<ExitCode, Problem> {
@@ -36,6 +42,8 @@ pub(super) async fn run(context: &Context, verb: Verb) -> Result<ExitCode, Probl
         Verb::Wait(args) => return ending::wait(context, &args).await,
         Verb::Top(args) => usage::top(context, &args).await?,
         Verb::Stats(args) => usage::stats(context, &args).await?,
+        Verb::Cp(args) => copy::run(context, &args).await,
+        Verb::PortForward(args) => forward::run(context, &args).await?,
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -12,8 +12,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::{Stream, TryStreamExt, stream};
 use http::{Method, Request, header};
-use http_body_util::{BodyExt, Full};
-use hyper::body::Incoming;
+use http_body_util::{BodyExt, Full, StreamBody, combinators::UnsyncBoxBody};
+use hyper::body::{Frame, Incoming};
 use hyper_util::rt::TokioIo;
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::io::AsyncBufReadExt;
@@ -28,6 +28,16 @@ const ANSWER: Duration = Duration::from_secs(60);
 #[derive(Clone, Debug)]
 pub struct Client {
     target: Target,
+}
+
+/// What a request has besides its path.
+struct Sent {
+    body: UnsyncBoxBody<Bytes, std::io::Error>,
+    /// The body's media type.
+    kind: Option<&'static str>,
+    if_match: Option<Revision>,
+    /// How long the beginning of the answer is waited for.
+    patience: Option<Duration>,
 }
 
 /// An answer that is still coming, with the connection that brings it.
@@ -80,12 +90,45 @@ impl Client {
         read(self.request(method, path, body.into(), Some(revision)).await?).await
     }
 
+    /// A request with a body of any length, as it comes, and a JSON answer, which may take its time.
+    pub async fn upload<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: impl Stream<Item = std::io::Result<Bytes>> + Send + 'static,
+    ) -> Result<T, Problem> {
+        let body = BodyExt::boxed_unsync(StreamBody::new(body.map_ok(Frame::data)));
+        let sent = Sent { body, kind: Some("application/x-tar"), if_match: None, patience: None };
+        read(self.ask(Method::POST, path, sent).await?).await
+    }
+
+    /// GET with an answer of any length, as it comes.
+    pub async fn download(
+        &self,
+        path: &str,
+    ) -> Result<impl Stream<Item = Result<Bytes, Problem>> + Unpin + Send + use<>, Problem> {
+        let Answer { body, driver } = self.request(Method::GET, path, Bytes::new(), None).await?;
+        let parts = body.into_data_stream().map_err(move |error| {
+            let _held = &driver;
+            gone(&error)
+        });
+        Ok(Box::pin(parts))
+    }
+
     /// GET with an answer of one JSON document on each line, as they come.
     pub async fn lines<T: DeserializeOwned>(
         &self,
         path: &str,
     ) -> Result<impl Stream<Item = Result<T, Problem>> + Unpin + Send + use<T>, Problem> {
-        let Answer { body, driver } = self.request(Method::GET, path, Bytes::new(), None).await?;
+        self.lines_of(Method::GET, path).await
+    }
+
+    /// The same of another method, without a body.
+    pub async fn lines_of<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+    ) -> Result<impl Stream<Item = Result<T, Problem>> + Unpin + Send + use<T>, Problem> {
+        let Answer { body, driver } = self.request(method, path, Bytes::new(), None).await?;
         let reader = StreamReader::new(body.into_data_stream().map_err(std::io::Error::other));
         let lines = stream::try_unfold((reader, driver), |(mut reader, driver)| async move {
             let mut line = Vec::new();
@@ -110,29 +153,39 @@ impl Client {
         body: Bytes,
         if_match: Option<Revision>,
     ) -> Result<Answer, Problem> {
+        let kind = (!body.is_empty()).then_some("application/json");
+        let body = Full::new(body).map_err(|never| match never {}).boxed_unsync();
+        self.ask(method, path, Sent { body, kind, if_match, patience: Some(ANSWER) }).await
+    }
+
+    async fn ask(&self, method: Method, path: &str, sent: Sent) -> Result<Answer, Problem> {
         let io = self.target.connect().await?;
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(io)).await.map_err(|error| gone(&error))?;
         let driver = AbortOnDropHandle::new(tokio::spawn(connection));
         let mut request = Request::builder().method(method).uri(path).header(header::HOST, self.target.host());
-        if !body.is_empty() {
-            request = request.header(header::CONTENT_TYPE, "application/json");
+        if let Some(kind) = sent.kind {
+            request = request.header(header::CONTENT_TYPE, kind);
         }
-        if let Some(revision) = if_match {
+        if let Some(revision) = sent.if_match {
             request = request.header(header::IF_MATCH, format!("\"{revision}\""));
         }
         if let Some(token) = self.target.token() {
             request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
         }
-        let request =
-            request.body(Full::new(body)).map_err(|error| Problem::new(ErrorCode::Invalid, error.to_string()))?;
-        let answer = match tokio::time::timeout(ANSWER, sender.send_request(request)).await {
-            Ok(answer) => answer.map_err(|error| gone(&error))?,
-            Err(_) => {
-                let title = format!("the daemon has not answered for {} s", ANSWER.as_secs());
-                return Err(Problem::new(ErrorCode::Unreachable, title).hint("hivemind doctor"));
-            }
+        let request = request.body(sent.body).map_err(|error| Problem::new(ErrorCode::Invalid, error.to_string()))?;
+        let answer = sender.send_request(request);
+        let answer = match sent.patience {
+            None => answer.await,
+            Some(patience) => match tokio::time::timeout(patience, answer).await {
+                Ok(answer) => answer,
+                Err(_) => {
+                    let title = format!("the daemon has not answered for {} s", patience.as_secs());
+                    return Err(Problem::new(ErrorCode::Unreachable, title).hint("hivemind doctor"));
+                }
+            },
         };
+        let answer = answer.map_err(|error| gone(&error))?;
         let success = answer.status().is_success();
         let answer = Answer { body: answer.into_body(), driver };
         if success {
