@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use hivemind_tests::{PATIENCE, instances, machine};
+use hivemind_tests::{PATIENCE, instances, machine, until_ready};
 use tokio::time::Instant;
 use xtask::{machine::Machine, shell, wait};
 
@@ -86,7 +86,7 @@ fn what_is_said_of_a_container_is_seen_inside() -> Result<()> {
             ("grep CapEff /proc/1/status", "00000000a80425fb"),
             ("mknod /k c 1 11 && : >/k", "Operation not permitted"),
             ("tr '\\0' ' ' </proc/1/cmdline", "sleep 1d"),
-            ("mount -t tmpfs x /tmp", "ermitted"),
+            ("mount -t tmpfs x /tmp", "are you root?"),
         ],
     )?;
     machine.close()
@@ -181,7 +181,7 @@ fn a_terminal_an_open_input_and_process_one() -> Result<()> {
 
 #[test]
 fn hooks_run_after_the_begin_and_before_the_signal() -> Result<()> {
-    let (machine, image) = machine("hooks")?;
+    let (mut machine, image) = machine("hooks")?;
     deploy(&machine, &image, "web", &["--post-start", "echo one >>/hooked", "--post-start", "echo two >>/hooked"])?;
     prints(&machine, "web", &[("cat /hooked", "one\ntwo")])?;
 
@@ -214,6 +214,24 @@ fn hooks_run_after_the_begin_and_before_the_signal() -> Result<()> {
     for words in ["/bin/sh ended with 4: bye; the stop goes on", "/bin/sh did not end within the time of the stop"] {
         ensure!(events.contains(words), "no {words:?}: {events}");
     }
+
+    // One that was not noted as done is done again, whoever died.
+    let hook = "echo tried >>/tries; sleep 3; echo done >/done";
+    machine.hivemind(&["app", "deploy", "--image", &image, "--name", "late", "--post-start", hook])?.ok()?;
+    let tries = |machine: &Machine| inside(machine, "late", "cat /tries");
+    wait::until("the hook to begin", PATIENCE, || {
+        let said = tries(&machine)?;
+        ensure!(said == "tried", "{said}");
+        Ok(())
+    })?;
+    machine.daemon.kill()?;
+    machine.daemon.start(&machine.sandbox)?;
+    until_ready(&machine, "late", 1)?;
+    prints(&machine, "late", &[("cat /tries /done", "tried\ntried\ndone")])?;
+    machine.daemon.kill()?;
+    machine.daemon.start(&machine.sandbox)?;
+    until_ready(&machine, "late", 1)?;
+    prints(&machine, "late", &[("grep -c tried /tries", "2")])?;
     machine.close()
 }
 
