@@ -23,8 +23,9 @@ fn folders_go_in_and_come_out_as_they_were() -> Result<()> {
     let site = dir.join("site");
     fs::create_dir_all(site.join("deep"))?;
     fs::write(site.join("deep/page"), "words\n")?;
-    fs::set_permissions(site.join("deep/page"), fs::Permissions::from_mode(0o4750))?;
+    // In this order: a change of the owner takes set-user-ID away.
     std::os::unix::fs::chown(site.join("deep/page"), Some(101), Some(102))?;
+    fs::set_permissions(site.join("deep/page"), fs::Permissions::from_mode(0o4750))?;
     symlink("deep/page", site.join("link"))?;
     nix::unistd::mkfifo(&site.join("pipe"), nix::sys::stat::Mode::from_bits_truncate(0o600))?;
     let text = |path: &std::path::Path| path.display().to_string();
