@@ -15,7 +15,7 @@ use crate::{Common, report::Report};
 
 /// What is measured, as command lines of this program. The daemon's is the last: its machine of a hundred containers
 /// takes up to a minute to be gone, beside whatever runs then.
-const PARTS: [&[&str]; 16] = [
+const PARTS: [&[&str]; 17] = [
     &["packet"],
     &["crr"],
     &["crr", "--ipv6"],
@@ -31,6 +31,7 @@ const PARTS: [&[&str]; 16] = [
     &["loss"],
     &["loss", "--ipv6"],
     &["loss", "--flows", "1000", "--messages", "20000"],
+    &["update"],
     &["daemon"],
 ];
 

@@ -28,6 +28,7 @@ use crate::{
     flood::Flood,
     lab,
     live::Live,
+    load::Load,
     names,
     stats::percentile,
     stream::{self, Stream},
@@ -102,6 +103,8 @@ pub(crate) enum Role {
     Flood(Flood),
     /// Asks until answers cease, or come.
     Live(Live),
+    /// Asks a web server, on many connections.
+    Load(Load),
     /// Asks the name server until it gives that many addresses.
     Names {
         /// How many.
@@ -149,6 +152,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         Role::Count(stream) => say(&stream.run()?),
         Role::Flood(flood) => say(&flood.run()?),
         Role::Live(live) => say(&live.run()?),
+        Role::Load(load) => say(&load.run()?),
         Role::Names { count } => say(&names::until(count)?),
     }
 }

@@ -15,6 +15,7 @@ mod flood;
 mod flows;
 mod lab;
 mod live;
+mod load;
 mod loss;
 mod memory;
 mod names;
@@ -31,6 +32,7 @@ mod stats;
 mod stream;
 mod supervisor;
 mod throughput;
+mod update;
 mod watched;
 
 use std::process::ExitCode;
@@ -86,6 +88,8 @@ enum Command {
     Overload(overload::Args),
     /// Messages lost while the daemon restarts, is killed, is replaced
     Loss(loss::Args),
+    /// Requests without an answer while an app's instances are replaced under load
+    Update(update::Args),
     /// The daemon: start, memory, how soon names are right; with nothing to do and with many instances
     Daemon(daemon::Args),
     /// One of the measuring processes
@@ -110,6 +114,7 @@ fn main() -> Result<ExitCode> {
         (Command::Enforcement(args), _) => enforcement::run(&cli.common, args),
         (Command::Loss(args), _) => loss::run(&cli.common, args),
         (Command::Overload(args), _) => overload::run(&cli.common, args),
+        (Command::Update(args), _) => update::run(&cli.common, args),
         (_, None) => return supervisor::supervise(),
         (command, Some(run)) => measure(command, &cli.common, &supervisor::Run::named(run)?),
     };
@@ -127,8 +132,11 @@ fn measure(command: &Command, common: &Common, run: &supervisor::Run) -> Result<
         Command::Services(args) => services::run(run, common, args),
         Command::Changes(args) => changes::run(run, common, args),
         Command::Memory(args) => memory::run(run, common, args),
-        Command::Child(_) | Command::Daemon(_) | Command::Enforcement(_) | Command::Loss(_) | Command::Overload(_) => {
-            Ok(())
-        }
+        Command::Child(_)
+        | Command::Daemon(_)
+        | Command::Enforcement(_)
+        | Command::Loss(_)
+        | Command::Overload(_)
+        | Command::Update(_) => Ok(()),
     }
 }

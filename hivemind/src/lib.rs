@@ -22,6 +22,7 @@ pub mod policy;
 pub mod runtime;
 pub mod schedule;
 pub mod spec;
+pub mod storage;
 pub mod store;
 #[cfg(any(test, feature = "testkit"))]
 pub mod testkit;

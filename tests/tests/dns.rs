@@ -119,6 +119,7 @@ fn desired(ready: u64) -> NodeDesired {
     let backend = |n| Backend {
         id: InstanceId::from_bits(n),
         node: "a".parse().expect("a name"),
+        ports: None,
         weight: 100,
         addresses: Addresses::default(),
     };

@@ -4,6 +4,8 @@
 mod balance;
 #[path = "system/closing.rs"]
 mod closing;
+#[path = "system/contents.rs"]
+mod contents;
 #[path = "system/copies.rs"]
 mod copies;
 #[path = "system/crash.rs"]
@@ -24,6 +26,8 @@ mod health;
 mod host;
 #[path = "system/hosts.rs"]
 mod hosts;
+#[path = "system/images.rs"]
+mod images;
 #[path = "system/life.rs"]
 mod life;
 #[path = "system/limits.rs"]
@@ -48,7 +52,11 @@ mod seen;
 mod shown;
 #[path = "system/told.rs"]
 mod told;
+#[path = "system/updates.rs"]
+mod updates;
 #[path = "system/verbs.rs"]
 mod verbs;
+#[path = "system/volumes.rs"]
+mod volumes;
 #[path = "system/wrong.rs"]
 mod wrong;

@@ -63,6 +63,8 @@ pub struct Config {
     pub env: Vec<String>,
     /// `80/tcp`.
     pub ports: Vec<String>,
+    /// Paths that are volumes.
+    pub volumes: Vec<String>,
     /// User, or `user:group`.
     pub user: String,
     /// First signal of a stop.
@@ -203,6 +205,7 @@ impl Image {
             if config.architecture.is_empty() { architecture().to_owned() } else { config.architecture.clone() };
         let mut run = json!({
             "Entrypoint": config.entrypoint, "Cmd": config.command, "Env": env, "ExposedPorts": ports,
+            "Volumes": config.volumes.iter().map(|path| (path.clone(), json!({}))).collect::<BTreeMap<_, _>>(),
             "User": config.user, "StopSignal": config.stop_signal,
         });
         if let Some(fields) = run.as_object_mut() {

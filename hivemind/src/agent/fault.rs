@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::{dataplane::DataplaneError, model::ErrorCode, net::NetError, runtime::RuntimeError};
+use crate::{dataplane::DataplaneError, model::ErrorCode, net::NetError, runtime::RuntimeError, storage::StorageError};
 
 /// A failed step.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,6 +31,12 @@ impl From<NetError> for Fault {
 
 impl From<DataplaneError> for Fault {
     fn from(error: DataplaneError) -> Self {
+        Self { code: error.code(), message: error.to_string() }
+    }
+}
+
+impl From<StorageError> for Fault {
+    fn from(error: StorageError) -> Self {
         Self { code: error.code(), message: error.to_string() }
     }
 }

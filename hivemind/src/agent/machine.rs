@@ -25,6 +25,8 @@ pub struct Want {
     pub desired: Desired,
     /// When to start it again.
     pub restart: RestartPolicy,
+    /// How long who is connected may finish before the first signal.
+    pub drain: Duration,
     /// From the first signal to SIGKILL, the hooks before the signal included.
     pub grace: Duration,
     /// Whether something is to be run in it after its process has begun.
@@ -56,8 +58,10 @@ pub struct Seen {
     pub unhealthy: bool,
     /// Its device was removed under the process, which is to be started again on another.
     pub unlinked: bool,
-    /// No new connection reaches it any more.
-    pub drained: bool,
+    /// Since when no new connection reaches it any more.
+    pub drained_at: Option<Instant>,
+    /// Nobody is connected to it any more.
+    pub quiet: bool,
     /// How far its stop is.
     pub stop: Stop,
     /// Nothing further towards running before this moment.
@@ -103,6 +107,8 @@ pub enum Step {
     RecordExit,
     /// Wait until the data plane sends no new connection there.
     Drain,
+    /// Wait for those who are connected.
+    Linger,
     /// Run in it what is to be run before the stop signal.
     PreStop,
     /// Send the stop signal.
@@ -157,8 +163,11 @@ fn next_to_stop(want: &Want, seen: &Seen, now: Instant) -> Step {
         return Step::Wait(at);
     }
     match &seen.container {
-        Some(RunState::Running { .. }) if !seen.drained => Step::Drain,
-        Some(RunState::Running { .. }) => end_process(want, seen, now),
+        Some(RunState::Running { .. }) => match seen.drained_at {
+            None => Step::Drain,
+            Some(at) if !seen.quiet && seen.stop == Stop::NotBegun && now < at + want.drain => Step::Linger,
+            Some(_) => end_process(want, seen, now),
+        },
         _ if !seen.container_removed => Step::RemoveContainer,
         _ if !seen.link_removed => Step::RemoveLink,
         _ => Step::Gone,
@@ -199,6 +208,7 @@ mod tests {
     const RUN: Want = Want {
         desired: Desired::Run,
         restart: RestartPolicy::Always,
+        drain: Duration::from_secs(5),
         grace: Duration::from_secs(10),
         post_start: false,
         pre_stop: false,
@@ -255,7 +265,12 @@ mod tests {
         let now = Instant::now();
         let mut seen = Seen { image: true, link: true, container: running(), ..Seen::default() };
         assert_eq!(next(&STOP, &seen, now), Step::Drain);
-        seen.drained = true;
+        seen.drained_at = Some(now);
+        assert_eq!(next(&STOP, &seen, now), Step::Linger);
+        assert_eq!(next(&STOP, &seen, now + RUN.drain), Step::Signal, "whoever is connected has had the time");
+        let at_once = Want { drain: Duration::ZERO, ..STOP };
+        assert_eq!(next(&at_once, &seen, now), Step::Signal);
+        seen.quiet = true;
         assert_eq!(next(&STOP, &seen, now), Step::Signal);
         seen.stop = Stop::Signalled(now);
         let killed = now + RUN.grace;
@@ -294,7 +309,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn no_grace_means_kill_at_once() {
         let want = Want { grace: Duration::ZERO, ..STOP };
-        let seen = Seen { container: running(), drained: true, ..Seen::default() };
+        let seen = Seen { container: running(), drained_at: Some(Instant::now()), quiet: true, ..Seen::default() };
         assert_eq!(next(&want, &seen, Instant::now()), Step::Kill);
     }
 
@@ -309,7 +324,7 @@ mod tests {
         seen.post_started = true;
         assert_eq!(next(&want, &seen, now), Step::Watch);
         let want = Want { desired: Desired::Stop, ..want };
-        seen.drained = true;
+        (seen.drained_at, seen.quiet) = (Some(now), true);
         assert_eq!(next(&want, &seen, now), Step::PreStop);
         seen.pre_stop = Some(now);
         assert_eq!(next(&want, &seen, now), Step::Signal);
@@ -324,7 +339,7 @@ mod tests {
         let want = Want { post_start: true, pre_stop: true, ..RUN };
         let mut seen = Seen { image: true, link: true, before: true, container: running(), ..Seen::default() };
         assert_eq!(next(&want, &seen, now), Step::Rest, "no hooks, no health");
-        seen.drained = true;
+        (seen.drained_at, seen.quiet) = (Some(now), true);
         assert_eq!(next(&Want { desired: Desired::Stop, ..want }, &seen, now), Step::Signal);
         seen.container = exited();
         assert_eq!(next(&want, &seen, now), Step::RecordExit);

@@ -9,7 +9,9 @@ pub mod datapath;
 mod fault;
 pub mod host_names;
 pub mod hosts;
+pub mod images;
 pub mod machine;
+mod mounts;
 pub mod node;
 mod ports;
 mod publish;
@@ -18,6 +20,7 @@ mod supervisor;
 #[cfg(test)]
 mod tests;
 pub mod upstream;
+mod volumes;
 mod words;
 mod worker;
 
@@ -35,6 +38,7 @@ use crate::{
     net::{Net, PublishedPort},
     observe::{Events, Metrics},
     runtime::{ContainerState, Runtime},
+    storage::Storage,
 };
 use datapath::Datapath;
 use ports::{Ports, Published};
@@ -57,6 +61,8 @@ pub struct Agent {
     pub datapath: Datapath,
     /// Where it says what happened.
     pub events: Events,
+    /// The node's folders of volumes.
+    pub storage: Storage,
     /// The node.
     pub node: NodeName,
     /// Where it counts what it puts right.
@@ -81,6 +87,8 @@ impl Agent {
             datapath: self.datapath,
             reporter: reporter.clone(),
             events: self.events,
+            storage: self.storage,
+            desired: desired.subscribe(),
             node: self.node,
             metrics: self.metrics,
             gateway: self.gateway,
@@ -91,6 +99,7 @@ impl Agent {
         tasks.spawn(reporter.run(Arc::clone(&self.upstream)));
         tasks.spawn(closing::run(Arc::clone(&shared), desired.subscribe(), self.ranges));
         tasks.spawn(publish::run(Arc::clone(&shared), desired.subscribe()));
+        tasks.spawn(volumes::run(Arc::clone(&shared), Arc::clone(&self.upstream), desired.subscribe()));
         tasks.spawn(supervisor::run(Arc::clone(&shared), desired.subscribe()));
         tasks.spawn(follow(self.upstream, Admission::new(shared, desired)));
         // None of them is to return. One that does takes the agent down, and the daemon with it: whatever started that

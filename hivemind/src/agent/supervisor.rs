@@ -151,6 +151,10 @@ async fn orphans(shared: &Shared, desired: &NodeDesired) -> BTreeSet<InstanceId>
         Ok(links) => found.extend(links.into_iter().map(|(id, _)| id)),
         Err(error) => tracing::warn!(%error, "links could not be listed; leftovers are kept"),
     }
+    match shared.storage.instances().await {
+        Ok(instances) => found.extend(instances),
+        Err(error) => tracing::warn!(%error, "what is mounted could not be listed; leftovers are kept"),
+    }
     found.retain(|id| !desired.instances.contains_key(id));
     found
 }
@@ -162,6 +166,8 @@ async fn remove_orphan(shared: Arc<Shared>, id: InstanceId) {
     loop {
         let removed = async {
             shared.runtime.remove(&id).await?;
+            shared.storage.release(&id).await?;
+            shared.storage.remove_own(&id).await?;
             shared.runtime.remove_logs(&id).await?;
             shared.datapath.detach(id.clone()).await?;
             shared.metrics.forgotten(shared.net.remove_link(&id).await?);

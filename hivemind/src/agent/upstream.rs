@@ -2,7 +2,7 @@
 
 use tokio::sync::mpsc;
 
-use crate::model::{ErrorCode, FeedMessage, Node, NodeStatus, StatusReport};
+use crate::model::{ErrorCode, FeedMessage, Node, NodeStatus, StatusReport, VolumeId, VolumeKey};
 
 /// The other end is not reachable now, or cannot do it. The node goes on with its last known state and tries again.
 #[derive(Debug, thiserror::Error)]
@@ -25,4 +25,7 @@ pub trait Upstream: Send + Sync + std::fmt::Debug {
 
     /// Says what was seen. An error means that it may or may not have arrived: it is said again.
     async fn report(&self, reports: Vec<StatusReport>) -> Result<(), UpstreamError>;
+
+    /// Says that nothing is left of a volume that was to be removed.
+    async fn volume_gone(&self, key: VolumeKey, id: VolumeId) -> Result<(), UpstreamError>;
 }

@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use tokio::{
     sync::{Notify, Semaphore, watch},
-    time::{Instant, timeout},
+    time::Instant,
 };
 
 use super::{
@@ -22,19 +22,22 @@ use crate::{
     health::{self, HealthState},
     lifecycle::{clock, killpoint},
     model::{
-        Addresses, Desired, ErrorCode, EventKind, Exit, Instance, InstanceStatus, NodeName, Phase, Revision,
-        StatusReport, Subject,
+        Addresses, Desired, ErrorCode, EventKind, Exit, Instance, InstanceStatus, NodeDesired, NodeName, Phase,
+        Revision, StatusReport, Subject,
     },
     net::{HostLink, InstanceLink, Net, PublishedPort},
     observe::{Events, Metrics},
-    runtime::{ContainerSpec, Image, RunState, Runtime},
+    runtime::{ContainerSpec, Image, Mount, RunState, Runtime},
     spec::v1::{AppSpec, PortSpec},
+    storage::Storage,
 };
 
 mod before;
+mod drain;
 mod hooks;
 mod image;
 mod lost;
+mod mounting;
 
 /// Label on every container of ours: the instance's app, `tenant/namespace/app`.
 pub(super) const LABEL_APP: &str = "hivemind.app";
@@ -45,8 +48,6 @@ const STEADY: Duration = Duration::from_millis(300);
 const STEADY_AGAIN: Duration = Duration::from_secs(1);
 /// How often a process is looked at without a word of its end.
 const LOOK_AGAIN: Duration = Duration::from_secs(10);
-/// How long a stop waits for the data plane to send nothing new to the instance.
-const DRAIN: Duration = Duration::from_secs(2);
 
 /// What all workers share.
 #[derive(Debug)]
@@ -56,6 +57,9 @@ pub(super) struct Shared {
     pub(super) datapath: Datapath,
     pub(super) reporter: Reporter,
     pub(super) events: Events,
+    pub(super) storage: Storage,
+    /// What the node is to be, for what instances refer to.
+    pub(super) desired: watch::Receiver<Arc<NodeDesired>>,
     /// The node.
     pub(super) node: NodeName,
     pub(super) metrics: Metrics,
@@ -85,6 +89,8 @@ pub(super) struct Worker {
     stage: usize,
     image: Option<Image>,
     link: Option<HostLink>,
+    /// This process has brought about what is mounted for the container that is there.
+    mounted: bool,
     status: InstanceStatus,
     started: Option<Instant>,
     health: Option<Watching>,
@@ -108,6 +114,7 @@ impl Worker {
             stage: 0,
             image: None,
             link: None,
+            mounted: false,
             status: InstanceStatus::default(),
             started: None,
             health: None,
@@ -139,6 +146,7 @@ impl Worker {
                 Step::Rest => self.changed().await,
                 Step::Wait(until) => self.pause_or_change(until).await,
                 Step::Watch => self.watch(instance).await,
+                Step::Linger => self.linger(instance).await,
                 step => {
                     // A change of what is wanted cancels what takes long; what is short is finished.
                     let mut wanted_again = self.wanted.clone();
@@ -168,6 +176,7 @@ impl Worker {
         Want {
             desired: instance.desired,
             restart: instance.spec.restart,
+            drain: Duration::from_secs(instance.spec.stop.drain_seconds.into()),
             grace: Duration::from_secs(instance.spec.stop.grace_seconds.into()),
             post_start: !instance.spec.container.hooks.post_start.is_empty(),
             pre_stop: !instance.spec.container.hooks.pre_stop.is_empty(),
@@ -230,12 +239,17 @@ impl Worker {
             Step::Create => {
                 self.say(instance, Phase::Creating, String::new(), None);
                 let _slot = shared.slots.acquire().await;
-                let spec = self.container_spec(instance)?;
+                let mounts = self.mount(instance).await?;
+                let spec = self.container_spec(instance, mounts)?;
                 shared.runtime.create(&spec).await?;
                 self.seen.exit_recorded = false;
             }
             Step::Start => {
                 let _slot = shared.slots.acquire().await;
+                if !self.mounted {
+                    // A container from before a reboot, or a kill: its mounts may be gone.
+                    self.mount(instance).await?;
+                }
                 shared.runtime.start(&instance.id).await?;
                 self.started = Some(Instant::now());
                 self.status.started_at = Some(clock::now());
@@ -251,14 +265,7 @@ impl Worker {
             }
             Step::PostStart => self.post_start(instance).await?,
             Step::RecordExit => self.record_exit(instance),
-            Step::Drain => {
-                self.health = None;
-                self.status.serving |= self.status.phase == Phase::Ready;
-                self.say(instance, Phase::Stopping, String::new(), None);
-                // A data plane that cannot be written must not keep an instance from stopping.
-                let _ = timeout(DRAIN, shared.datapath.shows(wanted.revision)).await;
-                self.seen.drained = true;
-            }
+            Step::Drain => self.drain(wanted).await,
             Step::PreStop => self.pre_stop(instance).await,
             Step::Signal => {
                 shared.runtime.kill(&instance.id, self.stop_signal(instance), false).await?;
@@ -274,6 +281,9 @@ impl Worker {
                 self.status.serving = false;
                 self.say(instance, Phase::Stopping, String::new(), None);
                 shared.runtime.remove(&instance.id).await?;
+                killpoint::before("removing what is mounted");
+                shared.storage.release(&instance.id).await?;
+                shared.storage.remove_own(&instance.id).await?;
                 killpoint::before("removing the logs");
                 shared.runtime.remove_logs(&instance.id).await?;
                 self.seen.container_removed = true;
@@ -285,12 +295,12 @@ impl Worker {
                 self.seen.link_removed = true;
                 self.event(EventKind::Normal, "Stopped", instance, format!("{} stopped", instance.name()));
             }
-            Step::Watch | Step::Wait(_) | Step::Rest | Step::Gone => {}
+            Step::Watch | Step::Linger | Step::Wait(_) | Step::Rest | Step::Gone => {}
         }
         Ok(())
     }
 
-    fn container_spec(&self, instance: &Instance) -> Result<ContainerSpec, Fault> {
+    fn container_spec(&self, instance: &Instance, mounts: Vec<Mount>) -> Result<ContainerSpec, Fault> {
         let (Some(image), Some(link)) = (self.image.clone(), &self.link) else {
             let message = "the image or the link is not known".into();
             return Err(Fault { code: ErrorCode::Internal, message });
@@ -314,6 +324,7 @@ impl Worker {
                 resources: spec.resources.clone(),
                 netns: link.netns.clone(),
                 resolv_conf: dns::resolv_conf(&self.shared.gateway, &instance.app.scope, &spec.container.dns),
+                mounts,
                 addresses: instance.addresses.iter().collect(),
                 extra_hosts: words::extra_hosts(&spec.container, &self.shared.gateway),
                 options: spec.container.clone(),

@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     control::{ControlError, ObjectName},
-    model::{AppKey, Problem, Revision},
+    model::{AppKey, Past, Problem, Revision},
     runtime::check_reference,
     spec::v1::{AppSpec, validate_app},
 };
@@ -31,6 +31,15 @@ pub use crate::control::Written;
 pub struct Scale {
     /// 0 to 1000.
     pub replicas: u32,
+}
+
+/// Where to go back to.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RollBack {
+    /// A generation of the history; without it, the last that was in place and is another than now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub to: Option<u64>,
 }
 
 #[derive(Debug, Default, Deserialize, IntoParams)]
@@ -170,5 +179,32 @@ pub(super) async fn restart(
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let done = state.control.restart(&named.app()?, if_match(&headers)?).await;
+    Ok(written(done.map_err(|error| refused(&state, error))?))
+}
+
+/// The generations of an app that are kept, oldest first.
+#[utoipa::path(get, operation_id = "getAppHistory", path = "/v1/tenants/{tenant}/namespaces/{namespace}/apps/{name}/history", tag = "apps",
+    params(("tenant" = String, Path), ("namespace" = String, Path), ("name" = String, Path)),
+    responses((status = 200, body = [Past]), (status = "4XX", body = Problem)))]
+pub(super) async fn history(State(state): State<ApiState>, named: Named) -> Result<Body<Vec<Past>>, ApiError> {
+    let key = named.app()?;
+    find(&state, &key)?;
+    let snapshot = state.control.snapshot();
+    Ok(Body(snapshot.past_of(&key).map(|past| (**past).clone()).collect()))
+}
+
+/// Go back to a former generation of an app, with as many instances as it has now.
+#[utoipa::path(post, operation_id = "rollBackApp", path = "/v1/tenants/{tenant}/namespaces/{namespace}/apps/{name}/rollback", tag = "apps",
+    params(("tenant" = String, Path), ("namespace" = String, Path), ("name" = String, Path)),
+    request_body = RollBack,
+    responses((status = 202, body = Written), (status = "4XX", body = Problem)))]
+pub(super) async fn roll_back(
+    State(state): State<ApiState>,
+    named: Named,
+    Args(NoArgs {}): Args<NoArgs>,
+    headers: HeaderMap,
+    Json(RollBack { to }): Json<RollBack>,
+) -> Result<Response, ApiError> {
+    let done = state.control.roll_back(&named.app()?, to, if_match(&headers)?).await;
     Ok(written(done.map_err(|error| refused(&state, error))?))
 }

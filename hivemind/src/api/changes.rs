@@ -203,6 +203,7 @@ impl History {
         touched.nodes.extend(written(&snapshot.nodes, since).cloned());
         touched.nodes.extend(written(&snapshot.node_status, since).cloned());
         touched.apps.extend(written(&snapshot.apps, since).cloned());
+        touched.apps.extend(written(&snapshot.rollouts, since).cloned());
         for (id, row) in &snapshot.instances {
             let status = snapshot.instance_status.get(id).map_or(0, |status| status.modified);
             if row.modified.max(status) > since {

@@ -10,7 +10,7 @@ use serde::{Deserialize, de::DeserializeOwned};
 use super::problem::ApiError;
 use crate::{
     control::IfMatch,
-    model::{AppKey, ErrorCode, PolicyKey, Problem, Scope, ServiceKey, TenantName},
+    model::{AppKey, ContentKey, ErrorCode, PolicyKey, Problem, Scope, ServiceKey, TenantName, VolumeKey},
 };
 
 /// A JSON body.
@@ -96,6 +96,16 @@ impl Named {
     /// As a policy.
     pub(super) fn policy(self) -> Result<PolicyKey, ApiError> {
         Ok(PolicyKey::new(self.0, self.1.parse()?))
+    }
+
+    /// As a volume.
+    pub(super) fn volume(self) -> Result<VolumeKey, ApiError> {
+        Ok(VolumeKey::new(self.0, self.1.parse()?))
+    }
+
+    /// As a secret or a config.
+    pub(super) fn content(self) -> Result<ContentKey, ApiError> {
+        Ok(ContentKey::new(self.0, self.1.parse()?))
     }
 
     /// As a service.

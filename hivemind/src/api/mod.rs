@@ -9,6 +9,7 @@ pub mod auth;
 pub mod capture;
 pub mod changes;
 pub mod connect;
+pub mod contents;
 pub mod dataplane;
 pub mod ending;
 pub mod events;
@@ -20,6 +21,7 @@ mod flow_limits;
 mod flow_names;
 pub mod flow_view;
 mod flows;
+pub mod images;
 pub mod instances;
 pub mod meta;
 mod metrics;
@@ -34,6 +36,7 @@ pub mod tenants;
 mod tier_policies;
 pub mod usage;
 pub mod view;
+pub mod volumes;
 pub mod why;
 mod why_target;
 
@@ -61,7 +64,8 @@ use crate::{
     model::NodeName,
     observe::{Events, Metrics},
     policy::Failsafe,
-    runtime::Runtime,
+    runtime::{ImageStore, Runtime},
+    storage::Storage,
 };
 use auth::Door;
 use changes::History;
@@ -79,6 +83,8 @@ pub struct ApiState {
     pub control: Control,
     /// Logs and exec of this node's instances.
     pub runtime: Arc<dyn Runtime>,
+    /// The node's images.
+    pub images: Arc<dyn ImageStore>,
     /// Counters of this node.
     pub datapath: Datapath,
     /// What happened.
@@ -89,6 +95,8 @@ pub struct ApiState {
     pub readiness: Readiness,
     /// The ports of the host that no policy closes.
     pub failsafe: Failsafe,
+    /// The folders of this node's volumes.
+    pub storage: Storage,
 }
 
 /// What the routes share: the state, and what lives as long as the listeners.
@@ -108,7 +116,10 @@ struct Shared {
         (name = "tenants", description = "Tenants and their namespaces"),
         (name = "policies", description = "What traffic is allowed"),
         (name = "apps", description = "What is wanted"),
+        (name = "images", description = "Images of the node that answers"),
         (name = "instances", description = "What runs: state, logs, exec"),
+        (name = "volumes", description = "What outlives the instances that write it"),
+        (name = "contents", description = "Secrets and configs: small files of instances"),
         (name = "services", description = "Names, virtual addresses and who serves them"),
         (name = "flows", description = "Who talks with whom, what was dropped, and which rule decided"),
         (name = "dataplane", description = "What the kernel holds, and whether it is what it should be"),
@@ -148,6 +159,15 @@ fn described() -> (Router<Shared>, utoipa::openapi::OpenApi) {
         .routes(routes!(apps::get, apps::put, apps::delete))
         .routes(routes!(apps::scale))
         .routes(routes!(apps::restart))
+        .routes(routes!(apps::history))
+        .routes(routes!(apps::roll_back))
+        .routes(routes!(images::list, images::remove))
+        .routes(routes!(images::info))
+        .routes(routes!(images::pull))
+        .routes(routes!(images::tag))
+        .routes(routes!(images::prune))
+        .routes(routes!(images::import))
+        .routes(routes!(images::export))
         .routes(routes!(instances::list_all))
         .routes(routes!(instances::list))
         .routes(routes!(instances::get))
@@ -165,6 +185,15 @@ fn described() -> (Router<Shared>, utoipa::openapi::OpenApi) {
         .routes(routes!(dataplane::check))
         .routes(routes!(dataplane::stats))
         .routes(routes!(exec::exec))
+        .routes(routes!(volumes::list_all))
+        .routes(routes!(volumes::list))
+        .routes(routes!(volumes::get, volumes::put, volumes::delete))
+        .routes(routes!(contents::list_all_secrets))
+        .routes(routes!(contents::list_secrets))
+        .routes(routes!(contents::get_secret, contents::put_secret, contents::delete_secret))
+        .routes(routes!(contents::list_all_configs))
+        .routes(routes!(contents::list_configs))
+        .routes(routes!(contents::get_config, contents::put_config, contents::delete_config))
         .routes(routes!(services::list))
         .routes(routes!(services::get))
         .routes(routes!(nodes::list))

@@ -84,6 +84,14 @@ pub(super) fn refused(state: &ApiState, error: ControlError) -> ApiError {
             let there = snapshot.tiers.keys().filter(|other| other.tenant == key.tenant);
             (key.name.to_string(), there.map(|key| key.name.to_string()).collect())
         }
+        ControlError::NotFound { object: ObjectName::Volume(key) } => {
+            let there = snapshot.volumes.keys().filter(|other| other.scope == key.scope);
+            (key.name.to_string(), there.map(|key| key.name.to_string()).collect())
+        }
+        ControlError::NotFound { object: ObjectName::Content(kind, key) } => {
+            let there = snapshot.contents.keys().filter(|(other, it)| other == kind && it.scope == key.scope);
+            (key.name.to_string(), there.map(|(_, key)| key.name.to_string()).collect())
+        }
         _ => return error.into(),
     };
     with_nearest(error.into(), &name, there.iter().map(String::as_str)).into()
@@ -126,7 +134,7 @@ pub(super) async fn put(
     change(&state, ObjectChange::PutTenant(name, body.map(|body| body.limits)), &headers).await
 }
 
-/// Remove a tenant with its namespaces; refused while there are apps or policies in them.
+/// Remove a tenant with its namespaces; refused while there are apps, policies or volumes in them.
 #[utoipa::path(delete, operation_id = "deleteTenant", path = "/v1/tenants/{tenant}", tag = "tenants", params(("tenant" = String, Path)),
     responses((status = 200, body = ChangedView), (status = "4XX", body = Problem)))]
 pub(super) async fn delete(
@@ -183,7 +191,7 @@ pub(super) async fn put_namespace(
     change(&state, ObjectChange::PutNamespace(scope, body.labels), &headers).await
 }
 
-/// Remove a namespace; refused while there are apps or policies in it.
+/// Remove a namespace; refused while there are apps, policies or volumes in it.
 #[utoipa::path(delete, operation_id = "deleteNamespace", path = "/v1/tenants/{tenant}/namespaces/{namespace}", tag = "tenants",
     params(("tenant" = String, Path), ("namespace" = String, Path)),
     responses((status = 200, body = ChangedView), (status = "4XX", body = Problem)))]

@@ -7,7 +7,7 @@ use super::round_trips::RoundTripView;
 use crate::{
     model::{
         Addresses, App, AppStatus, ErrorCode, Exit, Instance, InstanceId, NamespaceName, Node, NodeName, NodeStatus,
-        Phase, PortProto, Revision, Service, ServicePort, TenantName, Timestamp,
+        Phase, PortProto, Revision, Rollout, RolloutState, Service, ServicePort, TenantName, Timestamp,
     },
     model::{ClusterSnapshot, Row},
     spec::v1::{AppSpec, BalanceSpec},
@@ -71,6 +71,9 @@ pub struct AppView {
     pub unmet: Vec<String>,
     /// Grows with every change that needs new instances.
     pub generation: u64,
+    /// How far it is on the way to that generation; absent while no instance was ever planned.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rollout: Option<Rollout>,
     /// The ETag: the revision that last wrote it.
     pub revision: Revision,
     /// When it was first deployed.
@@ -253,7 +256,12 @@ impl AppView {
                 in_trouble |= matches!(phase, Phase::Unhealthy | Phase::Backoff | Phase::Failed);
             }
         }
-        let all_there = status.total == status.desired && status.updated == status.desired;
+        let rollout = snapshot.rollouts.get(&app.key).map(|row| row.object.state);
+        let paused = rollout == Some(RolloutState::Paused);
+        // One that has been Ready for a moment may not count yet.
+        let all_there = status.total == status.desired
+            && status.updated == status.desired
+            && rollout != Some(RolloutState::Progressing);
         let state = if app.deleting {
             AppState::Removing
         } else if status.desired == 0 && status.total == 0 {
@@ -262,7 +270,7 @@ impl AppView {
             AppState::Ready
         } else if all_there && completed > 0 && status.ready + completed == status.desired {
             AppState::Completed
-        } else if in_trouble || snapshot.unmet.contains_key(&app.key) {
+        } else if in_trouble || paused || snapshot.unmet.contains_key(&app.key) {
             AppState::Degraded
         } else {
             AppState::Updating
@@ -276,6 +284,7 @@ impl AppView {
             state,
             unmet: snapshot.unmet.get(&app.key).map(|unmet| (**unmet).clone()).unwrap_or_default(),
             generation: app.generation,
+            rollout: snapshot.rollouts.get(&app.key).map(|row| (*row.object).clone()),
             revision: row.modified,
             created_at: app.created_at,
         }

@@ -222,7 +222,9 @@ impl Facts {
             let there = if there.is_empty() { "none".into() } else { there.join(", ") };
             return self.say(service, false, format!("it has no port {port}/{}; it has {there}", protocol.as_str()));
         };
-        let served = snapshot.served(service);
+        let mut served = snapshot.served(service);
+        let all = served.clone();
+        served.backends.retain(|backend| all.ports_of(backend).iter().any(|of| asked(&of)));
         let instances: Vec<_> = snapshot.instances_of(&service.app).collect();
         if served.backends.is_empty() {
             self.say(service, false, format!("no instance of app {} is Ready", service.app));

@@ -6,6 +6,7 @@ use http::Method;
 use super::{
     Context, Reach, complete,
     deploy::{self, DeployArgs},
+    history,
     output::{Format, Listed, Tone, age, line},
     parse::assignment,
     wait::{self, Waiting},
@@ -16,6 +17,7 @@ use crate::{
         view::{AppState, AppView, InstanceView},
     },
     model::{AppName, ErrorCode, Phase, Problem},
+    spec::v1::FileSpec,
 };
 
 #[derive(Subcommand, Debug)]
@@ -35,6 +37,13 @@ pub(super) enum AppCommand {
     Rm(ChangeArgs),
     /// Replace all instances, one after the other
     Restart(ChangeArgs),
+    /// Show the generations that an app had, and what became of them
+    History(Named),
+    /// Go back to what an app was before
+    #[command(visible_alias = "undo")]
+    Rollback(history::RollBackArgs),
+    /// Show what a deploy with these flags would change
+    Diff(Box<history::DiffArgs>),
 }
 
 #[derive(Args, Debug)]
@@ -48,7 +57,7 @@ pub(super) struct Named {
 }
 
 impl Named {
-    fn get(&self) -> Result<&AppName, Problem> {
+    pub(super) fn get(&self) -> Result<&AppName, Problem> {
         let missing = || Problem::new(ErrorCode::Invalid, "name the app");
         self.name.as_ref().or(self.app.as_ref()).ok_or_else(missing)
     }
@@ -122,8 +131,12 @@ fn ports(app: &AppView) -> String {
     app.spec.ports.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
 }
 
-pub(super) async fn run(context: &Context, command: AppCommand) -> Result<(), Problem> {
+/// Runs it; returns the exit code.
+pub(super) async fn run(context: &Context, command: AppCommand) -> Result<u8, Problem> {
     match command {
+        AppCommand::Diff(args) => return history::diff(context, *args).await,
+        AppCommand::History(app) => history::history(context, &app).await,
+        AppCommand::Rollback(args) => history::roll_back(context, &args).await,
         AppCommand::Deploy(args) => deploy::run(context, *args).await,
         AppCommand::Ls(reach) => {
             let apps: Vec<AppView> = context.list(reach, "apps").await?;
@@ -145,6 +158,7 @@ pub(super) async fn run(context: &Context, command: AppCommand) -> Result<(), Pr
             finish(context, name, &args.waiting, &written).await
         }
     }
+    .map(|()| 0)
 }
 
 /// `hivemind scale web=3 db=1`
@@ -183,7 +197,7 @@ pub(super) async fn finish(
     if !waiting.wait {
         return if context.output.wants_document() { context.output.document(written) } else { Ok(()) };
     }
-    let view = wait::until_ready(context, app.as_str(), waiting.timeout).await?;
+    let view = wait::until_ready(context, app.as_str(), waiting.timeout, written).await?;
     if context.output.wants_document() { context.output.document(&view) } else { Ok(()) }
 }
 
@@ -249,6 +263,7 @@ fn describe(app: &AppView) {
     show("Scope", format!("{}/{}", app.tenant, app.namespace));
     show("Image", app.spec.image.clone());
     show("State", format!("{} ({})", app.state, wait::count(&app.status)));
+    app.rollout.iter().flat_map(super::update::shown).for_each(|text| show("Update", text));
     app.unmet.iter().for_each(|reason| show("Unmet", reason.clone()));
     show("Services", app.spec.services.join(" "));
     show("Ports", ports(app));
@@ -258,6 +273,11 @@ fn describe(app: &AppView) {
     // Values may be secrets; `-o json` shows them to those who ask.
     show("Environment", app.spec.env.keys().cloned().collect::<Vec<_>>().join(" "));
     show("Limits", limits.join(", "));
+    show("Mounts", app.spec.mounts.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "));
+    let names = |files: &[FileSpec]| files.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    show("Secrets", names(&app.spec.secrets));
+    show("Configs", names(&app.spec.configs));
+    show("Updates", super::update::words(&app.spec.update));
     show("Container", super::container::shown(&app.spec.container));
     show("Traffic", super::limits::shown(&app.spec.limits));
     show("Generation", app.generation.to_string());

@@ -13,8 +13,11 @@ use clap_complete::{
 
 use crate::{
     api::{
+        contents::ContentView,
+        images::ImageView,
         object_view::{NamespaceView, PolicyView, TenantView},
         view::{AppView, InstanceView, NodeView, ServiceView},
+        volumes::VolumeView,
     },
     client::{Client, Target},
     model::{ErrorCode, Problem, Scope},
@@ -81,6 +84,26 @@ pub(super) fn targets() -> ArgValueCandidates {
 /// Names of services, and their DNS names.
 pub(super) fn services() -> ArgValueCandidates {
     ArgValueCandidates::new(|| ask("services", |service: ServiceView| service.name, |s| s.dns_names.join(" ")))
+}
+
+/// Names of images.
+pub(super) fn images() -> ArgValueCandidates {
+    ArgValueCandidates::new(|| ask("/v1/images", |image: ImageView| image.name, |image| image.used_by.join(" ")))
+}
+
+/// Names of volumes.
+pub(super) fn volumes() -> ArgValueCandidates {
+    ArgValueCandidates::new(|| ask("volumes", |volume: VolumeView| volume.name, |v| v.used_by.join(", ")))
+}
+
+/// Names of secrets.
+pub(super) fn secrets() -> ArgValueCandidates {
+    ArgValueCandidates::new(|| ask("secrets", |it: ContentView| it.name, |it| it.used_by.join(", ")))
+}
+
+/// Names of configs.
+pub(super) fn configs() -> ArgValueCandidates {
+    ArgValueCandidates::new(|| ask("configs", |it: ContentView| it.name, |it| it.used_by.join(", ")))
 }
 
 /// Names of tenants.

@@ -10,7 +10,9 @@ use std::{
 use clap::{Args, ValueEnum};
 use ipnet::{Ipv4Net, Ipv6Net};
 
+use super::parse::duration;
 use crate::{
+    agent::images::ImageMarks,
     daemon::{DaemonConfig, IpFamilies},
     model::{ErrorCode, NodeName, Problem},
     policy::{Failsafe, FailsafePort},
@@ -79,6 +81,15 @@ pub(super) struct DaemonArgs {
     /// PEM file with the certificate of an authority that registries' are signed by, besides those the machine trusts
     #[arg(long, env = "HIVEMIND_REGISTRY_CA")]
     registry_ca: Option<PathBuf>,
+    /// Fuller than so many percent of the disk: images that no instance uses go, the longest unused first; 100: never
+    #[arg(long, env = "HIVEMIND_IMAGE_GC_HIGH", default_value_t = 85, value_name = "PERCENT")]
+    image_gc_high: u8,
+    /// Until the disk is no fuller than so many percent
+    #[arg(long, env = "HIVEMIND_IMAGE_GC_LOW", default_value_t = 80, value_name = "PERCENT")]
+    image_gc_low: u8,
+    /// For so long an image stays after its last use
+    #[arg(long, env = "HIVEMIND_IMAGE_GC_REST", default_value = "2m", value_parser = duration, value_name = "TIME")]
+    image_gc_rest: Duration,
     /// Device through which published ports are reached; found by itself by default
     #[arg(long, env = "HIVEMIND_UPLINK", value_delimiter = ',')]
     uplink: Vec<String>,
@@ -191,6 +202,7 @@ impl DaemonArgs {
                 &self.failsafe_outbound,
                 SocketAddr::new(self.listen, self.web_port),
             ),
+            image_marks: ImageMarks { high: self.image_gc_high, low: self.image_gc_low, rest: self.image_gc_rest },
             uplinks: self.uplink,
             remove_unknown: self.remove_unknown,
         })

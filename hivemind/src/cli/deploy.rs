@@ -6,13 +6,22 @@ use clap::{Args, ValueEnum};
 use http::Method;
 
 use super::{
-    Context, balance::BalanceArgs, container::ContainerArgs, difference, limits::TrafficArgs, output::Format,
-    parse::duration, wait::Waiting,
+    Context,
+    balance::BalanceArgs,
+    container::ContainerArgs,
+    difference,
+    history::looking_only,
+    limits::TrafficArgs,
+    mounts::MountArgs,
+    output::Format,
+    parse::duration,
+    update::{UpdateArgs, whole_seconds},
+    wait::Waiting,
 };
 use crate::{
     api::{apps::Written, view::AppView},
-    model::{AppName, Bytes, ErrorCode, MilliCpu, Problem},
-    spec::v1::{AppSpec, Check, HealthSpec, PortSpec, PullPolicy, RestartPolicy},
+    model::{AppName, Bytes, ErrorCode, MilliCpu, Problem, VolumeName},
+    spec::v1::{AppSpec, Check, HealthSpec, Order, PortSpec, PullPolicy, RestartPolicy},
 };
 
 /// Shown beneath `hivemind app deploy --help`.
@@ -21,7 +30,8 @@ Examples:
   hivemind app deploy --image nginx:latest --name web-app --service web.local
   hivemind app deploy --image nginx:latest --name web-app --port 8080:80 --replicas 3 --wait
   hivemind app deploy --image nginx:latest --name shop --port 8081:80 --affinity client-ip --source-range 192.0.2.0/24
-  hivemind app deploy --image postgres:16 --name db --env POSTGRES_PASSWORD --memory 1Gi --health-tcp 5432
+  hivemind app deploy --image postgres:16 --name db --env POSTGRES_PASSWORD --memory 1Gi --health-tcp 5432 \\
+    --volume data:/var/lib/postgresql/data
   hivemind app deploy --image nginx:latest --name web --limit-egress 10mbit --max-connections 500
   hivemind app deploy --image busybox --name client --entrypoint sleep -- infinity
   hivemind app deploy --image web --name web --read-only --tmpfs /tmp:size=64m --cap-drop ALL --init
@@ -78,11 +88,15 @@ pub(super) struct DeployArgs {
     #[command(flatten)]
     process: ProcessArgs,
     #[command(flatten)]
+    mounts: MountArgs,
+    #[command(flatten)]
     container: ContainerArgs,
     #[command(flatten)]
     limits: LimitArgs,
     #[command(flatten)]
     health: HealthArgs,
+    #[command(flatten)]
+    update: UpdateArgs,
 }
 
 #[derive(Args, Debug)]
@@ -123,6 +137,9 @@ struct ProcessArgs {
     /// First signal of a stop [default: the image's, or SIGTERM]
     #[arg(long, value_name = "SIGNAL")]
     stop_signal: Option<String>,
+    /// Before the first signal: how long who is connected may finish [default: 5s]
+    #[arg(long, value_parser = duration, value_name = "TIME")]
+    stop_drain: Option<Duration>,
     /// From the first signal to SIGKILL, e.g. 30s [default: 10s]
     #[arg(long, value_parser = duration, value_name = "TIME")]
     stop_grace: Option<Duration>,
@@ -173,13 +190,15 @@ struct HealthArgs {
 pub(super) async fn run(context: &Context, args: DeployArgs) -> Result<(), Problem> {
     let (name, waiting, dry_run) = (args.name.clone(), args.waiting, args.dry_run);
     let path = context.path(&format!("apps/{name}"));
-    let before = match context.client.get::<AppView>(&path).await {
-        Ok(app) => Some(app),
-        Err(problem) if problem.code == ErrorCode::NotFound => None,
-        Err(problem) => return Err(problem),
-    };
+    let before = find(context, &path).await?;
     let replicas = args.replicas.or(before.as_ref().map(|app| app.spec.replicas)).unwrap_or(1);
-    let spec = args.spec(replicas)?;
+    let spec = args.spec(replicas, |text| context.output.say(&text))?;
+    if let Some(volume) = shared_while_updated(&spec) {
+        context.output.say(&format!(
+            "note: a change of {name} starts its next instance before this one ends, both with the volume {volume}; for what \
+             does not bear that, as most databases: --update-order stop-first"
+        ));
+    }
     if dry_run {
         let written: Written = context.client.send(Method::PUT, &format!("{path}?dry_run=true"), &spec).await?;
         context.output.say(&format!("{name} {}; nothing was changed", effect(before.as_ref(), &written, &spec, true)));
@@ -197,6 +216,37 @@ pub(super) async fn run(context: &Context, args: DeployArgs) -> Result<(), Probl
         super::output::line(name.as_str());
     }
     Ok(())
+}
+
+/// The app as it is, if there is one.
+async fn find(context: &Context, path: &str) -> Result<Option<AppView>, Problem> {
+    match context.client.get::<AppView>(path).await {
+        Ok(app) => Ok(Some(app)),
+        Err(problem) if problem.code == ErrorCode::NotFound => Ok(None),
+        Err(problem) => Err(problem),
+    }
+}
+
+/// The app's name, the document of these flags, and the app as it is.
+pub(super) async fn compared(
+    context: &Context,
+    args: DeployArgs,
+) -> Result<(AppName, AppSpec, Option<AppView>), Problem> {
+    let of_changes = [("--wait", args.waiting.wait), ("--dry-run", args.dry_run)];
+    if let Some((flag, _)) = of_changes.iter().find(|(_, set)| *set) {
+        return Err(looking_only(flag));
+    }
+    let name = args.name.clone();
+    let before = find(context, &context.path(&format!("apps/{name}"))).await?;
+    let replicas = args.replicas.or(before.as_ref().map(|app| app.spec.replicas)).unwrap_or(1);
+    Ok((name, args.spec(replicas, |_| {})?, before))
+}
+
+/// The volume that the only instance of an app writes to, if its next one does so beside it.
+fn shared_while_updated(spec: &AppSpec) -> Option<&VolumeName> {
+    let alone = spec.replicas == 1 && spec.update.order == Order::StartFirst;
+    let written = spec.mounts.iter().filter(|mount| !mount.read_only);
+    written.filter_map(|mount| mount.volume()).next().filter(|_| alone)
 }
 
 fn say_differences(context: &Context, before: Option<&AppView>, spec: &AppSpec) {
@@ -222,7 +272,7 @@ fn effect(before: Option<&AppView>, written: &Written, spec: &AppSpec, dry_run: 
 
 impl DeployArgs {
     /// The document, or all faults of the flags.
-    fn spec(self, replicas: u32) -> Result<AppSpec, Problem> {
+    fn spec(self, replicas: u32, say: impl FnMut(String)) -> Result<AppSpec, Problem> {
         let Self { process, limits, network, .. } = self;
         let mut faults = Vec::new();
         let mut spec = AppSpec::new(self.image);
@@ -230,12 +280,12 @@ impl DeployArgs {
         spec.labels = pairs(&self.label, &mut faults);
         spec.container = self.container.spec(&mut faults);
         spec.health = self.health.spec(&mut faults);
-        if let Some(grace) = process.stop_grace {
-            match u32::try_from(grace.as_secs()) {
-                Ok(seconds) if grace.subsec_millis() == 0 => spec.stop.grace_seconds = seconds,
-                _ => faults.push("--stop-grace: write whole seconds, e.g. 30s".into()),
-            }
-        }
+        spec.mounts = self.mounts.spec(&mut faults, say);
+        (spec.secrets, spec.configs) = self.mounts.files();
+        let stop = &mut spec.stop;
+        stop.grace_seconds = whole_seconds("--stop-grace", process.stop_grace, stop.grace_seconds, &mut faults);
+        stop.drain_seconds = whole_seconds("--stop-drain", process.stop_drain, stop.drain_seconds, &mut faults);
+        spec.update = self.update.spec(&mut faults);
         if !faults.is_empty() {
             let title = format!("{} cannot be deployed", self.name);
             return Err(Problem { code: ErrorCode::Invalid, title, details: faults, hint: None });
@@ -337,129 +387,5 @@ fn pairs(flags: &[String], faults: &mut Vec<String>) -> BTreeMap<String, String>
 }
 
 #[cfg(test)]
-mod tests {
-    use clap::Parser;
-
-    use super::*;
-
-    #[derive(Parser)]
-    struct Line {
-        #[command(flatten)]
-        args: DeployArgs,
-    }
-
-    fn spec(line: &[&str]) -> Result<AppSpec, Problem> {
-        let words = ["deploy", "--image", "a", "--name", "b"].iter().chain(line);
-        Line::try_parse_from(words).expect("is understood").args.spec(1)
-    }
-
-    #[test]
-    fn without_flags_it_is_the_default_document() {
-        assert_eq!(spec(&[]), Ok(AppSpec::new("a")));
-    }
-
-    #[test]
-    fn every_flag_has_its_field() {
-        let file = tempfile::NamedTempFile::new().expect("temporary file");
-        std::fs::write(file.path(), "# comment\n\nA=file\n B = two words \n").expect("written");
-        let path = file.path().to_str().expect("text");
-        let line = format!(
-            "--port 8080:80 --port 53/udp --affinity client-ip=60 --service web.local --env A=flag --env-file {path} --cpu 500m --memory 64Mi \
-             --pids 9 --user 1:2 --workdir /srv --entrypoint sh --restart on-failure --pull always --health-http 80/up \
-             --health-interval 1s --health-timeout 500ms --health-retries 7 --health-start-period 2m \
-             --stop-signal SIGQUIT --stop-grace 1m --label team=x --hostname h --domainname d.example --read-only --privileged \
-             --cap-add NET_ADMIN --cap-drop CHOWN --security-opt no-new-privileges=false --security-opt apparmor=own \
-             --ulimit nofile=1:2 --ulimit core=-1 --tmpfs /t:size=1m --shm-size 2m --sysctl net.core.somaxconn=9 --init \
-             --device /dev/fuse:r --device example.com/gpu=0 --add-host db:192.0.2.1 --dns 192.0.2.2 --dns-search d.example \
-             --dns-option ndots:2 -t -i --group-add audio --oom-score-adj -5 --pre-start x --post-start true --pre-stop false \
-             --annotation a.b=c -- -c exit"
-        );
-        let spec = spec(&line.split_whitespace().collect::<Vec<_>>()).expect("valid");
-        let json = serde_json::to_value(&spec).expect("JSON");
-        let expected = serde_json::json!({
-            "image": "a",
-            "replicas": 1,
-            "command": ["sh"],
-            "args": ["-c", "exit"],
-            "env": { "A": "flag", "B": " two words" },
-            "user": "1:2",
-            "workdir": "/srv",
-            "resources": { "cpu": "500m", "memory": "64Mi", "pids": 9 },
-            "container": {
-                "hostname": "h",
-                "domainname": "d.example",
-                "read_only": true,
-                "privileged": true,
-                "cap_add": ["NET_ADMIN"],
-                "cap_drop": ["CHOWN"],
-                "security": { "no_new_privileges": false, "apparmor": "own" },
-                "ulimits": { "nofile": { "soft": 1, "hard": 2 }, "core": { "soft": -1, "hard": -1 } },
-                "tmpfs": [{ "path": "/t", "size": "1Mi" }],
-                "shm_size": "2Mi",
-                "sysctls": { "net.core.somaxconn": "9" },
-                "init": true,
-                "devices": [{ "host": "/dev/fuse", "permissions": "r" }],
-                "cdi": ["example.com/gpu=0"],
-                "extra_hosts": [{ "name": "db", "address": "192.0.2.1" }],
-                "dns": { "servers": ["192.0.2.2"], "search": ["d.example"], "options": ["ndots:2"] },
-                "tty": true,
-                "stdin_open": true,
-                "group_add": ["audio"],
-                "oom_score_adj": -5,
-                "hooks": {
-                    "pre_start": [{ "command": ["/bin/sh", "-c", "x"] }],
-                    "post_start": [{ "command": ["/bin/sh", "-c", "true"], "timeout_seconds": 30 }],
-                    "pre_stop": [{ "command": ["/bin/sh", "-c", "false"], "timeout_seconds": 30 }],
-                },
-                "annotations": { "a.b": "c" },
-            },
-            "ports": [
-                { "target": 80, "published": 8080, "protocol": "tcp" },
-                { "target": 53, "protocol": "udp" },
-            ],
-            "services": ["web.local"],
-            "balance": { "affinity": { "client_ip_seconds": 60 } },
-            "health": {
-                "check": { "type": "http", "port": 80, "path": "/up" },
-                "interval_ms": 1_000,
-                "timeout_ms": 500,
-                "healthy_after": 1,
-                "unhealthy_after": 7,
-                "start_period_ms": 120_000,
-            },
-            "restart": "on-failure",
-            "stop": { "signal": "SIGQUIT", "grace_seconds": 60 },
-            "pull": "always",
-            "labels": { "team": "x" },
-        });
-        assert_eq!(json, expected);
-    }
-
-    #[test]
-    fn all_faults_of_the_flags_are_named_at_once() {
-        let problem = spec(&[
-            "--env",
-            "HIVEMIND_TEST_NO_SUCH_VARIABLE",
-            "--env-file",
-            "/nonexistent/env",
-            "--label",
-            "x",
-            "--health-http",
-            "x",
-            "--stop-grace",
-            "1500ms",
-            "--security-opt",
-            "label=disable",
-            "--annotation",
-            "x",
-        ])
-        .expect_err("refused");
-        let flags: Vec<_> = problem.details.iter().map(|line| line.split([' ', ':']).next().expect("flag")).collect();
-        assert_eq!(
-            flags,
-            ["--env-file", "--env", "--label", "--security-opt", "--annotation", "--health-http", "--stop-grace"],
-            "{problem}"
-        );
-        assert_eq!(problem.code.exit_code(), 2);
-    }
-}
+#[path = "deploy_tests.rs"]
+mod tests;

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-use crate::spec::v1::AppSpec;
+use crate::spec::v1::{AppSpec, FileSpec, MountSpec};
 
 /// A line for each field that differs, but for the number of instances. Values of the environment, hooks' as well, may be
 /// secrets and are not shown.
@@ -50,6 +50,16 @@ fn shown(path: &str, value: &Value) -> String {
             let published = port.get("published").map(|value| format!("{}:", shown(path, value))).unwrap_or_default();
             format!("{published}{}/{}", part("target"), part("protocol"))
         }
+        Value::Object(_) if path == "secrets" || path == "configs" => {
+            match serde_json::from_value::<FileSpec>(value.clone()) {
+                Ok(file) => file.to_string(),
+                Err(_) => value.to_string(),
+            }
+        }
+        Value::Object(_) if path == "mounts" => match serde_json::from_value::<MountSpec>(value.clone()) {
+            Ok(mount) => mount.to_string(),
+            Err(_) => value.to_string(),
+        },
         other => other.to_string(),
     }
 }
@@ -64,9 +74,11 @@ mod tests {
         before.ports = vec!["8081:80".parse().expect("a port")];
         before.services = vec!["own.local".into()];
         before.env.insert("PASSWORD".into(), "secret".into());
+        before.mounts = vec!["data:/data".parse().expect("a mount")];
         before.resources.memory = Some(crate::model::Bytes(64 << 20));
         let mut after = AppSpec::new("web:2");
         after.replicas = 9;
+        after.mounts = ["data:/data:ro", "/srv:/www"].map(|text| text.parse().expect("a mount")).to_vec();
         after.env.insert("TOKEN".into(), "secret".into());
         assert_eq!(
             lines(&before, &after),
@@ -74,6 +86,7 @@ mod tests {
                 "env.PASSWORD is removed",
                 "env.TOKEN is set anew",
                 "image is web:2, was web:1",
+                "mounts is data:/data:ro /srv:/www, was data:/data",
                 "ports is removed, was 8081:80/tcp",
                 "resources.memory is removed, was 64Mi",
                 "services is removed, was own.local",

@@ -6,6 +6,7 @@ mod balance;
 mod capture;
 mod complete;
 mod container;
+mod content;
 mod copy;
 mod daemon;
 mod dataplane;
@@ -18,9 +19,12 @@ mod exec;
 mod explain;
 mod flows;
 mod forward;
+mod history;
+mod image;
 mod instance;
 mod limits;
 mod logs;
+mod mounts;
 mod operator;
 mod output;
 mod parse;
@@ -31,8 +35,10 @@ mod policy_words;
 mod show;
 mod tenant;
 mod terminal;
+mod update;
 mod usage;
 mod verbs;
+mod volume;
 mod wait;
 mod why;
 
@@ -76,6 +82,8 @@ const ELSEWHERE: &[(&str, &str)] = &[
     ("rm", "app rm APP"),
     ("stop", "app scale APP --replicas 0   (or away with it: hivemind app rm APP)"),
     ("restart", "app restart APP"),
+    ("undo", "rollback APP"),
+    ("diff", "app diff --image IMAGE --name APP"),
     ("inspect", "app info APP"),
     ("describe", "app info APP"),
     ("ls", "app ls"),
@@ -87,6 +95,12 @@ const ELSEWHERE: &[(&str, &str)] = &[
     ("namespaces", "namespace ls"),
     ("policies", "policy ls"),
     ("netpol", "policy ls"),
+    ("images", "image ls"),
+    ("pull", "image pull IMAGE"),
+    ("load", "image import FILE"),
+    ("save", "image export IMAGE -f FILE"),
+    ("rmi", "image rm IMAGE"),
+    ("volumes", "volume ls"),
     ("apply", "policy apply -f FILE"),
 ];
 
@@ -127,7 +141,7 @@ struct Global {
     /// Print only what was asked for
     #[arg(short, long, global = true)]
     quiet: bool,
-    /// Answer yes to every question; none of today's commands asks one
+    /// Answer yes to every question
     #[arg(short, long, global = true, env = "HIVEMIND_YES")]
     yes: bool,
 }
@@ -149,9 +163,25 @@ enum Command {
     Verb(verbs::Verb),
     /// Change the number of instances: hivemind scale web=3
     Scale(app::ScaleManyArgs),
+    /// Show the generations that an app had, and what became of them
+    History(app::Named),
+    /// Go back to what an app was before: hivemind rollback web --wait
+    Rollback(history::RollBackArgs),
     /// List and inspect services
     #[command(subcommand)]
     Service(show::ServiceCommand),
+    /// List, fetch, remove, import and export images
+    #[command(subcommand)]
+    Image(image::ImageCommand),
+    /// Create, list, inspect and remove volumes
+    #[command(subcommand, visible_alias = "vol")]
+    Volume(volume::VolumeCommand),
+    /// Create, list and remove secrets, which instances have as files
+    #[command(subcommand)]
+    Secret(content::SecretCommand),
+    /// Create, list, show and remove configs, which instances have as files
+    #[command(subcommand)]
+    Config(content::ConfigCommand),
     /// Allow and deny traffic: apply, list, show and remove policies
     #[command(subcommand)]
     Policy(policy::PolicyCommand),
@@ -198,6 +228,8 @@ struct Context {
     client: Client,
     scope: Scope,
     output: Output,
+    /// Whether questions are answered with yes.
+    yes: bool,
 }
 
 impl Context {
@@ -333,7 +365,7 @@ async fn dispatch(args: Args, output: Output) -> Result<ExitCode, Problem> {
     }
     let scope = Scope { tenant: global.tenant, namespace: global.namespace };
     let target = global.socket.with_token(token(global.token_file.as_deref())?);
-    let context = Context { client: Client::new(target.clone()), scope, output };
+    let context = Context { client: Client::new(target.clone()), scope, output, yes: global.yes };
     // It ends with Ctrl-C by itself: what it has written is to be whole.
     if let Command::Capture(args) = &args.command {
         return capture::run(&context, args).await.map(|()| ExitCode::SUCCESS);
@@ -366,13 +398,19 @@ fn token(file: Option<&std::path::Path>) -> Result<Option<String>, Problem> {
 async fn command(command: Command, context: &Context, target: Target) -> Result<ExitCode, Problem> {
     match command {
         Command::Daemon(_) | Command::Capture(_) => {}
-        Command::App(command) => app::run(context, command).await?,
+        Command::App(command) => return app::run(context, command).await.map(ExitCode::from),
         Command::Ps(args) => instance::ps(context, &args).await?,
         Command::Logs(args) => logs::run(context, &args).await?,
         Command::Exec(args) => return Ok(exec::run(context, args).await),
         Command::Verb(verb) => return verbs::run(context, verb).await,
         Command::Scale(args) => app::scale_many(context, &args).await?,
+        Command::History(app) => history::history(context, &app).await?,
+        Command::Rollback(args) => history::roll_back(context, &args).await?,
         Command::Service(command) => show::service(context, command).await?,
+        Command::Image(command) => image::run(context, command).await?,
+        Command::Volume(command) => volume::run(context, command).await?,
+        Command::Secret(command) => content::secret(context, command).await?,
+        Command::Config(command) => content::config(context, command).await?,
         Command::Policy(command) => policy::run(context, command).await?,
         Command::Why(args) => why::why(context, args).await?,
         Command::Flows(args) => flows::run(context, &args).await?,
@@ -390,94 +428,5 @@ async fn command(command: Command, context: &Context, target: Target) -> Result<
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_command_line_is_consistent() {
-        Args::command().debug_assert();
-    }
-
-    #[test]
-    fn every_command_and_flag_is_explained() {
-        fn check(command: &clap::Command, path: &str) {
-            let path = format!("{path} {}", command.get_name());
-            assert!(command.get_about().is_some(), "{path}");
-            for argument in command.get_arguments() {
-                assert!(argument.get_help().is_some(), "{path} {}", argument.get_id());
-            }
-            command.get_subcommands().for_each(|command| check(command, &path));
-        }
-        check(&Args::command(), "");
-    }
-
-    #[test]
-    fn the_documents_commands_are_understood_word_for_word() {
-        for line in [
-            "hivemind daemon --web-port 3000",
-            "hivemind app deploy --image nginx:latest --name web-app --service web.local",
-            "hivemind app deploy --image a --name b --service c.local --port 9090:9090",
-            "hivemind app scale --name web-app --replicas 3",
-            "hivemind app info --name web-app",
-            "hivemind app info web-app",
-            "hivemind app scale web-app --replicas 3 --wait --timeout 90s",
-            "hivemind app deploy --image a --name b --entrypoint sleep -- infinity",
-            "hivemind scale web=3",
-            "hivemind scale web=3 db=1 --wait",
-            "hivemind ps -o json",
-            "hivemind exec -it web -- sh -c 'ls'",
-            "hivemind exec web ls -l",
-            "hivemind -n prod -T acme logs -f --tail 10 web",
-            "hivemind --socket tcp://127.0.0.1:3000 node ls",
-            "hivemind tenant create acme",
-            "hivemind namespace create prod --tenant acme --label env=prod --label team=blue",
-            "hivemind namespace label prod env=test team-",
-            "hivemind ns ls -T acme -o name",
-            "hivemind policy apply -f -",
-            "hivemind policy info web -n prod",
-            "hivemind policy rm web",
-            "hivemind policy tier show acme/no-mail",
-            "hivemind policy test -f new.yaml --from a --to b --port 80/tcp --denied",
-            "hivemind policy test --expect reach.yaml",
-            "hivemind why world web:80",
-            "hivemind flows -f --from client --to web --port 80 --protocol tcp -o json",
-            "hivemind flows --dropped --reason policy-in --app web -A",
-            "hivemind dataplane unload --force",
-            "hivemind app ls -A",
-            "hivemind ps --all-tenants",
-            "hivemind ps --all-namespaces web",
-        ] {
-            let words = line.split(' ');
-            assert!(Args::try_parse_from(words).is_ok(), "{line}");
-        }
-    }
-
-    #[test]
-    fn wrong_input_is_refused() {
-        for line in [
-            "hivemind",
-            "hivemind app deploy",
-            "hivemind app scale web --replicas many",
-            "hivemind app scale --name a --replicas 1 b",
-            "hivemind app deploy --image a --name Web",
-            "hivemind app deploy --image a --name web --port 0:80",
-            "hivemind app deploy --image a --name web --memory lots",
-            "hivemind app deploy --image a --name web --health-tcp 1 --health-http 1/",
-            "hivemind daemon --web-port 70000",
-            "hivemind scale web",
-            "hivemind ps -o xml",
-            "hivemind namespace label prod",
-            "hivemind namespace label prod env",
-            "hivemind namespace create Prod",
-            "hivemind policy apply",
-            "hivemind policy test -f new.yaml",
-            "hivemind policy test --from a --to b",
-            "hivemind why world web",
-            "hivemind exec web",
-            "hivemind logs web --since yesterday",
-            "hivemind --socket tcp://nowhere ps",
-        ] {
-            assert!(Args::try_parse_from(line.split(' ')).is_err(), "{line}");
-        }
-    }
-}
+#[path = "mod_tests.rs"]
+mod tests;

@@ -6,6 +6,14 @@ use nix::sys::termios::{self, SetArg, Termios};
 
 use crate::api::exec::ExecSize;
 
+/// Asks a question on standard error; whether the answer is yes.
+pub(super) fn confirmed(question: &str) -> bool {
+    eprint!("{question} [y/N] ");
+    let mut answer = String::new();
+    let read = std::io::stdin().read_line(&mut answer);
+    read.is_ok() && matches!(answer.trim(), "y" | "Y" | "yes")
+}
+
 /// The size of a terminal that does not say.
 const USUAL: ExecSize = ExecSize { rows: 24, cols: 80 };
 

@@ -7,9 +7,10 @@ use futures::StreamExt;
 use indicatif::{ProgressBar, ProgressStyle};
 use tokio::time::Instant;
 
-use super::{Context, instance::of_app, output::addresses, parse::duration};
+use super::{Context, instance::of_app, output::addresses, parse::duration, update};
 use crate::{
     api::{
+        apps::Written,
         instances::LogLineView,
         view::{AppState, AppView, InstanceView, ServiceView},
     },
@@ -96,9 +97,14 @@ impl Drop for Progress {
 }
 
 /// Waits until the app has all its instances Ready at its newest generation, or completed.
-pub(super) async fn until_ready(context: &Context, app: &str, limit: Duration) -> Result<AppView, Problem> {
+pub(super) async fn until_ready(
+    context: &Context,
+    app: &str,
+    limit: Duration,
+    written: &Written,
+) -> Result<AppView, Problem> {
     let mut progress = Progress::new(context, app);
-    let result = settle(context, app, limit, &mut progress).await;
+    let result = settle(context, app, limit, written.generation, &mut progress).await;
     progress.end();
     let view = result?;
     let how = match view.state {
@@ -118,18 +124,34 @@ pub(super) async fn until_ready(context: &Context, app: &str, limit: Duration) -
     Ok(view)
 }
 
-async fn settle(context: &Context, app: &str, limit: Duration, progress: &mut Progress) -> Result<AppView, Problem> {
+async fn settle(
+    context: &Context,
+    app: &str,
+    limit: Duration,
+    asked: u64,
+    progress: &mut Progress,
+) -> Result<AppView, Problem> {
     let begun = Instant::now();
+    // What was seen of an instance that does not come up: when its update is taken back, it goes.
+    let mut seen: Option<Problem> = None;
     loop {
         let view: AppView = context.client.get(&context.path(&format!("apps/{app}"))).await?;
         let instances = of_app(context, app).await?;
         let (key, text) = summary(&view, &instances);
         progress.show(key, view.status.ready, view.status.desired, text);
+        if let Some(problem) = update::ended(&view, asked, seen.as_ref()) {
+            return Err(problem);
+        }
         if matches!(view.state, AppState::Ready | AppState::Stopped | AppState::Completed) {
             return Ok(view);
         }
         if let Some(failed) = instances.iter().find(|instance| lost(instance, view.generation)) {
-            return Err(failure(context, &view, failed, &instances).await);
+            if !update::decides(&view) {
+                return Err(failure(context, &view, failed, &instances).await);
+            }
+            if seen.is_none() {
+                seen = Some(failure(context, &view, failed, &instances).await);
+            }
         }
         let waited = begun.elapsed();
         if !view.unmet.is_empty() && (waited > UNPLACED || waited >= limit) {
@@ -243,9 +265,7 @@ async fn failure(context: &Context, view: &AppView, failed: &InstanceView, all: 
     match former.first() {
         Some(old) => problem
             .detail(format!("{} instances of what was there before ({}) go on serving", former.len(), old.image))
-            .hint(format!(
-                "{logs}hivemind explain {code}   hivemind app deploy --name {app} … as before   (puts it back)"
-            )),
+            .hint(format!("{logs}hivemind explain {code}   hivemind rollback {app}   (puts back what was in place)")),
         None => problem.hint(format!("{logs}hivemind explain {code}   hivemind app rm {app}")),
     }
 }

@@ -1,26 +1,29 @@
 //! What a command makes of an app's row. Pure.
 
 use super::{
-    AppChange, ControlError, IfMatch, ObjectName,
+    AppChange, ControlError, IfMatch, ObjectName, contents,
     objects::{check_scope, check_unchanged},
+    volumes,
 };
 use crate::{
-    model::{App, AppKey, ClusterSnapshot, Timestamp},
+    model::{App, AppKey, Cause, ClusterSnapshot, Past, Service, Timestamp},
+    schedule::history::{self, NoTarget},
     spec::v1::{AppSpec, validate_app},
 };
 
-/// The row after the command; `None` if nothing changes.
+/// The row after the command, and how its generation comes about; `None` if nothing changes.
 pub(super) fn app_after(
     snapshot: &ClusterSnapshot,
     key: &AppKey,
     change: AppChange,
     if_match: IfMatch,
     now: Timestamp,
-) -> Result<Option<App>, ControlError> {
+) -> Result<Option<(App, Cause)>, ControlError> {
     let row = snapshot.apps.get(key);
     check_unchanged(snapshot, &ObjectName::App(key.clone()), if_match)?;
     let existing = row.map(|row| (*row.object).clone());
     let not_found = || ControlError::NotFound { object: ObjectName::App(key.clone()) };
+    let mut cause = Cause::Deployed;
     let after = match change {
         AppChange::Deploy(spec) => deploy(snapshot, key, *spec, existing.clone(), now)?,
         AppChange::Scale(replicas) => {
@@ -32,11 +35,27 @@ pub(super) fn app_after(
         AppChange::Restart => {
             let mut app = existing.clone().filter(|app| !app.deleting).ok_or_else(not_found)?;
             app.generation += 1;
+            cause = Cause::Restarted;
             app
+        }
+        AppChange::RollBack(to) => {
+            let app = existing.clone().filter(|app| !app.deleting).ok_or_else(not_found)?;
+            let past = history::target(snapshot, &app, to)
+                .map_err(|NoTarget { asked, kept }| ControlError::NoPast { app: key.clone(), asked, kept })?;
+            cause = Cause::RolledBack(past.generation);
+            back(snapshot, app, &past)?
         }
         AppChange::Remove => App { deleting: true, ..existing.clone().ok_or_else(not_found)? },
     };
-    Ok((existing.as_ref() != Some(&after)).then_some(after))
+    Ok((existing.as_ref() != Some(&after)).then_some((after, cause)))
+}
+
+/// The app as it was at a former generation, with as many instances as it has now. It is a generation of its own, also
+/// if nothing differs.
+pub(super) fn back(snapshot: &ClusterSnapshot, app: App, past: &Past) -> Result<App, ControlError> {
+    let spec = AppSpec { replicas: app.spec.replicas, ..past.spec.clone() };
+    let generation = app.generation + 1;
+    Ok(App { generation, ..deploy(snapshot, &app.key.clone(), spec, Some(app), Timestamp::default())? })
 }
 
 fn check(key: &AppKey, spec: &AppSpec) -> Result<(), ControlError> {
@@ -56,7 +75,12 @@ fn deploy(
         // when none had to be.
         check_scope(snapshot, &key.scope)?;
     }
-    check(key, &spec)?;
+    let mut faults = validate_app(&spec);
+    faults.extend(contents::missing(snapshot, &key.scope, &spec));
+    if !faults.is_empty() {
+        return Err(ControlError::Invalid { object: ObjectName::App(key.clone()), faults });
+    }
+    volumes::check_staying(snapshot, &key.scope, &spec)?;
     let other = |by: Option<&AppKey>| by.filter(|by| *by != key).cloned();
     for name in &spec.services {
         if let Some(by) = other(snapshot.app_named(name)) {
@@ -65,7 +89,13 @@ fn deploy(
     }
     for port in &spec.ports {
         let Some(published) = port.published else { continue };
-        if let Some(by) = other(snapshot.app_publishing(published, port.protocol)) {
+        // Instances of a former generation may still serve a port that their app's row does not name any more.
+        let serves = |service: &std::sync::Arc<Service>| {
+            service.ports.iter().any(|of| of.published == Some(published) && of.protocol == port.protocol)
+        };
+        let service = snapshot.services.values().map(|row| &row.object).filter(|service| service.app != *key);
+        let still = service.filter(|service| serves(service)).map(|service| &service.app).next();
+        if let Some(by) = other(snapshot.app_publishing(published, port.protocol).or(still)) {
             let what = format!("published port {published}/{}", port.protocol);
             return Err(ControlError::Taken { what, by });
         }

@@ -7,7 +7,8 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
     model::{
-        AppKey, ClusterSnapshot, InstanceId, NodeName, PolicyKey, Row, Scope, ServiceKey, Subject, TenantName, TierKey,
+        AppKey, ClusterSnapshot, ContentKey, ContentKind, InstanceId, NodeName, PolicyKey, Row, Scope, ServiceKey,
+        Subject, TenantName, TierKey, VolumeKey,
     },
     store::{Entry, StoreError, WatchEvent, keys},
 };
@@ -29,6 +30,10 @@ pub(super) struct Dirty {
     pub(super) policies: BTreeSet<PolicyKey>,
     /// Policies of tiers whose row changed or went.
     pub(super) tiers: BTreeSet<TierKey>,
+    /// Volumes whose row changed or went.
+    pub(super) volumes: BTreeSet<VolumeKey>,
+    /// Secrets and configs whose row changed or went.
+    pub(super) contents: BTreeSet<(ContentKind, ContentKey)>,
     /// Something that is only shown changed: nothing is to be planned, but the snapshot is to be published.
     pub(super) shown: bool,
     /// A node changed: every app may be placed differently.
@@ -42,7 +47,8 @@ impl Dirty {
 
     /// Adds what `other` says. Without `..`, so that a field more is not forgotten here.
     pub(super) fn merge(&mut self, other: Self) {
-        let Self { apps, instances, services, tenants, namespaces, policies, tiers, shown, nodes } = other;
+        let Self { apps, instances, services, tenants, namespaces, policies, tiers, volumes, contents, shown, nodes } =
+            other;
         self.apps.extend(apps);
         self.instances.extend(instances);
         self.services.extend(services);
@@ -50,6 +56,8 @@ impl Dirty {
         self.namespaces.extend(namespaces);
         self.policies.extend(policies);
         self.tiers.extend(tiers);
+        self.volumes.extend(volumes);
+        self.contents.extend(contents);
         self.shown |= shown;
         self.nodes |= nodes;
     }
@@ -145,6 +153,16 @@ fn apply_row(snapshot: &mut ClusterSnapshot, key: &str, entry: Option<&Entry>, d
         let (app, id) = instance_key(rest)?;
         set(&mut snapshot.instance_status, id, entry)?;
         dirty.apps.insert(app);
+    } else if let Some(rest) = key.strip_prefix(keys::ROLLOUTS) {
+        let [tenant, namespace, app] = parts(rest)?;
+        let app = AppKey::new(scope(tenant, namespace)?, name(app)?);
+        set(&mut snapshot.rollouts, app.clone(), entry)?;
+        dirty.apps.insert(app);
+    } else if let Some(rest) = key.strip_prefix(keys::HISTORY) {
+        let [tenant, namespace, app, generation] = parts(rest)?;
+        let app = AppKey::new(scope(tenant, namespace)?, name(app)?);
+        set(&mut snapshot.past, (app, name(generation)?), entry)?;
+        dirty.shown = true;
     } else if let Some(rest) = key.strip_prefix(keys::SERVICES) {
         let [tenant, namespace, service] = parts(rest)?;
         let service = ServiceKey::new(scope(tenant, namespace)?, name(service)?);
@@ -168,6 +186,15 @@ fn apply_row(snapshot: &mut ClusterSnapshot, key: &str, entry: Option<&Entry>, d
         let policy: TierKey = name(rest)?;
         set(&mut snapshot.tiers, policy.clone(), entry)?;
         dirty.tiers.insert(policy);
+    } else if let Some(rest) = key.strip_prefix(keys::VOLUMES) {
+        let [tenant, namespace, volume] = parts(rest)?;
+        let volume = VolumeKey::new(scope(tenant, namespace)?, name(volume)?);
+        set(&mut snapshot.volumes, volume.clone(), entry)?;
+        dirty.volumes.insert(volume);
+    } else if let Some(rest) = key.strip_prefix(keys::SECRETS) {
+        set_content(snapshot, ContentKind::Secret, rest, entry, dirty)?;
+    } else if let Some(rest) = key.strip_prefix(keys::CONFIGS) {
+        set_content(snapshot, ContentKind::Config, rest, entry, dirty)?;
     } else if let Some(rest) = key.strip_prefix(keys::NODES) {
         let node: NodeName = name(rest)?;
         set(&mut snapshot.nodes, node, entry)?;
@@ -186,6 +213,20 @@ fn apply_row(snapshot: &mut ClusterSnapshot, key: &str, entry: Option<&Entry>, d
         // Of a newer version, or of one that numbered namespaces: `/v1/identities/`.
         tracing::debug!(key, "a row of an unknown kind is left alone");
     }
+    Ok(())
+}
+
+fn set_content(
+    snapshot: &mut ClusterSnapshot,
+    kind: ContentKind,
+    rest: &str,
+    entry: Option<&Entry>,
+    dirty: &mut Dirty,
+) -> Result<(), Why> {
+    let [tenant, namespace, content] = parts(rest)?;
+    let key = (kind, ContentKey::new(scope(tenant, namespace)?, name(content)?));
+    set(&mut snapshot.contents, key.clone(), entry)?;
+    dirty.contents.insert(key);
     Ok(())
 }
 

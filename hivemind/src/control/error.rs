@@ -26,6 +26,16 @@ pub enum ControlError {
         /// The object.
         object: ObjectName,
     },
+    /// The app was never what it is to go back to, or it is not kept.
+    #[error("{}", no_past(.app, *.asked))]
+    NoPast {
+        /// The app.
+        app: AppKey,
+        /// The generation that was asked for, if one was.
+        asked: Option<u64>,
+        /// Those that are kept.
+        kept: Vec<u64>,
+    },
     /// There is no such namespace, or no such tenant, to put something into.
     #[error("{} does not exist", if *.tenant { format!("namespace {scope}") } else { format!("tenant {}", scope.tenant) })]
     NoScope {
@@ -49,6 +59,26 @@ pub enum ControlError {
         object: ObjectName,
         /// What is in it, in words.
         owns: Vec<String>,
+    },
+    /// Others use it.
+    #[error("{object} is used and cannot be removed")]
+    Used {
+        /// What is used.
+        object: ObjectName,
+        /// Who uses it, in words.
+        by: Vec<String>,
+    },
+    /// It is there already, and is not to be changed.
+    #[error("{object} is there already, with another content")]
+    Exists {
+        /// What is there.
+        object: ObjectName,
+    },
+    /// It is being removed, and nothing may use it any more.
+    #[error("{object} is still being removed")]
+    Leaving {
+        /// What goes.
+        object: ObjectName,
     },
     /// It always exists.
     #[error("{object} always exists and cannot be removed")]
@@ -110,6 +140,13 @@ impl From<LoadError> for Problem {
     }
 }
 
+fn no_past(app: &AppKey, asked: Option<u64>) -> String {
+    match asked {
+        Some(generation) => format!("no generation {generation} of app {app} is kept"),
+        None => format!("app {app} was never in place as anything else than it is now: there is nothing to go back to"),
+    }
+}
+
 /// Names the first of them.
 fn some(problem: Problem, lines: Vec<String>) -> Problem {
     let more = lines.len().saturating_sub(NAMED);
@@ -132,12 +169,28 @@ impl From<ControlError> for Problem {
             ControlError::NoScope { scope, tenant } => {
                 Self::new(ErrorCode::NotFound, title).hint(create(&scope, tenant))
             }
+            ControlError::NoPast { app, kept, .. } => {
+                let kept: Vec<_> = kept.iter().map(u64::to_string).collect();
+                Self::new(ErrorCode::NotFound, title)
+                    .detail(format!("kept are {}", if kept.is_empty() { "none".into() } else { kept.join(", ") }))
+                    .hint(format!("hivemind history {}{}", app.name, flags(&app.scope)))
+            }
             ControlError::Taken { by, .. } => {
                 Self::new(ErrorCode::Taken, title).hint(format!("hivemind app info {}", by.name))
             }
             ControlError::Occupied { object, owns } => {
                 some(Self::new(ErrorCode::Taken, title).hint(inside(&object)), owns)
             }
+            ControlError::Used { by, .. } => {
+                let hint =
+                    by.iter().find_map(|user| user.strip_prefix("app ")).map(|app| format!("hivemind app rm {app}"));
+                Self { hint, ..some(Self::new(ErrorCode::Taken, title), by) }
+            }
+            ControlError::Exists { object } => {
+                let hint = format!("hivemind {} create {} … --replace", object.kind(), object.name());
+                Self::new(ErrorCode::Taken, title).hint(hint)
+            }
+            ControlError::Leaving { object } => Self::new(ErrorCode::Taken, title).hint(list(&object)),
             ControlError::Permanent { .. } => Self::new(ErrorCode::Invalid, title),
             ControlError::Conflict { object, .. } => Self::new(ErrorCode::Conflict, title).hint(show(&object)),
             ControlError::Store(error) => Self::new(error.code(), title),
@@ -159,6 +212,8 @@ fn list(object: &ObjectName) -> String {
         ObjectName::App(key) => format!("hivemind app ls{}", flags(&key.scope)),
         ObjectName::Policy(key) => format!("hivemind policy ls{}", flags(&key.scope)),
         ObjectName::Tier(_) => "hivemind policy tier ls".into(),
+        ObjectName::Volume(key) => format!("hivemind volume ls{}", flags(&key.scope)),
+        ObjectName::Content(kind, key) => format!("hivemind {kind} ls{}", flags(&key.scope)),
         ObjectName::Tenant(_) => "hivemind tenant ls".into(),
         ObjectName::Namespace(scope) => {
             format!("hivemind namespace ls{}", flags(&Scope::default_of(scope.tenant.clone())))
@@ -172,6 +227,8 @@ fn show(object: &ObjectName) -> String {
         ObjectName::App(key) => format!("hivemind app info {}{}", key.name, flags(&key.scope)),
         ObjectName::Policy(key) => format!("hivemind policy show {}{}", key.name, flags(&key.scope)),
         ObjectName::Tier(key) => format!("hivemind policy tier show {key}"),
+        ObjectName::Volume(key) => format!("hivemind volume info {}{}", key.name, flags(&key.scope)),
+        ObjectName::Content(..) => list(object),
         ObjectName::Tenant(_) | ObjectName::Namespace(_) => list(object),
     }
 }
@@ -183,12 +240,14 @@ fn inside(object: &ObjectName) -> String {
         ObjectName::Namespace(scope) => (scope.clone(), ""),
         ObjectName::App(AppKey { scope, .. }) => (scope.clone(), ""),
         ObjectName::Policy(key) => (key.scope.clone(), ""),
+        ObjectName::Volume(key) => (key.scope.clone(), ""),
+        ObjectName::Content(_, key) => (key.scope.clone(), ""),
         ObjectName::Tier(TierKey { tenant, .. }) => {
             (tenant.clone().map_or_else(Scope::default, Scope::default_of), " -A")
         }
     };
     let flags = flags(&scope);
-    format!("hivemind app ls{flags}{all}   hivemind policy ls{flags}{all}")
+    format!("hivemind app ls{flags}{all}   hivemind policy ls{flags}{all}   hivemind volume ls{flags}{all}")
 }
 
 /// The commands that create a namespace and, if need be, its tenant.

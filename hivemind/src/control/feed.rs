@@ -28,7 +28,7 @@ impl Feed {
     pub(super) fn begin(node: NodeName, snapshot: &ClusterSnapshot) -> (Self, mpsc::Receiver<FeedMessage>) {
         // Everything must fit beside what may come while the agent takes it in.
         let policies = snapshot.namespaces.len() + snapshot.policies.len() + snapshot.tiers.len();
-        let policies = policies + snapshot.node_status.len();
+        let policies = policies + snapshot.node_status.len() + snapshot.volumes.len() + snapshot.contents.len();
         let size = snapshot.instances.len() * 2 + snapshot.services.len() + snapshot.tenants.len() + policies + QUEUE;
         let (to, messages) = mpsc::channel(size);
         let mut feed = Self { node, to, said: BTreeMap::new(), nodes: BTreeMap::new(), broken: false };
@@ -53,6 +53,12 @@ impl Feed {
         }
         for row in snapshot.tiers.values() {
             feed.say(FeedMessage::TierPolicy(Arc::clone(&row.object)));
+        }
+        for row in snapshot.volumes.values() {
+            feed.say(FeedMessage::Volume(Arc::clone(&row.object)));
+        }
+        for row in snapshot.contents.values() {
+            feed.say(FeedMessage::Content(Arc::clone(&row.object)));
         }
         feed.say_nodes(snapshot);
         feed.say(FeedMessage::SnapshotEnd(snapshot.revision));
@@ -106,6 +112,18 @@ impl Feed {
             self.say(match snapshot.tiers.get(key) {
                 Some(row) => FeedMessage::TierPolicy(Arc::clone(&row.object)),
                 None => FeedMessage::TierPolicyGone(key.clone()),
+            });
+        }
+        for key in &dirty.volumes {
+            self.say(match snapshot.volumes.get(key) {
+                Some(row) => FeedMessage::Volume(Arc::clone(&row.object)),
+                None => FeedMessage::VolumeGone(key.clone()),
+            });
+        }
+        for key in &dirty.contents {
+            self.say(match snapshot.contents.get(key) {
+                Some(row) => FeedMessage::Content(Arc::clone(&row.object)),
+                None => FeedMessage::ContentGone(key.0, key.1.clone()),
             });
         }
         if dirty.nodes {

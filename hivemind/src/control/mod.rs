@@ -5,6 +5,7 @@
 //! writing sees what was written (`docs/adr/0004-control-writes.md`).
 
 mod commands;
+mod contents;
 mod decode;
 mod error;
 mod feed;
@@ -13,7 +14,10 @@ mod objects;
 mod run;
 #[cfg(test)]
 mod tests;
+mod transaction;
+mod volumes;
 
+pub use contents::NewContent;
 pub use decode::Unreadable;
 pub use error::{ControlError, LoadError};
 pub use load::{Loaded, load};
@@ -28,7 +32,9 @@ use utoipa::ToSchema;
 
 use crate::{
     lifecycle::clock,
-    model::{AppKey, ClusterSnapshot, FeedMessage, Node, NodeName, NodeStatus, Revision, StatusReport},
+    model::{
+        AppKey, ClusterSnapshot, FeedMessage, Node, NodeName, NodeStatus, Revision, StatusReport, VolumeId, VolumeKey,
+    },
     spec::v1::AppSpec,
 };
 
@@ -48,6 +54,9 @@ pub struct Written {
     pub created: bool,
     /// The app's generation after it.
     pub generation: u64,
+    /// The generation that it goes back to, if it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub back_to: Option<u64>,
 }
 
 /// A condition on a command: the object's row was last written at this revision (the ETag of a former read).
@@ -62,6 +71,7 @@ enum Command {
     Change { change: ObjectChange, if_match: IfMatch, answer: Answer<Changed> },
     Register { node: Box<Node>, status: Box<NodeStatus>, answer: Answer<()> },
     Feed { node: NodeName, answer: Answer<mpsc::Receiver<FeedMessage>> },
+    VolumeGone { key: VolumeKey, id: VolumeId, answer: Answer<()> },
     Report { reports: Vec<StatusReport>, answer: Answer<()> },
 }
 
@@ -71,6 +81,8 @@ enum AppChange {
     Deploy(Box<AppSpec>),
     Scale(u32),
     Restart,
+    /// To this generation; without one, to the last that was in place and is another than now.
+    RollBack(Option<u64>),
     Remove,
 }
 
@@ -97,8 +109,9 @@ impl Control {
         let snapshot = self.snapshot();
         let before = snapshot.apps.get(key);
         let change = AppChange::Deploy(Box::new(spec));
-        let after = commands::app_after(&snapshot, key, change, if_match, clock::now())?;
+        let after = commands::app_after(&snapshot, key, change, if_match, clock::now())?.map(|(app, _)| app);
         Ok(Written {
+            back_to: None,
             revision: before.map_or(0, |row| row.modified),
             created: before.is_none(),
             generation: after.as_ref().or(before.map(|row| &*row.object)).map_or(0, |app| app.generation),
@@ -115,12 +128,18 @@ impl Control {
         self.write(key.clone(), AppChange::Restart, if_match).await
     }
 
+    /// Makes the app what it was at a generation that is kept; without one, at the last that was in place and is another
+    /// than now. The number of instances stays.
+    pub async fn roll_back(&self, key: &AppKey, to: Option<u64>, if_match: IfMatch) -> Result<Written, ControlError> {
+        self.write(key.clone(), AppChange::RollBack(to), if_match).await
+    }
+
     /// Stops the instances and removes the app and its services.
     pub async fn remove(&self, key: &AppKey, if_match: IfMatch) -> Result<Written, ControlError> {
         self.write(key.clone(), AppChange::Remove, if_match).await
     }
 
-    /// Changes a tenant, a namespace or a policy. What is as it should be is left as it is.
+    /// Changes a tenant, a namespace, a policy or a volume. What is as it should be is left as it is.
     pub async fn change(&self, change: ObjectChange, if_match: IfMatch) -> Result<Changed, ControlError> {
         self.ask(|answer| Command::Change { change, if_match, answer }).await
     }
@@ -146,6 +165,11 @@ impl Control {
     /// What agents saw. Many reports are written in one transaction.
     pub async fn report(&self, reports: Vec<StatusReport>) -> Result<(), ControlError> {
         self.ask(|answer| Command::Report { reports, answer }).await
+    }
+
+    /// The node has removed what a volume held: its row goes.
+    pub async fn volume_gone(&self, key: VolumeKey, id: VolumeId) -> Result<(), ControlError> {
+        self.ask(|answer| Command::VolumeGone { key, id, answer }).await
     }
 
     async fn write(&self, key: AppKey, change: AppChange, if_match: IfMatch) -> Result<Written, ControlError> {

@@ -4,14 +4,18 @@
 
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
-use super::{ControlError, IfMatch};
+use super::{ControlError, IfMatch, NewContent, contents, volumes};
 use crate::{
     model::{
-        AppKey, ClusterSnapshot, NAMESPACE_NAME_LABEL, Namespace, NodeDesired, Policy, PolicyKey, Revision, Scope,
-        Subject, Tenant, TenantName, TierKey, TierPolicy, Timestamp,
+        AppKey, ClusterSnapshot, Content, ContentKey, ContentKind, NAMESPACE_NAME_LABEL, Namespace, NodeDesired,
+        Policy, PolicyKey, Revision, Scope, Subject, Tenant, TenantName, TierKey, TierPolicy, Timestamp, Volume,
+        VolumeId, VolumeKey,
     },
     policy::too_large,
-    spec::v1::{LimitSpec, PolicySpec, TierSpec, validate_labels, validate_limits, validate_policy, validate_tier_of},
+    spec::v1::{
+        LimitSpec, PolicySpec, TierSpec, VolumeSpec, validate_labels, validate_limits, validate_policy,
+        validate_tier_of,
+    },
 };
 
 /// What has a row of its own, with its full name.
@@ -27,6 +31,10 @@ pub enum ObjectName {
     Policy(PolicyKey),
     /// A policy of a tier.
     Tier(TierKey),
+    /// A volume.
+    Volume(VolumeKey),
+    /// A secret or a config.
+    Content(ContentKind, ContentKey),
 }
 
 /// A change of a tenant, a namespace or a policy.
@@ -48,6 +56,14 @@ pub enum ObjectChange {
     PutTier(TierKey, Box<TierSpec>),
     /// Removes a policy of a tier.
     RemoveTier(TierKey),
+    /// Creates a volume, with this id, or makes the one that is there what the document says.
+    PutVolume(VolumeKey, VolumeId, VolumeSpec),
+    /// Removes a volume with what is in it. Nobody may use it.
+    RemoveVolume(VolumeKey),
+    /// Creates a secret or a config, or gives it another content.
+    PutContent(Box<NewContent>),
+    /// Removes a secret or a config. Nobody may use it.
+    RemoveContent(ContentKind, ContentKey),
 }
 
 /// What such a change did, or would do.
@@ -68,6 +84,8 @@ pub(super) enum RowChange {
     PutNamespace(Namespace),
     PutPolicy(Policy),
     PutTier(TierPolicy),
+    PutVolume(Volume),
+    PutContent(Content),
     Delete(ObjectName),
 }
 
@@ -80,12 +98,14 @@ impl fmt::Display for ObjectName {
             Self::Namespace(scope) => write!(f, "namespace {scope}"),
             Self::Policy(key) => write!(f, "policy {key}"),
             Self::Tier(key) => write!(f, "tier policy {key}"),
+            Self::Volume(key) => write!(f, "volume {key}"),
+            Self::Content(kind, key) => write!(f, "{kind} {key}"),
         }
     }
 }
 
 impl ObjectName {
-    /// `app`, `tenant`, `namespace`, `policy`, `tier-policy`
+    /// `app`, `tenant`, `namespace`, `policy`, `tier-policy`, `volume`, `secret`, `config`
     pub fn kind(&self) -> &'static str {
         match self {
             Self::App(_) => "app",
@@ -93,6 +113,8 @@ impl ObjectName {
             Self::Namespace(_) => "namespace",
             Self::Policy(_) => "policy",
             Self::Tier(_) => "tier-policy",
+            Self::Volume(_) => "volume",
+            Self::Content(kind, _) => kind.as_str(),
         }
     }
 
@@ -104,6 +126,8 @@ impl ObjectName {
             Self::Namespace(scope) => scope.namespace.as_str(),
             Self::Policy(key) => key.name.as_str(),
             Self::Tier(key) => key.name.as_str(),
+            Self::Volume(key) => key.name.as_str(),
+            Self::Content(_, key) => key.name.as_str(),
         }
     }
 
@@ -115,6 +139,8 @@ impl ObjectName {
             Self::Namespace(scope) => (Some(&scope.tenant), Some(&scope.namespace)),
             Self::Policy(key) => (Some(&key.scope.tenant), Some(&key.scope.namespace)),
             Self::Tier(key) => (key.tenant.as_ref(), None),
+            Self::Volume(key) => (Some(&key.scope.tenant), Some(&key.scope.namespace)),
+            Self::Content(_, key) => (Some(&key.scope.tenant), Some(&key.scope.namespace)),
         };
         Subject::Object {
             kind: self.kind(),
@@ -132,6 +158,8 @@ impl ObjectName {
             Self::Namespace(scope) => snapshot.namespaces.get(scope).map(|row| row.modified),
             Self::Policy(key) => snapshot.policies.get(key).map(|row| row.modified),
             Self::Tier(key) => snapshot.tiers.get(key).map(|row| row.modified),
+            Self::Volume(key) => snapshot.volumes.get(key).map(|row| row.modified),
+            Self::Content(kind, key) => snapshot.contents.get(&(*kind, key.clone())).map(|row| row.modified),
         }
     }
 
@@ -140,7 +168,9 @@ impl ObjectName {
         match self {
             Self::Tenant(name) => snapshot.has_tenant(name),
             Self::Namespace(scope) => snapshot.has_namespace(scope),
-            Self::App(_) | Self::Policy(_) | Self::Tier(_) => self.row(snapshot).is_some(),
+            Self::App(_) | Self::Policy(_) | Self::Tier(_) | Self::Volume(_) | Self::Content(..) => {
+                self.row(snapshot).is_some()
+            }
         }
     }
 }
@@ -153,11 +183,19 @@ impl ObjectChange {
             Self::PutNamespace(scope, _) | Self::RemoveNamespace(scope) => ObjectName::Namespace(scope.clone()),
             Self::PutPolicy(key, _) | Self::RemovePolicy(key) => ObjectName::Policy(key.clone()),
             Self::PutTier(key, _) | Self::RemoveTier(key) => ObjectName::Tier(key.clone()),
+            Self::PutVolume(key, ..) | Self::RemoveVolume(key) => ObjectName::Volume(key.clone()),
+            Self::PutContent(new) => ObjectName::Content(new.kind, new.key.clone()),
+            Self::RemoveContent(kind, key) => ObjectName::Content(*kind, key.clone()),
         }
     }
 
     pub(super) fn removes(&self) -> bool {
-        matches!(self, Self::RemoveTenant(_) | Self::RemoveNamespace(_) | Self::RemovePolicy(_) | Self::RemoveTier(_))
+        match self {
+            Self::RemoveTenant(_) | Self::RemoveNamespace(_) | Self::RemovePolicy(_) => true,
+            Self::RemoveTier(_) | Self::RemoveVolume(_) | Self::RemoveContent(..) => true,
+            Self::PutTenant(..) | Self::PutNamespace(..) | Self::PutPolicy(..) => false,
+            Self::PutTier(..) | Self::PutVolume(..) | Self::PutContent(..) => false,
+        }
     }
 }
 
@@ -209,11 +247,15 @@ pub(super) fn rows_after(
         }
         ObjectChange::PutPolicy(key, spec) => put_policy(snapshot, key, *spec, now),
         ObjectChange::PutTier(key, spec) => put_tier(snapshot, key, *spec, now),
+        ObjectChange::PutVolume(key, id, spec) => volumes::put(snapshot, key, id, spec, now),
+        ObjectChange::PutContent(new) => contents::put(snapshot, *new, now),
+        ObjectChange::RemoveContent(kind, key) => contents::remove(snapshot, kind, key),
+        ObjectChange::RemoveVolume(key) => volumes::remove(snapshot, key),
         ObjectChange::RemovePolicy(_) | ObjectChange::RemoveTier(_) => Ok(vec![RowChange::Delete(object)]),
     }
 }
 
-/// The apps and policies of some namespaces, in words.
+/// The apps, policies, volumes, secrets and configs of some namespaces, in words.
 fn owned(snapshot: &ClusterSnapshot, of: impl Fn(&Scope) -> bool) -> Vec<String> {
     let app = |key: &AppKey| match snapshot.apps.get(key) {
         Some(row) if row.object.deleting => format!("app {key} is still being removed"),
@@ -221,7 +263,10 @@ fn owned(snapshot: &ClusterSnapshot, of: impl Fn(&Scope) -> bool) -> Vec<String>
     };
     let apps = snapshot.apps.keys().filter(|key| of(&key.scope)).map(app);
     let policies = snapshot.policies.keys().filter(|key| of(&key.scope)).map(|key| format!("policy {key}"));
-    apps.chain(policies).collect()
+    let volumes = snapshot.volumes.keys().filter(|key| of(&key.scope)).map(|key| format!("volume {key}"));
+    let contents =
+        snapshot.contents.keys().filter(|(_, key)| of(&key.scope)).map(|(kind, key)| format!("{kind} {key}"));
+    apps.chain(policies).chain(volumes).chain(contents).collect()
 }
 
 fn check_empty(object: &ObjectName, owns: Vec<String>) -> Result<(), ControlError> {

@@ -56,7 +56,16 @@ fn put(snapshot: &mut ClusterSnapshot, change: ObjectChange) {
             }
             RowChange::Delete(ObjectName::Tenant(name)) => drop(snapshot.tenants.remove(&name)),
             RowChange::Delete(ObjectName::Namespace(scope)) => drop(snapshot.namespaces.remove(&scope)),
+            RowChange::Delete(ObjectName::Volume(key)) => drop(snapshot.volumes.remove(&key)),
             RowChange::Delete(ObjectName::Policy(key)) => drop(snapshot.policies.remove(&key)),
+            RowChange::PutVolume(volume) => {
+                snapshot.volumes.insert(volume.key.clone(), Row { object: Arc::new(volume), modified });
+            }
+            RowChange::PutContent(content) => {
+                let key = (content.kind, content.key.clone());
+                snapshot.contents.insert(key, Row { object: Arc::new(content), modified });
+            }
+            RowChange::Delete(ObjectName::Content(kind, key)) => drop(snapshot.contents.remove(&(kind, key))),
             RowChange::PutTier(policy) => {
                 snapshot.tiers.insert(policy.key.clone(), Row { object: Arc::new(policy), modified });
             }
@@ -165,7 +174,10 @@ fn who_owns_something_is_not_removed_and_says_what() {
     let problem = refused(&snapshot, ObjectChange::RemoveTenant(tenant("acme")));
     assert_eq!(problem.code.as_str(), "E-OBJ-002");
     assert_eq!(problem.details, ["app acme/prod/web", "policy acme/default/closed"]);
-    assert_eq!(problem.hint.as_deref(), Some("hivemind app ls -T acme -A   hivemind policy ls -T acme -A"));
+    assert_eq!(
+        problem.hint.as_deref(),
+        Some("hivemind app ls -T acme -A   hivemind policy ls -T acme -A   hivemind volume ls -T acme -A")
+    );
     let problem = refused(&snapshot, ObjectChange::RemoveNamespace(scope("acme/prod")));
     assert_eq!(problem.details, ["app acme/prod/web"]);
     for change in [

@@ -1,6 +1,13 @@
 //! The loop: takes commands, follows the store, plans, writes, publishes.
 
-use std::{collections::BTreeSet, future::Future, sync::Arc, time::Duration};
+mod updates;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    future::Future,
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::{
     sync::{mpsc, watch},
@@ -9,19 +16,22 @@ use tokio::{
 
 use super::{
     Answer, AppChange, Changed, Command, Control, ControlError, IfMatch, Loaded, ObjectChange, ObjectName, Written,
-    commands::app_after,
+    commands::{app_after, back},
     decode::{Dirty, apply, encode},
     feed::Feed,
     objects::{RowChange, outcome, rows_after},
+    transaction::{transaction, with},
 };
+use updates::Clock;
+
 use crate::{
     lifecycle::{clock, killpoint},
     model::{
-        AppKey, ClusterSnapshot, Cursor, EventKind, InstanceId, Node, NodeStatus, Phase, Revision, Row, StatusReport,
-        Subject,
+        AppKey, Cause, ClusterSnapshot, Cursor, EventKind, Node, NodeStatus, Phase, Revision, Row, StatusReport,
+        Subject, VolumeId, VolumeKey,
     },
     observe::Events,
-    schedule::{self, Change, Input, Plan, ServiceRanges},
+    schedule::{self, Input, Plan, ServiceRanges},
     store::{Compare, Store, StoreError, Txn, TxnOutcome, WatchBatch, Watcher, keys},
 };
 
@@ -65,6 +75,8 @@ pub async fn start(
         cursor,
         put_off: BTreeSet::new(),
         retry_at: Instant::now(),
+        due: BTreeMap::new(),
+        clock: Clock::begin(),
         compacted: 0,
     };
     Ok((Control { commands, snapshot: published }, run.run(inbox)))
@@ -83,6 +95,9 @@ struct Loop {
     /// Apps whose plan the store would not take, to be planned again at `retry_at`.
     put_off: BTreeSet<AppKey>,
     retry_at: Instant,
+    /// When apps are to be planned again though nothing has changed.
+    due: BTreeMap<AppKey, Instant>,
+    clock: Clock,
     compacted: Revision,
 }
 
@@ -90,6 +105,7 @@ impl Loop {
     async fn run(mut self, mut inbox: mpsc::Receiver<Command>) -> Result<(), StoreError> {
         loop {
             self.settle().await?;
+            let due = self.due.values().min().copied();
             tokio::select! {
                 command = inbox.recv() => match command {
                     Some(command) => self.handle(command).await?,
@@ -98,6 +114,11 @@ impl Loop {
                 batch = self.watcher.next() => self.take(batch?),
                 () = tokio::time::sleep_until(self.retry_at), if !self.put_off.is_empty() => {
                     self.dirty.apps.append(&mut self.put_off);
+                }
+                () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
+                    let now = Instant::now();
+                    let apps = self.due.extract_if(.., |_, at| *at <= now).map(|(app, _)| app);
+                    self.dirty.apps.extend(apps);
                 }
             }
         }
@@ -162,6 +183,13 @@ impl Loop {
 
     async fn plan(&mut self, app: &AppKey) -> Result<(), StoreError> {
         let plan = self.decide(app);
+        match plan.again_at {
+            Some(at) => self.due.insert(app.clone(), self.clock.instant(at)),
+            None => self.due.remove(app),
+        };
+        if let Some(reason) = plan.failed {
+            return self.recover(app, reason).await;
+        }
         self.say_unmet(app, plan.unmet);
         if !plan.changes.is_empty() {
             // Refused means that the app changed meanwhile: it is dirty then, and planned again.
@@ -169,7 +197,9 @@ impl Loop {
             if self.cursor != self.snapshot.cursor {
                 txn = txn.put(keys::CURSOR, encode(&self.cursor)?);
             }
+            let before = self.snapshot.rollouts.get(app).map(|row| Arc::clone(&row.object));
             self.commit(txn).await?;
+            self.say_rollout(app, before.as_deref());
         }
         Ok(())
     }
@@ -190,7 +220,8 @@ impl Loop {
         let mut input = Input {
             snapshot: &self.snapshot,
             services: self.config.services,
-            now: clock::now(),
+            since: self.clock.begun_at(),
+            now: self.clock.now(),
             random: &mut rand::random,
             cursor: &mut self.cursor,
         };
@@ -237,6 +268,10 @@ impl Loop {
                 let result = self.report(reports).await;
                 self.answer(answer, result).await
             }
+            Command::VolumeGone { key, id, answer } => {
+                let result = self.volume_gone(&key, &id).await;
+                self.answer(answer, result).await
+            }
             Command::Feed { node, answer } => {
                 self.settle().await?;
                 let (feed, messages) = Feed::begin(node, &self.snapshot);
@@ -265,27 +300,28 @@ impl Loop {
             AppChange::Deploy(_) => "Deployed",
             AppChange::Scale(_) => "Scaled",
             AppChange::Restart => "Restarted",
+            AppChange::RollBack(_) => "RolledBack",
             AppChange::Remove => "Removed",
         };
         let before = self.snapshot.apps.get(key).cloned();
         let after = app_after(&self.snapshot, key, change, if_match, clock::now())?;
-        let Some(after) = after else {
+        let Some((after, cause)) = after else {
             let row = before.ok_or_else(|| ControlError::NotFound { object: ObjectName::App(key.clone()) })?;
-            return Ok(Written { revision: row.modified, created: false, generation: row.object.generation });
+            let (revision, generation) = (row.modified, row.object.generation);
+            return Ok(Written { revision, created: false, generation, back_to: None });
         };
-        let row = keys::app(key);
-        let compare = match &before {
-            Some(before) => Compare::Modified(row.clone(), before.modified),
-            None => Compare::Absent(row.clone()),
-        };
-        let Some(revision) = self.commit(Txn::new().when(compare).put(row, encode(&after)?)).await? else {
+        let Some(revision) = self.write_app(key, &after, cause, None).await? else {
             let found = self.snapshot.apps.get(key).map_or(0, |row| row.modified);
             let expected = before.map_or(0, |row| row.modified);
             return Err(ControlError::Conflict { object: ObjectName::App(key.clone()), expected, found });
         };
-        let message = format!("{}: {} instances of {}", key.name, after.spec.replicas, after.spec.image);
+        let mut message = format!("{}: {} instances of {}", key.name, after.spec.replicas, after.spec.image);
+        let back_to = if let Cause::RolledBack(to) = cause { Some(to) } else { None };
+        if let Some(to) = back_to {
+            message = format!("{message}, as generation {to} had it");
+        }
         self.events.emit(EventKind::Normal, what, &Subject::App(key.clone()), message);
-        Ok(Written { revision, created: before.is_none(), generation: after.generation })
+        Ok(Written { revision, created: before.is_none(), generation: after.generation, back_to })
     }
 
     async fn change(&mut self, change: ObjectChange, if_match: IfMatch) -> Result<Changed, ControlError> {
@@ -308,6 +344,8 @@ impl Loop {
                 RowChange::PutNamespace(namespace) => txn.put(row_key(&object), encode(namespace)?),
                 RowChange::PutTier(policy) => txn.put(row_key(&object), encode(policy)?),
                 RowChange::PutPolicy(policy) => txn.put(row_key(&object), encode(policy)?),
+                RowChange::PutVolume(volume) => txn.put(row_key(&object), encode(volume)?),
+                RowChange::PutContent(content) => txn.put(row_key(&object), encode(content)?),
                 RowChange::Delete(object) => txn.delete(row_key(object)),
             };
         }
@@ -342,9 +380,21 @@ impl Loop {
         Ok(())
     }
 
+    /// The row goes if it is still the one that was to be removed.
+    async fn volume_gone(&mut self, key: &VolumeKey, id: &VolumeId) -> Result<(), ControlError> {
+        let Some(row) = self.snapshot.volumes.get(key).filter(|row| row.object.deleting && row.object.id == *id) else {
+            return Ok(());
+        };
+        let name = keys::volume(key);
+        let txn = Txn::new().when(Compare::Modified(name.clone(), row.modified)).delete(name);
+        self.commit(txn).await?;
+        Ok(())
+    }
+
     async fn report(&mut self, reports: Vec<StatusReport>) -> Result<(), ControlError> {
         let mut txn = Txn::new();
-        for StatusReport { id, app, status } in reports {
+        for StatusReport { id, app, mut status } in reports {
+            status.ready_since = self.ready_since(&id, &status);
             let known = self.snapshot.instances.get(&id).is_some_and(|row| row.object.app == app);
             let Some(before) = self.snapshot.instance_status.get(&id).filter(|_| known) else {
                 if known {
@@ -375,50 +425,7 @@ fn row_key(object: &ObjectName) -> String {
         ObjectName::Namespace(scope) => keys::namespace(scope),
         ObjectName::Policy(key) => keys::policy(key),
         ObjectName::Tier(key) => keys::tier(key),
+        ObjectName::Volume(key) => keys::volume(key),
+        ObjectName::Content(kind, key) => keys::content(*kind, key),
     }
-}
-
-/// All changes of a plan in one transaction, on the condition that the app's row is the one that was planned for.
-fn transaction(snapshot: &ClusterSnapshot, app: &AppKey, changes: &[Change]) -> Result<Txn, StoreError> {
-    let row = keys::app(app);
-    let mut txn = Txn::new().when(match snapshot.apps.get(app) {
-        Some(known) => Compare::Modified(row.clone(), known.modified),
-        None => Compare::Absent(row.clone()),
-    });
-    let of = |id: &InstanceId| snapshot.instances.get(id).map(|row| &row.object);
-    for change in changes {
-        txn = match change {
-            Change::CreateInstance(instance) => {
-                let key = keys::instance(&instance.app, &instance.id);
-                txn.when(Compare::Absent(key.clone())).put(key, encode(&**instance)?)
-            }
-            Change::LimitInstance(id, limits) => match of(id) {
-                Some(instance) => {
-                    let mut limited = (**instance).clone();
-                    limited.spec.limits = *limits;
-                    txn.put(keys::instance(&instance.app, id), encode(&limited)?)
-                }
-                None => txn,
-            },
-            Change::StopInstance(id) => match of(id) {
-                Some(instance) => {
-                    let mut stopped = (**instance).clone();
-                    stopped.desired = crate::model::Desired::Stop;
-                    txn.put(keys::instance(&instance.app, id), encode(&stopped)?)
-                }
-                None => txn,
-            },
-            Change::DeleteInstance(id) => txn.delete(keys::instance(app, id)).delete(keys::instance_status(app, id)),
-            Change::PutService(service) => {
-                let key = keys::service(&service.key);
-                if service.id > snapshot.last_service_id {
-                    txn = txn.put(keys::LAST_SERVICE_ID, service.id.to_string());
-                }
-                txn.put(key, encode(service)?)
-            }
-            Change::DeleteService(key) => txn.delete(keys::service(key)),
-            Change::DeleteApp(key) => txn.delete(keys::app(key)),
-        };
-    }
-    Ok(txn)
 }

@@ -9,6 +9,7 @@ use std::{
 use ipnet::{Ipv4Net, Ipv6Net};
 
 use crate::{
+    agent::images::ImageMarks,
     ipam,
     model::{ErrorCode, NodeName, Problem},
     net::NodeNet,
@@ -74,6 +75,8 @@ pub struct DaemonConfig {
     pub remove_unknown: bool,
     /// The ports of the host that no policy closes.
     pub failsafe: Failsafe,
+    /// When images that nobody uses go.
+    pub image_marks: ImageMarks,
     /// Devices through which published ports are reached; found if empty.
     pub uplinks: Vec<String>,
 }
@@ -117,6 +120,10 @@ impl DaemonConfig {
         let (i6, s6) = (self.instances_v6, self.services_v6);
         if i6.contains(&s6) || s6.contains(&i6) {
             faults.push(format!("--instance-cidr6 {i6} and --service-cidr6 {s6} overlap"));
+        }
+        let ImageMarks { high, low, .. } = self.image_marks;
+        if high > 100 || low > high {
+            faults.push(format!("--image-gc-high {high} and --image-gc-low {low}: write 100 >= high >= low"));
         }
         if !self.cgroup_parent.starts_with('/') || self.cgroup_parent.contains("..") {
             faults.push(format!("--cgroup-parent {}: must be an absolute path in the cgroup tree", self.cgroup_parent));
@@ -178,6 +185,7 @@ mod tests {
             registry_ca: None,
             remove_unknown: false,
             failsafe: Failsafe::default(),
+            image_marks: ImageMarks { high: 85, low: 80, rest: Duration::ZERO },
             uplinks: Vec::new(),
         }
     }

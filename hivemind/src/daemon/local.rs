@@ -5,7 +5,7 @@ use tokio::sync::mpsc;
 use crate::{
     agent::upstream::{Upstream, UpstreamError},
     control::{Control, ControlError},
-    model::{FeedMessage, Node, NodeName, NodeStatus, Problem, StatusReport},
+    model::{FeedMessage, Node, NodeName, NodeStatus, Problem, StatusReport, VolumeId, VolumeKey},
 };
 
 /// Calls `control` directly.
@@ -32,6 +32,10 @@ impl Upstream for LocalUpstream {
 
     async fn report(&self, reports: Vec<StatusReport>) -> Result<(), UpstreamError> {
         self.control.report(reports).await.map_err(refused)
+    }
+
+    async fn volume_gone(&self, key: VolumeKey, id: VolumeId) -> Result<(), UpstreamError> {
+        self.control.volume_gone(key, id).await.map_err(refused)
     }
 }
 

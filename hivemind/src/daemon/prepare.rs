@@ -28,7 +28,7 @@ const DNS_PORT: u16 = 53;
 
 /// The adapters, ready to be used.
 pub(super) struct Prepared {
-    pub(super) runtime: Arc<dyn Runtime>,
+    pub(super) runtime: Arc<ContainerdRuntime>,
     pub(super) rows: Loaded,
     pub(super) net: Arc<dyn Net>,
     pub(super) dns: DnsServer,
@@ -139,7 +139,7 @@ async fn make(
     Ok((dns, dataplane))
 }
 
-async fn runtime(config: &DaemonConfig) -> Result<Arc<dyn Runtime>, Problem> {
+async fn runtime(config: &DaemonConfig) -> Result<Arc<ContainerdRuntime>, Problem> {
     let problem = |error: crate::runtime::RuntimeError| {
         Problem::new(ErrorCode::NoContainerd, error.to_string())
             .hint("systemctl start containerd   (or name its socket with --containerd-socket)")

@@ -20,6 +20,7 @@ use crate::{
         Agent,
         datapath::{self, Datapath},
         host_names,
+        images::ImageKeeper,
         node::{self, NodeKeeper},
         upstream::Upstream,
     },
@@ -32,7 +33,9 @@ use crate::{
     },
     model::{ErrorCode, Node, NodeDesired, Problem},
     observe::{Events, Metrics},
+    runtime::{ContainerdRuntime, ImageStore, Runtime},
     schedule::ServiceRanges,
+    storage::Storage,
 };
 
 /// Answers that may wait to be taken in.
@@ -49,7 +52,7 @@ pub async fn run(config: DaemonConfig) -> Result<(), Problem> {
     let block = readiness.block("start");
     // Before anything is written: the folders may be those of the daemon that runs.
     api::ensure_alone(&config.socket)?;
-    for dir in [&config.state_dir, &config.run_dir] {
+    for dir in [&config.state_dir, &config.run_dir, &config.run_dir.join(Storage::MOUNTS)] {
         private_dir(dir)?;
     }
     let token_path = config.state_dir.join("api-token");
@@ -98,15 +101,17 @@ async fn serve(
         desired: told.clone(),
         net: Arc::clone(&net),
         datapath: datapath.clone(),
-        runtime: Arc::clone(&runtime),
+        runtime: Arc::clone(&runtime) as Arc<dyn Runtime>,
         upstream: Arc::clone(&upstream),
         events: events.clone(),
         metrics: metrics.clone(),
         facts: node::facts(),
     };
+    let storage = Storage::new(&config.state_dir, &config.run_dir);
     let agent = Agent {
+        storage: storage.clone(),
         upstream,
-        runtime: Arc::clone(&runtime),
+        runtime: Arc::clone(&runtime) as Arc<dyn Runtime>,
         net,
         datapath: datapath.clone(),
         events: events.clone(),
@@ -156,7 +161,20 @@ async fn serve(
     tasks.spawn(follow_names(told.clone(), names));
     tasks.spawn(open_names(resolved, datapath.clone()));
     let (node, failsafe) = (config.node_name.clone(), config.failsafe.clone());
-    let state = ApiState { node, control, runtime, datapath, events, metrics, readiness, failsafe };
+    let images: Arc<dyn ImageStore> = Arc::<ContainerdRuntime>::clone(&runtime);
+    let images_kept = ImageKeeper {
+        images: Arc::clone(&images),
+        desired: told.clone(),
+        node: config.node_name.clone(),
+        events: events.clone(),
+        metrics: metrics.clone(),
+        marks: config.image_marks,
+    };
+    tasks.spawn(async move {
+        images_kept.run().await;
+        "images"
+    });
+    let state = ApiState { node, control, runtime, images, datapath, events, metrics, readiness, failsafe, storage };
     let mut api = AbortOnDropHandle::new(tokio::spawn(api::serve(listeners, state, stopped)));
     tasks.spawn(async move {
         // Ready when the node is registered and everything it was told about has been taken in.

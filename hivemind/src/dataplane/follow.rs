@@ -1,7 +1,11 @@
 //! Floor 1: from what the node is told to the rows that the data plane should hold, at the cost of what differs from
 //! before. Pure.
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
+};
 
 use hivemind_ebpf::policy::{HOST, HOST_ENDPOINT};
 use imbl::{
@@ -14,7 +18,7 @@ use super::tables::{
     BackendRow, Choice, EndpointRow, Frontend, LimitOwner, LimitRow, NodeRow, PeerRow, ServiceRow, Tables,
 };
 use crate::{
-    model::{Backend, Instance, InstanceId, NodeDesired, NodeName, Protocol, ServedService},
+    model::{Backend, Instance, InstanceId, NodeDesired, NodeName, Protocol, ServedService, ServicePort},
     net::{Family, HostLink},
     policy::{Compiled, PeerClass},
     spec::v1::{External, Internal, LimitSpec, Method},
@@ -66,9 +70,12 @@ impl Follower {
     /// The ports of this node's instances that a service has, by the instances' devices.
     fn ports(&self, served: &ServedService, facts: &Facts<'_>) -> Vec<(u32, u16, Protocol)> {
         let here = served.backends.iter().filter(|backend| backend.node == *facts.node);
-        let devices = here.filter_map(|backend| self.links.get(&backend.id)).map(|link| link.ifindex);
-        let ports = &served.service.ports;
-        devices.flat_map(|device| ports.iter().map(move |port| (device, port.target, port.protocol))).collect()
+        let devices = here.filter_map(|backend| Some((self.links.get(&backend.id)?.ifindex, backend)));
+        let ports = devices.flat_map(|(device, backend)| {
+            served.ports_of(backend).iter().map(move |port| (device, port.target, port.protocol))
+        });
+        // One port may be there twice, published in two places.
+        ports.collect::<BTreeSet<_>>().into_iter().collect()
     }
 
     /// The rows for `facts`, the same as [`compute`] says.
@@ -286,16 +293,24 @@ fn frontends(served: &ServedService, node: &NodeName) -> Vec<(Frontend, ServiceR
     let Served { inside, outside } = Served::new(served, node);
     let id = served.service.id;
     let mut rows = Vec::new();
+    // Two generations of one app may have the same port, and each its own target.
+    let mut seen = BTreeSet::new();
     for address in served.service.addresses.iter() {
         rows.push((Frontend::Address(address), ServiceRow { id, ..ServiceRow::default() }));
         let family = if address.is_ipv4() { Family::V4 } else { Family::V6 };
         for port in &served.service.ports {
-            if let Some(published) = port.published {
-                let row = outside.row(id, address.is_ipv4(), port.target);
-                rows.push((Frontend::Published(family, published, port.protocol), row));
+            let published = port.published.map(|published| Frontend::Published(family, published, port.protocol));
+            if let Some(front) = published.filter(|front| seen.insert(*front)) {
+                let same = |other: &&ServicePort| other.published == port.published && other.protocol == port.protocol;
+                let row = outside.row(id, address.is_ipv4(), |backend| served.ports_of(backend).iter().find(same));
+                rows.push((front, row));
             }
-            let row = inside.row(id, address.is_ipv4(), port.target);
-            rows.push((Frontend::Virtual(address, port.port, port.protocol), row));
+            let front = Frontend::Virtual(address, port.port, port.protocol);
+            if seen.insert(front) {
+                let same = |other: &&ServicePort| other.port == port.port && other.protocol == port.protocol;
+                let row = inside.row(id, address.is_ipv4(), |backend| served.ports_of(backend).iter().find(same));
+                rows.push((front, row));
+            }
         }
     }
     rows
@@ -337,11 +352,14 @@ impl<'a> Served<'a> {
 }
 
 impl Among<'_> {
-    /// The row of a frontend of one family.
-    fn row(&self, id: u32, v4: bool, port: u16) -> ServiceRow {
-        let backend = |backend: &&Backend| {
+    /// The row of a frontend of one family, with those that have its port.
+    fn row<'b>(&self, id: u32, v4: bool, port: impl Fn(&'b Backend) -> Option<&'b ServicePort>) -> ServiceRow
+    where
+        Self: 'b,
+    {
+        let backend = |backend: &&'b Backend| {
             let address = backend.addresses.iter().find(|address| address.is_ipv4() == v4)?;
-            Some(BackendRow { address, port, weight: backend.weight })
+            Some(BackendRow { address, port: port(backend)?.target, weight: backend.weight })
         };
         ServiceRow { id, backends: self.backends.iter().filter_map(backend).collect(), choice: self.choice }
     }

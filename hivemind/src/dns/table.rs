@@ -167,6 +167,7 @@ mod tests {
         let backend = |n: usize| Backend {
             id: InstanceId::from_bits(n as u64),
             node: "a".parse().expect("a name"),
+            ports: None,
             weight: 100,
             addresses: Addresses::default(),
         };

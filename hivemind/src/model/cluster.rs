@@ -7,11 +7,13 @@ use imbl::OrdMap;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Addresses, App, AppKey, Backend, Desired, Instance, InstanceId, InstanceStatus, Namespace, Node, NodeName,
-    NodeStatus, Phase, Policy, PolicyKey, Protocol, Revision, Scope, ServedService, Service, ServiceKey, Tenant,
-    TenantName, TierKey, TierPolicy,
+    Addresses, App, AppKey, Backend, Content, ContentKey, ContentKind, Desired, Instance, InstanceId, InstanceStatus,
+    Namespace, Node, NodeName, NodeStatus, Past, Phase, Policy, PolicyKey, Protocol, Revision, Rollout, Scope,
+    ServedService, Service, ServiceKey, ServicePort, Tenant, TenantName, TierKey, TierPolicy, Volume, VolumeKey,
     index::{Held, HeldAddresses, Index},
 };
+
+use crate::spec::v1::AppSpec;
 
 /// A decoded row with the revision that last wrote it (its ETag).
 #[derive(Clone, Debug, PartialEq)]
@@ -45,6 +47,10 @@ pub struct ClusterSnapshot {
     pub instances: OrdMap<InstanceId, Row<Instance>>,
     /// What agents saw of them.
     pub instance_status: OrdMap<InstanceId, Row<InstanceStatus>>,
+    /// How far apps are on the way to their newest generation.
+    pub rollouts: OrdMap<AppKey, Row<Rollout>>,
+    /// The generations that apps had.
+    pub past: OrdMap<(AppKey, u64), Row<Past>>,
     /// Services.
     pub services: OrdMap<ServiceKey, Row<Service>>,
     /// Tenants that have a row: all but `default`, which has one if it was given limits.
@@ -55,6 +61,10 @@ pub struct ClusterSnapshot {
     pub policies: OrdMap<PolicyKey, Row<Policy>>,
     /// Policies of tiers.
     pub tiers: OrdMap<TierKey, Row<TierPolicy>>,
+    /// Volumes.
+    pub volumes: OrdMap<VolumeKey, Row<Volume>>,
+    /// Secrets and configs.
+    pub contents: OrdMap<(ContentKind, ContentKey), Row<Content>>,
     /// Nodes.
     pub nodes: OrdMap<NodeName, Row<Node>>,
     /// What agents say of them.
@@ -99,6 +109,34 @@ impl ClusterSnapshot {
     pub fn instances_of<'a>(&'a self, app: &'a AppKey) -> impl Iterator<Item = &'a Arc<Instance>> {
         let ids = self.index.by_app.get(app).into_iter().flat_map(|ids| ids.iter());
         ids.filter_map(|id| self.instances.get(id)).map(|row| &row.object)
+    }
+
+    /// Who uses a volume, in words: apps, and instances that are still there of what an app was.
+    pub fn users_of(&self, volume: &VolumeKey) -> Vec<String> {
+        self.users(&volume.scope, |spec| spec.mounts.iter().any(|mount| mount.volume() == Some(&volume.name)))
+    }
+
+    /// Who uses a secret or a config, in the same words.
+    pub fn users_of_content(&self, kind: ContentKind, key: &ContentKey) -> Vec<String> {
+        let files = |spec: &AppSpec| match kind {
+            ContentKind::Secret => spec.secrets.iter().any(|file| file.name == key.name),
+            ContentKind::Config => spec.configs.iter().any(|file| file.name == key.name),
+        };
+        self.users(&key.scope, files)
+    }
+
+    fn users(&self, scope: &Scope, uses: impl Fn(&AppSpec) -> bool) -> Vec<String> {
+        let apps = self.apps.values().map(|row| &row.object).filter(|app| app.key.scope == *scope);
+        let apps = apps.filter(|app| !app.deleting && uses(&app.spec));
+        let mut users: Vec<_> = apps.map(|app| format!("app {}", app.key.name)).collect();
+        let instances = self.instances.values().map(|row| &row.object).filter(|i| i.app.scope == *scope);
+        users.extend(instances.filter(|i| uses(&i.spec)).map(|i| format!("instance {}", i.name())));
+        users
+    }
+
+    /// The generations that an app had, oldest first.
+    pub fn past_of<'a>(&'a self, app: &AppKey) -> impl DoubleEndedIterator<Item = &'a Arc<Past>> + use<'a> {
+        self.past.range((app.clone(), 0)..=(app.clone(), u64::MAX)).map(|(_, row)| &row.object)
     }
 
     /// What the instances of a node hold of it.
@@ -168,6 +206,9 @@ impl ClusterSnapshot {
         service: &Service,
         instances: impl Iterator<Item = &'a Arc<Instance>>,
     ) -> ServedService {
+        let instances: Vec<_> = instances.collect();
+        // Only while an app is changed do its instances have different ports.
+        let several = instances.iter().any(|instance| instance.generation != instances[0].generation);
         let (mut ready, mut leaving) = (Vec::new(), Vec::new());
         for instance in instances {
             let status = self.instance_status.get(&instance.id).map(|row| &*row.object);
@@ -178,7 +219,10 @@ impl ClusterSnapshot {
                 Desired::Stop if phase == Phase::Ready || status.is_some_and(|status| status.serving) => &mut leaving,
                 _ => continue,
             };
+            let own = several.then(|| ServicePort::all(&instance.spec, status.map_or(&[], |status| &status.exposed)));
+            let ports = own.filter(|own| !service.ports.iter().all(|port| own.contains(port)));
             among.push(Backend {
+                ports,
                 id: instance.id.clone(),
                 node: instance.node.clone(),
                 addresses: instance.addresses,

@@ -8,8 +8,9 @@ use imbl::OrdMap;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Addresses, ClusterSnapshot, Instance, InstanceId, InstanceStatus, Namespace, NodeName, Policy, PolicyKey, Revision,
-    Scope, Service, ServiceKey, Tenant, TenantName, TierKey, TierPolicy,
+    Addresses, ClusterSnapshot, Content, ContentKey, ContentKind, Instance, InstanceId, InstanceStatus, Namespace,
+    NodeName, Policy, PolicyKey, Revision, Scope, Service, ServiceKey, ServicePort, Tenant, TenantName, TierKey,
+    TierPolicy, Volume, VolumeKey,
 };
 
 /// A service with those that serve it.
@@ -35,6 +36,17 @@ pub struct Backend {
     pub addresses: Addresses,
     /// Its share of new connections, 0 to [`super::MAX_WEIGHT`].
     pub weight: u16,
+    /// The ports that it has, if not all of the service's: while an app is changed to other ports, each generation serves
+    /// its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ports: Option<Vec<ServicePort>>,
+}
+
+impl ServedService {
+    /// The ports of the service that a backend has.
+    pub fn ports_of<'a>(&'a self, backend: &'a Backend) -> &'a [ServicePort] {
+        backend.ports.as_ref().unwrap_or(&self.service.ports)
+    }
 }
 
 /// Whose an address is.
@@ -93,6 +105,14 @@ pub enum FeedMessage {
     TierPolicy(Arc<TierPolicy>),
     /// A policy of a tier is gone.
     TierPolicyGone(TierKey),
+    /// A volume is new or has changed.
+    Volume(Arc<Volume>),
+    /// A volume is gone.
+    VolumeGone(VolumeKey),
+    /// A secret or a config is new or has changed.
+    Content(Arc<Content>),
+    /// A secret or a config is gone.
+    ContentGone(ContentKind, ContentKey),
     /// A node has these addresses.
     Node(NodeName, Arc<Vec<IpAddr>>),
     /// It is gone.
@@ -121,6 +141,10 @@ pub struct NodeDesired {
     pub policies: OrdMap<PolicyKey, Arc<Policy>>,
     /// All policies of tiers.
     pub tiers: OrdMap<TierKey, Arc<TierPolicy>>,
+    /// All volumes.
+    pub volumes: OrdMap<VolumeKey, Arc<Volume>>,
+    /// All secrets and configs.
+    pub contents: OrdMap<(ContentKind, ContentKey), Arc<Content>>,
     /// All nodes' own addresses.
     pub nodes: OrdMap<NodeName, Arc<Vec<IpAddr>>>,
 }
@@ -182,6 +206,18 @@ impl NodeDesired {
             }
             FeedMessage::TierPolicyGone(key) => {
                 self.tiers.remove(&key);
+            }
+            FeedMessage::Volume(volume) => {
+                self.volumes.insert(volume.key.clone(), volume);
+            }
+            FeedMessage::VolumeGone(key) => {
+                self.volumes.remove(&key);
+            }
+            FeedMessage::Content(content) => {
+                self.contents.insert((content.kind, content.key.clone()), content);
+            }
+            FeedMessage::ContentGone(kind, key) => {
+                self.contents.remove(&(kind, key));
             }
             FeedMessage::Node(name, addresses) => {
                 self.nodes.insert(name, addresses);

@@ -49,7 +49,7 @@ codes! {
     /// The app, instance, service or node does not exist.
     NotFound = "E-OBJ-001", 404, 3, "There is no object of that name in that tenant and namespace, or no such tenant or namespace. 'hivemind app ls', 'ps', 'service ls', 'policy ls', 'node ls', 'namespace ls' and 'tenant ls' list what there is; 'hivemind namespace create' and 'tenant create' make new ones.";
     /// The name is taken by something else, or the object owns others.
-    Taken = "E-OBJ-002", 409, 4, "The name, DNS name or published port is used by another object: choose another one, or remove the other object. Or what is to be removed still owns others: remove them first; they are named.";
+    Taken = "E-OBJ-002", 409, 4, "The name, DNS name or published port is used by another object: choose another one, or remove the other object. Or what is to be removed still owns others, or is used by them: remove them first; they are named.";
     /// The object changed since it was read.
     Conflict = "E-OBJ-003", 412, 4, "The object changed since it was read (If-Match did not hold). Read it again and repeat the change.";
     /// Nothing fits.
@@ -71,9 +71,13 @@ codes! {
     /// No manifest for this machine.
     ImagePlatform = "E-IMG-004", 422, 1, "The image has no variant for this machine's operating system and architecture. The message lists those it has.";
     /// The image's data is not what its digest says.
-    ImageCorrupt = "E-IMG-005", 502, 1, "What the registry sent does not match its digest or is not an image. Push the image again.";
+    ImageCorrupt = "E-IMG-005", 502, 1, "What the registry sent, or what is in the archive, does not match its digest or is not an image. Push the image again.";
     /// The disk is full.
     DiskFull = "E-DISK-001", 507, 1, "A file system is full. Free space (the message names the path) and repeat; nothing half done was kept.";
+    /// A volume's folder could not be made, written or removed.
+    Storage = "E-VOL-001", 500, 1, "A folder of a volume, or what is mounted for an instance, could not be made or removed; the message names the path and says what the system said. It is tried again; 'hivemind volume info' shows a volume's folder.";
+    /// A path of the node cannot be mounted.
+    Mount = "E-VOL-002", 422, 1, "The path of the node that an instance is to have cannot be mounted: there is nothing, it is one of hivemind's own folders, or a symbolic link in a volume leads elsewhere. Make the path on the node ('--mount type=bind,source=/path,target=/path,bind-create-src' makes a folder), or name another one; it is tried again.";
     /// containerd does not answer.
     NoContainerd = "E-RUN-001", 503, 1, "containerd does not answer. Install it ('apt-get install containerd'), start it ('systemctl start containerd'), or name its socket with --containerd-socket.";
     /// The container could not be created or started.
@@ -86,6 +90,10 @@ codes! {
     Unhealthy = "E-HEALTH-001", 500, 1, "The health check did not pass in time. The last log lines are printed; 'hivemind logs' shows more.";
     /// A deadline passed.
     TimedOut = "E-TIME-001", 504, 8, "The wait was longer than --timeout. The change goes on: 'hivemind ps' shows how far it is.";
+    /// An update was taken back.
+    RolledBack = "E-UPD-001", 409, 7, "The new instances of an app did not come up, so its last specification that was in place was put back; those of its instances that still ran have gone on serving. The reason is beside the message, and in 'hivemind history APP' later. Correct it and deploy again.";
+    /// An update is held.
+    UpdatePaused = "E-UPD-002", 409, 1, "The new instances of an app did not come up, and the update stays as it is: it was asked for so (--update-failure pause), or what it would go back to did not come up either or is not kept. What served goes on serving. Deploy again, or go back: 'hivemind rollback APP'.";
     /// The daemon does not answer.
     Unreachable = "E-CLI-001", 503, 9, "The daemon does not answer on its socket. Start it with 'hivemind daemon' (or 'systemctl start hivemind'), or name the socket with --socket.";
     /// The kernel lacks something.
@@ -254,7 +262,7 @@ mod tests {
     fn codes_end_the_command_line_by_their_class() {
         use ErrorCode as Code;
         // As `hivemind --help` lists them.
-        let classes: [(u8, &[ErrorCode]); 8] = [
+        let classes: [(u8, &[ErrorCode]); 9] = [
             (
                 1,
                 &[
@@ -265,6 +273,8 @@ mod tests {
                     Code::ImageCorrupt,
                     Code::DiskFull,
                     Code::FileRefused,
+                    Code::Storage,
+                    Code::Mount,
                     Code::NoContainerd,
                     Code::StartFailed,
                     Code::Unhealthy,
@@ -275,6 +285,7 @@ mod tests {
                     Code::Store,
                     Code::StoreVersion,
                     Code::NotAsExpected,
+                    Code::UpdatePaused,
                     Code::Internal,
                 ],
             ),
@@ -295,6 +306,7 @@ mod tests {
             ),
             (5, &[Code::WrongHost, Code::Forbidden, Code::Unauthenticated, Code::RegistryAuth, Code::NotRoot]),
             (6, &[Code::Unschedulable, Code::NoAddress, Code::MapFull]),
+            (7, &[Code::RolledBack]),
             (8, &[Code::TimedOut]),
             (9, &[Code::Unreachable, Code::Unavailable]),
         ];

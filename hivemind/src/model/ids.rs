@@ -38,8 +38,29 @@ fn check_label(value: &str) -> Result<(), &'static str> {
     Ok(())
 }
 
+/// Checks for a name that Docker gives volumes, configs and secrets: 1 to 128 of letters, digits and `_ . -`, a letter or
+/// a digit first.
+fn check_word(value: &str) -> Result<(), &'static str> {
+    if value.is_empty() {
+        return Err("it is empty");
+    }
+    if value.len() > 128 {
+        return Err("it is longer than 128 characters");
+    }
+    if !value.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-')) {
+        return Err("use only letters, digits, '_', '.' and '-'");
+    }
+    if !value.starts_with(|first: char| first.is_ascii_alphanumeric()) {
+        return Err("it must begin with a letter or a digit");
+    }
+    Ok(())
+}
+
 macro_rules! name_type {
     ($(#[$doc:meta])* $name:ident, $kind:literal) => {
+        name_type!($(#[$doc])* $name, $kind, check_label);
+    };
+    ($(#[$doc:meta])* $name:ident, $kind:literal, $check:ident) => {
         $(#[$doc])*
         #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, utoipa::ToSchema)]
         #[serde(transparent)]
@@ -55,7 +76,7 @@ macro_rules! name_type {
         impl FromStr for $name {
             type Err = InvalidName;
             fn from_str(value: &str) -> Result<Self, InvalidName> {
-                match check_label(value) {
+                match $check(value) {
                     Ok(()) => Ok(Self(value.to_owned())),
                     Err(why) => Err(InvalidName { kind: $kind, value: value.to_owned(), why }),
                 }
@@ -94,59 +115,73 @@ name_type!(/// A policy's name: a DNS label, unique in its namespace.
     PolicyName, "policy name");
 name_type!(/// A node's name: a DNS label, unique in the cluster.
     NodeName, "node name");
+name_type!(/// A volume's name, unique in its namespace: letters, digits and `_ . -`, as Docker has them.
+    VolumeName, "volume name", check_word);
+name_type!(/// The name of a secret or a config, unique among these in its namespace; of the same form as a volume's.
+    ContentName, "name", check_word);
 
-/// The id of one instance: 10 characters of `a-z 2-7`, unique in the cluster for all time.
-/// It names the containerd container, the network namespace and the log folder.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, utoipa::ToSchema)]
-#[serde(transparent)]
-pub struct InstanceId(String);
+macro_rules! id_type {
+    ($(#[$doc:meta])* $id:ident, $kind:literal) => {
+        $(#[$doc])*
+        #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, utoipa::ToSchema)]
+        #[serde(transparent)]
+        pub struct $id(String);
 
-impl InstanceId {
-    /// Characters in an id.
-    pub const LEN: usize = 10;
-    const ALPHABET: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
+        impl $id {
+            /// Characters in an id.
+            pub const LEN: usize = 10;
+            const ALPHABET: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
 
-    /// The id made of the lowest 50 of `bits`; the caller draws them at random.
-    pub fn from_bits(bits: u64) -> Self {
-        let text = (0..Self::LEN).map(|i| char::from(Self::ALPHABET[((bits >> (5 * i)) & 31) as usize])).collect();
-        Self(text)
-    }
+            /// The id made of the lowest 50 of `bits`; the caller draws them at random.
+            pub fn from_bits(bits: u64) -> Self {
+                let letter = |i| char::from(Self::ALPHABET[((bits >> (5 * i)) & 31) as usize]);
+                Self((0..Self::LEN).map(letter).collect())
+            }
 
-    /// The id as text.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl FromStr for InstanceId {
-    type Err = InvalidName;
-    fn from_str(value: &str) -> Result<Self, InvalidName> {
-        if value.len() == Self::LEN && value.bytes().all(|b| Self::ALPHABET.contains(&b)) {
-            Ok(Self(value.to_owned()))
-        } else {
-            let why = "it must be 10 characters of a-z and 2-7";
-            Err(InvalidName { kind: "instance id", value: value.to_owned(), why })
+            /// The id as text.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
         }
-    }
+
+        impl FromStr for $id {
+            type Err = InvalidName;
+            fn from_str(value: &str) -> Result<Self, InvalidName> {
+                if value.len() == Self::LEN && value.bytes().all(|b| Self::ALPHABET.contains(&b)) {
+                    Ok(Self(value.to_owned()))
+                } else {
+                    let why = "it must be 10 characters of a-z and 2-7";
+                    Err(InvalidName { kind: $kind, value: value.to_owned(), why })
+                }
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $id {
+            fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+                String::deserialize(d)?.parse().map_err(serde::de::Error::custom)
+            }
+        }
+
+        impl fmt::Display for $id {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.pad(&self.0)
+            }
+        }
+
+        impl fmt::Debug for $id {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+    };
 }
 
-impl<'de> Deserialize<'de> for InstanceId {
-    fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        String::deserialize(d)?.parse().map_err(serde::de::Error::custom)
-    }
-}
-
-impl fmt::Display for InstanceId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(&self.0)
-    }
-}
-
-impl fmt::Debug for InstanceId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
+id_type!(/// The id of one instance: 10 characters of `a-z 2-7`, unique in the cluster for all time.
+    /// It names the containerd container, the network namespace and the log folder.
+    InstanceId, "instance id");
+id_type!(/// The id of a volume, of the same form: it names its folder. A volume that is made again under an old name has
+    /// another id.
+    VolumeId, "volume id");
 
 /// Where an object lives: a tenant and one of its namespaces.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, utoipa::ToSchema)]
@@ -238,10 +273,14 @@ key_type!(/// The full name of a service.
     ServiceKey, ServiceName);
 key_type!(/// The full name of a policy.
     PolicyKey, PolicyName);
+key_type!(/// The full name of a volume.
+    VolumeKey, VolumeName);
+key_type!(/// The full name of a secret or a config.
+    ContentKey, ContentName);
 
 #[cfg(test)]
 mod tests {
-    use super::{AppName, InstanceId};
+    use super::{AppName, InstanceId, VolumeName};
 
     #[test]
     fn names_are_dns_labels() {
@@ -262,6 +301,25 @@ mod tests {
             ("a/b", false),
         ] {
             assert_eq!(value.parse::<AppName>().is_ok(), ok, "{value:?}");
+        }
+    }
+
+    #[test]
+    fn names_of_volumes_are_dockers_and_no_paths() {
+        for (value, ok) in [
+            ("db_data", true),
+            ("App.Cache-2", true),
+            ("9", true),
+            ("", false),
+            (".", false),
+            ("..", false),
+            ("_a", false),
+            ("a/b", false),
+            ("a b", false),
+            ("käse", false),
+            (&"a".repeat(129), false),
+        ] {
+            assert_eq!(value.parse::<VolumeName>().is_ok(), ok, "{value:?}");
         }
     }
 

@@ -3,6 +3,7 @@
 //! Nothing here does I/O, reads a clock or draws a random number.
 
 mod cluster;
+mod content;
 mod desired;
 mod error;
 mod event;
@@ -11,18 +12,21 @@ mod index;
 mod object;
 mod quantity;
 mod rate;
+mod rollout;
 mod shares;
 mod signal;
 mod tier;
 mod time;
+mod volume;
 
 pub use cluster::{ClusterSnapshot, Cursor, Row};
+pub use content::{Content, ContentKind, Hidden};
 pub use desired::{Backend, FeedMessage, NodeDesired, Peer, ServedService, StatusReport};
 pub use error::{ErrorCode, Problem, chain};
 pub use event::{Event, EventKind, Subject};
 pub use ids::{
-    AppKey, AppName, DNS_ZONE, InstanceId, InvalidName, NamespaceName, NodeName, PolicyKey, PolicyName, Scope,
-    ServiceKey, ServiceName, TenantName, in_dns_zone,
+    AppKey, AppName, ContentKey, ContentName, DNS_ZONE, InstanceId, InvalidName, NamespaceName, NodeName, PolicyKey,
+    PolicyName, Scope, ServiceKey, ServiceName, TenantName, VolumeId, VolumeKey, VolumeName, in_dns_zone,
 };
 pub use index::{Held, HeldAddresses};
 pub use object::{
@@ -31,10 +35,12 @@ pub use object::{
 };
 pub use quantity::{Bytes, InvalidQuantity, MilliCpu};
 pub use rate::{BitRate, PerSecond};
+pub use rollout::{Cause, Outcome, Past, Rollout, RolloutState, Undone};
 pub use shares::{DEFAULT_WEIGHT, MAX_WEIGHT, Pin, Shares};
 pub use signal::signal_number;
 pub use tier::{TierKey, TierPolicy};
 pub use time::Timestamp;
+pub use volume::Volume;
 
 /// A revision of the store: it grows by one with every committed transaction that changes a row.
 /// 0 is the empty store.

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::{AppKey, ErrorCode, InstanceId, NodeName, PolicyKey, Scope, ServiceKey, Shares, TenantName, Timestamp};
-use crate::spec::v1::{AppSpec, BalanceSpec, LimitSpec, PolicySpec};
+use crate::spec::v1::{AppSpec, BalanceSpec, LimitSpec, PolicySpec, PortSpec};
 
 /// A transport protocol that carries ports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize, ToSchema)]
@@ -289,6 +289,9 @@ pub struct InstanceStatus {
     /// When the process was last started.
     #[serde(default)]
     pub started_at: Option<Timestamp>,
+    /// Since when it is Ready. `control` notes it: an agent that begins anew does not know it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ready_since: Option<Timestamp>,
 }
 
 /// One port of a service.
@@ -303,6 +306,30 @@ pub struct ServicePort {
     /// The port on every address of the nodes, if it is published.
     #[serde(default)]
     pub published: Option<u16>,
+}
+
+impl ServicePort {
+    /// The ports that instances of this specification serve: the declared ones; without any, those the image says it
+    /// listens on.
+    pub fn all(spec: &AppSpec, exposed: &[PortProto]) -> Vec<Self> {
+        let declared = |port: &PortSpec| Self {
+            port: port.target,
+            target: port.target,
+            protocol: port.protocol,
+            published: port.published,
+        };
+        let hinted = |exposed: &PortProto| Self {
+            port: exposed.port,
+            target: exposed.port,
+            protocol: exposed.protocol,
+            published: None,
+        };
+        if spec.ports.is_empty() {
+            exposed.iter().map(hinted).collect()
+        } else {
+            spec.ports.iter().map(declared).collect()
+        }
+    }
 }
 
 /// A name with dual-stack virtual addresses and ports over the Ready instances of an app.

@@ -67,6 +67,10 @@ pub trait Net: Send + Sync + std::fmt::Debug {
     /// host's, and says how many. Ok if there is no such instance.
     async fn close_sockets(&self, of: Option<&InstanceId>, gone: Arc<Gone>) -> Result<usize, NetError>;
 
+    /// How many TCP connections others have opened to an instance, and nobody has begun to close. 0 if there is no such
+    /// instance.
+    async fn open_connections(&self, id: &InstanceId) -> Result<usize, NetError>;
+
     /// The instances that have a link or a namespace, found in the kernel.
     async fn list_links(&self) -> Result<Vec<(InstanceId, Option<HostLink>)>, NetError>;
 

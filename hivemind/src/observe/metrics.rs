@@ -57,6 +57,7 @@ pub struct Metrics {
     rendering: Arc<tokio::sync::Mutex<()>>,
     repairs: Arc<Mutex<BTreeMap<&'static str, u64>>>,
     forgotten: Counter<u64, AtomicU64>,
+    images_removed: Counter<u64, AtomicU64>,
 }
 
 impl Metrics {
@@ -74,6 +75,11 @@ impl Metrics {
     /// Counts connections of instances' addresses that the host's connection tracking was made to forget.
     pub fn forgotten(&self, count: u64) {
         self.forgotten.inc_by(count);
+    }
+
+    /// Counts an image that made room.
+    pub fn image_removed(&self) {
+        self.images_removed.inc();
     }
 
     /// What was put right, by kind.
@@ -104,6 +110,11 @@ impl Turn<'_> {
             "tracked_forgotten",
             "Tracked connections of instances' addresses that were forgotten before somebody else could get the address",
             self.metrics.forgotten.clone(),
+        );
+        registry.register(
+            "images_removed",
+            "Images that nobody used and that were removed because the disk was full",
+            self.metrics.images_removed.clone(),
         );
         registry.register_collector(Box::new(Samples(samples)));
         registry.register_collector(Box::new(Histograms(histograms)));

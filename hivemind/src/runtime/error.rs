@@ -73,6 +73,12 @@ pub enum RuntimeError {
         /// What was found.
         why: String,
     },
+    /// What was to be imported is no archive of images.
+    #[error("the archive cannot be imported: {why}")]
+    BadArchive {
+        /// What was found.
+        why: String,
+    },
     /// A file system is full.
     #[error("no space left on {path} while {action}")]
     DiskFull {
@@ -127,7 +133,7 @@ impl RuntimeError {
             Self::RegistryUnreachable { .. } => ErrorCode::RegistryDown,
             Self::RegistryAuth { .. } => ErrorCode::RegistryAuth,
             Self::NoPlatform { .. } => ErrorCode::ImagePlatform,
-            Self::Corrupt { .. } => ErrorCode::ImageCorrupt,
+            Self::Corrupt { .. } | Self::BadArchive { .. } => ErrorCode::ImageCorrupt,
             Self::DiskFull { .. } => ErrorCode::DiskFull,
             Self::NotRunning { .. } => ErrorCode::NotRunning,
             Self::Start { .. } | Self::Containerd { .. } | Self::File { .. } => ErrorCode::StartFailed,

@@ -207,6 +207,7 @@ struct Process {
     cmd: Option<Vec<String>>,
     working_dir: Option<String>,
     stop_signal: Option<String>,
+    volumes: Option<serde_json::Map<String, serde_json::Value>>,
     healthcheck: Option<Healthcheck>,
 }
 
@@ -258,6 +259,7 @@ impl ImageConfig {
             workdir: text(p.working_dir),
             stop_signal: text(p.stop_signal),
             exposed: exposed.keys().filter_map(|key| port(key)).collect(),
+            volumes: p.volumes.unwrap_or_default().into_iter().map(|(path, _)| path).collect(),
             health: p.healthcheck.and_then(health),
         }
     }
@@ -344,11 +346,12 @@ mod tests {
     fn reads_what_docker_writes() {
         let json = r#"{"os":"linux","architecture":"amd64","rootfs":{"diff_ids":[]},"config":{
             "User":"", "Env":["A=b"], "Entrypoint":null, "Cmd":["sh"], "WorkingDir":"/w", "StopSignal":"SIGQUIT",
-            "ExposedPorts":{"80/tcp":{},"53/udp":{},"9/sctp":{},"0":{},"443":{}},
+            "ExposedPorts":{"80/tcp":{},"53/udp":{},"9/sctp":{},"0":{},"443":{}}, "Volumes":{"/var/lib/data":{}},
             "Healthcheck":{"Test":["CMD-SHELL","curl x || exit 1"],"Interval":30000000000,"Retries":5}}}"#;
         let image = ImageConfig::parse(json.as_bytes()).expect("parses").image("r".into(), "d".into());
         assert_eq!((image.user, image.workdir.as_deref(), image.cmd), (None, Some("/w"), vec!["sh".to_owned()]));
         assert_eq!(image.exposed.iter().map(PortProto::to_string).collect::<Vec<_>>(), ["443/tcp", "53/udp", "80/tcp"]);
+        assert_eq!(image.volumes, ["/var/lib/data"]);
         let health = image.health.expect("has one");
         assert_eq!((health.interval_ms, health.timeout_ms, health.retries), (Some(30_000), None, Some(5)));
         let command = ["/bin/sh", "-c", "curl x || exit 1"].map(str::to_owned).to_vec();

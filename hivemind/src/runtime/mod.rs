@@ -1,16 +1,19 @@
 //! Floor 2, seam: what runs containers. The real one is containerd (the only place that names
 //! `containerd_client` and `oci_client`).
 
+mod archive;
 mod auth;
 mod cgroup;
 mod containerd;
 mod devices;
 mod error;
+mod images;
 mod init;
 mod inside;
 mod logs;
 mod manifest;
 mod oci;
+mod origin;
 mod registry;
 mod rootfs;
 pub mod tree;
@@ -20,12 +23,13 @@ mod user;
 
 pub use containerd::{ContainerdRuntime, RuntimeConfig};
 pub use error::RuntimeError;
+pub use images::{Content, Disk, ImageStore, Layer, StoredImage};
 pub use inside::Inside;
 pub use logs::log_writer;
-pub use registry::check_reference;
+pub use registry::{check_reference, complete_reference};
 pub use types::{
     ContainerSpec, ContainerState, ExecIo, ExecSession, ExecSpec, Image, ImageHealth, LogLine, LogQuery, LogStream,
-    PullProgress, RunState, RuntimeEvent, TtySize,
+    Mount, PullProgress, RunState, RuntimeEvent, TtySize,
 };
 pub use usage::{Process, Usage, processes, usage};
 
@@ -54,6 +58,10 @@ pub trait Runtime: Send + Sync + std::fmt::Debug {
     /// Makes the container with its file system, without starting it. An existing one of the same id is kept if it
     /// was made from an equal spec and has not run yet, else it is removed and made again.
     async fn create(&self, spec: &ContainerSpec) -> Result<(), RuntimeError>;
+
+    /// Copies what the image has in the folder `path`, and the folder's own rights, into the folder `into`: owners,
+    /// modes, times, links and attributes are kept. Nothing if the image has nothing there. What is in `into` stays.
+    async fn copy_out(&self, image: &Image, path: &str, into: &std::path::Path) -> Result<(), RuntimeError>;
 
     /// Starts the container's process and returns its pid. If it runs already, that pid.
     async fn start(&self, id: &InstanceId) -> Result<u32, RuntimeError>;

@@ -1,10 +1,10 @@
 //! One image in one registry: references, credentials, and what a registry's refusals mean.
 //! The only place that names `oci_client`, with `auth`.
 
-use std::{path::Path, time::Duration};
+use std::{io, path::Path, time::Duration};
 
 use bytes::Bytes;
-use futures::{StreamExt as _, TryStreamExt as _, stream::BoxStream};
+use futures::{StreamExt as _, stream::BoxStream};
 use oci_client::{
     Client, Reference, RegistryOperation,
     client::{Certificate, CertificateEncoding, ClientConfig, ClientProtocol, LayerDescriptor},
@@ -15,6 +15,7 @@ use oci_client::{
 use super::{
     RuntimeError, auth,
     manifest::{Descriptor, MANIFEST_TYPES, digest_of},
+    origin::Origin,
 };
 use crate::model::chain;
 
@@ -23,10 +24,6 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A registry that sends nothing for so long is taken for dead.
 const READ_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// What has been fetched of a blob and then failed.
-#[derive(Debug)]
-pub(super) struct BlobError(std::io::Error);
 
 /// An image in its registry.
 pub(super) struct Source {
@@ -50,6 +47,14 @@ pub(super) fn parse(reference: &str) -> Result<Reference, RuntimeError> {
 /// [`RuntimeError::BadReference`], with the reason.
 pub fn check_reference(reference: &str) -> Result<(), RuntimeError> {
     parse(reference).map(drop)
+}
+
+/// The name that an image is kept under: `nginx` is `docker.io/library/nginx:latest`.
+///
+/// # Errors
+/// [`RuntimeError::BadReference`], with the reason.
+pub fn complete_reference(reference: &str) -> Result<String, RuntimeError> {
+    parse(reference).map(|reference| full_name(&reference))
 }
 
 /// The full name that an image is kept under.
@@ -97,7 +102,7 @@ impl Source {
     }
 
     /// The manifest or index that the reference names, or the one with `digest`; and its own digest.
-    pub(super) async fn manifest(&self, digest: Option<&str>) -> Result<(Bytes, String), RuntimeError> {
+    async fn fetch(&self, digest: Option<&str>) -> Result<(Bytes, String), RuntimeError> {
         let exact = digest.map(|d| self.reference.clone_with_digest(d.to_owned()));
         let reference = exact.as_ref().unwrap_or(&self.reference);
         let fetched = self.client.pull_manifest_raw(reference, &self.auth, &MANIFEST_TYPES).await;
@@ -108,28 +113,6 @@ impl Source {
                 Err(self.corrupt(format!("its manifest should be {wanted} and is {actual}")))
             }
             _ => Ok((bytes, actual)),
-        }
-    }
-
-    /// A blob as it arrives. The end is an error if the content does not have the digest.
-    pub(super) async fn blob(
-        &self,
-        blob: &Descriptor,
-    ) -> Result<BoxStream<'static, Result<Bytes, BlobError>>, RuntimeError> {
-        let layer = LayerDescriptor { digest: &blob.digest, urls: &blob.urls };
-        let stream = self.client.pull_blob_stream(&self.reference, &layer).await.map_err(|e| self.error(&e))?;
-        Ok(stream.stream.map_err(BlobError).boxed())
-    }
-
-    pub(super) fn corrupt(&self, why: String) -> RuntimeError {
-        RuntimeError::Corrupt { reference: full_name(&self.reference), why }
-    }
-
-    /// What a blob's failure means.
-    pub(super) fn blob_error(&self, error: BlobError) -> RuntimeError {
-        match error.0.get_ref().and_then(|e| e.downcast_ref::<DigestError>()) {
-            Some(digest) => self.corrupt(digest.to_string()),
-            None => self.unreachable(causes(&error.0)),
         }
     }
 
@@ -169,6 +152,35 @@ impl Source {
             }
             E::DigestError(e) => self.corrupt(e.to_string()),
             other => self.unreachable(causes(other)),
+        }
+    }
+}
+
+#[async_trait::async_trait]
+impl Origin for Source {
+    async fn top(&self) -> Result<(Bytes, String), RuntimeError> {
+        self.fetch(None).await
+    }
+
+    async fn manifest(&self, digest: &str) -> Result<Bytes, RuntimeError> {
+        self.fetch(Some(digest)).await.map(|(bytes, _)| bytes)
+    }
+
+    /// The end is an error if the content does not have the digest.
+    async fn blob(&self, blob: &Descriptor) -> Result<BoxStream<'static, io::Result<Bytes>>, RuntimeError> {
+        let layer = LayerDescriptor { digest: &blob.digest, urls: &blob.urls };
+        let stream = self.client.pull_blob_stream(&self.reference, &layer).await.map_err(|e| self.error(&e))?;
+        Ok(stream.stream.boxed())
+    }
+
+    fn corrupt(&self, why: String) -> RuntimeError {
+        RuntimeError::Corrupt { reference: full_name(&self.reference), why }
+    }
+
+    fn blob_error(&self, error: io::Error) -> RuntimeError {
+        match error.get_ref().and_then(|e| e.downcast_ref::<DigestError>()) {
+            Some(digest) => self.corrupt(digest.to_string()),
+            None => self.unreachable(causes(&error)),
         }
     }
 }

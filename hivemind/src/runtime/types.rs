@@ -32,6 +32,8 @@ pub struct Image {
     pub stop_signal: Option<String>,
     /// EXPOSE.
     pub exposed: Vec<PortProto>,
+    /// VOLUME: paths whose content is to outlive a container.
+    pub volumes: Vec<String>,
     /// HEALTHCHECK.
     pub health: Option<ImageHealth>,
 }
@@ -87,6 +89,8 @@ pub struct ContainerSpec {
     pub netns: PathBuf,
     /// Content of the container's `/etc/resolv.conf`.
     pub resolv_conf: String,
+    /// What is mounted into it besides the kernel's own; lower ones first.
+    pub mounts: Vec<Mount>,
     /// The addresses for `/etc/hosts`.
     pub addresses: Vec<IpAddr>,
     /// More lines of it.
@@ -95,6 +99,17 @@ pub struct ContainerSpec {
     pub options: Options,
     /// Labels kept with the container, to find whose it is after a restart.
     pub labels: BTreeMap<String, String>,
+}
+
+/// A file or a folder of the node in a container.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mount {
+    /// Its path on the node.
+    pub source: PathBuf,
+    /// Its path in the container.
+    pub target: String,
+    /// Whether the container may only read it, and all that is mounted beneath it.
+    pub read_only: bool,
 }
 
 /// Whether a container's process runs.

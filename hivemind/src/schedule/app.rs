@@ -2,11 +2,14 @@
 
 use std::sync::Arc;
 
-use super::{Change, Input, Plan, place};
-use crate::model::{App, AppKey, Desired, Instance, Phase};
-
-/// How many instances more than asked for a replacement may make.
-const SURGE: usize = 1;
+use super::{
+    Change, Input, Plan, history, place,
+    rollout::{self, Member, Next},
+};
+use crate::{
+    model::{App, AppKey, Desired, Instance, InstanceStatus, Outcome, Phase, Rollout, RolloutState, Timestamp},
+    spec::v1::AppSpec,
+};
 
 pub(super) fn plan(input: &mut Input<'_>, key: &AppKey, plan: &mut Plan) {
     let snapshot = input.snapshot;
@@ -23,13 +26,18 @@ pub(super) fn plan(input: &mut Input<'_>, key: &AppKey, plan: &mut Plan) {
     let running = || alive.iter().filter(|instance| instance.desired == Desired::Run);
     match wanted {
         None => {
-            plan.changes.extend(running().map(|instance| Change::StopInstance(instance.id.clone())));
+            // Nobody is to take over what they serve: there is nothing to wait for.
+            let all = alive
+                .iter()
+                .filter(|instance| instance.desired == Desired::Run || instance.spec.stop.drain_seconds > 0);
+            plan.changes.extend(all.map(|instance| Change::EndInstance(instance.id.clone())));
             if alive.is_empty() && app.is_some() {
+                plan.changes.extend(history::forgotten(snapshot, key));
                 plan.changes.push(Change::DeleteApp(key.clone()));
             }
         }
         Some(app) => {
-            replicas(input, app, running().cloned().collect(), plan);
+            replicas(input, app, &alive, plan);
             let limits = app.spec.limits;
             let stays = |id| !plan.changes.iter().any(|change| matches!(change, Change::StopInstance(it) if it == id));
             let others = running().filter(|instance| instance.spec.limits != limits && stays(&instance.id));
@@ -39,52 +47,88 @@ pub(super) fn plan(input: &mut Input<'_>, key: &AppKey, plan: &mut Plan) {
     }
 }
 
-/// Instances of the newest generation are made before older ones that serve are stopped, and those are stopped only as
-/// newer ones take their place: a generation that does not come up takes nothing down that works. Older ones that serve
-/// nobody go at once: they only hold what the newer ones need.
-fn replicas(input: &mut Input<'_>, app: &App, running: Vec<Arc<Instance>>, plan: &mut Plan) {
+/// Goes a step further to the newest generation, and to as many instances as are wanted.
+fn replicas(input: &mut Input<'_>, app: &App, alive: &[Arc<Instance>], plan: &mut Plan) {
     let snapshot = input.snapshot;
-    let desired = app.spec.replicas as usize;
-    let (mut new, old): (Vec<_>, Vec<_>) = running.into_iter().partition(|i| i.generation == app.generation);
-    let phase = |instance: &Arc<Instance>| snapshot.phase_of(&instance.id);
-    // One that has done its work is in its place as one that serves is.
-    let in_place = |instance: &Arc<Instance>| matches!(phase(instance), Phase::Ready | Phase::Completed);
-    let stop = |instance: Arc<Instance>, plan: &mut Plan| plan.changes.push(Change::StopInstance(instance.id.clone()));
-
-    // What goes first: what is not in its place, then what has done its work, then the youngest.
-    let worth = |instance: &Arc<Instance>| {
-        (in_place(instance), phase(instance) == Phase::Ready, std::cmp::Reverse(instance.created_at))
+    let row = snapshot.rollouts.get(&app.key).map(|row| &*row.object);
+    let rollout = match row {
+        Some(row) if row.generation == app.generation => {
+            let moved_at = row.moved_at.max(input.since).min(input.now);
+            Rollout { moved_at, ..row.clone() }
+        }
+        // Changed by a version that kept no such rows.
+        row => Rollout {
+            generation: app.generation,
+            good: row.and_then(|row| row.good),
+            begun_at: input.now,
+            moved_at: input.now,
+            ..Rollout::default()
+        },
     };
-    new.sort_by_key(worth);
-    while new.len() > desired {
-        stop(new.remove(0), plan);
+    let as_good = |instance: &Instance| {
+        let same = Some(instance.generation) == rollout.same_as && instance.desired == Desired::Run;
+        same && !instance.spec.needs_new_instances(&app.spec)
+    };
+    let adopted = alive.iter().filter(|instance| as_good(instance));
+    plan.changes.extend(adopted.map(|instance| Change::AdoptInstance(instance.id.clone(), app.generation)));
+    let member = |instance: &Arc<Instance>| Member {
+        id: instance.id.clone(),
+        name: instance.name(),
+        new: instance.generation == app.generation || as_good(instance),
+        stopping: instance.desired == Desired::Stop,
+        status: known(snapshot.status_of(&instance.id), input.now),
+        created_at: instance.created_at,
+    };
+    let members: Vec<_> = alive.iter().map(member).collect();
+    let Next { stop, make, make_former, rollout: after, again_at, failed } =
+        rollout::next(&app.spec, &rollout, &members, input.now);
+    plan.again_at = again_at;
+    if failed.is_some() {
+        // The whole plan is another one then.
+        plan.failed = failed;
+        return;
     }
-    let (mut old, useless): (Vec<_>, Vec<_>) = old.into_iter().partition(|i| phase(i) == Phase::Ready);
-    useless.into_iter().for_each(|instance| stop(instance, plan));
-    old.sort_by_key(worth);
-    let keep = desired.saturating_sub(new.iter().filter(|instance| in_place(instance)).count());
-    while old.len() > keep {
-        stop(old.remove(0), plan);
+    plan.changes.extend(stop.into_iter().map(Change::StopInstance));
+    conclude(input, app, &rollout, after, plan);
+    create(input, app, (&app.spec, app.generation), make, plan);
+    let good = rollout.good.and_then(|good| snapshot.past.get(&(app.key.clone(), good)));
+    match good {
+        Some(row) => create(input, app, (&row.object.spec, row.object.generation), make_former, plan),
+        None => create(input, app, (&app.spec, app.generation), make_former, plan),
     }
-    let room = (desired + SURGE).saturating_sub(new.len() + old.len());
-    let missing = desired.saturating_sub(new.len());
-    // With nothing old to protect, all are made at once.
-    let make = if old.is_empty() { missing } else { missing.min(room) };
-    create(input, app, make, plan);
 }
 
-fn create(input: &mut Input<'_>, app: &App, count: usize, plan: &mut Plan) {
+/// A moment that is yet to come was noted by a clock that has been set back since: it is long past.
+fn known(status: InstanceStatus, now: Timestamp) -> InstanceStatus {
+    InstanceStatus { ready_since: status.ready_since.filter(|since| *since <= now), ..status }
+}
+
+/// Writes the row of the update if it is another one now, and into the history what became of it.
+fn conclude(input: &Input<'_>, app: &App, before: &Rollout, after: Rollout, plan: &mut Plan) {
+    if *before == after {
+        return;
+    }
+    let outcome = match after.state {
+        RolloutState::Complete if after.good == Some(after.generation) => Some(Outcome::Complete),
+        RolloutState::Paused => Some(Outcome::Failed(after.message.clone())),
+        _ => None,
+    };
+    plan.changes.extend(outcome.and_then(|outcome| history::concluded(input.snapshot, app, outcome, input.now)));
+    plan.changes.push(Change::PutRollout(app.key.clone(), Box::new(after)));
+}
+
+fn create(input: &mut Input<'_>, app: &App, (spec, generation): (&AppSpec, u64), count: usize, plan: &mut Plan) {
     if count == 0 {
         return;
     }
     let mut nodes = place::Nodes::new(input.snapshot);
     for _ in 0..count {
-        match nodes.place(&app.spec.resources, input.cursor) {
+        match nodes.place(&spec.resources, input.cursor) {
             Ok((node, addresses)) => plan.changes.push(Change::CreateInstance(Box::new(Instance {
                 id: crate::model::InstanceId::from_bits((input.random)()),
                 app: app.key.clone(),
-                generation: app.generation,
-                spec: app.spec.clone(),
+                generation,
+                spec: spec.clone(),
                 node,
                 addresses,
                 desired: Desired::Run,

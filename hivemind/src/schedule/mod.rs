@@ -2,7 +2,9 @@
 //! changes come out. `control` writes all changes of a plan in one transaction, or none.
 
 mod app;
+pub mod history;
 mod place;
+mod rollout;
 mod service;
 #[cfg(test)]
 mod tests;
@@ -10,7 +12,7 @@ mod tests;
 use ipnet::{Ipv4Net, Ipv6Net};
 
 use crate::{
-    model::{AppKey, ClusterSnapshot, Cursor, Instance, InstanceId, Service, ServiceKey, Timestamp},
+    model::{AppKey, ClusterSnapshot, Cursor, Instance, InstanceId, Past, Rollout, Service, ServiceKey, Timestamp},
     spec::v1::LimitSpec,
 };
 
@@ -21,6 +23,10 @@ pub enum Change {
     CreateInstance(Box<Instance>),
     /// An instance is to stop.
     StopInstance(InstanceId),
+    /// An instance is to stop at once: nothing takes its place, so nothing is waited for.
+    EndInstance(InstanceId),
+    /// An instance counts as one of this generation: it has the same specification.
+    AdoptInstance(InstanceId, u64),
     /// An instance gets these limits while it runs.
     LimitInstance(InstanceId, LimitSpec),
     /// Nothing is left of an instance: its rows go.
@@ -29,7 +35,13 @@ pub enum Change {
     PutService(Box<Service>),
     /// A service goes.
     DeleteService(ServiceKey),
-    /// An app goes.
+    /// How far an app is on the way to its newest generation.
+    PutRollout(AppKey, Box<Rollout>),
+    /// A generation that an app has or had.
+    PutPast(Box<Past>),
+    /// It is no longer kept.
+    DeletePast(AppKey, u64),
+    /// An app goes, and how far it was.
     DeleteApp(AppKey),
 }
 
@@ -48,6 +60,8 @@ pub struct Input<'a> {
     pub snapshot: &'a ClusterSnapshot,
     /// Ranges of service addresses.
     pub services: ServiceRanges,
+    /// Since when plans are made: while there was no daemon, nothing could come further.
+    pub since: Timestamp,
     /// Now.
     pub now: Timestamp,
     /// Random numbers.
@@ -63,6 +77,10 @@ pub struct Plan {
     pub changes: Vec<Change>,
     /// Why something that is wanted is not among them: one line for each reason.
     pub unmet: Vec<String>,
+    /// When to plan again though nothing has changed.
+    pub again_at: Option<Timestamp>,
+    /// The newest generation does not come up, and why: it is to be taken back, and nothing else of the plan is to be done.
+    pub failed: Option<String>,
 }
 
 /// What should change for `app`, so that its instances and its service are what its row says. An empty plan means
@@ -70,6 +88,8 @@ pub struct Plan {
 pub fn plan(input: &mut Input<'_>, app: &AppKey) -> Plan {
     let mut plan = Plan::default();
     app::plan(input, app, &mut plan);
-    service::plan(input, app, &mut plan);
+    if plan.failed.is_none() {
+        service::plan(input, app, &mut plan);
+    }
     plan
 }

@@ -6,7 +6,7 @@ use super::{
     Change, Input, Plan,
     place::{free, last},
 };
-use crate::model::{App, AppKey, ClusterSnapshot, PortProto, Service, ServiceKey, ServicePort, Shares};
+use crate::model::{App, AppKey, ClusterSnapshot, Desired, Phase, Service, ServiceKey, ServicePort, Shares};
 
 pub(super) fn plan(input: &mut Input<'_>, key: &AppKey, plan: &mut Plan) {
     let snapshot = input.snapshot;
@@ -14,7 +14,10 @@ pub(super) fn plan(input: &mut Input<'_>, key: &AppKey, plan: &mut Plan) {
     let key_of_service = ServiceKey::new(key.scope.clone(), name);
     let existing = snapshot.services.get(&key_of_service).map(|row| &*row.object);
     let app = snapshot.apps.get(key).map(|row| &*row.object);
-    let wanted = app.filter(|app| !app.deleting && (!app.spec.ports.is_empty() || !app.spec.services.is_empty()));
+    let wanted = app.filter(|app| {
+        let named = !app.spec.ports.is_empty() || !app.spec.services.is_empty();
+        !app.deleting && (named || has_ports_still(snapshot, app))
+    });
     let Some(app) = wanted else {
         if existing.is_some() {
             plan.changes.push(Change::DeleteService(key_of_service));
@@ -52,24 +55,26 @@ pub(super) fn plan(input: &mut Input<'_>, key: &AppKey, plan: &mut Plan) {
     }
 }
 
-/// The declared ports; without any, those the image says it listens on.
+/// The ports of the newest generation, then those of older instances that serve: an app that is changed to other ports
+/// has both until the last of them is gone, so that a wrong port takes nothing down.
 fn ports(snapshot: &ClusterSnapshot, app: &App) -> Vec<ServicePort> {
-    if !app.spec.ports.is_empty() {
-        let port = |port: &crate::spec::v1::PortSpec| ServicePort {
-            port: port.target,
-            target: port.target,
-            protocol: port.protocol,
-            published: port.published,
-        };
-        return app.spec.ports.iter().map(port).collect();
+    let mut ports = if app.spec.ports.is_empty() { Vec::new() } else { ServicePort::all(&app.spec, &[]) };
+    let mut others = BTreeSet::new();
+    for instance in snapshot.instances_of(&app.key) {
+        let Some(status) = snapshot.instance_status.get(&instance.id).map(|row| &row.object) else { continue };
+        let serves = status.phase == Phase::Ready || status.serving;
+        let newest = instance.generation == app.generation && app.spec.ports.is_empty();
+        if serves || newest {
+            others.extend(ServicePort::all(&instance.spec, &status.exposed));
+        }
     }
-    let statuses = snapshot.instances_of(&app.key).filter_map(|instance| snapshot.instance_status.get(&instance.id));
-    let exposed: BTreeSet<PortProto> = statuses.flat_map(|row| row.object.exposed.iter().copied()).collect();
-    let port = |exposed: PortProto| ServicePort {
-        port: exposed.port,
-        target: exposed.port,
-        protocol: exposed.protocol,
-        published: None,
-    };
-    exposed.into_iter().map(port).collect()
+    others.retain(|port| !ports.contains(port));
+    ports.extend(others);
+    ports
+}
+
+/// Whether an instance that runs has declared ports, though the app has none any more.
+fn has_ports_still(snapshot: &ClusterSnapshot, app: &App) -> bool {
+    let mut running = snapshot.instances_of(&app.key).filter(|instance| instance.desired == Desired::Run);
+    running.any(|instance| instance.generation != app.generation && !instance.spec.ports.is_empty())
 }

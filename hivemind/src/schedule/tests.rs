@@ -1,172 +1,15 @@
 //! The decisions, played through on a cluster that is only a snapshot.
 
+mod rollouts;
+mod world;
+
 use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
 use proptest::prelude::*;
 
 use super::*;
-use crate::{
-    model::{App, Bytes, Desired, InstanceStatus, Node, NodeName, NodeStatus, Phase, PortProto, Row, Scope},
-    spec::v1::AppSpec,
-};
-
-/// A cluster and what the scheduler remembers.
-struct World {
-    snapshot: ClusterSnapshot,
-    services: ServiceRanges,
-    cursor: Cursor,
-    /// Random numbers: a counter.
-    random: u64,
-    now: i64,
-}
-
-fn row<T>(object: T) -> Row<T> {
-    Row { object: Arc::new(object), modified: 1 }
-}
-
-fn key(name: &str) -> AppKey {
-    AppKey::new(Scope::default(), name.parse().expect("a name"))
-}
-
-impl World {
-    /// One node of 4 CPUs and 8 GiB.
-    fn new() -> Self {
-        let services = ServiceRanges { v4: "10.96.0.0/16".parse().ok(), v6: "fd00:2::/112".parse().ok() };
-        let mut world =
-            Self { snapshot: ClusterSnapshot::at(1), services, cursor: Cursor::default(), random: 0, now: 0 };
-        world.node("node-1", "10.88.0.0/24", 4000, 8 << 30);
-        world
-    }
-
-    fn node(&mut self, name: &str, range: &str, cpu_milli: u32, memory_bytes: u64) {
-        let name: NodeName = name.parse().expect("a name");
-        let instances_v6 = format!("fd00:{}::/64", self.snapshot.nodes.len() + 16).parse().ok();
-        let created_at = Timestamp::from_millis(0);
-        let node = Node { name: name.clone(), instances_v4: range.parse().ok(), instances_v6, created_at };
-        self.snapshot.nodes.insert(name.clone(), row(node));
-        self.status(&name, NodeStatus { ready: true, cpu_milli, memory_bytes, ..NodeStatus::default() });
-    }
-
-    fn status(&mut self, name: &NodeName, status: NodeStatus) {
-        self.snapshot.node_status.insert(name.clone(), row(status));
-    }
-
-    /// Writes an app's row; the generation grows as `control` lets it grow.
-    fn deploy(&mut self, name: &str, change: impl FnOnce(&mut App)) -> AppKey {
-        let key = key(name);
-        let mut app = self.snapshot.apps.get(&key).map_or_else(
-            || App {
-                key: key.clone(),
-                spec: AppSpec::new("web"),
-                generation: 1,
-                created_at: Timestamp::from_millis(0),
-                deleting: false,
-            },
-            |row| (*row.object).clone(),
-        );
-        change(&mut app);
-        self.snapshot.set_app(&key, Some(row(app)));
-        key
-    }
-
-    fn plan(&mut self, app: &AppKey) -> Plan {
-        self.now += 1;
-        let random = &mut self.random;
-        let mut input = Input {
-            snapshot: &self.snapshot,
-            services: self.services,
-            now: Timestamp::from_millis(self.now),
-            // A multiplicative step: ids that follow each other do not look alike.
-            random: &mut || {
-                *random += 1;
-                random.wrapping_mul(0x9e37_79b9_7f4a_7c15)
-            },
-            cursor: &mut self.cursor,
-        };
-        super::plan(&mut input, app)
-    }
-
-    fn change(&mut self, id: &InstanceId, change: impl FnOnce(&mut Instance)) {
-        let mut instance = (*self.snapshot.instances.get(id).expect("it exists").object).clone();
-        change(&mut instance);
-        self.snapshot.set_instance(id, Some(row(instance)));
-    }
-
-    fn apply(&mut self, changes: &[Change]) {
-        for change in changes {
-            match change.clone() {
-                Change::CreateInstance(instance) => {
-                    let id = instance.id.clone();
-                    self.snapshot.set_instance(&id, Some(row(*instance)));
-                }
-                Change::StopInstance(id) => self.change(&id, |instance| instance.desired = Desired::Stop),
-                Change::LimitInstance(id, limits) => self.change(&id, |instance| instance.spec.limits = limits),
-                Change::DeleteInstance(id) => {
-                    self.snapshot.set_instance(&id, None);
-                    self.snapshot.instance_status.remove(&id);
-                }
-                Change::PutService(service) => {
-                    self.snapshot.last_service_id = self.snapshot.last_service_id.max(service.id);
-                    let key = service.key.clone();
-                    self.snapshot.set_service(&key, Some(row(*service)));
-                }
-                Change::DeleteService(key) => self.snapshot.set_service(&key, None),
-                Change::DeleteApp(key) => self.snapshot.set_app(&key, None),
-            }
-        }
-    }
-
-    /// Plans and applies until there is nothing to do; what could not be met.
-    fn settle(&mut self, app: &AppKey) -> Vec<String> {
-        for _ in 0..100 {
-            let plan = self.plan(app);
-            if plan.changes.is_empty() {
-                return plan.unmet;
-            }
-            self.apply(&plan.changes);
-        }
-        panic!("the plans of {app} do not come to an end");
-    }
-
-    fn instances(&self, app: &AppKey) -> Vec<Arc<Instance>> {
-        self.snapshot.instances_of(app).cloned().collect()
-    }
-
-    fn running(&self, app: &AppKey) -> Vec<Arc<Instance>> {
-        self.instances(app).into_iter().filter(|instance| instance.desired == Desired::Run).collect()
-    }
-
-    fn ids(&self, app: &AppKey) -> BTreeSet<InstanceId> {
-        self.running(app).iter().map(|instance| instance.id.clone()).collect()
-    }
-
-    fn ready(&self, app: &AppKey) -> usize {
-        let ready = |instance: &&Arc<Instance>| self.snapshot.phase_of(&instance.id) == Phase::Ready;
-        self.running(app).iter().filter(ready).count()
-    }
-
-    /// Those that serve, and those of the newest generation that have done their work.
-    fn in_place(&self, app: &AppKey) -> usize {
-        let newest = self.snapshot.apps.get(app).map(|row| row.object.generation);
-        let done = |instance: &&Arc<Instance>| {
-            Some(instance.generation) == newest && self.snapshot.phase_of(&instance.id) == Phase::Completed
-        };
-        self.ready(app) + self.running(app).iter().filter(done).count()
-    }
-
-    fn phase(&mut self, id: &InstanceId, phase: Phase) {
-        let status = InstanceStatus { phase, ..InstanceStatus::default() };
-        self.snapshot.instance_status.insert(id.clone(), row(status));
-    }
-
-    /// Everything that runs becomes Ready, everything that stops is gone.
-    fn agent(&mut self, app: &AppKey) {
-        for instance in self.instances(app) {
-            let phase = if instance.desired == Desired::Run { Phase::Ready } else { Phase::Gone };
-            self.phase(&instance.id, phase);
-        }
-    }
-}
+use crate::model::{Bytes, Desired, InstanceStatus, NodeStatus, Phase, PortProto};
+use world::{World, row};
 
 #[test]
 fn a_deploy_makes_as_many_as_were_asked_for_and_a_second_plan_nothing() {
@@ -175,6 +18,7 @@ fn a_deploy_makes_as_many_as_were_asked_for_and_a_second_plan_nothing() {
     assert!(world.settle(&app).is_empty());
     assert_eq!(world.instances(&app).len(), 3);
     world.agent(&app);
+    world.settle(&app);
     assert_eq!(world.plan(&app), Plan::default());
 }
 

@@ -1,6 +1,8 @@
 //! The keys of the store. Tenant and namespace are in every key that belongs to someone.
 
-use crate::model::{AppKey, InstanceId, NodeName, PolicyKey, Scope, ServiceKey, TenantName, TierKey};
+use crate::model::{
+    AppKey, ContentKey, ContentKind, InstanceId, NodeName, PolicyKey, Scope, ServiceKey, TenantName, TierKey, VolumeKey,
+};
 
 /// All apps.
 pub const APPS: &str = "/v1/apps/";
@@ -8,6 +10,10 @@ pub const APPS: &str = "/v1/apps/";
 pub const INSTANCES: &str = "/v1/instances/";
 /// All statuses of instances.
 pub const INSTANCE_STATUS: &str = "/v1/instance-status/";
+/// How far all apps are on the way to their newest generation.
+pub const ROLLOUTS: &str = "/v1/rollouts/";
+/// The generations that all apps had.
+pub const HISTORY: &str = "/v1/history/";
 /// All services.
 pub const SERVICES: &str = "/v1/services/";
 /// All tenants.
@@ -18,6 +24,12 @@ pub const NAMESPACES: &str = "/v1/namespaces/";
 pub const POLICIES: &str = "/v1/policies/";
 /// All policies of tiers.
 pub const TIERS: &str = "/v1/tier-policies/";
+/// All volumes.
+pub const VOLUMES: &str = "/v1/volumes/";
+/// All secrets.
+pub const SECRETS: &str = "/v1/secrets/";
+/// All configs.
+pub const CONFIGS: &str = "/v1/configs/";
 /// All nodes.
 pub const NODES: &str = "/v1/nodes/";
 /// All statuses of nodes.
@@ -45,6 +57,16 @@ pub fn instance_status(app: &AppKey, id: &InstanceId) -> String {
     format!("{INSTANCE_STATUS}{app}/{id}")
 }
 
+/// `/v1/rollouts/<tenant>/<namespace>/<app>`
+pub fn rollout(app: &AppKey) -> String {
+    format!("{ROLLOUTS}{app}")
+}
+
+/// `/v1/history/<tenant>/<namespace>/<app>/<generation>`
+pub fn past(app: &AppKey, generation: u64) -> String {
+    format!("{HISTORY}{app}/{generation}")
+}
+
 /// `/v1/services/<tenant>/<namespace>/<service>`
 pub fn service(key: &ServiceKey) -> String {
     format!("{SERVICES}{key}")
@@ -68,6 +90,19 @@ pub fn policy(key: &PolicyKey) -> String {
 /// `/v1/tier-policies/<policy>`, or `/v1/tier-policies/<tenant>/<policy>`
 pub fn tier(key: &TierKey) -> String {
     format!("{TIERS}{key}")
+}
+
+/// `/v1/volumes/<tenant>/<namespace>/<volume>`
+pub fn volume(key: &VolumeKey) -> String {
+    format!("{VOLUMES}{key}")
+}
+
+/// `/v1/secrets/<tenant>/<namespace>/<name>`, or `/v1/configs/…`
+pub fn content(kind: ContentKind, key: &ContentKey) -> String {
+    match kind {
+        ContentKind::Secret => format!("{SECRETS}{key}"),
+        ContentKind::Config => format!("{CONFIGS}{key}"),
+    }
 }
 
 /// `/v1/nodes/<node>`

@@ -27,6 +27,8 @@ pub struct FakeNet {
     links: Arc<Mutex<BTreeMap<InstanceId, Link>>>,
     /// How many namespaces sockets are closed in now, and were at most.
     closing: Arc<[AtomicUsize; 2]>,
+    /// Connections that are open to each instance.
+    open: Arc<AtomicUsize>,
     journal: Journal,
 }
 
@@ -42,12 +44,17 @@ pub struct Link {
 impl FakeNet {
     /// No links; calls go into `journal`.
     pub fn new(journal: Journal) -> Self {
-        Self { links: Arc::default(), closing: Arc::default(), journal }
+        Self { links: Arc::default(), closing: Arc::default(), open: Arc::default(), journal }
     }
 
     /// The same links, as the next life of the daemon finds them.
     pub fn in_life(&self, journal: Journal) -> Self {
-        Self { links: Arc::clone(&self.links), closing: Arc::clone(&self.closing), journal }
+        Self {
+            links: Arc::clone(&self.links),
+            closing: Arc::clone(&self.closing),
+            open: Arc::clone(&self.open),
+            journal,
+        }
     }
 
     /// The links there are.
@@ -70,6 +77,11 @@ impl FakeNet {
     /// In how many namespaces at once sockets were closed, at most.
     pub fn closed_at_once(&self) -> usize {
         self.closing[1].load(Ordering::Relaxed)
+    }
+
+    /// So many connections to each instance are open from now on.
+    pub fn set_open(&self, open: usize) {
+        self.open.store(open, Ordering::Relaxed);
     }
 
     /// Takes a link away, as somebody with root may.
@@ -162,6 +174,10 @@ impl Net for FakeNet {
         tokio::task::yield_now().await;
         now.fetch_sub(1, Ordering::Relaxed);
         self.pass("net.close_sockets", Vec::new(), || Ok(0)).await
+    }
+
+    async fn open_connections(&self, _: &InstanceId) -> Result<usize, NetError> {
+        self.pass("net.open_connections", Vec::new(), || Ok(self.open.load(Ordering::Relaxed))).await
     }
 
     async fn list_links(&self) -> Result<Vec<(InstanceId, Option<HostLink>)>, NetError> {

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -30,6 +30,8 @@ pub enum Call {
     EnsureImage(String),
     /// `create`
     Create(InstanceId),
+    /// `copy_out`, with the path.
+    CopyOut(String),
     /// `start`
     Start(InstanceId),
     /// `kill`, with the signal.
@@ -95,6 +97,7 @@ impl FakeRuntime {
             workdir: None,
             stop_signal: None,
             exposed: Vec::new(),
+            volumes: Vec::new(),
             health: None,
         }
     }
@@ -113,6 +116,7 @@ impl FakeRuntime {
             resources: Resources::default(),
             netns: PathBuf::new(),
             resolv_conf: String::new(),
+            mounts: Vec::new(),
             addresses: Vec::new(),
             extra_hosts: Vec::new(),
             options: Default::default(),
@@ -216,6 +220,11 @@ impl Runtime for FakeRuntime {
         inner.calls.push(Call::Create(spec.id.clone()));
         inner.begun.remove(&spec.id);
         inner.containers.insert(spec.id.clone(), (spec.clone(), RunState::Created));
+        Ok(())
+    }
+
+    async fn copy_out(&self, _: &Image, path: &str, _: &Path) -> Result<(), RuntimeError> {
+        self.inner().calls.push(Call::CopyOut(path.to_owned()));
         Ok(())
     }
 
@@ -371,6 +380,9 @@ impl<R: Runtime> Runtime for FaultyRuntime<R> {
     }
     async fn create(&self, spec: &ContainerSpec) -> Result<(), RuntimeError> {
         self.pass("create", self.inner.create(spec)).await
+    }
+    async fn copy_out(&self, image: &Image, path: &str, into: &Path) -> Result<(), RuntimeError> {
+        self.pass("copy_out", self.inner.copy_out(image, path, into)).await
     }
     async fn start(&self, id: &InstanceId) -> Result<u32, RuntimeError> {
         self.pass("start", self.inner.start(id)).await

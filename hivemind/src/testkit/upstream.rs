@@ -11,7 +11,7 @@ use crate::{
     agent::upstream::{Upstream, UpstreamError},
     model::{
         Desired, FeedMessage, Instance, InstanceId, InstanceStatus, Node, NodeStatus, Peer, Phase, Revision,
-        StatusReport,
+        StatusReport, VolumeId, VolumeKey,
     },
 };
 
@@ -149,6 +149,10 @@ impl Upstream for FakeUpstream {
         }
         let statuses = reports.into_iter().map(|report| (report.id, report.status));
         self.said.send_modify(|said| said.extend(statuses));
+        Ok(())
+    }
+
+    async fn volume_gone(&self, _: VolumeKey, _: VolumeId) -> Result<(), UpstreamError> {
         Ok(())
     }
 }

@@ -184,6 +184,7 @@ impl World {
             resources: Resources::default(),
             netns: PathBuf::from("/run/netns").join(&self.name),
             resolv_conf: "nameserver 10.88.0.1\n".to_owned(),
+            mounts: Vec::new(),
             addresses: vec!["10.88.0.7".parse().expect("is one")],
             extra_hosts: Vec::new(),
             options: Default::default(),

@@ -18,6 +18,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("store", 2),
     ("runtime", 2),
     ("net", 2),
+    ("storage", 2),
     ("dataplane", 2),
     ("dns", 2),
     ("health", 2),

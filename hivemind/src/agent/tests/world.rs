@@ -23,6 +23,7 @@ use crate::{
     policy::Failsafe,
     runtime::{RunState, Runtime},
     spec::v1::AppSpec,
+    storage::Storage,
     testkit::{
         dataplane::FakeDataplane,
         journal::Journal,
@@ -49,6 +50,7 @@ pub(super) struct World {
     pub(super) journal: Journal,
     /// The next call of that name to the runtime panics.
     pub(super) panics: Arc<Mutex<Option<&'static str>>>,
+    folder: tempfile::TempDir,
     agent: Option<JoinHandle<()>>,
     patience: Duration,
 }
@@ -92,6 +94,7 @@ impl World {
             metrics: Metrics::default(),
             journal,
             panics: Arc::default(),
+            folder: tempfile::tempdir().expect("a folder"),
             agent: None,
             patience: PATIENCE,
         }
@@ -133,6 +136,7 @@ impl World {
             net: Arc::new(net),
             datapath,
             events: self.events.clone(),
+            storage: Storage::new(&self.folder.path().join("state"), &self.folder.path().join("run")),
             node: here(),
             metrics: self.metrics.clone(),
             gateway: Addresses { v4: Some([10, 88, 0, 1].into()), v6: None },

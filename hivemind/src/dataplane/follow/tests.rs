@@ -61,6 +61,7 @@ fn desired() -> (NodeDesired, InstanceId) {
         node: node.parse().expect("a name"),
         addresses: addresses(n),
         weight: 100,
+        ports: None,
     };
     let served =
         ServedService { backends: vec![backend(&here, HERE, 2), backend(&there, "there", 3)], service, leaving: false };
@@ -355,6 +356,30 @@ fn next(before: &NodeDesired, moment: &Moment, pattern: &NodeDesired) -> (NodeDe
     }
     next.revision += 1;
     (next, links)
+}
+
+#[test]
+fn a_port_leads_to_those_that_have_it_each_at_its_own() {
+    let (mut desired, _) = desired();
+    let (key, served) = desired.services.iter().next().map(|(key, served)| (key.clone(), served.clone())).expect("one");
+    let mut served = (*served).clone();
+    let own = served.service.ports[0];
+    let other = ServicePort { port: 81, target: 8081, ..own };
+    served.service.ports.push(other);
+    served.backends[0].ports = Some(vec![own]);
+    served.backends[1].ports = Some(vec![other]);
+    desired.services.insert(key, Arc::new(served));
+    let tables = compute(&desired, &Compiled::default(), &HERE.parse().expect("a name"), &BTreeMap::new(), &[]);
+    let targets = |front: &Frontend| -> Vec<u16> {
+        let backends = tables.services.get(front).map(|row| row.backends.iter().map(|backend| backend.port));
+        let mut targets: Vec<_> = backends.into_iter().flatten().collect();
+        targets.sort_unstable();
+        targets
+    };
+    let address = [10, 96, 0, 2].into();
+    assert_eq!(targets(&Frontend::Virtual(address, 80, Protocol::Tcp)), [8080]);
+    assert_eq!(targets(&Frontend::Virtual(address, 81, Protocol::Tcp)), [8081]);
+    assert_eq!(targets(&Frontend::Published(Family::V4, 9000, Protocol::Tcp)), [8080, 8081], "both, at their own");
 }
 
 proptest! {

@@ -170,6 +170,16 @@ impl Net for LinuxNet {
         }
     }
 
+    async fn open_connections(&self, id: &InstanceId) -> Result<usize, NetError> {
+        let path = netns_path(&self.config.netns_dir, id);
+        if !netns::is_kept(&path) {
+            return Ok(0);
+        }
+        let named = path.clone();
+        let count = move || sockets::accepted().map_err(NetError::file("count connections of", &named));
+        netns::in_existing(path, count).await
+    }
+
     async fn list_links(&self) -> Result<Vec<(InstanceId, Option<HostLink>)>, NetError> {
         link::list(&self.netlink, &self.config.netns_dir).await
     }

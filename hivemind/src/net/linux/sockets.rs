@@ -5,6 +5,7 @@
 //! linux/inet_diag.h), so they are put together here.
 
 use std::{
+    collections::BTreeSet,
     io,
     net::{IpAddr, SocketAddr},
     os::fd::AsRawFd,
@@ -87,6 +88,20 @@ pub(super) fn all() -> io::Result<(Vec<Ends>, Vec<Waiting>)> {
         }
     }
     Ok((connected, waiting))
+}
+
+/// How many connections of TCP from elsewhere live in the network namespace of the calling thread, at ports on which
+/// somebody listens.
+pub(super) fn accepted() -> io::Result<usize> {
+    let (connected, waiting) = all()?;
+    let tcp = IPPROTO_TCP as u8;
+    let ports: BTreeSet<u16> =
+        waiting.iter().filter(|(protocol, _)| *protocol == tcp).map(|(_, local)| local.port()).collect();
+    let theirs = |ends: &&Ends| {
+        let from_outside = ends.protocol == tcp && !ends.closing && !ends.peer.ip().is_loopback();
+        from_outside && ends.peer.ip() != ends.local.ip() && ports.contains(&ends.local.port())
+    };
+    Ok(connected.iter().filter(theirs).count())
 }
 
 /// Closes what is connected to somebody who is gone, in the network namespace of the calling thread. The programs that

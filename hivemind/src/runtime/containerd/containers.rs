@@ -229,7 +229,7 @@ fn open_files() -> u64 {
     getrlimit(Resource::RLIMIT_NOFILE).map_or(oci::MAX_OPEN_FILES, |(_, hard)| hard.min(oci::MAX_OPEN_FILES))
 }
 
-fn mount_plan(mounts: Vec<types::Mount>) -> rootfs::MountPlan {
+pub(super) fn mount_plan(mounts: Vec<types::Mount>) -> rootfs::MountPlan {
     // A snapshotter for containers gives one mount.
     let mount = mounts.into_iter().next().unwrap_or_default();
     rootfs::MountPlan { kind: mount.r#type, source: mount.source, options: mount.options }

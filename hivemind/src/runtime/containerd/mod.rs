@@ -13,8 +13,10 @@
 mod client;
 mod containers;
 mod content;
+mod copy;
 mod events;
 mod exec;
+mod images;
 mod locks;
 mod pull;
 mod shims;
@@ -23,7 +25,7 @@ mod tasks;
 
 use std::{
     collections::HashMap,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex},
 };
 
@@ -170,6 +172,10 @@ impl Runtime for ContainerdRuntime {
     async fn create(&self, spec: &ContainerSpec) -> Result<(), RuntimeError> {
         let _one = self.locks.lock(spec.id.as_str()).await;
         self.create_container(spec).await
+    }
+
+    async fn copy_out(&self, image: &Image, path: &str, into: &Path) -> Result<(), RuntimeError> {
+        self.copy_of_image(image, path, into).await
     }
 
     async fn start(&self, id: &InstanceId) -> Result<u32, RuntimeError> {

@@ -26,6 +26,7 @@ use crate::{
     runtime::{
         Image, PullProgress, RuntimeError,
         manifest::{Descriptor, Document, ImageConfig, MAX_DOCUMENT, Machine, Manifest, digest_of},
+        origin::Origin,
         registry::{self, Source},
     },
     spec::v1::PullPolicy,
@@ -50,10 +51,19 @@ pub(super) struct Puller {
 }
 
 /// One variant of an image, read but perhaps not unpacked.
-struct Resolved {
-    manifest: Manifest,
-    config: ImageConfig,
+pub(super) struct Resolved {
+    pub(super) manifest: Manifest,
+    pub(super) config: ImageConfig,
     digest: String,
+}
+
+/// The same with its documents as they are stored.
+pub(super) struct Stored {
+    pub(super) resolved: Resolved,
+    /// The manifest for this machine.
+    pub(super) manifest: bytes::Bytes,
+    /// Its configuration.
+    pub(super) config: bytes::Bytes,
 }
 
 /// A lease during a fetch. Who breaks the fetch off before anything came leaves nothing: the lease is given back.
@@ -125,7 +135,11 @@ impl Puller {
         let source = Source::open(parsed, &self.plain_http, self.auth_file.as_deref(), self.ca_file.as_deref()).await?;
         let mut held = Held::new(&self.client, progress);
         let lease = held.take(lease_id(&name)).await?;
-        let fetched = self.fetch(&source, &name, &lease, progress).await;
+        let fetched = async {
+            source.login().await?;
+            self.fetch(&source, &name, &lease, progress).await
+        };
+        let fetched = fetched.await;
         held.settled = true;
         match &fetched {
             // Kept, if there is anything: the next attempt goes on from it.
@@ -138,6 +152,16 @@ impl Puller {
         let fetched = self.name_full_disk(fetched).await?;
         step("done");
         Ok(fetched)
+    }
+
+    /// Takes an image that is somewhere else under this name, and unpacks it.
+    pub(super) async fn take(&self, origin: &impl Origin, name: &str) -> Result<Image, RuntimeError> {
+        let _one = self.locks.lock(name).await;
+        let lease = self.client.lease(&lease_id(name), LEASE_HOURS).await?;
+        let taken = self.fetch(origin, name, &lease, &watch::Sender::default()).await;
+        // What came of one that is damaged is of no use.
+        self.client.release(lease, taken.is_err()).await;
+        self.name_full_disk(taken).await
     }
 
     /// containerd says that a disk is full, not which.
@@ -172,19 +196,26 @@ impl Puller {
 
     /// Reads manifest and configuration from the content store.
     async fn read(&self, name: &str, digest: &str) -> Result<Option<Resolved>, RuntimeError> {
+        Ok(self.stored(name, digest).await?.map(|stored| stored.resolved))
+    }
+
+    /// The same, with the documents themselves.
+    pub(super) async fn stored(&self, name: &str, digest: &str) -> Result<Option<Stored>, RuntimeError> {
         let corrupt = |why| RuntimeError::Corrupt { reference: name.to_owned(), why };
-        let Some(bytes) = self.client.read_blob(digest).await? else { return Ok(None) };
-        let manifest = match Document::parse(&bytes).map_err(corrupt)? {
+        let Some(mut exact) = self.client.read_blob(digest).await? else { return Ok(None) };
+        let manifest = match Document::parse(&exact).map_err(corrupt)? {
             Document::Manifest(manifest) => manifest,
             Document::Index(entries) => {
                 let chosen = self.choose(name, &entries)?;
                 let Some(bytes) = self.client.read_blob(&chosen.digest).await? else { return Ok(None) };
-                as_manifest(Document::parse(&bytes).map_err(corrupt)?).map_err(corrupt)?
+                exact = bytes;
+                as_manifest(Document::parse(&exact).map_err(corrupt)?).map_err(corrupt)?
             }
         };
         let Some(bytes) = self.client.read_blob(&manifest.config.digest).await? else { return Ok(None) };
         let config = ImageConfig::parse(&bytes).map_err(corrupt)?;
-        Ok(Some(Resolved { manifest, config, digest: digest.to_owned() }))
+        let resolved = Resolved { manifest, config, digest: digest.to_owned() };
+        Ok(Some(Stored { resolved, manifest: exact, config: bytes }))
     }
 
     fn choose<'a>(&self, name: &str, entries: &'a [Descriptor]) -> Result<&'a Descriptor, RuntimeError> {
@@ -194,18 +225,17 @@ impl Puller {
 
     async fn fetch(
         &self,
-        source: &Source,
+        source: &impl Origin,
         name: &str,
         lease: &Lease,
         progress: &watch::Sender<PullProgress>,
     ) -> Result<Image, RuntimeError> {
-        source.login().await?;
-        let (top, digest) = source.manifest(None).await?;
+        let (top, digest) = source.top().await?;
         let (manifest, manifest_bytes, index) = match Document::parse(&top).map_err(|e| source.corrupt(e))? {
             Document::Manifest(manifest) => (manifest, top.clone(), None),
             Document::Index(entries) => {
                 let chosen = self.choose(name, &entries)?.clone();
-                let (bytes, _) = source.manifest(Some(&chosen.digest)).await?;
+                let bytes = source.manifest(&chosen.digest).await?;
                 let document = Document::parse(&bytes).map_err(|e| source.corrupt(e))?;
                 (as_manifest(document).map_err(|e| source.corrupt(e))?, bytes, Some(chosen))
             }
@@ -247,7 +277,7 @@ impl Puller {
 
     async fn fetch_config(
         &self,
-        source: &Source,
+        source: &impl Origin,
         manifest: &Manifest,
         lease: &Lease,
     ) -> Result<ImageConfig, RuntimeError> {
@@ -276,7 +306,7 @@ impl Puller {
 
     async fn store_document(
         &self,
-        source: &Source,
+        source: &impl Origin,
         bytes: &bytes::Bytes,
         labels: Labels,
         lease: &Lease,
@@ -289,7 +319,7 @@ impl Puller {
 
     async fn store(
         &self,
-        source: &Source,
+        source: &impl Origin,
         blob: &Descriptor,
         bytes: &mut bytes::Bytes,
         labels: Labels,
@@ -307,7 +337,7 @@ impl Puller {
 
     async fn fetch_blob(
         &self,
-        source: &Source,
+        source: &impl Origin,
         blob: &Descriptor,
         labels: Labels,
         lease: &Lease,
@@ -359,6 +389,11 @@ impl Puller {
         let media_type = typed.and_then(|t| t.media_type).unwrap_or_else(|| default.to_owned());
         let size = top.len() as i64;
         let target = types::Descriptor { media_type, digest: digest.to_owned(), size, annotations: Default::default() };
+        self.point(name, target).await
+    }
+
+    /// Makes the name stand for this, whatever it stood for.
+    pub(super) async fn point(&self, name: &str, target: types::Descriptor) -> Result<(), RuntimeError> {
         let image = Some(Record { name: name.to_owned(), target: Some(target), ..Default::default() });
         let c = &self.client;
         let request = c.request(CreateImageRequest { image: image.clone(), ..Default::default() });

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::{Host, INIT, process};
 use crate::{
-    runtime::types::ContainerSpec,
+    runtime::types::{ContainerSpec, Mount},
     spec::v1::{ContainerSpec as Options, TmpfsSpec},
 };
 
@@ -20,11 +20,20 @@ pub(super) fn mounts(spec: &ContainerSpec, host: &Host<'_>) -> Value {
         mounts.push(bind(INIT, host.init));
     }
     // What is said replaces what is there without a word, and parents come before what is in them.
-    let mut own: Vec<&TmpfsSpec> = options.tmpfs.iter().collect();
-    own.sort_by_key(|tmpfs| tmpfs.path.split('/').count());
-    mounts.retain(|mount| own.iter().all(|tmpfs| mount["destination"] != clean(&tmpfs.path)));
-    mounts.extend(own.into_iter().map(|tmpfs| in_memory(tmpfs, options)));
+    let mut own: Vec<(&str, Value)> =
+        options.tmpfs.iter().map(|tmpfs| (clean(&tmpfs.path), in_memory(tmpfs, options))).collect();
+    own.extend(spec.mounts.iter().map(|mount| (clean(&mount.target), of_node(mount))));
+    own.sort_by_key(|(path, _)| path.split('/').count());
+    mounts.retain(|mount| own.iter().all(|(path, _)| mount["destination"] != *path));
+    mounts.extend(own.into_iter().map(|(_, mount)| mount));
     Value::Array(mounts)
+}
+
+/// What is mounted on the node later does not come in, nor goes out what the container mounts.
+fn of_node(mount: &Mount) -> Value {
+    let rights = if mount.read_only { ["ro", "rro"].as_slice() } else { &["rw"] };
+    let options: Vec<_> = ["rbind", "rprivate"].iter().chain(rights).collect();
+    json!({"destination": clean(&mount.target), "type": "bind", "source": mount.source, "options": options})
 }
 
 fn standard(options: &Options, files: &Path) -> Vec<Value> {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::{process::PATH, *};
 use crate::{
     model::{Bytes, InstanceId, MilliCpu},
-    runtime::types::{ExecSpec, Image, TtySize},
+    runtime::types::{ExecSpec, Image, Mount, TtySize},
     spec::v1::{Resources, all_capabilities},
 };
 
@@ -22,6 +22,7 @@ fn image() -> Image {
         workdir: None,
         stop_signal: None,
         exposed: Vec::new(),
+        volumes: Vec::new(),
         health: None,
     }
 }
@@ -39,6 +40,7 @@ fn spec() -> ContainerSpec {
         resources: Resources { cpu: Some(MilliCpu(250)), memory: Some(Bytes(64 << 20)), pids: Some(9) },
         netns: "/run/netns/x".into(),
         resolv_conf: String::new(),
+        mounts: Vec::new(),
         addresses: Vec::new(),
         extra_hosts: Vec::new(),
         options: Default::default(),
@@ -288,4 +290,20 @@ fn the_hosts_file_has_everybody() {
     assert_eq!(hosts(&spec), format!("{first}{rest}"));
     spec.options.domainname = Some("example.org".to_owned());
     assert!(hosts(&spec).contains("10.88.0.7\tweb-1.example.org web-1\n"), "{}", hosts(&spec));
+}
+
+#[test]
+fn mounts_of_the_node_are_private_and_take_the_place_of_others() {
+    let mount = |target: &str, read_only| Mount { source: "/v/data".into(), target: target.into(), read_only };
+    let mounts = vec![mount("/run/secrets/x", true), mount("/run/", false)];
+    let value = build(&ContainerSpec { mounts, ..spec() }).expect("builds");
+    let mounts = value["mounts"].as_array().expect("a list");
+    let shown: Vec<_> = mounts.iter().filter(|m| m["source"] == "/v/data").collect();
+    let shown: Vec<_> = shown.iter().map(|m| (m["destination"].clone(), m["options"].clone())).collect();
+    let expected = [
+        (json!("/run"), json!(["rbind", "rprivate", "rw"])),
+        (json!("/run/secrets/x"), json!(["rbind", "rprivate", "ro", "rro"])),
+    ];
+    assert_eq!(shown, expected);
+    assert_eq!(mounts.iter().filter(|m| m["destination"] == "/run").count(), 1);
 }

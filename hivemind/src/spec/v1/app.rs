@@ -5,7 +5,10 @@ use std::{collections::BTreeMap, fmt, str::FromStr};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{balance::BalanceSpec, container::ContainerSpec, health::HealthSpec, limit::LimitSpec};
+use super::{
+    balance::BalanceSpec, container::ContainerSpec, file::FileSpec, health::HealthSpec, limit::LimitSpec,
+    mount::MountSpec, update::UpdateSpec,
+};
 use crate::model::{Bytes, MilliCpu, Protocol};
 
 fn one() -> u32 {
@@ -54,6 +57,15 @@ pub struct AppSpec {
     /// Limits of the traffic of each instance.
     #[serde(default, skip_serializing_if = "LimitSpec::is_default")]
     pub limits: LimitSpec,
+    /// Volumes, and folders of the node, in the instances' file systems.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub mounts: Vec<MountSpec>,
+    /// Secrets of the namespace as files.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub secrets: Vec<FileSpec>,
+    /// Configs of the namespace as files.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub configs: Vec<FileSpec>,
     /// How to see whether an instance is well. Without it, the first TCP port must accept a connection once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub health: Option<HealthSpec>,
@@ -63,6 +75,9 @@ pub struct AppSpec {
     /// How to stop an instance.
     #[serde(default)]
     pub stop: StopSpec,
+    /// How instances are replaced when the app is changed.
+    #[serde(default, skip_serializing_if = "UpdateSpec::is_default")]
+    pub update: UpdateSpec,
     /// When to fetch the image.
     #[serde(default)]
     pub pull: PullPolicy,
@@ -88,19 +103,29 @@ impl AppSpec {
             services: Vec::new(),
             balance: BalanceSpec::default(),
             limits: LimitSpec::default(),
+            mounts: Vec::new(),
+            secrets: Vec::new(),
+            configs: Vec::new(),
             health: None,
             restart: RestartPolicy::default(),
             stop: StopSpec::default(),
+            update: UpdateSpec::default(),
             pull: PullPolicy::default(),
             labels: BTreeMap::new(),
         }
     }
 
+    /// The images that an instance is made of: the app's own, and those of what runs before it.
+    pub fn images(&self) -> impl Iterator<Item = &str> {
+        let before = self.container.hooks.pre_start.iter().filter_map(|init| init.image.as_deref());
+        std::iter::once(&*self.image).chain(before)
+    }
+
     /// Whether going from `self` to `new` needs new instances, i.e. something differs other than `replicas`, what is
     /// the service's alone, and what changes while an instance runs.
     pub fn needs_new_instances(&self, new: &Self) -> bool {
-        let Self { replicas, limits, services, balance, .. } = self.clone();
-        let same_instances = Self { replicas, limits, services, balance, ..new.clone() };
+        let Self { replicas, limits, services, balance, update, .. } = self.clone();
+        let same_instances = Self { replicas, limits, services, balance, update, ..new.clone() };
         *self != same_instances
     }
 }
@@ -189,6 +214,10 @@ pub struct StopSpec {
     /// Seconds until SIGKILL, 0 to 3600.
     #[serde(default = "StopSpec::default_grace")]
     pub grace_seconds: u32,
+    /// Seconds before the first signal, 0 to 3600: an instance that is to stop gets no new connections, and this long keeps
+    /// those that it has. When it has none left, it does not wait.
+    #[serde(default = "StopSpec::default_drain", skip_serializing_if = "StopSpec::is_default_drain")]
+    pub drain_seconds: u32,
 }
 
 impl StopSpec {
@@ -196,11 +225,20 @@ impl StopSpec {
     fn default_grace() -> u32 {
         10
     }
+
+    const fn default_drain() -> u32 {
+        5
+    }
+
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+    const fn is_default_drain(seconds: &u32) -> bool {
+        *seconds == Self::default_drain()
+    }
 }
 
 impl Default for StopSpec {
     fn default() -> Self {
-        Self { signal: None, grace_seconds: Self::default_grace() }
+        Self { signal: None, grace_seconds: Self::default_grace(), drain_seconds: Self::default_drain() }
     }
 }
 

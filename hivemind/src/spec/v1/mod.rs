@@ -4,13 +4,18 @@ mod app;
 mod balance;
 mod container;
 mod dns_name;
+mod file;
 mod health;
 mod labels;
 mod limit;
+mod mount;
 mod policy;
 mod tier;
+mod update;
 mod validate;
+mod validate_mounts;
 mod validate_policy;
+mod volume;
 
 pub use app::{AppSpec, PortSpec, PullPolicy, Resources, RestartPolicy, StopSpec};
 pub use balance::{
@@ -22,13 +27,18 @@ pub use container::{
     capability, check_profile, device_name, extra_host, profile_for, security_option, sysctl, tmpfs, ulimit,
 };
 pub use dns_name::{dns_name, dns_name_covers};
+pub use file::{FileMode, FileSpec, MAX_CONTENT};
 pub use health::{Check, HealthSpec};
 pub use labels::validate_labels;
 pub use limit::{LimitSpec, MAX_BITS, MAX_PER_SECOND, MIN_BITS, validate_limits};
+pub use mount::{MAX_MOUNTS, MountSource, MountSpec, without_effect};
 pub use policy::{
     BlockPeer, Entity, InstancePeer, Operator, Otherwise, PolicyPeer, PolicyPort, PolicyProtocol, PolicyRule,
     PolicySpec, PortMatch, Requirement, Selector,
 };
 pub use tier::{Action, MAX_PRIORITY, Tier, TierRule, TierSpec, Way, validate_tier, validate_tier_of};
+pub use update::{DEFAULT_PROGRESS, OnFailure, Order, Portion, Room, UpdateSpec};
 pub use validate::{MAX_REPLICAS, MIN_MEMORY, validate_app};
+pub use validate_mounts::is_target;
 pub use validate_policy::{DNS_ONLY_OPENS, validate_policy};
+pub use volume::{VolumeSpec, validate_volume};

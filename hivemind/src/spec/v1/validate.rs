@@ -11,6 +11,7 @@ pub const MAX_REPLICAS: u32 = 1_000;
 pub const MIN_MEMORY: Bytes = Bytes(6 << 20);
 /// The least CPU limit in thousandths; the kernel's smallest quota is 1 ms of 100 ms.
 const MIN_CPU_MILLI: u32 = 10;
+/// The longest that a stop may wait, for connections or for the process.
 const MAX_GRACE_SECONDS: u32 = 3_600;
 
 /// Every fault of `spec`, as `field: what is wrong, and what would be right`. Empty means valid.
@@ -79,10 +80,15 @@ pub fn validate_app(spec: &AppSpec) -> Vec<String> {
         }
     }
     super::balance::check(&spec.balance, !published.is_empty(), &mut fault);
+    super::validate_mounts::check(spec, &mut fault);
     check_health(spec, &mut fault);
     if spec.stop.grace_seconds > MAX_GRACE_SECONDS {
         fault("stop.grace_seconds", format!("{} is more than {MAX_GRACE_SECONDS}", spec.stop.grace_seconds));
     }
+    if spec.stop.drain_seconds > MAX_GRACE_SECONDS {
+        fault("stop.drain_seconds", format!("{} is more than {MAX_GRACE_SECONDS}", spec.stop.drain_seconds));
+    }
+    super::update::check(&spec.update, &mut fault);
     if let Some(signal) = &spec.stop.signal
         && crate::model::signal_number(signal).is_none()
     {
@@ -169,6 +175,11 @@ mod tests {
         spec.health = Some(HealthSpec { interval_ms: 1, ..HealthSpec::new(Check::Exec { command: vec![] }) });
         spec.stop.signal = Some("SIGNOPE".into());
         spec.stop.grace_seconds = 86_400;
+        spec.stop.drain_seconds = 3_601;
+        spec.update.progress_seconds = 0;
+        spec.update.delay_seconds = 86_401;
+        spec.update.max_surge = Some(crate::spec::v1::Portion::Count(0));
+        spec.update.max_unavailable = Some(crate::spec::v1::Portion::Percent(0));
         let faults = validate_app(&spec);
         let fields: Vec<_> = faults.iter().map(|f| f.split(':').next().expect("field")).collect();
         assert_eq!(
@@ -189,6 +200,10 @@ mod tests {
                 "health.command",
                 "health.interval_ms",
                 "stop.grace_seconds",
+                "stop.drain_seconds",
+                "update.delay_seconds",
+                "update.progress_seconds",
+                "update.max_surge",
                 "stop.signal",
             ]
         );

@@ -1,0 +1,251 @@
+//! Secrets and configs.
+
+use std::collections::BTreeMap;
+
+use axum::{
+    Json as Body,
+    extract::State,
+    http::HeaderMap,
+    response::{IntoResponse, Response},
+};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::{
+    ApiState,
+    apps::etag,
+    extract::{Args, InScope, Json, Named, NoArgs},
+    problem::ApiError,
+    tenants::{ChangedView, OfTenant, change, check, refused},
+};
+use crate::{
+    control::{ControlError, NewContent, ObjectChange, ObjectName},
+    model::{
+        ClusterSnapshot, Content, ContentKind, Hidden, NamespaceName, Problem, Revision, Row, Scope, TenantName,
+        Timestamp,
+    },
+};
+
+/// A secret or a config. The content of a secret is in no answer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ContentView {
+    /// Which.
+    pub kind: ContentKind,
+    /// Its tenant.
+    pub tenant: TenantName,
+    /// Its namespace.
+    pub namespace: NamespaceName,
+    /// Its name.
+    pub name: String,
+    /// Its labels.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    /// The length of its content.
+    pub bytes: usize,
+    /// Grows by one with each change of the content.
+    pub version: u64,
+    /// Who uses it: `app web`, `instance web-x7k2p`.
+    #[serde(default)]
+    pub used_by: Vec<String>,
+    /// The content, in base64: only of a config, and only if it was asked for by name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data: Option<Hidden>,
+    /// The ETag: the revision that last wrote it.
+    pub revision: Revision,
+    /// When it was created.
+    pub created_at: Timestamp,
+    /// When its content was last changed.
+    pub changed_at: Timestamp,
+}
+
+/// What a secret or a config is to be.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ContentBody {
+    /// Its content, in base64.
+    pub data: Hidden,
+    /// All its labels.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+}
+
+/// How it is written.
+#[derive(Debug, Default, Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+pub(super) struct PutContentArgs {
+    /// Give one that is there another content; without it that is refused.
+    #[serde(default)]
+    replace: bool,
+}
+
+impl ContentView {
+    fn new(snapshot: &ClusterSnapshot, row: &Row<Content>) -> Self {
+        let Content { kind, key, labels, data, version, created_at, changed_at } = &*row.object;
+        Self {
+            kind: *kind,
+            tenant: key.scope.tenant.clone(),
+            namespace: key.scope.namespace.clone(),
+            name: key.name.to_string(),
+            labels: labels.clone(),
+            bytes: data.0.len(),
+            version: *version,
+            used_by: snapshot.users_of_content(*kind, key),
+            data: None,
+            revision: row.modified,
+            created_at: *created_at,
+            changed_at: *changed_at,
+        }
+    }
+}
+
+fn all(state: &ApiState, kind: ContentKind, of: impl Fn(&Scope) -> bool) -> Vec<ContentView> {
+    let snapshot = state.control.snapshot();
+    let rows = snapshot.contents.iter().filter(|((other, key), _)| *other == kind && of(&key.scope));
+    rows.map(|(_, row)| ContentView::new(&snapshot, row)).collect()
+}
+
+fn one(state: &ApiState, kind: ContentKind, named: Named) -> Result<Response, ApiError> {
+    let key = named.content()?;
+    let snapshot = state.control.snapshot();
+    check(state, &key.scope)?;
+    let Some(row) = snapshot.contents.get(&(kind, key.clone())) else {
+        return Err(refused(state, ControlError::NotFound { object: ObjectName::Content(kind, key) }));
+    };
+    let mut view = ContentView::new(&snapshot, row);
+    if kind == ContentKind::Config {
+        view.data = Some(row.object.data.clone());
+    }
+    Ok((etag(row.modified), Body(view)).into_response())
+}
+
+async fn write(
+    state: &ApiState,
+    kind: ContentKind,
+    named: Named,
+    replace: bool,
+    headers: &HeaderMap,
+    body: ContentBody,
+) -> Result<Response, ApiError> {
+    let new = NewContent { kind, key: named.content()?, labels: body.labels, data: body.data, replace };
+    change(state, ObjectChange::PutContent(Box::new(new)), headers).await
+}
+
+async fn remove(state: &ApiState, kind: ContentKind, named: Named, headers: &HeaderMap) -> Result<Response, ApiError> {
+    change(state, ObjectChange::RemoveContent(kind, named.content()?), headers).await
+}
+
+/// The secrets of all namespaces, without their contents.
+#[utoipa::path(get, operation_id = "listAllSecrets", path = "/v1/secrets", tag = "contents", params(OfTenant),
+    responses((status = 200, body = [ContentView]), (status = "4XX", body = Problem)))]
+pub(super) async fn list_all_secrets(
+    State(state): State<ApiState>,
+    Args(of): Args<OfTenant>,
+) -> Body<Vec<ContentView>> {
+    Body(all(&state, ContentKind::Secret, |scope| of.has(scope)))
+}
+
+/// The secrets of a namespace, without their contents.
+#[utoipa::path(get, operation_id = "listSecrets", path = "/v1/tenants/{tenant}/namespaces/{namespace}/secrets", tag = "contents",
+    params(("tenant" = String, Path), ("namespace" = String, Path)),
+    responses((status = 200, body = [ContentView]), (status = "4XX", body = Problem)))]
+pub(super) async fn list_secrets(
+    State(state): State<ApiState>,
+    InScope(scope): InScope,
+) -> Result<Body<Vec<ContentView>>, ApiError> {
+    check(&state, &scope)?;
+    Ok(Body(all(&state, ContentKind::Secret, |other| *other == scope)))
+}
+
+/// A secret; its content is never shown.
+#[utoipa::path(get, operation_id = "getSecret", path = "/v1/tenants/{tenant}/namespaces/{namespace}/secrets/{name}", tag = "contents",
+    params(("tenant" = String, Path), ("namespace" = String, Path), ("name" = String, Path)),
+    responses((status = 200, body = ContentView), (status = "4XX", body = Problem)))]
+pub(super) async fn get_secret(State(state): State<ApiState>, named: Named) -> Result<Response, ApiError> {
+    one(&state, ContentKind::Secret, named)
+}
+
+/// Create a secret, or give it another content.
+#[utoipa::path(put, operation_id = "putSecret", path = "/v1/tenants/{tenant}/namespaces/{namespace}/secrets/{name}", tag = "contents",
+    params(("tenant" = String, Path), ("namespace" = String, Path), ("name" = String, Path), PutContentArgs),
+    request_body = ContentBody,
+    responses((status = 200, body = ChangedView), (status = 201, body = ChangedView), (status = "4XX", body = Problem)))]
+pub(super) async fn put_secret(
+    State(state): State<ApiState>,
+    named: Named,
+    Args(args): Args<PutContentArgs>,
+    headers: HeaderMap,
+    Json(body): Json<ContentBody>,
+) -> Result<Response, ApiError> {
+    write(&state, ContentKind::Secret, named, args.replace, &headers, body).await
+}
+
+/// Remove a secret; refused while somebody uses it.
+#[utoipa::path(delete, operation_id = "deleteSecret", path = "/v1/tenants/{tenant}/namespaces/{namespace}/secrets/{name}", tag = "contents",
+    params(("tenant" = String, Path), ("namespace" = String, Path), ("name" = String, Path)),
+    responses((status = 200, body = ChangedView), (status = "4XX", body = Problem)))]
+pub(super) async fn delete_secret(
+    State(state): State<ApiState>,
+    named: Named,
+    Args(NoArgs {}): Args<NoArgs>,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    remove(&state, ContentKind::Secret, named, &headers).await
+}
+
+/// The configs of all namespaces, without their contents.
+#[utoipa::path(get, operation_id = "listAllConfigs", path = "/v1/configs", tag = "contents", params(OfTenant),
+    responses((status = 200, body = [ContentView]), (status = "4XX", body = Problem)))]
+pub(super) async fn list_all_configs(
+    State(state): State<ApiState>,
+    Args(of): Args<OfTenant>,
+) -> Body<Vec<ContentView>> {
+    Body(all(&state, ContentKind::Config, |scope| of.has(scope)))
+}
+
+/// The configs of a namespace, without their contents.
+#[utoipa::path(get, operation_id = "listConfigs", path = "/v1/tenants/{tenant}/namespaces/{namespace}/configs", tag = "contents",
+    params(("tenant" = String, Path), ("namespace" = String, Path)),
+    responses((status = 200, body = [ContentView]), (status = "4XX", body = Problem)))]
+pub(super) async fn list_configs(
+    State(state): State<ApiState>,
+    InScope(scope): InScope,
+) -> Result<Body<Vec<ContentView>>, ApiError> {
+    check(&state, &scope)?;
+    Ok(Body(all(&state, ContentKind::Config, |other| *other == scope)))
+}
+
+/// A config; with its content.
+#[utoipa::path(get, operation_id = "getConfig", path = "/v1/tenants/{tenant}/namespaces/{namespace}/configs/{name}", tag = "contents",
+    params(("tenant" = String, Path), ("namespace" = String, Path), ("name" = String, Path)),
+    responses((status = 200, body = ContentView), (status = "4XX", body = Problem)))]
+pub(super) async fn get_config(State(state): State<ApiState>, named: Named) -> Result<Response, ApiError> {
+    one(&state, ContentKind::Config, named)
+}
+
+/// Create a config, or give it another content.
+#[utoipa::path(put, operation_id = "putConfig", path = "/v1/tenants/{tenant}/namespaces/{namespace}/configs/{name}", tag = "contents",
+    params(("tenant" = String, Path), ("namespace" = String, Path), ("name" = String, Path), PutContentArgs),
+    request_body = ContentBody,
+    responses((status = 200, body = ChangedView), (status = 201, body = ChangedView), (status = "4XX", body = Problem)))]
+pub(super) async fn put_config(
+    State(state): State<ApiState>,
+    named: Named,
+    Args(args): Args<PutContentArgs>,
+    headers: HeaderMap,
+    Json(body): Json<ContentBody>,
+) -> Result<Response, ApiError> {
+    write(&state, ContentKind::Config, named, args.replace, &headers, body).await
+}
+
+/// Remove a config; refused while somebody uses it.
+#[utoipa::path(delete, operation_id = "deleteConfig", path = "/v1/tenants/{tenant}/namespaces/{namespace}/configs/{name}", tag = "contents",
+    params(("tenant" = String, Path), ("namespace" = String, Path), ("name" = String, Path)),
+    responses((status = 200, body = ChangedView), (status = "4XX", body = Problem)))]
+pub(super) async fn delete_config(
+    State(state): State<ApiState>,
+    named: Named,
+    Args(NoArgs {}): Args<NoArgs>,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    remove(&state, ContentKind::Config, named, &headers).await
+}

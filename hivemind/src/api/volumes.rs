@@ -1,0 +1,171 @@
+//! Volumes.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use axum::{
+    Json as Body,
+    extract::State,
+    http::HeaderMap,
+    response::{IntoResponse, Response},
+};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::{
+    ApiState,
+    apps::{PutArgs, etag},
+    extract::{Args, InScope, Json, Named, NoArgs, if_match},
+    problem::ApiError,
+    tenants::{ChangedView, OfTenant, change, check, refused, view},
+};
+use crate::{
+    control::{ControlError, ObjectChange, ObjectName},
+    model::{ClusterSnapshot, NamespaceName, Problem, Revision, Row, TenantName, Timestamp, Volume, VolumeId},
+    spec::v1::VolumeSpec,
+    storage::{Place, Usage},
+};
+
+/// How long a question about one volume measures it.
+const MEASURE: Duration = Duration::from_secs(2);
+
+/// A volume.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct VolumeView {
+    /// Its tenant.
+    pub tenant: TenantName,
+    /// Its namespace.
+    pub namespace: NamespaceName,
+    /// Its name.
+    pub name: String,
+    /// Its id, which names its folder.
+    pub id: VolumeId,
+    /// Its labels.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    /// Who uses it: `app web`, `instance web-x7k2p`.
+    #[serde(default)]
+    pub used_by: Vec<String>,
+    /// Where its content is on the node that answers.
+    pub path: String,
+    /// What it holds; absent if that is not known yet, or nobody has used it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub usage: Option<UsageView>,
+    /// Whether it is being removed.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub deleting: bool,
+    /// The ETag: the revision that last wrote it.
+    pub revision: Revision,
+    /// When it was created.
+    pub created_at: Timestamp,
+}
+
+/// What a volume holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct UsageView {
+    /// Bytes on the disk.
+    pub bytes: u64,
+    /// Whether all was counted; if not, there are at least so many.
+    pub complete: bool,
+    /// When it was measured.
+    pub measured_at: Timestamp,
+}
+
+impl From<Usage> for UsageView {
+    fn from(Usage { bytes, complete, at }: Usage) -> Self {
+        Self { bytes, complete, measured_at: at }
+    }
+}
+
+impl VolumeView {
+    /// A volume of the snapshot, with what was last measured of it.
+    fn new(state: &ApiState, snapshot: &ClusterSnapshot, row: &Row<Volume>) -> Self {
+        let Volume { id, key, spec, created_at, deleting } = &*row.object;
+        Self {
+            tenant: key.scope.tenant.clone(),
+            namespace: key.scope.namespace.clone(),
+            name: key.name.to_string(),
+            id: id.clone(),
+            labels: spec.labels.clone(),
+            used_by: snapshot.users_of(key),
+            path: state.storage.data(&Place::Volume(id.clone())).display().to_string(),
+            usage: state.storage.usage(id).map(UsageView::from),
+            deleting: *deleting,
+            revision: row.modified,
+            created_at: *created_at,
+        }
+    }
+}
+
+/// The volumes of all namespaces.
+#[utoipa::path(get, operation_id = "listAllVolumes", path = "/v1/volumes", tag = "volumes", params(OfTenant),
+    responses((status = 200, body = [VolumeView]), (status = "4XX", body = Problem)))]
+pub(super) async fn list_all(State(state): State<ApiState>, Args(of): Args<OfTenant>) -> Body<Vec<VolumeView>> {
+    let snapshot = state.control.snapshot();
+    let volumes = snapshot.volumes.iter().filter(|(key, _)| of.has(&key.scope));
+    Body(volumes.map(|(_, row)| VolumeView::new(&state, &snapshot, row)).collect())
+}
+
+/// The volumes of a namespace.
+#[utoipa::path(get, operation_id = "listVolumes", path = "/v1/tenants/{tenant}/namespaces/{namespace}/volumes", tag = "volumes",
+    params(("tenant" = String, Path), ("namespace" = String, Path)),
+    responses((status = 200, body = [VolumeView]), (status = "4XX", body = Problem)))]
+pub(super) async fn list(
+    State(state): State<ApiState>,
+    InScope(scope): InScope,
+) -> Result<Body<Vec<VolumeView>>, ApiError> {
+    let snapshot = state.control.snapshot();
+    check(&state, &scope)?;
+    let volumes = snapshot.volumes.iter().filter(|(key, _)| key.scope == scope);
+    Ok(Body(volumes.map(|(_, row)| VolumeView::new(&state, &snapshot, row)).collect()))
+}
+
+/// A volume; what it holds is measured now.
+#[utoipa::path(get, operation_id = "getVolume", path = "/v1/tenants/{tenant}/namespaces/{namespace}/volumes/{name}", tag = "volumes",
+    params(("tenant" = String, Path), ("namespace" = String, Path), ("name" = String, Path)),
+    responses((status = 200, body = VolumeView), (status = "4XX", body = Problem)))]
+pub(super) async fn get(State(state): State<ApiState>, named: Named) -> Result<Response, ApiError> {
+    let key = named.volume()?;
+    let snapshot = state.control.snapshot();
+    check(&state, &key.scope)?;
+    let Some(row) = snapshot.volumes.get(&key) else {
+        return Err(refused(&state, ControlError::NotFound { object: ObjectName::Volume(key) }));
+    };
+    if let Err(error) = state.storage.measure(&row.object.id, MEASURE).await {
+        tracing::warn!(volume = %key, %error, "a volume cannot be measured");
+    }
+    let view = VolumeView::new(&state, &snapshot, row);
+    Ok((etag(row.modified), Body(view)).into_response())
+}
+
+/// Create a volume, or give it other labels.
+#[utoipa::path(put, operation_id = "putVolume", path = "/v1/tenants/{tenant}/namespaces/{namespace}/volumes/{name}", tag = "volumes",
+    params(("tenant" = String, Path), ("namespace" = String, Path), ("name" = String, Path), PutArgs),
+    request_body = VolumeSpec,
+    responses((status = 200, body = ChangedView), (status = 201, body = ChangedView), (status = "4XX", body = Problem)))]
+pub(super) async fn put(
+    State(state): State<ApiState>,
+    named: Named,
+    Args(args): Args<PutArgs>,
+    headers: HeaderMap,
+    Json(spec): Json<VolumeSpec>,
+) -> Result<Response, ApiError> {
+    let put = ObjectChange::PutVolume(named.volume()?, VolumeId::from_bits(rand::random()), spec);
+    if args.dry_run {
+        let done = state.control.preview_change(put, if_match(&headers)?);
+        return Ok(Body(view(done.map_err(|error| refused(&state, error))?)).into_response());
+    }
+    change(&state, put, &headers).await
+}
+
+/// Remove a volume with what is in it; refused while somebody uses it.
+#[utoipa::path(delete, operation_id = "deleteVolume", path = "/v1/tenants/{tenant}/namespaces/{namespace}/volumes/{name}", tag = "volumes",
+    params(("tenant" = String, Path), ("namespace" = String, Path), ("name" = String, Path)),
+    responses((status = 200, body = ChangedView), (status = "4XX", body = Problem)))]
+pub(super) async fn delete(
+    State(state): State<ApiState>,
+    named: Named,
+    Args(NoArgs {}): Args<NoArgs>,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    change(&state, ObjectChange::RemoveVolume(named.volume()?), &headers).await
+}
