@@ -8,6 +8,8 @@ mod closing;
 mod compose;
 #[path = "system/contents.rs"]
 mod contents;
+#[path = "system/copies.rs"]
+mod copies;
 #[path = "system/crash.rs"]
 mod crash;
 #[path = "system/doctor.rs"]
@@ -18,6 +20,8 @@ mod exec;
 mod families;
 #[path = "system/flows.rs"]
 mod flows;
+#[path = "system/forward.rs"]
+mod forward;
 #[path = "system/health.rs"]
 mod health;
 #[path = "system/host.rs"]
@@ -52,6 +56,8 @@ mod shown;
 mod told;
 #[path = "system/updates.rs"]
 mod updates;
+#[path = "system/verbs.rs"]
+mod verbs;
 #[path = "system/volumes.rs"]
 mod volumes;
 #[path = "system/wrong.rs"]

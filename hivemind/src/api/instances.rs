@@ -17,8 +17,8 @@ use super::{
     view::InstanceView,
 };
 use crate::{
-    model::{Instance, Problem, Scope, Timestamp},
-    runtime::{LogLine, LogQuery, LogStream},
+    model::{ErrorCode, Instance, Problem, Scope, Timestamp},
+    runtime::{LogLine, LogQuery, LogStream, RunState},
 };
 
 /// A line of a log.
@@ -77,6 +77,17 @@ pub(super) fn find(state: &ApiState, named: &Named) -> Result<Arc<Instance>, Api
     let found = exact.or_else(|| begins.next().filter(|_| begins.next().is_none()));
     let names: Vec<_> = here().map(|instance| instance.name()).collect();
     found.cloned().ok_or_else(|| not_found("instance", name, Some(scope), names.iter().map(String::as_str)))
+}
+
+/// The number of an instance's first process in the host; refused if it does not run.
+pub(super) async fn pid_of(state: &ApiState, instance: &Instance) -> Result<u32, ApiError> {
+    let run = state.runtime.state(&instance.id).await?.map(|found| found.run);
+    if let Some(RunState::Running { pid }) = run {
+        return Ok(pid);
+    }
+    let phase = state.control.snapshot().phase_of(&instance.id);
+    let problem = Problem::new(ErrorCode::NotRunning, format!("{} is not running: it is {phase}", instance.name()));
+    Err(problem.hint(format!("hivemind logs {}", instance.name())).into())
 }
 
 /// An instance.

@@ -1,6 +1,7 @@
 //! What `/metrics` shows of state that lives elsewhere.
 
 mod limits;
+mod usage;
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -37,6 +38,7 @@ pub(super) async fn samples(state: &ApiState) -> Vec<Sample> {
     let instance = |id: &InstanceId| snapshot.instances.get(id).map(|row| row.object.name());
     let names = links.iter().filter_map(|(id, link)| Some((link.ifindex, instance(id)?))).collect();
     traffic(&counters, &names, &snapshot, &mut all);
+    usage::samples(state, &snapshot, &mut all).await;
     limits::configured(&snapshot, &mut all);
     limits::used(&read(state.datapath.uses().await, &mut unread), instance, &mut all);
     for RuleHits { name: rule, denies, packets } in read(state.datapath.rule_hits().await, &mut unread) {

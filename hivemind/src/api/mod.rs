@@ -8,11 +8,14 @@ pub mod apps;
 pub mod auth;
 pub mod capture;
 pub mod changes;
+pub mod connect;
 pub mod contents;
 pub mod dataplane;
+pub mod ending;
 pub mod events;
 pub mod exec;
 mod extract;
+pub mod files;
 mod flow_args;
 mod flow_limits;
 mod flow_names;
@@ -32,6 +35,7 @@ mod serve;
 mod services;
 pub mod tenants;
 mod tier_policies;
+pub mod usage;
 pub mod view;
 pub mod volumes;
 pub mod why;
@@ -171,6 +175,13 @@ fn described() -> (Router<Shared>, utoipa::openapi::OpenApi) {
         .routes(routes!(instances::list))
         .routes(routes!(instances::get))
         .routes(routes!(instances::logs))
+        .routes(routes!(ending::kill))
+        .routes(routes!(ending::wait))
+        .routes(routes!(files::get, files::put))
+        .routes(routes!(connect::connect))
+        .routes(routes!(usage::processes))
+        .routes(routes!(usage::stats))
+        .routes(routes!(usage::stats_of_all))
         .routes(routes!(capture::capture))
         .routes(routes!(dataplane::tables))
         .routes(routes!(dataplane::table))

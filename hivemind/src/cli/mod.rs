@@ -7,15 +7,18 @@ mod capture;
 mod complete;
 mod container;
 mod content;
+mod copy;
 mod daemon;
 mod dataplane;
 mod dataplane_show;
 mod deploy;
 mod difference;
 mod doctor;
+mod ending;
 mod exec;
 mod explain;
 mod flows;
+mod forward;
 mod history;
 mod image;
 mod instance;
@@ -34,6 +37,8 @@ mod show;
 mod tenant;
 mod terminal;
 mod update;
+mod usage;
+mod verbs;
 mod volume;
 mod wait;
 mod why;
@@ -68,7 +73,7 @@ Examples:
 Exit codes:
   0 done            3 not found       6 nothing fits      9 daemon unreachable
   1 failed          4 conflict        7 rolled back     130 interrupted
-  2 wrong usage     5 not allowed     8 timed out       exec: the command's own, or 125, 126, 127 as Docker
+  2 wrong usage     5 not allowed     8 timed out       exec, wait: the command's own, or 125, 126, 127 as Docker
 Every error has a code: 'hivemind explain CODE' tells what it means and how to mend it.";
 
 /// What commands of others are called here.
@@ -168,6 +173,8 @@ enum Command {
     Logs(logs::LogsArgs),
     /// Run a command in an instance
     Exec(exec::ExecArgs),
+    #[command(flatten)]
+    Verb(verbs::Verb),
     /// Change the number of instances: hivemind scale web=3
     Scale(app::ScaleManyArgs),
     /// Show the generations that an app had, and what became of them
@@ -416,6 +423,7 @@ async fn command(command: Command, context: &Context, target: Target) -> Result<
         Command::Ps(args) => instance::ps(context, &args).await?,
         Command::Logs(args) => logs::run(context, &args).await?,
         Command::Exec(args) => return Ok(exec::run(context, args).await),
+        Command::Verb(verb) => return verbs::run(context, verb).await,
         Command::Scale(args) => app::scale_many(context, &args).await?,
         Command::History(app) => history::history(context, &app).await?,
         Command::Rollback(args) => history::roll_back(context, &args).await?,

@@ -84,6 +84,8 @@ codes! {
     StartFailed = "E-RUN-002", 500, 1, "The container could not be created or started, or its process has ended by itself: the message says which, with the exit code. 'hivemind logs' shows what it wrote last; a command that does not exist in the image is the commonest cause at a first start.";
     /// The instance is not running.
     NotRunning = "E-RUN-003", 409, 4, "The instance is not running. 'hivemind ps' shows its state, 'hivemind logs' its last words.";
+    /// A file of an instance, or one to copy, cannot be read or written.
+    FileRefused = "E-FILE-001", 409, 1, "The kernel refused to read or write a file that was to be copied; the message names the file and says why. An instance with a read-only root takes files in its volumes and tmpfs only; sockets, pipes and devices cannot be copied, nor can what is mounted be replaced.";
     /// The health check failed.
     Unhealthy = "E-HEALTH-001", 500, 1, "The health check did not pass in time. The last log lines are printed; 'hivemind logs' shows more.";
     /// A deadline passed.
@@ -270,6 +272,7 @@ mod tests {
                     Code::ImagePlatform,
                     Code::ImageCorrupt,
                     Code::DiskFull,
+                    Code::FileRefused,
                     Code::Storage,
                     Code::Mount,
                     Code::NoContainerd,

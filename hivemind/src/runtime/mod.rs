@@ -9,24 +9,29 @@ mod devices;
 mod error;
 mod images;
 mod init;
+mod inside;
 mod logs;
 mod manifest;
 mod oci;
 mod origin;
 mod registry;
 mod rootfs;
+pub mod tree;
 mod types;
+mod usage;
 mod user;
 
 pub use containerd::{ContainerdRuntime, RuntimeConfig};
 pub use error::RuntimeError;
 pub use images::{Content, Disk, ImageStore, Layer, StoredImage};
+pub use inside::Inside;
 pub use logs::log_writer;
 pub use registry::{check_reference, complete_reference};
 pub use types::{
     ContainerSpec, ContainerState, ExecIo, ExecSession, ExecSpec, Image, ImageHealth, LogLine, LogQuery, LogStream,
     Mount, PullProgress, RunState, RuntimeEvent, TtySize,
 };
+pub use usage::{Process, Usage, processes, usage};
 
 use futures::stream::BoxStream;
 use tokio::sync::watch;

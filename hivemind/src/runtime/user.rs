@@ -43,6 +43,12 @@ impl UserDb {
         Ok(ResolvedUser { uid, gid, extra_groups: Vec::new(), home })
     }
 
+    /// The name of a user.
+    pub(super) fn name_of(&self, uid: u32) -> Option<String> {
+        let line = self.passwd.lines().filter_map(PasswdLine::parse).find(|line| line.uid == uid);
+        line.map(|line| line.name.to_owned())
+    }
+
     /// Adds groups by name or number, as `--group-add` does: a name must be in the image's files.
     pub(super) fn add_groups(&self, user: &mut ResolvedUser, wanted: &[String]) -> Result<(), String> {
         for group in wanted {
@@ -115,6 +121,8 @@ mod tests {
         for bad in ["nobody", "web:none", "-1", ":"] {
             assert!(db.resolve(Some(bad)).is_err(), "{bad}");
         }
+        assert_eq!(db.name_of(101).as_deref(), Some("web"));
+        assert_eq!(db.name_of(7), None);
         let mut user = db.resolve(Some("web:logs")).expect("is there");
         let groups = ["wheel", "4242", "4242", "200"].map(str::to_owned);
         assert_eq!(db.add_groups(&mut user, &groups).map(|()| user.extra_groups.clone()), Ok(vec![10, 4242, 200]));

@@ -28,6 +28,7 @@ impl Commands {
     pub(super) fn read(texts: &[(String, String)]) -> Self {
         let text = |name: &str| texts.iter().find(|(file, _)| file == name).map_or("", |(_, text)| text);
         let mut hivemind = variants(text("hivemind/src/cli/mod.rs"), "enum Command {");
+        hivemind.extend(variants(text("hivemind/src/cli/verbs.rs"), "enum Verb {"));
         hivemind.extend(HIDDEN.iter().map(|hidden| (*hidden).to_owned()));
         for (first, file) in [("app", "app"), ("service", "show"), ("node", "show")] {
             let title = format!("{}{}Command {{", first[..1].to_uppercase(), &first[1..]);

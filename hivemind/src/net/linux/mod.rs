@@ -11,6 +11,7 @@ mod neighbours;
 mod netns;
 mod node;
 mod queues;
+pub mod reach;
 mod rtnl;
 mod sockets;
 mod sysctl;
