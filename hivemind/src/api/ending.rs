@@ -60,6 +60,7 @@ pub enum Until {
 pub(super) struct WaitArgs {
     /// `ended`, `ready` or `gone`.
     #[serde(default)]
+    #[param(inline)]
     until: Until,
 }
 

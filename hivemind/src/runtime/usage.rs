@@ -246,7 +246,9 @@ mod tests {
         38 31 0:35 / /sys/fs/cgroup/blkio rw - cgroup cgroup rw,blkio\n";
 
     fn read(files: &'static [(&str, &str)]) -> impl Fn(&Path) -> String {
-        |path| files.iter().find(|(name, _)| Path::new(name) == path).map_or(String::new(), |(_, text)| (*text).into())
+        move |path| {
+            files.iter().find(|(name, _)| Path::new(name) == path).map_or(String::new(), |(_, text)| (*text).into())
+        }
     }
 
     #[test]

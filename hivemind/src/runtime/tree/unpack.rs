@@ -101,7 +101,9 @@ pub fn survey(from: impl Read) -> Result<Copied, TreeError> {
     for entry in archive.entries().map_err(TreeError::at("the archive"))? {
         let mut entry = entry.map_err(TreeError::at("the archive"))?;
         if !told(&mut entry, &mut copied) {
-            copied.bytes += io::copy(&mut entry, &mut io::sink()).map_err(TreeError::at("the archive"))?;
+            let size = entry.size();
+            let bytes = io::copy(&mut entry, &mut io::sink()).and_then(|bytes| whole(bytes, size));
+            copied.bytes += bytes.map_err(TreeError::at("the archive"))?;
             copied.entries += 1;
         }
     }
@@ -220,7 +222,10 @@ impl Target {
         let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         self.clear();
         let mut file = File::from(openat(self.parent.as_fd(), UNFINISHED, flags, Mode::from_bits_truncate(0o600))?);
-        let written = write(&mut file, entry).and_then(|bytes| self.keep.give(&file).map(|()| bytes));
+        let size = entry.size();
+        let written = write(&mut file, entry)
+            .and_then(|bytes| whole(bytes, size))
+            .and_then(|bytes| self.keep.give(&file).map(|()| bytes));
         let placed = written.and_then(|bytes| self.place().map(|()| bytes));
         if placed.is_err() {
             self.clear();
@@ -267,6 +272,12 @@ impl Target {
         // It is seldom there: only after a predecessor that was killed.
         let _ = unlinkat(self.parent.as_fd(), UNFINISHED, UnlinkatFlags::NoRemoveDir);
     }
+}
+
+/// An archive that ends in the middle of a file reads as if the file did.
+fn whole(bytes: u64, size: u64) -> io::Result<u64> {
+    let broken = || io::Error::new(io::ErrorKind::UnexpectedEof, "the archive breaks off in it");
+    if bytes == size { Ok(bytes) } else { Err(broken()) }
 }
 
 /// Writes a file; where there are only zeros, a hole is left.
