@@ -110,7 +110,7 @@ fn process(pid: u32, level: usize, users: &UserDb) -> Option<Process> {
     })
 }
 
-/// The value of a line `Name:	value` of `/proc/<pid>/status`.
+/// The value of a line (`Name:`, a tab, the value) of `/proc/<pid>/status`.
 fn field<'a>(status: &'a str, name: &str) -> Option<&'a str> {
     status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim)
 }
