@@ -244,7 +244,11 @@ impl Shadow {
 
         // Limits before the instances that have them.
         self.put_limits(&mut writes, maps, wanted);
-        // Peers come before services, so that a backend is known when it is chosen.
+        // Who comes is known before anything is opened: an address that nobody knows is one of the world, and would pass where
+        // another tenant does not.
+        let (come, others): (Vec<_>, Vec<_>) =
+            peers.put.into_iter().partition(|(address, _)| !self.rows.peers.contains_key(*address));
+        writes.put(&mut maps.peers, &mut self.rows.peers, &come);
         for (ifindex, row) in endpoints.put {
             let slot = self.slots.of(maps, Owner { ifindex: *ifindex, served: None });
             // Without one nothing of it is counted or limited: there are as many as rows, so that this does not happen.
@@ -252,7 +256,8 @@ impl Shadow {
             let abi = Endpoint { slot, account, ..row.encode() };
             writes.put_row(&mut maps.endpoints, &mut self.rows.endpoints, (ifindex, row), abi);
         }
-        writes.put(&mut maps.peers, &mut self.rows.peers, &peers.put);
+        // Peers come before services, so that a backend is known when it is chosen.
+        writes.put(&mut maps.peers, &mut self.rows.peers, &others);
         if !addresses.put.is_empty() && adopt::follows(self.host) {
             // Before they are the host's: nothing of them has a row so far.
             writes.try_to(adopt::adopt(maps, &wanted.node_addresses));
@@ -289,8 +294,9 @@ impl Shadow {
         writes.cut(&mut maps.served, &mut self.rows.served, &served.cut);
         writes.cut(&mut maps.node_addresses, &mut own, &addresses.cut);
         writes.cut(&mut maps.nodes, &mut self.rows.nodes, &nodes.cut);
-        writes.cut(&mut maps.peers, &mut self.rows.peers, &peers.cut);
+        // Who goes sends nothing any more before nobody knows it.
         writes.cut(&mut maps.endpoints, &mut self.rows.endpoints, &endpoints.cut);
+        writes.cut(&mut maps.peers, &mut self.rows.peers, &peers.cut);
         for block in &blocks.cut {
             if writes.done(maps.blocks.remove(*block), REMOVE, map::BLOCKS) {
                 self.rows.blocks.remove(block);

@@ -174,6 +174,11 @@ fn between(before: &Compiled, after: &Compiled) -> Vec<Compiled> {
     states.push(state.clone());
     state.ports.clone_from(&after.ports);
     states.push(state.clone());
+    let (come, others): (Vec<_>, Vec<_>) = after.peers.iter().partition(|(id, _)| !before.peers.contains_key(*id));
+    for (id, peer) in come {
+        state.peers.insert(id.clone(), *peer);
+        states.push(state.clone());
+    }
     for (id, endpoint) in &after.endpoints {
         state.endpoints.insert(id.clone(), *endpoint);
         states.push(state.clone());
@@ -181,7 +186,7 @@ fn between(before: &Compiled, after: &Compiled) -> Vec<Compiled> {
     // Whom no policy is about any more has a row all the same.
     state.endpoints.clone_from(&after.endpoints);
     states.push(state.clone());
-    for (id, peer) in &after.peers {
+    for (id, peer) in others {
         state.peers.insert(id.clone(), *peer);
         states.push(state.clone());
     }
@@ -195,6 +200,26 @@ fn between(before: &Compiled, after: &Compiled) -> Vec<Compiled> {
     }
     assert!(state.rules == after.rules && state.blocks == after.blocks);
     states
+}
+
+/// Found by the property below: a policy goes in the moment in which an instance of another tenant comes.
+#[test]
+fn who_comes_as_a_policy_goes_is_known_before_it_is_open() {
+    let mut world = World::default();
+    let local = world.instance("x", "pod=db");
+    world.policy("x", "closed", ingress(all(), []));
+    let mut node = Node::default();
+    node.tell(&world);
+    let before = node.now.clone();
+    world.desired.policies.clear();
+    let foreign = world.instance("red/x", "pod=other");
+    node.tell(&world);
+    let address = world.desired.peers[&foreign].addresses.iter().next().expect("an address");
+    for (n, state) in between(&before, &node.now).iter().enumerate() {
+        let verdict =
+            judge(state, &local, Direction::In, Peer::Instance(&foreign, address), Some(PolicyProtocol::Tcp), 80);
+        assert!(!verdict.passes(), "{verdict:?} at step {n}");
+    }
 }
 
 proptest! {
