@@ -71,7 +71,9 @@ codes! {
     /// No manifest for this machine.
     ImagePlatform = "E-IMG-004", 422, 1, "The image has no variant for this machine's operating system and architecture. The message lists those it has.";
     /// The image's data is not what its digest says.
-    ImageCorrupt = "E-IMG-005", 502, 1, "What the registry sent, or what is in the archive, does not match its digest or is not an image. Push the image again.";
+    ImageCorrupt = "E-IMG-005", 502, 1, "What the registry sent does not match its digest or is not an image. Push the image again.";
+    /// What was to be imported is no archive of images.
+    BadArchive = "E-IMG-006", 422, 1, "The archive is no tar archive, is not whole, has no image in it, or something in it does not match its digest. Nothing of it was taken. Write it again, with docker save or hivemind image export.";
     /// The disk is full.
     DiskFull = "E-DISK-001", 507, 1, "A file system is full. Free space (the message names the path) and repeat; nothing half done was kept.";
     /// A volume's folder could not be made, written or removed.
@@ -271,6 +273,7 @@ mod tests {
                     Code::RegistryDown,
                     Code::ImagePlatform,
                     Code::ImageCorrupt,
+                    Code::BadArchive,
                     Code::DiskFull,
                     Code::FileRefused,
                     Code::Storage,

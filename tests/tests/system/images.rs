@@ -104,11 +104,11 @@ fn archives_of_docker_come_in_and_broken_ones_leave_nothing() -> Result<()> {
     // Cut off, with another byte in a layer, no archive at all, and none.
     let middle = whole.len() / 2;
     fs::write(&broken, &whole[..middle])?;
-    refused(&machine, &import, 1, "E-IMG-005", &["cannot be imported"])?;
+    refused(&machine, &import, 1, "E-IMG-006", &["cannot be imported"])?;
     fs::write(&broken, b"")?;
-    refused(&machine, &import, 1, "E-IMG-005", &["there is nothing in it"])?;
+    refused(&machine, &import, 1, "E-IMG-006", &["there is nothing in it"])?;
     fs::write(&broken, b"this is no archive, and long enough to be read as the first block of one".repeat(20))?;
-    refused(&machine, &import, 1, "E-IMG-005", &["no tar archive"])?;
+    refused(&machine, &import, 1, "E-IMG-006", &["no tar archive"])?;
     refused(&machine, "image import /no/such/file", 2, "E-SPEC-001", &["/no/such/file"])?;
     let mut other = whole.clone();
     let config = br#""diff_ids":["sha256:"#;
@@ -116,7 +116,7 @@ fn archives_of_docker_come_in_and_broken_ones_leave_nothing() -> Result<()> {
     let digit = &mut other[at + config.len()];
     *digit = if *digit == b'0' { b'1' } else { b'0' };
     fs::write(&broken, &other)?;
-    refused(&machine, &import, 1, "E-IMG-005", &["docker.io/library/own:docker", "unpacks to"])?;
+    refused(&machine, &import, 1, "E-IMG-006", &["docker.io/library/own:docker", "unpacks to"])?;
     ensure!(names(&machine)?.is_empty(), "{:?}", names(&machine)?);
     before.again(&machine)?;
 

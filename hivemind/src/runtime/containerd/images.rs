@@ -127,7 +127,11 @@ impl ImageStore for ContainerdRuntime {
         }
         let mut taken = Vec::new();
         for packed in wanted {
-            self.puller.take(&packed, &packed.name).await?;
+            self.puller.take(&packed, &packed.name).await.map_err(|error| match error {
+                // No registry is to blame.
+                error @ RuntimeError::Corrupt { .. } => bad(error.to_string()),
+                other => other,
+            })?;
             taken.push(packed.name);
         }
         Ok(taken)
