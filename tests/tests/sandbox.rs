@@ -89,7 +89,13 @@ fn containers_run_from_the_registry() -> Result<()> {
     ctr(&["images", "pull", "--plain-http", &name])?;
     ctr(&["run", "--detach", "--net-host", &name, "web"])?;
     let page = xtask::wait::until("the page", std::time::Duration::from_secs(10), || {
-        shell::output(sandbox.command("busybox").args(["wget", "-q", "-O", "-", "http://[::1]:80/"]))
+        shell::output(sandbox.command(xtask::deb::program("busybox", "busybox-static")?).args([
+            "wget",
+            "-q",
+            "-O",
+            "-",
+            "http://[::1]:80/",
+        ]))
     })?;
     ensure!(page.starts_with("Hello from "), "{page}");
     let socket = containerd.socket().display().to_string();
@@ -106,7 +112,7 @@ fn a_registry_with_a_password_refuses_others() -> Result<()> {
     let name = registry.push(&sandbox, &image::web()?, "secret/web", "1")?;
     let get = |more: &[&str]| {
         let url = format!("http://{}/v2/secret/web/manifests/1", registry.host());
-        let mut wget = sandbox.command("busybox");
+        let mut wget = sandbox.command(xtask::deb::program("busybox", "busybox-static")?);
         wget.args(["wget", "-q", "-O", "-", "--header", "Accept: application/vnd.oci.image.manifest.v1+json"]);
         shell::output(wget.args(more).arg(url))
     };

@@ -24,7 +24,7 @@ pub const USER: &str = "demo";
 /// Its password.
 pub const PASSWORD: &str = "secret";
 /// `USER:PASSWORD`, with bcrypt as the registry wants it.
-const HTPASSWD: &str = "demo:$2y$05$axUWe1hOblx/E.bTJkDmnOILwkdwYX5CST2fUIiZ8ALMsceDiayVi\n";
+pub const HTPASSWD: &str = "demo:$2y$05$axUWe1hOblx/E.bTJkDmnOILwkdwYX5CST2fUIiZ8ALMsceDiayVi\n";
 /// The header of the two.
 const BASIC: &str = "Basic ZGVtbzpzZWNyZXQ=";
 

@@ -62,7 +62,7 @@ fn entry(out: &mut Vec<u8>, path: &str, mode: u32, content: Option<Result<&[u8],
 
 /// The layer with busybox.
 pub(crate) fn busybox() -> Result<Vec<u8>> {
-    let busybox = std::fs::read("/bin/busybox").context("needs Debian's busybox-static")?;
+    let busybox = std::fs::read(xtask::deb::program("busybox", "busybox-static")?)?;
     let mut tar = Vec::new();
     for dir in ["bin/", "etc/", "srv/"] {
         entry(&mut tar, dir, 0o755, None);

@@ -8,6 +8,7 @@ use hivemind::{
 };
 use serde_json::json;
 use tokio::sync::watch;
+use xtask::registry::{HTPASSWD, USER};
 
 use super::{
     image::{Packed, busybox, layer, users},
@@ -121,10 +122,9 @@ fn credentials() {
     sandboxed(|| async {
         let world = World::new().await?;
         let users = world.dir.join("htpasswd");
-        let made = std::process::Command::new("htpasswd").args(["-Bbc"]).arg(&users).args(["ann", "pass"]).output()?;
-        anyhow::ensure!(made.status.success(), "needs Debian's apache2-utils");
-        // base64 of ann:pass
-        let registry = Registry::start(&world.dir, 5001, Some(&users), Some("Basic YW5uOnBhc3M=")).await?;
+        std::fs::write(&users, HTPASSWD)?;
+        // base64 of USER:PASSWORD
+        let registry = Registry::start(&world.dir, 5001, Some(&users), Some("Basic ZGVtbzpzZWNyZXQ=")).await?;
         let layers = [(super::image::users(), Packed::Gzip)];
         registry.target.push("secret", Some("latest"), &layers, architecture(), json!({}))?;
         let host = registry.target.host.clone();
@@ -137,14 +137,14 @@ fn credentials() {
             ..world.config()
         };
         let runtime = ContainerdRuntime::connect(config)?;
-        for content in [None, Some(json!({"auths": {&host: {"username": "ann", "password": "wrong"}}}))] {
+        for content in [None, Some(json!({"auths": {&host: {"username": USER, "password": "wrong"}}}))] {
             if let Some(content) = content {
                 std::fs::write(&file, content.to_string())?;
             }
             let error = pull(&runtime, &name).await.expect_err("must fail").downcast::<RuntimeError>()?;
             assert!(matches!(error, RuntimeError::RegistryAuth { .. }), "{error:?}");
         }
-        std::fs::write(&file, json!({"auths": {&host: {"auth": "YW5uOnBhc3M="}}}).to_string())?;
+        std::fs::write(&file, json!({"auths": {&host: {"auth": "ZGVtbzpzZWNyZXQ="}}}).to_string())?;
         pull(&runtime, &name).await?;
         Ok(())
     });

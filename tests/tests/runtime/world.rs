@@ -70,8 +70,9 @@ impl Registry {
         }
         let path = dir.join(format!("registry-{port}.yml"));
         std::fs::write(&path, config.to_string())?;
+        let program = xtask::deb::program("docker-registry", "docker-registry")?;
         let mut command = Command::new("setpriv");
-        command.args(["--pdeathsig", "KILL", "docker-registry", "serve"]).arg(path);
+        command.args(["--pdeathsig", "KILL"]).arg(program).arg("serve").arg(path);
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
         let target = Target { host: format!("127.0.0.1:{port}"), authorization: authorization.map(str::to_owned) };
         let registry = Self { child, target, storage };

@@ -152,7 +152,13 @@ fn processes_and_what_they_use_are_shown() -> Result<()> {
     ensure!(number(&busy, "memory_bytes")? > 0.0 && number(&busy, "pids")? >= 2.0, "{busy}");
 
     let before = stats(&["web"])?.pop().context("one")?;
-    xtask::shell::output(machine.sandbox.command("wget").args(["-q", "-O", "-", "http://127.0.0.1:8080/"]))?;
+    xtask::shell::output(machine.sandbox.command(xtask::deb::program("busybox", "busybox-static")?).args([
+        "wget",
+        "-q",
+        "-O",
+        "-",
+        "http://127.0.0.1:8080/",
+    ]))?;
     let after = stats(&["web"])?.pop().context("one")?;
     for name in ["bytes_in", "bytes_out", "packets_in", "packets_out"] {
         ensure!(number(&after, name)? > number(&before, name)?, "{name}: {before}, {after}");
