@@ -52,7 +52,7 @@ pub async fn run(config: DaemonConfig) -> Result<(), Problem> {
     let block = readiness.block("start");
     // Before anything is written: the folders may be those of the daemon that runs.
     api::ensure_alone(&config.socket)?;
-    for dir in [&config.state_dir, &config.run_dir, &config.run_dir.join(Storage::MOUNTS)] {
+    for dir in [&config.state_dir, &config.run_dir] {
         private_dir(dir)?;
     }
     let token_path = config.state_dir.join("api-token");
@@ -74,6 +74,8 @@ async fn serve(
     let (opener, resolved) = mpsc::channel(RESOLVED);
     let Prepared { runtime, rows, net, mut dns, mut dataplane, in_place } =
         prepare(config, &network, table, opener).await?;
+    // Not earlier: a start that fails leaves nothing.
+    private_dir(&config.run_dir.join(Storage::MOUNTS))?;
     let internal = |error: std::io::Error| Problem::new(ErrorCode::Internal, error.to_string());
     let (ring, packets) = (dataplane.ring(), dataplane.packets());
     let (datapath, thread) =
