@@ -343,8 +343,8 @@ impl Who {
 /// Whether it is what a kernel says of itself when an instance's interface goes up, inside or at the host's end, which is
 /// nobody's doing: that it looks whether its address is free, asks for routers, and tells which groups it listens to.
 fn is_housekeeping(drops: &DropRecord) -> bool {
-    // Types of ICMPv6, as a port shows them.
-    let kinds = [131, 132, 133, 135, 143].map(|kind: u16| u16::from_be(kind));
+    // Types of ICMPv6, which are in place of a port.
+    let kinds = [131, 132, 133, 135, 143];
     let Some((SocketAddr::V6(from), SocketAddr::V6(to))) = drops.ends else { return false };
     drops.protocol == packet::ICMPV6
         && matches!(drops.reason, Reason::SpoofedAddress | Reason::Multicast | Reason::Neighbour | Reason::Unroutable)

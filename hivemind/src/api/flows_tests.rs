@@ -238,7 +238,7 @@ fn what_kernels_say_at_their_start_is_told_apart() {
     let who = who();
     let is = |from: &str, to: &str, kind: u16, reason| {
         let at = |address: &str, port| std::net::SocketAddr::new(address.parse().expect("an address"), port);
-        let ends = Some((at(from, 0), at(to, u16::from_be(kind))));
+        let ends = Some((at(from, 0), at(to, kind)));
         let record = DropRecord { ends, protocol: packet::ICMPV6, direction: Direction::Out, reason, ..drops(None, 0) };
         who.dropped(&record).housekeeping
     };

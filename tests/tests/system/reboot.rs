@@ -1,6 +1,6 @@
 //! The machine starts again: of what runs and of what lies in memory nothing is left, what is on the disk is.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use hivemind_tests::{instances, machine, until_ready};
 use xtask::shell;
 
@@ -30,7 +30,7 @@ fn apps_come_back_after_the_machine_was_switched_off() -> Result<()> {
         all.iter().map(|instance| instance.id.clone()).collect()
     };
     ensure!(ids(&after) == ids(&before), "other instances: {after:?}, {before:?}");
-    let busybox = shell::find("busybox").context("busybox is not installed")?;
+    let busybox = xtask::deb::program("busybox", "busybox-static")?;
     let mut asks = machine.sandbox.command(busybox);
     ensure!(
         shell::output(asks.args(["wget", "-q", "-O", "-", "http://127.0.0.1:8080/"]))?.contains("Hello"),

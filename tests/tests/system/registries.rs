@@ -131,6 +131,7 @@ fn machine(test: &str, plain: &[&str]) -> Result<(Machine, std::path::PathBuf)> 
     let mut machine = Machine::prepare(&unique(test), &[])?;
     machine.push(&image::web()?, "web", "1")?;
     let auth = machine.sandbox.dir().join("auth.json");
+    fs::write(&auth, "{}")?;
     let flags = ["--registry-auth", &auth.display().to_string(), "--log-level", "trace"];
     machine.daemon = Daemon::new(&machine.sandbox, &machine.containerd.socket(), plain, &flags)?;
     Ok((machine, auth))
