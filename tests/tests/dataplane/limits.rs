@@ -227,7 +227,8 @@ fn connections_over_the_limit_are_refused_and_others_take_the_place_of_closed_on
                     assert!(Instant::now() < deadline, "{to}: the place of a closed connection is not given again");
                 }
                 drop(open);
-                let deadline = Instant::now() + PATIENCE;
+                // One whose end was lost on a busy machine goes with its row.
+                let deadline = Instant::now() + 12 * PATIENCE;
                 let open = |lab: &mut Lab| used(lab, 1).connections[1];
                 while open(&mut lab) > 0 {
                     assert!(Instant::now() < deadline, "{to}: {} are still counted", open(&mut lab));
