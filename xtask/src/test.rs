@@ -1,6 +1,7 @@
 //! `cargo xtask test`: everything that must hold, in the order of what fails fastest.
 
 use std::{
+    hash::{BuildHasher, Hasher, RandomState},
     path::Path,
     process::{Command, ExitCode, Stdio},
 };
@@ -57,9 +58,8 @@ pub(crate) fn run(quick: bool, long: bool, filter: Option<&str>) -> Result<ExitC
         if long {
             cargo.env("HIVEMIND_LONG", "1");
         }
-        // The same histories each time: who looks for new ones sets PROPTEST_CASES and PROPTEST_RNG_SEED.
         if std::env::var_os("PROPTEST_RNG_SEED").is_none() {
-            cargo.env("PROPTEST_RNG_SEED", "2");
+            cargo.env("PROPTEST_RNG_SEED", seed(long));
         }
         cargo.arg("--").args(filter);
         if suite.starts_with(&["--package"]) {
@@ -80,6 +80,15 @@ pub(crate) fn run(quick: bool, long: bool, filter: Option<&str>) -> Result<ExitC
     // The last line, alone: it is counted by machines.
     println!("{} passed, {} failed, {} skipped", tally.passed, tally.failed, tally.skipped);
     Ok(if tally.failed > 0 { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// What the properties' histories are made of: the same each time, and new ones in the long run. Said, so that what fails
+/// can be had again: `PROPTEST_RNG_SEED` sets it, `PROPTEST_CASES` how many.
+fn seed(long: bool) -> String {
+    // The standard library's way to something random.
+    let seed = if long { RandomState::new().build_hasher().finish() } else { 2 };
+    println!("PROPTEST_RNG_SEED={seed}");
+    seed.to_string()
 }
 
 impl Tally {

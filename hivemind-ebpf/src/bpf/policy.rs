@@ -63,10 +63,15 @@ fn one(work: &mut Work, way: u8, device: u32) -> Result<(), Reason> {
     let ruled = endpoint.flags & (RULED_IN | RULED_OUT) != 0;
     let tuple = &work.judged.tuple;
     let other = if way == IN { &tuple.src } else { &tuple.dst };
-    if !ruled && !config().is_instance(other) {
+    let instance = config().is_instance(other);
+    if !ruled && !instance {
         return Ok(());
     }
     let peer = who(other);
+    if instance && peer.class == WORLD {
+        // No instance has it: nobody can be there, and no rule means it.
+        return Err(Reason::SpoofedAddress);
+    }
     let foreign = peer.tenant != 0 && peer.tenant != endpoint.who.tenant;
     if !ruled && !foreign || peer.class == HOST {
         return Ok(());

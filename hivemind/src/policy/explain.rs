@@ -216,6 +216,7 @@ impl Leg {
             }
             Verdict::Denied => format!("no rule allows it, and the direction is closed by {}", names()),
             Verdict::WouldDeny => format!("it passes, and would be denied but for the audit mode of {}", names()),
+            Verdict::NoInstance => "no instance has the address that it comes from".into(),
             Verdict::OtherTenant => "it comes from another tenant, and no rule names that one".into(),
         }
     }

@@ -48,6 +48,8 @@ pub enum Verdict {
     RejectedBy(u32),
     /// It comes from another tenant, and no rule allows it.
     OtherTenant,
+    /// It says that it comes from an instance that is not there.
+    NoInstance,
     /// It goes to, or from, a port of the host that is always open.
     Failsafe,
 }
@@ -55,7 +57,11 @@ pub enum Verdict {
 impl Verdict {
     /// Whether the packet passes.
     pub fn passes(self) -> bool {
-        !matches!(self, Self::Denied | Self::DeniedBy(_) | Self::Rejected | Self::RejectedBy(_) | Self::OtherTenant)
+        match self {
+            Self::Denied | Self::DeniedBy(_) | Self::Rejected | Self::RejectedBy(_) => false,
+            Self::OtherTenant | Self::NoInstance => false,
+            Self::OwnNode | Self::NotIsolated | Self::Allowed(_) | Self::WouldDeny | Self::Failsafe => true,
+        }
     }
 
     /// The rule that decides.
@@ -68,6 +74,7 @@ impl Verdict {
             | Self::Denied
             | Self::Rejected
             | Self::OtherTenant
+            | Self::NoInstance
             | Self::Failsafe => None,
         }
     }
@@ -101,8 +108,7 @@ pub fn judge(
         Peer::Address(address) => (WORLD, address, false),
         Peer::Instance(id, address) => match compiled.peers.get(id) {
             Some(peer) => (peer.class, address, tenant(local) != Some(peer.tenant)),
-            // Nobody knows it any more: its address is one like all others.
-            None => (WORLD, address, false),
+            None => return Verdict::NoInstance,
         },
     };
     // The border between tenants is the receiver's to open: the sender needs no rule for it.

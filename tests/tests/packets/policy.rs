@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use hivemind::{
     dataplane::{Dataplane, bpf::BpfDataplane},
     net::Family,
-    policy::{ALL_PORTS, ANYBODY, BLOCK, Direction, EndpointPolicy, OTHERS, RuleKey, RuleRow, interval},
+    policy::{ALL_PORTS, ANYBODY, BLOCK, Direction, EndpointPolicy, OTHERS, RuleKey, RuleRow, WORLD, interval},
     spec::v1::{Action, PolicyProtocol},
 };
 use hivemind_ebpf::{abi::Count, map, policy::NEAR_HITS, program, reason::Reason};
@@ -436,6 +436,31 @@ fn what_rules_decide_is_counted_exactly_wherever_it_is_counted() {
         let nothing = || aya::maps::PerCpuValues::try_from(vec![Count::default(); aya::util::nr_cpus().expect("CPUs")]);
         rules.iter().for_each(|rule| far.insert(rule, nothing().expect("one for each"), 0).expect("written"));
         assert_eq!(hits(&mut bench), [8, 8, 3], "it never falls");
+        bench.lab.dataplane.unload().expect("to unload");
+    });
+}
+
+#[test]
+fn an_address_of_instances_that_none_has_is_nobodys() {
+    isolated(|cgroup| {
+        let mut bench = Bench::new(cgroup);
+        for family in FAMILIES {
+            let frame = asks(&bench, family, TCP, 8080);
+            bench.ask("known", &frame, passes(&frame));
+            // As when somebody else has removed the row, and it is not mended yet.
+            let address = bench.address(0, family);
+            bench.lab.tables.peers.remove(&address).expect("a row");
+            bench.lab.sync();
+            bench.ask("no policy", &frame, Expect::Drop(Reason::SpoofedAddress));
+        }
+        bench.about(1, IN);
+        for peer in [ANYBODY, WORLD, OTHERS] {
+            bench.rules(&[(Direction::In, peer, None, ALL_PORTS)]);
+            for family in FAMILIES {
+                let frame = asks(&bench, family, UDP, 53);
+                bench.ask("no rule means it", &frame, Expect::Drop(Reason::SpoofedAddress));
+            }
+        }
         bench.lab.dataplane.unload().expect("to unload");
     });
 }

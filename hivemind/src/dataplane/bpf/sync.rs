@@ -244,8 +244,7 @@ impl Shadow {
 
         // Limits before the instances that have them.
         self.put_limits(&mut writes, maps, wanted);
-        // Who comes is known before anything is opened: an address that nobody knows is one of the world, and would pass where
-        // another tenant does not.
+        // Who comes is known before anything is opened: what it sends is dropped until then.
         let (come, others): (Vec<_>, Vec<_>) =
             peers.put.into_iter().partition(|(address, _)| !self.rows.peers.contains_key(*address));
         writes.put(&mut maps.peers, &mut self.rows.peers, &come);

@@ -348,6 +348,9 @@ impl World {
         if instance.is_none() && self.node.contains(&peer) {
             return Ok(());
         }
+        if instance.is_none() && remote.is_none() && self.is_instance(peer) {
+            return Err(Reason::SpoofedAddress);
+        }
         let foreign = |n: Option<usize>| n == Some(FOREIGN);
         let theirs = foreign(instance) || remote.is_some_and(|n| n >= 2);
         let other = way == Direction::In && (instance.is_some() || remote.is_some()) && theirs != (about == FOREIGN);
