@@ -39,6 +39,8 @@ mod refusal;
 mod silence;
 #[path = "packets/table.rs"]
 mod table;
+#[path = "packets/tenants.rs"]
+mod tenants;
 #[path = "packets/tunnel.rs"]
 mod tunnel;
 

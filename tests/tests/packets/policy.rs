@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use hivemind::{
     dataplane::{Dataplane, bpf::BpfDataplane},
     net::Family,
-    policy::{ALL_PORTS, ANYBODY, BLOCK, Direction, EndpointPolicy, OTHERS, RuleKey, RuleRow, WORLD, interval},
+    policy::{ALL_PORTS, ANYBODY, BLOCK, Direction, EndpointPolicy, RuleKey, RuleRow, interval},
     spec::v1::{Action, PolicyProtocol},
 };
 use hivemind_ebpf::{abi::Count, map, policy::NEAR_HITS, program, reason::Reason};
@@ -17,32 +17,32 @@ use crate::{
 };
 
 /// The set of policies that is about instance 1.
-const SET: u32 = 77;
-const IN: EndpointPolicy =
+pub(crate) const SET: u32 = 77;
+pub(crate) const IN: EndpointPolicy =
     EndpointPolicy { sets: [0, 0, SET, 0, 0], isolated_in: true, ruled_in: true, ..EndpointPolicy::NONE };
 const BOTH: EndpointPolicy = EndpointPolicy { isolated_out: true, ruled_out: true, ..IN };
 /// The sets of the tiers.
-const FIRST: u32 = 78;
-const LAST: u32 = 79;
+pub(crate) const FIRST: u32 = 78;
+pub(crate) const LAST: u32 = 79;
 
 /// A frame from instance 0 to a port of instance 1.
-fn asks(bench: &Bench, family: Family, protocol: u8, port: u16) -> Frame {
+pub(crate) fn asks(bench: &Bench, family: Family, protocol: u8, port: u16) -> Frame {
     bench.sent(0, protocol, 6000, (bench.address(1, family), port).into())
 }
 
 /// What instance 1 answers to it.
-fn answers(bench: &Bench, family: Family, asked: &Frame) -> Frame {
+pub(crate) fn answers(bench: &Bench, family: Family, asked: &Frame) -> Frame {
     let mut frame = bench.sent(1, asked.protocol, asked.dst.1, (bench.address(0, family), asked.src.1).into());
     frame.detail = ACK;
     frame
 }
 
-fn passes(frame: &Frame) -> Expect {
+pub(crate) fn passes(frame: &Frame) -> Expect {
     Expect::RedirectAs(frame.bytes())
 }
 
 impl Bench {
-    fn about(&mut self, instance: usize, policy: EndpointPolicy) {
+    pub(crate) fn about(&mut self, instance: usize, policy: EndpointPolicy) {
         let ifindex = self.ifindex(instance);
         let row = self.lab.tables.endpoints.get_mut(&ifindex).expect("a row");
         row.policy = policy;
@@ -50,7 +50,7 @@ impl Bench {
     }
 
     /// Only these rules, each with a number of its own; ports are those where intervals begin.
-    fn rules(&mut self, rules: &[(Direction, u32, Option<PolicyProtocol>, u32)]) {
+    pub(crate) fn rules(&mut self, rules: &[(Direction, u32, Option<PolicyProtocol>, u32)]) {
         let key = |(direction, peer, protocol, port)| RuleKey { set: SET, direction, peer, protocol, port };
         let row = |number| RuleRow { number, ..RuleRow::default() };
         self.lab.tables.rules = rules.iter().map(|rule| key(*rule)).zip((1..).map(row)).collect();
@@ -58,7 +58,7 @@ impl Bench {
     }
 
     /// Only these rules of sets, about what comes in, in the order in which they decide.
-    fn tiers(&mut self, rules: &[(u32, Action, u32, Option<PolicyProtocol>)]) {
+    pub(crate) fn tiers(&mut self, rules: &[(u32, Action, u32, Option<PolicyProtocol>)]) {
         let rules = (1..).zip(rules).map(|(number, (set, action, peer, protocol))| {
             let (direction, port) = (Direction::In, ALL_PORTS);
             let key = RuleKey { set: *set, direction, peer: *peer, protocol: *protocol, port };
@@ -68,13 +68,13 @@ impl Bench {
         self.lab.sync();
     }
 
-    fn answer(&mut self, name: &str, frame: &Frame, expect: Expect) {
+    pub(crate) fn answer(&mut self, name: &str, frame: &Frame, expect: Expect) {
         let row = self.sends(name, frame, expect);
         let ifindex = self.ifindex(1);
         self.check(&crate::bench::Row { ifindex, ..row });
     }
 
-    fn ask(&mut self, name: &str, frame: &Frame, expect: Expect) {
+    pub(crate) fn ask(&mut self, name: &str, frame: &Frame, expect: Expect) {
         let row = self.sends(name, frame, expect);
         self.check(&row);
     }
@@ -184,34 +184,6 @@ fn both_directions_are_judged_and_answers_pass() {
             let gateway = if family == Family::V4 { GATEWAY.0.into() } else { std::net::IpAddr::from(GATEWAY.1) };
             let to_node = bench.sent(1, UDP, 5000, (gateway, 53).into());
             bench.answer("to its own node", &to_node, Expect::Pass);
-        }
-        bench.lab.dataplane.unload().expect("to unload");
-    });
-}
-
-#[test]
-fn another_tenant_comes_in_by_a_rule_only() {
-    isolated(|cgroup| {
-        let mut bench = Bench::new(cgroup);
-        let foreign = lab::TENANT + 1;
-        let ifindex = bench.ifindex(0);
-        bench.lab.tables.endpoints.get_mut(&ifindex).expect("a row").tenant = foreign;
-        for family in FAMILIES {
-            let address = bench.address(0, family);
-            bench.lab.tables.peers.get_mut(&address).expect("a row").tenant = foreign;
-        }
-        bench.lab.sync();
-        for family in FAMILIES {
-            let frame = asks(&bench, family, TCP, 8080);
-            bench.ask("of another tenant", &frame, Expect::Drop(Reason::OtherTenant));
-        }
-        bench.about(1, IN);
-        bench.rules(&[(Direction::In, lab::class(0), None, ALL_PORTS)]);
-        for family in FAMILIES {
-            let frame = asks(&bench, family, TCP, 8080);
-            bench.ask("allowed by a rule", &frame, passes(&frame));
-            let answer = answers(&bench, family, &frame);
-            bench.answer("answered", &answer, passes(&answer));
         }
         bench.lab.dataplane.unload().expect("to unload");
     });
@@ -436,66 +408,6 @@ fn what_rules_decide_is_counted_exactly_wherever_it_is_counted() {
         let nothing = || aya::maps::PerCpuValues::try_from(vec![Count::default(); aya::util::nr_cpus().expect("CPUs")]);
         rules.iter().for_each(|rule| far.insert(rule, nothing().expect("one for each"), 0).expect("written"));
         assert_eq!(hits(&mut bench), [8, 8, 3], "it never falls");
-        bench.lab.dataplane.unload().expect("to unload");
-    });
-}
-
-#[test]
-fn an_address_of_instances_that_none_has_is_nobodys() {
-    isolated(|cgroup| {
-        let mut bench = Bench::new(cgroup);
-        for family in FAMILIES {
-            let frame = asks(&bench, family, TCP, 8080);
-            bench.ask("known", &frame, passes(&frame));
-            // As when somebody else has removed the row, and it is not mended yet.
-            let address = bench.address(0, family);
-            bench.lab.tables.peers.remove(&address).expect("a row");
-            bench.lab.sync();
-            bench.ask("no policy", &frame, Expect::Drop(Reason::SpoofedAddress));
-        }
-        bench.about(1, IN);
-        for peer in [ANYBODY, WORLD, OTHERS] {
-            bench.rules(&[(Direction::In, peer, None, ALL_PORTS)]);
-            for family in FAMILIES {
-                let frame = asks(&bench, family, UDP, 53);
-                bench.ask("no rule means it", &frame, Expect::Drop(Reason::SpoofedAddress));
-            }
-        }
-        bench.lab.dataplane.unload().expect("to unload");
-    });
-}
-
-#[test]
-fn everybody_is_another_tenant_only_if_denied() {
-    use Action::{Accept, Deny};
-    isolated(|cgroup| {
-        let mut bench = Bench::new(cgroup);
-        let ifindex = bench.ifindex(0);
-        bench.lab.tables.endpoints.get_mut(&ifindex).expect("a row").tenant = lab::TENANT + 1;
-        for family in FAMILIES {
-            let address = bench.address(0, family);
-            bench.lab.tables.peers.get_mut(&address).expect("a row").tenant = lab::TENANT + 1;
-        }
-        let class = lab::class(0);
-        bench.about(1, EndpointPolicy { sets: [FIRST, 0, SET, 0, LAST], ..IN });
-        for (name, rules, expect) in [
-            ("everybody", &[(FIRST, Accept, ANYBODY, None)][..], Some(Reason::OtherTenant)),
-            ("named", &[(FIRST, Accept, class, None)], None),
-            ("denied", &[(FIRST, Deny, OTHERS, None), (SET, Accept, class, None)], Some(Reason::PolicyIn)),
-        ] {
-            bench.tiers(rules);
-            for family in FAMILIES {
-                let frame = asks(&bench, family, UDP, 53);
-                bench.ask(name, &frame, expect.map_or_else(|| passes(&frame), Expect::Drop));
-            }
-        }
-        // A trial of the namespace opens no border, and keeps no tier from opening it.
-        bench.about(1, EndpointPolicy { sets: [0, 0, SET, 0, LAST], audit_in: true, ..IN });
-        bench.tiers(&[(SET, Accept, class, None)]);
-        let frame = asks(&bench, Family::V4, UDP, 53);
-        bench.ask("on trial", &frame, Expect::Drop(Reason::OtherTenant));
-        bench.tiers(&[(LAST, Accept, class, None)]);
-        bench.ask("by the last tier", &frame, passes(&frame));
         bench.lab.dataplane.unload().expect("to unload");
     });
 }
