@@ -1,5 +1,6 @@
-//! Makes room where the images are. When that disk is fuller than a mark, images that no instance uses go, those that were
-//! used longest ago first, until it is emptier than another. What an instance of this node is to run with never goes.
+//! Makes room where the images are. When that disk is fuller than a mark, images that nothing uses go, those that were
+//! used longest ago first, until it is emptier than another. What an instance of this node runs with never goes, nor what an
+//! app is made of: it may have no instance now, and its image may have come out of an archive.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -73,11 +74,12 @@ impl ImageKeeper {
         }
     }
 
-    /// The images of the instances that are, or are to be.
+    /// The images of the instances that are, or are to be, and of all apps.
     fn in_use(&self) -> BTreeSet<String> {
         let desired = self.desired.borrow();
         let images = desired.instances.values().flat_map(|instance| instance.spec.images());
-        images.filter_map(|image| complete_reference(image).ok()).collect()
+        let of_apps = desired.images.values().flat_map(|images| images.iter().map(String::as_str));
+        images.chain(of_apps).filter_map(|image| complete_reference(image).ok()).collect()
     }
 
     /// Looks at the disk, and removes what is to go. Returns how the disk is afterwards.

@@ -297,9 +297,11 @@ pub(super) async fn prune(
     Args(PruneArgs { dry_run }): Args<PruneArgs>,
 ) -> Result<Body<ImagesChanged>, ApiError> {
     let mut gone = ImagesChanged::default();
-    for image in state.images.images().await? {
-        // Asked for each: an app may have come meanwhile.
-        if users(&state).contains_key(&image.reference) {
+    let images = state.images.images().await?;
+    let used = users(&state);
+    for image in images.into_iter().filter(|image| !used.contains_key(&image.reference)) {
+        // Asked again before it goes: an app may have come meanwhile.
+        if !dry_run && users(&state).contains_key(&image.reference) {
             continue;
         }
         if dry_run || state.images.remove_image(&image.reference).await? {

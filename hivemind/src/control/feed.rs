@@ -1,6 +1,10 @@
 //! What a node is told, and what it was told already.
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
+};
 
 use tokio::sync::mpsc;
 
@@ -17,6 +21,8 @@ pub(super) struct Feed {
     to: mpsc::Sender<FeedMessage>,
     /// What was last said of each service: the same is not said twice.
     said: BTreeMap<ServiceKey, Arc<ServedService>>,
+    /// The images that were last said of each app.
+    images: BTreeMap<AppKey, Arc<BTreeSet<String>>>,
     /// What was last said of each node.
     nodes: BTreeMap<NodeName, Arc<Vec<IpAddr>>>,
     /// A message did not fit or the agent has gone: the feed ends, so that nothing is missed silently.
@@ -29,9 +35,11 @@ impl Feed {
         // Everything must fit beside what may come while the agent takes it in.
         let policies = snapshot.namespaces.len() + snapshot.policies.len() + snapshot.tiers.len();
         let policies = policies + snapshot.node_status.len() + snapshot.volumes.len() + snapshot.contents.len();
-        let size = snapshot.instances.len() * 2 + snapshot.services.len() + snapshot.tenants.len() + policies + QUEUE;
+        let apps = snapshot.apps.len() + snapshot.services.len();
+        let size = snapshot.instances.len() * 2 + apps + snapshot.tenants.len() + policies + QUEUE;
         let (to, messages) = mpsc::channel(size);
-        let mut feed = Self { node, to, said: BTreeMap::new(), nodes: BTreeMap::new(), broken: false };
+        let (said, images, nodes) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        let mut feed = Self { node, to, said, images, nodes, broken: false };
         let mut instances: BTreeMap<&AppKey, Vec<&Arc<Instance>>> = BTreeMap::new();
         for row in snapshot.instances.values() {
             let instance = &row.object;
@@ -41,6 +49,9 @@ impl Feed {
         for row in snapshot.services.values() {
             let of_app = instances.get(&row.object.app).into_iter().flatten().copied();
             feed.say_service(snapshot.served_by(&row.object, of_app));
+        }
+        for app in snapshot.apps.keys() {
+            feed.say_images(app, snapshot);
         }
         for row in snapshot.namespaces.values() {
             feed.say(FeedMessage::Namespace(Arc::clone(&row.object)));
@@ -75,6 +86,9 @@ impl Feed {
                     self.say(FeedMessage::PeerGone(id.clone()));
                 }
             }
+        }
+        for app in &dirty.apps {
+            self.say_images(app, snapshot);
         }
         let of_apps = dirty.apps.iter().filter_map(|app| {
             // A service has the name of its app.
@@ -147,6 +161,22 @@ impl Feed {
             self.said.insert(key, Arc::clone(&served));
             self.say(FeedMessage::Service(served));
         }
+    }
+
+    /// Says which images an app is made of, if they are others than were said.
+    fn say_images(&mut self, app: &AppKey, snapshot: &ClusterSnapshot) {
+        let images = snapshot.apps.get(app).map(|row| row.object.spec.images().map(str::to_owned).collect());
+        let images: BTreeSet<_> = images.unwrap_or_default();
+        if self.images.get(app).is_some_and(|said| **said == images) {
+            return;
+        }
+        let images = Arc::new(images);
+        if images.is_empty() {
+            self.images.remove(app);
+        } else {
+            self.images.insert(app.clone(), Arc::clone(&images));
+        }
+        self.say(FeedMessage::Images(app.clone(), images));
     }
 
     /// Says what has changed of the nodes' addresses.

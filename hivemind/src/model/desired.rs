@@ -2,15 +2,19 @@
 //!
 //! The words of the feed from `control` to an agent. The agent never reads the store.
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
+};
 
 use imbl::OrdMap;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Addresses, ClusterSnapshot, Content, ContentKey, ContentKind, Instance, InstanceId, InstanceStatus, Namespace,
-    NodeName, Policy, PolicyKey, Revision, Scope, Service, ServiceKey, ServicePort, Tenant, TenantName, TierKey,
-    TierPolicy, Volume, VolumeKey,
+    Addresses, AppKey, ClusterSnapshot, Content, ContentKey, ContentKind, Instance, InstanceId, InstanceStatus,
+    Namespace, NodeName, Policy, PolicyKey, Revision, Scope, Service, ServiceKey, ServicePort, Tenant, TenantName,
+    TierKey, TierPolicy, Volume, VolumeKey,
 };
 
 /// A service with those that serve it.
@@ -113,6 +117,8 @@ pub enum FeedMessage {
     Content(Arc<Content>),
     /// A secret or a config is gone.
     ContentGone(ContentKind, ContentKey),
+    /// The images that an app is made of, as it names them, whether it has instances or not. None: the app is gone.
+    Images(AppKey, Arc<BTreeSet<String>>),
     /// A node has these addresses.
     Node(NodeName, Arc<Vec<IpAddr>>),
     /// It is gone.
@@ -145,6 +151,8 @@ pub struct NodeDesired {
     pub volumes: OrdMap<VolumeKey, Arc<Volume>>,
     /// All secrets and configs.
     pub contents: OrdMap<(ContentKind, ContentKey), Arc<Content>>,
+    /// The images of all apps, as they name them.
+    pub images: OrdMap<AppKey, Arc<BTreeSet<String>>>,
     /// All nodes' own addresses.
     pub nodes: OrdMap<NodeName, Arc<Vec<IpAddr>>>,
 }
@@ -219,6 +227,12 @@ impl NodeDesired {
             FeedMessage::ContentGone(kind, key) => {
                 self.contents.remove(&(kind, key));
             }
+            FeedMessage::Images(app, images) if images.is_empty() => {
+                self.images.remove(&app);
+            }
+            FeedMessage::Images(app, images) => {
+                self.images.insert(app, images);
+            }
             FeedMessage::Node(name, addresses) => {
                 self.nodes.insert(name, addresses);
             }
@@ -236,7 +250,7 @@ pub struct StatusReport {
     /// The instance.
     pub id: InstanceId,
     /// Its app: the status is stored under it, also when the instance's row is gone.
-    pub app: super::AppKey,
+    pub app: AppKey,
     /// What was seen.
     pub status: InstanceStatus,
 }

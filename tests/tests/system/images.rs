@@ -132,19 +132,26 @@ fn archives_of_docker_come_in_and_broken_ones_leave_nothing() -> Result<()> {
     machine.close()
 }
 
+/// What containerd calls `parked:1`.
+const PARKED: &str = "docker.io/library/parked:1";
+
 #[test]
 fn a_full_disk_makes_room_of_what_nobody_uses() -> Result<()> {
     // Every disk is fuller than this.
     let flags = ["--image-gc-high", "0", "--image-gc-low", "0", "--image-gc-rest", "0s"];
     let (mut machine, image) = hivemind_tests::machine_with("image-gc", &flags)?;
     ok(&machine, &format!("app deploy --image {image} --name web --port 80 --wait"))?;
-    let archive = saved(machine.daemon.dir(), "own:1")?;
-    ok(&machine, &format!("image import {}", archive.display()))?;
+    // One that is nobody's, and one of an app that has no instance now: nobody else has it.
+    for name in ["own:1", "parked:1"] {
+        let archive = saved(machine.daemon.dir(), name)?;
+        ok(&machine, &format!("image import {}", archive.display()))?;
+    }
+    ok(&machine, "app deploy --image parked:1 --pull never --replicas 0 --name parked")?;
     // It looks at the disk when it starts, too.
     machine.daemon.stop()?;
     machine.daemon.start(&machine.sandbox)?;
     xtask::wait::until("the unused image to go", hivemind_tests::PATIENCE, || {
-        ensure!(names(&machine)? == [image.clone()], "{:?}", names(&machine)?);
+        ensure!(names(&machine)? == [&image, PARKED], "{:?}", names(&machine)?);
         Ok(())
     })?;
     let events = ok(&machine, "events")?;
@@ -152,5 +159,6 @@ fn a_full_disk_makes_room_of_what_nobody_uses() -> Result<()> {
     ensure!(events.contains("ImageDiskFull"), "{events}");
     until_ready(&machine, "web", 1)?;
     ensure!(machine.daemon.get("/metrics")?.contains("hivemind_images_removed_total 1"));
+    ok(&machine, "app scale --name parked --replicas 1 --wait")?;
     machine.close()
 }
