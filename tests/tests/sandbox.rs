@@ -87,7 +87,9 @@ fn containers_run_from_the_registry() -> Result<()> {
         shell::output(ctr.arg("--address").arg(containerd.socket()).args(args))
     };
     ctr(&["images", "pull", "--plain-http", &name])?;
-    ctr(&["run", "--detach", "--net-host", &name, "web"])?;
+    // In the sandbox's group, or it would outlive it.
+    let group = format!("/{}/web", sandbox.name());
+    ctr(&["run", "--detach", "--net-host", "--cgroup", &group, &name, "web"])?;
     let page = xtask::wait::until("the page", std::time::Duration::from_secs(10), || {
         shell::output(sandbox.command(xtask::deb::program("busybox", "busybox-static")?).args([
             "wget",

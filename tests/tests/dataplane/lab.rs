@@ -439,6 +439,9 @@ impl Lab {
             row.choice.alike = true;
             self.tables.services.insert(Frontend::Published(family, port, protocol), row);
         }
+        for index in backends {
+            self.tables.served.insert((self.instances[*index].link.ifindex, target, protocol), n.into());
+        }
     }
 
     fn row(&self, n: u8, target: u16, family: Family, backends: &[usize]) -> ServiceRow {
