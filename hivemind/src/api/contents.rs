@@ -24,6 +24,7 @@ use crate::{
         ClusterSnapshot, Content, ContentKind, Hidden, NamespaceName, Problem, Revision, Row, Scope, TenantName,
         Timestamp,
     },
+    spec::v1::ContentSpec,
 };
 
 /// A secret or a config. The content of a secret is in no answer.
@@ -56,17 +57,6 @@ pub struct ContentView {
     pub created_at: Timestamp,
     /// When its content was last changed.
     pub changed_at: Timestamp,
-}
-
-/// What a secret or a config is to be.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct ContentBody {
-    /// Its content, in base64.
-    pub data: Hidden,
-    /// All its labels.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub labels: BTreeMap<String, String>,
 }
 
 /// How it is written.
@@ -124,7 +114,7 @@ async fn write(
     named: Named,
     replace: bool,
     headers: &HeaderMap,
-    body: ContentBody,
+    body: ContentSpec,
 ) -> Result<Response, ApiError> {
     let new = NewContent { kind, key: named.content()?, labels: body.labels, data: body.data, replace };
     change(state, ObjectChange::PutContent(Box::new(new)), headers).await
@@ -167,14 +157,14 @@ pub(super) async fn get_secret(State(state): State<ApiState>, named: Named) -> R
 /// Create a secret, or give it another content.
 #[utoipa::path(put, operation_id = "putSecret", path = "/v1/tenants/{tenant}/namespaces/{namespace}/secrets/{name}", tag = "contents",
     params(("tenant" = String, Path), ("namespace" = String, Path), ("name" = String, Path), PutContentArgs),
-    request_body = ContentBody,
+    request_body = ContentSpec,
     responses((status = 200, body = ChangedView), (status = 201, body = ChangedView), (status = "4XX", body = Problem)))]
 pub(super) async fn put_secret(
     State(state): State<ApiState>,
     named: Named,
     Args(args): Args<PutContentArgs>,
     headers: HeaderMap,
-    Json(body): Json<ContentBody>,
+    Json(body): Json<ContentSpec>,
 ) -> Result<Response, ApiError> {
     write(&state, ContentKind::Secret, named, args.replace, &headers, body).await
 }
@@ -225,14 +215,14 @@ pub(super) async fn get_config(State(state): State<ApiState>, named: Named) -> R
 /// Create a config, or give it another content.
 #[utoipa::path(put, operation_id = "putConfig", path = "/v1/tenants/{tenant}/namespaces/{namespace}/configs/{name}", tag = "contents",
     params(("tenant" = String, Path), ("namespace" = String, Path), ("name" = String, Path), PutContentArgs),
-    request_body = ContentBody,
+    request_body = ContentSpec,
     responses((status = 200, body = ChangedView), (status = 201, body = ChangedView), (status = "4XX", body = Problem)))]
 pub(super) async fn put_config(
     State(state): State<ApiState>,
     named: Named,
     Args(args): Args<PutContentArgs>,
     headers: HeaderMap,
-    Json(body): Json<ContentBody>,
+    Json(body): Json<ContentSpec>,
 ) -> Result<Response, ApiError> {
     write(&state, ContentKind::Config, named, args.replace, &headers, body).await
 }

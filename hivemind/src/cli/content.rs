@@ -12,12 +12,9 @@ use super::{
     tenant::done,
 };
 use crate::{
-    api::{
-        contents::{ContentBody, ContentView},
-        tenants::ChangedView,
-    },
+    api::{contents::ContentView, tenants::ChangedView},
     model::{ContentKind, ContentName, ErrorCode, Hidden, Problem},
-    spec::v1::MAX_CONTENT,
+    spec::v1::{ContentSpec, MAX_CONTENT},
 };
 
 /// Shown beneath `hivemind secret --help`.
@@ -211,7 +208,7 @@ fn path(context: &Context, kind: ContentKind, name: &ContentName) -> String {
 
 async fn create(context: &Context, kind: ContentKind, args: CreateArgs) -> Result<(), Problem> {
     let CreateArgs { name, source, label, replace } = args;
-    let body = ContentBody { data: source.read()?, labels: label.into_iter().collect() };
+    let body = ContentSpec { data: source.read()?, labels: label.into_iter().collect() };
     let path = format!("{}?replace={replace}", path(context, kind, &name));
     let changed: ChangedView = context.client.send(Method::PUT, &path, &body).await?;
     let text = match (changed.created, changed.changed) {

@@ -1,14 +1,15 @@
 //! What a command makes of the rows of secrets and configs. Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     ControlError, ObjectName,
     objects::{RowChange, check_scope},
+    project::ProjectKey,
 };
 use crate::{
-    model::{ClusterSnapshot, Content, ContentKey, ContentKind, Hidden, Scope, Timestamp},
-    spec::v1::{AppSpec, MAX_CONTENT, validate_labels},
+    model::{AppName, ClusterSnapshot, Content, ContentKey, ContentKind, Hidden, Scope, Timestamp},
+    spec::v1::{AppSpec, FileSpec, MAX_CONTENT, PROJECT_LABEL, ProjectSpec, validate_labels},
 };
 
 /// A secret or a config that is to be.
@@ -46,6 +47,59 @@ pub(super) fn put(snapshot: &ClusterSnapshot, new: NewContent, now: Timestamp) -
         Some(before) => Content { labels, data, version: before.version + 1, changed_at: now, ..before.clone() },
     };
     Ok(vec![RowChange::PutContent(content)])
+}
+
+/// What a project makes of its secrets and configs.
+#[derive(Debug, Default)]
+pub(super) struct OfProject {
+    /// The rows that are new or changed.
+    pub(super) put: Vec<Content>,
+    /// The apps that have one whose content is another now.
+    pub(super) stale: BTreeSet<AppName>,
+}
+
+/// The secrets and configs of a project's document. `next` has its namespace.
+pub(super) fn of_project(
+    next: &ClusterSnapshot,
+    key: &ProjectKey,
+    spec: &ProjectSpec,
+    now: Timestamp,
+) -> Result<OfProject, Vec<String>> {
+    let (mut of, mut faults) = (OfProject::default(), Vec::new());
+    let secrets = spec.secrets.iter().map(|(name, it)| (ContentKind::Secret, name, it));
+    let configs = spec.configs.iter().map(|(name, it)| (ContentKind::Config, name, it));
+    for (kind, name, content) in secrets.chain(configs) {
+        let full = ContentKey::new(key.scope.clone(), name.clone());
+        let before = next.contents.get(&(kind, full.clone())).map(|row| &row.object);
+        if before.is_some_and(|before| before.labels.get(PROJECT_LABEL) != Some(&key.name)) {
+            faults.push(format!(
+                "{kind} {name} is there already, and is none of the project's: remove it, or name it as external"
+            ));
+            continue;
+        }
+        let mut labels = content.labels.clone();
+        labels.insert(PROJECT_LABEL.into(), key.name.clone());
+        let new = NewContent { kind, key: full, labels, data: content.data.clone(), replace: true };
+        match put(next, new, now) {
+            Ok(changes) => of.put.extend(changes.into_iter().filter_map(|change| match change {
+                RowChange::PutContent(content) => Some(content),
+                _ => None,
+            })),
+            Err(ControlError::Invalid { faults: more, .. }) => {
+                faults.extend(more.into_iter().map(|fault| format!("{kind} {name}: {fault}")));
+            }
+            Err(error) => faults.push(format!("{kind} {name}: {error}")),
+        }
+    }
+    let other = |kind, file: &FileSpec| {
+        of.put.iter().any(|it| (it.kind, &it.key.name) == (kind, &file.name) && it.version > 1 && it.changed_at == now)
+    };
+    let stale = spec.apps.iter().filter(|(_, app)| {
+        app.secrets.iter().any(|file| other(ContentKind::Secret, file))
+            || app.configs.iter().any(|file| other(ContentKind::Config, file))
+    });
+    let stale = stale.map(|(name, _)| name.clone()).collect();
+    if faults.is_empty() { Ok(OfProject { stale, ..of }) } else { Err(faults) }
 }
 
 /// Removes one that nobody uses.

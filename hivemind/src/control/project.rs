@@ -16,12 +16,13 @@ use utoipa::ToSchema;
 use super::{
     ControlError, ObjectName,
     commands::deploy,
+    contents::{self, OfProject},
     objects::{check_room, check_scope, owned},
 };
 use crate::{
     model::{
-        App, AppKey, AppName, ClusterSnapshot, Namespace, NodeDesired, Policy, PolicyKey, PolicyName, Revision, Row,
-        Scope, Timestamp,
+        App, AppKey, AppName, ClusterSnapshot, Content, Namespace, NodeDesired, Policy, PolicyKey, PolicyName,
+        Revision, Row, Scope, Timestamp,
     },
     spec::v1::{
         POLICY_PREFIX, PROJECT_LABEL, PolicySpec, ProjectSpec, REMOVING_LABEL, validate_labels, validate_policy,
@@ -85,6 +86,8 @@ pub struct ProjectChanged {
     /// Its apps.
     #[schema(value_type = BTreeMap<String, AppChanged>)]
     pub apps: BTreeMap<AppName, AppChanged>,
+    /// Secrets and configs that are new or changed, as `secret db_password`.
+    pub contents_put: BTreeSet<String>,
     /// Policies that are new or changed.
     #[schema(value_type = Vec<String>)]
     pub policies_put: BTreeSet<PolicyName>,
@@ -98,6 +101,7 @@ pub struct ProjectChanged {
 pub(super) enum ProjectRow {
     App(Box<App>),
     Policy(Policy),
+    Content(Content),
     Namespace(Namespace),
     Delete(ObjectName),
 }
@@ -166,9 +170,14 @@ pub(super) fn rows_of_removed(snapshot: &ClusterSnapshot, scope: &Scope) -> Vec<
     let Some(name) = project else { return Vec::new() };
     let key = ProjectKey { scope: scope.clone(), name };
     let policies = policies_of(snapshot, &key);
-    let mut gone: Vec<_> = policies.map(|(key, _)| ObjectName::Policy(key.clone())).collect();
+    let contents = snapshot.contents.iter().filter(|((_, content), row)| {
+        content.scope == key.scope && row.object.labels.get(PROJECT_LABEL) == Some(&key.name)
+    });
+    let contents = contents.map(|((kind, key), _)| ObjectName::Content(*kind, key.clone()));
+    let policies = policies.map(|(key, _)| ObjectName::Policy(key.clone()));
+    let mut gone: Vec<_> = policies.chain(contents).collect();
     // Volumes outlive their apps, and keep the namespace as all else that somebody has put there. What goes is its
-    // policies, and the last app if that is what they go with.
+    // policies, secrets and configs, and the last app if that is what they go with.
     let apps = snapshot.apps.keys().filter(|key| key.scope == *scope).count();
     if owned(snapshot, |of| of == scope).len() == gone.len() + apps {
         gone.push(ObjectName::Namespace(scope.clone()));
@@ -212,6 +221,15 @@ fn apply(
     for orphan in orphans.iter().filter(|_| spec.remove_orphans) {
         next.set_app(&orphan.key, None);
     }
+    let held = contents::of_project(&next, key, &spec, now).unwrap_or_else(|more| {
+        faults.extend(more);
+        OfProject::default()
+    });
+    for content in &held.put {
+        let row = Row { object: Arc::new(content.clone()), modified: snapshot.revision };
+        next.contents.insert((content.kind, content.key.clone()), row);
+    }
+    spec.renew.extend(held.stale);
     let mut apps = BTreeMap::new();
     for (name, mut app) in std::mem::take(&mut spec.apps) {
         let app_key = of(&name);
@@ -238,6 +256,10 @@ fn apply(
     renew(snapshot, &spec.renew, &mut apps);
     policies(snapshot, key, &spec, now, &mut next, planned)?;
     write_namespace(snapshot, namespace, planned);
+    for content in held.put {
+        planned.outcome.contents_put.insert(format!("{} {}", content.kind, content.key.name));
+        planned.rows.push(ProjectRow::Content(content));
+    }
     for (name, app) in apps {
         let before = snapshot.apps.get(&app.key).map(|row| &*row.object);
         let action = action(before, &app);

@@ -17,10 +17,16 @@ mod place;
 #[path = "fuzz/world.rs"]
 mod world;
 
-use std::{collections::BTreeMap, env, fmt::Write as _, time::SystemTime};
+use std::{
+    collections::BTreeMap,
+    env,
+    fmt::Write as _,
+    time::{Duration, SystemTime},
+};
 
 use hivemind::dataplane::Dataplane;
-use hivemind_ebpf::{program, reason::Reason};
+use hivemind_ebpf::{flow::CLOSED_NS, program, reason::Reason};
+use xtask::wait::Stopwatch;
 
 use self::{
     frames::{Frames, Try},
@@ -52,6 +58,10 @@ const FOUND: &[u64] =
 /// Frames of a run that only repeats [`FOUND`]: what runs at every change is the same each time. New ones are looked for by
 /// `cargo xtask test --long`.
 const KEPT_ONLY: u64 = (FOUND.len() * RUN) as u64;
+
+/// The model knows nothing of time: flows that are over are forgotten no sooner. What a slower run finds must be there in
+/// another one too.
+const TIMELESS: Duration = Duration::from_nanos(CLOSED_NS);
 
 /// What came of a run: frames that passed, were dropped, were redirected, and drops by reason.
 #[derive(Debug, Default)]
@@ -251,10 +261,15 @@ fn what_becomes_of_a_frame_is_what_the_model_says() {
         let (seed, count) = (seeds.next().expect("endless"), left.min(RUN));
         left -= count;
         println!("HIVEMIND_FUZZ_SEED={seed} HIVEMIND_FUZZ_CASES={count}");
+        let watch = Stopwatch::start();
         let seen = play(seed, count, BATCH).unwrap_or_else(|wrong| {
+            let late = watch.elapsed() > TIMELESS;
             // The counters tell which frame it was if they are read after each.
-            let exact = play(seed, count, 1).err();
-            panic!("HIVEMIND_FUZZ_SEED={seed} HIVEMIND_FUZZ_CASES={count}: {}", exact.unwrap_or(wrong));
+            match play(seed, count, 1) {
+                Ok(seen) if late => seen,
+                Ok(_) => panic!("HIVEMIND_FUZZ_SEED={seed} HIVEMIND_FUZZ_CASES={count}: {wrong}"),
+                Err(exact) => panic!("HIVEMIND_FUZZ_SEED={seed} HIVEMIND_FUZZ_CASES={count}: {exact}"),
+            }
         });
         (0..3).for_each(|n| all.verdicts[n] += seen.verdicts[n]);
         seen.reasons.into_iter().for_each(|(reason, count)| *all.reasons.entry(reason).or_default() += count);

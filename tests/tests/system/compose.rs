@@ -316,3 +316,80 @@ fn a_project_that_was_begun_goes_on_without_its_daemon_and_its_command_line() ->
     })?;
     machine.close()
 }
+
+#[test]
+fn secrets_and_configs_come_out_of_files_and_variables() -> Result<()> {
+    let (machine, image) = machine("compose-contents")?;
+    let text = format!(
+        "services:
+  web:
+    image: {image}
+    secrets: [db, {{source: token, target: api/token, uid: '33', gid: '34', mode: 0440}}]
+    configs: [{{source: page, target: /srv/page}}]
+  other:
+    image: {image}
+    configs: [shared]
+secrets:
+  db: {{file: ./db.secret}}
+  token: {{environment: TOKEN}}
+configs:
+  page: {{content: \"Hello from ${{WHO}}\"}}
+  shared: {{external: true, name: site}}
+"
+    );
+    let project = Project::new(&machine, "held", &text)?;
+    // What is not there is said with its place, all at once, and nothing is made.
+    project.refused(
+        "up",
+        2,
+        "E-SPEC-001",
+        &["secrets.db.file: db.secret: there is no such file", "TOKEN is not set"],
+    )?;
+    fs::write(project.dir.join("db.secret"), vec![b'x'; 500 * 1024 + 1])?;
+    project.refused("plan", 2, "E-SPEC-001", &["db.secret: it is longer than 500 KiB"])?;
+    fs::write(project.dir.join("db.secret"), b"\xff\x00hunter2")?;
+    fs::write(project.dir.join(".env"), "TOKEN=t0ps3cret\nWHO=us\n")?;
+    project.refused("up", 2, "E-SPEC-001", &["other: configs: there is no config site in default/held"])?;
+    machine.hivemind(&["namespace", "create", "held"])?.ok()?;
+    fs::write(project.dir.join("site"), "ours")?;
+    let site = project.dir.join("site").display().to_string();
+    machine.hivemind(&["config", "create", "site", "-n", "held", "--file", &site])?.ok()?;
+
+    let said = project.ok("up --wait")?;
+    ensure!(said.err.contains("~ secret db is written"), "{said}");
+    ensure!(!format!("{said}").contains("hunter2") && !format!("{said}").contains("t0ps3cret"), "{said}");
+    let held = project.exec(
+        "web",
+        "od -An -c /run/secrets/db; stat -c '%u %g %a' /run/secrets/api/token; cat /run/secrets/api/token /srv/page",
+    )?;
+    for part in ["377  \\0   h   u   n   t   e   r   2", "33 34 440", "t0ps3cretHello from us"] {
+        ensure!(held.out.contains(part), "{part}: {held}");
+    }
+    ensure!(project.exec("other", "cat /shared")?.out == "ours");
+    ensure!(project.run("plan --exit-code")?.code == 0);
+
+    // Another content: new instances of who has it, and of nobody else.
+    let before = project.instances()?;
+    fs::write(project.dir.join("db.secret"), "swordfish")?;
+    ensure!(project.run("plan --exit-code")?.code == 10);
+    let plan = project.json("plan")?;
+    ensure!(plan["contents_put"] == serde_json::json!(["secret db"]), "{plan}");
+    project.ok("up --wait")?;
+    ensure!(project.exec("web", "cat /run/secrets/db")?.out == "swordfish");
+    let after = project.instances()?;
+    let stayed: Vec<_> = after.iter().filter(|name| before.contains(name)).collect();
+    ensure!(stayed.len() == 1 && stayed[0].starts_with("other"), "{before:?} {after:?}");
+
+    // One of the namespace that is nobody's project is left alone, and is said.
+    project.write(&text.replace("external: true, name: site", "content: mine").replace("shared", "site"))?;
+    project.refused("up", 2, "E-SPEC-001", &["config site is there already, and is none of the project's"])?;
+    project.write(&text)?;
+    project.ok("down")?;
+    wait::until("the project's secrets to be gone", PATIENCE, || {
+        let left = machine.hivemind(&["secret", "ls", "-n", "held", "-o", "name"])?.ok()?;
+        ensure!(left.is_empty(), "{left}");
+        Ok(())
+    })?;
+    ensure!(machine.hivemind(&["config", "ls", "-n", "held", "-o", "name"])?.ok()?.contains("site"));
+    machine.close()
+}

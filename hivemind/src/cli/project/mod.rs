@@ -215,6 +215,8 @@ impl ApplyArgs {
         ProjectSpec {
             apps: made.apps.clone(),
             policies: made.policies.clone(),
+            secrets: made.secrets.clone(),
+            configs: made.configs.clone(),
             others: made.others.clone(),
             remove_orphans: self.remove_orphans,
             renew,

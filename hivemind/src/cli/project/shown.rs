@@ -26,6 +26,7 @@ pub(super) struct Shown {
     changed: bool,
     revision: u64,
     services: BTreeMap<String, ServiceShown>,
+    contents_put: Vec<String>,
     policies_put: Vec<String>,
     policies_removed: Vec<String>,
     warnings: Vec<String>,
@@ -41,8 +42,8 @@ struct ServiceShown {
 
 /// Whether anything is not as it was.
 pub(super) fn changes(done: &ProjectChanged) -> bool {
-    let policies = !done.policies_put.is_empty() || !done.policies_removed.is_empty();
-    policies || done.apps.values().any(|app| app.action.is_change())
+    let rows = [done.policies_put.len(), done.policies_removed.len(), done.contents_put.len()];
+    rows != [0; 3] || done.apps.values().any(|app| app.action.is_change())
 }
 
 /// The document of a change.
@@ -64,6 +65,7 @@ pub(super) fn document(read: &Read, before: &[AppView], done: &ProjectChanged) -
         changed: changes(done),
         revision: done.revision,
         services: done.apps.iter().map(service).collect(),
+        contents_put: done.contents_put.iter().cloned().collect(),
         policies_put: done.policies_put.iter().map(ToString::to_string).collect(),
         policies_removed: done.policies_removed.iter().map(ToString::to_string).collect(),
         warnings: read.made.warnings.iter().map(ToString::to_string).collect(),
@@ -83,7 +85,7 @@ fn differences(read: &Read, before: &[AppView], app: &AppName, changed: AppChang
         lines.push(format!("{}, was {}", instances(after.replicas), before.replicas));
     }
     if lines.is_empty() && changed.action == AppAction::Replaced {
-        lines.push("nothing of it differs; new instances are asked for, or a service before it gets new ones".into());
+        lines.push("nothing of it differs; new instances are asked for, a secret or config of it is another, or a service before it gets new ones".into());
     }
     lines
 }
@@ -113,6 +115,10 @@ pub(super) fn lines(read: &Read, before: &[AppView], done: &ProjectChanged, woul
         };
         lines.push(paint(colour, format!("{sign} {app} {}", if would { may } else { is })));
         lines.extend(differences(read, before, app, *changed).into_iter().map(|line| format!("    {line}")));
+    }
+    for content in &done.contents_put {
+        let may = if would { "would be written" } else { "is written" };
+        lines.push(paint(33, format!("~ {content} {may}")));
     }
     let plural = |count: usize| if count == 1 { "policy" } else { "policies" };
     let (put, removed) = (done.policies_put.len(), done.policies_removed.len());

@@ -26,11 +26,19 @@ pub type Environment = BTreeMap<String, String>;
 
 /// The reading of files; everything else of a load is pure.
 pub trait Files {
+    /// The content of a file.
+    ///
+    /// # Errors
+    /// What the system says; `FileTooLarge` if it has more than 2 MiB.
+    fn bytes(&self, path: &Path) -> io::Result<Vec<u8>>;
+
     /// The text of a file.
     ///
     /// # Errors
-    /// What the system says; `InvalidData` if it is no UTF-8, `FileTooLarge` if it has more than 2 MiB.
-    fn read(&self, path: &Path) -> io::Result<String>;
+    /// As [`Self::bytes`]; `InvalidData` if it is no UTF-8.
+    fn read(&self, path: &Path) -> io::Result<String> {
+        String::from_utf8(self.bytes(path)?).map_err(|_| io::ErrorKind::InvalidData.into())
+    }
 
     /// Whether there is a file (no folder) of that name.
     fn is_file(&self, path: &Path) -> bool;
@@ -41,14 +49,14 @@ pub trait Files {
 pub struct Disk;
 
 impl Files for Disk {
-    fn read(&self, path: &Path) -> io::Result<String> {
+    fn bytes(&self, path: &Path) -> io::Result<Vec<u8>> {
         let mut bytes = Vec::new();
         // One more than is taken tells that it is too long, also of a device that never ends.
         fs::File::open(path)?.take(MOST_BYTES as u64 + 1).read_to_end(&mut bytes)?;
         if bytes.len() > MOST_BYTES {
             return Err(io::ErrorKind::FileTooLarge.into());
         }
-        String::from_utf8(bytes).map_err(|_| io::ErrorKind::InvalidData.into())
+        Ok(bytes)
     }
 
     fn is_file(&self, path: &Path) -> bool {

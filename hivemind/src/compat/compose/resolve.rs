@@ -1,6 +1,6 @@
 //! What files and the environment add to a project: `env_file`, `label_file`, secrets and configs out of variables.
 
-use std::path::Path;
+use std::{io, path::Path};
 
 use super::{
     dotenv,
@@ -9,6 +9,7 @@ use super::{
     model::{Project, Secret, Service},
     parse::Budget,
 };
+use crate::{model::Hidden, spec::v1::MAX_CONTENT};
 
 /// What is read with, and what is found.
 pub(super) struct Sources<'a> {
@@ -93,7 +94,7 @@ impl Sources<'_> {
         }
     }
 
-    /// A secret's or config's text out of a variable, and whether its file is there.
+    /// What a secret or config holds: out of a variable, a file, or the document itself.
     fn content(&mut self, project: &Project, kind: &str, name: &str, one: &mut Secret) {
         let grants = |service: &Service| {
             let of_build = service.build.iter().flat_map(|build| &build.secrets).filter(|_| kind == "secrets");
@@ -106,7 +107,7 @@ impl Sources<'_> {
         if let Some(variable) = &one.environment {
             let value = self.environment.get(variable).or_else(|| self.included.get(variable));
             match value {
-                Some(value) => one.content = Some(value.clone()),
+                Some(value) => one.data = Some(Hidden(value.clone().into_bytes())),
                 None => {
                     let place = project.place(&[kind, name, "environment"]);
                     let message = format!("the variable {variable} is not set: set it in the environment or in .env");
@@ -114,12 +115,23 @@ impl Sources<'_> {
                 }
             }
         }
-        if let Some(file) = &one.file
-            && !self.files.is_file(Path::new(file))
-        {
-            let shown = shown(Path::new(file), self.working_dir);
-            let message = format!("{shown}: there is no such file");
-            self.found.fault(project.place(&[kind, name, "file"]), format!("{kind}.{name}.file"), message);
+        if let Some(text) = &one.content {
+            one.data = Some(Hidden(text.clone().into_bytes()));
         }
+        let Some(file) = &one.file else { return };
+        let long = || format!("it is longer than {} KiB: put it into a volume", MAX_CONTENT / 1024);
+        let message = match self.files.bytes(Path::new(file)) {
+            Ok(bytes) if bytes.len() <= MAX_CONTENT => {
+                one.data = Some(Hidden(bytes));
+                return;
+            }
+            Ok(_) => long(),
+            Err(error) if error.kind() == io::ErrorKind::FileTooLarge => long(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => "there is no such file".to_owned(),
+            Err(error) => format!("it cannot be read: {error}"),
+        };
+        let shown = shown(Path::new(file), self.working_dir);
+        let (place, path) = (project.place(&[kind, name, "file"]), format!("{kind}.{name}.file"));
+        self.found.fault(place, path, format!("{shown}: {message}"));
     }
 }

@@ -35,6 +35,9 @@ impl Loop {
             let (object, value) = match row {
                 ProjectRow::App(app) => (ObjectName::App(app.key.clone()), Some(encode(&**app)?)),
                 ProjectRow::Policy(policy) => (ObjectName::Policy(policy.key.clone()), Some(encode(policy)?)),
+                ProjectRow::Content(content) => {
+                    (ObjectName::Content(content.kind, content.key.clone()), Some(encode(content)?))
+                }
                 ProjectRow::Namespace(space) => (ObjectName::Namespace(space.scope.clone()), Some(encode(space)?)),
                 ProjectRow::Delete(object) => (object.clone(), None),
             };

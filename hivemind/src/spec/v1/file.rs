@@ -1,14 +1,25 @@
 //! Secrets and configs as files of an instance.
 
-use std::{fmt, str::FromStr};
+use std::{collections::BTreeMap, fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::model::{ContentKind, ContentName};
+use crate::model::{ContentKind, ContentName, Hidden};
 
 /// The longest content of a secret or a config, in bytes; Docker's for secrets.
 pub const MAX_CONTENT: usize = 500 * 1024;
+
+/// What a secret or a config is to be.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ContentSpec {
+    /// Its content, in base64.
+    pub data: Hidden,
+    /// All its labels.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+}
 
 /// A secret or a config as a file. As text: `db_password`, `site.conf:/etc/nginx/nginx.conf`,
 /// `source=key,target=/k,uid=33,mode=0400`.

@@ -28,7 +28,7 @@ pub use container::{
     capability, check_profile, device_name, extra_host, profile_for, security_option, sysctl, tmpfs, ulimit,
 };
 pub use dns_name::{dns_name, dns_name_covers};
-pub use file::{FileMode, FileSpec, MAX_CONTENT};
+pub use file::{ContentSpec, FileMode, FileSpec, MAX_CONTENT};
 pub use health::{Check, HealthSpec};
 pub use labels::validate_labels;
 pub use limit::{LimitSpec, MAX_BITS, MAX_PER_SECOND, MIN_BITS, validate_limits};

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{AppSpec, PolicySpec};
-use crate::model::{AppName, PolicyName};
+use super::{AppSpec, ContentSpec, PolicySpec};
+use crate::model::{AppName, ContentName, PolicyName};
 
 /// The label of a project's namespace, of its apps, and of what its policies select: the project's name.
 pub const PROJECT_LABEL: &str = "hivemind.project";
@@ -34,6 +34,15 @@ pub struct ProjectSpec {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schema(value_type = BTreeMap<String, PolicySpec>)]
     pub policies: BTreeMap<PolicyName, PolicySpec>,
+    /// Its secrets. Apps that have one whose content is another get new instances. Former ones that are not here stay until the
+    /// project is removed.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schema(value_type = BTreeMap<String, ContentSpec>)]
+    pub secrets: BTreeMap<ContentName, ContentSpec>,
+    /// Its configs, likewise.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schema(value_type = BTreeMap<String, ContentSpec>)]
+    pub configs: BTreeMap<ContentName, ContentSpec>,
     /// Apps that are the project's too and stay as they are, if they are there.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     #[schema(value_type = Vec<String>)]

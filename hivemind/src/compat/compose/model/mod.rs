@@ -16,6 +16,7 @@ use super::{
     fault::{Findings, child},
     value::{Data, Entry, Node, Place},
 };
+use crate::model::Hidden;
 
 /// A project: what a load comes to.
 #[derive(Clone, PartialEq, Debug)]
@@ -112,8 +113,11 @@ pub struct Secret {
     pub environment: Option<String>,
     /// The file that has it, absolute.
     pub file: Option<String>,
-    /// Its text, if a variable has it: a load fills it in.
+    /// Its text, if it stands in the document.
     pub content: Option<String>,
+    /// What it holds, whatever it comes from: a load fills it in where a service that is enabled has it.
+    #[serde(skip)]
+    pub data: Option<Hidden>,
     /// Whether something else makes it.
     #[serde(deserialize_with = "leaf")]
     pub external: Option<bool>,

@@ -12,6 +12,7 @@ use super::{
     },
     Bundle, faults, good,
 };
+use crate::model::Hidden;
 
 fn ports(first: u16, last: u16) -> Option<Ports> {
     Some(Ports { first, last })
@@ -157,8 +158,8 @@ fn secrets_and_configs_of_variables_have_their_text() {
          #env S=own\n#file inner/compose.yaml\nconfigs: {c: {environment: C}}\n#file inner/.env\nC=inner\n",
     )
     .project;
-    assert_eq!(project.secrets["s"].content.as_deref(), Some("own"));
-    assert_eq!(project.configs["c"].content.as_deref(), Some("inner"));
+    assert_eq!(project.secrets["s"].data, Some(Hidden(b"own".to_vec())));
+    assert_eq!(project.configs["c"].data, Some(Hidden(b"inner".to_vec())));
 }
 
 #[test]

@@ -29,9 +29,8 @@ pub(super) struct Bundle {
 }
 
 impl Files for Bundle {
-    fn read(&self, path: &Path) -> io::Result<String> {
-        let bytes = self.files.get(path).ok_or(io::ErrorKind::NotFound)?;
-        String::from_utf8(bytes.clone()).map_err(|_| io::ErrorKind::InvalidData.into())
+    fn bytes(&self, path: &Path) -> io::Result<Vec<u8>> {
+        Ok(self.files.get(path).ok_or(io::ErrorKind::NotFound)?.clone())
     }
 
     fn is_file(&self, path: &Path) -> bool {

@@ -4,6 +4,7 @@
 //! a value is found here. Nothing is left out without a word: it is refused, or told. Pure.
 
 mod container;
+mod contents;
 mod health;
 mod names;
 mod networks;
@@ -29,8 +30,8 @@ use super::{
     value::Place,
 };
 use crate::{
-    model::{AppName, PolicyName},
-    spec::v1::{self, AppSpec, PROJECT_LABEL, PolicySpec, PullPolicy, SERVICE_LABEL, validate_app},
+    model::{AppName, ContentKind, ContentName, PolicyName},
+    spec::v1::{self, AppSpec, ContentSpec, PROJECT_LABEL, PolicySpec, PullPolicy, SERVICE_LABEL, validate_app},
 };
 
 /// What a command line says beside the files.
@@ -53,6 +54,10 @@ pub struct Translated {
     pub names: BTreeMap<String, AppName>,
     /// The policies.
     pub policies: BTreeMap<PolicyName, PolicySpec>,
+    /// The secrets.
+    pub secrets: BTreeMap<ContentName, ContentSpec>,
+    /// The configs.
+    pub configs: BTreeMap<ContentName, ContentSpec>,
     /// Apps of services that are not enabled, or were not named.
     pub others: BTreeSet<AppName>,
     /// Services whose image is made here, with its name.
@@ -108,6 +113,7 @@ pub fn translate(loaded: &Loaded, options: &Options) -> Result<Translated, Findi
         }
         made.apps.insert(app.clone(), spec);
     }
+    (made.secrets, made.configs) = (work.contents(ContentKind::Secret), work.contents(ContentKind::Config));
     if !found.good() {
         return Err(found.sorted());
     }
@@ -167,6 +173,7 @@ impl Work<'_> {
         self.resources(name, service, &mut spec);
         self.container(name, service, &mut spec);
         self.mounts(name, service, &mut spec);
+        self.files(name, service, &mut spec);
         self.update(service, &mut spec);
         self.ports(name, service, &mut spec);
         self.health(name, service, &mut spec);

@@ -3,6 +3,7 @@
 use serde_json::json;
 
 use super::{super::tests::Bundle, *};
+use crate::model::Hidden;
 
 fn translated(text: &str) -> Translated {
     match translate(&Bundle::of(text).load().expect("a good document"), &Options::default()) {
@@ -312,4 +313,39 @@ fn every_key_that_the_table_refuses_is_refused() {
         tried += 1;
     }
     assert!(tried > 10, "only {tried} keys could be tried");
+}
+
+#[test]
+fn secrets_and_configs_are_files_of_who_is_granted_them() {
+    let made = translated(
+        "#env TOKEN=abc
+#file compose.yaml
+name: shop
+services:
+  web:
+    image: web:1
+    secrets: [token, {source: key, target: /k, uid: '5', mode: 0400}]
+    configs: [{source: theirs, target: dir/file}]
+  off: {image: web:1, profiles: [x], secrets: [unused]}
+secrets:
+  token: {environment: TOKEN}
+  key: {file: ./key, labels: {team: blue}}
+  unused: {file: ./none}
+configs:
+  theirs: {external: true, name: site}
+#file key
+secret
+",
+    );
+    let data = |text: &str| Hidden(text.as_bytes().to_vec());
+    let names: Vec<_> = made.secrets.iter().map(|(name, it)| (name.as_str(), it.data.clone())).collect();
+    assert_eq!(names, [("key", data("secret\n")), ("token", data("abc"))]);
+    assert!(made.configs.is_empty(), "{:?}", made.configs);
+    let app = &made.apps[&"web".parse::<AppName>().expect("a name")];
+    let files: Vec<_> = app.secrets.iter().chain(&app.configs).map(ToString::to_string).collect();
+    assert_eq!(files, ["token:token", "key:/k", "site:dir/file"]);
+    assert_eq!((app.secrets[1].uid, app.secrets[1].mode.0), (5, 0o400));
+    let text = web("secrets: [{source: s, uid: www-data}]") + "secrets: {s: {environment: S}}\n";
+    let faults = refused(&format!("#env S=1\n#file compose.yaml\n{text}"));
+    assert!(faults.len() == 1 && faults[0].contains("secrets[0].uid: \"www-data\" is no number"), "{faults:?}");
 }
