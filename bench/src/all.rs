@@ -15,7 +15,7 @@ use crate::{Common, report::Report};
 
 /// What is measured, as command lines of this program. The daemon's is the last: its machine of a hundred containers
 /// takes up to a minute to be gone, beside whatever runs then.
-const PARTS: [&[&str]; 18] = [
+const PARTS: [&[&str]; 19] = [
     &["packet"],
     &["crr"],
     &["crr", "--ipv6"],
@@ -26,6 +26,7 @@ const PARTS: [&[&str]; 18] = [
     &["services"],
     &["changes"],
     &["memory"],
+    &["dns"],
     &["overload"],
     &["enforcement"],
     &["loss"],

@@ -25,6 +25,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     clock::Moment,
+    dns,
     flood::Flood,
     lab,
     live::Live,
@@ -110,6 +111,15 @@ pub(crate) enum Role {
         /// How many.
         count: u16,
     },
+    /// Answers for so many names.
+    NameServer {
+        /// How many.
+        names: u16,
+    },
+    /// Becomes a program, which answers.
+    Program(dns::Program),
+    /// Runs a program to its end, and says what it printed.
+    Ask(dns::Program),
 }
 
 /// What [`Role::Request`] or [`Role::Talk`] saw.
@@ -154,6 +164,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         Role::Live(live) => say(&live.run()?),
         Role::Load(load) => say(&load.run()?),
         Role::Names { count } => say(&names::until(count)?),
+        Role::NameServer { names } => dns::serve(names),
+        Role::Program(program) => program.exec(),
+        Role::Ask(program) => say(&program.output()?),
     }
 }
 

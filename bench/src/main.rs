@@ -10,6 +10,7 @@ mod clock;
 mod crr;
 mod daemon;
 mod device;
+mod dns;
 mod enforcement;
 mod flood;
 mod flows;
@@ -93,6 +94,8 @@ enum Command {
     Update(update::Args),
     /// The daemon: start, memory, how soon names are right; with nothing to do and with many instances
     Daemon(daemon::Args),
+    /// The name server, beside dnsmasq and unbound
+    Dns(dns::Args),
     /// `up` of a project of ten services, and the second one that does nothing
     Up(up::Args),
     /// One of the measuring processes
@@ -136,6 +139,7 @@ fn measure(command: &Command, common: &Common, run: &supervisor::Run) -> Result<
         Command::Services(args) => services::run(run, common, args),
         Command::Changes(args) => changes::run(run, common, args),
         Command::Memory(args) => memory::run(run, common, args),
+        Command::Dns(args) => dns::run(run, common, args),
         Command::Child(_)
         | Command::Daemon(_)
         | Command::Enforcement(_)

@@ -36,6 +36,8 @@ mod life;
 mod limits;
 #[path = "system/lost.rs"]
 mod lost;
+#[path = "system/names.rs"]
+mod names;
 #[path = "system/namespaces.rs"]
 mod namespaces;
 #[path = "system/options.rs"]

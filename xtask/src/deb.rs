@@ -113,6 +113,34 @@ pub fn libraries(package: &str) -> Result<Vec<String>> {
     Ok(found)
 }
 
+/// The folders of the libraries that a package's programs need and the machine does not have, for `LD_LIBRARY_PATH`.
+/// Their packages are unpacked, with those that they need themselves.
+pub fn library_folders(package: &str) -> Result<Vec<PathBuf>> {
+    let mut folders = Vec::new();
+    let mut seen = Vec::new();
+    let mut next = libraries(package)?;
+    while let Some(library) = next.pop() {
+        if seen.contains(&library) || is_installed(&library) {
+            continue;
+        }
+        let dir = unpacked(&library)?;
+        // `usr/lib/x86_64-linux-gnu`, or without the `usr`.
+        for lib in ["usr/lib", "lib"].map(|lib| dir.join(lib)) {
+            let within = fs::read_dir(&lib).into_iter().flatten().flatten().map(|entry| entry.path());
+            folders.extend(within.filter(|path| path.is_dir() && path.to_string_lossy().contains("-linux-")));
+        }
+        next.extend(libraries(&library)?);
+        seen.push(library);
+    }
+    Ok(folders)
+}
+
+/// Whether the machine has a package by itself.
+fn is_installed(package: &str) -> bool {
+    let status = shell::output(Command::new("dpkg-query").args(["-W", "-f", "${Status}", package]));
+    status.is_ok_and(|status| status.ends_with("ok installed"))
+}
+
 /// A program of a package: the machine's own if it is installed, otherwise out of the package.
 pub fn program(name: &str, package: &str) -> Result<PathBuf> {
     if let Some(installed) = shell::find(name) {

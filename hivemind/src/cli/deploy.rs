@@ -20,8 +20,8 @@ use super::{
 };
 use crate::{
     api::{apps::Written, view::AppView},
-    model::{AppName, Bytes, ErrorCode, MilliCpu, Problem, VolumeName},
-    spec::v1::{AppSpec, Check, HealthSpec, Order, PortSpec, PullPolicy, RestartPolicy},
+    model::{AppName, Bytes, ErrorCode, InvalidName, MilliCpu, Problem, ServiceName, VolumeName},
+    spec::v1::{AppSpec, Check, HealthSpec, Order, PortSpec, PullPolicy, RestartPolicy, ServiceSpec},
 };
 
 /// Shown beneath `hivemind app deploy --help`.
@@ -34,6 +34,8 @@ Examples:
     --volume data:/var/lib/postgresql/data
   hivemind app deploy --image nginx:latest --name web --limit-egress 10mbit --max-connections 500
   hivemind app deploy --image busybox --name client --entrypoint sleep -- infinity
+  hivemind app deploy --image postgres:16 --name db --replicas 3 --port 5432 --headless
+  hivemind app deploy --image web --name web --port 80 --more-service admin=80:9090,dns=admin.local
   hivemind app deploy --image web --name web --read-only --tmpfs /tmp:size=64m --cap-drop ALL --init
 The same command again with other flags changes the app: all that is not said goes back to its default,
 but for the number of instances.";
@@ -105,6 +107,12 @@ struct NetworkArgs {
     /// DNS name of the app's service, besides <app>.<namespace>.<tenant>.hivemind; may be repeated
     #[arg(long, value_name = "DNS-NAME")]
     service: Vec<String>,
+    /// No virtual address: the service's names stand for the Ready instances themselves
+    #[arg(long)]
+    headless: bool,
+    /// One more service over the instances, with ports of its own, e.g. admin=9000:9090,dns=admin.local; may be repeated
+    #[arg(long, value_name = "NAME=[PORT:]TARGET[/udp][,…]", value_parser = more_service)]
+    more_service: Vec<(ServiceName, ServiceSpec)>,
     /// Port: 80, or published on the node: 8080:80, 5353:53/udp; may be repeated
     #[arg(long, short, value_name = "[PUBLISHED:]PORT[/udp]")]
     port: Vec<PortSpec>,
@@ -275,7 +283,14 @@ impl DeployArgs {
     fn spec(self, replicas: u32, say: impl FnMut(String)) -> Result<AppSpec, Problem> {
         let Self { process, limits, network, .. } = self;
         let mut faults = Vec::new();
+        let mut more_services = BTreeMap::new();
+        for (name, service) in network.more_service {
+            if more_services.insert(name.clone(), service).is_some() {
+                faults.push(format!("--more-service {name} is there twice: name all of its ports at once"));
+            }
+        }
         let mut spec = AppSpec::new(self.image);
+        spec.more_services = more_services;
         spec.env = environment(&process.env, &process.env_file, &mut faults);
         spec.labels = pairs(&self.label, &mut faults);
         spec.container = self.container.spec(&mut faults);
@@ -301,6 +316,7 @@ impl DeployArgs {
         spec.limits = limits.traffic.spec();
         spec.ports = network.port;
         spec.services = network.service;
+        spec.headless = network.headless;
         spec.balance = self.balance.spec();
         spec.restart = match process.restart {
             Restart::Always => RestartPolicy::Always,
@@ -315,6 +331,22 @@ impl DeployArgs {
         spec.stop.signal = process.stop_signal;
         Ok(spec)
     }
+}
+
+/// `NAME=ITEM,…`, each item a port, `dns=NAME` or `headless`.
+fn more_service(text: &str) -> Result<(ServiceName, ServiceSpec), String> {
+    let (name, items) = text.split_once('=').ok_or("write NAME=PORT, e.g. admin=9000:9090")?;
+    let name = name.parse().map_err(|error: InvalidName| error.to_string())?;
+    let mut service = ServiceSpec::default();
+    for item in items.split(',') {
+        match item.split_once('=') {
+            None if item == "headless" => service.headless = true,
+            None => service.ports.push(item.parse()?),
+            Some(("dns", dns_name)) => service.dns_names.push(dns_name.to_owned()),
+            Some(_) => return Err(format!("{item:?} is neither a port, dns=NAME nor headless")),
+        }
+    }
+    Ok((name, service))
 }
 
 impl HealthArgs {

@@ -75,7 +75,7 @@ impl Listed for ServiceView {
         vec![
             self.name.clone(),
             self.dns_names.first().cloned().unwrap_or_default(),
-            addresses(&self.addresses),
+            or_headless(&self.addresses),
             ports(self),
             self.backends.len().to_string(),
             self.app.clone(),
@@ -90,10 +90,17 @@ impl Listed for ServiceView {
     }
 }
 
+/// A service's addresses, or that it has none.
+fn or_headless(own: &crate::model::Addresses) -> String {
+    let shown = addresses(own);
+    if shown.is_empty() { "headless".into() } else { shown }
+}
+
 fn ports(service: &ServiceView) -> String {
     let port = |port: &crate::model::ServicePort| {
         let published = port.published.map(|published| format!("{published}:")).unwrap_or_default();
-        format!("{published}{}/{}", port.port, port.protocol)
+        let target = if port.target == port.port { String::new() } else { format!(":{}", port.target) };
+        format!("{published}{}{target}/{}", port.port, port.protocol)
     };
     service.ports.iter().map(port).collect::<Vec<_>>().join(" ")
 }
@@ -155,7 +162,7 @@ fn describe_service(service: &ServiceView) {
     let traffic = service.traffic.unwrap_or_default();
     show("Name", service.name.clone());
     show("DNS", service.dns_names.join(" "));
-    show("Addresses", addresses(&service.addresses));
+    show("Addresses", or_headless(&service.addresses));
     let shown = ports(service);
     show(
         "Ports",

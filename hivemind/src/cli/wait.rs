@@ -306,7 +306,11 @@ pub(super) async fn reached_at(context: &Context, app: &str) -> Vec<String> {
     if !service.ports.is_empty() {
         let ports: Vec<_> = service.ports.iter().map(|port| format!("{}/{}", port.port, port.protocol)).collect();
         let (names, ports) = (service.dns_names.join(", "), ports.join(" "));
-        lines.push(format!("instances reach it as {names} (port {ports}, {})", addresses(&service.addresses)));
+        let at = match addresses(&service.addresses) {
+            none if none.is_empty() => "each Ready one at its own address".to_owned(),
+            virtual_ones => virtual_ones,
+        };
+        lines.push(format!("instances reach it as {names} (port {ports}, {at})"));
     }
     for port in &service.ports {
         let Some(published) = port.published else { continue };

@@ -6,7 +6,7 @@ use super::{
     volumes,
 };
 use crate::{
-    model::{App, AppKey, Cause, ClusterSnapshot, Past, Service, Timestamp},
+    model::{App, AppKey, Cause, ClusterSnapshot, Past, Service, ServiceKey, ServiceName, Timestamp},
     schedule::history::{self, NoTarget},
     spec::v1::{AppSpec, validate_app},
 };
@@ -63,6 +63,31 @@ fn check(key: &AppKey, spec: &AppSpec) -> Result<(), ControlError> {
     if faults.is_empty() { Ok(()) } else { Err(ControlError::Invalid { object: ObjectName::App(key.clone()), faults }) }
 }
 
+/// Whether the names of the app's services are free: its own, and those of the further ones.
+fn check_services(snapshot: &ClusterSnapshot, key: &AppKey, spec: &AppSpec) -> Result<(), ControlError> {
+    let serving = |name: &ServiceName| {
+        let by = snapshot.app_serving(&ServiceKey::new(key.scope.clone(), name.clone()));
+        by.filter(|by| *by != key).cloned()
+    };
+    if let Some((name, by)) =
+        key.name.as_str().parse().ok().and_then(|own: ServiceName| Some((own.to_string(), serving(&own)?)))
+    {
+        return Err(ControlError::Taken { what: format!("service name {name}"), by });
+    }
+    for name in spec.more_services.keys() {
+        let app = name.as_str().parse().ok().map(|name| AppKey::new(key.scope.clone(), name));
+        if app.as_ref() == Some(key) {
+            let faults = vec![format!("more_services.{name}: is the app's own service; give it another name")];
+            return Err(ControlError::Invalid { object: ObjectName::App(key.clone()), faults });
+        }
+        let app = app.filter(|app| snapshot.apps.contains_key(app));
+        if let Some(by) = app.or_else(|| serving(name)) {
+            return Err(ControlError::Taken { what: format!("service name {name}"), by });
+        }
+    }
+    Ok(())
+}
+
 /// The row of an app that is to be so. `snapshot` says what others have; `existing` is the app's row.
 pub(super) fn deploy(
     snapshot: &ClusterSnapshot,
@@ -83,7 +108,8 @@ pub(super) fn deploy(
     }
     volumes::check_staying(snapshot, &key.scope, &spec)?;
     let other = |by: Option<&AppKey>| by.filter(|by| *by != key).cloned();
-    for name in &spec.services {
+    check_services(snapshot, key, &spec)?;
+    for name in spec.all_dns_names() {
         if let Some(by) = other(snapshot.app_named(name)) {
             return Err(ControlError::Taken { what: format!("DNS name {name}"), by });
         }

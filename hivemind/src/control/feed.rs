@@ -90,10 +90,7 @@ impl Feed {
         for app in &dirty.apps {
             self.say_images(app, snapshot);
         }
-        let of_apps = dirty.apps.iter().filter_map(|app| {
-            // A service has the name of its app.
-            app.name.as_str().parse().ok().map(|name| ServiceKey::new(app.scope.clone(), name))
-        });
+        let of_apps = dirty.apps.iter().flat_map(|app| snapshot.services_of(app)).map(|service| service.key.clone());
         for key in of_apps.chain(dirty.services.iter().cloned()) {
             match snapshot.services.get(&key) {
                 Some(row) => self.say_service(snapshot.served(&row.object)),

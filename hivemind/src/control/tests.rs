@@ -232,6 +232,21 @@ async fn names_and_ports_belong_to_one_app_until_it_is_gone() {
     assert!(control.deploy(key("two"), name.clone(), None).await.is_err(), "it still has instances");
     agent(control).await.expect("reported");
     control.deploy(key("two"), name, None).await.expect("free again");
+    // Names of services are as names of apps, and one app may have several.
+    let more = |names: &[&str]| {
+        let mut spec = spec(1);
+        spec.services.clear();
+        let port = crate::spec::v1::ServiceSpec { ports: vec!["80".parse().expect("a port")], ..Default::default() };
+        spec.more_services = names.iter().map(|name| (name.parse().expect("a name"), port.clone())).collect();
+        spec
+    };
+    control.deploy(key("three"), more(&["a", "b"]), None).await.expect("deployed");
+    agent(control).await.expect("reported");
+    let services = control.snapshot().services_of(&key("three")).count();
+    assert_eq!(services, 3, "its own and two");
+    for (app, names) in [("a", &[][..]), ("four", &["two"]), ("four", &["b"]), ("four", &["four"])] {
+        control.deploy(key(app), more(names), None).await.expect_err(app);
+    }
     running.stop().await;
 }
 

@@ -40,7 +40,10 @@ pub(super) fn with(txn: Txn, snapshot: &ClusterSnapshot, app: &AppKey, change: &
             let key = keys::instance(&instance.app, &instance.id);
             txn.when(Compare::Absent(key.clone())).put(key, encode(&**instance)?)
         }
-        Change::LimitInstance(id, limits) => changed(txn, snapshot, id, |instance| instance.spec.limits = *limits)?,
+        Change::AdaptInstance(id, limits, services) => changed(txn, snapshot, id, |instance| {
+            instance.spec.limits = *limits;
+            instance.spec.more_services.clone_from(services);
+        })?,
         Change::AdoptInstance(id, generation) => {
             changed(txn, snapshot, id, |instance| instance.generation = *generation)?
         }
@@ -50,14 +53,8 @@ pub(super) fn with(txn: Txn, snapshot: &ClusterSnapshot, app: &AppKey, change: &
             instance.spec.stop.drain_seconds = 0;
         })?,
         Change::DeleteInstance(id) => txn.delete(keys::instance(app, id)).delete(keys::instance_status(app, id)),
-        Change::PutService(service) => {
-            let key = keys::service(&service.key);
-            let txn = match service.id > snapshot.last_service_id {
-                true => txn.put(keys::LAST_SERVICE_ID, service.id.to_string()),
-                false => txn,
-            };
-            txn.put(key, encode(service)?)
-        }
+        Change::PutService(service) => txn.put(keys::service(&service.key), encode(service)?),
+        Change::CountServices(last) => txn.put(keys::LAST_SERVICE_ID, last.to_string()),
         Change::DeleteService(key) => txn.delete(keys::service(key)),
         Change::PutRollout(key, rollout) => txn.put(keys::rollout(key), encode(&**rollout)?),
         Change::PutPast(past) => txn.put(keys::past(&past.app, past.generation), encode(&**past)?),

@@ -160,7 +160,7 @@ async fn serve(
             "captures"
         });
     }
-    tasks.spawn(follow_names(told.clone(), names));
+    tasks.spawn(follow_names(told.clone(), names, DnsTable::of(network.ranges())));
     tasks.spawn(open_names(resolved, datapath.clone()));
     let (node, failsafe) = (config.node_name.clone(), config.failsafe.clone());
     let images: Arc<dyn ImageStore> = Arc::<ContainerdRuntime>::clone(&runtime);
@@ -222,8 +222,8 @@ async fn open_names(mut resolved: mpsc::Receiver<Resolved>, datapath: Datapath) 
 async fn follow_names(
     mut told: watch::Receiver<Arc<NodeDesired>>,
     names: watch::Sender<Arc<DnsTable>>,
+    mut table: DnsTable,
 ) -> &'static str {
-    let mut table = DnsTable::default();
     loop {
         let desired = told.borrow_and_update().clone();
         if table.follow(&desired) {

@@ -68,7 +68,11 @@ pub fn compute(facts: Facts<'_>) -> Tables {
 
 impl Follower {
     /// The ports of this node's instances that a service has, by the instances' devices.
+    /// What goes to an instance is counted once: at the service that has its app's name, which has all of its ports.
     fn ports(&self, served: &ServedService, facts: &Facts<'_>) -> Vec<(u32, u16, Protocol)> {
+        if !served.service.is_apps_own() {
+            return Vec::new();
+        }
         let here = served.backends.iter().filter(|backend| backend.node == *facts.node);
         let devices = here.filter_map(|backend| Some((self.links.get(&backend.id)?.ifindex, backend)));
         let ports = devices.flat_map(|(device, backend)| {

@@ -38,7 +38,7 @@ impl Lookups {
             self.upstream.ask(name.clone(), RecordType::A, &[]),
             self.upstream.ask(name.clone(), RecordType::AAAA, &[]),
         );
-        let answer: Vec<Record> = v4.1.into_iter().chain(v6.1).collect();
+        let answer: Vec<Record> = v4.answers.into_iter().chain(v6.answers).collect();
         let first = answer.iter().map(|record| record.ttl).min().map(|seconds| Duration::from_secs(seconds.into()));
         if let Some(opener) = &self.opener {
             opening::open(opener, self.node, &name, &answer).await;

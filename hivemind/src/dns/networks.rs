@@ -6,40 +6,38 @@
 
 use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
-use imbl::{HashMap, OrdMap, ordmap::DiffItem};
+use imbl::{HashMap, OrdMap, OrdSet, ordmap::DiffItem};
 
 use crate::{
-    model::{Addresses, Instance, InstanceId, Scope, ServedService},
+    model::{Instance, InstanceId, Scope, Service},
     spec::v1::SHARED_NETWORK,
 };
 
 /// Names in networks, and who asks for them. A clone is cheap.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Networks {
-    /// By network and name: the services that have it, with the addresses of their Ready instances.
-    members: HashMap<(String, String), Services>,
+    /// By network and name: the numbers of the services that have it.
+    members: HashMap<(String, String), OrdSet<u32>>,
     /// The instances of this node that are in networks.
     askers: HashMap<IpAddr, Arc<Asker>>,
     /// What they were made from.
     instances: OrdMap<InstanceId, Arc<Instance>>,
 }
 
-/// Services by their numbers, with the addresses of their Ready instances.
-type Services = OrdMap<u32, Arc<Vec<Addresses>>>;
-
 /// Who asks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Asker {
     networks: BTreeSet<String>,
+    scope: Scope,
     /// `.<namespace>.<tenant>.hivemind`: what a resolver puts behind a short name.
     domain: String,
 }
 
-/// What an asker that is in networks is told.
+/// What an asker that is in networks is told of a name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Seen {
-    /// Addresses of instances; none if there is no Ready one.
-    Addresses(Vec<IpAddr>),
+    /// These services have it, each of them in a network of the asker's.
+    Services(BTreeSet<u32>),
     /// No app in its networks has the name, which is one of its own namespace.
     Hidden,
     /// It asks for something else, or is in no network.
@@ -70,13 +68,12 @@ impl Networks {
         true
     }
 
-    /// Takes in a change of a service. Whether another answer is given to anything.
-    pub(super) fn follow_service(&mut self, old: Option<&ServedService>, new: Option<&ServedService>) -> bool {
-        let (gone, come) = (old.map(names).unwrap_or_default(), new.map(names).unwrap_or_default());
-        if gone == come {
-            return false;
+    /// Takes in what a service was, and what it is.
+    pub(super) fn follow_service(&mut self, old: Option<&Service>, new: Option<&Service>) {
+        if old.map(|old| (old.id, &old.key, &old.networks)) == new.map(|new| (new.id, &new.key, &new.networks)) {
+            return;
         }
-        for (name, service, _) in gone {
+        for (name, service) in old.into_iter().flat_map(names) {
             if let Some(services) = self.members.get_mut(&name) {
                 services.remove(&service);
                 if services.is_empty() {
@@ -84,26 +81,33 @@ impl Networks {
                 }
             }
         }
-        for (name, service, addresses) in come {
-            self.members.entry(name).or_default().insert(service, addresses);
+        for (name, service) in new.into_iter().flat_map(names) {
+            self.members.entry(name).or_default().insert(service);
         }
-        true
     }
 
-    /// What `asker` is told of `name` (lower case, without a final dot), in one family.
-    pub(super) fn seen(&self, asker: IpAddr, name: &str, v4: bool) -> Seen {
+    /// What `asker` is told of `name` (lower case, without a final dot).
+    pub(super) fn seen(&self, asker: IpAddr, name: &str) -> Seen {
         let Some(asker) = self.askers.get(&asker) else { return Seen::Elsewhere };
         let own = name.strip_suffix(&asker.domain);
         let short = own.unwrap_or(name);
         let of = |network: &String| self.members.get(&(network.clone(), short.to_owned()));
-        let found: Vec<_> = asker.networks.iter().filter_map(of).flat_map(|services| services.values()).collect();
-        if found.is_empty() {
-            return if own.is_some() { Seen::Hidden } else { Seen::Elsewhere };
-        }
-        let all = found.iter().flat_map(|addresses| addresses.iter()).flat_map(|addresses| addresses.iter());
         // One that has the name in several networks is there once.
-        let all: BTreeSet<IpAddr> = all.filter(|address| address.is_ipv4() == v4).collect();
-        Seen::Addresses(all.into_iter().collect())
+        let found: BTreeSet<u32> = asker.networks.iter().filter_map(of).flatten().copied().collect();
+        match (found.is_empty(), own) {
+            (false, _) => Seen::Services(found),
+            (true, Some(_)) => Seen::Hidden,
+            (true, None) => Seen::Elsewhere,
+        }
+    }
+
+    /// Whether `asker` may know of a service: in its own namespace, one that is in networks sees of the others that are
+    /// only those that are in one with it.
+    pub(super) fn shows(&self, asker: IpAddr, service: &Service) -> bool {
+        let Some(asker) = self.askers.get(&asker) else { return true };
+        let scope = &service.key.scope;
+        let mut theirs = service.networks.keys().map(|network| known(scope, network));
+        service.networks.is_empty() || asker.scope != *scope || theirs.any(|network| asker.networks.contains(&network))
     }
 }
 
@@ -122,23 +126,14 @@ fn asker(instance: &Arc<Instance>) -> Vec<(IpAddr, Asker)> {
         return Vec::new();
     }
     let networks = instance.spec.networks.keys().map(|network| known(scope, network)).collect();
-    let asker = Asker { networks, domain: format!(".{}", scope.dns_domain()) };
+    let asker = Asker { networks, scope: scope.clone(), domain: format!(".{}", scope.dns_domain()) };
     instance.addresses.iter().map(|address| (address, asker.clone())).collect()
 }
 
-type Member = ((String, String), u32, Arc<Vec<Addresses>>);
-
-/// All names of a service in its networks, with the addresses of its Ready instances.
-fn names(served: &ServedService) -> Vec<Member> {
-    let service = &served.service;
-    let ready = served.backends.iter().filter(|_| !served.leaving).map(|backend| backend.addresses);
-    let addresses = Arc::new(ready.collect::<Vec<_>>());
-    let each = |(network, names): (&String, &BTreeSet<String>)| {
+/// All names of a service in its networks.
+fn names(service: &Service) -> impl Iterator<Item = ((String, String), u32)> {
+    service.networks.iter().flat_map(move |(network, names)| {
         let network = known(&service.key.scope, network);
-        names
-            .iter()
-            .map(|name| ((network.clone(), name.clone()), service.id, Arc::clone(&addresses)))
-            .collect::<Vec<_>>()
-    };
-    service.networks.iter().flat_map(each).collect()
+        names.iter().map(move |name| ((network.clone(), name.clone()), service.id))
+    })
 }

@@ -1,49 +1,22 @@
-//! The server: hickory's, with our answers.
-//!
-//! A question is answered from the table of the moment, so that a change is seen by the next question. Bytes that are no
-//! question, and questions of whoever is not ours, never reach us: hickory answers FORMERR and REFUSED.
+//! The server: its sockets, and who reads from them.
 
 use std::{
     net::{IpAddr, SocketAddr},
     path::PathBuf,
     sync::Arc,
-    time::Duration,
 };
 
-use hickory_proto::{
-    op::{Edns, Header, HeaderCounts, MessageType, Metadata, OpCode, ResponseCode},
-    rr::{DNSClass, RData, Record, RecordType, rdata},
-};
-use hickory_server::{
-    Server,
-    net::runtime::Time,
-    server::{Request, RequestHandler, ResponseHandler, ResponseInfo},
-    zone_handler::MessageResponseBuilder,
-};
 use ipnet::IpNet;
 use tokio::{
     net::{TcpListener, UdpSocket},
     sync::{mpsc, watch},
-    time::timeout,
+    task::JoinSet,
 };
 
-use super::{
-    lookups::Lookups,
-    opening::{self, Resolved},
-    table::{Answer, DnsTable},
-    upstream::Upstream,
-};
+use super::{lookups::Lookups, opening::Resolved, reply::Replier, table::DnsTable, tcp, udp, upstream::Upstream};
 
-/// How long others may remember our answers, in seconds: as long as a stale one may live.
-const TTL: u32 = 1;
-/// How long a question waits for the first complete table after the start.
-const FIRST_TABLE: Duration = Duration::from_secs(3);
-/// How long an idle TCP connection is kept.
-const TCP_IDLE: Duration = Duration::from_secs(5);
-/// Bytes of answers that may wait on a TCP connection.
-const TCP_BUFFER: usize = 65_535;
-/// The largest answer over UDP: what every path carries unfragmented (the agreement of DNS Flag Day 2020).
-const UDP_PAYLOAD: u16 = 1232;
+/// The most tasks that read from one UDP socket.
+const READERS: usize = 4;
 
 /// How the server is configured.
 #[derive(Clone, Debug)]
@@ -82,7 +55,7 @@ pub enum DnsError {
 
 /// The running server. Dropping it ends it.
 pub struct DnsServer {
-    server: Server<Handler>,
+    serving: JoinSet<()>,
     lookups: Lookups,
 }
 
@@ -98,14 +71,19 @@ impl DnsServer {
         let upstream = Arc::new(Upstream::new(config));
         let node = config.listen.first().map_or(IpAddr::from([0; 4]), SocketAddr::ip);
         let lookups = Lookups::new(Arc::clone(&upstream), config.opener.clone(), node);
-        let handler = Handler { table, upstream, opener: config.opener.clone() };
-        let mut server = Server::with_access(handler, [], config.clients.iter().copied());
+        let replier =
+            Arc::new(Replier { table, upstream, opener: config.opener.clone(), clients: config.clients.clone() });
+        let readers = std::thread::available_parallelism().map_or(1, usize::from).min(READERS);
+        let mut serving = JoinSet::new();
         for address in &config.listen {
             let fail = |source| DnsError::Bind { address: *address, source };
-            server.register_socket(UdpSocket::bind(address).await.map_err(fail)?);
-            server.register_listener(TcpListener::bind(address).await.map_err(fail)?, TCP_IDLE, TCP_BUFFER);
+            let socket = Arc::new(UdpSocket::bind(address).await.map_err(fail)?);
+            for _ in 0..readers {
+                serving.spawn(udp::serve(Arc::clone(&socket), Arc::clone(&replier)));
+            }
+            serving.spawn(tcp::serve(TcpListener::bind(address).await.map_err(fail)?, Arc::clone(&replier)));
         }
-        Ok(Self { server, lookups })
+        Ok(Self { serving, lookups })
     }
 
     /// What looks names up for the node itself.
@@ -115,99 +93,11 @@ impl DnsServer {
 
     /// Waits until the server has ended, which only a fault of its own brings about.
     pub async fn ended(&mut self) {
-        if let Err(error) = self.server.block_until_done().await {
-            tracing::error!(%error, "the name server has ended");
-        }
-    }
-}
-
-struct Handler {
-    table: watch::Receiver<Arc<DnsTable>>,
-    upstream: Arc<Upstream>,
-    opener: Option<mpsc::Sender<Resolved>>,
-}
-
-/// A code and the records of the answer section.
-pub(super) type Reply = (ResponseCode, Vec<Record>);
-
-impl Handler {
-    async fn reply(&self, request: &Request) -> Reply {
-        if request.metadata.op_code != OpCode::Query || request.metadata.message_type != MessageType::Query {
-            return (ResponseCode::NotImp, vec![]);
-        }
-        if request.edns.as_ref().is_some_and(|edns| edns.version() > 0) {
-            return (ResponseCode::BADVERS, vec![]);
-        }
-        let Ok(info) = request.request_info() else { return (ResponseCode::FormErr, vec![]) };
-        let (name, kind) = (info.query.original().name().clone(), info.query.query_type());
-        if info.query.query_class() != DNSClass::IN {
-            return (ResponseCode::Refused, vec![]);
-        }
-        let Some(table) = self.table().await else { return (ResponseCode::ServFail, vec![]) };
-        let text = name.to_ascii().to_ascii_lowercase();
-        let asker = request.src().ip().to_canonical();
-        match table.answer_to(asker, text.trim_end_matches('.'), kind == RecordType::A) {
-            Answer::Addresses(mut addresses) if matches!(kind, RecordType::A | RecordType::AAAA) => {
-                let data = |address| match address {
-                    IpAddr::V4(v4) => RData::A(rdata::A(v4)),
-                    IpAddr::V6(v6) => RData::AAAA(rdata::AAAA(v6)),
-                };
-                // Clients take the first: each gets another one first.
-                if addresses.len() > 1 {
-                    let first = usize::from(rand::random::<u16>()) % addresses.len();
-                    addresses.rotate_left(first);
-                }
-                let records = addresses.into_iter().map(|address| Record::from_rdata(name.clone(), TTL, data(address)));
-                (ResponseCode::NoError, records.collect())
-            }
-            Answer::Addresses(_) => (ResponseCode::NoError, vec![]),
-            Answer::NoSuchName => (ResponseCode::NXDomain, vec![]),
-            Answer::NotOurs => {
-                let reply = self.upstream.ask(name.clone(), kind, table.servers_of(asker)).await;
-                if let Some(opener) = &self.opener {
-                    opening::open(opener, asker, &name, &reply.1).await;
-                }
-                reply
-            }
-        }
-    }
-
-    /// The table. Just after the start it may not be complete: a question then waits, since "there is no such name"
-    /// would be a lie that its asker remembers.
-    async fn table(&self) -> Option<Arc<DnsTable>> {
-        let mut table = self.table.clone();
-        let known = table.wait_for(|table| table.is_complete());
-        match timeout(FIRST_TABLE, known).await {
-            Ok(Ok(table)) => Some(Arc::clone(&table)),
-            _ => None,
-        }
-    }
-}
-
-#[async_trait::async_trait]
-impl RequestHandler for Handler {
-    async fn handle_request<R: ResponseHandler, T: Time>(&self, request: &Request, mut to: R) -> ResponseInfo {
-        let (code, records) = self.reply(request).await;
-        let mut metadata = Metadata::response_from_request(&request.metadata);
-        metadata.response_code = code;
-        metadata.recursion_available = true;
-        // RFC 6891: who speaks EDNS is answered with it, and is told what we take; answers keep to what it takes.
-        let edns = request.edns.as_ref().map(|theirs| {
-            let mut ours = Edns::new();
-            ours.set_max_payload(theirs.max_payload().clamp(512, UDP_PAYLOAD));
-            ours
-        });
-        let mut builder = MessageResponseBuilder::from_message_request(request);
-        if let Some(edns) = &edns {
-            builder.edns(edns);
-        }
-        match to.send_response(builder.build(metadata, records.iter(), [], [], [])).await {
-            Ok(info) => info,
-            Err(error) => {
-                tracing::debug!(%error, "an answer could not be sent");
-                metadata.response_code = ResponseCode::ServFail;
-                Header { metadata, counts: HeaderCounts::default() }.into()
-            }
+        match self.serving.join_next().await {
+            Some(Err(error)) => tracing::error!(%error, "the name server has ended"),
+            Some(Ok(())) => tracing::error!("the name server has ended"),
+            // It listens nowhere.
+            None => std::future::pending().await,
         }
     }
 }

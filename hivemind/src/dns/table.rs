@@ -1,22 +1,36 @@
 //! Names and addresses. Pure.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{
+    collections::{BTreeSet, HashSet},
+    net::IpAddr,
+    sync::Arc,
+};
 
-use imbl::{HashMap, OrdMap, ordmap::DiffItem};
+use imbl::{HashMap, OrdMap, OrdSet, ordmap::DiffItem};
+use ipnet::IpNet;
 
-use super::networks::{Networks, Seen};
+use super::networks::Networks;
 use crate::{
-    model::{Addresses, Instance, InstanceId, NodeDesired, Scope, ServedService, ServiceKey, in_dns_zone},
+    model::{Addresses, Instance, InstanceId, NodeDesired, Scope, ServedService, Service, ServiceKey},
     spec::v1::DnsSpec,
 };
 
 /// All names of services, in lower case without a final dot. A clone is cheap.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct DnsTable {
-    names: HashMap<String, Named>,
+    /// The numbers of the services that have them.
+    pub(super) names: HashMap<String, u32>,
+    /// Names that services have theirs beneath, with how many do.
+    pub(super) domains: HashMap<String, u32>,
+    /// Services by their numbers.
+    pub(super) served: HashMap<u32, Arc<ServedService>>,
+    /// The services that have an address, or instances with it.
+    pub(super) owners: HashMap<IpAddr, OrdSet<u32>>,
+    /// The blocks in which every address is an instance's or a service's, or nobody's.
+    pub(super) ranges: Arc<[IpNet]>,
+    pub(super) networks: Networks,
     /// What the names were made from.
     services: OrdMap<ServiceKey, Arc<ServedService>>,
-    networks: Networks,
     /// Who is asked for other names, by the address of the instance that asks; the node's servers for who is not here.
     servers: HashMap<IpAddr, Vec<IpAddr>>,
     /// What the servers were made from.
@@ -24,34 +38,17 @@ pub struct DnsTable {
     complete: bool,
 }
 
-/// What a name stands for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Named {
-    /// The number of the service whose name it is.
-    service: u32,
-    addresses: Addresses,
-    /// Whether its app is in networks: those of its namespace that are in some see it by these only.
-    networked: bool,
-}
-
-/// What the table says of a name.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Answer {
-    /// The name exists and has these addresses of the asked kind; none if no instance is Ready, or in the other family.
-    Addresses(Vec<IpAddr>),
-    /// The name would be ours and does not exist.
-    NoSuchName,
-    /// Not ours: ask upstream.
-    NotOurs,
-}
-
 impl DnsTable {
-    /// The names of all services, each with its virtual addresses if an instance is Ready. A name without a Ready
-    /// instance exists and has no address: clients then fail at once instead of running into a timeout.
+    /// The names of all that is told.
     pub fn new(desired: &NodeDesired) -> Self {
         let mut table = Self::default();
         table.follow(desired);
         table
+    }
+
+    /// A table without a name yet. Of addresses in `ranges` nobody else is asked.
+    pub fn of(ranges: impl IntoIterator<Item = IpNet>) -> Self {
+        Self { ranges: ranges.into_iter().collect(), ..Self::default() }
     }
 
     /// Takes in what is told now, and costs by what differs from before. Whether another answer is given to anything.
@@ -60,30 +57,80 @@ impl DnsTable {
         let mut differs = std::mem::replace(&mut self.complete, complete) != complete;
         differs |= self.networks.follow(&desired.instances);
         let before = std::mem::replace(&mut self.services, desired.services.clone());
-        let mut come = Vec::new();
-        for change in before.diff(&self.services) {
-            let (old, new) = match change {
-                DiffItem::Add(_, new) => (None, Some(new)),
-                DiffItem::Update { old, new } => (Some(old.1), Some(new.1)),
-                DiffItem::Remove(_, old) => (Some(old), None),
-            };
-            differs |= self.networks.follow_service(old.map(|served| &**served), new.map(|served| &**served));
-            let (old, new) = (old.map(|served| names(served)), new.map(|served| names(served)));
-            if old == new {
-                continue;
+        let changes = before.diff(&desired.services).map(|change| match change {
+            DiffItem::Add(_, new) => (None, Some(new)),
+            DiffItem::Update { old, new } => (Some(old.1), Some(new.1)),
+            DiffItem::Remove(_, old) => (Some(old), None),
+        });
+        let changes: Vec<_> = changes.collect();
+        differs |= !changes.is_empty();
+        for (old, new) in &changes {
+            self.networks.follow_service(old.map(|old| &old.service), new.map(|new| &new.service));
+            if let Some(old) = old {
+                self.forget(old, *new);
             }
-            differs = true;
-            for (name, named) in old.into_iter().flatten() {
-                // A name that has gone over to another service is that one's.
-                if self.names.get(&name).is_some_and(|now| now.service == named.service) {
-                    self.names.remove(&name);
-                }
-            }
-            come.extend(new);
         }
         // After all that go: a name may go over from one service to another at once.
-        self.names.extend(come.into_iter().flatten());
+        for (old, new) in &changes {
+            if let Some(new) = new {
+                self.learn(*old, new);
+            }
+        }
         self.follow_servers(desired) || differs
+    }
+
+    /// Takes away what a service had, but for what it has still.
+    fn forget(&mut self, old: &ServedService, new: Option<&Arc<ServedService>>) {
+        let id = old.service.id;
+        let kept = new.filter(|new| new.service.id == id);
+        if kept.is_none() {
+            self.served.remove(&id);
+        }
+        let names = kept.map(|kept| names(&kept.service)).unwrap_or_default();
+        for name in self::names(&old.service).difference(&names) {
+            // A name that has gone over to another service is that one's.
+            if self.names.get(name) == Some(&id) {
+                self.names.remove(name);
+            }
+        }
+        let addresses = kept.map(|kept| addresses(kept)).unwrap_or_default();
+        for address in self::addresses(old).difference(&addresses) {
+            if let Some(owners) = self.owners.get_mut(address) {
+                owners.remove(&id);
+                if owners.is_empty() {
+                    self.owners.remove(address);
+                }
+            }
+        }
+        if new.is_none() {
+            for domain in domains(&old.service.key.scope) {
+                let count = self.domains.get(&domain).copied().unwrap_or_default();
+                match count {
+                    0 | 1 => self.domains.remove(&domain),
+                    more => self.domains.insert(domain, more - 1),
+                };
+            }
+        }
+    }
+
+    /// Adds what a service has, but for what it had.
+    fn learn(&mut self, old: Option<&Arc<ServedService>>, new: &Arc<ServedService>) {
+        let id = new.service.id;
+        let kept = old.filter(|old| old.service.id == id);
+        self.served.insert(id, Arc::clone(new));
+        let names = kept.map(|kept| names(&kept.service)).unwrap_or_default();
+        for name in self::names(&new.service).difference(&names) {
+            self.names.insert(name.clone(), id);
+        }
+        let addresses = kept.map(|kept| addresses(kept)).unwrap_or_default();
+        for address in self::addresses(new).difference(&addresses) {
+            self.owners.entry(*address).or_default().insert(id);
+        }
+        if old.is_none() {
+            for domain in domains(&new.service.key.scope) {
+                *self.domains.entry(domain).or_default() += 1;
+            }
+        }
     }
 
     fn follow_servers(&mut self, desired: &NodeDesired) -> bool {
@@ -117,35 +164,24 @@ impl DnsTable {
     pub fn is_complete(&self) -> bool {
         self.complete
     }
-
-    /// What it says to `asker` of `name` (lower case, without a final dot) for one family.
-    pub fn answer_to(&self, asker: IpAddr, name: &str, v4: bool) -> Answer {
-        match self.networks.seen(asker, name, v4) {
-            Seen::Addresses(addresses) => Answer::Addresses(addresses),
-            Seen::Hidden if self.names.get(name).is_none_or(|named| named.networked) => Answer::NoSuchName,
-            Seen::Hidden | Seen::Elsewhere => self.answer(name, v4),
-        }
-    }
-
-    /// What it says of `name` (lower case, without a final dot) for one family, to whoever is in no network.
-    pub fn answer(&self, name: &str, v4: bool) -> Answer {
-        match self.names.get(name) {
-            Some(named) => {
-                Answer::Addresses(named.addresses.iter().filter(|address| address.is_ipv4() == v4).collect())
-            }
-            None if in_dns_zone(name) => Answer::NoSuchName,
-            None => Answer::NotOurs,
-        }
-    }
 }
 
-/// All names of a service, with what they stand for.
-fn names(served: &ServedService) -> Vec<(String, Named)> {
-    let service = &served.service;
-    let ready = !served.backends.is_empty() && !served.leaving;
-    let addresses = if ready { service.addresses } else { Addresses::default() };
-    let named = Named { service: service.id, addresses, networked: !service.networks.is_empty() };
-    service.all_dns_names().map(|name| (name.to_ascii_lowercase(), named)).collect()
+/// All names of a service.
+fn names(service: &Service) -> BTreeSet<String> {
+    service.all_dns_names().map(|name| name.to_ascii_lowercase()).collect()
+}
+
+/// The addresses of a service and of its instances.
+fn addresses(served: &ServedService) -> HashSet<IpAddr> {
+    let instances = served.backends.iter().flat_map(|backend| backend.addresses.iter());
+    served.service.addresses.iter().chain(instances).collect()
+}
+
+/// The names that those of a namespace's services are beneath, but for the top one, which is there always.
+fn domains(scope: &Scope) -> [String; 2] {
+    let namespace = scope.dns_domain();
+    let tenant = namespace.split_once('.').map(|(_, tenant)| tenant.to_owned()).unwrap_or_default();
+    [namespace, tenant]
 }
 
 /// The `/etc/resolv.conf` of an instance: the node's own addresses, and short names of its own namespace unless the app
@@ -161,207 +197,4 @@ pub fn resolv_conf(servers: &Addresses, scope: &Scope, own: &DnsSpec) -> String 
 }
 
 #[cfg(test)]
-mod tests {
-    use std::{
-        collections::{BTreeMap, BTreeSet},
-        sync::Arc,
-    };
-
-    use super::*;
-    use crate::model::{AppKey, Backend, InstanceId, ServedService, Service, ServiceKey, Timestamp};
-
-    fn desired(backends: usize) -> NodeDesired {
-        let service = Service {
-            key: ServiceKey::new(Scope::default(), "web".parse().expect("a name")),
-            id: 1,
-            addresses: Addresses { v4: Some([10, 96, 0, 2].into()), v6: "fd00::2".parse().ok() },
-            dns_names: vec!["Web.Local".into()],
-            networks: Default::default(),
-            ports: vec![],
-            app: AppKey::new(Scope::default(), "web".parse().expect("a name")),
-            balance: crate::spec::v1::BalanceSpec::default(),
-            shares: crate::model::Shares::default(),
-            created_at: Timestamp::from_millis(0),
-        };
-        let backend = |n: usize| Backend {
-            id: InstanceId::from_bits(n as u64),
-            node: "a".parse().expect("a name"),
-            ports: None,
-            weight: 100,
-            addresses: Addresses::default(),
-        };
-        let served = ServedService { backends: (0..backends).map(backend).collect(), service, leaving: false };
-        let mut desired = NodeDesired::default();
-        desired.services.insert(served.service.key.clone(), Arc::new(served));
-        desired
-    }
-
-    #[test]
-    fn a_service_answers_to_all_its_names_in_both_families() {
-        let table = DnsTable::new(&desired(1));
-        for name in ["web.local", "web.default.default.hivemind"] {
-            assert_eq!(table.answer(name, true), Answer::Addresses(vec![[10, 96, 0, 2].into()]), "{name}");
-            assert_eq!(table.answer(name, false), Answer::Addresses(vec!["fd00::2".parse().expect("one")]), "{name}");
-        }
-        assert_eq!(table.answer("nope.default.default.hivemind", true), Answer::NoSuchName);
-        assert_eq!(table.answer("example.org", true), Answer::NotOurs);
-        assert_eq!(table.answer("web", true), Answer::NotOurs);
-    }
-
-    #[test]
-    fn without_a_ready_instance_a_name_exists_and_has_no_address() {
-        assert_eq!(DnsTable::new(&desired(0)).answer("web.local", true), Answer::Addresses(vec![]));
-        let mut stopping = desired(1);
-        for served in stopping.services.clone().values() {
-            let leaving = ServedService { leaving: true, ..(**served).clone() };
-            stopping.services.insert(leaving.service.key.clone(), Arc::new(leaving));
-        }
-        assert_eq!(DnsTable::new(&stopping).answer("web.local", true), Answer::Addresses(vec![]));
-    }
-
-    #[test]
-    fn a_table_that_followed_says_what_a_new_one_says() {
-        let with = |rows: &[(&str, u32, &str, usize)]| {
-            let mut told = NodeDesired { revision: 1, ..NodeDesired::default() };
-            for (key, id, name, backends) in rows {
-                let one = desired(*backends);
-                let mut served = (**one.services.values().next().expect("one")).clone();
-                served.service.key.name = key.parse().expect("a name");
-                (served.service.id, served.service.dns_names) = (*id, vec![(*name).to_owned()]);
-                told.services.insert(served.service.key.clone(), Arc::new(served));
-            }
-            told
-        };
-        let mut table = DnsTable::default();
-        for (rows, differs) in [
-            (vec![("a", 1, "x.local", 1), ("b", 2, "y.local", 1)], true),
-            (vec![("a", 1, "x.local", 1), ("b", 2, "y.local", 1)], false),
-            (vec![("a", 1, "x.local", 2), ("b", 2, "y.local", 1)], false),
-            (vec![("a", 1, "x.local", 0), ("b", 2, "y.local", 1)], true),
-            // One takes what another lets go, whichever comes first.
-            (vec![("a", 1, "y.local", 1), ("b", 2, "x.local", 1)], true),
-            (vec![("a", 1, "z.local", 1)], true),
-            // Another service of the same name.
-            (vec![("a", 3, "z.local", 1)], true),
-            (vec![], true),
-        ] {
-            let told = with(&rows);
-            assert_eq!(table.follow(&told), differs, "{rows:?}");
-            assert_eq!(table, DnsTable::new(&told), "{rows:?}");
-        }
-    }
-
-    /// `db` and `web` of two projects; `web` is in `front`, `db` in `back`, and `api` in both.
-    fn two_projects() -> NodeDesired {
-        let mut desired = NodeDesired { revision: 1, ..NodeDesired::default() };
-        let networks = |names: &[&str], aliases: &[&str]| {
-            let aliases: BTreeSet<String> = aliases.iter().map(|alias| (*alias).to_owned()).collect();
-            names.iter().map(|name| ((*name).to_owned(), aliases.clone())).collect::<BTreeMap<_, _>>()
-        };
-        let mut number = 1;
-        for namespace in ["shop", "blog"] {
-            let scope = Scope { namespace: namespace.parse().expect("a name"), ..Scope::default() };
-            for (name, nets) in [
-                ("web", &["front"][..]),
-                ("db", &["back"]),
-                ("api", &["front", "back", "shared/proxy"]),
-                ("plain", &[]),
-            ] {
-                let app = AppKey::new(scope.clone(), name.parse().expect("a name"));
-                let addresses = Addresses { v4: Some([10, 88, 0, number].into()), v6: None };
-                let mut spec = crate::spec::v1::AppSpec::new("x");
-                spec.networks = networks(nets, &[]);
-                let instance = crate::model::Instance {
-                    id: InstanceId::from_bits(number.into()),
-                    app: app.clone(),
-                    generation: 1,
-                    spec,
-                    node: "a".parse().expect("a name"),
-                    addresses,
-                    desired: crate::model::Desired::Run,
-                    created_at: Timestamp::from_millis(0),
-                };
-                let service = Service {
-                    key: ServiceKey::new(scope.clone(), name.parse().expect("a name")),
-                    id: number.into(),
-                    addresses: Addresses { v4: Some([10, 96, 0, number].into()), v6: None },
-                    dns_names: vec![],
-                    networks: networks(nets, &[name, &format!("{name}_alias"), &format!("{name}.dotted")]),
-                    ports: vec![],
-                    app,
-                    balance: crate::spec::v1::BalanceSpec::default(),
-                    shares: crate::model::Shares::default(),
-                    created_at: Timestamp::from_millis(0),
-                };
-                let backend = Backend {
-                    id: instance.id.clone(),
-                    node: instance.node.clone(),
-                    weight: 100,
-                    addresses,
-                    ports: Default::default(),
-                };
-                desired.instances.insert(instance.id.clone(), Arc::new(instance));
-                let served = ServedService { backends: vec![backend], service, leaving: false };
-                desired.services.insert(served.service.key.clone(), Arc::new(served));
-                number += 1;
-            }
-        }
-        desired
-    }
-
-    #[test]
-    fn who_is_in_a_network_sees_only_that() {
-        let table = DnsTable::new(&two_projects());
-        let instance = |number: u8| Answer::Addresses(vec![[10, 88, 0, number].into()]);
-        let service = |number: u8| Answer::Addresses(vec![[10, 96, 0, number].into()]);
-        for (asker, name, answer) in [
-            // api of shop is 3; web 1, db 2, plain 4; of blog 5 to 8.
-            (3, "db", instance(2)),
-            (3, "db.shop.default.hivemind", instance(2)),
-            (3, "db_alias", instance(2)),
-            (3, "db.dotted", instance(2)),
-            (3, "db.dotted.shop.default.hivemind", instance(2)),
-            (1, "db", Answer::NotOurs),
-            (1, "db.shop.default.hivemind", Answer::NoSuchName),
-            (1, "api", instance(3)),
-            (7, "db", instance(6)),
-            (7, "web", instance(5)),
-            // The shared network has the api of both.
-            (3, "api", Answer::Addresses(vec![[10, 88, 0, 3].into(), [10, 88, 0, 7].into()])),
-            // What is in no network is seen as ever, by everybody; and sees all.
-            (1, "plain.shop.default.hivemind", service(4)),
-            (4, "db.shop.default.hivemind", service(2)),
-            (200, "db.blog.default.hivemind", service(6)),
-            (1, "example.org", Answer::NotOurs),
-        ] {
-            assert_eq!(table.answer_to([10, 88, 0, asker].into(), name, true), answer, "{asker} asks for {name}");
-        }
-        assert_eq!(table.answer_to([10, 88, 0, 3].into(), "db", false), Answer::Addresses(vec![]));
-    }
-
-    #[test]
-    fn a_table_that_followed_networks_says_what_a_new_one_says() {
-        let all = two_projects();
-        let mut table = DnsTable::new(&all);
-        let mut fewer = all.clone();
-        let gone: Vec<_> = fewer.services.keys().take(2).cloned().collect();
-        gone.iter().for_each(|key| drop(fewer.services.remove(key)));
-        let first = fewer.instances.keys().next().cloned().expect("one");
-        fewer.instances.remove(&first);
-        assert!(table.follow(&fewer) && !table.follow(&fewer));
-        assert_eq!(table, DnsTable::new(&fewer));
-        assert!(table.follow(&all));
-        assert_eq!(table, DnsTable::new(&all));
-    }
-
-    #[test]
-    fn instances_ask_their_node() {
-        let servers = Addresses { v4: Some([10, 88, 0, 1].into()), v6: "fd00::1".parse().ok() };
-        let text = resolv_conf(&servers, &Scope::default(), &DnsSpec::default());
-        assert_eq!(
-            text,
-            "nameserver 10.88.0.1\nnameserver fd00::1\nsearch default.default.hivemind\n\
-             options ndots:1 timeout:2 attempts:2\n"
-        );
-    }
-}
+mod tests;

@@ -26,7 +26,7 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use super::server::{DnsConfig, Reply};
+use super::{message::Reply, server::DnsConfig};
 
 /// Questions that may be with upstream servers at once; beyond that they are refused.
 const MAX_QUESTIONS: usize = 512;
@@ -79,16 +79,20 @@ impl Upstream {
     /// Asks `servers`, or the node's if there are none. Without a server to ask, and with too many questions under way, the answer is a refusal at once.
     pub(super) async fn ask(&self, name: Name, kind: RecordType, servers: &[IpAddr]) -> Reply {
         let resolver = if servers.is_empty() { self.current() } else { self.other(servers) };
-        let Some(resolver) = resolver else { return (ResponseCode::Refused, vec![]) };
-        let Ok(_place) = self.questions.try_acquire() else { return (ResponseCode::Refused, vec![]) };
+        let Some(resolver) = resolver else { return Reply::code(ResponseCode::Refused) };
+        let Ok(_place) = self.questions.try_acquire() else { return Reply::code(ResponseCode::Refused) };
         match timeout(LIMIT, resolver.lookup(name, kind)).await {
-            Ok(Ok(lookup)) => (ResponseCode::NoError, lookup.answers().to_vec()),
-            Ok(Err(NetError::Dns(Refusal::NoRecordsFound(none)))) => (none.response_code, vec![]),
+            Ok(Ok(lookup)) => Reply { answers: lookup.answers().to_vec(), ..Reply::code(ResponseCode::NoError) },
+            Ok(Err(NetError::Dns(Refusal::NoRecordsFound(none)))) => {
+                // RFC 2308: what says for how long there is nothing goes on to who has asked.
+                let top = none.soa.map(|soa| soa.into_record_of_rdata());
+                Reply { authority: top.into_iter().collect(), ..Reply::code(none.response_code) }
+            }
             Ok(Err(error)) => {
                 tracing::debug!(%error, "no upstream name server had an answer");
-                (ResponseCode::ServFail, vec![])
+                Reply::code(ResponseCode::ServFail)
             }
-            Err(_) => (ResponseCode::ServFail, vec![]),
+            Err(_) => Reply::code(ResponseCode::ServFail),
         }
     }
 
@@ -200,7 +204,7 @@ mod tests {
             assert!(futures::poll!(question).is_pending(), "it waits for the server");
         }
         let refused = futures::FutureExt::now_or_never(ask());
-        assert_eq!(refused, Some((ResponseCode::Refused, vec![])));
+        assert_eq!(refused, Some(Reply::code(ResponseCode::Refused)));
         under_way.pop();
         assert!(futures::poll!(Box::pin(ask())).is_pending(), "there is a place again");
         drop(under_way);

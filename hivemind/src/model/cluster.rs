@@ -156,6 +156,17 @@ impl ClusterSnapshot {
         self.index.dns_names.get(&dns_name.to_ascii_lowercase())
     }
 
+    /// The services of an app.
+    pub fn services_of<'a>(&'a self, app: &AppKey) -> impl Iterator<Item = &'a Arc<Service>> + use<'a> {
+        let keys = self.index.services.get(app).into_iter().flat_map(|keys| keys.iter());
+        keys.filter_map(|key| self.services.get(key)).map(|row| &row.object)
+    }
+
+    /// The app that says it has a service of that name, besides the one of its own name.
+    pub fn app_serving(&self, service: &ServiceKey) -> Option<&AppKey> {
+        self.index.serving.get(service)
+    }
+
     /// The app that publishes a port.
     pub fn app_publishing(&self, port: u16, protocol: Protocol) -> Option<&AppKey> {
         self.index.published.get(&(port, protocol))
@@ -192,10 +203,10 @@ impl ClusterSnapshot {
 
     /// Writes a service's row, or removes it.
     pub fn set_service(&mut self, key: &ServiceKey, row: Option<Row<Service>>) {
-        let new = row.as_ref().map(|row| row.object.addresses);
+        let new = row.as_ref().map(|row| Arc::clone(&row.object));
         let old = replace(&mut self.services, key, row);
         if let Some(old) = old {
-            self.index.remove_service(&old.object.addresses);
+            self.index.remove_service(&old.object);
         }
         if let Some(new) = new {
             self.index.add_service(&new);
@@ -226,7 +237,8 @@ impl ClusterSnapshot {
                 Desired::Stop if phase == Phase::Ready || status.is_some_and(|status| status.serving) => &mut leaving,
                 _ => continue,
             };
-            let own = several.then(|| ServicePort::all(&instance.spec, status.map_or(&[], |status| &status.exposed)));
+            let own =
+                several.then(|| ServicePort::of(service, &instance.spec, status.map_or(&[], |status| &status.exposed)));
             let ports = own.filter(|own| !service.ports.iter().all(|port| own.contains(port)));
             among.push(Backend {
                 ports,

@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use imbl::{OrdMap, OrdSet};
 
-use super::{Addresses, App, AppKey, Instance, InstanceId, NodeName, Protocol};
+use super::{Addresses, App, AppKey, Instance, InstanceId, NodeName, Protocol, Service, ServiceKey};
 
 /// What the instances of a node hold of it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -47,6 +47,10 @@ pub(super) struct Index {
     pub(super) addresses: HeldAddresses,
     /// Lower case.
     pub(super) dns_names: OrdMap<String, AppKey>,
+    /// The services that apps have.
+    pub(super) services: OrdMap<AppKey, OrdSet<ServiceKey>>,
+    /// The services that apps are to have besides their own.
+    pub(super) serving: OrdMap<ServiceKey, AppKey>,
     pub(super) published: OrdMap<(u16, Protocol), AppKey>,
     /// Who waits for whom.
     pub(super) dependents: OrdMap<AppKey, OrdSet<AppKey>>,
@@ -77,17 +81,27 @@ impl Index {
         self.addresses.remove(&instance.addresses);
     }
 
-    pub(super) fn add_service(&mut self, addresses: &Addresses) {
-        self.addresses.add(addresses);
+    pub(super) fn add_service(&mut self, service: &Service) {
+        self.addresses.add(&service.addresses);
+        self.services.entry(service.app.clone()).or_default().insert(service.key.clone());
     }
 
-    pub(super) fn remove_service(&mut self, addresses: &Addresses) {
-        self.addresses.remove(addresses);
+    pub(super) fn remove_service(&mut self, service: &Service) {
+        self.addresses.remove(&service.addresses);
+        if let Some(keys) = self.services.get_mut(&service.app) {
+            keys.remove(&service.key);
+            if keys.is_empty() {
+                self.services.remove(&service.app);
+            }
+        }
     }
 
     pub(super) fn add_app(&mut self, app: &App) {
-        for name in &app.spec.services {
-            self.dns_names.insert(name.to_ascii_lowercase(), app.key.clone());
+        for name in dns_names(app) {
+            self.dns_names.insert(name, app.key.clone());
+        }
+        for service in served(app) {
+            self.serving.insert(service, app.key.clone());
         }
         for port in &app.spec.ports {
             port.published.map(|published| self.published.insert((published, port.protocol), app.key.clone()));
@@ -99,9 +113,14 @@ impl Index {
 
     /// Only what is the app's: a name may have gone to another before the row of the first is seen to go.
     pub(super) fn remove_app(&mut self, app: &App) {
-        for name in app.spec.services.iter().map(|name| name.to_ascii_lowercase()) {
+        for name in dns_names(app) {
             if self.dns_names.get(&name) == Some(&app.key) {
                 self.dns_names.remove(&name);
+            }
+        }
+        for service in served(app) {
+            if self.serving.get(&service) == Some(&app.key) {
+                self.serving.remove(&service);
             }
         }
         for port in &app.spec.ports {
@@ -119,6 +138,16 @@ impl Index {
             }
         }
     }
+}
+
+/// The DNS names of an app's services besides their own, in lower case.
+fn dns_names(app: &App) -> impl Iterator<Item = String> {
+    app.spec.all_dns_names().map(|name| name.to_ascii_lowercase())
+}
+
+/// The services that an app is to have besides its own.
+fn served(app: &App) -> impl Iterator<Item = ServiceKey> {
+    app.spec.more_services.keys().map(|name| ServiceKey::new(app.key.scope.clone(), name.clone()))
 }
 
 /// The apps that come before one.

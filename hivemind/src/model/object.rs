@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::{AppKey, ErrorCode, InstanceId, NodeName, PolicyKey, Scope, ServiceKey, Shares, TenantName, Timestamp};
-use crate::spec::v1::{AppSpec, BalanceSpec, LimitSpec, PolicySpec, PortSpec};
+use crate::spec::v1::{AppSpec, BalanceSpec, LimitSpec, PolicySpec, PortSpec, ServedPort, ServiceSpec};
 
 /// A transport protocol that carries ports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize, ToSchema)]
@@ -330,6 +330,21 @@ impl ServicePort {
             spec.ports.iter().map(declared).collect()
         }
     }
+
+    /// The ports that instances of this specification serve for a service of their app.
+    pub fn of(service: &Service, spec: &AppSpec, exposed: &[PortProto]) -> Vec<Self> {
+        match service.is_apps_own() {
+            true => Self::all(spec, exposed),
+            false => spec.more_services.get(&service.key.name).map(Self::further).unwrap_or_default(),
+        }
+    }
+
+    /// The ports of a service that an app has besides its own.
+    pub fn further(service: &ServiceSpec) -> Vec<Self> {
+        let port =
+            |port: &ServedPort| Self { port: port.port, target: port.target, protocol: port.protocol, published: None };
+        service.ports.iter().map(port).collect()
+    }
 }
 
 /// A name with dual-stack virtual addresses and ports over the Ready instances of an app.
@@ -340,7 +355,7 @@ pub struct Service {
     pub key: ServiceKey,
     /// Its number in the data plane; never 0, never reused while any node may know it.
     pub id: u32,
-    /// Its virtual addresses.
+    /// Its virtual addresses; none if it is headless.
     pub addresses: Addresses,
     /// The DNS names besides [`Service::own_dns_name`], e.g. `web.local`; lower case, no final dot.
     pub dns_names: Vec<String>,
@@ -365,6 +380,16 @@ impl Service {
     /// The DNS name that it always has: `<service>.<namespace>.<tenant>.hivemind`.
     pub fn own_dns_name(&self) -> String {
         format!("{}.{}", self.key.name, self.key.scope.dns_domain())
+    }
+
+    /// Whether it is the one that has its app's name.
+    pub fn is_apps_own(&self) -> bool {
+        self.key.name.as_str() == self.app.name.as_str()
+    }
+
+    /// Whether it has no virtual address: its names stand for its Ready instances themselves.
+    pub fn is_headless(&self) -> bool {
+        self.addresses == Addresses::default()
     }
 
     /// All DNS names it is found under: those that were given to it, then its own.

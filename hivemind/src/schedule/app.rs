@@ -45,10 +45,19 @@ pub(super) fn plan(input: &mut Input<'_>, key: &AppKey, plan: &mut Plan) {
         Some(app) => {
             replicas(input, app, &alive, plan);
             let limits = app.spec.limits;
+            // What a former generation serves is its own until it goes.
+            let services = |instance: &Instance| match instance.generation == app.generation {
+                true => app.spec.more_services.clone(),
+                false => instance.spec.more_services.clone(),
+            };
             let stays = |id| !plan.changes.iter().any(|change| matches!(change, Change::StopInstance(it) if it == id));
-            let others = running().filter(|instance| instance.spec.limits != limits && stays(&instance.id));
-            let limited: Vec<_> = others.map(|instance| Change::LimitInstance(instance.id.clone(), limits)).collect();
-            plan.changes.extend(limited);
+            let others = running().filter(|instance| {
+                let differs = instance.spec.limits != limits || instance.spec.more_services != services(instance);
+                differs && stays(&instance.id)
+            });
+            let adapted: Vec<_> =
+                others.map(|instance| Change::AdaptInstance(instance.id.clone(), limits, services(instance))).collect();
+            plan.changes.extend(adapted);
         }
     }
 }

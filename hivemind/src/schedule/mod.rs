@@ -10,13 +10,16 @@ mod service;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
+
 use ipnet::{Ipv4Net, Ipv6Net};
 
 use crate::{
     model::{
-        AppKey, ClusterSnapshot, Cursor, Instance, InstanceId, Past, Rollout, Scope, Service, ServiceKey, Timestamp,
+        AppKey, ClusterSnapshot, Cursor, Instance, InstanceId, Past, Rollout, Scope, Service, ServiceKey, ServiceName,
+        Timestamp,
     },
-    spec::v1::LimitSpec,
+    spec::v1::{LimitSpec, ServiceSpec},
 };
 
 /// A change of one row.
@@ -30,12 +33,14 @@ pub enum Change {
     EndInstance(InstanceId),
     /// An instance counts as one of this generation: it has the same specification.
     AdoptInstance(InstanceId, u64),
-    /// An instance gets these limits while it runs.
-    LimitInstance(InstanceId, LimitSpec),
+    /// An instance is of an app with these services, and gets these limits while it runs.
+    AdaptInstance(InstanceId, LimitSpec, BTreeMap<ServiceName, ServiceSpec>),
     /// Nothing is left of an instance: its rows go.
     DeleteInstance(InstanceId),
     /// A new service, or a changed one.
     PutService(Box<Service>),
+    /// The highest number that a service ever had is this one.
+    CountServices(u32),
     /// A service goes.
     DeleteService(ServiceKey),
     /// How far an app is on the way to its newest generation.

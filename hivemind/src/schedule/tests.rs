@@ -2,6 +2,7 @@
 
 mod depends;
 mod rollouts;
+mod services;
 mod world;
 
 use std::{collections::BTreeSet, net::IpAddr, sync::Arc};

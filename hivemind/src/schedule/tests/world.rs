@@ -120,16 +120,19 @@ impl World {
                 Change::DeletePast(key, generation) => {
                     self.snapshot.past.remove(&(key, generation));
                 }
-                Change::LimitInstance(id, limits) => self.change(&id, |instance| instance.spec.limits = limits),
+                Change::AdaptInstance(id, limits, services) => self.change(&id, |instance| {
+                    instance.spec.limits = limits;
+                    instance.spec.more_services.clone_from(&services);
+                }),
                 Change::DeleteInstance(id) => {
                     self.snapshot.set_instance(&id, None);
                     self.snapshot.instance_status.remove(&id);
                 }
                 Change::PutService(service) => {
-                    self.snapshot.last_service_id = self.snapshot.last_service_id.max(service.id);
                     let key = service.key.clone();
                     self.snapshot.set_service(&key, Some(row(*service)));
                 }
+                Change::CountServices(last) => self.snapshot.last_service_id = last,
                 Change::DeleteService(key) => self.snapshot.set_service(&key, None),
                 Change::DeleteProject(scope) => drop(self.snapshot.namespaces.remove(&scope)),
                 Change::DeleteApp(key) => {

@@ -11,9 +11,9 @@ use utoipa::ToSchema;
 
 use super::{
     balance::BalanceSpec, container::ContainerSpec, file::FileSpec, health::HealthSpec, limit::LimitSpec,
-    mount::MountSpec, project::Dependency, update::UpdateSpec,
+    mount::MountSpec, project::Dependency, service::ServiceSpec, update::UpdateSpec,
 };
-use crate::model::{AppName, Bytes, MilliCpu, Protocol};
+use crate::model::{AppName, Bytes, MilliCpu, Protocol, ServiceName};
 
 fn one() -> u32 {
     1
@@ -55,6 +55,13 @@ pub struct AppSpec {
     /// DNS names of the app's service besides `<app>.<namespace>.<tenant>.hivemind`, e.g. `web.local`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub services: Vec<String>,
+    /// Whether the app's service has no virtual address: its names stand for its Ready instances themselves.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub headless: bool,
+    /// More services over its instances, by their names, each with ports of its own.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schema(value_type = BTreeMap<String, ServiceSpec>)]
+    pub more_services: BTreeMap<ServiceName, ServiceSpec>,
     /// The networks that its instances are in, each with the names that they have there besides the app's. An instance
     /// that is in networks sees of the others of its namespace that are in any only those that are in one with it. Networks are
     /// their namespace's; `shared/NAME` is the tenant's.
@@ -114,6 +121,8 @@ impl AppSpec {
             container: ContainerSpec::default(),
             ports: Vec::new(),
             services: Vec::new(),
+            headless: false,
+            more_services: BTreeMap::new(),
             networks: BTreeMap::new(),
             depends_on: BTreeMap::new(),
             balance: BalanceSpec::default(),
@@ -136,14 +145,31 @@ impl AppSpec {
         std::iter::once(&*self.image).chain(before)
     }
 
+    /// The DNS names of all its services, but for those that services have by themselves.
+    pub fn all_dns_names(&self) -> impl Iterator<Item = &String> {
+        self.services.iter().chain(self.more_services.values().flat_map(|service| &service.dns_names))
+    }
+
     /// Whether going from `self` to `new` needs new instances, i.e. something differs other than `replicas`, what is
     /// the service's alone, what is for the next instances only, and what changes while an instance runs.
     pub fn needs_new_instances(&self, new: &Self) -> bool {
-        let Self { replicas, limits, services, balance, networks, depends_on, pull, update, .. } = self.clone();
+        let Self { replicas, limits, services, headless, more_services, .. } = self.clone();
+        let Self { balance, networks, depends_on, pull, update, .. } = self.clone();
         // Names in a network are the service's; which networks there are is the instances'.
         let moved = !networks.keys().eq(new.networks.keys());
-        let same_instances =
-            Self { replicas, limits, services, balance, networks, depends_on, pull, update, ..new.clone() };
+        let same_instances = Self {
+            replicas,
+            limits,
+            services,
+            headless,
+            more_services,
+            balance,
+            networks,
+            depends_on,
+            pull,
+            update,
+            ..new.clone()
+        };
         moved || *self != same_instances
     }
 }

@@ -11,6 +11,7 @@ mod limit;
 mod mount;
 mod policy;
 mod project;
+mod service;
 mod tier;
 mod update;
 mod validate;
@@ -41,6 +42,7 @@ pub use project::{
     Condition, Dependency, NETWORK_LABEL, POLICY_PREFIX, PROJECT_LABEL, ProjectSpec, REMOVING_LABEL, SERVICE_LABEL,
     SHARED_NETWORK, SHARED_NETWORK_LABEL,
 };
+pub use service::{MAX_SERVICES, ServedPort, ServiceSpec};
 pub use tier::{Action, MAX_PRIORITY, Tier, TierRule, TierSpec, Way, validate_tier, validate_tier_of};
 pub use update::{DEFAULT_PROGRESS, OnFailure, Order, Portion, Room, UpdateSpec};
 pub use validate::{MAX_REPLICAS, MIN_MEMORY, validate_app};

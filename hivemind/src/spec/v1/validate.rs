@@ -79,6 +79,7 @@ pub fn validate_app(spec: &AppSpec) -> Vec<String> {
             fault("services", format!("{name:?} is there twice"));
         }
     }
+    super::service::check(spec, &mut names, &mut fault);
     for (network, aliases) in &spec.networks {
         if network.is_empty() || network.chars().any(|c| c.is_whitespace() || c.is_control()) {
             fault("networks", format!("{network:?} is not a network's name"));
@@ -136,7 +137,7 @@ fn check_health(spec: &AppSpec, fault: &mut impl FnMut(&str, String)) {
 }
 
 /// A host name of RFC 1123: labels of 1 to 63 of `a-z 0-9 - _`, at most 253 in all, no final dot.
-fn check_dns_name(name: &str) -> Result<(), &'static str> {
+pub(super) fn check_dns_name(name: &str) -> Result<(), &'static str> {
     if name.is_empty() || name.len() > 253 {
         return Err("it must have 1 to 253 characters");
     }
