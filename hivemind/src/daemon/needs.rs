@@ -13,8 +13,8 @@ pub const OLDEST_KERNEL: (u32, u32) = (6, 1);
 /// Where the kernel describes its types.
 pub const BTF: &str = "/sys/kernel/btf/vmlinux";
 /// What the daemon does with its rights, by the capability's number (capabilities(7)).
-pub const CAPABILITIES: [(u32, &str); 5] =
-    [(12, "CAP_NET_ADMIN"), (13, "CAP_NET_RAW"), (21, "CAP_SYS_ADMIN"), (38, "CAP_PERFMON"), (39, "CAP_BPF")];
+pub const CAPABILITIES: [(u32, &str); 4] =
+    [(12, "CAP_NET_ADMIN"), (21, "CAP_SYS_ADMIN"), (38, "CAP_PERFMON"), (39, "CAP_BPF")];
 
 /// The kernel's release, e.g. `6.1.0-13-cloud-amd64`; empty if it does not say.
 pub fn release() -> String {
