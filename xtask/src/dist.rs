@@ -1,7 +1,11 @@
 //! `cargo xtask dist`: what is released, in `target/dist`: the binary, a package for Debian, an archive for other
 //! distributions, and their digests.
 
-use std::{fs, path::Path, process::Command};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use anyhow::{Context, Result, ensure};
 use xtask::{
@@ -11,9 +15,12 @@ use xtask::{
 
 use crate::build;
 
-/// Builds and packs.
-pub(crate) fn run() -> Result<()> {
-    let binary = build::run(true)?;
+/// Builds, unless a binary is given, and packs.
+pub(crate) fn run(binary: Option<PathBuf>) -> Result<()> {
+    let binary = match binary {
+        Some(binary) => binary.canonicalize().with_context(|| format!("there is no {}", binary.display()))?,
+        None => build::run(true)?,
+    };
     whole(&binary)?;
     let version = env!("CARGO_PKG_VERSION");
     let dist = shell::cache("dist");

@@ -68,7 +68,11 @@ enum Command {
         short: bool,
     },
     /// Build what is released into target/dist: the stripped binary, a package for Debian, an archive, their digests
-    Dist,
+    Dist {
+        /// Pack this binary, which was built elsewhere, instead of building one
+        #[arg(long, value_name = "FILE")]
+        binary: Option<std::path::PathBuf>,
+    },
     /// Write the documents anew that are made from the sources: docs/cli.md, docs/configuration.md, docs/compose.md
     Docs,
     /// Check the structure: floors, libraries, lints, documents
@@ -108,7 +112,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Forward { port, v6 } => forward::run(port, v6),
         Command::Bench { args } => build::bench(&args),
         Command::Kernels { packages, short } => kernels::run(&packages, short),
-        Command::Dist => dist::run(),
+        Command::Dist { binary } => dist::run(binary),
         Command::Docs => build::documents(),
         Command::Tidy => tidy::run(),
     }

@@ -24,6 +24,8 @@ const COMPLETIONS: [(&str, &str); 3] = [
     ("zsh", "usr/share/zsh/vendor-completions/_hivemind"),
     ("fish", "usr/share/fish/vendor_completions.d/hivemind.fish"),
 ];
+/// zsh reads the file when it is first asked to complete, and as the answer: without this the first question has none.
+const ZSH_FIRST: &str = "[ \"$funcstack[1]\" = _hivemind ] && _clap_dynamic_completer_hivemind \"$@\"\n";
 /// What dpkg runs.
 const SCRIPTS: [&str; 3] = ["postinst", "prerm", "postrm"];
 
@@ -42,7 +44,10 @@ pub fn stage(binary: &Path, into: &Path) -> Result<()> {
     put(&into.join(PROGRAM), &fs::read(binary).with_context(|| format!("cannot read {}", binary.display()))?, 0o755)?;
     put(&into.join(UNIT), &fs::read(root.join("packaging/hivemind.service"))?, 0o644)?;
     for (name, path) in COMPLETIONS {
-        let script = shell::output(Command::new(binary).args(["completion", name]))?;
+        let mut script = shell::output(Command::new(binary).args(["completion", name]))?;
+        if name == "zsh" {
+            script += ZSH_FIRST;
+        }
         put(&into.join(path), script.as_bytes(), 0o644)?;
     }
     let pages = into.join("pages");
