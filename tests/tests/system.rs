@@ -6,6 +6,8 @@ mod balance;
 mod closing;
 #[path = "system/compose.rs"]
 mod compose;
+#[path = "system/configured.rs"]
+mod configured;
 #[path = "system/contents.rs"]
 mod contents;
 #[path = "system/copies.rs"]
@@ -44,6 +46,8 @@ mod namespaces;
 mod options;
 #[path = "system/outside.rs"]
 mod outside;
+#[path = "system/packaged.rs"]
+mod packaged;
 #[path = "system/policies.rs"]
 mod policies;
 #[path = "system/reboot.rs"]
@@ -52,6 +56,8 @@ mod reboot;
 mod registries;
 #[path = "system/seen.rs"]
 mod seen;
+#[path = "system/service.rs"]
+mod service;
 #[path = "system/shown.rs"]
 mod shown;
 #[path = "system/told.rs"]

@@ -103,3 +103,10 @@ pub(crate) fn bench(args: &[String]) -> Result<()> {
     cargo.args(["run", "--release", "--package", "hivemind-bench", "--"]).args(args);
     shell::run(cargo.env(OBJECT, object()?).env("HIVEMIND_BINARY", binary))
 }
+
+/// `cargo xtask docs`: the tests that compare documents with the sources write them first.
+pub(crate) fn documents() -> Result<()> {
+    let mut cargo = shell::cargo();
+    cargo.args(["test", "--quiet", "--all-features", "--package", "hivemind", "--lib", "docs_"]);
+    shell::run(cargo.env("HIVEMIND_UPDATE_DOCS", "1"))
+}

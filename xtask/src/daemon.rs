@@ -26,6 +26,12 @@ const STOP: Duration = Duration::from_secs(20);
 /// No command takes longer; one that does is a fault.
 const COMMAND: Duration = Duration::from_secs(180);
 
+/// The variable that names the daemon's configuration, and a file that says nothing.
+const NO_FILE: [&str; 2] = ["HIVEMIND_CONFIG", "/dev/null"];
+
+/// The flags of ours that may be repeated.
+const LISTS: [&str; 2] = ["dns-upstream", "plain-http-registry"];
+
 /// A daemon, running or not. Its state outlives its process, and both end with the sandbox.
 #[derive(Debug)]
 pub struct Daemon {
@@ -33,6 +39,8 @@ pub struct Daemon {
     dir: PathBuf,
     flags: Vec<String>,
     environment: BTreeMap<String, String>,
+    /// A program with its first arguments that starts ours.
+    through: Vec<String>,
     child: Option<Child>,
 }
 
@@ -98,7 +106,9 @@ impl Daemon {
             flag("--plain-http-registry", (*registry).into());
         }
         flags.extend(more.iter().map(|word| (*word).to_owned()));
-        Ok(Self { binary: binary()?, dir, flags, environment: BTreeMap::new(), child: None })
+        // Not what the machine has configured for a daemon of its own.
+        let environment = BTreeMap::from([NO_FILE.map(str::to_owned).into()]);
+        Ok(Self { binary: binary()?, dir, flags, environment, through: Vec::new(), child: None })
     }
 
     /// Its folder: socket, state, log.
@@ -136,6 +146,27 @@ impl Daemon {
         self.flags.push(flag.to_owned());
     }
 
+    /// Has another program start it, with what that puts upon it, from the next start on.
+    pub fn start_through(&mut self, words: &[String]) {
+        self.through = words.to_vec();
+    }
+
+    /// Its flags as a file that configures the same; from the next start on it has none.
+    pub fn take_flags(&mut self) -> Result<String> {
+        let mut texts = BTreeMap::<String, Vec<String>>::new();
+        let flags = std::mem::take(&mut self.flags);
+        for pair in flags.chunks(2) {
+            let [flag, value] = pair else { bail!("{pair:?} is no flag with a value") };
+            let key = flag.strip_prefix("--").with_context(|| format!("{flag} is no flag"))?;
+            texts.entry(key.to_owned()).or_default().push(value.clone());
+        }
+        let line = |(key, values): (&String, &Vec<String>)| match LISTS.contains(&key.as_str()) {
+            true => format!("{key} = {values:?}\n"),
+            false => format!("{key} = {:?}\n", values[0]),
+        };
+        Ok(texts.iter().map(line).collect())
+    }
+
     /// Sets a variable of its environment, or takes it away, from the next start on.
     pub fn set_variable(&mut self, name: &str, value: Option<String>) {
         match value {
@@ -164,8 +195,15 @@ impl Daemon {
     pub fn spawn(&mut self, sandbox: &Sandbox) -> Result<()> {
         ensure!(self.child.is_none(), "the daemon runs already");
         let log = fs::File::options().create(true).append(true).open(self.dir.join("log"))?;
-        let mut command = sandbox.command(&self.binary);
-        command.arg("daemon").args(&self.flags).envs(&self.environment).stdout(log.try_clone()?).stderr(log);
+        let mut words = self.through.iter().map(std::ffi::OsString::from).chain([self.binary.clone().into()]);
+        let mut command = sandbox.command(words.next().context("no program")?);
+        command
+            .args(words)
+            .arg("daemon")
+            .args(&self.flags)
+            .envs(&self.environment)
+            .stdout(log.try_clone()?)
+            .stderr(log);
         self.child = Some(command.spawn().with_context(|| format!("cannot start {}", self.binary.display()))?);
         Ok(())
     }
@@ -226,7 +264,7 @@ impl Daemon {
     /// The command line, talking to this daemon.
     pub fn command(&self, sandbox: &Sandbox, args: &[&str]) -> Command {
         let mut command = sandbox.command(&self.binary);
-        command.args(args).env("HIVEMIND_SOCKET", self.socket()).env("NO_COLOR", "1");
+        command.args(args).env("HIVEMIND_SOCKET", self.socket()).env("NO_COLOR", "1").env(NO_FILE[0], NO_FILE[1]);
         command
     }
 

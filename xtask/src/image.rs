@@ -46,7 +46,12 @@ enum Entry {
     Dir(u32),
     File(u32, Vec<u8>),
     Link(String),
+    Device(u32, u32),
+    Capable(Vec<u8>),
 }
+
+/// `security.capability` of a file that may bind low ports: version 2, effective, number 10 (linux/capability.h).
+const NET_BIND_SERVICE: &[u8] = &[1, 0, 0, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
 
 /// A root file system in the making.
 #[derive(Clone, Debug, Default)]
@@ -103,6 +108,16 @@ impl Files {
     /// Adds a symbolic link.
     pub fn link(&mut self, path: &str, to: &str) -> &mut Self {
         self.add(path, Entry::Link(to.to_owned()))
+    }
+
+    /// Adds a character device.
+    pub fn device(&mut self, path: &str, major: u32, minor: u32) -> &mut Self {
+        self.add(path, Entry::Device(major, minor))
+    }
+
+    /// Adds a program that may bind low ports (capabilities(7)).
+    pub fn capable(&mut self, path: &str, bytes: impl Into<Vec<u8>>) -> &mut Self {
+        self.add(path, Entry::Capable(bytes.into()))
     }
 
     fn add(&mut self, path: &str, entry: Entry) -> &mut Self {
@@ -164,6 +179,20 @@ impl Files {
                 }
                 Entry::File(mode, bytes) => {
                     header.set_mode(*mode);
+                    header.set_size(bytes.len() as u64);
+                    tar.append_data(&mut header, path, bytes.as_slice())?;
+                }
+                Entry::Device(major, minor) => {
+                    header.set_entry_type(tar::EntryType::Char);
+                    header.set_mode(0o660);
+                    header.set_device_major(*major)?;
+                    header.set_device_minor(*minor)?;
+                    header.set_size(0);
+                    tar.append_data(&mut header, path, std::io::empty())?;
+                }
+                Entry::Capable(bytes) => {
+                    tar.append_pax_extensions([("SCHILY.xattr.security.capability", NET_BIND_SERVICE)])?;
+                    header.set_mode(0o755);
                     header.set_size(bytes.len() as u64);
                     tar.append_data(&mut header, path, bytes.as_slice())?;
                 }

@@ -22,7 +22,8 @@ pub(crate) struct Interrupt {
 
 impl Interrupt {
     /// From now on SIGINT, SIGTERM and SIGHUP end the processes of `cgroup` instead of this one. To be called before
-    /// other threads are started: they inherit what is blocked. (Processes do not: std starts them with nothing blocked.)
+    /// other threads are started: they inherit what is blocked. Processes do as well; those of a sandbox are given back what
+    /// they are to hear.
     pub(crate) fn watch(cgroup: &Path) -> Result<Self> {
         let signals: SigSet = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP].into_iter().collect();
         signals.thread_block().context("cannot block signals")?;

@@ -9,6 +9,7 @@ pub mod daemon;
 pub mod deb;
 pub mod image;
 pub mod machine;
+pub mod package;
 pub mod registry;
 pub mod sandbox;
 pub mod shell;

@@ -2,6 +2,7 @@
 
 mod build;
 mod demo;
+mod dist;
 mod forward;
 mod interrupt;
 mod kernels;
@@ -66,6 +67,14 @@ enum Command {
         #[arg(long)]
         short: bool,
     },
+    /// Build what is released into target/dist: the stripped binary, a package for Debian, an archive, their digests
+    Dist {
+        /// Pack this binary, which was built elsewhere, instead of building one
+        #[arg(long, value_name = "FILE")]
+        binary: Option<std::path::PathBuf>,
+    },
+    /// Write the documents anew that are made from the sources: docs/cli.md, docs/configuration.md, docs/compose.md
+    Docs,
     /// Check the structure: floors, libraries, lints, documents
     Tidy,
     /// Accept on standard input, connect to a port of loopback; the demo's way in
@@ -103,6 +112,8 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Forward { port, v6 } => forward::run(port, v6),
         Command::Bench { args } => build::bench(&args),
         Command::Kernels { packages, short } => kernels::run(&packages, short),
+        Command::Dist { binary } => dist::run(binary),
+        Command::Docs => build::documents(),
         Command::Tidy => tidy::run(),
     }
     .map(|()| ExitCode::SUCCESS)

@@ -26,6 +26,7 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use nix::{
     mount::{MsFlags, mount},
     sched::{CloneFlags, setns, unshare},
+    sys::signal::SigSet,
 };
 
 use crate::{shell, wait};
@@ -128,8 +129,8 @@ impl Sandbox {
         let mut command = Command::new(program);
         let inside = Arc::clone(&self.inside);
         command.process_group(0).stdin(Stdio::null());
-        // SAFETY: between fork and exec only write(2) and setns(2) are called, which are async-signal-safe; nothing is
-        // allocated, and the descriptors are kept open by the Arc.
+        // SAFETY: between fork and exec only write(2), setns(2) and sigprocmask(2) are called, which are async-signal-safe;
+        // nothing is allocated, and the descriptors are kept open by the Arc.
         unsafe { command.pre_exec(move || inside.enter()) };
         command
     }
@@ -181,6 +182,8 @@ impl Inside {
         nix::unistd::write(self.members.as_fd(), b"0")?;
         setns(&self.net, CloneFlags::CLONE_NEWNET)?;
         setns(&self.mounts, CloneFlags::CLONE_NEWNS)?;
+        // What the caller has blocked for itself (the demo waits for its signals) the program is to hear.
+        SigSet::empty().thread_set_mask()?;
         Ok(())
     }
 }

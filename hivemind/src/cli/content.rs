@@ -2,13 +2,14 @@
 
 use std::{collections::BTreeMap, io::Read as _, path::PathBuf};
 
-use clap::{Args, Subcommand};
+use clap::{Args, CommandFactory as _, Subcommand};
 use http::Method;
 
 use super::{
     Context, Reach, complete,
     output::{Format, Listed, age, bytes, line},
     parse::label,
+    settings::{self, ConfigFile},
     tenant::done,
 };
 use crate::{
@@ -33,6 +34,8 @@ Examples:
   hivemind config create site --file nginx.conf
   hivemind app deploy --image nginx:latest --name web --config site:/etc/nginx/nginx.conf
   hivemind config show site > nginx.conf
+  hivemind config check                                 is /etc/hivemind/config.toml as it should be?
+  hivemind config show                                  the daemon's settings, and where each comes from
 A config is a read-only file of the instance. An instance has the content that there was when its process was started:
 after a change, hivemind app restart APP brings the new one.";
 
@@ -68,13 +71,17 @@ pub(super) enum ConfigCommand {
     /// List the configs
     #[command(visible_alias = "list")]
     Ls(Reach),
-    /// Print a config; with -o json who uses it, too
+    /// Print a config, with -o json who uses it, too; without a name the daemon's settings and where each comes from
     #[command(visible_aliases = ["info", "inspect"])]
     Show {
         /// Name of the config
         #[arg(add = complete::configs())]
-        name: ContentName,
+        name: Option<ContentName>,
+        #[command(flatten)]
+        file: ConfigFile,
     },
+    /// Check the daemon's configuration; needs no daemon
+    Check(ConfigFile),
     /// Remove a config; nobody may use it
     #[command(visible_aliases = ["delete", "remove"])]
     Rm {
@@ -183,7 +190,9 @@ pub(super) async fn config(context: &Context, command: ConfigCommand) -> Result<
     match command {
         ConfigCommand::Create(args) => create(context, kind, args).await,
         ConfigCommand::Ls(reach) => list(context, kind, reach).await,
-        ConfigCommand::Show { name } => {
+        ConfigCommand::Check(file) => settings::check(context.output, super::Args::command, &file),
+        ConfigCommand::Show { name: None, file } => settings::show(context.output, super::Args::command, &file),
+        ConfigCommand::Show { name: Some(name), .. } => {
             let config: ContentView = context.client.get(&path(context, kind, &name)).await?;
             match context.output.format {
                 Format::Json | Format::Yaml => context.output.document(&config)?,

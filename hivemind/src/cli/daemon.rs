@@ -9,11 +9,15 @@ use std::{
 
 use clap::{Args, ValueEnum};
 use ipnet::{Ipv4Net, Ipv6Net};
+use tracing_subscriber::{EnvFilter, Layer as _, layer::SubscriberExt as _, util::SubscriberInitExt as _};
 
 use super::parse::duration;
 use crate::{
     agent::images::ImageMarks,
-    daemon::{DaemonConfig, IpFamilies},
+    daemon::{
+        DaemonConfig, IpFamilies,
+        journal::{self, Journal},
+    },
     model::{ErrorCode, NodeName, Problem},
     policy::{Failsafe, FailsafePort},
 };
@@ -21,6 +25,9 @@ use crate::{
 /// Run the daemon: store, control loops, agent and API of this machine
 #[derive(Args, Debug)]
 pub(super) struct DaemonArgs {
+    /// File with these settings [default: /etc/hivemind/config.toml if it is there]
+    #[arg(long, env = "HIVEMIND_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
     /// Port of the web API on 127.0.0.1, for those who have the token
     #[arg(long, env = "HIVEMIND_WEB_PORT", default_value_t = 3000, value_parser = clap::value_parser!(u16).range(1..))]
     web_port: u16,
@@ -104,12 +111,12 @@ pub(super) struct DaemonArgs {
     /// Begin with an empty store though there are instances of an earlier one on this machine, and remove them
     #[arg(long)]
     remove_unknown: bool,
-    /// Form of the log on standard error
-    #[arg(long, env = "HIVEMIND_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
+    /// Form of the log; by itself the journal's, with priorities and fields, if systemd has connected standard error with it
+    #[arg(long, env = "HIVEMIND_LOG_FORMAT", value_enum, default_value_t = LogFormat::Auto)]
     log_format: LogFormat,
     /// What to log: error, warn, info, debug, trace, or a tracing filter
-    #[arg(long, env = "HIVEMIND_LOG_LEVEL", default_value = "info")]
-    log_level: String,
+    #[arg(long, env = "HIVEMIND_LOG_LEVEL", default_value = "info", value_parser = filter)]
+    log_level: Filter,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -121,8 +128,28 @@ enum FamilyArg {
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum LogFormat {
+    /// The journal if standard error is connected with it, else text
+    Auto,
+    /// Lines for people, on standard error
     Text,
+    /// Lines of JSON, on standard error
     Json,
+    /// Entries of systemd's journal
+    Journal,
+}
+
+/// What is logged, as it was written; it can be read.
+#[derive(Clone, Debug)]
+struct Filter(String);
+
+fn filter(text: &str) -> Result<Filter, String> {
+    let hint = "write error, warn, info, debug, trace or off; of a part: info,hivemind::net=debug";
+    // To the library a word that is no level is the name of a part, of which it then logs everything.
+    if let Some(word) = text.split(',').find(|word| !is_directive(word)) {
+        return Err(format!("{word:?} is no level; {hint}"));
+    }
+    EnvFilter::try_new(text).map_err(|error| format!("{error}; {hint}"))?;
+    Ok(Filter(text.to_owned()))
 }
 
 /// Whether it is a level, or says the level of something.
@@ -147,21 +174,23 @@ impl DaemonArgs {
     }
 
     fn log(&self) -> Result<(), Problem> {
-        let refuse = |why: String| {
-            Problem::new(ErrorCode::Invalid, format!("--log-level {:?}: {why}", self.log_level))
-                .hint("error, warn, info, debug, trace or off; of a part: info,hivemind::net=debug")
-        };
-        // To the library a word that is no level is the name of a part, of which it then logs everything.
-        if let Some(word) = self.log_level.split(',').find(|word| !is_directive(word)) {
-            return Err(refuse(format!("{word:?} is no level")));
-        }
-        let filter =
-            tracing_subscriber::EnvFilter::try_new(&self.log_level).map_err(|error| refuse(error.to_string()))?;
+        let filter = EnvFilter::new(&self.log_level.0);
         let colours = std::io::stderr().is_terminal();
+        let format = match self.log_format {
+            LogFormat::Auto if journal::is_connected() => LogFormat::Journal,
+            format => format,
+        };
+        if let LogFormat::Journal = format {
+            let journal = Journal::new().map_err(|error| {
+                Problem::new(ErrorCode::Internal, format!("--log-format journal: there can be no socket: {error}"))
+            })?;
+            tracing_subscriber::registry().with(journal.with_filter(filter)).init();
+            return Ok(());
+        }
         let log = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(std::io::stderr);
-        match self.log_format {
-            LogFormat::Text => log.with_target(false).init(),
+        match format {
             LogFormat::Json => log.json().init(),
+            _ => log.with_target(false).init(),
         }
         Ok(())
     }

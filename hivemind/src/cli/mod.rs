@@ -24,6 +24,7 @@ mod image;
 mod instance;
 mod limits;
 mod logs;
+mod manual;
 mod mounts;
 mod operator;
 mod output;
@@ -33,9 +34,13 @@ mod policy;
 mod policy_tier;
 mod policy_words;
 mod project;
+#[cfg(test)]
+mod reference;
+mod settings;
 mod show;
 mod tenant;
 mod terminal;
+mod uninstall;
 mod update;
 mod usage;
 mod verbs;
@@ -46,7 +51,7 @@ mod why;
 use std::{path::PathBuf, process::ExitCode};
 
 use clap::{
-    CommandFactory, Parser, Subcommand,
+    CommandFactory, FromArgMatches as _, Parser, Subcommand,
     error::{ContextKind, ContextValue},
 };
 
@@ -56,6 +61,7 @@ use crate::{
     model::{ErrorCode, NamespaceName, Problem, Scope, TenantName},
 };
 use output::{Format, Leading, Listed, Output};
+use settings::Refused;
 
 /// Shown beneath `hivemind --help`.
 const EXAMPLES: &str = "\
@@ -193,7 +199,7 @@ enum Command {
     /// Create, list and remove secrets, which instances have as files
     #[command(subcommand)]
     Secret(content::SecretCommand),
-    /// Create, list, show and remove configs, which instances have as files
+    /// Create, list, show and remove configs, which instances have as files; check and show the daemon's configuration
     #[command(subcommand)]
     Config(content::ConfigCommand),
     /// Allow and deny traffic: apply, list, show and remove policies
@@ -231,6 +237,13 @@ enum Command {
     Completion {
         /// The shell
         shell: complete::Shell,
+    },
+    /// Remove from this machine all that hivemind has made of it: instances, images, volumes, network, data plane, store
+    Uninstall(Box<uninstall::UninstallArgs>),
+    /// Write the man pages to a folder: hivemind manual /usr/local/share/man/man1
+    Manual {
+        /// The folder
+        dir: PathBuf,
     },
     /// Show the versions of command line and daemon
     Version,
@@ -325,10 +338,15 @@ impl Reach {
 /// Runs the command line of this process.
 pub fn run() -> ExitCode {
     complete::answer(Args::command);
-    let args = match Args::try_parse() {
-        Ok(args) => args,
-        Err(error) => {
-            return usage(&error);
+    let words: Vec<_> = std::env::args_os().collect();
+    let parsed = settings::read(Args::command, &words)
+        .and_then(|(found, settings)| Ok((Args::from_arg_matches(&found).map_err(Refused::Usage)?, settings)));
+    let (args, settings) = match parsed {
+        Ok(parsed) => parsed,
+        Err(Refused::Usage(error)) => return usage(&error),
+        Err(Refused::Problem(problem)) => {
+            Output { format: Format::Table, quiet: false }.problem(&problem);
+            return ExitCode::from(problem.code.exit_code());
         }
     };
     let output = Output { format: args.global.output, quiet: args.global.quiet };
@@ -338,7 +356,7 @@ pub fn run() -> ExitCode {
         _ => tokio::runtime::Builder::new_current_thread().enable_all().build(),
     };
     let result = match runtime {
-        Ok(runtime) => runtime.block_on(dispatch(args, output)),
+        Ok(runtime) => runtime.block_on(dispatch(args, output)).map_err(|problem| settings.locate(problem)),
         Err(error) => Err(Problem::new(ErrorCode::Internal, format!("cannot start: {error}"))),
     };
     match result {
@@ -443,6 +461,8 @@ async fn command(command: Command, context: &Context, target: Target) -> Result<
         Command::Doctor(args) => return doctor::run(context, target, *args).await,
         Command::Explain { code } => explain::run(context.output, code.as_deref())?,
         Command::Completion { shell } => complete::script(shell)?,
+        Command::Uninstall(args) => return uninstall::run(context, target, *args).await,
+        Command::Manual { dir } => manual::run(context.output, Args::command(), &dir)?,
         Command::Version => show::version(context).await?,
     }
     Ok(ExitCode::SUCCESS)

@@ -139,7 +139,7 @@ async fn make(
     Ok((dns, dataplane))
 }
 
-async fn runtime(config: &DaemonConfig) -> Result<Arc<ContainerdRuntime>, Problem> {
+pub(super) async fn runtime(config: &DaemonConfig) -> Result<Arc<ContainerdRuntime>, Problem> {
     let problem = |error: crate::runtime::RuntimeError| {
         Problem::new(ErrorCode::NoContainerd, error.to_string())
             .hint("systemctl start containerd   (or name its socket with --containerd-socket)")
@@ -185,12 +185,12 @@ fn cgroup(config: &DaemonConfig) -> Result<PathBuf, Problem> {
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "for map_err")]
-fn network_problem(error: NetError) -> Problem {
+pub(super) fn network_problem(error: NetError) -> Problem {
     Problem::new(error.code(), error.to_string()).hint("hivemind doctor")
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "for map_err")]
-fn dataplane_problem(error: DataplaneError) -> Problem {
+pub(super) fn dataplane_problem(error: DataplaneError) -> Problem {
     Problem::new(error.code(), error.to_string()).hint("hivemind doctor")
 }
 

@@ -14,6 +14,7 @@ use super::{
     local::LocalUpstream,
     memory, named, needs,
     prepare::{Prepared, prepare, store_problem},
+    service,
 };
 use crate::{
     agent::{
@@ -176,6 +177,15 @@ async fn serve(
         images_kept.run().await;
         "images"
     });
+    let (of_control, of_datapath) = (control.clone(), datapath.clone());
+    tasks.spawn(async move {
+        // Whatever they answer: what counts is that they do.
+        let alive = || async {
+            let _ = of_control.report(Vec::new()).await;
+            let _ = of_datapath.info().await;
+        };
+        match service::watch(alive).await {}
+    });
     let state = ApiState { node, control, runtime, images, datapath, events, metrics, readiness, failsafe, storage };
     let mut api = AbortOnDropHandle::new(tokio::spawn(api::serve(listeners, state, stopped)));
     tasks.spawn(async move {
@@ -184,6 +194,7 @@ async fn serve(
         let _ = first_round.wait_for(|done| *done).await;
         let _ = told.wait_for(|desired| desired.revision > 0).await;
         drop(block);
+        service::ready();
         memory::give_back().await
     });
 
@@ -192,6 +203,7 @@ async fn serve(
         ended = tasks.join_next() => ended,
         ended = &mut api => Some(ended.map(|()| "api")),
     };
+    service::stopping();
     stop.send_replace(true);
     // The API first: open requests get their answers, within the time it gives them.
     if !api.is_finished() {

@@ -87,11 +87,11 @@ fn what_a_machine_lacks_is_said_and_how_to_mend_it() -> Result<()> {
         (own(&["setarch", "--uname-2.6"]), &[], "kernel", "fail", "2.6.", "Linux 6.1 or newer"),
         (own(&["setpriv", "--reuid", "65534", "--clear-groups"]), &[], "root", "fail", "not root", "sudo"),
         (
-            own(&["setpriv", "--bounding-set", "-bpf"]),
+            own(&["setpriv", "--bounding-set", "-net_admin"]),
             &[],
             "capabilities",
             "fail",
-            "missing: CAP_BPF",
+            "missing: CAP_NET_ADMIN",
             "give the container",
         ),
         (
@@ -142,7 +142,7 @@ fn a_daemon_on_a_machine_that_lacks_something_says_so_and_leaves_nothing() -> Re
         (lacking("mount -t tmpfs tmpfs /sys/kernel/btf").to_vec(), &[], "E-KERN-001", 1, "/sys/kernel/btf/vmlinux"),
         (own(&["setarch", "--uname-2.6"]), &[], "E-KERN-001", 1, "6.1 or newer is needed"),
         (own(&["setpriv", "--reuid", "65534", "--clear-groups"]), &[], "E-KERN-002", 5, "sudo hivemind daemon"),
-        (own(&["setpriv", "--bounding-set", "-bpf"]), &[], "E-KERN-002", 5, "CAP_BPF"),
+        (own(&["setpriv", "--bounding-set", "-net_admin"]), &[], "E-KERN-002", 5, "CAP_NET_ADMIN"),
         (own(&["env"]), &["--cgroup-root", "/proc"], "E-KERN-001", 1, "/proc"),
         (own(&["env"]), &["--containerd-socket", "/no/such"], "E-RUN-001", 1, "/no/such"),
         (own(&["env"]), &["--containerd-socket", &deaf], "E-RUN-001", 1, "deaf.sock"),

@@ -74,6 +74,7 @@ const LIBRARIES: &[(&str, &[&str])] = &[
     ("hickory_proto", &["dns"]),
     ("prometheus_client", &["observe"]),
     ("axum", &["api"]),
+    ("toml", &["cli"]),
     ("pcap_file", &["cli"]),
     ("indicatif", &["cli"]),
     ("comfy_table", &["cli"]),

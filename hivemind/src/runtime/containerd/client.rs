@@ -12,7 +12,8 @@ use containerd_client::{
         CreateRequest, DeleteRequest, PluginsRequest, containers_client::ContainersClient,
         content_client::ContentClient, diff_client::DiffClient, events_client::EventsClient,
         images_client::ImagesClient, introspection_client::IntrospectionClient, leases_client::LeasesClient,
-        snapshots::snapshots_client::SnapshotsClient, tasks_client::TasksClient, version_client::VersionClient,
+        namespaces_client::NamespacesClient, snapshots::snapshots_client::SnapshotsClient, tasks_client::TasksClient,
+        version_client::VersionClient,
     },
     tonic::{
         Code, Request, Response, Status,
@@ -145,6 +146,9 @@ impl Client {
     }
     pub(super) fn leases(&self) -> LeasesClient<Channel> {
         LeasesClient::new(self.channel.clone())
+    }
+    pub(super) fn namespaces(&self) -> NamespacesClient<Channel> {
+        NamespacesClient::new(self.channel.clone())
     }
     pub(super) fn snapshots(&self) -> SnapshotsClient<Channel> {
         SnapshotsClient::new(self.channel.clone())

@@ -18,6 +18,7 @@ mod events;
 mod exec;
 mod images;
 mod locks;
+mod namespace;
 mod pull;
 mod shims;
 mod snapshots;

@@ -241,7 +241,6 @@ mod tests {
             fs::write(&path, document()).unwrap();
         }
         let there = fs::read_to_string(&path).unwrap_or_default();
-        let how = "HIVEMIND_UPDATE_DOCS=1 cargo test -p hivemind --lib compose::matrix";
-        assert!(there == document(), "docs/compose.md is not what the table says; write it anew: {how}");
+        assert!(there == document(), "docs/compose.md is not what the table says; write it anew: cargo xtask docs");
     }
 }
