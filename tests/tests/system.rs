@@ -44,6 +44,8 @@ mod options;
 mod outside;
 #[path = "system/policies.rs"]
 mod policies;
+#[path = "system/probes.rs"]
+mod probes;
 #[path = "system/reboot.rs"]
 mod reboot;
 #[path = "system/registries.rs"]

@@ -3,6 +3,7 @@
 mod broken;
 mod hooks;
 mod lost;
+mod probes;
 mod repeated;
 mod world;
 

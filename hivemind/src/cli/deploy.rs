@@ -10,6 +10,7 @@ use super::{
     balance::BalanceArgs,
     container::ContainerArgs,
     difference,
+    health::HealthArgs,
     history::looking_only,
     limits::TrafficArgs,
     mounts::MountArgs,
@@ -21,7 +22,7 @@ use super::{
 use crate::{
     api::{apps::Written, view::AppView},
     model::{AppName, Bytes, ErrorCode, MilliCpu, Problem, VolumeName},
-    spec::v1::{AppSpec, Check, HealthSpec, Order, PortSpec, PullPolicy, RestartPolicy},
+    spec::v1::{AppSpec, Order, PortSpec, PullPolicy, RestartPolicy},
 };
 
 /// Shown beneath `hivemind app deploy --help`.
@@ -161,32 +162,6 @@ struct LimitArgs {
     traffic: TrafficArgs,
 }
 
-#[derive(Args, Debug)]
-#[command(next_help_heading = "Health")]
-struct HealthArgs {
-    /// Ready when GET answers with 200 to 399: PORT/PATH, e.g. 80/healthz
-    #[arg(long, value_name = "PORT/PATH", group = "check")]
-    health_http: Option<String>,
-    /// Ready when the port accepts a connection
-    #[arg(long, value_name = "PORT", group = "check")]
-    health_tcp: Option<u16>,
-    /// Ready when this shell command ends with 0
-    #[arg(long, value_name = "COMMAND", group = "check")]
-    health_exec: Option<String>,
-    /// From one check to the next [default: 5s]
-    #[arg(long, value_parser = duration, value_name = "TIME", requires = "check")]
-    health_interval: Option<Duration>,
-    /// How long a check may take [default: 2s]
-    #[arg(long, value_parser = duration, value_name = "TIME", requires = "check")]
-    health_timeout: Option<Duration>,
-    /// Failures in a row until the process is started again [default: 3]
-    #[arg(long, value_name = "NUMBER", requires = "check")]
-    health_retries: Option<u32>,
-    /// Time after the start during which failures do not count [default: 10s]
-    #[arg(long, value_parser = duration, value_name = "TIME", requires = "check")]
-    health_start_period: Option<Duration>,
-}
-
 pub(super) async fn run(context: &Context, args: DeployArgs) -> Result<(), Problem> {
     let (name, waiting, dry_run) = (args.name.clone(), args.waiting, args.dry_run);
     let path = context.path(&format!("apps/{name}"));
@@ -279,7 +254,7 @@ impl DeployArgs {
         spec.env = environment(&process.env, &process.env_file, &mut faults);
         spec.labels = pairs(&self.label, &mut faults);
         spec.container = self.container.spec(&mut faults);
-        spec.health = self.health.spec(&mut faults);
+        (spec.health, spec.probes) = self.health.spec(&mut faults);
         spec.mounts = self.mounts.spec(&mut faults, say);
         (spec.secrets, spec.configs) = self.mounts.files();
         let stop = &mut spec.stop;
@@ -314,33 +289,6 @@ impl DeployArgs {
         };
         spec.stop.signal = process.stop_signal;
         Ok(spec)
-    }
-}
-
-impl HealthArgs {
-    fn spec(self, faults: &mut Vec<String>) -> Option<HealthSpec> {
-        let shell = |command: String| Check::Exec { command: vec!["/bin/sh".into(), "-c".into(), command] };
-        let check = match self.health_http {
-            Some(text) => {
-                let (port, path) = text.split_once('/').unwrap_or((&text, ""));
-                match port.parse() {
-                    Ok(port) => Some(Check::Http { port, path: format!("/{path}") }),
-                    Err(_) => {
-                        faults.push(format!("--health-http {text:?}: write PORT/PATH, e.g. 80/healthz"));
-                        None
-                    }
-                }
-            }
-            None => self.health_tcp.map(|port| Check::Tcp { port }).or_else(|| self.health_exec.map(shell)),
-        };
-        let mut health = HealthSpec::new(check?);
-        let millis = |time: Duration| u32::try_from(time.as_millis()).unwrap_or(u32::MAX);
-        let set = |field: &mut u32, time: Option<Duration>| *field = time.map_or(*field, millis);
-        set(&mut health.interval_ms, self.health_interval);
-        set(&mut health.timeout_ms, self.health_timeout);
-        set(&mut health.start_period_ms, self.health_start_period);
-        health.unhealthy_after = self.health_retries.unwrap_or(health.unhealthy_after);
-        Some(health)
     }
 }
 

@@ -112,7 +112,7 @@ async fn exec(context: &Context, args: &ExecArgs) -> Result<u32, Problem> {
 
 /// The instance that a word means, running.
 async fn running(context: &Context, word: &str) -> Result<InstanceView, Problem> {
-    let runs = |instance: &InstanceView| matches!(instance.phase, Phase::Ready | Phase::Starting | Phase::Unhealthy);
+    let runs = |instance: &InstanceView| instance.phase.has_process();
     let mut found = match resolve(context, word).await? {
         Meant::App(instances) => instances,
         Meant::Instance(instance) => vec![*instance],

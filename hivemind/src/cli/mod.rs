@@ -19,6 +19,7 @@ mod exec;
 mod explain;
 mod flows;
 mod forward;
+mod health;
 mod history;
 mod image;
 mod instance;

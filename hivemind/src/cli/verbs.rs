@@ -55,9 +55,7 @@ pub(super) async fn running(context: &Context, word: &str) -> Result<Vec<Instanc
         Meant::Instance(instance) => vec![*instance],
     };
     let phases: Vec<_> = found.iter().map(|instance| format!("{} is {}", instance.name, instance.phase)).collect();
-    found.retain(|instance| {
-        matches!(instance.phase, Phase::Ready | Phase::Starting | Phase::Unhealthy | Phase::Stopping)
-    });
+    found.retain(|instance| instance.phase.has_process() || instance.phase == Phase::Stopping);
     if found.is_empty() {
         let mut problem = Problem::new(ErrorCode::NotRunning, format!("no instance of {word} is running"));
         problem.details = phases;

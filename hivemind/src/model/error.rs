@@ -89,7 +89,9 @@ codes! {
     /// A file of an instance, or one to copy, cannot be read or written.
     FileRefused = "E-FILE-001", 409, 1, "The kernel refused to read or write a file that was to be copied; the message names the file and says why. An instance with a read-only root takes files in its volumes and tmpfs only; sockets, pipes and devices cannot be copied, nor can what is mounted be replaced.";
     /// The health check failed.
-    Unhealthy = "E-HEALTH-001", 500, 1, "The health check did not pass in time. The last log lines are printed; 'hivemind logs' shows more.";
+    Unhealthy = "E-HEALTH-001", 500, 1, "The health check, or the startup or liveness probe, did not pass in time; the message says which, and why. The process is started again, with growing pauses. The last log lines are printed; 'hivemind logs' shows more.";
+    /// The readiness probe fails.
+    NotReady = "E-HEALTH-002", 503, 1, "The readiness probe fails; the message says why. The process goes on, and gets no traffic until the probe passes again. 'hivemind events' shows when it has failed and passed, 'hivemind logs' what the process says.";
     /// A deadline passed.
     TimedOut = "E-TIME-001", 504, 8, "The wait was longer than --timeout. The change goes on: 'hivemind ps' shows how far it is.";
     /// An update was taken back.
@@ -281,6 +283,7 @@ mod tests {
                     Code::NoContainerd,
                     Code::StartFailed,
                     Code::Unhealthy,
+                    Code::NotReady,
                     Code::Kernel,
                     Code::Dataplane,
                     Code::NoPrograms,

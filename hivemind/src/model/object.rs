@@ -211,7 +211,9 @@ pub enum Phase {
     Starting,
     /// Running and served.
     Ready,
-    /// Running, was Ready, fails its health check.
+    /// Running, but its readiness probe fails: it gets no traffic until that passes again.
+    NotReady,
+    /// Running, fails its health check, its startup or its liveness probe: it is started again.
     Unhealthy,
     /// The process ended; it is started again after a pause.
     Backoff,
@@ -234,6 +236,7 @@ impl Phase {
             Self::Creating => "creating",
             Self::Starting => "starting",
             Self::Ready => "ready",
+            Self::NotReady => "not-ready",
             Self::Unhealthy => "unhealthy",
             Self::Backoff => "backoff",
             Self::Completed => "completed",
@@ -241,6 +244,13 @@ impl Phase {
             Self::Stopping => "stopping",
             Self::Gone => "gone",
         }
+    }
+}
+
+impl Phase {
+    /// Whether its process runs, so that something can be run in it, and it can be looked into.
+    pub const fn has_process(self) -> bool {
+        matches!(self, Self::Starting | Self::Ready | Self::NotReady | Self::Unhealthy)
     }
 }
 
@@ -259,6 +269,9 @@ pub struct Exit {
     pub oom: bool,
     /// When.
     pub at: Timestamp,
+    /// Why it was ended, if it was not by itself: which probe has failed, or hook, and how.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub because: Option<String>,
 }
 
 /// What the agent saw of an instance.

@@ -1,6 +1,10 @@
 //! What goes to the runtime and comes from it.
 
-use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    path::PathBuf,
+};
 
 use tokio::sync::{mpsc, oneshot};
 
@@ -142,8 +146,31 @@ pub struct ContainerState {
     pub run: RunState,
     /// Its labels.
     pub labels: BTreeMap<String, String>,
-    /// Whether [`super::Runtime::set_begun`] was said of it.
-    pub begun: bool,
+    /// What was noted of its process.
+    pub marks: BTreeSet<Mark>,
+}
+
+/// What is noted of a container's process for who looks at it later, another daemon as well. It is forgotten when another
+/// process starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Mark {
+    /// What is to be run after its begin was run.
+    Begun,
+    /// Its startup probe has passed.
+    Started,
+}
+
+impl Mark {
+    /// All there are.
+    pub const ALL: [Self; 2] = [Self::Begun, Self::Started];
+
+    /// The name of the file that says so.
+    pub(super) const fn file(self) -> &'static str {
+        match self {
+            Self::Begun => "begun",
+            Self::Started => "started",
+        }
+    }
 }
 
 /// Something that happened to a container.

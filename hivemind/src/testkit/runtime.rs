@@ -17,8 +17,8 @@ use tokio_stream::wrappers::BroadcastStream;
 use crate::{
     model::{InstanceId, Timestamp},
     runtime::{
-        ContainerSpec, ContainerState, ExecIo, ExecSession, ExecSpec, Image, LogLine, LogQuery, PullProgress, RunState,
-        Runtime, RuntimeError, RuntimeEvent,
+        ContainerSpec, ContainerState, ExecIo, ExecSession, ExecSpec, Image, LogLine, LogQuery, Mark, PullProgress,
+        RunState, Runtime, RuntimeError, RuntimeEvent,
     },
     spec::v1::{PullPolicy, Resources},
 };
@@ -56,7 +56,7 @@ struct Inner {
     containers: BTreeMap<InstanceId, (ContainerSpec, RunState)>,
     logs: BTreeMap<InstanceId, Vec<LogLine>>,
     exec_codes: VecDeque<u32>,
-    begun: BTreeSet<InstanceId>,
+    marks: BTreeSet<(InstanceId, Mark)>,
     ignores_term: BTreeSet<InstanceId>,
     next_pid: u32,
     events: broadcast::Sender<RuntimeEvent>,
@@ -70,7 +70,7 @@ impl Default for FakeRuntime {
             containers: BTreeMap::new(),
             logs: BTreeMap::new(),
             exec_codes: VecDeque::new(),
-            begun: BTreeSet::new(),
+            marks: BTreeSet::new(),
             ignores_term: BTreeSet::new(),
             next_pid: 1000,
             events: broadcast::channel(1024).0,
@@ -187,8 +187,8 @@ impl Inner {
     }
 
     fn state(&self, id: &InstanceId, (spec, run): &(ContainerSpec, RunState)) -> ContainerState {
-        let begun = self.begun.contains(id);
-        ContainerState { id: id.to_string(), run: run.clone(), labels: spec.labels.clone(), begun }
+        let marks = self.marks.iter().filter(|(of, _)| of == id).map(|(_, mark)| *mark).collect();
+        ContainerState { id: id.to_string(), run: run.clone(), labels: spec.labels.clone(), marks }
     }
 }
 
@@ -218,7 +218,6 @@ impl Runtime for FakeRuntime {
     async fn create(&self, spec: &ContainerSpec) -> Result<(), RuntimeError> {
         let mut inner = self.inner();
         inner.calls.push(Call::Create(spec.id.clone()));
-        inner.begun.remove(&spec.id);
         inner.containers.insert(spec.id.clone(), (spec.clone(), RunState::Created));
         Ok(())
     }
@@ -240,14 +239,15 @@ impl Runtime for FakeRuntime {
             Some(RunState::Running { pid }) => Ok(*pid),
             Some(run @ RunState::Created) => {
                 *run = RunState::Running { pid };
+                inner.marks.retain(|(of, _)| of != id);
                 inner.tell(RuntimeEvent::Started { id: id.to_string() });
                 Ok(pid)
             }
         }
     }
 
-    async fn set_begun(&self, id: &InstanceId) -> Result<(), RuntimeError> {
-        self.inner().begun.insert(id.clone());
+    async fn set_mark(&self, id: &InstanceId, mark: Mark) -> Result<(), RuntimeError> {
+        self.inner().marks.insert((id.clone(), mark));
         Ok(())
     }
 
@@ -387,8 +387,8 @@ impl<R: Runtime> Runtime for FaultyRuntime<R> {
     async fn start(&self, id: &InstanceId) -> Result<u32, RuntimeError> {
         self.pass("start", self.inner.start(id)).await
     }
-    async fn set_begun(&self, id: &InstanceId) -> Result<(), RuntimeError> {
-        self.pass("set_begun", self.inner.set_begun(id)).await
+    async fn set_mark(&self, id: &InstanceId, mark: Mark) -> Result<(), RuntimeError> {
+        self.pass("set_mark", self.inner.set_mark(id, mark)).await
     }
     async fn kill(&self, id: &InstanceId, signal: i32, all: bool) -> Result<(), RuntimeError> {
         self.pass("kill", self.inner.kill(id, signal, all)).await

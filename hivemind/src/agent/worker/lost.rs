@@ -1,6 +1,6 @@
 //! Links that somebody else takes away.
 
-use super::Worker;
+use super::{Because, Worker};
 use crate::{
     model::{Desired, ErrorCode, EventKind, Instance},
     net::LinkState,
@@ -41,7 +41,7 @@ impl Worker {
                 let then = if self.seen.unlinked { "it is started again on a new one" } else { "it gets a new one" };
                 self.event(EventKind::Warning, "LinkLost", instance, format!("{name}: {because}; {then}"));
                 if self.seen.unlinked {
-                    self.ended_because = Some((because, ErrorCode::Network));
+                    self.ended_because = Some(Because { message: because, code: ErrorCode::Network, well: None });
                 }
             }
         }

@@ -79,6 +79,7 @@ impl ContainerdRuntime {
             Some(TaskStatus::Created) => {}
             None => self.create_task(id).await?,
         }
+        self.remove_marks(id).await?;
         let c = &self.client;
         let request = c.request(StartRequest { container_id: name.to_owned(), exec_id: String::new() });
         match c.call(c.tasks().start(request)).await {

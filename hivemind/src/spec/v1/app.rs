@@ -10,8 +10,14 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::{
-    balance::BalanceSpec, container::ContainerSpec, file::FileSpec, health::HealthSpec, limit::LimitSpec,
-    mount::MountSpec, project::Dependency, update::UpdateSpec,
+    balance::BalanceSpec,
+    container::ContainerSpec,
+    file::FileSpec,
+    health::{HealthSpec, ProbesSpec, start_allowance_ms},
+    limit::LimitSpec,
+    mount::MountSpec,
+    project::Dependency,
+    update::UpdateSpec,
 };
 use crate::model::{AppName, Bytes, MilliCpu, Protocol};
 
@@ -82,6 +88,9 @@ pub struct AppSpec {
     /// How to see whether an instance is well. Without it, the first TCP port must accept a connection once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub health: Option<HealthSpec>,
+    /// The same by up to three checks with a purpose each, instead of [`AppSpec::health`].
+    #[serde(default, skip_serializing_if = "ProbesSpec::is_empty")]
+    pub probes: ProbesSpec,
     /// What to do when the process ends.
     #[serde(default)]
     pub restart: RestartPolicy,
@@ -122,6 +131,7 @@ impl AppSpec {
             secrets: Vec::new(),
             configs: Vec::new(),
             health: None,
+            probes: ProbesSpec::default(),
             restart: RestartPolicy::default(),
             stop: StopSpec::default(),
             update: UpdateSpec::default(),
@@ -134,6 +144,11 @@ impl AppSpec {
     pub fn images(&self) -> impl Iterator<Item = &str> {
         let before = self.container.hooks.pre_start.iter().filter_map(|init| init.image.as_deref());
         std::iter::once(&*self.image).chain(before)
+    }
+
+    /// How long, in milliseconds, its process may take to start before anything is wrong with it.
+    pub fn start_allowance_ms(&self) -> i64 {
+        start_allowance_ms(self.health.as_ref(), &self.probes)
     }
 
     /// Whether going from `self` to `new` needs new instances, i.e. something differs other than `replicas`, what is

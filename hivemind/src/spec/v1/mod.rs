@@ -14,6 +14,7 @@ mod project;
 mod tier;
 mod update;
 mod validate;
+mod validate_health;
 mod validate_mounts;
 mod validate_policy;
 mod volume;
@@ -29,7 +30,7 @@ pub use container::{
 };
 pub use dns_name::{dns_name, dns_name_covers};
 pub use file::{FileMode, FileSpec, MAX_CONTENT};
-pub use health::{Check, HealthSpec};
+pub use health::{Check, HealthSpec, Probe, ProbeSpec, ProbesSpec};
 pub use labels::validate_labels;
 pub use limit::{LimitSpec, MAX_BITS, MAX_PER_SECOND, MIN_BITS, validate_limits};
 pub use mount::{MAX_MOUNTS, MountSource, MountSpec, without_effect};
