@@ -42,6 +42,8 @@ mod namespaces;
 mod options;
 #[path = "system/outside.rs"]
 mod outside;
+#[path = "system/pause.rs"]
+mod pause;
 #[path = "system/policies.rs"]
 mod policies;
 #[path = "system/probes.rs"]

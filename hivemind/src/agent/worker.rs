@@ -95,6 +95,8 @@ pub(super) struct Worker {
     ended_because: Option<Because>,
     /// The startup probe of the process has passed.
     started_up: bool,
+    /// The process stood still, and goes on.
+    resumed: bool,
 }
 
 /// Why we have a process ended.
@@ -121,6 +123,7 @@ impl Worker {
             health: None,
             ended_because: None,
             started_up: false,
+            resumed: false,
         }
     }
 
@@ -148,6 +151,7 @@ impl Worker {
                 Step::Rest => self.changed().await,
                 Step::Wait(until) => self.pause_or_change(until).await,
                 Step::Watch => self.watch(instance).await,
+                Step::Hold => self.hold(instance).await,
                 Step::Linger => self.linger(instance).await,
                 step => {
                     // A change of what is wanted cancels what takes long; what is short is finished.
@@ -269,6 +273,7 @@ impl Worker {
             Step::PostStart => self.post_start(instance).await?,
             Step::RecordExit => self.record_exit(instance),
             Step::Drain => self.drain(wanted).await,
+            Step::Resume => shared.runtime.resume(&instance.id).await?,
             Step::PreStop => self.pre_stop(instance).await,
             Step::Signal => {
                 shared.runtime.kill(&instance.id, self.stop_signal(instance), false).await?;
@@ -298,7 +303,7 @@ impl Worker {
                 self.seen.link_removed = true;
                 self.event(EventKind::Normal, "Stopped", instance, format!("{} stopped", instance.name()));
             }
-            Step::Watch | Step::Linger | Step::Wait(_) | Step::Rest | Step::Gone => {}
+            Step::Watch | Step::Hold | Step::Linger | Step::Wait(_) | Step::Rest | Step::Gone => {}
         }
         Ok(())
     }
@@ -345,6 +350,7 @@ impl Worker {
     fn record_exit(&mut self, instance: &Instance) {
         let Some(RunState::Exited { code, oom, at }) = self.seen.container else { return };
         self.health = None;
+        self.resumed = false;
         let because = self.ended_because.take();
         let said = because.as_ref().map(|because| because.message.clone());
         self.status.last_exit = Some(Exit { code, oom, at, because: said });
@@ -392,7 +398,7 @@ impl Worker {
             // The machine repeats a refused step of a stop after the pause; the pauses of a start do not count there.
             self.seen.stop_retry_at = Some(Instant::now() + pause);
             self.say(instance, Phase::Stopping, fault.message, Some(fault.code));
-        } else if !matches!(self.seen.container, Some(RunState::Running { .. })) {
+        } else if self.seen.container.as_ref().is_none_or(|run| run.pid().is_none()) {
             self.say(instance, Phase::Backoff, fault.message, Some(fault.code));
         }
     }

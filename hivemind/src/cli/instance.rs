@@ -58,7 +58,9 @@ impl Listed for InstanceView {
             Phase::Ready | Phase::Completed => Tone::Good,
             Phase::NotReady | Phase::Unhealthy | Phase::Backoff | Phase::Failed => Tone::Bad,
             Phase::Gone => Tone::Plain,
-            Phase::Pending | Phase::Pulling | Phase::Creating | Phase::Starting | Phase::Stopping => Tone::Busy,
+            Phase::Paused | Phase::Pending | Phase::Pulling | Phase::Creating | Phase::Starting | Phase::Stopping => {
+                Tone::Busy
+            }
         };
         Some((2, tone))
     }

@@ -29,6 +29,7 @@ mod mounts;
 mod operator;
 mod output;
 mod parse;
+mod pause;
 mod pcapng;
 mod policy;
 mod policy_tier;

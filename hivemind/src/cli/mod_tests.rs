@@ -72,6 +72,8 @@ fn the_documents_commands_are_understood_word_for_word() {
         "hivemind app deploy --image a --name b --startup-probe tcp:1 --readiness-probe grpc:2 --liveness-probe exec:true",
         "hivemind app deploy --image a --name b --secret db --secret source=key,mode=0400 --config site:/etc/site",
         "hivemind app deploy --image a --name b --volume data:/data:ro -v /cache --mount type=bind,src=/a,dst=/b",
+        "hivemind pause web web-x7k2p",
+        "hivemind unpause web",
         "hivemind app ls -A",
         "hivemind ps --all-tenants",
         "hivemind ps --all-namespaces web",

@@ -86,6 +86,8 @@ codes! {
     StartFailed = "E-RUN-002", 500, 1, "The container could not be created or started, or its process has ended by itself: the message says which, with the exit code. 'hivemind logs' shows what it wrote last; a command that does not exist in the image is the commonest cause at a first start.";
     /// The instance is not running.
     NotRunning = "E-RUN-003", 409, 4, "The instance is not running. 'hivemind ps' shows its state, 'hivemind logs' its last words.";
+    /// The instance is paused.
+    Paused = "E-RUN-004", 409, 4, "The processes of the instance stand still, so nothing can be run in it. 'hivemind unpause INSTANCE' has them go on.";
     /// A file of an instance, or one to copy, cannot be read or written.
     FileRefused = "E-FILE-001", 409, 1, "The kernel refused to read or write a file that was to be copied; the message names the file and says why. An instance with a read-only root takes files in its volumes and tmpfs only; sockets, pipes and devices cannot be copied, nor can what is mounted be replaced.";
     /// The health check failed.
@@ -305,6 +307,7 @@ mod tests {
                     Code::Conflict,
                     Code::PortTaken,
                     Code::NotRunning,
+                    Code::Paused,
                     Code::Captures,
                     Code::StoreLost,
                     Code::OwnAccess,

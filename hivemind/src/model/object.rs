@@ -215,6 +215,8 @@ pub enum Phase {
     NotReady,
     /// Running, fails its health check, its startup or its liveness probe: it is started again.
     Unhealthy,
+    /// Running, but all its processes stand still by request: it gets no traffic, and nobody asks how it is.
+    Paused,
     /// The process ended; it is started again after a pause.
     Backoff,
     /// The process ended and is not to be started again, with exit code 0.
@@ -238,6 +240,7 @@ impl Phase {
             Self::Ready => "ready",
             Self::NotReady => "not-ready",
             Self::Unhealthy => "unhealthy",
+            Self::Paused => "paused",
             Self::Backoff => "backoff",
             Self::Completed => "completed",
             Self::Failed => "failed",
@@ -248,7 +251,7 @@ impl Phase {
 }
 
 impl Phase {
-    /// Whether its process runs, so that something can be run in it, and it can be looked into.
+    /// Whether its process runs, so that something can be run in it.
     pub const fn has_process(self) -> bool {
         matches!(self, Self::Starting | Self::Ready | Self::NotReady | Self::Unhealthy)
     }

@@ -69,7 +69,14 @@ pub trait Runtime: Send + Sync + std::fmt::Debug {
     /// Notes something of the process: [`ContainerState::marks`], until another one starts.
     async fn set_mark(&self, id: &InstanceId, mark: Mark) -> Result<(), RuntimeError>;
 
-    /// Sends a signal to the process; with `all`, to every process of the container. Ok if there is none any more.
+    /// Has all processes of the container stand still. Ok if they do already; refused if none runs.
+    async fn pause(&self, id: &InstanceId) -> Result<(), RuntimeError>;
+
+    /// Has the processes of a paused container go on. Ok if they run, or there are none.
+    async fn resume(&self, id: &InstanceId) -> Result<(), RuntimeError>;
+
+    /// Sends a signal to the process; with `all`, to every process of the container. Ok if there is none any more. A paused one
+    /// gets it when it goes on; SIGKILL has it go on.
     async fn kill(&self, id: &InstanceId, signal: i32, all: bool) -> Result<(), RuntimeError>;
 
     /// Removes process (killing it), container, file system and runtime files. Ok if there is nothing.

@@ -126,6 +126,11 @@ pub enum RunState {
         /// The process id in the host's pid namespace.
         pid: u32,
     },
+    /// It runs, but all processes of the container stand still.
+    Paused {
+        /// The process id in the host's pid namespace.
+        pid: u32,
+    },
     /// Ended.
     Exited {
         /// 128 + n for signal n.
@@ -135,6 +140,16 @@ pub enum RunState {
         /// When.
         at: Timestamp,
     },
+}
+
+impl RunState {
+    /// The number of the process in the host's pid namespace, if there is one.
+    pub const fn pid(&self) -> Option<u32> {
+        match self {
+            Self::Running { pid } | Self::Paused { pid } => Some(*pid),
+            Self::Created | Self::Exited { .. } => None,
+        }
+    }
 }
 
 /// A container as the runtime sees it.
@@ -192,6 +207,11 @@ pub enum RuntimeEvent {
     },
     /// Its first process started.
     Started {
+        /// The container.
+        id: String,
+    },
+    /// Its processes stand still from now on, or go on.
+    Paused {
         /// The container.
         id: String,
     },

@@ -34,6 +34,10 @@ pub enum Call {
     CopyOut(String),
     /// `start`
     Start(InstanceId),
+    /// `pause`
+    Pause(InstanceId),
+    /// `resume`
+    Resume(InstanceId),
     /// `kill`, with the signal.
     Kill(InstanceId, i32),
     /// `remove`
@@ -172,13 +176,26 @@ impl FakeRuntime {
 
 impl Inner {
     fn end(&mut self, id: &InstanceId, code: u32, oom: bool) {
-        let Some((_, run @ RunState::Running { .. })) = self.containers.get_mut(id) else { return };
+        let Some((_, run)) = self.containers.get_mut(id).filter(|(_, run)| run.pid().is_some()) else { return };
         let at = Timestamp::from_millis(0);
         *run = RunState::Exited { code, oom, at };
         if oom {
             self.tell(RuntimeEvent::Oom { id: id.to_string() });
         }
         self.tell(RuntimeEvent::Exited { id: id.to_string(), code, at });
+    }
+
+    fn set_paused(&mut self, id: &InstanceId, paused: bool) -> Result<(), RuntimeError> {
+        self.calls.push(if paused { Call::Pause(id.clone()) } else { Call::Resume(id.clone()) });
+        let run = self.containers.get_mut(id).map(|(_, run)| run);
+        match run.as_ref().and_then(|run| run.pid()).zip(run) {
+            Some((pid, run)) if paused => *run = RunState::Paused { pid },
+            Some((pid, run)) => *run = RunState::Running { pid },
+            None if paused => return Err(RuntimeError::NotRunning { id: id.to_string() }),
+            None => {}
+        }
+        self.tell(RuntimeEvent::Paused { id: id.to_string() });
+        Ok(())
     }
 
     /// Without a subscriber an event is nobody's.
@@ -236,7 +253,7 @@ impl Runtime for FakeRuntime {
         match inner.containers.get_mut(id).map(|(_, run)| run) {
             None => Err(refuse("there is no such container")),
             Some(RunState::Exited { .. }) => Err(refuse("it has ended, and must be created again")),
-            Some(RunState::Running { pid }) => Ok(*pid),
+            Some(RunState::Running { pid } | RunState::Paused { pid }) => Ok(*pid),
             Some(run @ RunState::Created) => {
                 *run = RunState::Running { pid };
                 inner.marks.retain(|(of, _)| of != id);
@@ -251,10 +268,19 @@ impl Runtime for FakeRuntime {
         Ok(())
     }
 
+    async fn pause(&self, id: &InstanceId) -> Result<(), RuntimeError> {
+        self.inner().set_paused(id, true)
+    }
+
+    async fn resume(&self, id: &InstanceId) -> Result<(), RuntimeError> {
+        self.inner().set_paused(id, false)
+    }
+
     async fn kill(&self, id: &InstanceId, signal: i32, _all: bool) -> Result<(), RuntimeError> {
         let mut inner = self.inner();
         inner.calls.push(Call::Kill(id.clone(), signal));
-        let deadly = signal == libc::SIGKILL || (signal == libc::SIGTERM && !inner.ignores_term.contains(id));
+        let runs = matches!(inner.containers.get(id), Some((_, RunState::Running { .. })));
+        let deadly = signal == libc::SIGKILL || (signal == libc::SIGTERM && runs && !inner.ignores_term.contains(id));
         if deadly {
             inner.end(id, 128 + signal.unsigned_abs(), false);
         }
@@ -389,6 +415,12 @@ impl<R: Runtime> Runtime for FaultyRuntime<R> {
     }
     async fn set_mark(&self, id: &InstanceId, mark: Mark) -> Result<(), RuntimeError> {
         self.pass("set_mark", self.inner.set_mark(id, mark)).await
+    }
+    async fn pause(&self, id: &InstanceId) -> Result<(), RuntimeError> {
+        self.pass("pause", self.inner.pause(id)).await
+    }
+    async fn resume(&self, id: &InstanceId) -> Result<(), RuntimeError> {
+        self.pass("resume", self.inner.resume(id)).await
     }
     async fn kill(&self, id: &InstanceId, signal: i32, all: bool) -> Result<(), RuntimeError> {
         self.pass("kill", self.inner.kill(id, signal, all)).await

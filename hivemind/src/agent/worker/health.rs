@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 
 use super::{Because, LOOK_AGAIN, Worker, words};
 use crate::{
@@ -24,6 +24,11 @@ impl Worker {
     /// The process runs: follows its health until something changes.
     pub(super) async fn watch(&mut self, instance: &Instance) {
         self.recall_image(instance).await;
+        if self.status.phase == Phase::Paused {
+            self.event(EventKind::Normal, "Resumed", instance, format!("{} goes on", instance.name()));
+            self.say(instance, Phase::Starting, "it goes on: its health is looked at again".into(), None);
+            self.resumed = true;
+        }
         if self.health.is_none() {
             self.health = Some(self.begin_health(instance));
         }
@@ -56,6 +61,17 @@ impl Worker {
         }
     }
 
+    /// All its processes stand still: nobody asks how it is, until somebody has them go on.
+    pub(super) async fn hold(&mut self, instance: &Instance) {
+        self.health = None;
+        if self.status.phase != Phase::Paused {
+            self.event(EventKind::Normal, "Paused", instance, format!("{} stands still", instance.name()));
+        }
+        let message = format!("it stands still; hivemind unpause {}", instance.name());
+        self.say(instance, Phase::Paused, message, None);
+        self.pause_or_change(Instant::now() + LOOK_AGAIN).await;
+    }
+
     /// It is not to be served for now.
     fn not_ready(&mut self, instance: &Instance, why: &str) {
         let message = format!("readiness probe failed: {why}");
@@ -79,7 +95,7 @@ impl Worker {
 
     /// While an instance is not Ready, its status says what it waits for; a Ready one stays so until it is Unhealthy.
     fn say_unless_ready(&mut self, instance: &Instance, why: String) {
-        if self.started.is_some() && self.status.phase != Phase::Ready {
+        if (self.started.is_some() || self.resumed) && self.status.phase != Phase::Ready {
             self.say(instance, Phase::Starting, why, None);
         }
     }
@@ -92,10 +108,11 @@ impl Worker {
             spec: instance.spec.health.clone(),
             probes: instance.spec.probes.clone(),
             started: self.started_up,
-            adopted: self.started.is_none(),
+            adopted: self.started.is_none() || self.resumed,
             image: self.image.as_ref().and_then(|image| image.health.clone()),
             first_tcp_port: words::first_tcp_port(&instance.spec, self.image.as_ref()),
             steady: match (self.started, self.seen.failures) {
+                _ if self.resumed => Duration::ZERO,
                 // It ran before this daemon did.
                 (None, _) => Duration::ZERO,
                 (Some(_), 0) => STEADY,

@@ -7,7 +7,7 @@ use tokio::time::{Instant, timeout_at};
 use super::{Because, Fault, Worker};
 use crate::{
     model::{ErrorCode, EventKind, Instance, Phase},
-    runtime::{ExecIo, ExecSpec, Mark, RunState, Runtime, RuntimeError},
+    runtime::{ExecIo, ExecSpec, Mark, Runtime, RuntimeError},
     spec::v1::HookSpec,
 };
 
@@ -38,7 +38,7 @@ impl Worker {
             };
             // A hook ends with its container, whose own end says more.
             let state = runtime.state(&instance.id).await?;
-            if state.is_some_and(|state| matches!(state.run, RunState::Running { .. })) {
+            if state.is_some_and(|state| state.run.pid().is_some()) {
                 let message = format!("post-start hook failed: {why}");
                 let text = format!("{}: {message}", instance.name());
                 self.event(EventKind::Warning, "PostStartFailed", instance, text);

@@ -4,7 +4,6 @@ use super::{Because, Worker};
 use crate::{
     model::{Desired, ErrorCode, EventKind, Instance},
     net::LinkState,
-    runtime::RunState,
     spec::v1::RestartPolicy,
 };
 
@@ -35,7 +34,7 @@ impl Worker {
             LinkState::Gone => {
                 self.seen.link = false;
                 self.shared.metrics.repaired("link", 1);
-                let running = matches!(self.seen.container, Some(RunState::Running { .. }));
+                let running = self.seen.container.as_ref().is_some_and(|run| run.pid().is_some());
                 let because = format!("its network device {device} was removed by somebody else");
                 self.seen.unlinked = running && instance.spec.restart != RestartPolicy::Never;
                 let then = if self.seen.unlinked { "it is started again on a new one" } else { "it gets a new one" };

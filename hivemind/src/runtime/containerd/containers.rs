@@ -174,6 +174,7 @@ impl ContainerdRuntime {
         let run = match task.map(|t| t.status) {
             None | Some(TaskStatus::Created) => RunState::Created,
             Some(TaskStatus::Running { pid }) => RunState::Running { pid },
+            Some(TaskStatus::Paused { pid }) => RunState::Paused { pid },
             Some(TaskStatus::Ended { code, at }) => {
                 RunState::Exited { code, oom: self.out_of_memory(&container.id), at }
             }

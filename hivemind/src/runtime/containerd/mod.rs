@@ -182,6 +182,16 @@ impl Runtime for ContainerdRuntime {
         tokio::fs::write(&path, "").await.map_err(file_error("write", path))
     }
 
+    async fn pause(&self, id: &InstanceId) -> Result<(), RuntimeError> {
+        let _one = self.locks.lock(id.as_str()).await;
+        self.pause_task(id.as_str()).await
+    }
+
+    async fn resume(&self, id: &InstanceId) -> Result<(), RuntimeError> {
+        let _one = self.locks.lock(id.as_str()).await;
+        self.resume_task(id.as_str()).await
+    }
+
     async fn kill(&self, id: &InstanceId, signal: i32, all: bool) -> Result<(), RuntimeError> {
         self.kill_task(id.as_str(), signal, all).await
     }
