@@ -34,6 +34,8 @@ mod images;
 mod life;
 #[path = "system/limits.rs"]
 mod limits;
+#[path = "system/logs.rs"]
+mod logs;
 #[path = "system/lost.rs"]
 mod lost;
 #[path = "system/namespaces.rs"]

@@ -335,6 +335,7 @@ impl Worker {
                 mounts,
                 addresses: instance.addresses.iter().collect(),
                 extra_hosts: words::extra_hosts(&spec.container, &self.shared.gateway),
+                logging: spec.logging.clone(),
                 options: spec.container.clone(),
                 labels: BTreeMap::from(labels),
             },

@@ -17,7 +17,7 @@ use crate::{
         view::{AppState, AppView, InstanceView},
     },
     model::{AppName, ErrorCode, Phase, Problem},
-    spec::v1::FileSpec,
+    spec::v1::{FileSpec, LogSpec},
 };
 
 #[derive(Subcommand, Debug)]
@@ -279,6 +279,13 @@ fn describe(app: &AppView) {
     show("Secrets", names(&app.spec.secrets));
     show("Configs", names(&app.spec.configs));
     super::health::shown(&app.spec).into_iter().for_each(|(title, text)| show(title, text));
+    let LogSpec { max_size, max_files, max_age_seconds } = &app.spec.logging;
+    let logs = [
+        max_size.map(|size| format!("files of {size}")),
+        max_files.map(|files| format!("{files} files")),
+        max_age_seconds.map(|seconds| format!("for {seconds} s")),
+    ];
+    show("Log", logs.into_iter().flatten().collect::<Vec<_>>().join(", "));
     show("Updates", super::update::words(&app.spec.update));
     show("Container", super::container::shown(&app.spec.container));
     show("Traffic", super::limits::shown(&app.spec.limits));

@@ -22,7 +22,7 @@ use super::{
 use crate::{
     api::{apps::Written, view::AppView},
     model::{AppName, Bytes, ErrorCode, MilliCpu, Problem, VolumeName},
-    spec::v1::{AppSpec, Order, PortSpec, PullPolicy, RestartPolicy},
+    spec::v1::{AppSpec, LogSpec, Order, PortSpec, PullPolicy, RestartPolicy},
 };
 
 /// Shown beneath `hivemind app deploy --help`.
@@ -132,6 +132,9 @@ struct ProcessArgs {
     /// Working directory
     #[arg(long, value_name = "DIR")]
     workdir: Option<String>,
+    /// How much of its log is kept: max-size=10m of a file, max-file=3 of them, max-age=7d; may be repeated
+    #[arg(long, value_name = "NAME=VALUE")]
+    log_opt: Vec<String>,
     /// When to start a process again that has ended
     #[arg(long, value_enum, default_value_t = Restart::Always, value_name = "WHEN")]
     restart: Restart,
@@ -256,6 +259,7 @@ impl DeployArgs {
         spec.container = self.container.spec(&mut faults);
         (spec.health, spec.probes) = self.health.spec(&mut faults);
         spec.mounts = self.mounts.spec(&mut faults, say);
+        spec.logging = logging(&process.log_opt, &mut faults);
         (spec.secrets, spec.configs) = self.mounts.files();
         let stop = &mut spec.stop;
         stop.grace_seconds = whole_seconds("--stop-grace", process.stop_grace, stop.grace_seconds, &mut faults);
@@ -321,6 +325,20 @@ fn environment(flags: &[String], files: &[PathBuf], faults: &mut Vec<String>) ->
         }
     }
     all
+}
+
+/// Docker's options, and an age that is written as times are.
+fn logging(flags: &[String], faults: &mut Vec<String>) -> LogSpec {
+    let mut spec = LogSpec::default();
+    for flag in flags {
+        let set = match flag.split_once('=') {
+            Some(("max-age", age)) => duration(age).and_then(|age| spec.set("max-age", &age.as_secs().to_string())),
+            Some((name, value)) => spec.set(name, value),
+            None => Err("write NAME=VALUE, e.g. max-size=10m".into()),
+        };
+        faults.extend(set.err().map(|why| format!("--log-opt {flag:?}: {why}")));
+    }
+    spec
 }
 
 fn pairs(flags: &[String], faults: &mut Vec<String>) -> BTreeMap<String, String> {

@@ -10,7 +10,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::{
     model::{InstanceId, PortProto, Timestamp},
-    spec::v1::{Check, ContainerSpec as Options, Resources},
+    spec::v1::{Check, ContainerSpec as Options, LogSpec, Resources},
 };
 
 /// An image on the node: everything that `create` needs of it.
@@ -99,6 +99,8 @@ pub struct ContainerSpec {
     pub addresses: Vec<IpAddr>,
     /// More lines of it.
     pub extra_hosts: Vec<(String, IpAddr)>,
+    /// How much of its log is kept.
+    pub logging: LogSpec,
     /// What else was said of it; its host name is [`ContainerSpec::hostname`] in any case.
     pub options: Options,
     /// Labels kept with the container, to find whose it is after a restart.

@@ -123,6 +123,7 @@ impl FakeRuntime {
             mounts: Vec::new(),
             addresses: Vec::new(),
             extra_hosts: Vec::new(),
+            logging: Default::default(),
             options: Default::default(),
             labels: BTreeMap::new(),
         }

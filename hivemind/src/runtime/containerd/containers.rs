@@ -25,8 +25,8 @@ use super::{
 use crate::{
     model::InstanceId,
     runtime::{
-        ContainerSpec, ContainerState, Mark, RunState, RuntimeError, devices, init, manifest::digest_of, oci, rootfs,
-        user::UserDb,
+        ContainerSpec, ContainerState, Mark, RunState, RuntimeError, devices, init, logs, manifest::digest_of, oci,
+        rootfs, user::UserDb,
     },
 };
 
@@ -87,6 +87,7 @@ impl ContainerdRuntime {
             self.remove_container(id).await?;
         }
         write_files(files, contents, init).await?;
+        logs::write_limits(&self.log_files(&spec.id), &spec.logging).await?;
         if !keep {
             self.create_record(spec, oci, digest).await?;
         }

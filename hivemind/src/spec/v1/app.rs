@@ -15,6 +15,7 @@ use super::{
     file::FileSpec,
     health::{HealthSpec, ProbesSpec, start_allowance_ms},
     limit::LimitSpec,
+    logs::LogSpec,
     mount::MountSpec,
     project::Dependency,
     update::UpdateSpec,
@@ -91,6 +92,9 @@ pub struct AppSpec {
     /// The same by up to three checks with a purpose each, instead of [`AppSpec::health`].
     #[serde(default, skip_serializing_if = "ProbesSpec::is_empty")]
     pub probes: ProbesSpec,
+    /// How much of each instance's log is kept.
+    #[serde(default, skip_serializing_if = "LogSpec::is_default")]
+    pub logging: LogSpec,
     /// What to do when the process ends.
     #[serde(default)]
     pub restart: RestartPolicy,
@@ -132,6 +136,7 @@ impl AppSpec {
             configs: Vec::new(),
             health: None,
             probes: ProbesSpec::default(),
+            logging: LogSpec::default(),
             restart: RestartPolicy::default(),
             stop: StopSpec::default(),
             update: UpdateSpec::default(),

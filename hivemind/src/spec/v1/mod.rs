@@ -8,6 +8,7 @@ mod file;
 mod health;
 mod labels;
 mod limit;
+mod logs;
 mod mount;
 mod policy;
 mod project;
@@ -33,6 +34,7 @@ pub use file::{FileMode, FileSpec, MAX_CONTENT};
 pub use health::{Check, HealthSpec, Probe, ProbeSpec, ProbesSpec};
 pub use labels::validate_labels;
 pub use limit::{LimitSpec, MAX_BITS, MAX_PER_SECOND, MIN_BITS, validate_limits};
+pub use logs::LogSpec;
 pub use mount::{MAX_MOUNTS, MountSource, MountSpec, without_effect};
 pub use policy::{
     BlockPeer, Entity, InstancePeer, Operator, Otherwise, PolicyPeer, PolicyPort, PolicyProtocol, PolicyRule,

@@ -92,6 +92,7 @@ pub fn validate_app(spec: &AppSpec) -> Vec<String> {
     super::balance::check(&spec.balance, !published.is_empty(), &mut fault);
     super::validate_mounts::check(spec, &mut fault);
     super::validate_health::check(spec, &mut fault);
+    super::logs::check(&spec.logging, &mut fault);
     if spec.stop.grace_seconds > MAX_GRACE_SECONDS {
         fault("stop.grace_seconds", format!("{} is more than {MAX_GRACE_SECONDS}", spec.stop.grace_seconds));
     }
