@@ -147,7 +147,10 @@ impl Worker {
                     return;
                 }
                 // A lost event must not leave an ended process unnoticed for long.
-                Step::Rest if self.seen.before => self.pause_or_change(Instant::now() + LOOK_AGAIN).await,
+                Step::Rest if self.seen.before => {
+                    self.goes_on(instance);
+                    self.pause_or_change(Instant::now() + LOOK_AGAIN).await;
+                }
                 Step::Rest => self.changed().await,
                 Step::Wait(until) => self.pause_or_change(until).await,
                 Step::Watch => self.watch(instance).await,

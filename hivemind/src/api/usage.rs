@@ -17,7 +17,7 @@ use crate::{
     dataplane::{Counter, Way},
     lifecycle::clock,
     model::{ErrorCode, InstanceId, NamespaceName, NodeName, Problem, Scope, TenantName, Timestamp},
-    runtime::{self, Process, RunState, Usage},
+    runtime::{self, Process, Usage},
 };
 
 /// A process of an instance.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::sleep;
 
 use super::{Call, Phase, Runtime, World, instance};
-use crate::spec::v1::{Check, ProbeSpec};
+use crate::spec::v1::{Check, InitSpec, ProbeSpec};
 
 #[tokio::test(start_paused = true)]
 async fn nobody_asks_a_paused_instance_and_it_is_asked_again_when_it_goes_on() {
@@ -34,6 +34,23 @@ async fn nobody_asks_a_paused_instance_and_it_is_asked_again_when_it_goes_on() {
     world.until(&id, Phase::Ready).await;
     world.runtime.clear_calls();
     world.until_call(&Call::Exec(id, vec!["check".into()])).await;
+}
+
+#[tokio::test]
+async fn what_comes_before_the_app_stands_still_as_well() {
+    let mut world = World::new();
+    world.begin();
+    let mut two = instance(1);
+    two.spec.container.hooks.pre_start = vec![InitSpec::default()];
+    let id = two.id.clone();
+    world.upstream.want(two);
+    world.until(&id, Phase::Starting).await;
+    world.runtime.pause(&id).await.expect("paused");
+    world.until(&id, Phase::Paused).await;
+    world.runtime.resume(&id).await.expect("goes on");
+    world.until(&id, Phase::Starting).await;
+    world.runtime.exit(&id, 0, false);
+    world.until(&id, Phase::Ready).await;
 }
 
 #[tokio::test]

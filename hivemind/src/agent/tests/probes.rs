@@ -95,7 +95,7 @@ async fn a_failing_liveness_ends_it_while_readiness_says_nothing() {
 async fn pauses_grow_where_it_is_never_well_however_long_it_is_looked_at() {
     let mut world = World::paused();
     world.begin();
-    world.runtime.script_exec([1; 80]);
+    world.runtime.script_exec([1; 400]);
     let id = wants(&world, ProbesSpec { startup: probe("a", 20), ..ProbesSpec::default() });
     world.until_restarts(&id, 4).await;
     // The fourth of 200, 400, 800 and 1600 ms, each a quarter more or less.

@@ -24,11 +24,7 @@ impl Worker {
     /// The process runs: follows its health until something changes.
     pub(super) async fn watch(&mut self, instance: &Instance) {
         self.recall_image(instance).await;
-        if self.status.phase == Phase::Paused {
-            self.event(EventKind::Normal, "Resumed", instance, format!("{} goes on", instance.name()));
-            self.say(instance, Phase::Starting, "it goes on: its health is looked at again".into(), None);
-            self.resumed = true;
-        }
+        self.goes_on(instance);
         if self.health.is_none() {
             self.health = Some(self.begin_health(instance));
         }
@@ -70,6 +66,17 @@ impl Worker {
         let message = format!("it stands still; hivemind unpause {}", instance.name());
         self.say(instance, Phase::Paused, message, None);
         self.pause_or_change(Instant::now() + LOOK_AGAIN).await;
+    }
+
+    /// Its processes run. If they stood still, it begins anew to become Ready.
+    pub(super) fn goes_on(&mut self, instance: &Instance) {
+        if self.status.phase == Phase::Paused {
+            self.event(EventKind::Normal, "Resumed", instance, format!("{} goes on", instance.name()));
+            let what = self.before(instance).map(|what| format!("{what} runs"));
+            let message = what.unwrap_or_else(|| "it goes on: its health is looked at again".into());
+            self.say(instance, Phase::Starting, message, None);
+            self.resumed = true;
+        }
     }
 
     /// It is not to be served for now.
