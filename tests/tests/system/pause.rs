@@ -23,10 +23,11 @@ fn client(machine: &Machine, image: &str) -> Result<()> {
 fn a_paused_instance_keeps_still_through_a_restart_of_the_daemon_and_goes_on_where_it_was() -> Result<()> {
     let (mut machine, image) = machine("pause")?;
     client(&machine, &image)?;
-    let probe = ["--liveness-probe", "http:80/,period=200ms,timeout=200ms,failure-threshold=2"];
+    let startup = ["--startup-probe", "http:80/,period=200ms,failure-threshold=1000"];
+    let probe = ["--liveness-probe", "http:80/,period=200ms,timeout=1s,failure-threshold=3"];
     let deploy =
         ["app", "deploy", "--image", &image, "--name", "web", "--service", "web.local", "--replicas", "2", "--wait"];
-    machine.hivemind(&[&deploy[..], &probe].concat())?.ok()?;
+    machine.hivemind(&[&deploy[..], &startup, &probe].concat())?.ok()?;
     let before = until_ready(&machine, "web", 2)?;
     let victim = before.first().context("no instance")?.clone();
     let (name, pid) = (victim.name.as_str(), hivemind_tests::pids(&machine)?);

@@ -76,8 +76,9 @@ fn an_instance_whose_readiness_fails_leaves_the_service_and_its_process_stays() 
 #[test]
 fn liveness_waits_for_startup_and_a_startup_that_has_passed_is_not_asked_again() -> Result<()> {
     let (mut machine, image) = machine("startup-exec")?;
-    let startup = "period=200ms,failure-threshold=1000,exec:test -e /tmp/up || { echo not up, yet; exit 3; }";
-    let liveness = "period=200ms,failure-threshold=2,exec:test -e /tmp/alive";
+    let startup =
+        "period=200ms,timeout=20s,failure-threshold=1000,exec:test -e /tmp/up || { echo not up, yet; exit 3; }";
+    let liveness = "period=200ms,timeout=20s,failure-threshold=2,exec:test -e /tmp/alive";
     let stop = ["--stop-grace", "0s"];
     deploy(&machine, &image, &[&["--startup-probe", startup, "--liveness-probe", liveness][..], &stop].concat())?;
     until(&machine, "starting", "startup probe: the command ended with 3: not up, yet")?;
@@ -135,10 +136,11 @@ fn a_grpc_server_says_of_its_services_how_they_are() -> Result<()> {
     let machine = Machine::start(&unique("probes-grpc"), &[])?;
     let program = image::of_program(env!("CARGO_BIN_EXE_grpc_server").as_ref())?;
     let image = machine.push(&program, "grpc", "1")?;
-    let readiness = "grpc:50051/shop,period=200ms,failure-threshold=2";
-    let liveness = "grpc:50051,period=200ms,timeout=500ms,failure-threshold=2";
-    let flags = ["--readiness-probe", readiness, "--liveness-probe", liveness, "--port", "50051", "--stop-grace", "0s"];
-    deploy(&machine, &image, &flags)?;
+    let readiness = "grpc:50051/shop,period=200ms,timeout=20s,failure-threshold=2";
+    let startup = "grpc:50051,period=200ms,timeout=20s,failure-threshold=1000";
+    let liveness = "grpc:50051,period=200ms,timeout=2s,failure-threshold=2";
+    let probes = ["--startup-probe", startup, "--readiness-probe", readiness, "--liveness-probe", liveness];
+    deploy(&machine, &image, &[&probes[..], &["--port", "50051", "--stop-grace", "0s"]].concat())?;
     until(&machine, "not-ready", "50051 shop: NOT_SERVING")?;
     inside(&machine, "web", "touch /tmp/well")?;
     until_ready(&machine, "web", 1)?;
@@ -151,7 +153,7 @@ fn a_grpc_server_says_of_its_services_how_they_are() -> Result<()> {
     machine.hivemind(&["kill", "--signal", "SIGSTOP", "web"])?.ok()?;
     wait::until("it to be started again", PATIENCE, || {
         let events = events(&machine)?;
-        ensure!(events.contains("liveness probe failed: gRPC :50051 was not answered within 500 ms"), "{events}");
+        ensure!(events.contains("liveness probe failed: gRPC :50051 was not answered within 2000 ms"), "{events}");
         Ok(())
     })?;
     until(&machine, "not-ready", "NOT_SERVING")?;
@@ -167,8 +169,9 @@ fn a_grpc_server_says_of_its_services_how_they_are() -> Result<()> {
 fn a_process_whose_port_closes_is_started_again() -> Result<()> {
     let (machine, image) = machine("liveness-tcp")?;
     let script = "mkdir -p /www; while :; do [ -e /tmp/ill ] || httpd -f -p 80 -h /www; sleep 0.05; done";
-    let probe = ["--liveness-probe", "tcp:80,period=200ms", "--port", "80", "--stop-grace", "0s"];
-    deploy(&machine, &image, &[&probe[..], &["--wait", "--entrypoint", "sh", "--", "-c", script]].concat())?;
+    let startup = ["--startup-probe", "tcp:80,period=200ms,failure-threshold=1000"];
+    let probe = ["--liveness-probe", "tcp:80,period=200ms,failure-threshold=5", "--port", "80", "--stop-grace", "0s"];
+    deploy(&machine, &image, &[&startup[..], &probe, &["--wait", "--entrypoint", "sh", "--", "-c", script]].concat())?;
     until_ready(&machine, "web", 1)?;
     inside(&machine, "web", "touch /tmp/ill; killall httpd")?;
     until_again(&machine, 1)?;
