@@ -16,7 +16,7 @@ use hivemind::{
     health::{self, HealthState, Subject},
     model::InstanceId,
     runtime::{ImageHealth, Runtime},
-    spec::v1::{Check, HealthSpec},
+    spec::v1::{Check, HealthSpec, ProbesSpec},
     testkit::runtime::FakeRuntime,
 };
 use hivemind_tests::netlab::{DEADLINE, Instance, Lab, may_run};
@@ -108,6 +108,9 @@ fn subject(instance: &Instance) -> Subject {
         id: InstanceId::from_bits(1),
         addresses: instance.addresses.clone(),
         spec: None,
+        probes: ProbesSpec::default(),
+        started: false,
+        adopted: false,
         image: None,
         first_tcp_port: None,
         steady: Duration::ZERO,
@@ -151,7 +154,7 @@ async fn ready(seen: &mut watch::Receiver<HealthState>) {
 
 async fn unhealthy(seen: &mut watch::Receiver<HealthState>) -> String {
     match until(seen, "Unhealthy", |state| matches!(state, HealthState::Unhealthy(_))).await {
-        HealthState::Unhealthy(why) => why,
+        HealthState::Unhealthy(failure) => failure.why,
         other => panic!("{other:?}"),
     }
 }

@@ -36,6 +36,8 @@ mod images;
 mod life;
 #[path = "system/limits.rs"]
 mod limits;
+#[path = "system/logs.rs"]
+mod logs;
 #[path = "system/lost.rs"]
 mod lost;
 #[path = "system/names.rs"]
@@ -48,8 +50,12 @@ mod options;
 mod outside;
 #[path = "system/packaged.rs"]
 mod packaged;
+#[path = "system/pause.rs"]
+mod pause;
 #[path = "system/policies.rs"]
 mod policies;
+#[path = "system/probes.rs"]
+mod probes;
 #[path = "system/reboot.rs"]
 mod reboot;
 #[path = "system/registries.rs"]

@@ -331,6 +331,24 @@ pub fn web() -> Result<Image> {
     Image::new(&[&busybox()?, &own], &config)
 }
 
+/// busybox, and a program of this machine with the libraries that it is linked with, as `/bin/<name>`. It is what is run.
+pub fn of_program(program: &Path) -> Result<Image> {
+    let name = program.file_name().and_then(|name| name.to_str()).context("a program without a name")?;
+    let mut own = Files::default();
+    let dir = shell::cache("programs");
+    fs::create_dir_all(&dir)?;
+    let stripped = dir.join(format!("{name}-{}", std::process::id()));
+    shell::output(Command::new("strip").arg("-o").arg(&stripped).arg(program))?;
+    own.file(&format!("bin/{name}"), 0o755, fs::read(&stripped)?);
+    fs::remove_file(&stripped)?;
+    for library in shell::libraries(program)? {
+        own.file(&library.strip_prefix("/")?.to_string_lossy(), 0o755, fs::read(&library)?);
+    }
+    let config =
+        Config { entrypoint: vec![format!("/bin/{name}")], stop_signal: "SIGKILL".into(), ..Config::default() };
+    Image::new(&[&busybox()?, &own], &config)
+}
+
 /// Debian's nginx, as people run it: with its default site, its log on the container's output.
 pub fn nginx() -> Result<Image> {
     let mut files = busybox()?;

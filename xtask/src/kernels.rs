@@ -138,11 +138,11 @@ fn file_system(kernel: &Kernel, tests: &[PathBuf]) -> Result<PathBuf> {
     let mut libraries = BTreeSet::new();
     for (name, package) in PROGRAMS {
         let program = deb::program(name, package)?;
-        libraries.extend(needed(&program)?);
+        libraries.extend(shell::libraries(&program)?);
         copy(&program, &root.join("bin").join(name))?;
     }
     for test in tests {
-        libraries.extend(needed(test)?);
+        libraries.extend(shell::libraries(test)?);
         let name = test.file_name().and_then(|name| name.to_str()).unwrap_or_default();
         let name = name.split('-').next().unwrap_or_default();
         let stripped = root.join("tests").join(name);
@@ -172,13 +172,6 @@ fn copy(from: &Path, to: &Path) -> Result<()> {
         fs::create_dir_all(dir)?;
     }
     fs::copy(from, to).map(drop).with_context(|| format!("cannot copy {}", from.display()))
-}
-
-/// The libraries a program is linked with, the loader among them.
-fn needed(program: &Path) -> Result<BTreeSet<PathBuf>> {
-    let listed = shell::output(Command::new("ldd").arg(program))?;
-    let paths = listed.split_whitespace().filter(|word| word.starts_with('/'));
-    Ok(paths.map(PathBuf::from).collect())
 }
 
 /// Copies the wanted parts of the modules.

@@ -1,6 +1,7 @@
 //! Running other programs.
 
 use std::{
+    collections::BTreeSet,
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
@@ -49,6 +50,13 @@ pub fn output(command: &mut Command) -> Result<String> {
         bail!("{shown}: {}\n{out}{err}", output.status);
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// The libraries that a program is linked with, the loader among them.
+pub fn libraries(program: &Path) -> Result<BTreeSet<PathBuf>> {
+    let listed = output(Command::new("ldd").arg(program))?;
+    let paths = listed.split_whitespace().filter(|word| word.starts_with('/'));
+    Ok(paths.map(PathBuf::from).collect())
 }
 
 /// Whether a command is found and ends well.

@@ -103,6 +103,10 @@ pub enum Step {
     PostStart,
     /// The process runs: watch its health until something changes.
     Watch,
+    /// The processes stand still: leave them so, and look after nothing, until something changes.
+    Hold,
+    /// Have the processes go on: they are to end.
+    Resume,
     /// The process has ended: note how, and decide whether and when to start it again.
     RecordExit,
     /// Wait until the data plane sends no new connection there.
@@ -143,10 +147,14 @@ fn next_to_run(want: &Want, seen: &Seen, now: Instant) -> Step {
             Some(at) if now < at => Step::Wait(at),
             _ => Step::PostStart,
         },
+        Some(RunState::Paused { .. }) if seen.link && !seen.unhealthy && !seen.unlinked => Step::Hold,
         Some(RunState::Exited { .. }) if !seen.exit_recorded => Step::RecordExit,
         _ if seen.finished => Step::Rest,
         container => match (seen.retry_at, container) {
             (Some(at), _) if now < at => Step::Wait(at),
+            // What stands still cannot do what it does when it is told to end.
+            (_, Some(RunState::Paused { .. })) if seen.unlinked || seen.link => Step::Resume,
+            (_, Some(RunState::Paused { .. })) => Step::EnsureLink,
             (_, Some(RunState::Running { .. })) if seen.unlinked => end_process(want, seen, now),
             (_, Some(RunState::Running { .. })) if !seen.link => Step::EnsureLink,
             (_, Some(RunState::Running { .. })) => end_process(want, seen, now),
@@ -168,6 +176,8 @@ fn next_to_stop(want: &Want, seen: &Seen, now: Instant) -> Step {
             Some(at) if !seen.quiet && seen.stop == Stop::NotBegun && now < at + want.drain => Step::Linger,
             Some(_) => end_process(want, seen, now),
         },
+        Some(RunState::Paused { .. }) if seen.drained_at.is_none() => Step::Drain,
+        Some(RunState::Paused { .. }) => Step::Resume,
         _ if !seen.container_removed => Step::RemoveContainer,
         _ if !seen.link_removed => Step::RemoveLink,
         _ => Step::Gone,
@@ -352,6 +362,26 @@ mod tests {
         let now = Instant::now();
         let seen = Seen { image: true, link: true, container: running(), unhealthy: true, ..Seen::default() };
         assert_eq!(next(&RUN, &seen, now), Step::Signal);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_paused_one_is_left_alone_and_goes_on_to_end() {
+        let now = Instant::now();
+        let paused = Some(RunState::Paused { pid: 7 });
+        let mut seen = Seen { container: paused.clone(), ..Seen::default() };
+        assert_eq!(next(&RUN, &seen, now), Step::EnsureLink, "after a restart of the daemon as well");
+        seen.link = true;
+        assert_eq!(next(&RUN, &seen, now), Step::Hold);
+        assert_eq!(next(&Want { post_start: true, ..RUN }, &seen, now), Step::Hold);
+        assert_eq!(next(&RUN, &Seen { unhealthy: true, ..seen.clone() }, now), Step::Resume);
+        assert_eq!(next(&RUN, &Seen { unlinked: true, link: false, ..seen.clone() }, now), Step::Resume);
+        assert_eq!(next(&STOP, &seen, now), Step::Drain, "nobody new is sent there first");
+        seen.drained_at = Some(now);
+        assert_eq!(next(&STOP, &seen, now), Step::Resume);
+        seen.container = running();
+        assert_eq!(next(&STOP, &seen, now + RUN.drain), Step::Signal);
+        seen.container = paused;
+        assert_eq!(next(&STOP, &seen, now + RUN.drain), Step::Resume, "however often somebody pauses it");
     }
 
     #[tokio::test(start_paused = true)]

@@ -125,7 +125,12 @@ impl Supervisor {
 
     fn wake(&self, event: Option<&RuntimeEvent>) {
         match event {
-            Some(RuntimeEvent::Exited { id, .. } | RuntimeEvent::Oom { id } | RuntimeEvent::Started { id }) => {
+            Some(
+                RuntimeEvent::Exited { id, .. }
+                | RuntimeEvent::Oom { id }
+                | RuntimeEvent::Started { id }
+                | RuntimeEvent::Paused { id },
+            ) => {
                 if let Some(handle) = id.parse().ok().and_then(|id: InstanceId| self.handles.get(&id)) {
                     handle.wake.notify_one();
                 }

@@ -3,6 +3,8 @@
 mod broken;
 mod hooks;
 mod lost;
+mod pause;
+mod probes;
 mod repeated;
 mod world;
 

@@ -19,7 +19,6 @@ use super::{
 };
 use crate::{
     dns,
-    health::{self, HealthState},
     lifecycle::{clock, killpoint},
     model::{
         Addresses, Desired, ErrorCode, EventKind, Exit, Instance, InstanceStatus, NodeDesired, NodeName, Phase,
@@ -27,13 +26,14 @@ use crate::{
     },
     net::{HostLink, InstanceLink, Net, PublishedPort},
     observe::{Events, Metrics},
-    runtime::{ContainerSpec, Image, Mount, RunState, Runtime},
+    runtime::{ContainerSpec, Image, Mark, Mount, RunState, Runtime},
     spec::v1::{AppSpec, PortSpec},
     storage::Storage,
 };
 
 mod before;
 mod drain;
+mod health;
 mod hooks;
 mod image;
 mod lost;
@@ -43,9 +43,6 @@ mod mounting;
 pub(super) const LABEL_APP: &str = "hivemind.app";
 /// Label: how often the process had been started again when this container was made.
 const LABEL_RESTARTS: &str = "hivemind.restarts";
-/// How long a process that shows its health in no way must run before it counts as Ready, and when it failed before.
-const STEADY: Duration = Duration::from_millis(300);
-const STEADY_AGAIN: Duration = Duration::from_secs(1);
 /// How often a process is looked at without a word of its end.
 const LOOK_AGAIN: Duration = Duration::from_secs(10);
 
@@ -93,15 +90,21 @@ pub(super) struct Worker {
     mounted: bool,
     status: InstanceStatus,
     started: Option<Instant>,
-    health: Option<Watching>,
+    health: Option<health::Watching>,
     /// Why we have the process ended, said at its exit.
-    ended_because: Option<(String, ErrorCode)>,
+    ended_because: Option<Because>,
+    /// The startup probe of the process has passed.
+    started_up: bool,
+    /// The process stood still, and goes on.
+    resumed: bool,
 }
 
-/// The health check of a running process. Dropping it ends it.
-struct Watching {
-    state: watch::Receiver<HealthState>,
-    _task: tokio_util::task::AbortOnDropHandle<()>,
+/// Why we have a process ended.
+struct Because {
+    message: String,
+    code: ErrorCode,
+    /// How long it was well, if that is known better than by how long it ran.
+    well: Option<Duration>,
 }
 
 impl Worker {
@@ -119,6 +122,8 @@ impl Worker {
             started: None,
             health: None,
             ended_because: None,
+            started_up: false,
+            resumed: false,
         }
     }
 
@@ -142,10 +147,14 @@ impl Worker {
                     return;
                 }
                 // A lost event must not leave an ended process unnoticed for long.
-                Step::Rest if self.seen.before => self.pause_or_change(Instant::now() + LOOK_AGAIN).await,
+                Step::Rest if self.seen.before => {
+                    self.goes_on(instance);
+                    self.pause_or_change(Instant::now() + LOOK_AGAIN).await;
+                }
                 Step::Rest => self.changed().await,
                 Step::Wait(until) => self.pause_or_change(until).await,
                 Step::Watch => self.watch(instance).await,
+                Step::Hold => self.hold(instance).await,
                 Step::Linger => self.linger(instance).await,
                 step => {
                     // A change of what is wanted cancels what takes long; what is short is finished.
@@ -196,7 +205,8 @@ impl Worker {
             self.status.restarts = self.status.restarts.max(restarts);
         }
         self.recall_stage(instance, state.as_ref());
-        self.seen.post_started = state.as_ref().is_some_and(|state| state.begun);
+        let marked = |mark| state.as_ref().is_some_and(|state| state.marks.contains(&mark));
+        (self.seen.post_started, self.started_up) = (marked(Mark::Begun), marked(Mark::Started));
         self.seen.container = state.map(|state| state.run);
         self.look_at_link(instance).await;
         Ok(())
@@ -266,6 +276,7 @@ impl Worker {
             Step::PostStart => self.post_start(instance).await?,
             Step::RecordExit => self.record_exit(instance),
             Step::Drain => self.drain(wanted).await,
+            Step::Resume => shared.runtime.resume(&instance.id).await?,
             Step::PreStop => self.pre_stop(instance).await,
             Step::Signal => {
                 shared.runtime.kill(&instance.id, self.stop_signal(instance), false).await?;
@@ -295,7 +306,7 @@ impl Worker {
                 self.seen.link_removed = true;
                 self.event(EventKind::Normal, "Stopped", instance, format!("{} stopped", instance.name()));
             }
-            Step::Watch | Step::Linger | Step::Wait(_) | Step::Rest | Step::Gone => {}
+            Step::Watch | Step::Hold | Step::Linger | Step::Wait(_) | Step::Rest | Step::Gone => {}
         }
         Ok(())
     }
@@ -327,6 +338,7 @@ impl Worker {
                 mounts,
                 addresses: instance.addresses.iter().collect(),
                 extra_hosts: words::extra_hosts(&spec.container, &self.shared.gateway),
+                logging: spec.logging.clone(),
                 options: spec.container.clone(),
                 labels: BTreeMap::from(labels),
             },
@@ -339,90 +351,26 @@ impl Worker {
         words::signal(named)
     }
 
-    /// The process runs: follows its health until something changes.
-    async fn watch(&mut self, instance: &Instance) {
-        self.recall_image(instance).await;
-        if self.health.is_none() {
-            self.health = Some(self.begin_health(instance));
-        }
-        let Some(health) = &mut self.health else { return };
-        let state = health.state.borrow_and_update().clone();
-        match state {
-            // An adopted instance keeps the status it had until its health is known.
-            HealthState::Unknown => {}
-            HealthState::Waiting(why) => self.say_unless_ready(instance, why),
-            HealthState::Ready => {
-                if self.status.phase != Phase::Ready {
-                    self.event(EventKind::Normal, "Ready", instance, format!("{} is ready", instance.name()));
-                }
-                self.say(instance, Phase::Ready, String::new(), None);
-            }
-            HealthState::Unhealthy(why) => {
-                let message = format!("health check failed: {why}");
-                self.event(EventKind::Warning, "Unhealthy", instance, format!("{}: {message}", instance.name()));
-                self.say(instance, Phase::Unhealthy, message.clone(), Some(ErrorCode::Unhealthy));
-                self.ended_because = Some((message, ErrorCode::Unhealthy));
-                self.seen.unhealthy = true;
-                self.health = None;
-                return;
-            }
-        }
-        let Some(health) = &mut self.health else { return };
-        tokio::select! {
-            _ = self.wanted.changed() => {}
-            () = self.wake.notified() => {}
-            changed = health.state.changed() => if changed.is_err() {
-                // The check's task has ended, which only a fault of its own can bring about: begin anew.
-                self.health = None;
-                tokio::time::sleep(Duration::from_millis(200)).await;
-            },
-            // A lost event must not leave an ended process unnoticed for long.
-            () = tokio::time::sleep(LOOK_AGAIN) => {}
-        }
-    }
-
-    /// While an instance is not Ready, its status says what it waits for; a Ready one stays so until it is Unhealthy.
-    fn say_unless_ready(&mut self, instance: &Instance, why: String) {
-        if self.started.is_some() && self.status.phase != Phase::Ready {
-            self.say(instance, Phase::Starting, why, None);
-        }
-    }
-
-    fn begin_health(&self, instance: &Instance) -> Watching {
-        let (tx, state) = watch::channel(HealthState::Unknown);
-        let subject = health::Subject {
-            id: instance.id.clone(),
-            addresses: instance.addresses.iter().collect(),
-            spec: instance.spec.health.clone(),
-            image: self.image.as_ref().and_then(|image| image.health.clone()),
-            first_tcp_port: words::first_tcp_port(&instance.spec, self.image.as_ref()),
-            steady: match (self.started, self.seen.failures) {
-                // It ran before this daemon did.
-                (None, _) => Duration::ZERO,
-                (Some(_), 0) => STEADY,
-                (Some(_), _) => STEADY_AGAIN,
-            },
-        };
-        let task = tokio::spawn(health::watch(subject, Arc::clone(&self.shared.runtime), tx));
-        Watching { state, _task: tokio_util::task::AbortOnDropHandle::new(task) }
-    }
-
     fn record_exit(&mut self, instance: &Instance) {
         let Some(RunState::Exited { code, oom, at }) = self.seen.container else { return };
         self.health = None;
-        self.status.last_exit = Some(Exit { code, oom, at });
+        self.resumed = false;
+        let because = self.ended_because.take();
+        let said = because.as_ref().map(|because| because.message.clone());
+        self.status.last_exit = Some(Exit { code, oom, at, because: said });
         let ran = self.started.take().map_or(Duration::ZERO, |started| started.elapsed());
+        let ran = because.as_ref().and_then(|because| because.well).unwrap_or(ran);
         self.seen.failures = if ran >= machine::WELL_AFTER { 1 } else { self.seen.failures + 1 };
         self.seen.exit_recorded = true;
         (self.seen.unhealthy, self.seen.unlinked) = (false, false);
         (self.seen.stop, self.seen.pre_stop) = (Stop::NotBegun, None);
-        if self.seen.before && code == 0 && self.ended_because.is_none() {
+        if self.seen.before && code == 0 && because.is_none() {
             return self.next_stage(instance);
         }
         // What we had to end has failed, however well it took it.
-        let code = if self.ended_because.is_some() { code.max(1) } else { code };
-        let (how, fault) = match self.ended_because.take() {
-            Some(because) => because,
+        let code = if because.is_some() { code.max(1) } else { code };
+        let (how, fault) = match because {
+            Some(because) => (because.message, because.code),
             None => (words::exit(code, oom, instance.spec.resources.memory), ErrorCode::StartFailed),
         };
         let how = self.before(instance).map_or_else(|| how.clone(), |what| format!("{what} {how}"));
@@ -454,7 +402,7 @@ impl Worker {
             // The machine repeats a refused step of a stop after the pause; the pauses of a start do not count there.
             self.seen.stop_retry_at = Some(Instant::now() + pause);
             self.say(instance, Phase::Stopping, fault.message, Some(fault.code));
-        } else if !matches!(self.seen.container, Some(RunState::Running { .. })) {
+        } else if self.seen.container.as_ref().is_none_or(|run| run.pid().is_none()) {
             self.say(instance, Phase::Backoff, fault.message, Some(fault.code));
         }
     }

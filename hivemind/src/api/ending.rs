@@ -168,7 +168,7 @@ async fn waited(
                         Ok(Some(found)) => matches!(found.run, RunState::Exited { oom: true, .. }),
                         _ => false,
                     };
-                    return answer(true, last, Some(Exit { code, oom, at }));
+                    return answer(true, last, Some(Exit { code, oom, at, because: None }));
                 }
                 Some(_) => {}
                 // containerd has gone: the agent reports when it is back.

@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     model::{ErrorCode, Instance, Problem, Scope, Timestamp},
-    runtime::{LogLine, LogQuery, LogStream, RunState},
+    runtime::{LogLine, LogQuery, LogStream},
 };
 
 /// A line of a log.
@@ -82,7 +82,7 @@ pub(super) fn find(state: &ApiState, named: &Named) -> Result<Arc<Instance>, Api
 /// The number of an instance's first process in the host; refused if it does not run.
 pub(super) async fn pid_of(state: &ApiState, instance: &Instance) -> Result<u32, ApiError> {
     let run = state.runtime.state(&instance.id).await?.map(|found| found.run);
-    if let Some(RunState::Running { pid }) = run {
+    if let Some(pid) = run.and_then(|run| run.pid()) {
         return Ok(pid);
     }
     let phase = state.control.snapshot().phase_of(&instance.id);

@@ -27,6 +27,7 @@ pub mod meta;
 mod metrics;
 mod nodes;
 pub mod object_view;
+pub mod pause;
 mod policies;
 mod problem;
 pub mod projects;
@@ -177,6 +178,8 @@ fn described() -> (Router<Shared>, utoipa::openapi::OpenApi) {
         .routes(routes!(instances::logs))
         .routes(routes!(ending::kill))
         .routes(routes!(ending::wait))
+        .routes(routes!(pause::pause))
+        .routes(routes!(pause::unpause))
         .routes(routes!(files::get, files::put))
         .routes(routes!(connect::connect))
         .routes(routes!(usage::processes))

@@ -17,7 +17,7 @@ use crate::{
     dataplane::{Counter, Way},
     lifecycle::clock,
     model::{ErrorCode, InstanceId, NamespaceName, NodeName, Problem, Scope, TenantName, Timestamp},
-    runtime::{self, Process, RunState, Usage},
+    runtime::{self, Process, Usage},
 };
 
 /// A process of an instance.
@@ -184,10 +184,9 @@ async fn measured(state: &ApiState, of: impl Fn(&Scope) -> bool) -> Result<Body<
 /// What all running containers of this node use, and when that was read. One that ends meanwhile is left out.
 pub(super) async fn usages(state: &ApiState) -> Result<HashMap<InstanceId, (Timestamp, Usage)>, ApiError> {
     let listed = state.runtime.list().await?;
-    let running = listed.into_iter().filter_map(|container| match container.run {
-        RunState::Running { pid } => Some((container.id.parse::<InstanceId>().ok()?, pid)),
-        RunState::Created | RunState::Exited { .. } => None,
-    });
+    let running = listed
+        .into_iter()
+        .filter_map(|container| Some((container.id.parse::<InstanceId>().ok()?, container.run.pid()?)));
     let running: Vec<_> = running.collect();
     let read = |(id, pid)| Some((id, (clock::now(), runtime::usage(pid).ok()?)));
     blocking(move || running.into_iter().filter_map(read).collect()).await

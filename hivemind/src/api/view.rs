@@ -259,7 +259,10 @@ impl AppView {
                 status.updated += 1;
                 status.ready += u32::from(phase == Phase::Ready);
                 completed += u32::from(phase == Phase::Completed);
-                in_trouble |= matches!(phase, Phase::Unhealthy | Phase::Backoff | Phase::Failed);
+                in_trouble |= matches!(
+                    phase,
+                    Phase::Paused | Phase::NotReady | Phase::Unhealthy | Phase::Backoff | Phase::Failed
+                );
             }
         }
         let rollout = snapshot.rollouts.get(&app.key).map(|row| row.object.state);

@@ -17,7 +17,7 @@ use crate::{
         view::{AppState, AppView, InstanceView},
     },
     model::{AppName, ErrorCode, Phase, Problem},
-    spec::v1::FileSpec,
+    spec::v1::{FileSpec, LogSpec},
 };
 
 #[derive(Subcommand, Debug)]
@@ -223,7 +223,7 @@ async fn info(context: &Context, name: &AppName) -> Result<(), Problem> {
             line("");
             context.output.list(&instances, "no instances")?;
             // Why the first of those that have fallen, in its own words.
-            let fallen = [Phase::Backoff, Phase::Failed, Phase::Unhealthy];
+            let fallen = [Phase::Backoff, Phase::Failed, Phase::Unhealthy, Phase::NotReady];
             if let Some(instance) = instances.iter().find(|instance| fallen.contains(&instance.phase)) {
                 wait::last_lines(context, instance).await.iter().for_each(|text| line(text));
             }
@@ -278,6 +278,14 @@ fn describe(app: &AppView) {
     let names = |files: &[FileSpec]| files.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
     show("Secrets", names(&app.spec.secrets));
     show("Configs", names(&app.spec.configs));
+    super::health::shown(&app.spec).into_iter().for_each(|(title, text)| show(title, text));
+    let LogSpec { max_size, max_files, max_age_seconds } = &app.spec.logging;
+    let logs = [
+        max_size.map(|size| format!("files of {size}")),
+        max_files.map(|files| format!("{files} files")),
+        max_age_seconds.map(|seconds| format!("for {seconds} s")),
+    ];
+    show("Log", logs.into_iter().flatten().collect::<Vec<_>>().join(", "));
     show("Updates", super::update::words(&app.spec.update));
     show("Container", super::container::shown(&app.spec.container));
     show("Traffic", super::limits::shown(&app.spec.limits));

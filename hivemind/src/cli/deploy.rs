@@ -10,6 +10,7 @@ use super::{
     balance::BalanceArgs,
     container::ContainerArgs,
     difference,
+    health::HealthArgs,
     history::looking_only,
     limits::TrafficArgs,
     mounts::MountArgs,
@@ -21,7 +22,7 @@ use super::{
 use crate::{
     api::{apps::Written, view::AppView},
     model::{AppName, Bytes, ErrorCode, InvalidName, MilliCpu, Problem, ServiceName, VolumeName},
-    spec::v1::{AppSpec, Check, HealthSpec, Order, PortSpec, PullPolicy, RestartPolicy, ServiceSpec},
+    spec::v1::{AppSpec, LogSpec, Order, PortSpec, PullPolicy, RestartPolicy, ServiceSpec},
 };
 
 /// Shown beneath `hivemind app deploy --help`.
@@ -139,6 +140,9 @@ struct ProcessArgs {
     /// Working directory
     #[arg(long, value_name = "DIR")]
     workdir: Option<String>,
+    /// How much of its log is kept: max-size=10m of a file, max-file=3 of them, max-age=7d; may be repeated
+    #[arg(long, value_name = "NAME=VALUE")]
+    log_opt: Vec<String>,
     /// When to start a process again that has ended
     #[arg(long, value_enum, default_value_t = Restart::Always, value_name = "WHEN")]
     restart: Restart,
@@ -167,32 +171,6 @@ struct LimitArgs {
     pids: Option<u32>,
     #[command(flatten)]
     traffic: TrafficArgs,
-}
-
-#[derive(Args, Debug)]
-#[command(next_help_heading = "Health")]
-struct HealthArgs {
-    /// Ready when GET answers with 200 to 399: PORT/PATH, e.g. 80/healthz
-    #[arg(long, value_name = "PORT/PATH", group = "check")]
-    health_http: Option<String>,
-    /// Ready when the port accepts a connection
-    #[arg(long, value_name = "PORT", group = "check")]
-    health_tcp: Option<u16>,
-    /// Ready when this shell command ends with 0
-    #[arg(long, value_name = "COMMAND", group = "check")]
-    health_exec: Option<String>,
-    /// From one check to the next [default: 5s]
-    #[arg(long, value_parser = duration, value_name = "TIME", requires = "check")]
-    health_interval: Option<Duration>,
-    /// How long a check may take [default: 2s]
-    #[arg(long, value_parser = duration, value_name = "TIME", requires = "check")]
-    health_timeout: Option<Duration>,
-    /// Failures in a row until the process is started again [default: 3]
-    #[arg(long, value_name = "NUMBER", requires = "check")]
-    health_retries: Option<u32>,
-    /// Time after the start during which failures do not count [default: 10s]
-    #[arg(long, value_parser = duration, value_name = "TIME", requires = "check")]
-    health_start_period: Option<Duration>,
 }
 
 pub(super) async fn run(context: &Context, args: DeployArgs) -> Result<(), Problem> {
@@ -294,8 +272,9 @@ impl DeployArgs {
         spec.env = environment(&process.env, &process.env_file, &mut faults);
         spec.labels = pairs(&self.label, &mut faults);
         spec.container = self.container.spec(&mut faults);
-        spec.health = self.health.spec(&mut faults);
+        (spec.health, spec.probes) = self.health.spec(&mut faults);
         spec.mounts = self.mounts.spec(&mut faults, say);
+        spec.logging = logging(&process.log_opt, &mut faults);
         (spec.secrets, spec.configs) = self.mounts.files();
         let stop = &mut spec.stop;
         stop.grace_seconds = whole_seconds("--stop-grace", process.stop_grace, stop.grace_seconds, &mut faults);
@@ -349,33 +328,6 @@ fn more_service(text: &str) -> Result<(ServiceName, ServiceSpec), String> {
     Ok((name, service))
 }
 
-impl HealthArgs {
-    fn spec(self, faults: &mut Vec<String>) -> Option<HealthSpec> {
-        let shell = |command: String| Check::Exec { command: vec!["/bin/sh".into(), "-c".into(), command] };
-        let check = match self.health_http {
-            Some(text) => {
-                let (port, path) = text.split_once('/').unwrap_or((&text, ""));
-                match port.parse() {
-                    Ok(port) => Some(Check::Http { port, path: format!("/{path}") }),
-                    Err(_) => {
-                        faults.push(format!("--health-http {text:?}: write PORT/PATH, e.g. 80/healthz"));
-                        None
-                    }
-                }
-            }
-            None => self.health_tcp.map(|port| Check::Tcp { port }).or_else(|| self.health_exec.map(shell)),
-        };
-        let mut health = HealthSpec::new(check?);
-        let millis = |time: Duration| u32::try_from(time.as_millis()).unwrap_or(u32::MAX);
-        let set = |field: &mut u32, time: Option<Duration>| *field = time.map_or(*field, millis);
-        set(&mut health.interval_ms, self.health_interval);
-        set(&mut health.timeout_ms, self.health_timeout);
-        set(&mut health.start_period_ms, self.health_start_period);
-        health.unhealthy_after = self.health_retries.unwrap_or(health.unhealthy_after);
-        Some(health)
-    }
-}
-
 /// The files' variables first, so that flags win.
 fn environment(flags: &[String], files: &[PathBuf], faults: &mut Vec<String>) -> BTreeMap<String, String> {
     let mut all = BTreeMap::new();
@@ -405,6 +357,20 @@ fn environment(flags: &[String], files: &[PathBuf], faults: &mut Vec<String>) ->
         }
     }
     all
+}
+
+/// Docker's options, and an age that is written as times are.
+fn logging(flags: &[String], faults: &mut Vec<String>) -> LogSpec {
+    let mut spec = LogSpec::default();
+    for flag in flags {
+        let set = match flag.split_once('=') {
+            Some(("max-age", age)) => duration(age).and_then(|age| spec.set("max-age", &age.as_secs().to_string())),
+            Some((name, value)) => spec.set(name, value),
+            None => Err("write NAME=VALUE, e.g. max-size=10m".into()),
+        };
+        faults.extend(set.err().map(|why| format!("--log-opt {flag:?}: {why}")));
+    }
+    spec
 }
 
 fn pairs(flags: &[String], faults: &mut Vec<String>) -> BTreeMap<String, String> {

@@ -112,7 +112,7 @@ async fn exec(context: &Context, args: &ExecArgs) -> Result<u32, Problem> {
 
 /// The instance that a word means, running.
 async fn running(context: &Context, word: &str) -> Result<InstanceView, Problem> {
-    let runs = |instance: &InstanceView| matches!(instance.phase, Phase::Ready | Phase::Starting | Phase::Unhealthy);
+    let runs = |instance: &InstanceView| instance.phase.has_process();
     let mut found = match resolve(context, word).await? {
         Meant::App(instances) => instances,
         Meant::Instance(instance) => vec![*instance],
@@ -120,10 +120,11 @@ async fn running(context: &Context, word: &str) -> Result<InstanceView, Problem>
     // A Ready one before one that is only starting.
     found.sort_by_key(|instance| instance.phase != Phase::Ready);
     let phases: Vec<_> = found.iter().map(|instance| format!("{} is {}", instance.name, instance.phase)).collect();
+    let paused = found.iter().any(|instance| instance.phase == Phase::Paused);
     found.into_iter().find(runs).ok_or_else(|| {
         let mut problem = Problem::new(ErrorCode::NotRunning, format!("no instance of {word} is running"));
         problem.details = phases;
-        problem.hint(format!("hivemind logs {word}"))
+        problem.hint(format!("hivemind {} {word}", if paused { "unpause" } else { "logs" }))
     })
 }
 

@@ -56,9 +56,11 @@ impl Listed for InstanceView {
     fn tone(&self) -> Option<(usize, Tone)> {
         let tone = match self.phase {
             Phase::Ready | Phase::Completed => Tone::Good,
-            Phase::Unhealthy | Phase::Backoff | Phase::Failed => Tone::Bad,
+            Phase::NotReady | Phase::Unhealthy | Phase::Backoff | Phase::Failed => Tone::Bad,
             Phase::Gone => Tone::Plain,
-            Phase::Pending | Phase::Pulling | Phase::Creating | Phase::Starting | Phase::Stopping => Tone::Busy,
+            Phase::Paused | Phase::Pending | Phase::Pulling | Phase::Creating | Phase::Starting | Phase::Stopping => {
+                Tone::Busy
+            }
         };
         Some((2, tone))
     }
@@ -68,7 +70,11 @@ impl Listed for InstanceView {
 fn message(instance: &InstanceView) -> String {
     match &instance.last_exit {
         Some(exit) if instance.message.is_empty() => {
-            let how = if exit.oom { "out of memory".into() } else { format!("exit code {}", exit.code) };
+            let how = match &exit.because {
+                Some(because) => because.clone(),
+                None if exit.oom => "out of memory".into(),
+                None => format!("exit code {}", exit.code),
+            };
             format!("ended {} ago: {how}", age(exit.at))
         }
         _ => instance.message.clone(),

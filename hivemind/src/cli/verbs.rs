@@ -1,4 +1,4 @@
-//! The verbs on instances that hands know from elsewhere: `kill`, `wait`, `top`, `stats`, `cp`, `port-forward`.
+//! The verbs on instances that hands know from elsewhere: `kill`, `wait`, `pause`, `top`, `stats`, `cp`, `port-forward`.
 
 use std::process::ExitCode;
 
@@ -7,6 +7,7 @@ use clap::Subcommand;
 use super::{
     Context, copy, ending, forward,
     instance::{Meant, resolve},
+    pause::{self, Pausing},
     usage,
 };
 use crate::{
@@ -22,6 +23,12 @@ pub(super) enum Verb {
     /// Wait until the process of an instance ends, print its exit code and end with it
     #[command(after_help = ending::WAIT_EXAMPLES)]
     Wait(ending::WaitArgs),
+    /// Have all processes of instances stand still; they get no traffic until they go on
+    #[command(after_help = pause::EXAMPLES)]
+    Pause(pause::PauseArgs),
+    /// Have the processes of paused instances go on
+    #[command(visible_alias = "resume")]
+    Unpause(pause::PauseArgs),
     /// Show the processes of instances
     #[command(after_help = usage::TOP_EXAMPLES)]
     Top(usage::TopArgs),
@@ -40,6 +47,8 @@ pub(super) async fn run(context: &Context, verb: Verb) -> Result<ExitCode, Probl
     match verb {
         Verb::Kill(args) => ending::kill(context, &args).await?,
         Verb::Wait(args) => return ending::wait(context, &args).await,
+        Verb::Pause(args) => pause::run(context, &args, Pausing::Pause).await?,
+        Verb::Unpause(args) => pause::run(context, &args, Pausing::Unpause).await?,
         Verb::Top(args) => usage::top(context, &args).await?,
         Verb::Stats(args) => usage::stats(context, &args).await?,
         Verb::Cp(args) => copy::run(context, &args).await,
@@ -55,9 +64,7 @@ pub(super) async fn running(context: &Context, word: &str) -> Result<Vec<Instanc
         Meant::Instance(instance) => vec![*instance],
     };
     let phases: Vec<_> = found.iter().map(|instance| format!("{} is {}", instance.name, instance.phase)).collect();
-    found.retain(|instance| {
-        matches!(instance.phase, Phase::Ready | Phase::Starting | Phase::Unhealthy | Phase::Stopping)
-    });
+    found.retain(|instance| instance.phase.has_process() || matches!(instance.phase, Phase::Paused | Phase::Stopping));
     if found.is_empty() {
         let mut problem = Problem::new(ErrorCode::NotRunning, format!("no instance of {word} is running"));
         problem.details = phases;

@@ -379,7 +379,7 @@ mod tests {
     }
 
     fn ended() -> Option<Exit> {
-        Some(Exit { code: 1, oom: false, at: Timestamp::from_millis(0) })
+        Some(Exit { code: 1, oom: false, at: Timestamp::from_millis(0), because: None })
     }
 
     #[test]

@@ -1,6 +1,9 @@
-//! Floor 2: health checks. [`gate`] decides (pure), [`probe`] asks, [`watch`] brings both together for one process.
+//! Floor 2: health checks. [`gate`] decides (pure), [`probe`] asks, [`watch`] brings both together for one process: by the one
+//! check for all purposes, by probes for one purpose each (`course`), or by whether it has started.
 
+mod course;
 mod gate;
+mod grpc;
 mod probe;
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
@@ -10,7 +13,7 @@ use tokio::{sync::watch, time::Instant};
 use crate::{
     model::InstanceId,
     runtime::{ImageHealth, Runtime},
-    spec::v1::HealthSpec,
+    spec::v1::{HealthSpec, ProbesSpec},
 };
 use gate::{Gate, Limits};
 
@@ -29,8 +32,21 @@ pub enum HealthState {
     Waiting(String),
     /// Ready.
     Ready,
-    /// It fails, and why: it must be started again.
-    Unhealthy(String),
+    /// Its readiness probe fails, and why: it is not to be served, and must not be started again.
+    NotReady(String),
+    /// It fails: it must be started again.
+    Unhealthy(Failure),
+}
+
+/// Why a process must be started again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// What has failed: `health check`, `startup probe`, `liveness probe`.
+    pub of: &'static str,
+    /// Why, for people.
+    pub why: String,
+    /// How long it was well: from the begin of the watch to the last success.
+    pub well: Duration,
 }
 
 /// Whose health.
@@ -42,6 +58,12 @@ pub struct Subject {
     pub addresses: Vec<IpAddr>,
     /// The check that the user wrote.
     pub spec: Option<HealthSpec>,
+    /// The probes that the user wrote instead.
+    pub probes: ProbesSpec,
+    /// Its startup probe has passed ([`crate::runtime::Mark::Started`]).
+    pub started: bool,
+    /// It ran before it was watched: no probe waits for its initial delay.
+    pub adopted: bool,
     /// The check that the image brings, used if the user wrote none.
     pub image: Option<ImageHealth>,
     /// Without any check: the port that must accept a connection once, on one of the addresses.
@@ -53,11 +75,21 @@ pub struct Subject {
 /// Follows the health of one process for ever. Cancel it when the process ends.
 pub async fn watch(subject: Subject, runtime: Arc<dyn Runtime>, state: watch::Sender<HealthState>) {
     match effective(&subject) {
+        _ if !subject.probes.is_empty() => course::run(&subject, &runtime, &state).await,
         Some(spec) => follow(&subject, &spec, &runtime, &state).await,
         None => started(&subject, &state).await,
     }
     // Ready for good: nothing to look at. The channel must stay open.
     state.closed().await;
+}
+
+/// Says a state, unless it was said last.
+fn tell(state: &watch::Sender<HealthState>, now: HealthState) {
+    state.send_if_modified(|before| {
+        let differs = *before != now;
+        *before = now;
+        differs
+    });
 }
 
 /// The user's check, else the image's.
@@ -88,14 +120,14 @@ async fn follow(subject: &Subject, spec: &HealthSpec, runtime: &Arc<dyn Runtime>
         let result = probe::probe(&spec.check, &subject.id, &subject.addresses, runtime, limit).await;
         let now = gate.take(result, begun.elapsed());
         let pause = if now == HealthState::Ready { interval } else { interval.min(EAGER) };
-        state.send_if_modified(|before| {
-            let differs = *before != now;
-            *before = now;
-            differs
-        });
-        // From begin to begin, as the interval says, but never without a pause.
-        tokio::time::sleep_until((at + pause).max(Instant::now() + Duration::from_millis(10))).await;
+        tell(state, now);
+        rest(at, pause).await;
     }
+}
+
+/// From the begin of a check to that of the next, but never without a pause.
+async fn rest(begun: Instant, pause: Duration) {
+    tokio::time::sleep_until((begun + pause).max(Instant::now() + Duration::from_millis(10))).await;
 }
 
 /// Without a check, a process is Ready when its first TCP port accepts a connection, or, if it has none, when it has run
@@ -121,7 +153,9 @@ mod tests {
 
     fn subject(spec: Option<HealthSpec>, image: Option<ImageHealth>) -> Subject {
         let (addresses, steady) = (Vec::new(), Duration::ZERO);
-        Subject { id: InstanceId::from_bits(1), addresses, spec, image, first_tcp_port: None, steady }
+        let (probes, started, adopted) = (ProbesSpec::default(), false, false);
+        let id = InstanceId::from_bits(1);
+        Subject { id, addresses, spec, probes, started, adopted, image, first_tcp_port: None, steady }
     }
 
     fn exec(command: &str) -> Check {

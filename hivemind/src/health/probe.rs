@@ -11,6 +11,7 @@ use http_body_util::Empty;
 use hyper_util::rt::TokioIo;
 use tokio::{net::TcpStream, time::timeout};
 
+use super::grpc;
 use crate::{
     model::InstanceId,
     runtime::{ExecSpec, Runtime},
@@ -33,12 +34,14 @@ pub(super) async fn probe(
         match check {
             Check::Tcp { port } => all(join_all(each(*port).map(connect)).await),
             Check::Http { port, path } => all(join_all(each(*port).map(|to| http(to, path))).await),
+            Check::Grpc { port, service } => all(join_all(each(*port).map(|to| grpc::check(to, service))).await),
             Check::Exec { command } => exec(command, id, runtime).await,
         }
     };
     let late = || match check {
         Check::Tcp { port } => too_late(*port, limit),
         Check::Http { port, path } => format!("GET :{port}{path} was not answered within {} ms", limit.as_millis()),
+        Check::Grpc { port, .. } => format!("gRPC :{port} was not answered within {} ms", limit.as_millis()),
         Check::Exec { .. } => format!("the command did not end within {} ms", limit.as_millis()),
     };
     timeout(limit, what).await.unwrap_or_else(|_| Err(late()))
@@ -73,7 +76,7 @@ fn all<T>(results: Vec<Result<T, String>>) -> Result<(), String> {
     }
 }
 
-async fn connect(to: SocketAddr) -> Result<TcpStream, String> {
+pub(super) async fn connect(to: SocketAddr) -> Result<TcpStream, String> {
     TcpStream::connect(to).await.map_err(|error| match error.kind() {
         std::io::ErrorKind::ConnectionRefused => {
             format!("port {} does not accept connections ({})", to.port(), to.ip())

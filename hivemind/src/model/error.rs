@@ -86,10 +86,14 @@ codes! {
     StartFailed = "E-RUN-002", 500, 1, "The container could not be created or started, or its process has ended by itself: the message says which, with the exit code. 'hivemind logs' shows what it wrote last; a command that does not exist in the image is the commonest cause at a first start.";
     /// The instance is not running.
     NotRunning = "E-RUN-003", 409, 4, "The instance is not running. 'hivemind ps' shows its state, 'hivemind logs' its last words.";
+    /// The instance is paused.
+    Paused = "E-RUN-004", 409, 4, "The processes of the instance stand still, so nothing can be run in it. 'hivemind unpause INSTANCE' has them go on.";
     /// A file of an instance, or one to copy, cannot be read or written.
     FileRefused = "E-FILE-001", 409, 1, "The kernel refused to read or write a file that was to be copied; the message names the file and says why. An instance with a read-only root takes files in its volumes and tmpfs only; sockets, pipes and devices cannot be copied, nor can what is mounted be replaced.";
     /// The health check failed.
-    Unhealthy = "E-HEALTH-001", 500, 1, "The health check did not pass in time. The last log lines are printed; 'hivemind logs' shows more.";
+    Unhealthy = "E-HEALTH-001", 500, 1, "The health check, or the startup or liveness probe, did not pass in time; the message says which, and why. The process is started again, with growing pauses. The last log lines are printed; 'hivemind logs' shows more.";
+    /// The readiness probe fails.
+    NotReady = "E-HEALTH-002", 503, 1, "The readiness probe fails; the message says why. The process goes on, and gets no traffic until the probe passes again. 'hivemind events' shows when it has failed and passed, 'hivemind logs' what the process says.";
     /// A deadline passed.
     TimedOut = "E-TIME-001", 504, 8, "The wait was longer than --timeout. The change goes on: 'hivemind ps' shows how far it is.";
     /// An update was taken back.
@@ -281,6 +285,7 @@ mod tests {
                     Code::NoContainerd,
                     Code::StartFailed,
                     Code::Unhealthy,
+                    Code::NotReady,
                     Code::Kernel,
                     Code::Dataplane,
                     Code::NoPrograms,
@@ -302,6 +307,7 @@ mod tests {
                     Code::Conflict,
                     Code::PortTaken,
                     Code::NotRunning,
+                    Code::Paused,
                     Code::Captures,
                     Code::StoreLost,
                     Code::OwnAccess,

@@ -211,8 +211,12 @@ pub enum Phase {
     Starting,
     /// Running and served.
     Ready,
-    /// Running, was Ready, fails its health check.
+    /// Running, but its readiness probe fails: it gets no traffic until that passes again.
+    NotReady,
+    /// Running, fails its health check, its startup or its liveness probe: it is started again.
     Unhealthy,
+    /// Running, but all its processes stand still by request: it gets no traffic, and nobody asks how it is.
+    Paused,
     /// The process ended; it is started again after a pause.
     Backoff,
     /// The process ended and is not to be started again, with exit code 0.
@@ -234,13 +238,22 @@ impl Phase {
             Self::Creating => "creating",
             Self::Starting => "starting",
             Self::Ready => "ready",
+            Self::NotReady => "not-ready",
             Self::Unhealthy => "unhealthy",
+            Self::Paused => "paused",
             Self::Backoff => "backoff",
             Self::Completed => "completed",
             Self::Failed => "failed",
             Self::Stopping => "stopping",
             Self::Gone => "gone",
         }
+    }
+}
+
+impl Phase {
+    /// Whether its process runs, so that something can be run in it.
+    pub const fn has_process(self) -> bool {
+        matches!(self, Self::Starting | Self::Ready | Self::NotReady | Self::Unhealthy)
     }
 }
 
@@ -259,6 +272,9 @@ pub struct Exit {
     pub oom: bool,
     /// When.
     pub at: Timestamp,
+    /// Why it was ended, if it was not by itself: which probe has failed, or hook, and how.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub because: Option<String>,
 }
 
 /// What the agent saw of an instance.

@@ -101,6 +101,12 @@ pub enum RuntimeError {
         /// The container.
         id: String,
     },
+    /// Its processes stand still.
+    #[error("container {id} is paused: nothing can be run in it")]
+    Paused {
+        /// The container.
+        id: String,
+    },
     /// containerd refused something else.
     #[error("containerd could not {action} {id}: {why}")]
     Containerd {
@@ -137,6 +143,7 @@ impl RuntimeError {
             Self::BadArchive { .. } => ErrorCode::BadArchive,
             Self::DiskFull { .. } => ErrorCode::DiskFull,
             Self::NotRunning { .. } => ErrorCode::NotRunning,
+            Self::Paused { .. } => ErrorCode::Paused,
             Self::Start { .. } | Self::Containerd { .. } | Self::File { .. } => ErrorCode::StartFailed,
         }
     }

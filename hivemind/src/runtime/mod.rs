@@ -29,7 +29,7 @@ pub use logs::log_writer;
 pub use registry::{check_reference, complete_reference};
 pub use types::{
     ContainerSpec, ContainerState, ExecIo, ExecSession, ExecSpec, Image, ImageHealth, LogLine, LogQuery, LogStream,
-    Mount, PullProgress, RunState, RuntimeEvent, TtySize,
+    Mark, Mount, PullProgress, RunState, RuntimeEvent, TtySize,
 };
 pub use usage::{Process, Usage, processes, usage};
 
@@ -66,11 +66,17 @@ pub trait Runtime: Send + Sync + std::fmt::Debug {
     /// Starts the container's process and returns its pid. If it runs already, that pid.
     async fn start(&self, id: &InstanceId) -> Result<u32, RuntimeError>;
 
-    /// Notes that what is to be run after the process's begin was run: [`ContainerState::begun`], until the container is
-    /// made again.
-    async fn set_begun(&self, id: &InstanceId) -> Result<(), RuntimeError>;
+    /// Notes something of the process: [`ContainerState::marks`], until another one starts.
+    async fn set_mark(&self, id: &InstanceId, mark: Mark) -> Result<(), RuntimeError>;
 
-    /// Sends a signal to the process; with `all`, to every process of the container. Ok if there is none any more.
+    /// Has all processes of the container stand still. Ok if they do already; refused if none runs.
+    async fn pause(&self, id: &InstanceId) -> Result<(), RuntimeError>;
+
+    /// Has the processes of a paused container go on. Ok if they run, or there are none.
+    async fn resume(&self, id: &InstanceId) -> Result<(), RuntimeError>;
+
+    /// Sends a signal to the process; with `all`, to every process of the container. Ok if there is none any more. A paused one
+    /// gets it when it goes on; SIGKILL has it go on.
     async fn kill(&self, id: &InstanceId, signal: i32, all: bool) -> Result<(), RuntimeError>;
 
     /// Removes process (killing it), container, file system and runtime files. Ok if there is nothing.

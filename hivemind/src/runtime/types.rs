@@ -1,12 +1,16 @@
 //! What goes to the runtime and comes from it.
 
-use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    path::PathBuf,
+};
 
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
     model::{InstanceId, PortProto, Timestamp},
-    spec::v1::{Check, ContainerSpec as Options, Resources},
+    spec::v1::{Check, ContainerSpec as Options, LogSpec, Resources},
 };
 
 /// An image on the node: everything that `create` needs of it.
@@ -95,6 +99,8 @@ pub struct ContainerSpec {
     pub addresses: Vec<IpAddr>,
     /// More lines of it.
     pub extra_hosts: Vec<(String, IpAddr)>,
+    /// How much of its log is kept.
+    pub logging: LogSpec,
     /// What else was said of it; its host name is [`ContainerSpec::hostname`] in any case.
     pub options: Options,
     /// Labels kept with the container, to find whose it is after a restart.
@@ -122,6 +128,11 @@ pub enum RunState {
         /// The process id in the host's pid namespace.
         pid: u32,
     },
+    /// It runs, but all processes of the container stand still.
+    Paused {
+        /// The process id in the host's pid namespace.
+        pid: u32,
+    },
     /// Ended.
     Exited {
         /// 128 + n for signal n.
@@ -133,6 +144,16 @@ pub enum RunState {
     },
 }
 
+impl RunState {
+    /// The number of the process in the host's pid namespace, if there is one.
+    pub const fn pid(&self) -> Option<u32> {
+        match self {
+            Self::Running { pid } | Self::Paused { pid } => Some(*pid),
+            Self::Created | Self::Exited { .. } => None,
+        }
+    }
+}
+
 /// A container as the runtime sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ContainerState {
@@ -142,8 +163,31 @@ pub struct ContainerState {
     pub run: RunState,
     /// Its labels.
     pub labels: BTreeMap<String, String>,
-    /// Whether [`super::Runtime::set_begun`] was said of it.
-    pub begun: bool,
+    /// What was noted of its process.
+    pub marks: BTreeSet<Mark>,
+}
+
+/// What is noted of a container's process for who looks at it later, another daemon as well. It is forgotten when another
+/// process starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Mark {
+    /// What is to be run after its begin was run.
+    Begun,
+    /// Its startup probe has passed.
+    Started,
+}
+
+impl Mark {
+    /// All there are.
+    pub const ALL: [Self; 2] = [Self::Begun, Self::Started];
+
+    /// The name of the file that says so.
+    pub(super) const fn file(self) -> &'static str {
+        match self {
+            Self::Begun => "begun",
+            Self::Started => "started",
+        }
+    }
 }
 
 /// Something that happened to a container.
@@ -165,6 +209,11 @@ pub enum RuntimeEvent {
     },
     /// Its first process started.
     Started {
+        /// The container.
+        id: String,
+    },
+    /// Its processes stand still from now on, or go on.
+    Paused {
         /// The container.
         id: String,
     },

@@ -196,7 +196,7 @@ fn progress(app: &AppSpec, members: &[Member], now: Timestamp, next: &mut Next) 
         (rollout.placed, rollout.moved_at) = (placed, now);
         rollout.message.clear();
     }
-    let start = app.health.as_ref().map_or(0, |health| i64::from(health.start_period_ms));
+    let start = app.start_allowance_ms();
     let limit = millis(update.progress_seconds) + millis(update.delay_seconds) + min_ready + start;
     if new.iter().any(|member| member.status.phase == Phase::Pulling) {
         // How long that takes is no word about what is fetched. The note is made now and then, not all the time.

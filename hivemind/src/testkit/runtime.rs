@@ -17,8 +17,8 @@ use tokio_stream::wrappers::BroadcastStream;
 use crate::{
     model::{InstanceId, Timestamp},
     runtime::{
-        ContainerSpec, ContainerState, ExecIo, ExecSession, ExecSpec, Image, LogLine, LogQuery, PullProgress, RunState,
-        Runtime, RuntimeError, RuntimeEvent,
+        ContainerSpec, ContainerState, ExecIo, ExecSession, ExecSpec, Image, LogLine, LogQuery, Mark, PullProgress,
+        RunState, Runtime, RuntimeError, RuntimeEvent,
     },
     spec::v1::{PullPolicy, Resources},
 };
@@ -34,6 +34,10 @@ pub enum Call {
     CopyOut(String),
     /// `start`
     Start(InstanceId),
+    /// `pause`
+    Pause(InstanceId),
+    /// `resume`
+    Resume(InstanceId),
     /// `kill`, with the signal.
     Kill(InstanceId, i32),
     /// `remove`
@@ -56,7 +60,7 @@ struct Inner {
     containers: BTreeMap<InstanceId, (ContainerSpec, RunState)>,
     logs: BTreeMap<InstanceId, Vec<LogLine>>,
     exec_codes: VecDeque<u32>,
-    begun: BTreeSet<InstanceId>,
+    marks: BTreeSet<(InstanceId, Mark)>,
     ignores_term: BTreeSet<InstanceId>,
     next_pid: u32,
     events: broadcast::Sender<RuntimeEvent>,
@@ -70,7 +74,7 @@ impl Default for FakeRuntime {
             containers: BTreeMap::new(),
             logs: BTreeMap::new(),
             exec_codes: VecDeque::new(),
-            begun: BTreeSet::new(),
+            marks: BTreeSet::new(),
             ignores_term: BTreeSet::new(),
             next_pid: 1000,
             events: broadcast::channel(1024).0,
@@ -119,6 +123,7 @@ impl FakeRuntime {
             mounts: Vec::new(),
             addresses: Vec::new(),
             extra_hosts: Vec::new(),
+            logging: Default::default(),
             options: Default::default(),
             labels: BTreeMap::new(),
         }
@@ -172,7 +177,7 @@ impl FakeRuntime {
 
 impl Inner {
     fn end(&mut self, id: &InstanceId, code: u32, oom: bool) {
-        let Some((_, run @ RunState::Running { .. })) = self.containers.get_mut(id) else { return };
+        let Some((_, run)) = self.containers.get_mut(id).filter(|(_, run)| run.pid().is_some()) else { return };
         let at = Timestamp::from_millis(0);
         *run = RunState::Exited { code, oom, at };
         if oom {
@@ -181,14 +186,27 @@ impl Inner {
         self.tell(RuntimeEvent::Exited { id: id.to_string(), code, at });
     }
 
+    fn set_paused(&mut self, id: &InstanceId, paused: bool) -> Result<(), RuntimeError> {
+        self.calls.push(if paused { Call::Pause(id.clone()) } else { Call::Resume(id.clone()) });
+        let run = self.containers.get_mut(id).map(|(_, run)| run);
+        match run.as_ref().and_then(|run| run.pid()).zip(run) {
+            Some((pid, run)) if paused => *run = RunState::Paused { pid },
+            Some((pid, run)) => *run = RunState::Running { pid },
+            None if paused => return Err(RuntimeError::NotRunning { id: id.to_string() }),
+            None => {}
+        }
+        self.tell(RuntimeEvent::Paused { id: id.to_string() });
+        Ok(())
+    }
+
     /// Without a subscriber an event is nobody's.
     fn tell(&self, event: RuntimeEvent) {
         let _ = self.events.send(event);
     }
 
     fn state(&self, id: &InstanceId, (spec, run): &(ContainerSpec, RunState)) -> ContainerState {
-        let begun = self.begun.contains(id);
-        ContainerState { id: id.to_string(), run: run.clone(), labels: spec.labels.clone(), begun }
+        let marks = self.marks.iter().filter(|(of, _)| of == id).map(|(_, mark)| *mark).collect();
+        ContainerState { id: id.to_string(), run: run.clone(), labels: spec.labels.clone(), marks }
     }
 }
 
@@ -218,7 +236,6 @@ impl Runtime for FakeRuntime {
     async fn create(&self, spec: &ContainerSpec) -> Result<(), RuntimeError> {
         let mut inner = self.inner();
         inner.calls.push(Call::Create(spec.id.clone()));
-        inner.begun.remove(&spec.id);
         inner.containers.insert(spec.id.clone(), (spec.clone(), RunState::Created));
         Ok(())
     }
@@ -237,24 +254,34 @@ impl Runtime for FakeRuntime {
         match inner.containers.get_mut(id).map(|(_, run)| run) {
             None => Err(refuse("there is no such container")),
             Some(RunState::Exited { .. }) => Err(refuse("it has ended, and must be created again")),
-            Some(RunState::Running { pid }) => Ok(*pid),
+            Some(RunState::Running { pid } | RunState::Paused { pid }) => Ok(*pid),
             Some(run @ RunState::Created) => {
                 *run = RunState::Running { pid };
+                inner.marks.retain(|(of, _)| of != id);
                 inner.tell(RuntimeEvent::Started { id: id.to_string() });
                 Ok(pid)
             }
         }
     }
 
-    async fn set_begun(&self, id: &InstanceId) -> Result<(), RuntimeError> {
-        self.inner().begun.insert(id.clone());
+    async fn set_mark(&self, id: &InstanceId, mark: Mark) -> Result<(), RuntimeError> {
+        self.inner().marks.insert((id.clone(), mark));
         Ok(())
+    }
+
+    async fn pause(&self, id: &InstanceId) -> Result<(), RuntimeError> {
+        self.inner().set_paused(id, true)
+    }
+
+    async fn resume(&self, id: &InstanceId) -> Result<(), RuntimeError> {
+        self.inner().set_paused(id, false)
     }
 
     async fn kill(&self, id: &InstanceId, signal: i32, _all: bool) -> Result<(), RuntimeError> {
         let mut inner = self.inner();
         inner.calls.push(Call::Kill(id.clone(), signal));
-        let deadly = signal == libc::SIGKILL || (signal == libc::SIGTERM && !inner.ignores_term.contains(id));
+        let runs = matches!(inner.containers.get(id), Some((_, RunState::Running { .. })));
+        let deadly = signal == libc::SIGKILL || (signal == libc::SIGTERM && runs && !inner.ignores_term.contains(id));
         if deadly {
             inner.end(id, 128 + signal.unsigned_abs(), false);
         }
@@ -387,8 +414,14 @@ impl<R: Runtime> Runtime for FaultyRuntime<R> {
     async fn start(&self, id: &InstanceId) -> Result<u32, RuntimeError> {
         self.pass("start", self.inner.start(id)).await
     }
-    async fn set_begun(&self, id: &InstanceId) -> Result<(), RuntimeError> {
-        self.pass("set_begun", self.inner.set_begun(id)).await
+    async fn set_mark(&self, id: &InstanceId, mark: Mark) -> Result<(), RuntimeError> {
+        self.pass("set_mark", self.inner.set_mark(id, mark)).await
+    }
+    async fn pause(&self, id: &InstanceId) -> Result<(), RuntimeError> {
+        self.pass("pause", self.inner.pause(id)).await
+    }
+    async fn resume(&self, id: &InstanceId) -> Result<(), RuntimeError> {
+        self.pass("resume", self.inner.resume(id)).await
     }
     async fn kill(&self, id: &InstanceId, signal: i32, all: bool) -> Result<(), RuntimeError> {
         self.pass("kill", self.inner.kill(id, signal, all)).await

@@ -188,6 +188,7 @@ impl World {
             mounts: Vec::new(),
             addresses: vec!["10.88.0.7".parse().expect("is one")],
             extra_hosts: Vec::new(),
+            logging: Default::default(),
             options: Default::default(),
             labels: [("hivemind/app".to_owned(), "web".to_owned())].into(),
         }

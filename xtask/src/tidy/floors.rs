@@ -68,6 +68,7 @@ const LIBRARIES: &[(&str, &[&str])] = &[
     ("rtnetlink", &["net"]),
     ("netlink_packet_route", &["net"]),
     ("nftables", &["net"]),
+    ("tonic_health", &["health"]),
     ("aya", &["dataplane"]),
     ("hickory_server", &["dns"]),
     ("hickory_resolver", &["dns"]),

@@ -4,10 +4,10 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::time::{Instant, timeout_at};
 
-use super::{Fault, Worker};
+use super::{Because, Fault, Worker};
 use crate::{
     model::{ErrorCode, EventKind, Instance, Phase},
-    runtime::{ExecIo, ExecSpec, RunState, Runtime, RuntimeError},
+    runtime::{ExecIo, ExecSpec, Mark, Runtime, RuntimeError},
     spec::v1::HookSpec,
 };
 
@@ -38,16 +38,16 @@ impl Worker {
             };
             // A hook ends with its container, whose own end says more.
             let state = runtime.state(&instance.id).await?;
-            if state.is_some_and(|state| matches!(state.run, RunState::Running { .. })) {
+            if state.is_some_and(|state| state.run.pid().is_some()) {
                 let message = format!("post-start hook failed: {why}");
                 let text = format!("{}: {message}", instance.name());
                 self.event(EventKind::Warning, "PostStartFailed", instance, text);
-                self.ended_because = Some((message, ErrorCode::StartFailed));
+                self.ended_because = Some(Because { message, code: ErrorCode::StartFailed, well: None });
                 self.seen.unhealthy = true;
             }
             return Ok(());
         }
-        runtime.set_begun(&instance.id).await?;
+        runtime.set_mark(&instance.id, Mark::Begun).await?;
         Ok(())
     }
 

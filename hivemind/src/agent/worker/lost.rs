@@ -1,10 +1,9 @@
 //! Links that somebody else takes away.
 
-use super::Worker;
+use super::{Because, Worker};
 use crate::{
     model::{Desired, ErrorCode, EventKind, Instance},
     net::LinkState,
-    runtime::RunState,
     spec::v1::RestartPolicy,
 };
 
@@ -35,13 +34,13 @@ impl Worker {
             LinkState::Gone => {
                 self.seen.link = false;
                 self.shared.metrics.repaired("link", 1);
-                let running = matches!(self.seen.container, Some(RunState::Running { .. }));
+                let running = self.seen.container.as_ref().is_some_and(|run| run.pid().is_some());
                 let because = format!("its network device {device} was removed by somebody else");
                 self.seen.unlinked = running && instance.spec.restart != RestartPolicy::Never;
                 let then = if self.seen.unlinked { "it is started again on a new one" } else { "it gets a new one" };
                 self.event(EventKind::Warning, "LinkLost", instance, format!("{name}: {because}; {then}"));
                 if self.seen.unlinked {
-                    self.ended_because = Some((because, ErrorCode::Network));
+                    self.ended_because = Some(Because { message: because, code: ErrorCode::Network, well: None });
                 }
             }
         }

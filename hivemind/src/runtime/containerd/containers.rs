@@ -25,8 +25,8 @@ use super::{
 use crate::{
     model::InstanceId,
     runtime::{
-        ContainerSpec, ContainerState, RunState, RuntimeError, devices, init, manifest::digest_of, oci, rootfs,
-        user::UserDb,
+        ContainerSpec, ContainerState, Mark, RunState, RuntimeError, devices, init, logs, manifest::digest_of, oci,
+        rootfs, user::UserDb,
     },
 };
 
@@ -40,9 +40,6 @@ const SPEC_TYPE: &str = "types.containerd.io/opencontainers/runtime-spec/1/Spec"
 
 /// The first process of a container that asks for one, in its folder.
 const INIT_FILE: &str = "init";
-
-/// Whose existence says that the hooks after the begin were run.
-pub(super) const BEGUN_FILE: &str = "begun";
 
 /// User databases kept in memory; some kilobytes each.
 const USERS_KEPT: usize = 64;
@@ -90,6 +87,7 @@ impl ContainerdRuntime {
             self.remove_container(id).await?;
         }
         write_files(files, contents, init).await?;
+        logs::write_limits(&self.log_files(&spec.id), &spec.logging).await?;
         if !keep {
             self.create_record(spec, oci, digest).await?;
         }
@@ -134,6 +132,18 @@ impl ContainerdRuntime {
         }
     }
 
+    /// Forgets what was noted of the last process: another is about to start.
+    pub(super) async fn remove_marks(&self, id: &InstanceId) -> Result<(), RuntimeError> {
+        for mark in Mark::ALL {
+            let path = self.files(id).join(mark.file());
+            match tokio::fs::remove_file(&path).await {
+                Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(file_error("remove", path)(e)),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
     pub(super) async fn container(&self, id: &str) -> Result<Option<Container>, RuntimeError> {
         let c = &self.client;
         let request = c.request(GetContainerRequest { id: id.to_owned() });
@@ -165,13 +175,16 @@ impl ContainerdRuntime {
         let run = match task.map(|t| t.status) {
             None | Some(TaskStatus::Created) => RunState::Created,
             Some(TaskStatus::Running { pid }) => RunState::Running { pid },
+            Some(TaskStatus::Paused { pid }) => RunState::Paused { pid },
             Some(TaskStatus::Ended { code, at }) => {
                 RunState::Exited { code, oom: self.out_of_memory(&container.id), at }
             }
         };
         // Only of a container of ours: the id of another may be no file's name.
-        let begun = container.id.parse().is_ok_and(|id| self.files(&id).join(BEGUN_FILE).exists());
-        ContainerState { id: container.id, run, labels: container.labels.into_iter().collect(), begun }
+        let files = container.id.parse().ok().map(|id| self.files(&id));
+        let marked = |mark: &Mark| files.as_ref().is_some_and(|files| files.join(mark.file()).exists());
+        let marks = Mark::ALL.into_iter().filter(marked).collect();
+        ContainerState { id: container.id, run, labels: container.labels.into_iter().collect(), marks }
     }
 
     fn out_of_memory(&self, id: &str) -> bool {
@@ -245,11 +258,6 @@ async fn write_files(
     for (name, content) in contents {
         let path = dir.join(name);
         tokio::fs::write(&path, content).await.map_err(file_error("write", path))?;
-    }
-    let begun = dir.join(BEGUN_FILE);
-    match tokio::fs::remove_file(&begun).await {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(file_error("remove", begun)(e)),
-        _ => {}
     }
     if let Some(program) = init {
         let path = dir.join(INIT_FILE);

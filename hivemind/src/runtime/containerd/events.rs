@@ -1,7 +1,7 @@
 //! What happens to the containers of our namespace.
 
 use containerd_client::{
-    events::{TaskExit, TaskOom, TaskStart},
+    events::{TaskExit, TaskOom, TaskPaused, TaskResumed, TaskStart},
     services::v1::{PublishRequest, SubscribeRequest},
     tonic::{Status, Streaming},
     types::Envelope,
@@ -28,7 +28,8 @@ pub(super) async fn subscribe(
     namespace: &str,
 ) -> Result<BoxStream<'static, RuntimeEvent>, RuntimeError> {
     let filter = |topic: &str| format!("namespace=={namespace},topic==\"{topic}\"");
-    let filters = ["/tasks/exit", "/tasks/oom", "/tasks/start", MARK].map(filter).to_vec();
+    let filters =
+        ["/tasks/exit", "/tasks/oom", "/tasks/start", "/tasks/paused", "/tasks/resumed", MARK].map(filter).to_vec();
     let mut events = client.events();
     let mut subscribing = std::pin::pin!(events.subscribe(client.request(SubscribeRequest { filters })));
     let failed = |s: Status| client.error("subscribe to", "events", &s);
@@ -75,6 +76,8 @@ fn translate(envelope: &Envelope) -> Option<RuntimeEvent> {
         }
         "/tasks/oom" => Some(RuntimeEvent::Oom { id: decode::<TaskOom>(event)?.container_id }),
         "/tasks/start" => Some(RuntimeEvent::Started { id: decode::<TaskStart>(event)?.container_id }),
+        "/tasks/paused" => Some(RuntimeEvent::Paused { id: decode::<TaskPaused>(event)?.container_id }),
+        "/tasks/resumed" => Some(RuntimeEvent::Paused { id: decode::<TaskResumed>(event)?.container_id }),
         _ => None,
     }
 }

@@ -58,8 +58,11 @@ impl ContainerdRuntime {
     pub(super) async fn start_exec(&self, id: &InstanceId, spec: ExecSpec) -> Result<ExecSession, RuntimeError> {
         let not_running = || RuntimeError::NotRunning { id: id.to_string() };
         let refuse = |why: String| RuntimeError::Start { id: id.to_string(), why };
-        let task = self.task(id.as_str()).await?;
-        let Some(TaskStatus::Running { pid }) = task.map(|t| t.status) else { return Err(not_running()) };
+        let pid = match self.task(id.as_str()).await?.map(|task| task.status) {
+            Some(TaskStatus::Running { pid }) => pid,
+            Some(TaskStatus::Paused { .. }) => return Err(RuntimeError::Paused { id: id.to_string() }),
+            None | Some(TaskStatus::Created | TaskStatus::Ended { .. }) => return Err(not_running()),
+        };
         let container = self.container(id.as_str()).await?.and_then(|c| c.spec).ok_or_else(not_running)?;
         let container = serde_json::from_slice(&container.value).map_err(|e| refuse(e.to_string()))?;
         if spec.command.is_empty() {

@@ -33,15 +33,9 @@ use std::{
 use futures::stream::BoxStream;
 use tokio::{sync::watch, task::JoinSet};
 
-use self::{
-    client::Client,
-    containers::{BEGUN_FILE, file_error},
-    locks::Locks,
-    pull::Puller,
-    snapshots::Snapshots,
-};
+use self::{client::Client, containers::file_error, locks::Locks, pull::Puller, snapshots::Snapshots};
 use super::{
-    ContainerSpec, ContainerState, ExecSession, ExecSpec, Image, LogLine, LogQuery, PullProgress, Runtime,
+    ContainerSpec, ContainerState, ExecSession, ExecSpec, Image, LogLine, LogQuery, Mark, PullProgress, Runtime,
     RuntimeError, RuntimeEvent, cgroup::MemoryTree, logs, user::UserDb,
 };
 use crate::{
@@ -184,9 +178,19 @@ impl Runtime for ContainerdRuntime {
         self.start_task(id).await
     }
 
-    async fn set_begun(&self, id: &InstanceId) -> Result<(), RuntimeError> {
-        let path = self.files(id).join(BEGUN_FILE);
+    async fn set_mark(&self, id: &InstanceId, mark: Mark) -> Result<(), RuntimeError> {
+        let path = self.files(id).join(mark.file());
         tokio::fs::write(&path, "").await.map_err(file_error("write", path))
+    }
+
+    async fn pause(&self, id: &InstanceId) -> Result<(), RuntimeError> {
+        let _one = self.locks.lock(id.as_str()).await;
+        self.pause_task(id.as_str()).await
+    }
+
+    async fn resume(&self, id: &InstanceId) -> Result<(), RuntimeError> {
+        let _one = self.locks.lock(id.as_str()).await;
+        self.resume_task(id.as_str()).await
     }
 
     async fn kill(&self, id: &InstanceId, signal: i32, all: bool) -> Result<(), RuntimeError> {

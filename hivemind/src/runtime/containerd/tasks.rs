@@ -4,7 +4,8 @@ use std::{collections::HashMap, fmt::Write as _, path::Path, time::Duration};
 
 use containerd_client::{
     services::v1::{
-        CreateTaskRequest, DeleteTaskRequest, GetRequest, KillRequest, ListTasksRequest, StartRequest, WaitRequest,
+        CreateTaskRequest, DeleteTaskRequest, GetRequest, KillRequest, ListTasksRequest, PauseTaskRequest,
+        ResumeTaskRequest, StartRequest, WaitRequest,
     },
     tonic::{Code, Status},
     types::v1,
@@ -38,6 +39,7 @@ pub(super) struct Task {
 pub(super) enum TaskStatus {
     Created,
     Running { pid: u32 },
+    Paused { pid: u32 },
     Ended { code: u32, at: Timestamp },
 }
 
@@ -46,7 +48,9 @@ impl From<v1::Process> for Task {
         let status = match p.status() {
             v1::Status::Unknown | v1::Status::Created => TaskStatus::Created,
             v1::Status::Stopped => TaskStatus::Ended { code: p.exit_status, at: timestamp(p.exited_at.as_ref()) },
-            v1::Status::Running | v1::Status::Paused | v1::Status::Pausing => TaskStatus::Running { pid: p.pid },
+            // One that is about to stand still tells so when it does.
+            v1::Status::Running | v1::Status::Pausing => TaskStatus::Running { pid: p.pid },
+            v1::Status::Paused => TaskStatus::Paused { pid: p.pid },
         };
         Self { status }
     }
@@ -73,12 +77,13 @@ impl ContainerdRuntime {
         let name = id.as_str();
         let refuse = |why: &str| RuntimeError::Start { id: name.to_owned(), why: why.to_owned() };
         match self.task(name).await?.map(|t| t.status) {
-            Some(TaskStatus::Running { pid }) => return Ok(pid),
+            Some(TaskStatus::Running { pid } | TaskStatus::Paused { pid }) => return Ok(pid),
             Some(TaskStatus::Ended { .. }) => return Err(refuse("it has ended, and must be created again")),
             // A predecessor of ours was killed before it could start it.
             Some(TaskStatus::Created) => {}
             None => self.create_task(id).await?,
         }
+        self.remove_marks(id).await?;
         let c = &self.client;
         let request = c.request(StartRequest { container_id: name.to_owned(), exec_id: String::new() });
         match c.call(c.tasks().start(request)).await {
@@ -135,8 +140,50 @@ impl ContainerdRuntime {
         }
     }
 
+    /// Has the processes stand still, by the cgroup's freezer.
+    pub(super) async fn pause_task(&self, id: &str) -> Result<(), RuntimeError> {
+        let not_running = || RuntimeError::NotRunning { id: id.to_owned() };
+        match self.task(id).await?.map(|task| task.status) {
+            Some(TaskStatus::Paused { .. }) => return Ok(()),
+            Some(TaskStatus::Running { .. }) => {}
+            None | Some(TaskStatus::Created | TaskStatus::Ended { .. }) => return Err(not_running()),
+        }
+        let c = &self.client;
+        let request = c.request(PauseTaskRequest { container_id: id.to_owned() });
+        match found(c.call(c.tasks().pause(request)).await) {
+            Ok(Some(_)) => Ok(()),
+            Ok(None) => Err(not_running()),
+            Err(s) => Err(c.error("pause", id, &s)),
+        }
+    }
+
+    /// Has the processes go on; ok if they do, or there are none.
+    pub(super) async fn resume_task(&self, id: &str) -> Result<(), RuntimeError> {
+        if !self.is_paused(id).await? {
+            return Ok(());
+        }
+        let c = &self.client;
+        let request = c.request(ResumeTaskRequest { container_id: id.to_owned() });
+        match found(c.call(c.tasks().resume(request)).await) {
+            Ok(_) => Ok(()),
+            // It may have been killed meanwhile.
+            Err(s) if self.is_paused(id).await? => Err(c.error("resume", id, &s)),
+            Err(_) => Ok(()),
+        }
+    }
+
+    async fn is_paused(&self, id: &str) -> Result<bool, RuntimeError> {
+        Ok(matches!(self.task(id).await?.map(|task| task.status), Some(TaskStatus::Paused { .. })))
+    }
+
     /// Sends a signal; ok if there is no process any more.
     pub(super) async fn kill_task(&self, id: &str, signal: i32, all: bool) -> Result<(), RuntimeError> {
+        self.signal_task(id, signal, all).await?;
+        // What stands still does not die everywhere: a freezer of cgroup v1 keeps the signal back.
+        if signal == Signal::SIGKILL as i32 { self.resume_task(id).await } else { Ok(()) }
+    }
+
+    async fn signal_task(&self, id: &str, signal: i32, all: bool) -> Result<(), RuntimeError> {
         let c = &self.client;
         let signal = signal.unsigned_abs();
         let request = KillRequest { container_id: id.to_owned(), exec_id: String::new(), signal, all };
@@ -155,7 +202,7 @@ impl ContainerdRuntime {
             match self.task(id).await?.map(|t| t.status) {
                 None => return Ok(()),
                 Some(TaskStatus::Ended { .. }) => {}
-                Some(TaskStatus::Created | TaskStatus::Running { .. }) => {
+                Some(TaskStatus::Created | TaskStatus::Running { .. } | TaskStatus::Paused { .. }) => {
                     // The first process of a pid namespace takes all others with it.
                     self.kill_task(id, Signal::SIGKILL as i32, false).await?;
                     let request = c.request(WaitRequest { container_id: id.to_owned(), exec_id: String::new() });

@@ -6,9 +6,16 @@
 //! and removes the oldest. Nothing is renamed, so a reader that has reached the end of a file which has a successor
 //! has seen all of it.
 //!
+//! How much is kept is said by a file beside them, `limits`, which the writer reads when it begins. By age, a file is followed
+//! by another when its first line is so old, and removed when its last one is. Ages are told by the time since the machine
+//! started, so that a step of the clock neither removes what is new nor keeps what is old; the clock is asked only for what an
+//! earlier writer has written.
+//!
 //! Deliberately absent: compression and shipping to elsewhere.
 
+mod keep;
 mod reader;
+mod sink;
 mod writer;
 
 use std::{
@@ -20,15 +27,12 @@ use bytes::Bytes;
 
 pub use writer::log_writer;
 
+pub(super) use keep::write_limits;
 pub(super) use reader::{remove, stream};
 
+use self::keep::Moment;
 use super::{LogStream, RuntimeError};
-
-/// A file of this size or larger is not appended to.
-const FILE_BYTES: u64 = 10 << 20;
-
-/// Files kept, the newest included.
-const FILES_KEPT: usize = 3;
+use crate::lifecycle::clock;
 
 /// A record carries at most so many bytes of a line.
 const RECORD_BYTES: usize = 16 << 10;
@@ -74,6 +78,18 @@ impl Record {
     }
 }
 
+/// A record of now.
+fn record(stream: LogStream, full: bool, text: Bytes) -> Record {
+    let at = jiff::SignedDuration::try_from(clock::since_epoch()).unwrap_or_default();
+    Record { at: jiff::Timestamp::from_duration(at).unwrap_or_default(), stream, full, text }
+}
+
+/// Now, by both clocks.
+fn now() -> Moment {
+    let millis = |time: std::time::Duration| i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
+    Moment { uptime: millis(clock::uptime()), wall: millis(clock::since_epoch()) }
+}
+
 fn path_of(dir: &Path, number: u64) -> PathBuf {
     dir.join(format!("{number:08}.log"))
 }
@@ -100,6 +116,13 @@ fn file_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Ru
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// What is in the files of a folder, in order.
+    pub(super) fn records(dir: &Path) -> Vec<Record> {
+        let files = numbers(dir).expect("lists").into_iter().map(|n| path_of(dir, n));
+        let text: Vec<u8> = files.flat_map(|f| std::fs::read(f).expect("reads")).collect();
+        text.split(|b| *b == b'\n').filter_map(|l| Record::parse(&Bytes::copy_from_slice(l))).collect()
+    }
 
     #[test]
     fn records_survive_a_round_trip() {

@@ -7,10 +7,10 @@
 //! is deleted, at which point the last lines may still be in the pipes.
 
 use std::{
-    fs::{File, OpenOptions},
-    io::{self, Read as _, Seek as _, Write as _},
+    fs::File,
+    io::{self, Read as _},
     os::fd::{AsFd as _, FromRawFd as _, OwnedFd},
-    path::{Path, PathBuf},
+    path::Path,
 };
 
 use bytes::Bytes;
@@ -20,12 +20,15 @@ use nix::{
     sys::signal::{SigHandler, Signal, signal},
 };
 
-use super::{FILE_BYTES, FILES_KEPT, LogStream, RECORD_BYTES, Record, numbers, path_of};
-use crate::lifecycle::clock;
+use super::{LogStream, RECORD_BYTES, now, record, sink::Sink};
 
 /// A line that has not gone on for so long is written as far as it is: a prompt, or the last words of a process whose
 /// pipe its runtime keeps open.
 const PATIENCE_MILLIS: u16 = 250;
+
+/// How soon what was not removed is tried again, and how long at most nobody looks: the machine may have slept.
+const LEAST_WAIT_MILLIS: i64 = 100;
+const LONGEST_WAIT_MILLIS: i64 = 60_000;
 
 /// Bytes taken from a pipe at once: what a pipe holds.
 const READ_BYTES: usize = 64 << 10;
@@ -56,7 +59,14 @@ fn pump(pipes: [File; 2], sink: &mut Sink) {
     while !inputs.is_empty() {
         let mut fds: Vec<PollFd<'_>> = inputs.iter().map(|i| PollFd::new(i.pipe.as_fd(), PollFlags::POLLIN)).collect();
         let pending = inputs.iter().any(|i| !i.line.is_empty());
-        let timeout = if pending { PollTimeout::from(PATIENCE_MILLIS) } else { PollTimeout::NONE };
+        let timeout = match sink.due(now()) {
+            _ if pending => PollTimeout::from(PATIENCE_MILLIS),
+            Some(due) => {
+                let wait = due.clamp(LEAST_WAIT_MILLIS, LONGEST_WAIT_MILLIS);
+                PollTimeout::from(u16::try_from(wait).unwrap_or(u16::MAX))
+            }
+            None => PollTimeout::NONE,
+        };
         let count = match poll(&mut fds, timeout) {
             Err(Errno::EINTR) => continue,
             Err(_) => return,
@@ -85,8 +95,9 @@ fn pump(pipes: [File; 2], sink: &mut Sink) {
             }
             open
         });
-        sink.write(&out);
+        sink.write(&out, now());
         out.clear();
+        sink.expire(now());
     }
 }
 
@@ -135,108 +146,12 @@ impl Input {
     }
 }
 
-fn record(stream: LogStream, full: bool, text: Bytes) -> Record {
-    let at = jiff::SignedDuration::try_from(clock::since_epoch()).unwrap_or_default();
-    Record { at: jiff::Timestamp::from_duration(at).unwrap_or_default(), stream, full, text }
-}
-
-/// The files.
-struct Sink {
-    dir: PathBuf,
-    limit: u64,
-    current: Option<Current>,
-    dropped: u64,
-}
-
-struct Current {
-    file: File,
-    number: u64,
-    length: u64,
-}
-
-impl Sink {
-    fn open(dir: PathBuf) -> Self {
-        Self { dir, limit: FILE_BYTES, current: None, dropped: 0 }
-    }
-
-    /// Appends whole records. What cannot be written is counted.
-    fn write(&mut self, records: &[u8]) {
-        if records.is_empty() {
-            return;
-        }
-        let notice = self.dropped > 0;
-        let mut text = Vec::new();
-        if notice {
-            let lost = format!("[hivemind: {} records were lost because they could not be written]", self.dropped);
-            record(LogStream::Stderr, true, Bytes::from(lost)).write_to(&mut text);
-        }
-        let all = if notice {
-            text.extend_from_slice(records);
-            text.as_slice()
-        } else {
-            records
-        };
-        match self.append(all) {
-            Ok(()) => self.dropped = 0,
-            Err(_) => self.dropped += records.iter().filter(|b| **b == b'\n').count() as u64,
-        }
-    }
-
-    fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
-        let current = match self.current.take() {
-            Some(current) if current.length < self.limit => current,
-            Some(full) => self.next(full.number + 1)?,
-            None => self.resume()?,
-        };
-        let current = self.current.insert(current);
-        let written = current.file.write_all(bytes);
-        match written {
-            Ok(()) => current.length += bytes.len() as u64,
-            // A half-written record would spoil the one after it.
-            Err(_) => current.file.set_len(current.length)?,
-        }
-        written
-    }
-
-    /// Begins file `number` and removes what is too old.
-    fn next(&self, number: u64) -> io::Result<Current> {
-        let file = OpenOptions::new().append(true).create(true).open(path_of(&self.dir, number))?;
-        let length = file.metadata()?.len();
-        let all = numbers(&self.dir)?;
-        for old in all.iter().rev().skip(FILES_KEPT) {
-            std::fs::remove_file(path_of(&self.dir, *old))?;
-        }
-        Ok(Current { file, number, length })
-    }
-
-    /// Goes on where the last writer of this folder ended. It may have been killed in the middle of a record.
-    fn resume(&self) -> io::Result<Current> {
-        std::fs::create_dir_all(&self.dir)?;
-        let newest = numbers(&self.dir)?.pop().unwrap_or(1);
-        let mut current = self.next(newest)?;
-        if current.length > 0 {
-            let mut file = File::open(path_of(&self.dir, newest))?;
-            file.seek(io::SeekFrom::End(-1))?;
-            let mut last = [0];
-            file.read_exact(&mut last)?;
-            if last != *b"\n" {
-                current.file.write_all(b"\n")?;
-                current.length += 1;
-            }
-        }
-        Ok(current)
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::io::Write as _;
 
-    fn records(dir: &Path) -> Vec<Record> {
-        let files = numbers(dir).expect("lists").into_iter().map(|n| path_of(dir, n));
-        let text: Vec<u8> = files.flat_map(|f| std::fs::read(f).expect("reads")).collect();
-        text.split(|b| *b == b'\n').filter_map(|l| Record::parse(&Bytes::copy_from_slice(l))).collect()
-    }
+    use super::*;
+    use crate::runtime::logs::{numbers, path_of, tests::records};
 
     fn pipe_with(text: &[u8]) -> File {
         let (reader, writer) = io::pipe().expect("makes one");
@@ -260,25 +175,6 @@ mod tests {
     }
 
     #[test]
-    fn keeps_the_newest_files() {
-        let dir = tempfile::tempdir().expect("makes one");
-        let mut sink = Sink { limit: 100, ..Sink::open(dir.path().to_owned()) };
-        for n in 0..40 {
-            let mut out = Vec::new();
-            record(LogStream::Stdout, true, Bytes::from(format!("{n}"))).write_to(&mut out);
-            sink.write(&out);
-        }
-        assert_eq!(numbers(dir.path()).expect("lists").len(), FILES_KEPT);
-        let kept: Vec<String> =
-            records(dir.path()).iter().map(|r| String::from_utf8_lossy(&r.text).into_owned()).collect();
-        assert!(kept.len() >= 4, "{kept:?}");
-        assert!(
-            kept.iter().rev().map(String::as_str).eq((0..40).rev().take(kept.len()).map(|n| n.to_string())),
-            "{kept:?}"
-        );
-    }
-
-    #[test]
     fn goes_on_after_a_killed_writer() {
         let dir = tempfile::tempdir().expect("makes one");
         std::fs::write(path_of(dir.path(), 7), "2026-11-21T01:14:07Z stdout F whole\n2026-11-21T01:14:07Z std")
@@ -287,52 +183,5 @@ mod tests {
         let texts: Vec<Bytes> = records(dir.path()).into_iter().map(|r| r.text).collect();
         assert_eq!(texts, [&b"whole"[..], b"new"]);
         assert_eq!(numbers(dir.path()).expect("lists"), [7]);
-    }
-
-    #[test]
-    fn a_record_that_is_half_written_is_cut_off() {
-        use nix::{
-            fcntl::{FcntlArg, SealFlag, fcntl},
-            sys::memfd::{MFdFlags, memfd_create},
-        };
-        const PAGE: u64 = 4096;
-        let mut out = Vec::new();
-        record(LogStream::Stdout, true, Bytes::from_static(b"whole")).write_to(&mut out);
-        // A file that cannot grow takes what fits into its last page, as a disk that is full does.
-        let file = File::from(memfd_create("log", MFdFlags::MFD_ALLOW_SEALING).expect("a file in memory"));
-        (&file).write_all(&out).expect("there is room");
-        file.set_len(PAGE).expect("there is room");
-        fcntl(&file, FcntlArg::F_ADD_SEALS(SealFlag::F_SEAL_GROW)).expect("sealed");
-        let mut look = file.try_clone().expect("the same file");
-        let dir = tempfile::tempdir().expect("makes one");
-        let mut sink = Sink::open(dir.path().to_owned());
-        sink.current = Some(Current { file, number: 1, length: out.len() as u64 });
-        let mut long = Vec::new();
-        record(LogStream::Stdout, true, Bytes::from(vec![b'x'; 2 * PAGE as usize])).write_to(&mut long);
-        sink.write(&long);
-        assert_eq!(look.stream_position().expect("a position"), PAGE, "a part was written");
-        assert_eq!(look.metadata().expect("a length").len(), out.len() as u64, "and is gone");
-        assert_eq!(sink.dropped, 1);
-        let mut kept = Vec::new();
-        look.rewind().expect("back to the beginning");
-        look.read_to_end(&mut kept).expect("reads");
-        assert_eq!(kept, out);
-    }
-
-    #[test]
-    fn what_cannot_be_written_is_counted() {
-        let dir = tempfile::tempdir().expect("makes one");
-        let mut sink = Sink::open(dir.path().to_owned());
-        let full = OpenOptions::new().append(true).open("/dev/full").expect("opens");
-        sink.current = Some(Current { file: full, number: 1, length: 0 });
-        let mut out = Vec::new();
-        record(LogStream::Stdout, true, Bytes::from_static(b"lost")).write_to(&mut out);
-        sink.write(&out);
-        assert_eq!(sink.dropped, 1);
-        sink.current = None;
-        sink.write(&out);
-        let texts: Vec<Bytes> = records(dir.path()).into_iter().map(|r| r.text).collect();
-        assert_eq!((texts.len(), &texts[1][..]), (2, &b"lost"[..]));
-        assert!(texts[0].starts_with(b"[hivemind: 1 records were lost"));
     }
 }

@@ -43,6 +43,7 @@ fn spec() -> ContainerSpec {
         mounts: Vec::new(),
         addresses: Vec::new(),
         extra_hosts: Vec::new(),
+        logging: Default::default(),
         options: Default::default(),
         labels: BTreeMap::new(),
     }

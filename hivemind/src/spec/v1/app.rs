@@ -10,8 +10,16 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::{
-    balance::BalanceSpec, container::ContainerSpec, file::FileSpec, health::HealthSpec, limit::LimitSpec,
-    mount::MountSpec, project::Dependency, service::ServiceSpec, update::UpdateSpec,
+    balance::BalanceSpec,
+    container::ContainerSpec,
+    file::FileSpec,
+    health::{HealthSpec, ProbesSpec, start_allowance_ms},
+    limit::LimitSpec,
+    logs::LogSpec,
+    mount::MountSpec,
+    project::Dependency,
+    service::ServiceSpec,
+    update::UpdateSpec,
 };
 use crate::model::{AppName, Bytes, MilliCpu, Protocol, ServiceName};
 
@@ -89,6 +97,12 @@ pub struct AppSpec {
     /// How to see whether an instance is well. Without it, the first TCP port must accept a connection once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub health: Option<HealthSpec>,
+    /// The same by up to three checks with a purpose each, instead of [`AppSpec::health`].
+    #[serde(default, skip_serializing_if = "ProbesSpec::is_empty")]
+    pub probes: ProbesSpec,
+    /// How much of each instance's log is kept.
+    #[serde(default, skip_serializing_if = "LogSpec::is_default")]
+    pub logging: LogSpec,
     /// What to do when the process ends.
     #[serde(default)]
     pub restart: RestartPolicy,
@@ -131,6 +145,8 @@ impl AppSpec {
             secrets: Vec::new(),
             configs: Vec::new(),
             health: None,
+            probes: ProbesSpec::default(),
+            logging: LogSpec::default(),
             restart: RestartPolicy::default(),
             stop: StopSpec::default(),
             update: UpdateSpec::default(),
@@ -148,6 +164,11 @@ impl AppSpec {
     /// The DNS names of all its services, but for those that services have by themselves.
     pub fn all_dns_names(&self) -> impl Iterator<Item = &String> {
         self.services.iter().chain(self.more_services.values().flat_map(|service| &service.dns_names))
+    }
+
+    /// How long, in milliseconds, its process may take to start before anything is wrong with it.
+    pub fn start_allowance_ms(&self) -> i64 {
+        start_allowance_ms(self.health.as_ref(), &self.probes)
     }
 
     /// Whether going from `self` to `new` needs new instances, i.e. something differs other than `replicas`, what is

@@ -8,6 +8,7 @@ mod file;
 mod health;
 mod labels;
 mod limit;
+mod logs;
 mod mount;
 mod policy;
 mod project;
@@ -15,6 +16,7 @@ mod service;
 mod tier;
 mod update;
 mod validate;
+mod validate_health;
 mod validate_mounts;
 mod validate_policy;
 mod volume;
@@ -30,9 +32,10 @@ pub use container::{
 };
 pub use dns_name::{dns_name, dns_name_covers};
 pub use file::{ContentSpec, FileMode, FileSpec, MAX_CONTENT};
-pub use health::{Check, HealthSpec};
+pub use health::{Check, HealthSpec, Probe, ProbeSpec, ProbesSpec};
 pub use labels::validate_labels;
 pub use limit::{LimitSpec, MAX_BITS, MAX_PER_SECOND, MIN_BITS, validate_limits};
+pub use logs::LogSpec;
 pub use mount::{MAX_MOUNTS, MountSource, MountSpec, without_effect};
 pub use policy::{
     BlockPeer, Entity, InstancePeer, Operator, Otherwise, PolicyPeer, PolicyPort, PolicyProtocol, PolicyRule,

@@ -30,7 +30,7 @@ pub struct UpdateSpec {
     #[serde(default, skip_serializing_if = "is_default")]
     pub delay_seconds: u32,
     /// Seconds without a further instance in its place after which the update has failed, 1 to 86,400. Fetching an image,
-    /// the start period of the health check and the two times above are not counted.
+    /// the time that health check or probes leave for the start and the two times above are not counted.
     #[serde(default = "UpdateSpec::default_progress", skip_serializing_if = "UpdateSpec::is_default_progress")]
     pub progress_seconds: u32,
     /// What then.

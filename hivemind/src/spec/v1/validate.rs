@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{AppSpec, Check};
+use super::AppSpec;
 use crate::model::{Bytes, in_dns_zone};
 
 /// The most instances an app may have.
@@ -92,7 +92,8 @@ pub fn validate_app(spec: &AppSpec) -> Vec<String> {
     }
     super::balance::check(&spec.balance, !published.is_empty(), &mut fault);
     super::validate_mounts::check(spec, &mut fault);
-    check_health(spec, &mut fault);
+    super::validate_health::check(spec, &mut fault);
+    super::logs::check(&spec.logging, &mut fault);
     if spec.stop.grace_seconds > MAX_GRACE_SECONDS {
         fault("stop.grace_seconds", format!("{} is more than {MAX_GRACE_SECONDS}", spec.stop.grace_seconds));
     }
@@ -107,33 +108,6 @@ pub fn validate_app(spec: &AppSpec) -> Vec<String> {
     }
     faults.extend(super::validate_limits(&spec.limits));
     faults
-}
-
-fn check_health(spec: &AppSpec, fault: &mut impl FnMut(&str, String)) {
-    let Some(health) = &spec.health else { return };
-    match &health.check {
-        Check::Http { path, .. } if !path.starts_with('/') => {
-            fault("health.path", format!("{path:?} must begin with '/'"));
-        }
-        Check::Http { port: 0, .. } | Check::Tcp { port: 0 } => {
-            fault("health.port", "0 is not a port; ports are from 1 to 65535".into());
-        }
-        Check::Exec { command } if command.is_empty() => {
-            fault("health.command", "is empty".into());
-        }
-        _ => {}
-    }
-    for (field, value, low, high) in [
-        ("health.interval_ms", health.interval_ms, 100, 3_600_000),
-        ("health.timeout_ms", health.timeout_ms, 1, 600_000),
-        ("health.healthy_after", health.healthy_after, 1, 100),
-        ("health.unhealthy_after", health.unhealthy_after, 1, 100),
-        ("health.start_period_ms", health.start_period_ms, 0, 3_600_000),
-    ] {
-        if !(low..=high).contains(&value) {
-            fault(field, format!("{value} is not from {low} to {high}"));
-        }
-    }
 }
 
 /// A host name of RFC 1123: labels of 1 to 63 of `a-z 0-9 - _`, at most 253 in all, no final dot.
@@ -163,7 +137,7 @@ mod tests {
     use super::*;
     use crate::{
         model::MilliCpu,
-        spec::v1::{Affinity, External, HealthSpec},
+        spec::v1::{Affinity, Check, External, HealthSpec},
     };
 
     #[test]

@@ -6,6 +6,7 @@
 mod container;
 mod contents;
 mod health;
+mod logging;
 mod names;
 mod networks;
 mod ports;
@@ -177,6 +178,7 @@ impl Work<'_> {
         self.update(service, &mut spec);
         self.ports(name, service, &mut spec);
         self.health(name, service, &mut spec);
+        self.logging(name, service, &mut spec);
         self.networks(name, service, &mut spec);
         self.depends(name, service, &mut spec);
         spec

@@ -132,6 +132,18 @@ fn what_is_said_of_containers_is_said_of_the_apps() {
 }
 
 #[test]
+fn how_much_of_a_log_is_kept() {
+    let logging = |lines: &str| serde_json::to_value(spec(&format!("logging: {lines}")).logging).expect("JSON");
+    let kept = json!({ "max_size": "10Mi", "max_files": 5 });
+    assert_eq!(logging("{driver: json-file, options: {max-size: 10m, max-file: '5'}}"), kept);
+    assert_eq!(logging("{options: {max-size: 10m, max-file: 5, tag: x}}"), kept);
+    assert_eq!(logging("{driver: syslog, options: {max-size: 10m}}"), json!({}));
+    assert_eq!(logging("{driver: local, options: {max-size: '-1', max-age: 60}}"), json!({ "max_age_seconds": 60 }));
+    let faults = refused(&web("logging: {options: {max-size: much}}"));
+    assert!(faults[0].contains("max-size: \"much\" is not an amount"), "{faults:?}");
+}
+
+#[test]
 fn volumes_are_mounted_and_what_shares_one_is_replaced_old_one_first() {
     let mounts = |lines: &str| {
         let made = translated(&(web(lines) + "volumes: {data: }\n"));
