@@ -24,7 +24,8 @@ const KERNELS: [&str; 3] = ["linux-image-cloud-amd64", "linux-image-6.12-cloud-a
 /// The test programs of the `tests` crate that are run.
 const TESTS: [&str; 2] = ["packets", "dataplane"];
 /// Programs that they call, with the package of each.
-const PROGRAMS: [(&str, &str); 4] = [("ip", "iproute2"), ("tc", "iproute2"), ("nft", "nftables"), ("dash", "dash")];
+const PROGRAMS: [(&str, &str); 5] =
+    [("ip", "iproute2"), ("tc", "iproute2"), ("ss", "iproute2"), ("nft", "nftables"), ("dash", "dash")];
 /// Parts of the kernel's modules that are taken along.
 const MODULES: [&str; 6] =
     ["kernel/net", "kernel/lib", "kernel/crypto", "kernel/drivers/net", "kernel/arch", "modules."];

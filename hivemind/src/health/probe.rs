@@ -9,19 +9,28 @@ use std::{
 use futures::future::{join_all, select_ok};
 use http_body_util::Empty;
 use hyper_util::rt::TokioIo;
-use tokio::{net::TcpStream, time::timeout};
+use tokio::{
+    net::TcpStream,
+    time::{error::Elapsed, timeout},
+};
 
 use super::grpc;
 use crate::{
-    model::InstanceId,
-    runtime::{ExecSpec, Runtime},
+    model::{ErrorCode, InstanceId},
+    runtime::{ExecIo, ExecSession, ExecSpec, Runtime},
     spec::v1::Check,
 };
 
 /// The largest head of an answer that is read, in bytes.
 const MAX_HEAD: usize = 64 << 10;
 
+/// How long is waited before a runtime that did not answer is asked again.
+const UNANSWERED: Duration = Duration::from_millis(500);
+
 /// Does a check within `limit`. Network checks must pass on every address. An error says why, for people.
+///
+/// While the runtime does not answer, a command is neither well nor failed: that says nothing of the process. Its time begins
+/// when it runs.
 pub(super) async fn probe(
     check: &Check,
     id: &InstanceId,
@@ -30,21 +39,19 @@ pub(super) async fn probe(
     limit: Duration,
 ) -> Result<(), String> {
     let each = |port: u16| addresses.iter().map(move |address| SocketAddr::new(*address, port));
-    let what = async {
-        match check {
-            Check::Tcp { port } => all(join_all(each(*port).map(connect)).await),
-            Check::Http { port, path } => all(join_all(each(*port).map(|to| http(to, path))).await),
-            Check::Grpc { port, service } => all(join_all(each(*port).map(|to| grpc::check(to, service))).await),
-            Check::Exec { command } => exec(command, id, runtime).await,
-        }
+    let (asked, late) = match check {
+        Check::Exec { command } => return exec(command, id, runtime, limit).await,
+        Check::Tcp { port } => (all(timeout(limit, join_all(each(*port).map(connect))).await), too_late(*port, limit)),
+        Check::Http { port, path } => (
+            all(timeout(limit, join_all(each(*port).map(|to| http(to, path)))).await),
+            format!("GET :{port}{path} was not answered within {} ms", limit.as_millis()),
+        ),
+        Check::Grpc { port, service } => (
+            all(timeout(limit, join_all(each(*port).map(|to| grpc::check(to, service)))).await),
+            format!("gRPC :{port} was not answered within {} ms", limit.as_millis()),
+        ),
     };
-    let late = || match check {
-        Check::Tcp { port } => too_late(*port, limit),
-        Check::Http { port, path } => format!("GET :{port}{path} was not answered within {} ms", limit.as_millis()),
-        Check::Grpc { port, .. } => format!("gRPC :{port} was not answered within {} ms", limit.as_millis()),
-        Check::Exec { .. } => format!("the command did not end within {} ms", limit.as_millis()),
-    };
-    timeout(limit, what).await.unwrap_or_else(|_| Err(late()))
+    asked.unwrap_or(Err(late))
 }
 
 /// Whether the port accepts a connection on one of the addresses within `limit`: a process that listens in one address
@@ -64,16 +71,17 @@ fn too_late(port: u16, limit: Duration) -> String {
     format!("port {port} did not accept a connection within {} ms", limit.as_millis())
 }
 
-/// Passes if all have; else the first failure.
-fn all<T>(results: Vec<Result<T, String>>) -> Result<(), String> {
+/// Passes if all have; else the first failure. None: they were too late.
+fn all<T>(results: Result<Vec<Result<T, String>>, Elapsed>) -> Option<Result<(), String>> {
+    let results = results.ok()?;
     let some_passed = results.iter().any(Result::is_ok);
-    match results.into_iter().find_map(Result::err) {
+    Some(match results.into_iter().find_map(Result::err) {
         None => Ok(()),
         Some(why) if some_passed => {
             Err(format!("{why}; its other address is well: does it listen on both, IPv4 and IPv6?"))
         }
         Some(why) => Err(why),
-    }
+    })
 }
 
 pub(super) async fn connect(to: SocketAddr) -> Result<TcpStream, String> {
@@ -111,26 +119,39 @@ async fn http(to: SocketAddr, path: &str) -> Result<(), String> {
     if (200..400).contains(&status.as_u16()) { Ok(()) } else { Err(format!("GET {to}{path}: {status}")) }
 }
 
-async fn exec(command: &[String], id: &InstanceId, runtime: &Arc<dyn Runtime>) -> Result<(), String> {
+async fn exec(command: &[String], id: &InstanceId, runtime: &Arc<dyn Runtime>, limit: Duration) -> Result<(), String> {
     let spec = ExecSpec { command: command.to_vec(), env: vec![], user: None, workdir: None, tty: None, stdin: false };
-    let mut session = runtime.exec(id, spec).await.map_err(|error| error.to_string())?;
+    loop {
+        match runtime.exec(id, spec.clone()).await {
+            Ok(session) => match timeout(limit, ended(session)).await {
+                Ok(Some(result)) => return result,
+                // The runtime went away while it ran.
+                Ok(None) => {}
+                Err(_) => return Err(format!("the command did not end within {} ms", limit.as_millis())),
+            },
+            Err(error) if error.code() == ErrorCode::NoContainerd => {}
+            Err(error) => return Err(error.to_string()),
+        }
+        tokio::time::sleep(UNANSWERED).await;
+    }
+}
+
+/// How a command has ended; none: nobody knows.
+async fn ended(mut session: ExecSession) -> Option<Result<(), String>> {
     // The output is drained, so that the command does not block on a full pipe; its first line tells why it failed.
     let mut first = Vec::new();
-    while let Some(chunk) = session.output.recv().await {
-        let (crate::runtime::ExecIo::Stdout(data) | crate::runtime::ExecIo::Stderr(data)) = chunk;
+    while let Some(ExecIo::Stdout(data) | ExecIo::Stderr(data)) = session.output.recv().await {
         if first.len() < 200 {
             first.extend_from_slice(&data);
         }
     }
-    match session.exit.await {
-        Ok(0) => Ok(()),
-        Ok(code) => {
-            let text = String::from_utf8_lossy(&first);
-            let line: String = text.lines().next().unwrap_or_default().chars().take(120).collect();
-            Err(format!("the command ended with {code}: {line}"))
-        }
-        Err(_) => Err("the command was lost".into()),
+    let code = session.exit.await.ok()?;
+    if code == 0 {
+        return Some(Ok(()));
     }
+    let text = String::from_utf8_lossy(&first);
+    let line: String = text.lines().next().unwrap_or_default().chars().take(120).collect();
+    Some(Err(format!("the command ended with {code}: {line}")))
 }
 
 #[cfg(test)]
@@ -202,5 +223,18 @@ mod tests {
         let limit = Duration::from_secs(10);
         assert_eq!(probe(&check, &id, &[], &runtime, limit).await, Ok(()));
         assert_eq!(probe(&check, &id, &[], &runtime, limit).await, Err("the command ended with 1: fake".into()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_runtime_that_does_not_answer_says_nothing_of_the_process() {
+        let fake = FakeRuntime::default();
+        let id = InstanceId::from_bits(1);
+        fake.create(&FakeRuntime::container(&id)).await.expect("made");
+        fake.start(&id).await.expect("started");
+        fake.silence(1_000);
+        let runtime: Arc<dyn Runtime> = Arc::new(fake);
+        let check = Check::Exec { command: vec!["true".into()] };
+        // However much longer than the check may take it is away.
+        assert_eq!(probe(&check, &id, &[], &runtime, Duration::from_secs(1)).await, Ok(()));
     }
 }

@@ -60,6 +60,8 @@ struct Inner {
     containers: BTreeMap<InstanceId, (ContainerSpec, RunState)>,
     logs: BTreeMap<InstanceId, Vec<LogLine>>,
     exec_codes: VecDeque<u32>,
+    /// So many execs are not answered.
+    silent: u32,
     marks: BTreeSet<(InstanceId, Mark)>,
     ignores_term: BTreeSet<InstanceId>,
     next_pid: u32,
@@ -74,6 +76,7 @@ impl Default for FakeRuntime {
             containers: BTreeMap::new(),
             logs: BTreeMap::new(),
             exec_codes: VecDeque::new(),
+            silent: 0,
             marks: BTreeSet::new(),
             ignores_term: BTreeSet::new(),
             next_pid: 1000,
@@ -162,6 +165,11 @@ impl FakeRuntime {
     /// The exit codes of the next execs; 0 when there are none.
     pub fn script_exec(&self, codes: impl IntoIterator<Item = u32>) {
         self.inner().exec_codes.extend(codes);
+    }
+
+    /// Does not answer the next execs, as a runtime that is started again.
+    pub fn silence(&self, execs: u32) {
+        self.inner().silent = execs;
     }
 
     /// Ends every stream of events, as a lost connection does.
@@ -324,6 +332,10 @@ impl Runtime for FakeRuntime {
         inner.calls.push(Call::Exec(id.clone(), spec.command));
         if !matches!(inner.containers.get(id), Some((_, RunState::Running { .. }))) {
             return Err(RuntimeError::NotRunning { id: id.to_string() });
+        }
+        if let Some(left) = inner.silent.checked_sub(1) {
+            inner.silent = left;
+            return Err(RuntimeError::Unavailable { socket: "/fake".into(), why: "silent".into() });
         }
         let code = inner.exec_codes.pop_front().unwrap_or(0);
         let (output, output_rx) = mpsc::channel(1);

@@ -179,3 +179,25 @@ fn a_process_whose_port_closes_is_started_again() -> Result<()> {
     ensure!(events.contains("liveness probe failed: port 80 does not accept connections"), "{events}");
     machine.close()
 }
+
+#[test]
+fn while_containerd_is_away_no_command_counts_as_failed() -> Result<()> {
+    let (mut machine, image) = machine("probe-away")?;
+    let probe = ["--liveness-probe", "period=100ms,timeout=5s,failure-threshold=2,exec:true"];
+    deploy(&machine, &image, &[&probe[..], &["--wait"]].concat())?;
+    let before = until_ready(&machine, "web", 1)?;
+    machine.containerd.kill()?;
+    let away = wait::Stopwatch::start();
+    wait::until("time for many of them, and nothing to happen", PATIENCE, || {
+        let now = instances(&machine, "web")?;
+        ensure!(now.iter().all(|one| one.restarts == 0 && one.phase == "ready"), "{now:?}");
+        ensure!(away.elapsed().as_secs() >= 3, "not yet");
+        Ok(())
+    })?;
+    machine.containerd.restart(&machine.sandbox)?;
+    // It is asked again, and what it says counts.
+    inside(&machine, "web", "true")?;
+    ensure!(until_ready(&machine, "web", 1)? == before, "its process was started again");
+    ensure!(!events(&machine)?.contains("Unhealthy"), "{}", events(&machine)?);
+    machine.close()
+}
