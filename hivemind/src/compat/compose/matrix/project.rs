@@ -39,7 +39,7 @@ pub(super) const ROWS: &[Row] = &[
     yes("secrets.*.external.name"),
     yes("secrets.*.file"),
     yes("secrets.*.labels"),
-    yes("secrets.*.name"),
+    but("secrets.*.name", "Of an external one. Others are named by their key, in the namespace of the project."),
     no("secrets.*.template_driver", "Secrets are taken as they are. Remove it."),
     yes("configs"),
     yes("configs.*.content"),
@@ -48,6 +48,6 @@ pub(super) const ROWS: &[Row] = &[
     yes("configs.*.external.name"),
     yes("configs.*.file"),
     yes("configs.*.labels"),
-    yes("configs.*.name"),
+    but("configs.*.name", "Of an external one. Others are named by their key, in the namespace of the project."),
     no("configs.*.template_driver", "Configs are taken as they are. Remove it."),
 ];

@@ -225,7 +225,7 @@ pub(super) const ROWS: &[Row] = &[
         "127.0.0.1 and ::1 are the node itself, for all ports of a service or none; other addresses than 0.0.0.0 and :: are refused.",
     ),
     but("services.*.ports[].mode", "host and ingress are the same: every node publishes, the firewall decides."),
-    yes("services.*.ports[].name"),
+    but("services.*.ports[].name", "A note for people."),
     but("services.*.ports[].protocol", "tcp and udp; sctp is refused."),
     but("services.*.ports[].published", "Of a range for one port the first is taken, with a warning."),
     yes("services.*.ports[].target"),
