@@ -66,6 +66,7 @@ pub(super) fn of_project(
     now: Timestamp,
 ) -> Result<OfProject, Vec<String>> {
     let (mut of, mut faults) = (OfProject::default(), Vec::new());
+    let mut other = BTreeSet::new();
     let secrets = spec.secrets.iter().map(|(name, it)| (ContentKind::Secret, name, it));
     let configs = spec.configs.iter().map(|(name, it)| (ContentKind::Config, name, it));
     for (kind, name, content) in secrets.chain(configs) {
@@ -76,6 +77,9 @@ pub(super) fn of_project(
                 "{kind} {name} is there already, and is none of the project's: remove it, or name it as external"
             ));
             continue;
+        }
+        if before.is_some_and(|before| before.data != content.data) {
+            other.insert((kind, name));
         }
         let mut labels = content.labels.clone();
         labels.insert(PROJECT_LABEL.into(), key.name.clone());
@@ -91,13 +95,11 @@ pub(super) fn of_project(
             Err(error) => faults.push(format!("{kind} {name}: {error}")),
         }
     }
-    let other = |kind, file: &FileSpec| {
-        of.put.iter().any(|it| (it.kind, &it.key.name) == (kind, &file.name) && it.version > 1 && it.changed_at == now)
-    };
-    let stale = spec.apps.iter().filter(|(_, app)| {
-        app.secrets.iter().any(|file| other(ContentKind::Secret, file))
-            || app.configs.iter().any(|file| other(ContentKind::Config, file))
-    });
+    let has = |kind, files: &[FileSpec]| files.iter().any(|file| other.contains(&(kind, &file.name)));
+    let stale = spec
+        .apps
+        .iter()
+        .filter(|(_, app)| has(ContentKind::Secret, &app.secrets) || has(ContentKind::Config, &app.configs));
     let stale = stale.map(|(name, _)| name.clone()).collect();
     if faults.is_empty() { Ok(OfProject { stale, ..of }) } else { Err(faults) }
 }

@@ -210,6 +210,25 @@ pub struct Resources {
     pub pids: Option<u32>,
 }
 
+/// Reads `[OUTER:]TARGET[/tcp|/udp]`. `forms` are told to who writes anything else.
+pub(super) fn port_text(text: &str, forms: &str) -> Result<(Option<u16>, u16, Protocol), String> {
+    let refuse = |why: &str| format!("port {text:?} {why}; write {forms}");
+    let (ports, protocol) = match text.split_once('/') {
+        None => (text, Protocol::Tcp),
+        Some((ports, "tcp")) => (ports, Protocol::Tcp),
+        Some((ports, "udp")) => (ports, Protocol::Udp),
+        Some((_, other)) => return Err(refuse(&format!("has the protocol {other:?}"))),
+    };
+    let number = |part: &str| match part.parse::<u16>() {
+        Ok(0) | Err(_) => Err(refuse("is not a number from 1 to 65535")),
+        Ok(port) => Ok(port),
+    };
+    match ports.split_once(':') {
+        None => Ok((None, number(ports)?, protocol)),
+        Some((outer, target)) => Ok((Some(number(outer)?), number(target)?, protocol)),
+    }
+}
+
 /// A port. As text: `80`, `8080:80`, `8080:80/udp`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -227,23 +246,8 @@ pub struct PortSpec {
 impl FromStr for PortSpec {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {
-        let refuse = |why: &str| format!("port {text:?} {why}; write 80, 8080:80 or 8080:80/udp");
-        let (ports, protocol) = match text.split_once('/') {
-            None => (text, Protocol::Tcp),
-            Some((ports, "tcp")) => (ports, Protocol::Tcp),
-            Some((ports, "udp")) => (ports, Protocol::Udp),
-            Some((_, other)) => return Err(refuse(&format!("has the protocol {other:?}"))),
-        };
-        let number = |part: &str| match part.parse::<u16>() {
-            Ok(0) | Err(_) => Err(refuse("is not a number from 1 to 65535")),
-            Ok(port) => Ok(port),
-        };
-        match ports.split_once(':') {
-            None => Ok(Self { target: number(ports)?, published: None, protocol }),
-            Some((published, target)) => {
-                Ok(Self { target: number(target)?, published: Some(number(published)?), protocol })
-            }
-        }
+        let (published, target, protocol) = port_text(text, "80, 8080:80 or 8080:80/udp")?;
+        Ok(Self { target, published, protocol })
     }
 }
 

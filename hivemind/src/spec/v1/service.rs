@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, fmt, str::FromStr};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{AppSpec, validate::check_dns_name};
+use super::{AppSpec, app::port_text, validate::check_dns_name};
 use crate::model::{Protocol, ServiceName};
 
 /// The most services that an app may have besides its own.
@@ -41,19 +41,8 @@ pub struct ServedPort {
 impl FromStr for ServedPort {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {
-        let refuse = |why: &str| format!("port {text:?} {why}; write 80, 80:8080 or 53/udp");
-        let (ports, protocol) = match text.split_once('/') {
-            None => (text, Protocol::Tcp),
-            Some((ports, "tcp")) => (ports, Protocol::Tcp),
-            Some((ports, "udp")) => (ports, Protocol::Udp),
-            Some((_, other)) => return Err(refuse(&format!("has the protocol {other:?}"))),
-        };
-        let number = |part: &str| match part.parse::<u16>() {
-            Ok(0) | Err(_) => Err(refuse("is not a number from 1 to 65535")),
-            Ok(port) => Ok(port),
-        };
-        let (port, target) = ports.split_once(':').unwrap_or((ports, ports));
-        Ok(Self { port: number(port)?, target: number(target)?, protocol })
+        let (port, target, protocol) = port_text(text, "80, 80:8080 or 53/udp")?;
+        Ok(Self { port: port.unwrap_or(target), target, protocol })
     }
 }
 
