@@ -131,7 +131,7 @@ pub(crate) fn pid(machine: &Machine) -> Result<u32> {
     machine.daemon.pid().context("the daemon does not run")
 }
 
-fn daemon_memory(machine: &Machine) -> Result<f64> {
+pub(crate) fn daemon_memory(machine: &Machine) -> Result<f64> {
     Ok(rss(pid(machine)?)? / 1e6)
 }
 

@@ -8,13 +8,17 @@ mod changes;
 mod child;
 mod clock;
 mod crr;
+mod cycles;
 mod daemon;
 mod device;
 mod dns;
 mod enforcement;
 mod flood;
 mod flows;
+mod idle;
+mod instances;
 mod lab;
+mod lines;
 mod live;
 mod load;
 mod loss;
@@ -23,6 +27,7 @@ mod names;
 mod one_more;
 mod overload;
 mod packet;
+mod peers;
 mod plane;
 mod policies;
 mod report;
@@ -96,8 +101,16 @@ enum Command {
     Daemon(daemon::Args),
     /// The name server, beside dnsmasq and unbound
     Dns(dns::Args),
-    /// `up` of a project of ten services, and the second one that does nothing
+    /// `up` of a project of ten services, and the second one that does nothing, beside Docker Compose
     Up(up::Args),
+    /// Many instances of an image that is there, beside Swarm and bare containerd
+    Instances(instances::Args),
+    /// Deploy, scale, crash, remove, ten thousand times: memory, and what is left; more than an hour
+    Cycles(cycles::Args),
+    /// Processor time of a hundred instances at rest, with health checks and without, beside Docker Engine
+    Idle(idle::Args),
+    /// Lines of logs kept a second, and what they cost, beside Docker Engine
+    Lines(lines::Args),
     /// One of the measuring processes
     #[command(hide = true)]
     Child(child::Args),
@@ -118,6 +131,10 @@ fn main() -> Result<ExitCode> {
         // Their machines clean up after themselves.
         (Command::Daemon(args), _) => daemon::run(&cli.common, args),
         (Command::Enforcement(args), _) => enforcement::run(&cli.common, args),
+        (Command::Cycles(args), _) => cycles::run(&cli.common, args),
+        (Command::Idle(args), _) => idle::run(&cli.common, args),
+        (Command::Instances(args), _) => instances::run(&cli.common, args),
+        (Command::Lines(args), _) => lines::run(&cli.common, args),
         (Command::Loss(args), _) => loss::run(&cli.common, args),
         (Command::Overload(args), _) => overload::run(&cli.common, args),
         (Command::Up(args), _) => up::run(&cli.common, args),
@@ -141,8 +158,12 @@ fn measure(command: &Command, common: &Common, run: &supervisor::Run) -> Result<
         Command::Memory(args) => memory::run(run, common, args),
         Command::Dns(args) => dns::run(run, common, args),
         Command::Child(_)
+        | Command::Cycles(_)
         | Command::Daemon(_)
         | Command::Enforcement(_)
+        | Command::Idle(_)
+        | Command::Instances(_)
+        | Command::Lines(_)
         | Command::Loss(_)
         | Command::Overload(_)
         | Command::Up(_)

@@ -46,7 +46,7 @@ pub(crate) fn run(common: &Common, args: &Args) -> Result<()> {
     let log = machine.daemon.log();
     machine.close()?;
     result.with_context(|| log.lines().rev().take(20).collect::<Vec<_>>().join("\n"))?;
-    report.note("A request has failed if no whole answer came. A kept connection that the server closes before the first byte of an answer is not a failure if the same request is answered on another: so every client of HTTP does it (RFC 9112, 9.3.1); how often that was is told beside. Docker Engine in Swarm mode cannot run in a namespace without a way out, so it is not beside it.");
+    report.note("A request has failed if no whole answer came. A kept connection that the server closes before the first byte of an answer is not a failure if the same request is answered on another: so every client of HTTP does it (RFC 9112, 9.3.1); how often that was is told beside. Docker Swarm is not beside it: its services and published ports are IPVS, which the kernel of this machine does not have.");
     report.print(common.json)
 }
 

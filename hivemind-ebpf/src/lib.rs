@@ -50,6 +50,10 @@ pub mod map {
     pub const NODES: &str = "hm_nodes";
     /// [`super::abi::Addr`] of another node → [`super::abi::Hop`].
     pub const HOPS: &str = "hm_hops";
+    /// Place of a list ([`super::begun`]) → [`super::abi::FlowKey`] of one of the flows that have begun last.
+    pub const RECENT: &str = "hm_recent";
+    /// List → how many flows it was given so far.
+    pub const RECENT_NEXT: &str = "hm_recent_next";
     /// [`super::abi::FragmentKey`] → ports.
     pub const FRAGMENTS: &str = "hm_fragments";
     /// 0 → the generation of the tables: a flow that was decided at another one is decided anew; 1 → the flags of the
@@ -101,7 +105,7 @@ pub mod map {
     pub const RTT_TAKEN: &str = "hm_rtt_taken";
 
     /// All of them.
-    pub const ALL: [&str; 36] = [
+    pub const ALL: [&str; 38] = [
         ENDPOINTS,
         PEERS,
         NODE_ADDRS,
@@ -114,6 +118,8 @@ pub mod map {
         FORWARDED,
         NODES,
         HOPS,
+        RECENT,
+        RECENT_NEXT,
         FRAGMENTS,
         GENERATION,
         DROPS,
@@ -144,9 +150,11 @@ pub mod map {
     /// values of all of it have the same sizes, however many there is room for. So a row means the same in every version in
     /// which its map has that name and these sizes: who changes what it means gives the map another name, and converts. New
     /// meanings of what was always 0, and of what is decided anew with the flow, are none.
-    pub const KEPT: [&[&str]; 5] = [
+    pub const KEPT: [&[&str]; 6] = [
         // By the generation of the tables, the same word in all versions.
         &[FLOWS, TRANSLATIONS, FORWARDS],
+        // What a place says is looked at before it is believed, and a place that is not there is not used.
+        &[RECENT, RECENT_NEXT],
         &[CONNECTED, LOADS],
         &[ANSWERING],
         &[STICKY],

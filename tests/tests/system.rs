@@ -66,6 +66,8 @@ mod seen;
 mod service;
 #[path = "system/shown.rs"]
 mod shown;
+#[path = "system/stress.rs"]
+mod stress;
 #[path = "system/told.rs"]
 mod told;
 #[path = "system/updates.rs"]

@@ -98,6 +98,7 @@ pub(crate) fn testkit() -> Result<PathBuf> {
 
 /// `cargo xtask bench`: the benchmark program with everything built for speed.
 pub(crate) fn bench(args: &[String]) -> Result<()> {
+    setup::run_for_bench()?;
     let binary = run(true)?;
     let mut cargo = shell::cargo();
     cargo.args(["run", "--release", "--package", "hivemind-bench", "--"]).args(args);

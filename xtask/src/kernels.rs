@@ -22,7 +22,7 @@ use crate::{build, setup};
 /// newest that Debian has last.
 const KERNELS: [&str; 3] = ["linux-image-cloud-amd64", "linux-image-6.12-cloud-amd64", "linux-image-cloud-amd64/sid"];
 /// The test programs of the `tests` crate that are run.
-const TESTS: [&str; 2] = ["packets", "dataplane"];
+pub(crate) const TESTS: [&str; 2] = ["packets", "dataplane"];
 /// Programs that they call, with the package of each.
 const PROGRAMS: [(&str, &str); 5] =
     [("ip", "iproute2"), ("tc", "iproute2"), ("ss", "iproute2"), ("nft", "nftables"), ("dash", "dash")];
@@ -34,29 +34,43 @@ const LOADED: &str = "veth sch_ingress cls_bpf nf_tables nft_fib_inet nft_dup_ip
 /// A kernel that has said nothing for so long has stopped. Everything is interpreted: slow is no fault.
 const SILENCE: Duration = Duration::from_secs(300);
 
-/// Boots every kernel, or those packages; `short`: the oldest, and only what the programs do with single packets.
-pub(crate) fn run(packages: &[String], short: bool) -> Result<()> {
+/// What is run on a kernel.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Chosen<'a> {
+    /// One of the test programs; else all.
+    pub(crate) only: Option<&'a str>,
+    /// Tests whose names contain this; else all.
+    pub(crate) filter: Option<&'a str>,
+}
+
+/// What the continuous integration has time for: the oldest kernel, single packets.
+pub(crate) fn short() -> Result<()> {
+    run(&[KERNELS[0].to_owned()], &Chosen { only: Some(TESTS[0]), filter: None })
+}
+
+/// Boots those packages; without any all kernels.
+pub(crate) fn run(packages: &[String], chosen: &Chosen<'_>) -> Result<()> {
     setup::run_for_kernels()?;
     let qemu = shell::find("qemu-system-x86_64").context("QEMU is missing")?;
-    let names = if short { &TESTS[..1] } else { &TESTS[..] };
-    let tests = tests(names)?;
-    let packages: Vec<&str> = match (packages, short) {
-        ([], true) => KERNELS[..1].to_vec(),
-        ([], false) => KERNELS.to_vec(),
-        (some, _) => some.iter().map(String::as_str).collect(),
+    let Chosen { only, filter } = *chosen;
+    let names: Vec<&str> = TESTS.into_iter().filter(|test| only.is_none_or(|only| only == *test)).collect();
+    let tests = tests(&names)?;
+    let packages: Vec<&str> = match packages {
+        [] => KERNELS.to_vec(),
+        some => some.iter().map(String::as_str).collect(),
     };
     let mut failed = Vec::new();
     let mut table = String::from("| kernel | tests | attached by | seconds |\n| --- | --- | --- | --- |\n");
     for package in packages {
         let watch = Stopwatch::start();
         let kernel = Kernel::unpack(package)?;
-        let root = file_system(&kernel, &tests)?;
+        let root = file_system(&kernel, &tests, filter.unwrap_or_default())?;
         println!("\n== {}", kernel.version);
         let said = boot(&qemu, &kernel, &root)?;
         let (counts, ways) = said.outcome();
         let seconds = watch.elapsed().as_secs_f64();
         table += &format!("| {} | {counts} | {ways} | {seconds:.0} |\n", kernel.version);
-        if !said.well(names) {
+        if !said.well(&names) {
             failed.push(kernel.version);
         }
     }
@@ -120,7 +134,7 @@ impl Kernel {
 }
 
 /// The file system in memory: busybox, the tests with their libraries, the kernel's modules, and what runs first.
-fn file_system(kernel: &Kernel, tests: &[PathBuf]) -> Result<PathBuf> {
+fn file_system(kernel: &Kernel, tests: &[PathBuf], filter: &str) -> Result<PathBuf> {
     let root = shell::cache("kernels").join(&kernel.version);
     // Made anew: it is small, and a test that was built again must be in it.
     if root.exists() {
@@ -158,6 +172,7 @@ fn file_system(kernel: &Kernel, tests: &[PathBuf]) -> Result<PathBuf> {
     fs::write(root.join("modules"), LOADED)?;
     let names = tests.iter().filter_map(|test| Some(test.file_name()?.to_str()?.split('-').next()?.to_owned()));
     fs::write(root.join("run-these"), names.collect::<Vec<_>>().join(" "))?;
+    fs::write(root.join("filter"), filter)?;
     fs::write(root.join("init"), INIT)?;
     fs::set_permissions(root.join("init"), fs::Permissions::from_mode(0o755))?;
     let archive = shell::cache("kernels").join(format!("{}.cpio", kernel.version));
@@ -208,7 +223,7 @@ for test in $(cat /run-these); do
     echo "== $test"
     # Single packets have no time to keep, streams have.
     threads=1; [ $test = packets ] && threads=2
-    /tests/$test --test-threads=$threads --nocapture < /dev/null
+    /tests/$test --test-threads=$threads --nocapture $(cat /filter) < /dev/null
     echo "== $test ended with $?"
 done
 poweroff -f

@@ -8,6 +8,7 @@ pub mod containerd;
 pub mod daemon;
 pub mod deb;
 pub mod image;
+mod leaks;
 pub mod machine;
 pub mod package;
 pub mod registry;

@@ -6,6 +6,7 @@ use crate::{
     containerd::Containerd,
     daemon::{Daemon, Said},
     image::Image,
+    leaks,
     registry::{Access, Registry},
     sandbox::Sandbox,
 };
@@ -53,8 +54,9 @@ impl Machine {
         self.daemon.cli(&self.sandbox, args)
     }
 
-    /// Ends everything, and says what is left of it.
+    /// Ends everything. Fails if the daemon leaves anything of an instance behind, or the sandbox anything at all.
     pub fn close(self) -> Result<()> {
+        leaks::check(&self)?;
         self.sandbox.close()
     }
 }

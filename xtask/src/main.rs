@@ -4,6 +4,7 @@ mod build;
 mod demo;
 mod dist;
 mod forward;
+mod fuzz;
 mod interrupt;
 mod kernels;
 mod setup;
@@ -64,8 +65,20 @@ enum Command {
         /// Debian's packages of the kernels, with `/suite` for one of another suite
         packages: Vec<String>,
         /// Only the oldest kernel, and only single packets
-        #[arg(long)]
+        #[arg(long, conflicts_with = "packages")]
         short: bool,
+        /// Only single packets, or only traffic
+        #[arg(long, value_name = "TEST", value_parser = kernels::TESTS, conflicts_with = "short")]
+        only: Option<String>,
+        /// Only tests whose names contain this
+        #[arg(long, conflicts_with = "short")]
+        filter: Option<String>,
+    },
+    /// Try what reads documents with inputs that nobody has thought of, led by coverage
+    Fuzz {
+        /// For how long, for each target
+        #[arg(long, default_value_t = 300)]
+        seconds: u32,
     },
     /// Build what is released into target/dist: the stripped binary, a package for Debian, an archive, their digests
     Dist {
@@ -111,7 +124,11 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Demo { check } => demo::run(check),
         Command::Forward { port, v6 } => forward::run(port, v6),
         Command::Bench { args } => build::bench(&args),
-        Command::Kernels { packages, short } => kernels::run(&packages, short),
+        Command::Fuzz { seconds } => fuzz::run(seconds),
+        Command::Kernels { short: true, .. } => kernels::short(),
+        Command::Kernels { packages, only, filter, .. } => {
+            kernels::run(&packages, &kernels::Chosen { only: only.as_deref(), filter: filter.as_deref() })
+        }
         Command::Dist { binary } => dist::run(binary),
         Command::Docs => build::documents(),
         Command::Tidy => tidy::run(),

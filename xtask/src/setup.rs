@@ -87,8 +87,16 @@ const QEMU: Need = Need {
     otherwise: "install QEMU for x86-64",
 };
 
+/// What `cargo xtask bench` needs besides: of iptables, and of Docker Engine, which calls it.
+const IPTABLES: Need = Need {
+    what: "iptables is what hivemind is measured beside",
+    packages: &["iptables"],
+    there: || found("iptables-restore"),
+    otherwise: "install iptables",
+};
+
 /// Packages whose files the demo and the tests use, without installing them.
-const FILES: &[&str] = &["busybox-static", "nginx"];
+const FILES: &[&str] = &["busybox-static", "nginx", "libfaketime"];
 
 fn found(program: &str) -> bool {
     shell::find(program).is_some()
@@ -119,6 +127,12 @@ pub(crate) fn run() -> Result<()> {
 pub(crate) fn run_for_kernels() -> Result<()> {
     run_quietly()?;
     if (QEMU.there)() { Ok(()) } else { install(&[&QEMU]) }
+}
+
+/// The same for `cargo xtask bench`.
+pub(crate) fn run_for_bench() -> Result<()> {
+    run_quietly()?;
+    if (IPTABLES.there)() { Ok(()) } else { install(&[&IPTABLES]) }
 }
 
 /// Installs what is missing, and says nothing if nothing is.

@@ -70,7 +70,7 @@ pub(crate) fn run(quick: bool, long: bool, filter: Option<&str>) -> Result<ExitC
     }
     if !quick && filter.is_none() {
         tally.step("bench loss --quick", || loss(&object));
-        tally.step("kernels --short", || kernels::run(&[], true));
+        tally.step("kernels --short", kernels::short);
         tally.step("demo --check", || demo::run(true));
     }
     println!("\n({:.0} s)", whole.elapsed().as_secs_f64());

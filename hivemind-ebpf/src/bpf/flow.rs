@@ -310,7 +310,6 @@ fn store(work: &mut Work, bytes: u64) -> Result<(), Reason> {
     if work.there == 0 && work.key.protocol == TCP && flags & (RST | FIN) != 0 {
         return Ok(());
     }
-    let row = FLOWS.get_ptr_mut(&work.key);
     if work.known != 0 {
         if work.key.protocol == TCP && flow::is_closed(work.fresh.seen) {
             limit::ends(&mut work.fresh, CONNECTION);
@@ -318,7 +317,7 @@ fn store(work: &mut Work, bytes: u64) -> Result<(), Reason> {
             limit::hm_again();
         }
     } else {
-        if let Some(row) = row {
+        if let Some(row) = FLOWS.get_ptr_mut(&work.key) {
             // SAFETY: a row of the table.
             limit::ends(unsafe { &mut *row }, CONNECTION | HELD);
         }
@@ -326,7 +325,8 @@ fn store(work: &mut Work, bytes: u64) -> Result<(), Reason> {
             return Ok(());
         }
     }
-    if let Some(row) = row {
+    // Looked up anew: what made room may have been this very row, whose element is another flow's then.
+    if let Some(row) = FLOWS.get_ptr_mut(&work.key) {
         // In its place: the map would put another element there, and use the old one for its next row at once.
         // SAFETY: a row of the table. Of two writers the last wins.
         words::copy(&work.fresh, unsafe { &mut *row });
@@ -350,14 +350,12 @@ fn store(work: &mut Work, bytes: u64) -> Result<(), Reason> {
 #[inline(always)]
 fn has_room(work: &mut Work) -> Result<bool, Reason> {
     let holder = limit::hm_over_share();
-    if holder != 0 {
-        // Its own beginnings make room for it, and only they do.
-        begun::make_room(&work.fresh, holder, 0);
-        if limit::hm_over_share() != 0 {
-            limit::unshared(holder);
-            without(work, Reason::FlowShare)?;
-            return Ok(false);
-        }
+    // Its own beginnings make room for it, and only they do. One for one: CPUs that counted at the same time may have let in
+    // one more than the share, which is no reason to refuse the next.
+    if holder != 0 && !begun::make_room(&work.fresh, holder, HELD.into()) {
+        limit::unshared(holder);
+        without(work, Reason::FlowShare)?;
+        return Ok(false);
     }
     if limit::hm_begins() != 0 {
         // Beginnings from outside, whose sources anybody can forge, make room for one another.

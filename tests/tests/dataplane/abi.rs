@@ -6,6 +6,10 @@ use std::{
     net::{SocketAddr, TcpListener, TcpStream, UdpSocket},
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use hivemind::{
@@ -18,8 +22,11 @@ use hivemind_ebpf::map;
 use crate::{
     Open, in_both_ways,
     lab::{self, FAMILIES, Lab, firewall, isolated, past_the_sockets, uplink, vip},
-    traffic::{Echo, PATIENCE, tcp_ask, tcp_ask_on, udp_stream},
+    traffic::{Echo, PATIENCE, tcp_ask, tcp_ask_on, udp_stream_while},
 };
+
+/// Datagrams of a stream that nobody ends: five minutes.
+const LONGEST: u32 = 300_000;
 
 /// The folder of this version, and one for another.
 fn versions() -> (PathBuf, PathBuf) {
@@ -157,9 +164,16 @@ fn nothing_is_lost_when_a_daemon_follows_one_of_another_abi() {
         let _echo = Echo::start(&lab.instances[1].ns, 8080, "i1");
         let connect = || TcpStream::connect((vip(Family::V4, 1), 80));
         let kept = lab.instances[0].ns.run(connect).expect("a long connection");
-        let inside = lab.instances[0].ns.spawn(|| udp_stream((vip(Family::V6, 1), 80).into(), 4_000));
+        let service = SocketAddr::new(vip(Family::V6, 1), 80);
         let published = SocketAddr::new(lab::UPLINK[0].0.into(), 9000);
-        let from_outside = lab.outside.spawn(move || udp_stream(published, 4_000));
+        // Until the next one has taken over, however long that takes here.
+        let over = Arc::new(AtomicBool::new(false));
+        let stream = |to| {
+            let over = Arc::clone(&over);
+            move || udp_stream_while(to, |n| n < LONGEST && !over.load(Ordering::Relaxed))
+        };
+        let inside = lab.instances[0].ns.spawn(stream(service));
+        let from_outside = lab.outside.spawn(stream(published));
         let (own, other) = versions();
         follow(&mut lab, cgroup, BpfDataplane::open);
         assert!(other.exists(), "the other version serves until the tables are written");
@@ -171,6 +185,7 @@ fn nothing_is_lost_when_a_daemon_follows_one_of_another_abi() {
             lab.instances[0].ns.run(ask).expect("an answer, by the new tables");
         }
         tcp_ask_on(&kept).expect("the long connection lives");
+        over.store(true, Ordering::Relaxed);
         let streams = [inside, from_outside].map(|stream| stream.join().expect("a result").expect("a stream"));
         let drops = lab.dataplane.drops().expect("drops");
         assert_eq!(streams, [crate::NONE; 2], "lost between instances, and from outside; dropped: {drops:#?}");

@@ -206,19 +206,21 @@ fn read_line(mut stream: &TcpStream) -> io::Result<String> {
 
 /// Sends `count` numbered datagrams to an echo server, one each millisecond, and returns those that were not answered.
 pub(crate) fn udp_stream(to: SocketAddr, count: u32) -> io::Result<Vec<u32>> {
+    udp_stream_while(to, |n| n < count)
+}
+
+/// The same as long as `goes_on` says so of the next number.
+pub(crate) fn udp_stream_while(to: SocketAddr, goes_on: impl Fn(u32) -> bool) -> io::Result<Vec<u32>> {
     use tokio::time::Instant;
     let any: SocketAddr = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" }.parse().expect("an address");
     let socket = with_room(UdpSocket::bind(any)?);
     socket.connect(to)?;
-    let mut missing: std::collections::BTreeSet<u32> = (0..count).collect();
+    let mut missing = std::collections::BTreeSet::new();
     let mut buffer = [0; 256];
-    let start = Instant::now();
-    let mut wait_until = |at: Instant| -> io::Result<()> {
-        while !missing.is_empty() {
+    let mut take_until = |at: Instant, missing: &mut std::collections::BTreeSet<u32>, all: bool| -> io::Result<()> {
+        while !all || !missing.is_empty() {
+            // Who is late takes one for each that is sent all the same: what waits has room for so many only.
             let left = at.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                break;
-            }
             socket.set_read_timeout(Some(left.max(Duration::from_micros(1))))?;
             match socket.recv(&mut buffer) {
                 Ok(length) => {
@@ -229,13 +231,18 @@ pub(crate) fn udp_stream(to: SocketAddr, count: u32) -> io::Result<Vec<u32>> {
                 Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {}
                 Err(error) => return Err(error),
             }
+            if left.is_zero() {
+                break;
+            }
         }
         Ok(())
     };
-    for n in 0..count {
-        wait_until(start + Duration::from_millis(n.into()))?;
+    let start = Instant::now();
+    for n in (0..).take_while(|n| goes_on(*n)) {
+        take_until(start + Duration::from_millis(n.into()), &mut missing, false)?;
+        missing.insert(n);
         socket.send(format!("{n}\n").as_bytes())?;
     }
-    wait_until(Instant::now() + PATIENCE)?;
+    take_until(Instant::now() + PATIENCE, &mut missing, true)?;
     Ok(missing.into_iter().collect())
 }

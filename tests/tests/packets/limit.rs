@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use hivemind::{
     dataplane::{
         Dataplane,
-        bpf::BpfDataplane,
+        bpf::{BpfDataplane, DataplaneConfig},
         tables::{LimitOwner, LimitRow, Usage},
     },
     model::{BitRate, PerSecond},
@@ -382,6 +382,29 @@ fn counts_outlive_the_daemon_and_are_put_right_by_the_flows() {
         assert_eq!(usage(&mut bench, LimitOwner::Tenant(TENANT)).connections, [0, 0]);
         let corrected = [(), ()].map(|()| bench.lab.dataplane.sweep().expect("to sweep").corrected);
         assert_eq!(corrected, [0, 0]);
+        bench.lab.dataplane.unload().expect("to unload");
+    });
+}
+
+#[test]
+fn an_instance_that_holds_more_than_its_share_still_gets_one_row_for_another() {
+    isolated(|cgroup| {
+        one_cpu();
+        let mut bench = Bench::with_share(cgroup, 100);
+        let begins = |bench: &mut Bench, ports: std::ops::Range<u16>| {
+            for port in ports {
+                let packet = bench.sent(0, UDP, port, service(Family::V4, 1)).bytes();
+                assert_eq!(bench.run(program::FROM_CONTAINER, &packet, bench.ifindex(0)).0, REDIRECT, "{port}");
+            }
+        };
+        begins(&mut bench, 10_000..10_100);
+        // As if CPUs had counted at the same time and let in some more than may be.
+        let config = DataplaneConfig { flow_share: 97, ..lab::config(cgroup) };
+        bench.lab.dataplane = BpfDataplane::open(config).expect("to open");
+        bench.lab.sync();
+        begins(&mut bench, 10_100..10_150);
+        let used = of(&mut bench, 0);
+        assert_eq!((used.flows, used.unshared), (100, 0));
         bench.lab.dataplane.unload().expect("to unload");
     });
 }
