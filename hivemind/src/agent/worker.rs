@@ -22,7 +22,7 @@ use crate::{
     lifecycle::{clock, killpoint},
     model::{
         Addresses, Desired, ErrorCode, EventKind, Exit, Instance, InstanceStatus, NodeDesired, NodeName, Phase,
-        Revision, StatusReport, Subject,
+        Revision, StatusReport, Subject, Timestamp,
     },
     net::{HostLink, InstanceLink, Net, PublishedPort},
     observe::{Events, Metrics},
@@ -97,6 +97,8 @@ pub(super) struct Worker {
     started_up: bool,
     /// The process stood still, and goes on.
     resumed: bool,
+    /// When the container was found without the process that ran in it, and without a word of how it ended.
+    lost: Option<Timestamp>,
 }
 
 /// Why we have a process ended.
@@ -124,6 +126,7 @@ impl Worker {
             ended_because: None,
             started_up: false,
             resumed: false,
+            lost: None,
         }
     }
 
@@ -207,7 +210,7 @@ impl Worker {
         self.recall_stage(instance, state.as_ref());
         let marked = |mark| state.as_ref().is_some_and(|state| state.marks.contains(&mark));
         (self.seen.post_started, self.started_up) = (marked(Mark::Begun), marked(Mark::Started));
-        self.seen.container = state.map(|state| state.run);
+        self.look_at_task(state.map(|state| state.run));
         self.look_at_link(instance).await;
         Ok(())
     }
@@ -252,7 +255,7 @@ impl Worker {
                 let mounts = self.mount(instance).await?;
                 let spec = self.container_spec(instance, mounts)?;
                 shared.runtime.create(&spec).await?;
-                self.seen.exit_recorded = false;
+                (self.seen.exit_recorded, self.lost) = (false, None);
             }
             Step::Start => {
                 let _slot = shared.slots.acquire().await;

@@ -28,6 +28,8 @@ fn an_instance_whose_shim_dies_is_started_again() -> Result<()> {
         ensure!(other.iter().all(|instance| instance.restarts == 0), "{now:?}");
         Ok(())
     })?;
+    let events = machine.hivemind(&["events"])?.ok()?;
+    ensure!(events.contains("(the shim) has ended; started again in"), "{events}");
     // The process that had lost its shim is gone: there is one for each instance.
     ensure!(hivemind_tests::pids(&machine)?.len() == 2, "{:?}", hivemind_tests::pids(&machine)?);
     let told = machine.hivemind(&["exec", &victim.name, "--", "wget", "-q", "-O", "-", "http://web.local/"])?;
@@ -67,7 +69,7 @@ fn a_clock_that_is_set_forwards_and_back_changes_nothing() -> Result<()> {
         machine.daemon.set_variable(name, Some(value));
     }
     machine.daemon.start(&machine.sandbox)?;
-    let checked = ["--health-cmd", "true", "--health-interval", "1s", "--wait"];
+    let checked = ["--health-exec", "true", "--health-interval", "1s", "--wait"];
     deploy(&machine, &image, "web", &[&["--service", "web.local", "--replicas", "2"][..], &checked].concat())?;
     let before = until_ready(&machine, "web", 2)?;
     for (step, offset) in ["+3650d", "-3650d", "+1h"].into_iter().enumerate() {

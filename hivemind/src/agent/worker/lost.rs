@@ -1,13 +1,35 @@
-//! Links that somebody else takes away.
+//! Links and processes that somebody else takes away.
 
 use super::{Because, Worker};
 use crate::{
+    lifecycle::clock,
     model::{Desired, ErrorCode, EventKind, Instance},
     net::LinkState,
+    runtime::RunState,
     spec::v1::RestartPolicy,
 };
 
+/// The code of a process whose end nobody has seen: as if SIGKILL had ended it, which is what containerd sends to all that
+/// has lost its shim.
+const KILLED: u32 = 128 + 9;
+
 impl Worker {
+    /// Takes what the runtime says of the container. One that ran and now has no process, nor an end that anybody knows of,
+    /// has lost the shim that kept it: that is an end like any other, and the next process begins with the image's files.
+    pub(super) fn look_at_task(&mut self, run: Option<RunState>) {
+        let ran = self.seen.container.as_ref().is_some_and(|run| run.pid().is_some());
+        let nothing = matches!(run, None | Some(RunState::Created));
+        if ran && nothing {
+            self.lost = Some(clock::now());
+            let message = "its process is gone: containerd's process that kept it (the shim) has ended".to_owned();
+            self.ended_because = Some(Because { message, code: ErrorCode::StartFailed, well: None });
+        }
+        self.seen.container = match self.lost {
+            Some(at) if nothing => Some(RunState::Exited { code: KILLED, oom: false, at }),
+            _ => run,
+        };
+    }
+
     /// Looks whether the link is still there that this worker has brought up. One that is down is brought up again. When
     /// its device is gone, all that the process knew of its network is gone as well: it is started again on another one.
     /// A process that is to run once only gets another device as it runs.
