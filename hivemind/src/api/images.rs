@@ -1,6 +1,7 @@
 //! Images of the node that answers.
 
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, BTreeSet},
     convert::Infallible,
     io,
@@ -22,6 +23,7 @@ use super::{
     ApiState,
     events::{lines, ndjson},
     extract::Args,
+    list::{Candidate, List, ListArgs, image_labels},
     problem::{ApiError, not_found},
     serve::Stop,
 };
@@ -121,6 +123,10 @@ pub(super) struct RemoveArgs {
     /// Also if an app uses it: its instances run on, and it is fetched again for the next one.
     #[serde(default)]
     force: bool,
+    /// Check only and change nothing; the answer says what would be done. Also as `dry_run`.
+    #[serde(default, rename = "dryRun", alias = "dry_run")]
+    #[param(rename = "dryRun", value_type = Option<bool>)]
+    dry_run: bool,
 }
 
 #[derive(Debug, Deserialize, IntoParams)]
@@ -130,13 +136,18 @@ pub(super) struct TagArgs {
     name: String,
     /// The name that it gets besides.
     other: String,
+    /// Check only and change nothing; the answer says what would be done. Also as `dry_run`.
+    #[serde(default, rename = "dryRun", alias = "dry_run")]
+    #[param(rename = "dryRun", value_type = Option<bool>)]
+    dry_run: bool,
 }
 
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 pub(super) struct PruneArgs {
-    /// Only say what would go.
-    #[serde(default)]
+    /// Only say what would go. Also as `dry_run`.
+    #[serde(default, rename = "dryRun", alias = "dry_run")]
+    #[param(rename = "dryRun", value_type = Option<bool>)]
     dry_run: bool,
 }
 
@@ -185,10 +196,18 @@ async fn missing(state: &ApiState, name: &str) -> ApiError {
 }
 
 /// The images that the node has.
-#[utoipa::path(get, operation_id = "listImages", path = "/v1/images", tag = "images", responses((status = 200, body = [ImageView])))]
-pub(super) async fn list(State(state): State<ApiState>) -> Result<Body<Vec<ImageView>>, ApiError> {
-    let (images, users) = (state.images.images().await?, users(&state));
-    Ok(Body(images.iter().map(|image| view(image, &users)).collect()))
+#[utoipa::path(get, operation_id = "listImages", path = "/v1/images", tag = "images", params(ListArgs),
+    responses((status = 200, body = [ImageView]), (status = "4XX", body = Problem)))]
+pub(super) async fn list(State(state): State<ApiState>, list: List) -> Result<Response, ApiError> {
+    // The images themselves are containerd's, as they are now: only their order is the same on every page.
+    let open = list.open::<ImageView>(&state)?;
+    let (mut images, users) = (state.images.images().await?, users(&state));
+    images.sort_by(|a, b| a.reference.cmp(&b.reference));
+    Ok(open.answer(images.iter().map(|image| Candidate {
+        key: image.reference.clone(),
+        labels: Cow::Owned(image.content.as_ref().map(|content| image_labels(&content.config)).unwrap_or_default()),
+        view: || view(image, &users),
+    })))
 }
 
 /// An image with its layers and its configuration.
@@ -255,7 +274,7 @@ pub(super) async fn pull(
     responses((status = 200, body = ImagesChanged), (status = "4XX", body = Problem)))]
 pub(super) async fn remove(
     State(state): State<ApiState>,
-    Args(RemoveArgs { name, force }): Args<RemoveArgs>,
+    Args(RemoveArgs { name, force, dry_run }): Args<RemoveArgs>,
 ) -> Result<Body<ImagesChanged>, ApiError> {
     let name = complete_reference(&name)?;
     if let Some(users) = users(&state).get(&name).filter(|_| !force) {
@@ -264,11 +283,12 @@ pub(super) async fn remove(
             .hint("hivemind app rm APP, or hivemind image rm --force: instances run on, and it is fetched again")
             .into());
     }
-    let size = state.images.image(&name).await?.map_or(0, |image| image.size());
-    if !state.images.remove_image(&name).await? {
+    let image = state.images.image(&name).await?;
+    let there = if dry_run { image.is_some() } else { state.images.remove_image(&name).await? };
+    if !there {
         return Err(missing(&state, &name).await);
     }
-    Ok(Body(ImagesChanged { names: vec![name], size }))
+    Ok(Body(ImagesChanged { names: vec![name], size: image.map_or(0, |image| image.size()) }))
 }
 
 /// Give an image another name besides.
@@ -276,14 +296,18 @@ pub(super) async fn remove(
     responses((status = 200, body = ImagesChanged), (status = "4XX", body = Problem)))]
 pub(super) async fn tag(
     State(state): State<ApiState>,
-    Args(TagArgs { name, other }): Args<TagArgs>,
+    Args(TagArgs { name, other, dry_run }): Args<TagArgs>,
 ) -> Result<Body<ImagesChanged>, ApiError> {
     let (name, other) = (complete_reference(&name)?, complete_reference(&other)?);
     if other.contains('@') {
         let title = format!("{other} is a digest: what it stands for cannot be chosen");
         return Err(Problem::new(ErrorCode::Invalid, title).into());
     }
-    if !state.images.tag_image(&name, &other).await? {
+    let there = match dry_run {
+        true => state.images.image(&name).await?.is_some(),
+        false => state.images.tag_image(&name, &other).await?,
+    };
+    if !there {
         return Err(missing(&state, &name).await);
     }
     Ok(Body(ImagesChanged { names: vec![other], size: 0 }))

@@ -23,6 +23,7 @@ pub mod flow_view;
 mod flows;
 pub mod images;
 pub mod instances;
+mod list;
 pub mod meta;
 mod metrics;
 mod nodes;
@@ -35,6 +36,7 @@ pub mod round_trips;
 mod serve;
 mod services;
 pub mod tenants;
+mod terms;
 mod tier_policies;
 pub mod usage;
 pub mod view;
@@ -71,7 +73,9 @@ use crate::{
 };
 use auth::Door;
 use changes::History;
+use list::Pages;
 use serve::Stop;
+use terms::Keyed;
 
 /// The largest body: a specification is a few kilobytes.
 const BODY_LIMIT: usize = 1 << 20;
@@ -107,6 +111,7 @@ struct Shared {
     state: ApiState,
     history: watch::Receiver<History>,
     stop: Stop,
+    pages: Pages,
 }
 
 #[derive(OpenApi)]
@@ -145,7 +150,7 @@ impl Modify for BearerToken {
 
 /// All routes with their description.
 fn described() -> (Router<Shared>, utoipa::openapi::OpenApi) {
-    OpenApiRouter::with_openapi(Document::openapi())
+    let (router, mut document) = OpenApiRouter::with_openapi(Document::openapi())
         .routes(routes!(tenants::list))
         .routes(routes!(tenants::get, tenants::put, tenants::delete))
         .routes(routes!(tenants::list_namespaces))
@@ -212,7 +217,9 @@ fn described() -> (Router<Shared>, utoipa::openapi::OpenApi) {
         .routes(routes!(meta::healthz))
         .routes(routes!(meta::readyz))
         .routes(routes!(meta::metrics))
-        .split_for_parts()
+        .split_for_parts();
+    list::describe(&mut document);
+    (router, document)
 }
 
 /// The description of the API, as `/openapi.json` shows it.
@@ -223,13 +230,15 @@ pub fn openapi() -> utoipa::openapi::OpenApi {
 /// All routes; nobody is kept out yet.
 fn routes(state: ApiState, history: watch::Receiver<History>, stop: Stop) -> Router {
     let (router, document) = described();
+    let keyed = Keyed::of(&document);
     let document: Bytes = document.to_json().unwrap_or_default().into();
     router
         .route("/openapi.json", axum::routing::get(move || meta::openapi(document.clone())))
         .fallback(meta::no_route)
         .method_not_allowed_fallback(meta::no_method)
+        .layer(middleware::from_fn_with_state(keyed, terms::once))
         .layer(DefaultBodyLimit::max(BODY_LIMIT))
-        .with_state(Shared { state, history, stop })
+        .with_state(Shared { state, history, stop, pages: Pages::default() })
 }
 
 /// The routes behind a door. Every answer is counted and traced, refusals too.

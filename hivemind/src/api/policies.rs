@@ -1,48 +1,59 @@
 //! Policies.
 
+use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
+
 use axum::{
     Json as Body,
     extract::State,
-    http::HeaderMap,
     response::{IntoResponse, Response},
 };
 
 use super::{
     ApiState,
-    apps::{PutArgs, etag},
-    extract::{Args, InScope, Json, Named, NoArgs, if_match},
+    apps::etag,
+    extract::{InScope, Json, Named},
+    list::{Candidate, List, ListAll, ListAllArgs, ListArgs, key},
     object_view::{PolicyView, TrialView},
     problem::ApiError,
-    tenants::{ChangedView, OfTenant, change, check, refused, view},
+    tenants::{ChangedView, change, check, refused},
+    terms::{Conditions, DryRun, Key, Terms},
 };
 use crate::{
     control::{ControlError, ObjectChange, ObjectName},
-    model::Problem,
+    model::{PolicyKey, Problem, Scope},
     policy::PolicyRef,
     spec::v1::PolicySpec,
 };
 
 /// The policies of all namespaces.
-#[utoipa::path(get, operation_id = "listAllPolicies", path = "/v1/policies", tag = "policies", params(OfTenant),
+#[utoipa::path(get, operation_id = "listAllPolicies", path = "/v1/policies", tag = "policies", params(ListAllArgs),
     responses((status = 200, body = [PolicyView]), (status = "4XX", body = Problem)))]
-pub(super) async fn list_all(State(state): State<ApiState>, Args(of): Args<OfTenant>) -> Body<Vec<PolicyView>> {
-    let snapshot = state.control.snapshot();
-    let policies = snapshot.policies.iter().filter(|(key, _)| of.has(&key.scope));
-    Body(policies.map(|(_, row)| PolicyView::counted(&snapshot, row)).collect())
+pub(super) async fn list_all(State(state): State<ApiState>, ListAll(of, list): ListAll) -> Result<Response, ApiError> {
+    all(&state, list, |scope| of.has(scope))
 }
 
 /// The policies of a namespace.
 #[utoipa::path(get, operation_id = "listPolicies", path = "/v1/tenants/{tenant}/namespaces/{namespace}/policies", tag = "policies",
-    params(("tenant" = String, Path), ("namespace" = String, Path)),
+    params(("tenant" = String, Path), ("namespace" = String, Path), ListArgs),
     responses((status = 200, body = [PolicyView]), (status = "4XX", body = Problem)))]
 pub(super) async fn list(
     State(state): State<ApiState>,
     InScope(scope): InScope,
-) -> Result<Body<Vec<PolicyView>>, ApiError> {
-    let snapshot = state.control.snapshot();
+    list: List,
+) -> Result<Response, ApiError> {
     check(&state, &scope)?;
-    let policies = snapshot.policies.iter().filter(|(key, _)| key.scope == scope);
-    Ok(Body(policies.map(|(_, row)| PolicyView::counted(&snapshot, row)).collect()))
+    all(&state, list, |other| *other == scope)
+}
+
+fn all(state: &ApiState, list: List, of: impl Fn(&Scope) -> bool) -> Result<Response, ApiError> {
+    let open = list.open::<PolicyView>(state)?;
+    let snapshot = Arc::clone(&open.snapshot);
+    let policies = snapshot.policies.iter().filter(|(key, _)| of(&key.scope));
+    Ok(open.answer(policies.map(|(PolicyKey { scope, name }, row)| Candidate {
+        key: key([&scope.tenant, &scope.namespace, name]),
+        labels: Cow::Owned(BTreeMap::new()),
+        view: || PolicyView::counted(&snapshot, row),
+    })))
 }
 
 /// A policy, with how many instances it is about now.
@@ -63,33 +74,22 @@ pub(super) async fn get(State(state): State<ApiState>, named: Named) -> Result<R
 
 /// Create a policy or change it.
 #[utoipa::path(put, operation_id = "putPolicy", path = "/v1/tenants/{tenant}/namespaces/{namespace}/policies/{name}", tag = "policies",
-    params(("tenant" = String, Path), ("namespace" = String, Path), ("name" = String, Path), PutArgs),
+    params(("tenant" = String, Path), ("namespace" = String, Path), ("name" = String, Path), DryRun, Conditions, Key),
     request_body = PolicySpec,
     responses((status = 200, body = ChangedView), (status = 201, body = ChangedView), (status = "4XX", body = Problem)))]
 pub(super) async fn put(
     State(state): State<ApiState>,
     named: Named,
-    Args(args): Args<PutArgs>,
-    headers: HeaderMap,
+    terms: Terms,
     Json(spec): Json<PolicySpec>,
 ) -> Result<Response, ApiError> {
-    let put = ObjectChange::PutPolicy(named.policy()?, Box::new(spec));
-    if args.dry_run {
-        let done = state.control.preview_change(put, if_match(&headers)?);
-        return Ok(Body(view(done.map_err(|error| refused(&state, error))?)).into_response());
-    }
-    change(&state, put, &headers).await
+    change(&state, ObjectChange::PutPolicy(named.policy()?, Box::new(spec)), terms).await
 }
 
 /// Remove a policy.
 #[utoipa::path(delete, operation_id = "deletePolicy", path = "/v1/tenants/{tenant}/namespaces/{namespace}/policies/{name}", tag = "policies",
-    params(("tenant" = String, Path), ("namespace" = String, Path), ("name" = String, Path)),
+    params(("tenant" = String, Path), ("namespace" = String, Path), ("name" = String, Path), DryRun, Conditions, Key),
     responses((status = 200, body = ChangedView), (status = "4XX", body = Problem)))]
-pub(super) async fn delete(
-    State(state): State<ApiState>,
-    named: Named,
-    Args(NoArgs {}): Args<NoArgs>,
-    headers: HeaderMap,
-) -> Result<Response, ApiError> {
-    change(&state, ObjectChange::RemovePolicy(named.policy()?), &headers).await
+pub(super) async fn delete(State(state): State<ApiState>, named: Named, terms: Terms) -> Result<Response, ApiError> {
+    change(&state, ObjectChange::RemovePolicy(named.policy()?), terms).await
 }

@@ -1,11 +1,10 @@
 //! Volumes.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{borrow::Cow, collections::BTreeMap, sync::Arc, time::Duration};
 
 use axum::{
     Json as Body,
     extract::State,
-    http::HeaderMap,
     response::{IntoResponse, Response},
 };
 use serde::{Deserialize, Serialize};
@@ -13,14 +12,19 @@ use utoipa::ToSchema;
 
 use super::{
     ApiState,
-    apps::{PutArgs, etag},
-    extract::{Args, InScope, Json, Named, NoArgs, if_match},
+    apps::etag,
+    extract::{InScope, Json, Named},
+    list::{Candidate, List, ListAll, ListAllArgs, ListArgs, key},
     problem::ApiError,
-    tenants::{ChangedView, OfTenant, change, check, refused, view},
+    tenants::{ChangedView, change, check, refused},
+    terms::{Conditions, DryRun, Key, Terms},
 };
 use crate::{
     control::{ControlError, ObjectChange, ObjectName},
-    model::{ClusterSnapshot, NamespaceName, Problem, Revision, Row, TenantName, Timestamp, Volume, VolumeId},
+    model::{
+        ClusterSnapshot, NamespaceName, Problem, Revision, Row, Scope, TenantName, Timestamp, Volume, VolumeId,
+        VolumeKey,
+    },
     spec::v1::VolumeSpec,
     storage::{Place, Usage},
 };
@@ -78,7 +82,7 @@ impl From<Usage> for UsageView {
 
 impl VolumeView {
     /// A volume of the snapshot, with what was last measured of it.
-    fn new(state: &ApiState, snapshot: &ClusterSnapshot, row: &Row<Volume>) -> Self {
+    pub(super) fn new(state: &ApiState, snapshot: &ClusterSnapshot, row: &Row<Volume>) -> Self {
         let Volume { id, key, spec, created_at, deleting } = &*row.object;
         Self {
             tenant: key.scope.tenant.clone(),
@@ -97,26 +101,34 @@ impl VolumeView {
 }
 
 /// The volumes of all namespaces.
-#[utoipa::path(get, operation_id = "listAllVolumes", path = "/v1/volumes", tag = "volumes", params(OfTenant),
+#[utoipa::path(get, operation_id = "listAllVolumes", path = "/v1/volumes", tag = "volumes", params(ListAllArgs),
     responses((status = 200, body = [VolumeView]), (status = "4XX", body = Problem)))]
-pub(super) async fn list_all(State(state): State<ApiState>, Args(of): Args<OfTenant>) -> Body<Vec<VolumeView>> {
-    let snapshot = state.control.snapshot();
-    let volumes = snapshot.volumes.iter().filter(|(key, _)| of.has(&key.scope));
-    Body(volumes.map(|(_, row)| VolumeView::new(&state, &snapshot, row)).collect())
+pub(super) async fn list_all(State(state): State<ApiState>, ListAll(of, list): ListAll) -> Result<Response, ApiError> {
+    all(&state, list, |scope| of.has(scope))
 }
 
 /// The volumes of a namespace.
 #[utoipa::path(get, operation_id = "listVolumes", path = "/v1/tenants/{tenant}/namespaces/{namespace}/volumes", tag = "volumes",
-    params(("tenant" = String, Path), ("namespace" = String, Path)),
+    params(("tenant" = String, Path), ("namespace" = String, Path), ListArgs),
     responses((status = 200, body = [VolumeView]), (status = "4XX", body = Problem)))]
 pub(super) async fn list(
     State(state): State<ApiState>,
     InScope(scope): InScope,
-) -> Result<Body<Vec<VolumeView>>, ApiError> {
-    let snapshot = state.control.snapshot();
+    list: List,
+) -> Result<Response, ApiError> {
     check(&state, &scope)?;
-    let volumes = snapshot.volumes.iter().filter(|(key, _)| key.scope == scope);
-    Ok(Body(volumes.map(|(_, row)| VolumeView::new(&state, &snapshot, row)).collect()))
+    all(&state, list, |other| *other == scope)
+}
+
+fn all(state: &ApiState, list: List, of: impl Fn(&Scope) -> bool) -> Result<Response, ApiError> {
+    let open = list.open::<VolumeView>(state)?;
+    let snapshot = Arc::clone(&open.snapshot);
+    let volumes = snapshot.volumes.iter().filter(|(key, _)| of(&key.scope));
+    Ok(open.answer(volumes.map(|(VolumeKey { scope, name }, row)| Candidate {
+        key: key([&scope.tenant, &scope.namespace, name]),
+        labels: Cow::Borrowed(&row.object.spec.labels),
+        view: || VolumeView::new(state, &snapshot, row),
+    })))
 }
 
 /// A volume; what it holds is measured now.
@@ -139,33 +151,23 @@ pub(super) async fn get(State(state): State<ApiState>, named: Named) -> Result<R
 
 /// Create a volume, or give it other labels.
 #[utoipa::path(put, operation_id = "putVolume", path = "/v1/tenants/{tenant}/namespaces/{namespace}/volumes/{name}", tag = "volumes",
-    params(("tenant" = String, Path), ("namespace" = String, Path), ("name" = String, Path), PutArgs),
+    params(("tenant" = String, Path), ("namespace" = String, Path), ("name" = String, Path), DryRun, Conditions, Key),
     request_body = VolumeSpec,
     responses((status = 200, body = ChangedView), (status = 201, body = ChangedView), (status = "4XX", body = Problem)))]
 pub(super) async fn put(
     State(state): State<ApiState>,
     named: Named,
-    Args(args): Args<PutArgs>,
-    headers: HeaderMap,
+    terms: Terms,
     Json(spec): Json<VolumeSpec>,
 ) -> Result<Response, ApiError> {
     let put = ObjectChange::PutVolume(named.volume()?, VolumeId::from_bits(rand::random()), spec);
-    if args.dry_run {
-        let done = state.control.preview_change(put, if_match(&headers)?);
-        return Ok(Body(view(done.map_err(|error| refused(&state, error))?)).into_response());
-    }
-    change(&state, put, &headers).await
+    change(&state, put, terms).await
 }
 
 /// Remove a volume with what is in it; refused while somebody uses it.
 #[utoipa::path(delete, operation_id = "deleteVolume", path = "/v1/tenants/{tenant}/namespaces/{namespace}/volumes/{name}", tag = "volumes",
-    params(("tenant" = String, Path), ("namespace" = String, Path), ("name" = String, Path)),
+    params(("tenant" = String, Path), ("namespace" = String, Path), ("name" = String, Path), DryRun, Conditions, Key),
     responses((status = 200, body = ChangedView), (status = "4XX", body = Problem)))]
-pub(super) async fn delete(
-    State(state): State<ApiState>,
-    named: Named,
-    Args(NoArgs {}): Args<NoArgs>,
-    headers: HeaderMap,
-) -> Result<Response, ApiError> {
-    change(&state, ObjectChange::RemoveVolume(named.volume()?), &headers).await
+pub(super) async fn delete(State(state): State<ApiState>, named: Named, terms: Terms) -> Result<Response, ApiError> {
+    change(&state, ObjectChange::RemoveVolume(named.volume()?), terms).await
 }

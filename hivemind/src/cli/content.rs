@@ -6,7 +6,9 @@ use clap::{Args, CommandFactory as _, Subcommand};
 use http::Method;
 
 use super::{
-    Context, Reach, complete,
+    Context, complete,
+    dry::Dry,
+    list::ListArgs,
     output::{Format, Listed, age, bytes, line},
     parse::label,
     settings::{self, ConfigFile},
@@ -46,7 +48,7 @@ pub(super) enum SecretCommand {
     Create(CreateArgs),
     /// List the secrets
     #[command(visible_alias = "list")]
-    Ls(Reach),
+    Ls(ListArgs),
     /// Show who uses a secret, but not its content
     #[command(visible_alias = "inspect")]
     Info {
@@ -60,6 +62,8 @@ pub(super) enum SecretCommand {
         /// Name of the secret
         #[arg(add = complete::secrets())]
         name: ContentName,
+        #[command(flatten)]
+        dry: Dry,
     },
 }
 
@@ -70,7 +74,7 @@ pub(super) enum ConfigCommand {
     Create(CreateArgs),
     /// List the configs
     #[command(visible_alias = "list")]
-    Ls(Reach),
+    Ls(ListArgs),
     /// Print a config, with -o json who uses it, too; without a name the daemon's settings and where each comes from
     #[command(visible_aliases = ["info", "inspect"])]
     Show {
@@ -88,6 +92,8 @@ pub(super) enum ConfigCommand {
         /// Name of the config
         #[arg(add = complete::configs())]
         name: ContentName,
+        #[command(flatten)]
+        dry: Dry,
     },
 }
 
@@ -103,6 +109,8 @@ pub(super) struct CreateArgs {
     /// Give one that is there this content
     #[arg(long)]
     replace: bool,
+    #[command(flatten)]
+    dry: Dry,
 }
 
 /// Never the command line itself: others of the machine can read it.
@@ -171,7 +179,7 @@ pub(super) async fn secret(context: &Context, command: SecretCommand) -> Result<
     let kind = ContentKind::Secret;
     match command {
         SecretCommand::Create(args) => create(context, kind, args).await,
-        SecretCommand::Ls(reach) => list(context, kind, reach).await,
+        SecretCommand::Ls(args) => list(context, kind, &args).await,
         SecretCommand::Info { name } => {
             let secret: ContentView = context.client.get(&path(context, kind, &name)).await?;
             match context.output.format {
@@ -181,7 +189,7 @@ pub(super) async fn secret(context: &Context, command: SecretCommand) -> Result<
             }
             Ok(())
         }
-        SecretCommand::Rm { name } => remove(context, kind, &name).await,
+        SecretCommand::Rm { name, dry } => remove(context, kind, &name, dry).await,
     }
 }
 
@@ -189,7 +197,7 @@ pub(super) async fn config(context: &Context, command: ConfigCommand) -> Result<
     let kind = ContentKind::Config;
     match command {
         ConfigCommand::Create(args) => create(context, kind, args).await,
-        ConfigCommand::Ls(reach) => list(context, kind, reach).await,
+        ConfigCommand::Ls(args) => list(context, kind, &args).await,
         ConfigCommand::Check(file) => settings::check(context.output, super::Args::command, &file),
         ConfigCommand::Show { name: None, file } => settings::show(context.output, super::Args::command, &file),
         ConfigCommand::Show { name: Some(name), .. } => {
@@ -207,7 +215,7 @@ pub(super) async fn config(context: &Context, command: ConfigCommand) -> Result<
             }
             Ok(())
         }
-        ConfigCommand::Rm { name } => remove(context, kind, &name).await,
+        ConfigCommand::Rm { name, dry } => remove(context, kind, &name, dry).await,
     }
 }
 
@@ -216,26 +224,28 @@ fn path(context: &Context, kind: ContentKind, name: &ContentName) -> String {
 }
 
 async fn create(context: &Context, kind: ContentKind, args: CreateArgs) -> Result<(), Problem> {
-    let CreateArgs { name, source, label, replace } = args;
+    let CreateArgs { name, source, label, replace, dry } = args;
     let body = ContentSpec { data: source.read()?, labels: label.into_iter().collect() };
-    let path = format!("{}?replace={replace}", path(context, kind, &name));
+    let path = dry.of(format!("{}?replace={replace}", path(context, kind, &name)));
     let changed: ChangedView = context.client.send(Method::PUT, &path, &body).await?;
     let text = match (changed.created, changed.changed) {
-        (true, _) => format!("{kind} {name} is created"),
+        (true, _) => format!("{kind} {name} {} created", dry.word("is", "would be")),
+        (false, true) if dry.dry_run => format!("{kind} {name} would be changed"),
         (false, true) => format!("{kind} {name} is changed; instances get it when they are started again"),
         (false, false) => format!("{kind} {name} is already as asked for"),
     };
     done(context, name.as_str(), &text, changed)
 }
 
-async fn list(context: &Context, kind: ContentKind, reach: Reach) -> Result<(), Problem> {
-    let all: Vec<ContentView> = context.list(reach, &format!("{kind}s")).await?;
-    context.output.list_with(reach.columns(), &all, &format!("no {kind}s"))
+async fn list(context: &Context, kind: ContentKind, args: &ListArgs) -> Result<(), Problem> {
+    let list = format!("{kind}s");
+    let all: Vec<ContentView> = context.list(args, &list).await?;
+    context.show_list(args, &list, &all, &format!("no {list}")).await
 }
 
-async fn remove(context: &Context, kind: ContentKind, name: &ContentName) -> Result<(), Problem> {
-    let changed: ChangedView = context.client.call(Method::DELETE, &path(context, kind, name)).await?;
-    done(context, name.as_str(), &format!("{kind} {name} is removed"), changed)
+async fn remove(context: &Context, kind: ContentKind, name: &ContentName, dry: Dry) -> Result<(), Problem> {
+    let changed: ChangedView = context.client.call(Method::DELETE, &dry.of(path(context, kind, name))).await?;
+    done(context, name.as_str(), &format!("{kind} {name} {} removed", dry.word("is", "would be")), changed)
 }
 
 /// A secret for people.

@@ -11,6 +11,8 @@ use tokio_util::io::ReaderStream;
 
 use super::{
     Context, complete,
+    dry::Dry,
+    list::Only,
     output::{Format, Listed, Tone, age, bytes, line},
     parse::escape,
 };
@@ -35,7 +37,7 @@ Images are those of the node that answers. Names are completed as Docker does: n
 pub(super) enum ImageCommand {
     /// List the images
     #[command(visible_alias = "list")]
-    Ls,
+    Ls(Only),
     /// Show an image: layers, command, environment, who uses it
     #[command(visible_aliases = ["show", "inspect"])]
     Info {
@@ -57,6 +59,8 @@ pub(super) enum ImageCommand {
         /// Also if an app uses it: instances run on, and it is fetched again for the next one
         #[arg(long)]
         force: bool,
+        #[command(flatten)]
+        dry: Dry,
     },
     /// Give an image another name besides
     Tag {
@@ -119,28 +123,29 @@ impl Listed for ImageView {
 
 pub(super) async fn run(context: &Context, command: ImageCommand) -> Result<(), Problem> {
     match command {
-        ImageCommand::Ls => {
-            let images: Vec<ImageView> = context.client.get("/v1/images").await?;
-            context.output.list(&images, "no images; an app brings its own, or: hivemind image pull nginx:latest")
+        ImageCommand::Ls(only) => {
+            let images: Vec<ImageView> = context.list_at("/v1/images", &only).await?;
+            let empty = "no images; an app brings its own, or: hivemind image pull nginx:latest";
+            context.show_all(&only, &images, empty)
         }
         ImageCommand::Info { image } => info(context, &image).await,
         ImageCommand::Pull { image } => pull(context, &image).await,
-        ImageCommand::Rm { images, force } => {
+        ImageCommand::Rm { images, force, dry } => {
             for image in images {
-                let path = format!("/v1/images?name={}&force={force}", escape(&image));
-                let gone: ImagesChanged = context.client.call(Method::DELETE, &path).await?;
-                told(context, &gone, |name| format!("image {name} is removed"))?;
+                let path = dry.of(format!("/v1/images?name={}&force={force}", escape(&image)));
+                let gone: ImagesChanged = context.client.without_key().call(Method::DELETE, &path).await?;
+                told(context, &gone, |name| format!("image {name} {} removed", dry.word("is", "would be")))?;
             }
             Ok(())
         }
         ImageCommand::Tag { image, other } => {
             let path = format!("/v1/images/tag?name={}&other={}", escape(&image), escape(&other));
-            let tagged: ImagesChanged = context.client.call(Method::POST, &path).await?;
+            let tagged: ImagesChanged = context.client.without_key().call(Method::POST, &path).await?;
             told(context, &tagged, |name| format!("{name} is another name of it now"))
         }
         ImageCommand::Prune { dry_run } => {
             let path = format!("/v1/images/prune?dry_run={dry_run}");
-            let gone: ImagesChanged = context.client.call(Method::POST, &path).await?;
+            let gone: ImagesChanged = context.client.without_key().call(Method::POST, &path).await?;
             let what = if dry_run { "would be removed" } else { "is removed" };
             told(context, &gone, |name| format!("image {name} {what}"))?;
             context.output.say(&match gone.names.len() {
@@ -208,7 +213,7 @@ async fn pull(context: &Context, image: &str) -> Result<(), Problem> {
         bar
     });
     let path = format!("/v1/images/pull?name={}", escape(image));
-    let mut lines = context.client.lines_of::<PullView>(Method::POST, &path).await?;
+    let mut lines = context.client.without_key().lines_of::<PullView>(Method::POST, &path).await?;
     while let Some(now) = lines.next().await {
         let PullView { step, done, total, image, problem } = now?;
         if let Some(problem) = problem {

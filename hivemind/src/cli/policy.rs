@@ -6,7 +6,9 @@ use clap::{Args, Subcommand};
 use http::Method;
 
 use super::{
-    Context, Reach, complete,
+    Context, complete,
+    dry::Dry,
+    list::ListArgs,
     operator::operators,
     output::{Format, Listed, age, line},
     policy_tier::{self, TierCommand},
@@ -51,7 +53,7 @@ pub(super) enum PolicyCommand {
     Apply(ApplyArgs),
     /// List the policies
     #[command(visible_alias = "list")]
-    Ls(Reach),
+    Ls(ListArgs),
     /// Show what a policy selects and allows
     #[command(visible_aliases = ["info", "inspect"])]
     Show {
@@ -70,6 +72,8 @@ pub(super) enum PolicyCommand {
         /// Name of the policy
         #[arg(add = complete::policies())]
         name: PolicyName,
+        #[command(flatten)]
+        dry: Dry,
     },
 }
 
@@ -128,10 +132,10 @@ pub(super) async fn run(context: &Context, command: PolicyCommand) -> Result<(),
         PolicyCommand::Test(args) => why::test(context, args).await,
         PolicyCommand::Tier(command) => policy_tier::run(context, command).await,
         PolicyCommand::Apply(args) => apply(context, &args).await,
-        PolicyCommand::Ls(reach) => {
-            let policies: Vec<PolicyView> = context.list(reach, "policies").await?;
+        PolicyCommand::Ls(args) => {
+            let policies: Vec<PolicyView> = context.list(&args, "policies").await?;
             let empty = "no policies: everything of a tenant may speak to everything of it";
-            context.show_list(reach, "policies", &policies, empty).await?;
+            context.show_list(&args, "policies", &policies, empty).await?;
             let tiers: Vec<TierView> = match policies.is_empty() && context.output.is_for_people() {
                 true => context.client.get("/v1/tier-policies").await?,
                 false => Vec::new(),
@@ -151,10 +155,12 @@ pub(super) async fn run(context: &Context, command: PolicyCommand) -> Result<(),
             }
             Ok(())
         }
-        PolicyCommand::Delete { name } => {
-            let changed = context.client.call::<ChangedView>(Method::DELETE, &path(&key(name.clone()))).await;
+        PolicyCommand::Delete { name, dry } => {
+            let path = dry.of(path(&key(name.clone())));
+            let changed = context.client.call::<ChangedView>(Method::DELETE, &path).await;
             let changed = or_of_a_tier(context, "delete", &name, changed).await?;
-            done(context, name.as_str(), &format!("policy {name} is removed"), changed)
+            let text = format!("policy {name} {} removed", dry.word("is", "would be"));
+            done(context, name.as_str(), &text, changed)
         }
     }
 }
@@ -207,7 +213,7 @@ async fn apply(context: &Context, args: &ApplyArgs) -> Result<(), Problem> {
     if !args.force {
         tried.operators = operators(&context.client);
     }
-    let _: Vec<WhyView> = context.client.send(Method::POST, &context.path("why"), &tried).await?;
+    let _: Vec<WhyView> = context.client.without_key().send(Method::POST, &context.path("why"), &tried).await?;
     let mut previews = Vec::new();
     for policy in &policies {
         previews.push(put(context, policy, true).await?);

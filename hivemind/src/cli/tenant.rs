@@ -7,7 +7,9 @@ use http::Method;
 
 use super::{
     Context, complete,
+    dry::Dry,
     limits::{TrafficArgs, over, shown as shown_limits},
+    list::Only,
     output::{Format, Listed, age, line},
     parse::{LabelChange, label, label_change},
 };
@@ -69,13 +71,15 @@ pub(super) enum TenantCommand {
     },
     /// List the tenants
     #[command(visible_alias = "list")]
-    Ls,
+    Ls(Only),
     /// Remove a tenant with its namespaces; nothing may be in them
     #[command(visible_alias = "remove")]
     Rm {
         /// Name of the tenant
         #[arg(add = complete::tenants())]
         name: TenantName,
+        #[command(flatten)]
+        dry: Dry,
     },
 }
 
@@ -86,7 +90,7 @@ pub(super) enum NamespaceCommand {
     Create(CreateArgs),
     /// List the namespaces of the tenant
     #[command(visible_alias = "list")]
-    Ls,
+    Ls(Only),
     /// Set and take away labels
     Label(LabelArgs),
     /// Show a namespace
@@ -102,6 +106,8 @@ pub(super) enum NamespaceCommand {
         /// Name of the namespace
         #[arg(add = complete::namespaces())]
         name: NamespaceName,
+        #[command(flatten)]
+        dry: Dry,
     },
 }
 
@@ -235,9 +241,9 @@ pub(super) async fn tenant(context: &Context, command: TenantCommand) -> Result<
             };
             done(context, name.as_str(), &text, changed)
         }
-        TenantCommand::Ls => {
-            let tenants: Vec<TenantView> = context.client.get("/v1/tenants").await?;
-            context.output.list(&tenants, "no tenants")
+        TenantCommand::Ls(only) => {
+            let tenants: Vec<TenantView> = context.list_at("/v1/tenants", &only).await?;
+            context.show_all(&only, &tenants, "no tenants")
         }
         TenantCommand::Info { name } => {
             let view: TenantView = context.client.get(&path(&name)).await?;
@@ -251,9 +257,10 @@ pub(super) async fn tenant(context: &Context, command: TenantCommand) -> Result<
             line("");
             context.output.list(&namespaces, "no namespaces")
         }
-        TenantCommand::Rm { name } => {
-            let changed: ChangedView = context.client.call(Method::DELETE, &path(&name)).await?;
-            done(context, name.as_str(), &format!("tenant {name} is removed"), changed)
+        TenantCommand::Rm { name, dry } => {
+            let changed: ChangedView = context.client.call(Method::DELETE, &dry.of(path(&name))).await?;
+            let text = format!("tenant {name} {} removed", dry.word("is", "would be"));
+            done(context, name.as_str(), &text, changed)
         }
     }
 }
@@ -263,10 +270,10 @@ pub(super) async fn namespace(context: &Context, command: NamespaceCommand) -> R
     let path = |name: &NamespaceName| format!("/v1/tenants/{tenant}/namespaces/{name}");
     match command {
         NamespaceCommand::Create(CreateArgs { name, label }) => create(context, &path(&name), &name, label).await,
-        NamespaceCommand::Ls => {
+        NamespaceCommand::Ls(only) => {
             let namespaces: Vec<NamespaceView> =
-                context.client.get(&format!("/v1/tenants/{tenant}/namespaces")).await?;
-            context.output.list(&namespaces, "no namespaces")
+                context.list_at(&format!("/v1/tenants/{tenant}/namespaces"), &only).await?;
+            context.show_all(&only, &namespaces, "no namespaces")
         }
         NamespaceCommand::Label(LabelArgs { name, labels }) => {
             let before: NamespaceView = context.client.get(&path(&name)).await?;
@@ -285,9 +292,10 @@ pub(super) async fn namespace(context: &Context, command: NamespaceCommand) -> R
             fact("Age", &born(view.created_at));
             Ok(())
         }
-        NamespaceCommand::Rm { name } => {
-            let changed: ChangedView = context.client.call(Method::DELETE, &path(&name)).await?;
-            done(context, name.as_str(), &format!("namespace {name} is removed"), changed)
+        NamespaceCommand::Rm { name, dry } => {
+            let changed: ChangedView = context.client.call(Method::DELETE, &dry.of(path(&name))).await?;
+            let text = format!("namespace {name} {} removed", dry.word("is", "would be"));
+            done(context, name.as_str(), &text, changed)
         }
     }
 }

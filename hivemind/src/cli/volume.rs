@@ -6,7 +6,9 @@ use clap::{Args, Subcommand};
 use http::Method;
 
 use super::{
-    Context, Reach, complete,
+    Context, complete,
+    dry::Dry,
+    list::ListArgs,
     output::{Format, Listed, age, bytes, line},
     parse::label,
     tenant::done,
@@ -41,13 +43,18 @@ pub(super) enum VolumeCommand {
     Create(CreateArgs),
     /// List the volumes
     #[command(visible_alias = "list")]
-    Ls(Reach),
+    Ls(ListArgs),
     /// Show where a volume is, who uses it, and how much it holds
     #[command(visible_aliases = ["show", "inspect"])]
     Info(NameArgs),
     /// Remove a volume with what is in it; nobody may use it
     #[command(visible_aliases = ["rm", "remove"])]
-    Delete(NameArgs),
+    Delete {
+        #[command(flatten)]
+        name: NameArgs,
+        #[command(flatten)]
+        dry: Dry,
+    },
     /// Remove all volumes of the namespace that nobody uses
     Prune,
 }
@@ -122,9 +129,9 @@ fn holds(usage: &UsageView) -> String {
 pub(super) async fn run(context: &Context, command: VolumeCommand) -> Result<(), Problem> {
     match command {
         VolumeCommand::Create(CreateArgs { name, label }) => create(context, name.name()?, label).await,
-        VolumeCommand::Ls(reach) => {
-            let volumes: Vec<VolumeView> = context.list(reach, "volumes").await?;
-            context.output.list_with(reach.columns(), &volumes, "no volumes")
+        VolumeCommand::Ls(args) => {
+            let volumes: Vec<VolumeView> = context.list(&args, "volumes").await?;
+            context.show_list(&args, "volumes", &volumes, "no volumes").await
         }
         VolumeCommand::Info(name) => {
             let volume: VolumeView = context.client.get(&path(context, &name.name()?)).await?;
@@ -135,7 +142,12 @@ pub(super) async fn run(context: &Context, command: VolumeCommand) -> Result<(),
             }
             Ok(())
         }
-        VolumeCommand::Delete(name) => {
+        VolumeCommand::Delete { name, dry } if dry.dry_run => {
+            let name = name.name()?;
+            let changed: ChangedView = context.client.call(Method::DELETE, &dry.of(path(context, &name))).await?;
+            done(context, name.as_str(), &format!("volume {name} would be removed"), changed)
+        }
+        VolumeCommand::Delete { name, .. } => {
             let name = name.name()?;
             let changed = delete(context, &name).await?;
             done(context, name.as_str(), &format!("volume {name} is removed"), changed)
@@ -193,7 +205,7 @@ async fn delete(context: &Context, name: &VolumeName) -> Result<ChangedView, Pro
 }
 
 async fn prune(context: &Context) -> Result<(), Problem> {
-    let all: Vec<VolumeView> = context.list(Reach::default(), "volumes").await?;
+    let all: Vec<VolumeView> = context.list(&ListArgs::default(), "volumes").await?;
     let unused: Vec<_> = all.into_iter().filter(|volume| volume.used_by.is_empty() && !volume.deleting).collect();
     if unused.is_empty() {
         context.output.say("every volume is used");
