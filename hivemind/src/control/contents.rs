@@ -9,8 +9,8 @@ use super::{
 };
 use crate::{
     model::{
-        App, ClusterSnapshot, Content, ContentKey, ContentKind, ContentName, Desired, Hidden, Instance, Phase, RolloutState,
-        Row, Scope, Timestamp,
+        App, ClusterSnapshot, Content, ContentKey, ContentKind, ContentName, Desired, Hidden, Instance, Phase,
+        RolloutState, Row, Scope, Timestamp,
     },
     spec::v1::{AppSpec, FileSpec, MAX_CONTENT, OnContent, PROJECT_LABEL, ProjectSpec, validate_labels},
 };

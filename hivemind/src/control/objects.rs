@@ -7,9 +7,9 @@ use std::{collections::BTreeMap, fmt, sync::Arc};
 use super::{ControlError, IfMatch, NewContent, contents, volumes};
 use crate::{
     model::{
-        App, AppKey, AppName, ClusterSnapshot, Content, ContentKey, ContentKind, NAMESPACE_NAME_LABEL, Namespace, NodeDesired,
-        Policy, PolicyKey, Revision, Scope, Subject, Tenant, TenantName, TierKey, TierPolicy, Timestamp, Volume,
-        VolumeId, VolumeKey,
+        App, AppKey, AppName, ClusterSnapshot, Content, ContentKey, ContentKind, NAMESPACE_NAME_LABEL, Namespace,
+        NodeDesired, Policy, PolicyKey, Revision, Scope, Subject, Tenant, TenantName, TierKey, TierPolicy, Timestamp,
+        Volume, VolumeId, VolumeKey,
     },
     policy::too_large,
     spec::v1::{

@@ -7,9 +7,10 @@ use imbl::OrdMap;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Addresses, App, AppKey, Backend, Content, ContentKey, ContentKind, ContentName, ContentVersions, Desired, Instance, InstanceId, InstanceStatus,
-    Namespace, Node, NodeName, NodeStatus, Past, Phase, Policy, PolicyKey, Protocol, Revision, Rollout, Scope,
-    ServedService, Service, ServiceKey, ServicePort, Tenant, TenantName, TierKey, TierPolicy, Volume, VolumeKey,
+    Addresses, App, AppKey, Backend, Content, ContentKey, ContentKind, ContentName, ContentVersions, Desired, Instance,
+    InstanceId, InstanceStatus, Namespace, Node, NodeName, NodeStatus, Past, Phase, Policy, PolicyKey, Protocol,
+    Revision, Rollout, Scope, ServedService, Service, ServiceKey, ServicePort, Tenant, TenantName, TierKey, TierPolicy,
+    Volume, VolumeKey,
     index::{Held, HeldAddresses, Index},
 };
 

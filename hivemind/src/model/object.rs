@@ -10,7 +10,10 @@ use std::{
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{AppKey, ContentVersions, ErrorCode, InstanceId, NodeName, PolicyKey, Scope, ServiceKey, Shares, TenantName, Timestamp};
+use super::{
+    AppKey, ContentVersions, ErrorCode, InstanceId, NodeName, PolicyKey, Scope, ServiceKey, Shares, TenantName,
+    Timestamp,
+};
 use crate::spec::v1::{AppSpec, BalanceSpec, LimitSpec, PolicySpec, PortSpec, ServedPort, ServiceSpec};
 
 /// A transport protocol that carries ports.
