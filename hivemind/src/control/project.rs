@@ -21,7 +21,7 @@ use super::{
     ControlError, ObjectName,
     commands::{cause_of, deploy},
     contents,
-    objects::{check_room, check_scope, owned},
+    objects::{check_room, check_scope},
     volumes,
 };
 use crate::{
@@ -30,8 +30,8 @@ use crate::{
         Revision, Row, Scope, Timestamp, Volume, VolumeKey, VolumeName,
     },
     spec::v1::{
-        POLICY_PREFIX, PROJECT_LABEL, PolicySpec, ProjectSpec, REMOVING_LABEL, VolumeSpec,
-        validate_labels, validate_policy,
+        POLICY_PREFIX, PROJECT_LABEL, PolicySpec, ProjectSpec, REMOVING_LABEL, VolumeSpec, validate_labels,
+        validate_policy,
     },
 };
 
@@ -270,9 +270,8 @@ fn apply(
         planned.rows.push(ProjectRow::Content(content));
     }
     let named = apps.values().flat_map(|(app, _)| app.spec.mounts.iter().filter_map(|mount| mount.volume()));
-    let is_new = |name: &&VolumeName| {
-        !snapshot.volumes.contains_key(&VolumeKey::new(key.scope.clone(), Clone::clone(*name)))
-    };
+    let is_new =
+        |name: &&VolumeName| !snapshot.volumes.contains_key(&VolumeKey::new(key.scope.clone(), Clone::clone(*name)));
     planned.outcome.volumes_put.extend(named.filter(is_new).cloned());
     planned.volumes = asked.new;
     for volume in asked.changed {

@@ -279,12 +279,7 @@ fn tool(program: &'static str, args: &[&str], paths: &[&Path], lock: &Flock<File
 }
 
 /// Runs a program to its end. It has the lock, too, as its standard input.
-fn started(
-    program: &'static str,
-    args: &[&str],
-    paths: &[&Path],
-    lock: &Flock<File>,
-) -> Result<Output, StorageError> {
+fn started(program: &'static str, args: &[&str], paths: &[&Path], lock: &Flock<File>) -> Result<Output, StorageError> {
     let on = |source| match paths.first() {
         Some(path) => StorageError::file("look at", path)(source),
         None => StorageError::file("look at", Path::new(program))(source),

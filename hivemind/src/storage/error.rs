@@ -39,7 +39,9 @@ pub enum StorageError {
         why: String,
     },
     /// A program is missing that volumes with a limit need.
-    #[error("a volume with a limit needs the program {program}, which is not there (hint: apt-get install e2fsprogs mount)")]
+    #[error(
+        "a volume with a limit needs the program {program}, which is not there (hint: apt-get install e2fsprogs mount)"
+    )]
     NoTool {
         /// The program.
         program: &'static str,

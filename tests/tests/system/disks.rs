@@ -66,8 +66,11 @@ fn a_limit_is_met_as_a_full_disk_grows_online_and_leaves_nothing() -> Result<()>
         ensure!(said.contains("volume data is ") && said.contains("% full"), "{said}");
         Ok(())
     })?;
-    let (used, limit) = (metric(&machine, "volume_used_bytes")?, metric(&machine, "volume_limit_bytes")?);
-    ensure!(used > 0.98 * limit && limit < f64::from(64 << 20), "{used} of {limit}");
+    wait::until("the metrics to say so, too", PATIENCE, || {
+        let (used, limit) = (metric(&machine, "volume_used_bytes")?, metric(&machine, "volume_limit_bytes")?);
+        ensure!(used > 0.98 * limit && limit < f64::from(64 << 20), "{used} of {limit}");
+        Ok(())
+    })?;
 
     // It grows while it is used, and only grows.
     let said = run(&machine, "volume resize data --size 32MiB")?;

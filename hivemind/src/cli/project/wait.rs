@@ -124,7 +124,8 @@ pub(super) async fn until_down(
         if left.is_empty() && volumes.is_empty() {
             break Ok(());
         }
-        let names: Vec<_> = left.iter().map(|app| app.name.as_str()).chain(volumes.iter().map(String::as_str)).collect();
+        let names: Vec<_> =
+            left.iter().map(|app| app.name.as_str()).chain(volumes.iter().map(String::as_str)).collect();
         let text = format!("{project}: {} still being removed", names.join(", "));
         let gone = all.saturating_sub(u32::try_from(left.len()).unwrap_or(u32::MAX));
         progress.show(text.clone(), gone, all, text);

@@ -83,9 +83,9 @@ pub(super) fn remove(
         if !all.iter().any(|object| matches!(object, ObjectName::Namespace(_))) && !volumes.is_empty() {
             write_namespace(snapshot, namespace, planned);
         }
-        let going = volumes.into_iter().filter(|volume| {
-            !snapshot.volumes.get(&volume.key).is_some_and(|row| row.object.deleting)
-        });
+        let going = volumes
+            .into_iter()
+            .filter(|volume| !snapshot.volumes.get(&volume.key).is_some_and(|row| row.object.deleting));
         planned.rows.extend(going.map(ProjectRow::Volume));
         planned.rows.extend(all.into_iter().map(ProjectRow::Delete));
     } else {

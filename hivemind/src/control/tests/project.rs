@@ -105,7 +105,8 @@ async fn a_secret_that_two_share_renews_both_whoever_is_named() {
     let done = apply(control, &shop, web.clone()).await.expect("taken");
     assert_eq!(actions(&done), ["db replaced", "web replaced"]);
     assert_eq!(done.contents_put.iter().collect::<Vec<_>>(), ["secret key"]);
-    let causes: Vec<_> = control.snapshot().past.values().map(|row| (row.object.generation, row.object.cause)).collect();
+    let causes: Vec<_> =
+        control.snapshot().past.values().map(|row| (row.object.generation, row.object.cause)).collect();
     use crate::model::Cause;
     assert_eq!(causes.iter().filter(|(_, cause)| *cause == Cause::Contents).count(), 2, "{causes:?}");
     let all = apply(control, &shop, with_key(&spec, "two")).await.expect("taken");
@@ -215,7 +216,10 @@ async fn volumes_of_a_project_go_only_with_a_word_and_others_never() {
     let mut smaller = spec.clone();
     smaller.volumes.insert("data".parse().expect("a name"), of(64));
     let Err(ControlError::Invalid { faults, .. }) = apply(control, &shop, smaller).await else { panic!("taken") };
-    assert!(faults.len() == 1 && faults[0].contains("volume data: size: a volume cannot be made smaller"), "{faults:?}");
+    assert!(
+        faults.len() == 1 && faults[0].contains("volume data: size: a volume cannot be made smaller"),
+        "{faults:?}"
+    );
 
     let gone = |control: &Control| {
         let all = control.snapshot().instances.values().map(|row| Arc::clone(&row.object)).collect::<Vec<_>>();

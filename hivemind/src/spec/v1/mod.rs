@@ -42,9 +42,8 @@ pub use policy::{
     PolicySpec, PortMatch, Requirement, Selector,
 };
 pub use project::{
-    Condition, Dependency, NETWORK_LABEL, POLICY_PREFIX, PROJECT_LABEL, ProjectSpec, REMOVING_LABEL,
-    REMOVING_VOLUMES, SERVICE_LABEL,
-    SHARED_NETWORK, SHARED_NETWORK_LABEL,
+    Condition, Dependency, NETWORK_LABEL, POLICY_PREFIX, PROJECT_LABEL, ProjectSpec, REMOVING_LABEL, REMOVING_VOLUMES,
+    SERVICE_LABEL, SHARED_NETWORK, SHARED_NETWORK_LABEL,
 };
 pub use service::{MAX_SERVICES, ServedPort, ServiceSpec};
 pub use tier::{Action, MAX_PRIORITY, Tier, TierRule, TierSpec, Way, validate_tier, validate_tier_of};

@@ -47,7 +47,8 @@ impl VolumeSpec {
 
 /// Every fault of `spec`. Empty means valid.
 pub fn validate_volume(spec: &VolumeSpec) -> Vec<String> {
-    let mut faults: Vec<_> = validate_labels(&spec.labels).into_iter().map(|fault| format!("labels: {fault}")).collect();
+    let mut faults: Vec<_> =
+        validate_labels(&spec.labels).into_iter().map(|fault| format!("labels: {fault}")).collect();
     if let Some(size) = spec.size.filter(|size| !(MIN_VOLUME..=MAX_VOLUME).contains(size)) {
         faults.push(format!("size: {size} is not from {MIN_VOLUME} to {MAX_VOLUME}"));
     }

@@ -32,7 +32,9 @@ use super::{
 };
 use crate::{
     model::{AppName, ContentKind, ContentName, PolicyName, VolumeName},
-    spec::v1::{self, AppSpec, ContentSpec, PROJECT_LABEL, PolicySpec, PullPolicy, SERVICE_LABEL, VolumeSpec, validate_app},
+    spec::v1::{
+        self, AppSpec, ContentSpec, PROJECT_LABEL, PolicySpec, PullPolicy, SERVICE_LABEL, VolumeSpec, validate_app,
+    },
 };
 
 /// What a command line says beside the files.

@@ -178,8 +178,8 @@ fn volumes_are_the_projects_or_of_elsewhere() {
     let mounts = made.apps.values().flat_map(|app| &app.mounts).filter_map(|mount| mount.volume());
     assert_eq!(mounts.map(|name| name.as_str()).collect::<Vec<_>>(), ["data", "archive", "plain"]);
     let faults = refused(&(web("volumes: ['data:/d']") + "volumes: {data: {driver_opts: {type: nfs, size: big}}}\n"));
-    assert!(faults.len() == 2 && faults[0].contains("\"big\" is no size"), "{faults:?}");
-    assert!(faults[1].contains("volumes.data.driver_opts.type: volumes take only size here"), "{faults:?}");
+    assert!(faults.len() == 2 && faults[1].contains("\"big\" is no size"), "{faults:?}");
+    assert!(faults[0].contains("volumes.data.driver_opts.type: volumes take only size here"), "{faults:?}");
 }
 
 #[test]
