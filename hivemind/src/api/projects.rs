@@ -6,6 +6,7 @@ use axum::{
     http::StatusCode,
     response::{IntoResponse, Response},
 };
+use serde::Deserialize;
 
 use super::{
     ApiState,
@@ -65,15 +66,25 @@ pub(super) async fn put(
     change(&state, ProjectKey { scope, name }, ProjectChange::Apply(Box::new(spec)), terms).await
 }
 
+/// How a project is removed.
+#[derive(Debug, Default, Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RemoveArgs {
+    /// Also the volumes that it has made, with all that is in them. What somebody else uses, or has made, stays.
+    #[serde(default)]
+    volumes: bool,
+}
+
 /// Stop all instances of a project; when the last is gone its apps, its policies and its namespace go.
 #[utoipa::path(delete, operation_id = "deleteProject", path = "/v1/tenants/{tenant}/namespaces/{namespace}/projects/{name}", tag = "projects",
-    params(("tenant" = String, Path), ("namespace" = String, Path), ("name" = String, Path), DryRun, Key),
+    params(("tenant" = String, Path), ("namespace" = String, Path), ("name" = String, Path), RemoveArgs, DryRun, Key),
     responses((status = 200, body = ProjectChanged, description = "Dry run: nothing was changed"),
         (status = 202, body = ProjectChanged), (status = "4XX", body = Problem)))]
 pub(super) async fn delete(
     State(state): State<ApiState>,
     Named(scope, name): Named,
-    terms: Terms,
+    terms: Terms<RemoveArgs>,
 ) -> Result<Response, ApiError> {
-    change(&state, ProjectKey { scope, name }, ProjectChange::Remove, terms).await
+    let RemoveArgs { volumes } = terms.args;
+    change(&state, ProjectKey { scope, name }, ProjectChange::Remove { volumes }, terms).await
 }

@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     control::{Changed, ControlError, ObjectChange, ObjectName, RowChange},
-    model::{ClusterSnapshot, NAMESPACE_NAME_LABEL, Problem, Revision, Row, Scope, TenantName},
+    model::{AppName, ClusterSnapshot, NAMESPACE_NAME_LABEL, Problem, Revision, Row, Scope, TenantName},
     spec::v1::LimitSpec,
 };
 
@@ -41,6 +41,10 @@ pub struct ChangedView {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Object>)]
     pub object: Option<serde_json::Value>,
+    /// The apps of its namespace that get new instances for it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(value_type = Vec<String>)]
+    pub renewed: Vec<AppName>,
 }
 
 /// What a tenant is to be.
@@ -67,8 +71,8 @@ pub(super) fn changed(done: Changed) -> Response {
     (status, etag(done.revision), Body(view(done))).into_response()
 }
 
-fn view(Changed { revision, created, changed }: Changed) -> ChangedView {
-    ChangedView { revision, created, changed, object: None }
+pub(super) fn view(Changed { revision, created, changed, renewed }: Changed) -> ChangedView {
+    ChangedView { revision, created, changed, renewed, object: None }
 }
 
 /// A refused command; what is not there with the nearest name of those that are.

@@ -9,9 +9,9 @@ use serde::{Deserialize, Serialize};
 use super::{ControlError, IfMatch, NewContent, contents, volumes};
 use crate::{
     model::{
-        AppKey, ClusterSnapshot, Content, ContentKey, ContentKind, NAMESPACE_NAME_LABEL, Namespace, NodeDesired,
-        Policy, PolicyKey, Revision, Scope, Subject, Tenant, TenantName, TierKey, TierPolicy, Timestamp, Volume,
-        VolumeId, VolumeKey,
+        App, AppKey, AppName, ClusterSnapshot, Content, ContentKey, ContentKind, NAMESPACE_NAME_LABEL, Namespace,
+        NodeDesired, Policy, PolicyKey, Revision, Scope, Subject, Tenant, TenantName, TierKey, TierPolicy, Timestamp,
+        Volume, VolumeId, VolumeKey,
     },
     policy::too_large,
     spec::v1::{
@@ -69,7 +69,7 @@ pub enum ObjectChange {
 }
 
 /// What such a change did, or would do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Changed {
     /// The revision that has it; 0 for what always exists and has no row.
     pub revision: Revision,
@@ -77,6 +77,8 @@ pub struct Changed {
     pub created: bool,
     /// Whether anything is not as it was.
     pub changed: bool,
+    /// The apps of its namespace that get new instances for it.
+    pub renewed: Vec<AppName>,
 }
 
 /// A change of one row.
@@ -94,6 +96,8 @@ pub enum RowChange {
     PutVolume(Volume),
     /// Of a secret or a config.
     PutContent(Content),
+    /// Gives an app new instances for what it has.
+    RenewApp(Box<App>),
     /// It goes.
     Delete(ObjectName),
 }
@@ -399,12 +403,17 @@ pub(super) fn check_room(desired: &NodeDesired, object: impl FnOnce() -> ObjectN
     if faults.is_empty() { Ok(()) } else { Err(ControlError::Invalid { object: object(), faults }) }
 }
 
+fn renewed(row: &RowChange) -> Option<AppName> {
+    if let RowChange::RenewApp(app) = row { Some(app.key.name.clone()) } else { None }
+}
+
 /// What is answered when `rows` are what changes, as of the snapshot before.
 pub(super) fn outcome(snapshot: &ClusterSnapshot, change: &ObjectName, rows: &[RowChange]) -> Changed {
     Changed {
         revision: change.row(snapshot).unwrap_or(0),
         created: !rows.is_empty() && !change.exists(snapshot),
         changed: !rows.is_empty(),
+        renewed: rows.iter().filter_map(renewed).collect(),
     }
 }
 

@@ -4,6 +4,10 @@
 //! state that the change makes, and all rows are written in one transaction, so that a project is never half of what
 //! was asked for.
 
+mod removal;
+
+pub(super) use removal::{goes_with_volume, rows_of_removed};
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
@@ -15,17 +19,19 @@ use utoipa::ToSchema;
 
 use super::{
     ControlError, ObjectName,
-    commands::deploy,
-    contents::{self, OfProject},
-    objects::{check_room, check_scope, owned},
+    commands::{cause_of, deploy},
+    contents,
+    objects::{check_room, check_scope},
+    volumes,
 };
 use crate::{
     model::{
-        App, AppKey, AppName, ClusterSnapshot, Content, Namespace, NodeDesired, Policy, PolicyKey, PolicyName,
-        Revision, Row, Scope, Timestamp,
+        App, AppKey, AppName, Cause, ClusterSnapshot, Content, Namespace, NodeDesired, Policy, PolicyKey, PolicyName,
+        Revision, Row, Scope, Timestamp, Volume, VolumeKey, VolumeName,
     },
     spec::v1::{
-        POLICY_PREFIX, PROJECT_LABEL, PolicySpec, ProjectSpec, REMOVING_LABEL, validate_labels, validate_policy,
+        POLICY_PREFIX, PROJECT_LABEL, PolicySpec, ProjectSpec, REMOVING_LABEL, VolumeSpec, validate_labels,
+        validate_policy,
     },
 };
 
@@ -44,7 +50,10 @@ pub enum ProjectChange {
     /// Makes it what the document says.
     Apply(Box<ProjectSpec>),
     /// Stops all its instances; when the last is gone its rows, policies and namespace go.
-    Remove,
+    Remove {
+        /// And the volumes that it has made, with all that is in them.
+        volumes: bool,
+    },
 }
 
 /// What a change does with an app.
@@ -88,6 +97,14 @@ pub struct ProjectChanged {
     pub apps: BTreeMap<AppName, AppChanged>,
     /// Secrets and configs that are new or changed, as `secret db_password`.
     pub contents_put: BTreeSet<String>,
+    /// Volumes that are new or changed.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    #[schema(value_type = Vec<String>)]
+    pub volumes_put: BTreeSet<VolumeName>,
+    /// Volumes that go, with all that is in them.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    #[schema(value_type = Vec<String>)]
+    pub volumes_removed: BTreeSet<VolumeName>,
     /// Policies that are new or changed.
     #[schema(value_type = Vec<String>)]
     pub policies_put: BTreeSet<PolicyName>,
@@ -99,9 +116,11 @@ pub struct ProjectChanged {
 /// A row that a change writes or deletes.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum ProjectRow {
-    App(Box<App>),
+    /// With how its generation comes about, if it is another one.
+    App(Box<App>, Cause),
     Policy(Policy),
     Content(Content),
+    Volume(Volume),
     Namespace(Namespace),
     Delete(ObjectName),
 }
@@ -110,6 +129,8 @@ pub(super) enum ProjectRow {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Planned {
     pub(super) rows: Vec<ProjectRow>,
+    /// What is asked for of volumes that come with the apps that name them.
+    pub(super) volumes: BTreeMap<VolumeKey, VolumeSpec>,
     pub(super) outcome: ProjectChanged,
 }
 
@@ -159,30 +180,9 @@ pub(super) fn after(
         namespace.and_then(|_| snapshot.namespaces.get(&key.scope)).map_or(0, |row| row.modified);
     match change {
         ProjectChange::Apply(spec) => apply(snapshot, key, *spec, now, &mut planned)?,
-        ProjectChange::Remove => remove(snapshot, key, now, &mut planned)?,
+        ProjectChange::Remove { volumes } => removal::remove(snapshot, key, volumes, now, &mut planned)?,
     }
     Ok(planned)
-}
-
-/// What goes with the last app of a project that is being removed: its policies, and its namespace.
-pub(super) fn rows_of_removed(snapshot: &ClusterSnapshot, scope: &Scope) -> Vec<ObjectName> {
-    let project = snapshot.namespaces.get(scope).and_then(|row| row.object.labels.get(PROJECT_LABEL).cloned());
-    let Some(name) = project else { return Vec::new() };
-    let key = ProjectKey { scope: scope.clone(), name };
-    let policies = policies_of(snapshot, &key);
-    let contents = snapshot.contents.iter().filter(|((_, content), row)| {
-        content.scope == key.scope && row.object.labels.get(PROJECT_LABEL) == Some(&key.name)
-    });
-    let contents = contents.map(|((kind, key), _)| ObjectName::Content(*kind, key.clone()));
-    let policies = policies.map(|(key, _)| ObjectName::Policy(key.clone()));
-    let mut gone: Vec<_> = policies.chain(contents).collect();
-    // Volumes outlive their apps, and keep the namespace as all else that somebody has put there. What goes is its
-    // policies, secrets and configs, and the last app if that is what they go with.
-    let apps = snapshot.apps.keys().filter(|key| key.scope == *scope).count();
-    if owned(snapshot, |of| of == scope).len() == gone.len() + apps {
-        gone.push(ObjectName::Namespace(scope.clone()));
-    }
-    gone
 }
 
 fn apps_of<'a>(snapshot: &'a ClusterSnapshot, key: &'a ProjectKey) -> impl Iterator<Item = &'a Arc<App>> {
@@ -223,13 +223,16 @@ fn apply(
     }
     let held = contents::of_project(&next, key, &spec, now).unwrap_or_else(|more| {
         faults.extend(more);
-        OfProject::default()
+        Vec::new()
     });
-    for content in &held.put {
+    for content in &held {
         let row = Row { object: Arc::new(content.clone()), modified: snapshot.revision };
         next.contents.insert((content.kind, content.key.clone()), row);
     }
-    spec.renew.extend(held.stale);
+    let asked = volumes::of_project(snapshot, key, &spec).unwrap_or_else(|more| {
+        faults.extend(more);
+        volumes::OfProject::default()
+    });
     let mut apps = BTreeMap::new();
     for (name, mut app) in std::mem::take(&mut spec.apps) {
         let app_key = of(&name);
@@ -242,7 +245,9 @@ fn apply(
         match deploy(&next, &app_key, app, existing, now) {
             Ok(app) => {
                 next.set_app(&app_key, Some(Row { object: Arc::new(app.clone()), modified: snapshot.revision }));
-                apps.insert(name, app);
+                let before = snapshot.apps.get(&app_key);
+                let cause = before.map_or(Cause::Deployed, |before| cause_of(&before.object, &app));
+                apps.insert(name, (app, cause));
             }
             Err(ControlError::Invalid { faults: more, .. }) => {
                 faults.extend(more.into_iter().map(|fault| format!("{name}: {fault}")));
@@ -253,27 +258,41 @@ fn apply(
     if !faults.is_empty() {
         return Err(ControlError::Invalid { object: ObjectName::Namespace(key.scope.clone()), faults });
     }
+    // What the document does not name may have the same secrets.
+    for app in contents::renewed(&next, &key.scope, &held) {
+        apps.entry(app.key.name.clone()).or_insert((app, Cause::Contents));
+    }
     renew(snapshot, &spec.renew, &mut apps);
     policies(snapshot, key, &spec, now, &mut next, planned)?;
     write_namespace(snapshot, namespace, planned);
-    for content in held.put {
+    for content in held {
         planned.outcome.contents_put.insert(format!("{} {}", content.kind, content.key.name));
         planned.rows.push(ProjectRow::Content(content));
     }
-    for (name, app) in apps {
-        let before = snapshot.apps.get(&app.key).map(|row| &*row.object);
-        let action = action(before, &app);
-        planned.outcome.apps.insert(name, AppChanged { action, generation: app.generation });
-        if before != Some(&app) {
-            planned.rows.push(ProjectRow::App(Box::new(app)));
-        }
+    let named = apps.values().flat_map(|(app, _)| app.spec.mounts.iter().filter_map(|mount| mount.volume()));
+    let is_new =
+        |name: &&VolumeName| !snapshot.volumes.contains_key(&VolumeKey::new(key.scope.clone(), Clone::clone(*name)));
+    planned.outcome.volumes_put.extend(named.filter(is_new).cloned());
+    planned.volumes = asked.new;
+    for volume in asked.changed {
+        planned.outcome.volumes_put.insert(volume.key.name.clone());
+        planned.rows.push(ProjectRow::Volume(volume));
     }
     for orphan in orphans {
         let action = if spec.remove_orphans { AppAction::Removed } else { AppAction::Orphan };
         let changed = AppChanged { action, generation: orphan.generation };
         planned.outcome.apps.insert(orphan.key.name.clone(), changed);
         if spec.remove_orphans {
-            planned.rows.push(ProjectRow::App(Box::new(App { deleting: true, ..(*orphan).clone() })));
+            let removed = App { deleting: true, ..(*orphan).clone() };
+            planned.rows.push(ProjectRow::App(Box::new(removed), Cause::Deployed));
+        }
+    }
+    for (name, (app, cause)) in apps {
+        let before = snapshot.apps.get(&app.key).map(|row| &*row.object);
+        let action = action(before, &app);
+        planned.outcome.apps.insert(name, AppChanged { action, generation: app.generation });
+        if before != Some(&app) {
+            planned.rows.push(ProjectRow::App(Box::new(app), cause));
         }
     }
     Ok(())
@@ -338,21 +357,22 @@ fn write_namespace(snapshot: &ClusterSnapshot, namespace: Namespace, planned: &m
 }
 
 /// Gives new instances to apps that are to have them, and to those that restart with one that gets new ones.
-fn renew(snapshot: &ClusterSnapshot, renew: &BTreeSet<AppName>, apps: &mut BTreeMap<AppName, App>) {
+fn renew(snapshot: &ClusterSnapshot, renew: &BTreeSet<AppName>, apps: &mut BTreeMap<AppName, (App, Cause)>) {
     let before = |app: &App| snapshot.apps.get(&app.key).map(|row| &row.object).filter(|app| !app.deleting);
     let grown = |app: &App| before(app).is_some_and(|before| before.generation != app.generation);
     let mut pending: Vec<AppName> = renew.iter().filter(|name| apps.contains_key(*name)).cloned().collect();
     loop {
         for name in std::mem::take(&mut pending) {
-            let Some(app) = apps.get_mut(&name).filter(|app| before(app).is_some() && !grown(app)) else { continue };
+            let app = apps.get_mut(&name).filter(|(app, _)| before(app).is_some() && !grown(app));
+            let Some((app, _)) = app else { continue };
             app.generation += 1;
         }
-        let grown_names: BTreeSet<_> = apps.iter().filter(|(_, app)| grown(app)).map(|(name, _)| name).collect();
+        let grown_names: BTreeSet<_> = apps.iter().filter(|(_, (app, _))| grown(app)).map(|(name, _)| name).collect();
         let follows = |app: &App| {
             let restarts = app.spec.depends_on.iter().any(|(first, how)| how.restart && grown_names.contains(first));
             restarts && before(app).is_some() && !grown(app)
         };
-        pending = apps.iter().filter(|(_, app)| follows(app)).map(|(name, _)| name.clone()).collect();
+        pending = apps.iter().filter(|(_, (app, _))| follows(app)).map(|(name, _)| name.clone()).collect();
         if pending.is_empty() {
             return;
         }
@@ -419,36 +439,4 @@ fn action(before: Option<&App>, after: &App) -> AppAction {
         () if scaled == after.spec => AppAction::Scaled,
         () => AppAction::Changed,
     }
-}
-
-fn remove(
-    snapshot: &ClusterSnapshot,
-    key: &ProjectKey,
-    now: Timestamp,
-    planned: &mut Planned,
-) -> Result<(), ControlError> {
-    let existing = snapshot.namespaces.get(&key.scope).map(|row| &row.object);
-    if !existing.is_some_and(|it| it.labels.contains_key(PROJECT_LABEL)) {
-        return Err(ControlError::NoProject { scope: key.scope.clone(), project: key.name.clone() });
-    }
-    for app in apps_of(snapshot, key) {
-        let changed = AppChanged { action: AppAction::Removed, generation: app.generation };
-        planned.outcome.apps.insert(app.key.name.clone(), changed);
-        if !app.deleting {
-            planned.rows.push(ProjectRow::App(Box::new(App { deleting: true, ..(**app).clone() })));
-        }
-    }
-    if planned.outcome.apps.is_empty() {
-        // Nobody is left to wait for. Apps that are not the project's keep the namespace.
-        let foreign = snapshot.apps.keys().any(|app| app.scope == key.scope);
-        let gone = rows_of_removed(snapshot, &key.scope);
-        let keeps = |object: &ObjectName| foreign && matches!(object, ObjectName::Namespace(_));
-        planned.rows.extend(gone.into_iter().filter(|object| !keeps(object)).map(ProjectRow::Delete));
-        return Ok(());
-    }
-    let mut namespace = namespace_of(snapshot, key, now);
-    namespace.labels.insert(REMOVING_LABEL.into(), "yes".into());
-    write_namespace(snapshot, namespace, planned);
-    planned.outcome.created = false;
-    Ok(())
 }

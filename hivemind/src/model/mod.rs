@@ -21,7 +21,7 @@ mod time;
 mod volume;
 
 pub use cluster::{ClusterSnapshot, Cursor, Row};
-pub use content::{Content, ContentKind, Hidden};
+pub use content::{Content, ContentKind, ContentVersions, Hidden};
 pub use desired::{Backend, FeedMessage, NodeDesired, Peer, ServedService, StatusReport};
 pub use done::Done;
 pub use error::{ErrorCode, Problem, chain};

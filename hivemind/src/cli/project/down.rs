@@ -27,6 +27,9 @@ pub(in super::super) struct DownArgs {
     /// Also apps of the project that are no longer in the file: as it is always; taken as Compose has it
     #[arg(long)]
     remove_orphans: bool,
+    /// Also the volumes that the project has made, with all that is in them; those that are external stay
+    #[arg(short, long)]
+    volumes: bool,
     /// Do not wait until all is gone; it goes on by itself
     #[arg(short, long)]
     detach: bool,
@@ -41,7 +44,8 @@ pub(in super::super) struct DownArgs {
 pub(in super::super) async fn down(context: &Context, args: &DownArgs) -> Result<(), Problem> {
     let name = project_name(&args.files)?;
     let context = &in_project(context, &name)?;
-    let done: ProjectChanged = context.client.call(Method::DELETE, &args.dry.of(path_of(context, &name))).await?;
+    let path = format!("{}?volumes={}", path_of(context, &name), args.volumes);
+    let done: ProjectChanged = context.client.call(Method::DELETE, &args.dry.of(path)).await?;
     if args.dry.dry_run {
         context.output.say(&format!("{name} would be removed: {}", named(done.apps.keys())));
     } else if !args.detach {

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     lifecycle::killpoint,
-    model::{AppKey, Cause, EventKind, Subject},
+    model::{AppKey, EventKind, Subject},
     schedule::history,
     store::{Compare, keys},
 };
@@ -36,11 +36,12 @@ impl Loop {
         let (mut txn, mut made) = (once::kept(&self.snapshot, once, &done, None, self.clock.now())?, BTreeSet::new());
         for row in &plan.rows {
             let (object, value) = match row {
-                ProjectRow::App(app) => (ObjectName::App(app.key.clone()), Some(encode(&**app)?)),
+                ProjectRow::App(app, _) => (ObjectName::App(app.key.clone()), Some(encode(&**app)?)),
                 ProjectRow::Policy(policy) => (ObjectName::Policy(policy.key.clone()), Some(encode(policy)?)),
                 ProjectRow::Content(content) => {
                     (ObjectName::Content(content.kind, content.key.clone()), Some(encode(content)?))
                 }
+                ProjectRow::Volume(volume) => (ObjectName::Volume(volume.key.clone()), Some(encode(volume)?)),
                 ProjectRow::Namespace(space) => (ObjectName::Namespace(space.scope.clone()), Some(encode(space)?)),
                 ProjectRow::Delete(object) => (object.clone(), None),
             };
@@ -55,13 +56,16 @@ impl Loop {
             };
         }
         for row in &plan.rows {
-            let ProjectRow::App(app) = row else { continue };
+            let ProjectRow::App(app, cause) = row else { continue };
             let before = self.snapshot.apps.get(&app.key).map(|row| &*row.object);
-            for change in history::recorded(&self.snapshot, before, app, Cause::Deployed, None, self.clock.now()) {
+            for change in history::recorded(&self.snapshot, before, app, *cause, None, self.clock.now()) {
                 txn = with(txn, &self.snapshot, &app.key, &change)?;
             }
             // Two services may name one volume.
-            for volume in volumes::missing(&self.snapshot, app, rand::random, self.clock.now()) {
+            for mut volume in volumes::missing(&self.snapshot, app, rand::random, self.clock.now()) {
+                if let Some(spec) = plan.volumes.get(&volume.key) {
+                    volume.spec.clone_from(spec);
+                }
                 if made.insert(volume.key.clone()) {
                     let row = keys::volume(&volume.key);
                     txn = txn.when(Compare::Absent(row.clone())).put(row, encode(&volume)?);
