@@ -15,7 +15,7 @@ use crate::{Common, report::Report};
 
 /// What is measured, as command lines of this program. The daemon's is the last: its machine of a hundred containers
 /// takes up to a minute to be gone, beside whatever runs then.
-const PARTS: [&[&str]; 19] = [
+const PARTS: [&[&str]; 20] = [
     &["packet"],
     &["crr"],
     &["crr", "--ipv6"],
@@ -34,6 +34,7 @@ const PARTS: [&[&str]; 19] = [
     &["loss", "--flows", "1000", "--messages", "20000"],
     &["up"],
     &["update"],
+    &["pull"],
     &["daemon"],
 ];
 

@@ -25,6 +25,7 @@ mod overload;
 mod packet;
 mod plane;
 mod policies;
+mod pull;
 mod report;
 mod rules;
 mod services;
@@ -98,6 +99,8 @@ enum Command {
     Dns(dns::Args),
     /// `up` of a project of ten services, and the second one that does nothing
     Up(up::Args),
+    /// An image from a registry of this machine, beside `ctr image pull`
+    Pull(pull::Args),
     /// One of the measuring processes
     #[command(hide = true)]
     Child(child::Args),
@@ -120,6 +123,7 @@ fn main() -> Result<ExitCode> {
         (Command::Enforcement(args), _) => enforcement::run(&cli.common, args),
         (Command::Loss(args), _) => loss::run(&cli.common, args),
         (Command::Overload(args), _) => overload::run(&cli.common, args),
+        (Command::Pull(args), _) => pull::run(&cli.common, args),
         (Command::Up(args), _) => up::run(&cli.common, args),
         (Command::Update(args), _) => update::run(&cli.common, args),
         (_, None) => return supervisor::supervise(),
@@ -145,6 +149,7 @@ fn measure(command: &Command, common: &Common, run: &supervisor::Run) -> Result<
         | Command::Enforcement(_)
         | Command::Loss(_)
         | Command::Overload(_)
+        | Command::Pull(_)
         | Command::Up(_)
         | Command::Update(_) => Ok(()),
     }
