@@ -11,7 +11,7 @@ use serde::Deserialize;
 use super::{
     ApiState,
     apps::etag,
-    extract::{Json, Named},
+    extract::{Args, Json, Named},
     problem::ApiError,
     tenants,
     terms::{DryRun, Key, Terms},
@@ -73,18 +73,37 @@ pub(super) struct RemoveArgs {
     /// Also the volumes that it has made, with all that is in them. What somebody else uses, or has made, stays.
     #[serde(default)]
     volumes: bool,
+    /// Check only and change nothing; the answer says what would be done. Also as `dry_run`.
+    #[serde(default, rename = "dryRun", alias = "dry_run")]
+    #[param(rename = "dryRun", value_type = Option<bool>)]
+    dry_run: bool,
+}
+
+/// How a project is removed, of a request.
+#[derive(Debug)]
+pub(super) struct Removal {
+    volumes: bool,
+    terms: Terms,
+}
+
+impl FromRequestParts<ApiState> for Removal {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &ApiState) -> Result<Self, ApiError> {
+        let Args(RemoveArgs { volumes, dry_run }) = Args::from_request_parts(parts, state).await?;
+        Ok(Self { volumes, terms: Terms::new(parts, dry_run)? })
+    }
 }
 
 /// Stop all instances of a project; when the last is gone its apps, its policies and its namespace go.
 #[utoipa::path(delete, operation_id = "deleteProject", path = "/v1/tenants/{tenant}/namespaces/{namespace}/projects/{name}", tag = "projects",
-    params(("tenant" = String, Path), ("namespace" = String, Path), ("name" = String, Path), RemoveArgs, DryRun, Key),
+    params(("tenant" = String, Path), ("namespace" = String, Path), ("name" = String, Path), RemoveArgs, Key),
     responses((status = 200, body = ProjectChanged, description = "Dry run: nothing was changed"),
         (status = 202, body = ProjectChanged), (status = "4XX", body = Problem)))]
 pub(super) async fn delete(
     State(state): State<ApiState>,
     Named(scope, name): Named,
-    terms: Terms<RemoveArgs>,
+    Removal { volumes, terms }: Removal,
 ) -> Result<Response, ApiError> {
-    let RemoveArgs { volumes } = terms.args;
     change(&state, ProjectKey { scope, name }, ProjectChange::Remove { volumes }, terms).await
 }

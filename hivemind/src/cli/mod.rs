@@ -39,6 +39,7 @@ mod policy;
 mod policy_tier;
 mod policy_words;
 mod project;
+mod push;
 #[cfg(test)]
 mod reference;
 mod settings;
@@ -108,6 +109,7 @@ const ELSEWHERE: &[(&str, &str)] = &[
     ("netpol", "policy ls"),
     ("images", "image ls"),
     ("pull", "image pull IMAGE"),
+    ("push", "image push IMAGE"),
     ("load", "image import FILE"),
     ("save", "image export IMAGE -f FILE"),
     ("rmi", "image rm IMAGE"),
