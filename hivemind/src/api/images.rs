@@ -24,7 +24,7 @@ use super::{
     ApiState,
     events::{lines, ndjson},
     extract::{Args, Json},
-    list::{Candidate, List, ListArgs, image_labels},
+    list::{Candidate, List, ListArgs},
     problem::{ApiError, not_found},
     serve::Stop,
 };
@@ -258,7 +258,7 @@ pub(super) async fn list(State(state): State<ApiState>, list: List) -> Result<Re
     images.sort_by(|a, b| a.reference.cmp(&b.reference));
     Ok(open.answer(images.iter().map(|image| Candidate {
         key: image.reference.clone(),
-        labels: Cow::Owned(image.content.as_ref().map(|content| image_labels(&content.config)).unwrap_or_default()),
+        labels: image.content.as_ref().map_or_else(Cow::default, |content| Cow::Borrowed(&content.labels)),
         view: || view(image, &users),
     })))
 }

@@ -2,8 +2,8 @@
 
 use axum::{
     Json as Body,
-    extract::State,
-    http::StatusCode,
+    extract::{FromRequestParts, State},
+    http::{StatusCode, request::Parts},
     response::{IntoResponse, Response},
 };
 use serde::Deserialize;
@@ -86,10 +86,9 @@ pub(super) struct Removal {
     terms: Terms,
 }
 
-impl FromRequestParts<ApiState> for Removal {
+impl<S: Send + Sync> FromRequestParts<S> for Removal {
     type Rejection = ApiError;
-
-    async fn from_request_parts(parts: &mut Parts, state: &ApiState) -> Result<Self, ApiError> {
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
         let Args(RemoveArgs { volumes, dry_run }) = Args::from_request_parts(parts, state).await?;
         Ok(Self { volumes, terms: Terms::new(parts, dry_run)? })
     }

@@ -387,7 +387,8 @@ impl Loop {
         let rows = rows_after(&self.snapshot, change, if_match, clock::now())?;
         let before = outcome(&self.snapshot, &object, &rows);
         if !before.changed {
-            return self.unchanged(once, before, before.revision).await;
+            let revision = before.revision;
+            return self.unchanged(once, before, revision).await;
         }
         let row = row_key(&object);
         let compare = match object.row(&self.snapshot) {

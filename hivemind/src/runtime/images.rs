@@ -1,6 +1,6 @@
 //! The images of the node as people see and change them.
 
-use std::{io, path::PathBuf, sync::Arc};
+use std::{collections::BTreeMap, io, path::PathBuf, sync::Arc};
 
 use bytes::Bytes;
 use futures::stream::BoxStream;
@@ -31,6 +31,8 @@ pub struct Content {
     pub manifest: String,
     /// Its layers, lowest first.
     pub layers: Vec<Layer>,
+    /// The labels that it was built with.
+    pub labels: BTreeMap<String, String>,
 }
 
 /// A layer as it was fetched.

@@ -2,6 +2,8 @@
 //!
 //! Only the fields that we need; unknown ones are ignored, because registries serve both Docker's and OCI's forms.
 
+use std::collections::BTreeMap;
+
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 
@@ -210,6 +212,15 @@ pub(super) struct ImageConfig {
     rootfs: RootFs,
 }
 
+impl ImageConfig {
+    /// The labels that it was built with; what is no text is left out.
+    pub(super) fn labels(&self) -> BTreeMap<String, String> {
+        let labels = self.config.as_ref().and_then(|config| config.labels.as_ref());
+        let pair = |(key, value): (&String, &serde_json::Value)| Some((key.clone(), value.as_str()?.to_owned()));
+        labels.into_iter().flatten().filter_map(pair).collect()
+    }
+}
+
 #[derive(Clone, Debug, Deserialize)]
 struct RootFs {
     diff_ids: Vec<String>,
@@ -224,6 +235,7 @@ struct Process {
     entrypoint: Option<Vec<String>>,
     cmd: Option<Vec<String>>,
     working_dir: Option<String>,
+    labels: Option<serde_json::Map<String, serde_json::Value>>,
     stop_signal: Option<String>,
     volumes: Option<serde_json::Map<String, serde_json::Value>>,
     healthcheck: Option<Healthcheck>,

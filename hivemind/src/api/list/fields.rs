@@ -1,6 +1,5 @@
 //! Field selectors, `state=ready,node!=a`, and the fields that each kind of object has for them.
 
-use std::collections::BTreeMap;
 
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -189,13 +188,6 @@ listed!(Event, "events", false, |event| {
     "app" => event.app.as_ref().map(ToString::to_string).unwrap_or_default(),
 });
 
-/// The labels that an image was built with, as its configuration has them.
-pub(in crate::api) fn image_labels(config: &serde_json::Value) -> BTreeMap<String, String> {
-    let labels = config["config"]["Labels"].as_object();
-    let pair = |(key, value): (&String, &serde_json::Value)| Some((key.clone(), value.as_str()?.to_owned()));
-    labels.into_iter().flatten().filter_map(pair).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -235,13 +227,5 @@ mod tests {
             assert_eq!(faults.len(), expected.len(), "{faults:?}");
             assert!(faults.iter().zip(&expected).all(|(fault, begin)| fault.starts_with(begin)), "{faults:?}");
         }
-    }
-
-    #[test]
-    fn the_labels_of_an_image_are_those_of_its_configuration() {
-        let config = serde_json::json!({"config": {"Labels": {"team": "blue", "odd": 1}}});
-        assert_eq!(image_labels(&config), BTreeMap::from([("team".into(), "blue".into())]));
-        assert!(image_labels(&serde_json::json!({"config": {"Labels": null}})).is_empty());
-        assert!(image_labels(&serde_json::Value::Null).is_empty());
     }
 }

@@ -28,7 +28,7 @@ use crate::{
 };
 use pages::Token;
 
-pub(super) use fields::{FieldSelector, Listed, image_labels};
+pub(super) use fields::{FieldSelector, Listed};
 pub(super) use pages::Pages;
 
 /// What carries the token of the next page.

@@ -82,6 +82,7 @@ impl Puller {
             let Stored { resolved, manifest, .. } = stored;
             let content = Arc::new(Content {
                 platform: resolved.config.platform.to_string(),
+                labels: resolved.config.labels(),
                 manifest: digest_of(&manifest),
                 layers: resolved.manifest.layers.into_iter().map(layer).collect(),
             });

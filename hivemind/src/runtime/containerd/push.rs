@@ -185,6 +185,7 @@ mod tests {
             content: Some(Arc::new(Content {
                 platform: String::new(),
                 manifest: String::new(),
+                labels: std::collections::BTreeMap::new(),
                 layers: layers.iter().map(|digest| Layer { digest: (*digest).to_owned(), size: 1 }).collect(),
             })),
         };
