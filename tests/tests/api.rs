@@ -3,6 +3,8 @@
 
 #[path = "api/http.rs"]
 mod http;
+#[path = "api/lists.rs"]
+mod lists;
 
 use std::{
     io::{BufRead, BufReader},

@@ -1,5 +1,7 @@
 //! Apps.
 
+use std::{borrow::Cow, sync::Arc};
+
 use axum::{
     Json as Body,
     extract::State,
@@ -12,13 +14,14 @@ use utoipa::{IntoParams, ToSchema};
 use super::{
     ApiState,
     extract::{Args, InScope, Json, Named, NoArgs, if_match},
+    list::{Candidate, List, ListAll, ListAllArgs, ListArgs, key},
     problem::{ApiError, not_found},
-    tenants::{self, OfTenant},
+    tenants,
     view::AppView,
 };
 use crate::{
     control::{ControlError, ObjectName},
-    model::{AppKey, Past, Problem, Revision},
+    model::{AppKey, Past, Problem, Revision, Scope},
     runtime::check_reference,
     spec::v1::{AppSpec, validate_app},
 };
@@ -79,22 +82,36 @@ fn missing(state: &ApiState, key: &AppKey) -> ApiError {
 }
 
 /// The apps of all namespaces.
-#[utoipa::path(get, operation_id = "listAllApps", path = "/v1/apps", tag = "apps", params(OfTenant),
+#[utoipa::path(get, operation_id = "listAllApps", path = "/v1/apps", tag = "apps", params(ListAllArgs),
     responses((status = 200, body = [AppView]), (status = "4XX", body = Problem)))]
-pub(super) async fn list_all(State(state): State<ApiState>, Args(of): Args<OfTenant>) -> Body<Vec<AppView>> {
-    let snapshot = state.control.snapshot();
-    let apps = snapshot.apps.iter().filter(|(key, _)| of.has(&key.scope));
-    Body(apps.map(|(_, row)| AppView::new(&snapshot, row)).collect())
+pub(super) async fn list_all(
+    State(state): State<ApiState>,
+    ListAll(of, list): ListAll,
+) -> Result<Response, ApiError> {
+    all(&state, list, |scope| of.has(scope))
 }
 
 /// The apps of a namespace.
 #[utoipa::path(get, operation_id = "listApps", path = "/v1/tenants/{tenant}/namespaces/{namespace}/apps", tag = "apps",
-    params(("tenant" = String, Path), ("namespace" = String, Path)),
+    params(("tenant" = String, Path), ("namespace" = String, Path), ListArgs),
     responses((status = 200, body = [AppView]), (status = "4XX", body = Problem)))]
-pub(super) async fn list(State(state): State<ApiState>, InScope(scope): InScope) -> Body<Vec<AppView>> {
-    let snapshot = state.control.snapshot();
-    let apps = snapshot.apps.iter().filter(|(key, _)| key.scope == scope);
-    Body(apps.map(|(_, row)| AppView::new(&snapshot, row)).collect())
+pub(super) async fn list(
+    State(state): State<ApiState>,
+    InScope(scope): InScope,
+    list: List,
+) -> Result<Response, ApiError> {
+    all(&state, list, |other| *other == scope)
+}
+
+fn all(state: &ApiState, list: List, of: impl Fn(&Scope) -> bool) -> Result<Response, ApiError> {
+    let open = list.open::<AppView>(state)?;
+    let snapshot = Arc::clone(&open.snapshot);
+    let apps = snapshot.apps.iter().filter(|(key, _)| of(&key.scope));
+    Ok(open.answer(apps.map(|(AppKey { scope, name }, row)| Candidate {
+        key: key([&scope.tenant, &scope.namespace, name]),
+        labels: Cow::Borrowed(&row.object.spec.labels),
+        view: || AppView::new(&snapshot, row),
+    })))
 }
 
 /// An app.

@@ -1,6 +1,6 @@
 //! Secrets and configs.
 
-use std::collections::BTreeMap;
+use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
 
 use axum::{
     Json as Body,
@@ -15,13 +15,14 @@ use super::{
     ApiState,
     apps::etag,
     extract::{Args, InScope, Json, Named, NoArgs},
+    list::{Candidate, List, ListAll, ListAllArgs, ListArgs, key},
     problem::ApiError,
-    tenants::{ChangedView, OfTenant, change, check, refused},
+    tenants::{ChangedView, change, check, refused},
 };
 use crate::{
     control::{ControlError, NewContent, ObjectChange, ObjectName},
     model::{
-        ClusterSnapshot, Content, ContentKind, Hidden, NamespaceName, Problem, Revision, Row, Scope, TenantName,
+        ClusterSnapshot, Content, ContentKey, ContentKind, Hidden, NamespaceName, Problem, Revision, Row, Scope, TenantName,
         Timestamp,
     },
     spec::v1::ContentSpec,
@@ -88,10 +89,20 @@ impl ContentView {
     }
 }
 
-fn all(state: &ApiState, kind: ContentKind, of: impl Fn(&Scope) -> bool) -> Vec<ContentView> {
-    let snapshot = state.control.snapshot();
+fn all(
+    state: &ApiState,
+    kind: ContentKind,
+    list: List,
+    of: impl Fn(&Scope) -> bool,
+) -> Result<Response, ApiError> {
+    let open = list.open::<ContentView>(state)?;
+    let snapshot = Arc::clone(&open.snapshot);
     let rows = snapshot.contents.iter().filter(|((other, key), _)| *other == kind && of(&key.scope));
-    rows.map(|(_, row)| ContentView::new(&snapshot, row)).collect()
+    Ok(open.answer(rows.map(|((_, ContentKey { scope, name }), row)| Candidate {
+        key: key([&scope.tenant, &scope.namespace, name]),
+        labels: Cow::Borrowed(&row.object.labels),
+        view: || ContentView::new(&snapshot, row),
+    })))
 }
 
 fn one(state: &ApiState, kind: ContentKind, named: Named) -> Result<Response, ApiError> {
@@ -125,25 +136,26 @@ async fn remove(state: &ApiState, kind: ContentKind, named: Named, headers: &Hea
 }
 
 /// The secrets of all namespaces, without their contents.
-#[utoipa::path(get, operation_id = "listAllSecrets", path = "/v1/secrets", tag = "contents", params(OfTenant),
+#[utoipa::path(get, operation_id = "listAllSecrets", path = "/v1/secrets", tag = "contents", params(ListAllArgs),
     responses((status = 200, body = [ContentView]), (status = "4XX", body = Problem)))]
 pub(super) async fn list_all_secrets(
     State(state): State<ApiState>,
-    Args(of): Args<OfTenant>,
-) -> Body<Vec<ContentView>> {
-    Body(all(&state, ContentKind::Secret, |scope| of.has(scope)))
+    ListAll(of, list): ListAll,
+) -> Result<Response, ApiError> {
+    all(&state, ContentKind::Secret, list, |scope| of.has(scope))
 }
 
 /// The secrets of a namespace, without their contents.
 #[utoipa::path(get, operation_id = "listSecrets", path = "/v1/tenants/{tenant}/namespaces/{namespace}/secrets", tag = "contents",
-    params(("tenant" = String, Path), ("namespace" = String, Path)),
+    params(("tenant" = String, Path), ("namespace" = String, Path), ListArgs),
     responses((status = 200, body = [ContentView]), (status = "4XX", body = Problem)))]
 pub(super) async fn list_secrets(
     State(state): State<ApiState>,
     InScope(scope): InScope,
-) -> Result<Body<Vec<ContentView>>, ApiError> {
+    list: List,
+) -> Result<Response, ApiError> {
     check(&state, &scope)?;
-    Ok(Body(all(&state, ContentKind::Secret, |other| *other == scope)))
+    all(&state, ContentKind::Secret, list, |other| *other == scope)
 }
 
 /// A secret; its content is never shown.
@@ -183,25 +195,26 @@ pub(super) async fn delete_secret(
 }
 
 /// The configs of all namespaces, without their contents.
-#[utoipa::path(get, operation_id = "listAllConfigs", path = "/v1/configs", tag = "contents", params(OfTenant),
+#[utoipa::path(get, operation_id = "listAllConfigs", path = "/v1/configs", tag = "contents", params(ListAllArgs),
     responses((status = 200, body = [ContentView]), (status = "4XX", body = Problem)))]
 pub(super) async fn list_all_configs(
     State(state): State<ApiState>,
-    Args(of): Args<OfTenant>,
-) -> Body<Vec<ContentView>> {
-    Body(all(&state, ContentKind::Config, |scope| of.has(scope)))
+    ListAll(of, list): ListAll,
+) -> Result<Response, ApiError> {
+    all(&state, ContentKind::Config, list, |scope| of.has(scope))
 }
 
 /// The configs of a namespace, without their contents.
 #[utoipa::path(get, operation_id = "listConfigs", path = "/v1/tenants/{tenant}/namespaces/{namespace}/configs", tag = "contents",
-    params(("tenant" = String, Path), ("namespace" = String, Path)),
+    params(("tenant" = String, Path), ("namespace" = String, Path), ListArgs),
     responses((status = 200, body = [ContentView]), (status = "4XX", body = Problem)))]
 pub(super) async fn list_configs(
     State(state): State<ApiState>,
     InScope(scope): InScope,
-) -> Result<Body<Vec<ContentView>>, ApiError> {
+    list: List,
+) -> Result<Response, ApiError> {
     check(&state, &scope)?;
-    Ok(Body(all(&state, ContentKind::Config, |other| *other == scope)))
+    all(&state, ContentKind::Config, list, |other| *other == scope)
 }
 
 /// A config; with its content.

@@ -1,6 +1,7 @@
 //! Images of the node that answers.
 
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, BTreeSet},
     convert::Infallible,
     io,
@@ -22,6 +23,7 @@ use super::{
     ApiState,
     events::{lines, ndjson},
     extract::Args,
+    list::{Candidate, List, ListArgs, image_labels},
     problem::{ApiError, not_found},
     serve::Stop,
 };
@@ -185,10 +187,18 @@ async fn missing(state: &ApiState, name: &str) -> ApiError {
 }
 
 /// The images that the node has.
-#[utoipa::path(get, operation_id = "listImages", path = "/v1/images", tag = "images", responses((status = 200, body = [ImageView])))]
-pub(super) async fn list(State(state): State<ApiState>) -> Result<Body<Vec<ImageView>>, ApiError> {
-    let (images, users) = (state.images.images().await?, users(&state));
-    Ok(Body(images.iter().map(|image| view(image, &users)).collect()))
+#[utoipa::path(get, operation_id = "listImages", path = "/v1/images", tag = "images", params(ListArgs),
+    responses((status = 200, body = [ImageView]), (status = "4XX", body = Problem)))]
+pub(super) async fn list(State(state): State<ApiState>, list: List) -> Result<Response, ApiError> {
+    // The images themselves are containerd's, as they are now: only their order is the same on every page.
+    let open = list.open::<ImageView>(&state)?;
+    let (mut images, users) = (state.images.images().await?, users(&state));
+    images.sort_by(|a, b| a.reference.cmp(&b.reference));
+    Ok(open.answer(images.iter().map(|image| Candidate {
+        key: image.reference.clone(),
+        labels: Cow::Owned(image.content.as_ref().map(|content| image_labels(&content.config)).unwrap_or_default()),
+        view: || view(image, &users),
+    })))
 }
 
 /// An image with its layers and its configuration.

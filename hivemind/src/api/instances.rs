@@ -1,6 +1,6 @@
 //! Instances: list, logs.
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 use axum::{Json as Body, extract::State, response::Response};
 use futures::StreamExt;
@@ -11,13 +11,13 @@ use super::{
     ApiState,
     events::{lines, ndjson},
     extract::{Args, InScope, Named},
+    list::{Candidate, List, ListAll, ListAllArgs, ListArgs, key},
     problem::{ApiError, not_found},
     serve::Stop,
-    tenants::OfTenant,
     view::InstanceView,
 };
 use crate::{
-    model::{ErrorCode, Instance, Problem, Scope, Timestamp},
+    model::{AppKey, ErrorCode, Instance, Problem, Scope, Timestamp},
     runtime::{LogLine, LogQuery, LogStream},
 };
 
@@ -46,25 +46,45 @@ pub(super) struct LogArgs {
 
 /// The instances of a namespace.
 #[utoipa::path(get, operation_id = "listInstances", path = "/v1/tenants/{tenant}/namespaces/{namespace}/instances", tag = "instances",
-    params(("tenant" = String, Path), ("namespace" = String, Path)),
+    params(("tenant" = String, Path), ("namespace" = String, Path), ListArgs),
     responses((status = 200, body = [InstanceView]), (status = "4XX", body = Problem)))]
-pub(super) async fn list(State(state): State<ApiState>, InScope(scope): InScope) -> Body<Vec<InstanceView>> {
-    Body(views(&state, |other| *other == scope))
+pub(super) async fn list(
+    State(state): State<ApiState>,
+    InScope(scope): InScope,
+    list: List,
+) -> Result<Response, ApiError> {
+    all(&state, list, |other| *other == scope)
 }
 
 /// The instances of all namespaces.
-#[utoipa::path(get, operation_id = "listAllInstances", path = "/v1/instances", tag = "instances", params(OfTenant),
+#[utoipa::path(get, operation_id = "listAllInstances", path = "/v1/instances", tag = "instances", params(ListAllArgs),
     responses((status = 200, body = [InstanceView]), (status = "4XX", body = Problem)))]
-pub(super) async fn list_all(State(state): State<ApiState>, Args(of): Args<OfTenant>) -> Body<Vec<InstanceView>> {
-    Body(views(&state, |scope| of.has(scope)))
+pub(super) async fn list_all(
+    State(state): State<ApiState>,
+    ListAll(of, list): ListAll,
+) -> Result<Response, ApiError> {
+    all(&state, list, |scope| of.has(scope))
 }
 
 /// The instances of some namespaces, by app and age.
-fn views(state: &ApiState, of: impl Fn(&Scope) -> bool) -> Vec<InstanceView> {
-    let snapshot = state.control.snapshot();
+fn all(state: &ApiState, list: List, of: impl Fn(&Scope) -> bool) -> Result<Response, ApiError> {
+    let open = list.open::<InstanceView>(state)?;
+    let snapshot = Arc::clone(&open.snapshot);
     let mut found: Vec<_> = snapshot.instances.values().map(|row| &row.object).filter(|i| of(&i.app.scope)).collect();
-    found.sort_by(|a, b| (&a.app, a.created_at, &a.id).cmp(&(&b.app, b.created_at, &b.id)));
-    found.into_iter().map(|instance| InstanceView::new(&snapshot, instance)).collect()
+    found.sort_by(|a, b| (&a.app, age_of(a), &a.id).cmp(&(&b.app, age_of(b), &b.id)));
+    Ok(open.answer(found.into_iter().map(|instance| {
+        let AppKey { scope, name } = &instance.app;
+        Candidate {
+            key: key([&scope.tenant, &scope.namespace, name, &format_args!("{:020}", age_of(instance)), &instance.id]),
+            labels: Cow::Borrowed(&instance.spec.labels),
+            view: || InstanceView::new(&snapshot, instance),
+        }
+    })))
+}
+
+/// When it was made, as milliseconds that sort as text, too.
+fn age_of(instance: &Instance) -> i64 {
+    instance.created_at.as_millis().max(0)
 }
 
 /// The instance of that name, id, or beginning of an id that no other has.

@@ -23,6 +23,7 @@ pub mod flow_view;
 mod flows;
 pub mod images;
 pub mod instances;
+mod list;
 pub mod meta;
 mod metrics;
 mod nodes;
@@ -71,6 +72,7 @@ use crate::{
 };
 use auth::Door;
 use changes::History;
+use list::Pages;
 use serve::Stop;
 
 /// The largest body: a specification is a few kilobytes.
@@ -107,6 +109,7 @@ struct Shared {
     state: ApiState,
     history: watch::Receiver<History>,
     stop: Stop,
+    pages: Pages,
 }
 
 #[derive(OpenApi)]
@@ -145,7 +148,7 @@ impl Modify for BearerToken {
 
 /// All routes with their description.
 fn described() -> (Router<Shared>, utoipa::openapi::OpenApi) {
-    OpenApiRouter::with_openapi(Document::openapi())
+    let (router, mut document) = OpenApiRouter::with_openapi(Document::openapi())
         .routes(routes!(tenants::list))
         .routes(routes!(tenants::get, tenants::put, tenants::delete))
         .routes(routes!(tenants::list_namespaces))
@@ -212,7 +215,9 @@ fn described() -> (Router<Shared>, utoipa::openapi::OpenApi) {
         .routes(routes!(meta::healthz))
         .routes(routes!(meta::readyz))
         .routes(routes!(meta::metrics))
-        .split_for_parts()
+        .split_for_parts();
+    list::describe(&mut document);
+    (router, document)
 }
 
 /// The description of the API, as `/openapi.json` shows it.
@@ -229,7 +234,7 @@ fn routes(state: ApiState, history: watch::Receiver<History>, stop: Stop) -> Rou
         .fallback(meta::no_route)
         .method_not_allowed_fallback(meta::no_method)
         .layer(DefaultBodyLimit::max(BODY_LIMIT))
-        .with_state(Shared { state, history, stop })
+        .with_state(Shared { state, history, stop, pages: Pages::default() })
 }
 
 /// The routes behind a door. Every answer is counted and traced, refusals too.

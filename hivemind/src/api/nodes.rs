@@ -1,20 +1,29 @@
 //! Nodes.
 
-use axum::{Json as Body, extract::State};
+use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
+
+use axum::{Json as Body, extract::State, response::Response};
 
 use super::{
     ApiState,
     extract::Name,
+    list::{Candidate, List, ListArgs, key},
     problem::{ApiError, not_found},
     view::{DataplaneView, MapView, NodeView, ProgramView},
 };
 use crate::model::{NodeName, Problem};
 
 /// All nodes.
-#[utoipa::path(get, operation_id = "listNodes", path = "/v1/nodes", tag = "nodes", responses((status = 200, body = [NodeView])))]
-pub(super) async fn list(State(state): State<ApiState>) -> Body<Vec<NodeView>> {
-    let snapshot = state.control.snapshot();
-    Body(snapshot.nodes.values().map(|row| NodeView::new(&snapshot, &row.object)).collect())
+#[utoipa::path(get, operation_id = "listNodes", path = "/v1/nodes", tag = "nodes", params(ListArgs),
+    responses((status = 200, body = [NodeView]), (status = "4XX", body = Problem)))]
+pub(super) async fn list(State(state): State<ApiState>, list: List) -> Result<Response, ApiError> {
+    let open = list.open::<NodeView>(&state)?;
+    let snapshot = Arc::clone(&open.snapshot);
+    Ok(open.answer(snapshot.nodes.iter().map(|(name, row)| Candidate {
+        key: key([name]),
+        labels: Cow::Owned(BTreeMap::new()),
+        view: || NodeView::new(&snapshot, &row.object),
+    })))
 }
 
 /// A node; with its data plane, if it is the one that answers.

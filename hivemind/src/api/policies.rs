@@ -1,5 +1,7 @@
 //! Policies.
 
+use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
+
 use axum::{
     Json as Body,
     extract::State,
@@ -11,38 +13,50 @@ use super::{
     ApiState,
     apps::{PutArgs, etag},
     extract::{Args, InScope, Json, Named, NoArgs, if_match},
+    list::{Candidate, List, ListAll, ListAllArgs, ListArgs, key},
     object_view::{PolicyView, TrialView},
     problem::ApiError,
-    tenants::{ChangedView, OfTenant, change, check, refused, view},
+    tenants::{ChangedView, change, check, refused, view},
 };
 use crate::{
     control::{ControlError, ObjectChange, ObjectName},
-    model::Problem,
+    model::{PolicyKey, Problem, Scope},
     policy::PolicyRef,
     spec::v1::PolicySpec,
 };
 
 /// The policies of all namespaces.
-#[utoipa::path(get, operation_id = "listAllPolicies", path = "/v1/policies", tag = "policies", params(OfTenant),
+#[utoipa::path(get, operation_id = "listAllPolicies", path = "/v1/policies", tag = "policies", params(ListAllArgs),
     responses((status = 200, body = [PolicyView]), (status = "4XX", body = Problem)))]
-pub(super) async fn list_all(State(state): State<ApiState>, Args(of): Args<OfTenant>) -> Body<Vec<PolicyView>> {
-    let snapshot = state.control.snapshot();
-    let policies = snapshot.policies.iter().filter(|(key, _)| of.has(&key.scope));
-    Body(policies.map(|(_, row)| PolicyView::counted(&snapshot, row)).collect())
+pub(super) async fn list_all(
+    State(state): State<ApiState>,
+    ListAll(of, list): ListAll,
+) -> Result<Response, ApiError> {
+    all(&state, list, |scope| of.has(scope))
 }
 
 /// The policies of a namespace.
 #[utoipa::path(get, operation_id = "listPolicies", path = "/v1/tenants/{tenant}/namespaces/{namespace}/policies", tag = "policies",
-    params(("tenant" = String, Path), ("namespace" = String, Path)),
+    params(("tenant" = String, Path), ("namespace" = String, Path), ListArgs),
     responses((status = 200, body = [PolicyView]), (status = "4XX", body = Problem)))]
 pub(super) async fn list(
     State(state): State<ApiState>,
     InScope(scope): InScope,
-) -> Result<Body<Vec<PolicyView>>, ApiError> {
-    let snapshot = state.control.snapshot();
+    list: List,
+) -> Result<Response, ApiError> {
     check(&state, &scope)?;
-    let policies = snapshot.policies.iter().filter(|(key, _)| key.scope == scope);
-    Ok(Body(policies.map(|(_, row)| PolicyView::counted(&snapshot, row)).collect()))
+    all(&state, list, |other| *other == scope)
+}
+
+fn all(state: &ApiState, list: List, of: impl Fn(&Scope) -> bool) -> Result<Response, ApiError> {
+    let open = list.open::<PolicyView>(state)?;
+    let snapshot = Arc::clone(&open.snapshot);
+    let policies = snapshot.policies.iter().filter(|(key, _)| of(&key.scope));
+    Ok(open.answer(policies.map(|(PolicyKey { scope, name }, row)| Candidate {
+        key: key([&scope.tenant, &scope.namespace, name]),
+        labels: Cow::Owned(BTreeMap::new()),
+        view: || PolicyView::counted(&snapshot, row),
+    })))
 }
 
 /// A policy, with how many instances it is about now.

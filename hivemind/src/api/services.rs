@@ -1,12 +1,13 @@
 //! Services, with the traffic that this node's data plane counted.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
 
-use axum::{Json as Body, extract::State};
+use axum::{Json as Body, extract::State, response::Response};
 
 use super::{
     ApiState,
     extract::{InScope, Named},
+    list::{Candidate, List, ListArgs, key},
     problem::{ApiError, not_found},
     round_trips,
     view::{ServiceView, Traffic},
@@ -58,15 +59,27 @@ impl Counted {
     }
 }
 
-/// The services of a namespace.
+/// The services of a namespace. A service has the labels of its app.
 #[utoipa::path(get, operation_id = "listServices", path = "/v1/tenants/{tenant}/namespaces/{namespace}/services", tag = "services",
-    params(("tenant" = String, Path), ("namespace" = String, Path)),
+    params(("tenant" = String, Path), ("namespace" = String, Path), ListArgs),
     responses((status = 200, body = [ServiceView]), (status = "4XX", body = Problem)))]
-pub(super) async fn list(State(state): State<ApiState>, InScope(scope): InScope) -> Body<Vec<ServiceView>> {
-    let snapshot = state.control.snapshot();
+pub(super) async fn list(
+    State(state): State<ApiState>,
+    InScope(scope): InScope,
+    list: List,
+) -> Result<Response, ApiError> {
+    let open = list.open::<ServiceView>(&state)?;
+    let snapshot = Arc::clone(&open.snapshot);
     let counted = Counted::read(&state, &snapshot).await;
     let services = snapshot.services.values().map(|row| &row.object).filter(|service| service.key.scope == scope);
-    Body(services.map(|service| ServiceView::new(&snapshot, service, Some(counted.of(service)))).collect())
+    Ok(open.answer(services.map(|service| Candidate {
+        key: key([&service.key.name]),
+        labels: match snapshot.apps.get(&service.app) {
+            Some(app) => Cow::Borrowed(&app.object.spec.labels),
+            None => Cow::Owned(BTreeMap::new()),
+        },
+        view: || ServiceView::new(&snapshot, service, Some(counted.of(service))),
+    })))
 }
 
 /// A service, by its name or one of its DNS names.

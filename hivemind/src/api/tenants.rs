@@ -1,6 +1,6 @@
 //! Tenants and their namespaces.
 
-use std::collections::BTreeMap;
+use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
 
 use axum::{
     Json as Body,
@@ -15,12 +15,13 @@ use super::{
     ApiState,
     apps::etag,
     extract::{Args, InScope, InTenant, Json, NoArgs, OptionalJson, if_match},
+    list::{Candidate, List, ListArgs, key},
     object_view::{NamespaceView, TenantView, namespaces_of, tenants},
     problem::{ApiError, with_nearest},
 };
 use crate::{
     control::{Changed, ControlError, ObjectChange, ObjectName},
-    model::{Problem, Revision, Scope, TenantName},
+    model::{ClusterSnapshot, NAMESPACE_NAME_LABEL, Problem, Revision, Scope, TenantName},
     spec::v1::LimitSpec,
 };
 
@@ -102,10 +103,17 @@ fn missing(state: &ApiState, object: ObjectName) -> ApiError {
 }
 
 /// All tenants.
-#[utoipa::path(get, operation_id = "listTenants", path = "/v1/tenants", tag = "tenants", responses((status = 200, body = [TenantView])))]
-pub(super) async fn list(State(state): State<ApiState>) -> Body<Vec<TenantView>> {
-    let snapshot = state.control.snapshot();
-    Body(tenants(&snapshot).iter().map(|name| TenantView::counted(&snapshot, name)).collect())
+#[utoipa::path(get, operation_id = "listTenants", path = "/v1/tenants", tag = "tenants", params(ListArgs),
+    responses((status = 200, body = [TenantView]), (status = "4XX", body = Problem)))]
+pub(super) async fn list(State(state): State<ApiState>, list: List) -> Result<Response, ApiError> {
+    let open = list.open::<TenantView>(&state)?;
+    let snapshot = Arc::clone(&open.snapshot);
+    let all = tenants(&snapshot);
+    Ok(open.answer(all.iter().map(|name| Candidate {
+        key: key([name]),
+        labels: Cow::Owned(BTreeMap::new()),
+        view: || TenantView::counted(&snapshot, name),
+    })))
 }
 
 /// A tenant.
@@ -148,18 +156,31 @@ pub(super) async fn delete(
 
 /// The namespaces of a tenant.
 #[utoipa::path(get, operation_id = "listNamespaces", path = "/v1/tenants/{tenant}/namespaces", tag = "tenants",
-    params(("tenant" = String, Path)),
+    params(("tenant" = String, Path), ListArgs),
     responses((status = 200, body = [NamespaceView]), (status = "4XX", body = Problem)))]
 pub(super) async fn list_namespaces(
     State(state): State<ApiState>,
     InTenant(tenant): InTenant,
-) -> Result<Body<Vec<NamespaceView>>, ApiError> {
-    let snapshot = state.control.snapshot();
+    list: List,
+) -> Result<Response, ApiError> {
+    let open = list.open::<NamespaceView>(&state)?;
+    let snapshot = Arc::clone(&open.snapshot);
     if !snapshot.has_tenant(&tenant) {
         return Err(missing(&state, ObjectName::Tenant(tenant)));
     }
     let all = namespaces_of(&snapshot, &tenant);
-    Ok(Body(all.iter().map(|scope| NamespaceView::counted(&snapshot, scope)).collect()))
+    Ok(open.answer(all.iter().map(|scope| Candidate {
+        key: key([&scope.namespace]),
+        labels: Cow::Owned(namespace_labels(&snapshot, scope)),
+        view: || NamespaceView::counted(&snapshot, scope),
+    })))
+}
+
+/// The labels that selectors see.
+fn namespace_labels(snapshot: &ClusterSnapshot, scope: &Scope) -> BTreeMap<String, String> {
+    let mut labels = snapshot.namespaces.get(scope).map(|row| row.object.labels.clone()).unwrap_or_default();
+    labels.insert(NAMESPACE_NAME_LABEL.to_owned(), scope.namespace.to_string());
+    labels
 }
 
 /// A namespace.
@@ -231,6 +252,11 @@ pub(super) struct OfTenant {
 }
 
 impl OfTenant {
+    /// Of this one; without it, of all.
+    pub(super) fn new(tenant: Option<TenantName>) -> Self {
+        Self { tenant }
+    }
+
     pub(super) fn has(&self, scope: &Scope) -> bool {
         self.tenant.as_ref().is_none_or(|tenant| *tenant == scope.tenant)
     }

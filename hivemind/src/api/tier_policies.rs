@@ -1,5 +1,7 @@
 //! Policies of tiers: the operator's, and tenants' for all their namespaces.
 
+use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
+
 use axum::{
     Json as Body,
     extract::{FromRequestParts, Path, State},
@@ -11,6 +13,7 @@ use super::{
     ApiState,
     apps::{PutArgs, etag},
     extract::{Args, Json, NoArgs, if_match},
+    list::{Candidate, List, ListArgs, key},
     object_view::{TierView, TrialView},
     problem::ApiError,
     tenants::{ChangedView, change, refused, view},
@@ -62,10 +65,17 @@ async fn write(
 }
 
 /// All policies of tiers.
-#[utoipa::path(get, operation_id = "listTierPolicies", path = "/v1/tier-policies", tag = "policies",
-    responses((status = 200, body = [TierView])))]
-pub(super) async fn list(State(state): State<ApiState>, Args(NoArgs {}): Args<NoArgs>) -> Body<Vec<TierView>> {
-    Body(state.control.snapshot().tiers.values().map(TierView::new).collect())
+#[utoipa::path(get, operation_id = "listTierPolicies", path = "/v1/tier-policies", tag = "policies", params(ListArgs),
+    responses((status = 200, body = [TierView]), (status = "4XX", body = Problem)))]
+pub(super) async fn list(State(state): State<ApiState>, list: List) -> Result<Response, ApiError> {
+    let open = list.open::<TierView>(&state)?;
+    let snapshot = Arc::clone(&open.snapshot);
+    Ok(open.answer(snapshot.tiers.iter().map(|(TierKey { tenant, name }, row)| Candidate {
+        // The operator's, which are no tenant's, come first.
+        key: key([&tenant.as_ref().map_or("", |tenant| tenant.as_str()), name]),
+        labels: Cow::Owned(BTreeMap::new()),
+        view: || TierView::new(row),
+    })))
 }
 
 /// A policy of a tier of the operator's.

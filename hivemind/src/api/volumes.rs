@@ -1,6 +1,6 @@
 //! Volumes.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{borrow::Cow, collections::BTreeMap, sync::Arc, time::Duration};
 
 use axum::{
     Json as Body,
@@ -15,12 +15,15 @@ use super::{
     ApiState,
     apps::{PutArgs, etag},
     extract::{Args, InScope, Json, Named, NoArgs, if_match},
+    list::{Candidate, List, ListAll, ListAllArgs, ListArgs, key},
     problem::ApiError,
-    tenants::{ChangedView, OfTenant, change, check, refused, view},
+    tenants::{ChangedView, change, check, refused, view},
 };
 use crate::{
     control::{ControlError, ObjectChange, ObjectName},
-    model::{ClusterSnapshot, NamespaceName, Problem, Revision, Row, TenantName, Timestamp, Volume, VolumeId},
+    model::{
+        ClusterSnapshot, NamespaceName, Problem, Revision, Row, Scope, TenantName, Timestamp, Volume, VolumeId, VolumeKey,
+    },
     spec::v1::VolumeSpec,
     storage::{Place, Usage},
 };
@@ -97,26 +100,37 @@ impl VolumeView {
 }
 
 /// The volumes of all namespaces.
-#[utoipa::path(get, operation_id = "listAllVolumes", path = "/v1/volumes", tag = "volumes", params(OfTenant),
+#[utoipa::path(get, operation_id = "listAllVolumes", path = "/v1/volumes", tag = "volumes", params(ListAllArgs),
     responses((status = 200, body = [VolumeView]), (status = "4XX", body = Problem)))]
-pub(super) async fn list_all(State(state): State<ApiState>, Args(of): Args<OfTenant>) -> Body<Vec<VolumeView>> {
-    let snapshot = state.control.snapshot();
-    let volumes = snapshot.volumes.iter().filter(|(key, _)| of.has(&key.scope));
-    Body(volumes.map(|(_, row)| VolumeView::new(&state, &snapshot, row)).collect())
+pub(super) async fn list_all(
+    State(state): State<ApiState>,
+    ListAll(of, list): ListAll,
+) -> Result<Response, ApiError> {
+    all(&state, list, |scope| of.has(scope))
 }
 
 /// The volumes of a namespace.
 #[utoipa::path(get, operation_id = "listVolumes", path = "/v1/tenants/{tenant}/namespaces/{namespace}/volumes", tag = "volumes",
-    params(("tenant" = String, Path), ("namespace" = String, Path)),
+    params(("tenant" = String, Path), ("namespace" = String, Path), ListArgs),
     responses((status = 200, body = [VolumeView]), (status = "4XX", body = Problem)))]
 pub(super) async fn list(
     State(state): State<ApiState>,
     InScope(scope): InScope,
-) -> Result<Body<Vec<VolumeView>>, ApiError> {
-    let snapshot = state.control.snapshot();
+    list: List,
+) -> Result<Response, ApiError> {
     check(&state, &scope)?;
-    let volumes = snapshot.volumes.iter().filter(|(key, _)| key.scope == scope);
-    Ok(Body(volumes.map(|(_, row)| VolumeView::new(&state, &snapshot, row)).collect()))
+    all(&state, list, |other| *other == scope)
+}
+
+fn all(state: &ApiState, list: List, of: impl Fn(&Scope) -> bool) -> Result<Response, ApiError> {
+    let open = list.open::<VolumeView>(state)?;
+    let snapshot = Arc::clone(&open.snapshot);
+    let volumes = snapshot.volumes.iter().filter(|(key, _)| of(&key.scope));
+    Ok(open.answer(volumes.map(|(VolumeKey { scope, name }, row)| Candidate {
+        key: key([&scope.tenant, &scope.namespace, name]),
+        labels: Cow::Borrowed(&row.object.spec.labels),
+        view: || VolumeView::new(state, &snapshot, row),
+    })))
 }
 
 /// A volume; what it holds is measured now.

@@ -4,9 +4,10 @@ use clap::{Args, Subcommand};
 use http::Method;
 
 use super::{
-    Context, Reach, complete,
+    Context, complete,
     deploy::{self, DeployArgs},
     history,
+    list::ListArgs,
     output::{Format, Listed, Tone, age, line},
     parse::assignment,
     wait::{self, Waiting},
@@ -26,7 +27,7 @@ pub(super) enum AppCommand {
     Deploy(Box<DeployArgs>),
     /// List the apps
     #[command(visible_alias = "list")]
-    Ls(Reach),
+    Ls(ListArgs),
     /// Show an app with its instances
     #[command(visible_alias = "inspect")]
     Info(Named),
@@ -138,10 +139,10 @@ pub(super) async fn run(context: &Context, command: AppCommand) -> Result<u8, Pr
         AppCommand::History(app) => history::history(context, &app).await,
         AppCommand::Rollback(args) => history::roll_back(context, &args).await,
         AppCommand::Deploy(args) => deploy::run(context, *args).await,
-        AppCommand::Ls(reach) => {
-            let apps: Vec<AppView> = context.list(reach, "apps").await?;
+        AppCommand::Ls(args) => {
+            let apps: Vec<AppView> = context.list(&args, "apps").await?;
             let empty = "no apps yet; try: hivemind app deploy --image nginx:latest --name web --port 8080:80 --wait";
-            context.show_list(reach, "apps", &apps, empty).await
+            context.show_list(&args, "apps", &apps, empty).await
         }
         AppCommand::Info(named) => info(context, named.get()?).await,
         AppCommand::Scale(args) => {

@@ -6,7 +6,8 @@ use clap::{Args, CommandFactory as _, Subcommand};
 use http::Method;
 
 use super::{
-    Context, Reach, complete,
+    Context, complete,
+    list::ListArgs,
     output::{Format, Listed, age, bytes, line},
     parse::label,
     settings::{self, ConfigFile},
@@ -46,7 +47,7 @@ pub(super) enum SecretCommand {
     Create(CreateArgs),
     /// List the secrets
     #[command(visible_alias = "list")]
-    Ls(Reach),
+    Ls(ListArgs),
     /// Show who uses a secret, but not its content
     #[command(visible_alias = "inspect")]
     Info {
@@ -70,7 +71,7 @@ pub(super) enum ConfigCommand {
     Create(CreateArgs),
     /// List the configs
     #[command(visible_alias = "list")]
-    Ls(Reach),
+    Ls(ListArgs),
     /// Print a config, with -o json who uses it, too; without a name the daemon's settings and where each comes from
     #[command(visible_aliases = ["info", "inspect"])]
     Show {
@@ -171,7 +172,7 @@ pub(super) async fn secret(context: &Context, command: SecretCommand) -> Result<
     let kind = ContentKind::Secret;
     match command {
         SecretCommand::Create(args) => create(context, kind, args).await,
-        SecretCommand::Ls(reach) => list(context, kind, reach).await,
+        SecretCommand::Ls(args) => list(context, kind, &args).await,
         SecretCommand::Info { name } => {
             let secret: ContentView = context.client.get(&path(context, kind, &name)).await?;
             match context.output.format {
@@ -189,7 +190,7 @@ pub(super) async fn config(context: &Context, command: ConfigCommand) -> Result<
     let kind = ContentKind::Config;
     match command {
         ConfigCommand::Create(args) => create(context, kind, args).await,
-        ConfigCommand::Ls(reach) => list(context, kind, reach).await,
+        ConfigCommand::Ls(args) => list(context, kind, &args).await,
         ConfigCommand::Check(file) => settings::check(context.output, super::Args::command, &file),
         ConfigCommand::Show { name: None, file } => settings::show(context.output, super::Args::command, &file),
         ConfigCommand::Show { name: Some(name), .. } => {
@@ -228,9 +229,10 @@ async fn create(context: &Context, kind: ContentKind, args: CreateArgs) -> Resul
     done(context, name.as_str(), &text, changed)
 }
 
-async fn list(context: &Context, kind: ContentKind, reach: Reach) -> Result<(), Problem> {
-    let all: Vec<ContentView> = context.list(reach, &format!("{kind}s")).await?;
-    context.output.list_with(reach.columns(), &all, &format!("no {kind}s"))
+async fn list(context: &Context, kind: ContentKind, args: &ListArgs) -> Result<(), Problem> {
+    let list = format!("{kind}s");
+    let all: Vec<ContentView> = context.list(args, &list).await?;
+    context.show_list(args, &list, &all, &format!("no {list}")).await
 }
 
 async fn remove(context: &Context, kind: ContentKind, name: &ContentName) -> Result<(), Problem> {

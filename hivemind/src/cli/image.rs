@@ -11,6 +11,7 @@ use tokio_util::io::ReaderStream;
 
 use super::{
     Context, complete,
+    list::Only,
     output::{Format, Listed, Tone, age, bytes, line},
     parse::escape,
 };
@@ -35,7 +36,7 @@ Images are those of the node that answers. Names are completed as Docker does: n
 pub(super) enum ImageCommand {
     /// List the images
     #[command(visible_alias = "list")]
-    Ls,
+    Ls(Only),
     /// Show an image: layers, command, environment, who uses it
     #[command(visible_aliases = ["show", "inspect"])]
     Info {
@@ -119,9 +120,10 @@ impl Listed for ImageView {
 
 pub(super) async fn run(context: &Context, command: ImageCommand) -> Result<(), Problem> {
     match command {
-        ImageCommand::Ls => {
-            let images: Vec<ImageView> = context.client.get("/v1/images").await?;
-            context.output.list(&images, "no images; an app brings its own, or: hivemind image pull nginx:latest")
+        ImageCommand::Ls(only) => {
+            let images: Vec<ImageView> = context.list_at("/v1/images", &only).await?;
+            let empty = "no images; an app brings its own, or: hivemind image pull nginx:latest";
+            context.show_all(&only, &images, empty)
         }
         ImageCommand::Info { image } => info(context, &image).await,
         ImageCommand::Pull { image } => pull(context, &image).await,

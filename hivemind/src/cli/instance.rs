@@ -3,7 +3,8 @@
 use clap::Args;
 
 use super::{
-    Context, Reach, complete,
+    Context, complete,
+    list::{ListArgs, Reach},
     output::{Listed, Tone, addresses, age},
     parse::escape,
     project,
@@ -19,7 +20,7 @@ pub(super) struct PsArgs {
     #[arg(value_name = "APP", add = complete::apps())]
     apps: Vec<String>,
     #[command(flatten)]
-    reach: Reach,
+    list: ListArgs,
     /// Only of this project [in a project's folder: of that one]
     #[arg(short, long, value_name = "NAME", conflicts_with_all = ["all_namespaces", "all_tenants"])]
     project_name: Option<String>,
@@ -82,9 +83,9 @@ fn message(instance: &InstanceView) -> String {
 }
 
 pub(super) async fn ps(context: &Context, args: &PsArgs) -> Result<(), Problem> {
-    let here = args.reach == Reach::default();
+    let here = args.list.reach == Reach::default();
     let context = &if here { project::here(context, args.project_name.as_deref()).await? } else { context.clone() };
-    let mut shown: Vec<InstanceView> = context.list(args.reach, "instances").await?;
+    let mut shown: Vec<InstanceView> = context.list(&args.list, "instances").await?;
     let empty = "no instances; try: hivemind app deploy --image nginx:latest --name web --port 8080:80 --wait";
     if !args.apps.is_empty() {
         shown.retain(|instance| args.apps.contains(&instance.app));
@@ -92,9 +93,9 @@ pub(super) async fn ps(context: &Context, args: &PsArgs) -> Result<(), Problem> 
         for app in args.apps.iter().filter(|_| here).filter(|app| !shown.iter().any(|instance| instance.app == **app)) {
             let _: AppView = context.client.get(&context.path(&format!("apps/{}", escape(app)))).await?;
         }
-        return context.output.list_with(args.reach.columns(), &shown, "no instances");
+        return context.output.list_with(args.list.reach.columns(), &shown, "no instances");
     }
-    context.show_list(args.reach, "instances", &shown, empty).await
+    context.show_list(&args.list, "instances", &shown, empty).await
 }
 
 /// The instances of an app.

@@ -12,8 +12,9 @@ use futures::{
 };
 
 use super::{
-    Context, Reach, complete,
+    Context, complete,
     instance::{Meant, resolve},
+    list::ListArgs,
     output::{colours, line},
     parse::{Since, escape, since},
     project,
@@ -124,7 +125,7 @@ impl Wanted {
             if context.scope == Scope::default() {
                 return Err(Problem::new(ErrorCode::Invalid, "name an app or an instance").hint("hivemind ps"));
             }
-            return Ok((Self::All, context.list(Reach::default(), "instances").await?));
+            return Ok((Self::All, context.list(&ListArgs::default(), "instances").await?));
         }
         let mut all = Vec::new();
         for word in &args.targets {

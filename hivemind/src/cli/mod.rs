@@ -24,6 +24,7 @@ mod history;
 mod image;
 mod instance;
 mod limits;
+mod list;
 mod logs;
 mod manual;
 mod mounts;
@@ -58,11 +59,11 @@ use clap::{
 };
 
 use crate::{
-    api::object_view::NamespaceView,
     client::{Client, Target},
     model::{ErrorCode, NamespaceName, Problem, Scope, TenantName},
 };
-use output::{Format, Leading, Listed, Output};
+use list::Reach;
+use output::{Format, Output};
 use settings::Refused;
 
 /// Shown beneath `hivemind --help`.
@@ -265,75 +266,6 @@ impl Context {
     /// A path in the scope.
     fn path(&self, rest: &str) -> String {
         format!("/v1/tenants/{}/namespaces/{}/{rest}", self.scope.tenant, self.scope.namespace)
-    }
-
-    /// Lists `apps`, `instances`, `services` as far as was asked for. That nothing is in a namespace is something else
-    /// than that there is no such namespace, which is an error.
-    async fn list<T: serde::de::DeserializeOwned>(&self, reach: Reach, list: &str) -> Result<Vec<T>, Problem> {
-        let found: Vec<T> = self.client.get(&reach.path(self, list)).await?;
-        if found.is_empty() && reach == Reach::default() && self.scope != Scope::default() {
-            let _: NamespaceView = self.client.get(self.path("").trim_end_matches('/')).await?;
-        }
-        Ok(found)
-    }
-
-    /// Shows such a list. If there is nothing as far as was asked, it says where there is something, or else `empty`.
-    async fn show_list<T: Listed + serde::de::DeserializeOwned>(
-        &self,
-        reach: Reach,
-        list: &str,
-        items: &[T],
-        empty: &str,
-    ) -> Result<(), Problem> {
-        let mut text = empty.to_owned();
-        if items.is_empty() && !reach.all_tenants && self.output.is_for_people() {
-            let everywhere: Vec<T> = self.client.get(&format!("/v1/{list}")).await?;
-            let places = everywhere.iter().map(Listed::place);
-            let (own, others): (Vec<_>, Vec<_>) = places.partition(|place| place.0 == self.scope.tenant.as_str());
-            let here = match reach.all_namespaces {
-                true => format!("no {list} in the tenant {}", self.scope.tenant),
-                false => {
-                    format!("no {list} in the namespace {} of the tenant {}", self.scope.namespace, self.scope.tenant)
-                }
-            };
-            let there = [("other namespaces (-A)", own.len()), ("other tenants (--all-tenants)", others.len())];
-            let there = there.iter().filter(|(_, number)| *number > 0);
-            let there = there.map(|(place, number)| format!("{number} in {place}")).collect::<Vec<_>>();
-            if !there.is_empty() {
-                text = format!("{here}; {}", there.join(", "));
-            }
-        }
-        self.output.list_with(reach.columns(), items, &text)
-    }
-}
-
-/// How far a list reaches.
-#[derive(clap::Args, Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Reach {
-    /// Of all namespaces of the tenant
-    #[arg(short = 'A', long)]
-    all_namespaces: bool,
-    /// Of all tenants
-    #[arg(long)]
-    all_tenants: bool,
-}
-
-impl Reach {
-    /// The path of the list: `apps`, `instances`, `policies`.
-    fn path(self, context: &Context, list: &str) -> String {
-        match (self.all_tenants, self.all_namespaces) {
-            (true, _) => format!("/v1/{list}"),
-            (false, true) => format!("/v1/{list}?tenant={}", context.scope.tenant),
-            (false, false) => context.path(list),
-        }
-    }
-
-    fn columns(self) -> Leading {
-        match (self.all_tenants, self.all_namespaces) {
-            (true, _) => Leading::TenantAndNamespace,
-            (false, true) => Leading::Namespace,
-            (false, false) => Leading::Nothing,
-        }
     }
 }
 

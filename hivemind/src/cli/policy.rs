@@ -6,7 +6,8 @@ use clap::{Args, Subcommand};
 use http::Method;
 
 use super::{
-    Context, Reach, complete,
+    Context, complete,
+    list::ListArgs,
     operator::operators,
     output::{Format, Listed, age, line},
     policy_tier::{self, TierCommand},
@@ -51,7 +52,7 @@ pub(super) enum PolicyCommand {
     Apply(ApplyArgs),
     /// List the policies
     #[command(visible_alias = "list")]
-    Ls(Reach),
+    Ls(ListArgs),
     /// Show what a policy selects and allows
     #[command(visible_aliases = ["info", "inspect"])]
     Show {
@@ -128,10 +129,10 @@ pub(super) async fn run(context: &Context, command: PolicyCommand) -> Result<(),
         PolicyCommand::Test(args) => why::test(context, args).await,
         PolicyCommand::Tier(command) => policy_tier::run(context, command).await,
         PolicyCommand::Apply(args) => apply(context, &args).await,
-        PolicyCommand::Ls(reach) => {
-            let policies: Vec<PolicyView> = context.list(reach, "policies").await?;
+        PolicyCommand::Ls(args) => {
+            let policies: Vec<PolicyView> = context.list(&args, "policies").await?;
             let empty = "no policies: everything of a tenant may speak to everything of it";
-            context.show_list(reach, "policies", &policies, empty).await?;
+            context.show_list(&args, "policies", &policies, empty).await?;
             let tiers: Vec<TierView> = match policies.is_empty() && context.output.is_for_people() {
                 true => context.client.get("/v1/tier-policies").await?,
                 false => Vec::new(),

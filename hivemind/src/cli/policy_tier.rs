@@ -7,6 +7,7 @@ use http::Method;
 
 use super::{
     Context,
+    list::Only,
     operator::operators,
     output::{Format, Listed, age, line},
     policy_words,
@@ -26,7 +27,7 @@ use crate::{
 pub(super) enum TierCommand {
     /// List the policies of tiers
     #[command(visible_alias = "list")]
-    Ls,
+    Ls(Only),
     /// Show what a policy of a tier says
     #[command(visible_aliases = ["info", "inspect"])]
     Show {
@@ -103,9 +104,9 @@ pub(super) fn path(key: &TierKey) -> String {
 
 pub(super) async fn run(context: &Context, command: TierCommand) -> Result<(), Problem> {
     match command {
-        TierCommand::Ls => {
-            let policies: Vec<TierView> = context.client.get("/v1/tier-policies").await?;
-            context.output.list(&policies, "no policies of tiers: those of namespaces decide")
+        TierCommand::Ls(only) => {
+            let policies: Vec<TierView> = context.list_at("/v1/tier-policies", &only).await?;
+            context.show_all(&only, &policies, "no policies of tiers: those of namespaces decide")
         }
         TierCommand::Show { name } => {
             let policy: TierView = context.client.get(&path(&name)).await?;

@@ -4,7 +4,8 @@ use clap::{Args, Subcommand};
 use futures::TryStreamExt;
 
 use super::{
-    Context, Reach, complete,
+    Context, complete,
+    list::{ListArgs, Only},
     output::{Format, Listed, Tone, addresses, bytes, line},
     parse::{Since, escape, since},
 };
@@ -22,7 +23,7 @@ use crate::{
 pub(super) enum ServiceCommand {
     /// List the services
     #[command(visible_alias = "list")]
-    Ls,
+    Ls(Only),
     /// Show a service with those that serve it and its traffic
     #[command(visible_alias = "inspect")]
     Info {
@@ -36,7 +37,7 @@ pub(super) enum ServiceCommand {
 pub(super) enum NodeCommand {
     /// List the nodes
     #[command(visible_alias = "list")]
-    Ls,
+    Ls(Only),
     /// Show a node; with -o wide its data plane
     #[command(visible_alias = "inspect")]
     Info {
@@ -137,9 +138,10 @@ impl Listed for NodeView {
 
 pub(super) async fn service(context: &Context, command: ServiceCommand) -> Result<(), Problem> {
     match command {
-        ServiceCommand::Ls => {
-            let services: Vec<ServiceView> = context.list(Reach::default(), "services").await?;
-            context.output.list(&services, "no services yet; an app with a --port or a --service has one")
+        ServiceCommand::Ls(only) => {
+            let args = ListArgs { only, ..ListArgs::default() };
+            let services: Vec<ServiceView> = context.list(&args, "services").await?;
+            context.show_all(&args.only, &services, "no services yet; an app with a --port or a --service has one")
         }
         ServiceCommand::Info { name } => {
             let service: ServiceView =
@@ -195,9 +197,9 @@ fn micros(us: u64) -> String {
 
 pub(super) async fn node(context: &Context, command: NodeCommand) -> Result<(), Problem> {
     match command {
-        NodeCommand::Ls => {
-            let nodes: Vec<NodeView> = context.client.get("/v1/nodes").await?;
-            context.output.list(&nodes, "no nodes")
+        NodeCommand::Ls(only) => {
+            let nodes: Vec<NodeView> = context.list_at("/v1/nodes", &only).await?;
+            context.show_all(&only, &nodes, "no nodes")
         }
         NodeCommand::Info { name } => {
             let node: NodeView = context.client.get(&format!("/v1/nodes/{}", escape(&name))).await?;

@@ -8,6 +8,7 @@ use http::Method;
 use super::{
     Context, complete,
     limits::{TrafficArgs, over, shown as shown_limits},
+    list::Only,
     output::{Format, Listed, age, line},
     parse::{LabelChange, label, label_change},
 };
@@ -69,7 +70,7 @@ pub(super) enum TenantCommand {
     },
     /// List the tenants
     #[command(visible_alias = "list")]
-    Ls,
+    Ls(Only),
     /// Remove a tenant with its namespaces; nothing may be in them
     #[command(visible_alias = "remove")]
     Rm {
@@ -86,7 +87,7 @@ pub(super) enum NamespaceCommand {
     Create(CreateArgs),
     /// List the namespaces of the tenant
     #[command(visible_alias = "list")]
-    Ls,
+    Ls(Only),
     /// Set and take away labels
     Label(LabelArgs),
     /// Show a namespace
@@ -235,9 +236,9 @@ pub(super) async fn tenant(context: &Context, command: TenantCommand) -> Result<
             };
             done(context, name.as_str(), &text, changed)
         }
-        TenantCommand::Ls => {
-            let tenants: Vec<TenantView> = context.client.get("/v1/tenants").await?;
-            context.output.list(&tenants, "no tenants")
+        TenantCommand::Ls(only) => {
+            let tenants: Vec<TenantView> = context.list_at("/v1/tenants", &only).await?;
+            context.show_all(&only, &tenants, "no tenants")
         }
         TenantCommand::Info { name } => {
             let view: TenantView = context.client.get(&path(&name)).await?;
@@ -263,10 +264,10 @@ pub(super) async fn namespace(context: &Context, command: NamespaceCommand) -> R
     let path = |name: &NamespaceName| format!("/v1/tenants/{tenant}/namespaces/{name}");
     match command {
         NamespaceCommand::Create(CreateArgs { name, label }) => create(context, &path(&name), &name, label).await,
-        NamespaceCommand::Ls => {
+        NamespaceCommand::Ls(only) => {
             let namespaces: Vec<NamespaceView> =
-                context.client.get(&format!("/v1/tenants/{tenant}/namespaces")).await?;
-            context.output.list(&namespaces, "no namespaces")
+                context.list_at(&format!("/v1/tenants/{tenant}/namespaces"), &only).await?;
+            context.show_all(&only, &namespaces, "no namespaces")
         }
         NamespaceCommand::Label(LabelArgs { name, labels }) => {
             let before: NamespaceView = context.client.get(&path(&name)).await?;

@@ -6,7 +6,8 @@ use clap::{Args, Subcommand};
 use http::Method;
 
 use super::{
-    Context, Reach, complete,
+    Context, complete,
+    list::ListArgs,
     output::{Format, Listed, age, bytes, line},
     parse::label,
     tenant::done,
@@ -41,7 +42,7 @@ pub(super) enum VolumeCommand {
     Create(CreateArgs),
     /// List the volumes
     #[command(visible_alias = "list")]
-    Ls(Reach),
+    Ls(ListArgs),
     /// Show where a volume is, who uses it, and how much it holds
     #[command(visible_aliases = ["show", "inspect"])]
     Info(NameArgs),
@@ -122,9 +123,9 @@ fn holds(usage: &UsageView) -> String {
 pub(super) async fn run(context: &Context, command: VolumeCommand) -> Result<(), Problem> {
     match command {
         VolumeCommand::Create(CreateArgs { name, label }) => create(context, name.name()?, label).await,
-        VolumeCommand::Ls(reach) => {
-            let volumes: Vec<VolumeView> = context.list(reach, "volumes").await?;
-            context.output.list_with(reach.columns(), &volumes, "no volumes")
+        VolumeCommand::Ls(args) => {
+            let volumes: Vec<VolumeView> = context.list(&args, "volumes").await?;
+            context.show_list(&args, "volumes", &volumes, "no volumes").await
         }
         VolumeCommand::Info(name) => {
             let volume: VolumeView = context.client.get(&path(context, &name.name()?)).await?;
@@ -193,7 +194,7 @@ async fn delete(context: &Context, name: &VolumeName) -> Result<ChangedView, Pro
 }
 
 async fn prune(context: &Context) -> Result<(), Problem> {
-    let all: Vec<VolumeView> = context.list(Reach::default(), "volumes").await?;
+    let all: Vec<VolumeView> = context.list(&ListArgs::default(), "volumes").await?;
     let unused: Vec<_> = all.into_iter().filter(|volume| volume.used_by.is_empty() && !volume.deleting).collect();
     if unused.is_empty() {
         context.output.say("every volume is used");

@@ -40,6 +40,8 @@ codes! {
     NoMethod = "E-API-005", 405, 2, "The path does not take this method. The header 'Allow' names those it takes; /openapi.json describes them.";
     /// The request comes from a web page of elsewhere.
     WrongHost = "E-API-006", 421, 5, "The request names a host that is not this daemon, as a web page does that has its own name point here. Use the address, 'localhost' or the node's name.";
+    /// What was to be gone on from is not kept any more.
+    Expired = "E-API-008", 410, 4, "The place in a list, or in a stream of events or log lines, from where you want to go on is too old: what came after it is not kept any more. Begin again, without the token or the position; the message says what is missing then.";
     /// Another daemon has the socket.
     DaemonRuns = "E-API-007", 409, 4, "Another hivemind daemon answers on the socket. Stop it, or give this one other folders: --socket, --state-dir, --run-dir.";
     /// Not authenticated or not allowed.
@@ -302,6 +304,7 @@ mod tests {
             (
                 4,
                 &[
+                    Code::Expired,
                     Code::DaemonRuns,
                     Code::Taken,
                     Code::Conflict,

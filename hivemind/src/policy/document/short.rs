@@ -11,7 +11,8 @@ use crate::{
     policy::Document,
     spec::v1::{
         Action, Entity, InstancePeer, MAX_PRIORITY, Operator, Otherwise, PolicyPeer, PolicyPort, PolicyProtocol,
-        PolicyRule, PolicySpec, PortMatch, Requirement, Selector, Tier, TierRule, TierSpec, Way,
+        PolicyRule, PolicySpec, PortMatch, Requirement, SELECTOR_FORM, Selector, Tier, TierRule, TierSpec, Way,
+        conditions,
     },
 };
 
@@ -279,10 +280,9 @@ fn selector(node: &Node<'_>, faults: &mut Faults) -> Option<Selector> {
         return node.fault(faults, "is empty; write {} for all");
     }
     let mut selector = Selector::default();
-    for part in split(text) {
-        let Some(requirement) = requirement(part.trim()) else {
-            let why = "write a=b, a!=b, \"a in (b, c)\", \"a notin (b, c)\", a or !a";
-            node.fault::<()>(faults, format_args!("{:?} says nothing about a label; {why}", part.trim()));
+    for part in conditions(text) {
+        let Some(requirement) = Requirement::parse(part) else {
+            node.fault::<()>(faults, format_args!("{part:?} says nothing about a label; {SELECTOR_FORM}"));
             continue;
         };
         words::check_requirement(&node.path, &requirement, faults);
@@ -296,48 +296,4 @@ fn selector(node: &Node<'_>, faults: &mut Faults) -> Option<Selector> {
         }
     }
     Some(selector)
-}
-
-/// Splits at commas that are not in parentheses.
-fn split(text: &str) -> Vec<&str> {
-    let mut inside = false;
-    text.split(move |c| {
-        match c {
-            '(' => inside = true,
-            ')' => inside = false,
-            _ => {}
-        }
-        c == ',' && !inside
-    })
-    .collect()
-}
-
-fn requirement(text: &str) -> Option<Requirement> {
-    let made = |key: &str, operator, values: Vec<&str>| {
-        let values = values.into_iter().map(|value| value.trim().to_owned()).collect();
-        Some(Requirement { key: key.trim().to_owned(), operator, values })
-    };
-    if let Some(rest) = text.strip_suffix(')') {
-        let (before, values) = rest.split_once('(')?;
-        let mut words = before.split_whitespace();
-        let operator = match (words.next(), words.next(), words.next()) {
-            (Some(key), Some("in"), None) => Some((key, Operator::In)),
-            (Some(key), Some("notin"), None) => Some((key, Operator::NotIn)),
-            _ => None,
-        };
-        let (key, operator) = operator?;
-        let values = if values.trim().is_empty() { Vec::new() } else { values.split(',').collect() };
-        return made(key, operator, values);
-    }
-    if let Some((key, value)) = text.split_once("!=") {
-        return made(key, Operator::NotIn, vec![value]);
-    }
-    if let Some((key, value)) = text.split_once("==").or_else(|| text.split_once('=')) {
-        return made(key, Operator::In, vec![value]);
-    }
-    if let Some(key) = text.strip_prefix('!') {
-        return made(key, Operator::DoesNotExist, Vec::new());
-    }
-    let one_word = !text.is_empty() && !text.contains(char::is_whitespace);
-    if one_word { made(text, Operator::Exists, Vec::new()) } else { None }
 }

@@ -12,6 +12,7 @@ mod logs;
 mod mount;
 mod policy;
 mod project;
+mod selector;
 mod service;
 mod tier;
 mod update;
@@ -45,6 +46,7 @@ pub use project::{
     Condition, Dependency, NETWORK_LABEL, POLICY_PREFIX, PROJECT_LABEL, ProjectSpec, REMOVING_LABEL, SERVICE_LABEL,
     SHARED_NETWORK, SHARED_NETWORK_LABEL,
 };
+pub use selector::{SELECTOR_FORM, conditions};
 pub use service::{MAX_SERVICES, ServedPort, ServiceSpec};
 pub use tier::{Action, MAX_PRIORITY, Tier, TierRule, TierSpec, Way, validate_tier, validate_tier_of};
 pub use update::{DEFAULT_PROGRESS, OnFailure, Order, Portion, Room, UpdateSpec};
