@@ -13,10 +13,10 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use hivemind_tests::{machine, unique, until_ready};
+use hivemind_tests::{PATIENCE, machine, unique, until_ready};
 use http::{Answer, Door, stream};
 use serde_json::{Value, json};
-use xtask::machine::Machine;
+use xtask::{machine::Machine, wait};
 
 const APPS: &str = "/v1/tenants/default/namespaces/default/apps";
 
@@ -235,6 +235,58 @@ fn the_description_and_the_routes_are_the_same() -> Result<()> {
             ensure!(known, "{method} {path} answers {}, which is not described", answer.status);
         }
     }
+    machine.close()
+}
+
+#[test]
+fn streams_go_on_behind_a_position_or_say_why_not() -> Result<()> {
+    let (mut machine, image) = machine("api-positions")?;
+    let door = unix(&machine);
+    let lines = |answer: &Answer| -> Result<Vec<Value>> {
+        ensure!(answer.status == 200, "{answer:?}");
+        Ok(answer.body.lines().map(serde_json::from_str).collect::<Result<_, _>>()?)
+    };
+    let ask = |path: &str| door.ask("GET", path, &[], None);
+    for name in ["a", "b", "c"] {
+        let path = format!("/v1/tenants/default/namespaces/{name}");
+        ensure!(door.ask("PUT", &path, &["Content-Type: application/json"], Some("{}"))?.status == 201);
+    }
+    let created = "fieldSelector=reason%3DCreated";
+    let first = lines(&ask(&format!("/v1/events?{created}&limit=2"))?)?;
+    let objects = |events: &[Value]| events.iter().map(|event| event["object"].to_string()).collect::<Vec<_>>();
+    ensure!(objects(&first) == ["\"namespace/a\"", "\"namespace/b\""], "{first:?}");
+    let position = first[1]["position"].as_str().context("no position")?.to_owned();
+    let rest = lines(&ask(&format!("/v1/events?{created}&after={position}"))?)?;
+    ensure!(objects(&rest) == ["\"namespace/c\""], "{rest:?}");
+    for wrong in ["after=x", "limit=0", "fieldSelector=color%3Dred", "from=1"] {
+        refused(&ask(&format!("/v1/events?{wrong}"))?, 400, "E-API-001").context(wrong)?;
+    }
+
+    let script = "for i in 1 2 3 4 5; do echo line $i; done; sleep 1d";
+    machine.hivemind(&["app", "deploy", "--image", &image, "--name", "web", "--entrypoint", "sh", "--", "-c", script])?.ok()?;
+    let instance = until_ready(&machine, "web", 1)?.pop_first().context("an instance")?.name;
+    let logs = format!("/v1/tenants/default/namespaces/default/instances/{instance}/logs");
+    let all = wait::until("all lines", PATIENCE, || {
+        let all = lines(&ask(&logs)?)?;
+        ensure!(all.len() == 5, "{all:?}");
+        Ok(all)
+    })?;
+    for (at, line) in all.iter().enumerate() {
+        let position = line["position"].as_str().context("no position")?;
+        ensure!(lines(&ask(&format!("{logs}?after={position}"))?)? == all[at + 1..], "behind {line}");
+    }
+    refused(&ask(&format!("{logs}?after=x"))?, 400, "E-API-001")?;
+    refused(&ask(&format!("{logs}?after=99.0"))?, 410, "E-API-008")?;
+
+    // Events are of one life of the daemon, logs are files.
+    machine.daemon.kill()?;
+    machine.daemon.start(&machine.sandbox)?;
+    let door = unix(&machine);
+    let gone = refused(&door.ask("GET", &format!("/v1/events?after={position}"), &[], None)?, 410, "E-API-008")?;
+    ensure!(gone["hint"] == "ask again without after", "{gone}");
+    let position = all[2]["position"].as_str().context("no position")?;
+    let rest = lines(&door.ask("GET", &format!("{logs}?after={position}"), &[], None)?)?;
+    ensure!(rest == all[3..], "{rest:?}");
     machine.close()
 }
 

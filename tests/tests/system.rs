@@ -60,6 +60,8 @@ mod probes;
 mod reboot;
 #[path = "system/registries.rs"]
 mod registries;
+#[path = "system/resumed.rs"]
+mod resumed;
 #[path = "system/seen.rs"]
 mod seen;
 #[path = "system/service.rs"]

@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     model::{AppKey, ErrorCode, Instance, Problem, Scope, Timestamp},
-    runtime::{LogLine, LogQuery, LogStream},
+    runtime::{LogLine, LogQuery, LogStream, NoPosition},
 };
 
 /// A line of a log.
@@ -30,6 +30,9 @@ pub struct LogLineView {
     pub stream: String,
     /// The line; bytes that are not UTF-8 are replaced.
     pub line: String,
+    /// Where the log goes on behind it, for `?after=`.
+    #[serde(default)]
+    pub position: String,
 }
 
 #[derive(Debug, Default, Deserialize, IntoParams)]
@@ -41,7 +44,10 @@ pub(super) struct LogArgs {
     #[serde(default)]
     follow: bool,
     /// Only lines at or after this moment, RFC 3339.
+    #[param(value_type = Option<String>, format = DateTime)]
     since: Option<Timestamp>,
+    /// Only lines behind the one with this `position`.
+    after: Option<String>,
 }
 
 /// The instances of a namespace.
@@ -130,9 +136,14 @@ pub(super) async fn logs(
     Args(args): Args<LogArgs>,
 ) -> Result<Response, ApiError> {
     let instance = find(&state, &named)?;
-    let query = LogQuery { tail: args.tail, follow: args.follow, since: args.since };
+    let after = args.after.map(|text| text.parse().map_err(|why| bad_position(&text, &why))).transpose()?;
+    let query = LogQuery { tail: args.tail, follow: args.follow, since: args.since, after };
     let read = state.runtime.logs(&instance.id, query).await?;
     Ok(ndjson(read.map(|line| line.map(|line| lines(&[LogLineView::from(line)]))), stop))
+}
+
+fn bad_position(text: &str, why: &NoPosition) -> ApiError {
+    Problem::new(ErrorCode::BadRequest, format!("after={text}: {why}")).into()
 }
 
 impl From<LogLine> for LogLineView {
@@ -141,6 +152,7 @@ impl From<LogLine> for LogLineView {
             LogStream::Stdout => "stdout",
             LogStream::Stderr => "stderr",
         };
-        Self { at: line.at, stream: stream.into(), line: String::from_utf8_lossy(&line.line).into_owned() }
+        let text = String::from_utf8_lossy(&line.line).into_owned();
+        Self { at: line.at, stream: stream.into(), line: text, position: line.position.to_string() }
     }
 }

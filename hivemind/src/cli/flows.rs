@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::{
     Context, Reach,
+    follow::{is_away, patiently, pause},
     output::{Format, Listed, Tone, age, bytes, line},
     parse::escape,
 };
@@ -273,21 +274,7 @@ pub(super) async fn run(context: &Context, args: &FlowArgs) -> Result<(), Proble
     let path = args.path(context);
     let scope = &context.scope;
     if args.follow {
-        let mut flows = context.client.lines::<FlowView>(&path).await?;
-        let without = if args.housekeeping { "" } else { "; what instances' kernels say at their start is left out" };
-        context.output.say(&format!("listening to flows that begin and end, and to drops{without}; Ctrl-C ends it"));
-        while let Some(flow) = flows.try_next().await? {
-            if flow.housekeeping && !args.housekeeping {
-                continue;
-            }
-            let shown = Shown { flow: &flow, scope };
-            match context.output.format {
-                Format::Json | Format::Yaml => context.output.streamed(&flow)?,
-                Format::Name => line(&shown.name()),
-                Format::Table | Format::Wide => line(&shown.line()),
-            }
-        }
-        return Ok(());
+        return listen(context, args, &path).await;
     }
     let flows: Vec<FlowView> = context.client.get(&path).await?;
     let (left_out, flows): (Vec<_>, Vec<_>) = flows.iter().partition(|flow| flow.housekeeping && !args.housekeeping);
@@ -300,6 +287,33 @@ pub(super) async fn run(context: &Context, args: &FlowArgs) -> Result<(), Proble
         ));
     }
     Ok(())
+}
+
+/// Shows flows as they come. Those of the time when the daemon is away are seen by nobody, which is said.
+async fn listen(context: &Context, args: &FlowArgs, path: &str) -> Result<(), Problem> {
+    let mut flows = context.client.lines::<FlowView>(path).await?;
+    let without = if args.housekeeping { "" } else { "; what instances' kernels say at their start is left out" };
+    context.output.say(&format!("listening to flows that begin and end, and to drops{without}; Ctrl-C ends it"));
+    loop {
+        match flows.try_next().await {
+            Ok(Some(flow)) if flow.housekeeping && !args.housekeeping => {}
+            Ok(Some(flow)) => {
+                let shown = Shown { flow: &flow, scope: &context.scope };
+                match context.output.format {
+                    Format::Json | Format::Yaml => context.output.streamed(&flow)?,
+                    Format::Name => line(&shown.name()),
+                    Format::Table | Format::Wide => line(&shown.line()),
+                }
+            }
+            Err(problem) if !is_away(&problem) => return Err(problem),
+            // The connection is broken, or the daemon stops.
+            Ok(None) | Err(_) => {
+                pause().await;
+                flows = patiently(context, || context.client.lines::<FlowView>(path)).await?;
+                context.output.say("the connection was broken: what began, ended or was dropped meanwhile is not shown");
+            }
+        }
+    }
 }
 
 #[cfg(test)]

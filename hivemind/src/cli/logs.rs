@@ -13,6 +13,7 @@ use futures::{
 
 use super::{
     Context, complete,
+    follow::{is_away, patiently},
     instance::{Meant, resolve},
     list::ListArgs,
     output::{colours, line},
@@ -41,7 +42,7 @@ pub(super) struct LogsArgs {
     /// Of this project [in a project's folder: of that one]
     #[arg(short, long, value_name = "NAME")]
     project_name: Option<String>,
-    /// Also what is yet to come
+    /// Also what is yet to come, over restarts of the daemon
     #[arg(short, long)]
     follow: bool,
     /// Only the last lines of each instance
@@ -58,21 +59,24 @@ pub(super) struct LogsArgs {
 type Lines = BoxStream<'static, Result<LogLineView, Problem>>;
 
 /// Which lines of one instance.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Part {
     follow: bool,
     tail: Option<usize>,
     since: Option<Timestamp>,
+    /// Behind which line.
+    after: Option<String>,
 }
 
 pub(super) async fn run(context: &Context, args: &LogsArgs) -> Result<(), Problem> {
     let since = args.since.map(|since| since.at(clock::now()));
-    let part = Part { follow: args.follow, tail: args.tail, since };
+    let part = Part { follow: args.follow, tail: args.tail, since, after: None };
     let context = &project::here(context, args.project_name.as_deref()).await?;
     let (wanted, instances) = Wanted::find(context, args).await?;
     let mut printer = Printer::new(context, args, &instances);
     if args.follow {
-        let mut follow = Follow { context, part, wanted, open: BTreeSet::new(), last: BTreeMap::new() };
+        let known = instances.iter().map(|instance| instance.id.clone()).collect();
+        let mut follow = Follow { context, part, wanted, known, open: BTreeSet::new(), last: BTreeMap::new() };
         return follow.run(&mut printer, instances).await;
     }
     if instances.is_empty() {
@@ -80,7 +84,7 @@ pub(super) async fn run(context: &Context, args: &LogsArgs) -> Result<(), Proble
     }
     let mut heads = Vec::new();
     for instance in instances {
-        let mut lines = open(context, &instance.id, part).await?;
+        let mut lines = open(context, &instance.id, &part).await?;
         if let Some(first) = lines.next().await {
             heads.push((instance.name, first?, lines));
         }
@@ -152,10 +156,11 @@ impl Wanted {
     }
 }
 
-async fn open(context: &Context, id: &InstanceId, part: Part) -> Result<Lines, Problem> {
+async fn open(context: &Context, id: &InstanceId, part: &Part) -> Result<Lines, Problem> {
     let mut query = vec![format!("follow={}", part.follow)];
     query.extend(part.tail.map(|tail| format!("tail={tail}")));
     query.extend(part.since.map(|since| format!("since={}", escape(&since.to_string()))));
+    query.extend(part.after.as_ref().map(|after| format!("after={}", escape(after))));
     let path = context.path(&format!("instances/{id}/logs?{}", query.join("&")));
     Ok(context.client.lines::<LogLineView>(&path).await?.boxed())
 }
@@ -165,10 +170,12 @@ struct Follow<'a> {
     context: &'a Context,
     part: Part,
     wanted: Wanted,
+    /// The instances that there were at the beginning.
+    known: BTreeSet<InstanceId>,
     /// The instances whose lines are being read.
     open: BTreeSet<InstanceId>,
-    /// When the last line of each was written.
-    last: BTreeMap<InstanceId, Timestamp>,
+    /// The position of the last line of each.
+    last: BTreeMap<InstanceId, String>,
 }
 
 /// A line, or the end of an instance's lines.
@@ -177,7 +184,7 @@ type Piece = (InstanceId, String, Option<Result<LogLineView, Problem>>);
 impl Follow<'_> {
     async fn run(&mut self, printer: &mut Printer, first: Vec<InstanceView>) -> Result<(), Problem> {
         let mut streams = SelectAll::new();
-        self.attach(&mut streams, first, self.part).await?;
+        self.attach(&mut streams, first).await?;
         let mut ticks = tokio::time::interval(PERIOD);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -185,22 +192,24 @@ impl Follow<'_> {
                 Some(piece) = streams.next() => {
                     let (id, name, line): Piece = piece;
                     match line {
-                        Some(line) => {
-                            let line = line?;
+                        Some(Ok(line)) => {
                             printer.print(&name, &line)?;
-                            self.last.insert(id, line.at);
+                            self.last.insert(id, line.position);
                         }
+                        Some(Err(problem)) if !is_away(&problem) => return Err(problem),
+                        // The connection is broken. The end comes next, and only then is it asked for again.
+                        Some(Err(_)) => {}
                         None => drop(self.open.remove(&id)),
                     }
                 }
                 _ = ticks.tick() => {
-                    let Some(now) = self.now().await? else {
+                    let Some(now) = patiently(self.context, || self.now()).await? else {
                         if self.open.is_empty() {
                             return Ok(());
                         }
                         continue;
                     };
-                    self.attach(&mut streams, now, Part { follow: true, ..Part::default() }).await?;
+                    self.attach(&mut streams, now).await?;
                 }
             }
         }
@@ -232,24 +241,35 @@ impl Follow<'_> {
         }
     }
 
-    /// Reads those that are not being read: new ones, and those whose container was made anew for another start.
+    /// Reads those that are not being read: new ones, those whose container was made anew for another start, and those whose
+    /// connection broke.
     async fn attach(
         &mut self,
         streams: &mut SelectAll<BoxStream<'static, Piece>>,
         instances: Vec<InstanceView>,
-        part: Part,
     ) -> Result<(), Problem> {
         for InstanceView { id, name, .. } in instances {
             if self.open.contains(&id) {
                 continue;
             }
-            // A process that is started again writes later than the one before.
-            let after = self.last.get(&id).map(|last| Timestamp::from_millis(last.as_millis() + 1));
-            let part = Part { since: after.or(part.since), ..part };
-            let lines = match open(self.context, &id, part).await {
+            let rest = Part { follow: true, ..Part::default() };
+            let part = match self.last.get(&id) {
+                Some(last) => Part { after: Some(last.clone()), ..rest.clone() },
+                None if self.known.contains(&id) => self.part.clone(),
+                None => rest.clone(),
+            };
+            let mut lines = open(self.context, &id, &part).await;
+            if let Err(problem) = &lines
+                && problem.code == ErrorCode::Expired
+            {
+                // All that is kept is newer.
+                self.context.output.say(&format!("lines of {name} are missing here: {}", problem.title));
+                lines = open(self.context, &id, &rest).await;
+            }
+            let lines = match lines {
                 Ok(lines) => lines,
-                // It has gone in between.
-                Err(problem) if problem.code == ErrorCode::NotFound => continue,
+                // It has gone in between; or the daemon is away, and is waited for before the next look.
+                Err(problem) if problem.code == ErrorCode::NotFound || is_away(&problem) => continue,
                 Err(problem) => return Err(problem),
             };
             self.open.insert(id.clone());

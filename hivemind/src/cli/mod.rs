@@ -18,6 +18,7 @@ mod ending;
 mod exec;
 mod explain;
 mod flows;
+mod follow;
 mod forward;
 mod health;
 mod history;

@@ -5,6 +5,7 @@ use futures::TryStreamExt;
 
 use super::{
     Context, complete,
+    follow::{is_away, patiently, pause},
     list::{ListArgs, Only},
     output::{Format, Listed, Tone, addresses, bytes, line},
     parse::{Since, escape, since},
@@ -16,7 +17,7 @@ use crate::{
         view::{NodeView, ServiceView},
     },
     lifecycle::clock,
-    model::{DEFAULT_WEIGHT, Event, EventKind, Problem, Scope},
+    model::{DEFAULT_WEIGHT, ErrorCode, Event, EventKind, Problem, Scope},
 };
 
 #[derive(Subcommand, Debug)]
@@ -58,9 +59,22 @@ pub(super) struct EventArgs {
     /// Only those since then: 10m, or 2026-11-21T01:14:07Z
     #[arg(long, value_parser = since, value_name = "TIME")]
     since: Option<Since>,
-    /// Also what is yet to come
+    /// Also what is yet to come, over restarts of the daemon
     #[arg(short, long)]
     follow: bool,
+    /// Only those that have such a field, e.g. kind=warning; may be repeated
+    #[arg(long, value_name = "FIELD=VALUE")]
+    field: Vec<String>,
+}
+
+impl EventArgs {
+    /// The path of those behind a position; of those to come as well, if there is one.
+    fn path(&self, after: Option<&str>) -> String {
+        let fields = (!self.field.is_empty()).then(|| format!("fieldSelector={}", escape(&self.field.join(","))));
+        let after = after.map(|after| format!("follow=true&after={}", escape(after)));
+        let query: Vec<_> = fields.into_iter().chain(after).collect();
+        format!("/v1/events?{}", query.join("&"))
+    }
 }
 
 impl Listed for ServiceView {
@@ -253,8 +267,9 @@ pub(super) async fn events(context: &Context, args: &EventArgs) -> Result<(), Pr
         args.app.as_ref().is_none_or(|app| concerns(event, &context.scope, app))
             && since.is_none_or(|since| event.at >= since)
     };
-    let all: Vec<Event> = context.client.lines::<Event>("/v1/events").await?.try_collect().await?;
-    let newest = all.last().map_or(0, |event| event.seq);
+    let path = args.path(None);
+    let all: Vec<Event> = context.client.lines::<Event>(&path).await?.try_collect().await?;
+    let last = all.last().map(|event| event.position.clone());
     let mut past: Vec<Event> = all.into_iter().filter(|event| wanted(event)).collect();
     if let Some(tail) = args.tail {
         past.drain(..past.len().saturating_sub(tail));
@@ -263,16 +278,65 @@ pub(super) async fn events(context: &Context, args: &EventArgs) -> Result<(), Pr
         show_event(context, event)?;
     }
     if args.follow {
-        let mut events = context.client.lines::<Event>(&format!("/v1/events?follow=true&after={newest}")).await?;
-        while let Some(event) = events.try_next().await? {
-            if wanted(&event) {
-                show_event(context, &event)?;
-            }
-        }
-    } else if past.is_empty() && !context.output.wants_document() {
+        return follow_events(context, args, last, wanted).await;
+    }
+    if past.is_empty() && !context.output.wants_document() {
         context.output.say("nothing of the kind has happened since the daemon was started");
     }
     Ok(())
+}
+
+/// Shows what is yet to come. What cannot be known of it is said as an event.
+async fn follow_events(
+    context: &Context,
+    args: &EventArgs,
+    mut last: Option<String>,
+    wanted: impl Fn(&Event) -> bool,
+) -> Result<(), Problem> {
+    loop {
+        // The beginning, if there was none.
+        let path = args.path(Some(last.as_deref().unwrap_or("0")));
+        let mut events = match patiently(context, || context.client.lines::<Event>(&path)).await {
+            Err(problem) if problem.code == ErrorCode::Expired => {
+                show_event(context, &missed(&problem))?;
+                last = None;
+                continue;
+            }
+            opened => opened?,
+        };
+        loop {
+            match events.try_next().await {
+                Ok(Some(event)) => {
+                    if wanted(&event) {
+                        show_event(context, &event)?;
+                    }
+                    last = Some(event.position);
+                }
+                Err(problem) if !is_away(&problem) => return Err(problem),
+                // The connection is broken, or the daemon stops.
+                Ok(None) | Err(_) => break,
+            }
+        }
+        pause().await;
+    }
+}
+
+/// Says in the stream that something may be missing at this place.
+fn missed(problem: &Problem) -> Event {
+    let parts: Vec<_> = [&problem.title].into_iter().chain(&problem.details).map(String::as_str).collect();
+    Event {
+        seq: 0,
+        position: String::new(),
+        at: clock::now(),
+        kind: EventKind::Warning,
+        reason: "Missed".into(),
+        object: "events".into(),
+        tenant: None,
+        namespace: None,
+        app: None,
+        message: parts.join("; "),
+        fields: std::collections::BTreeMap::new(),
+    }
 }
 
 /// Whether an event is about the app of this name in the scope, or an instance of it.

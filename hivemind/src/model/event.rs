@@ -22,6 +22,9 @@ pub enum EventKind {
 pub struct Event {
     /// Grows by one with every event of this daemon's life.
     pub seq: u64,
+    /// Where the stream goes on behind it: which life of the daemon, and the number.
+    #[serde(default)]
+    pub position: String,
     /// When.
     pub at: Timestamp,
     /// Normal or Warning.

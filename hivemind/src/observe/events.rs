@@ -2,6 +2,8 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
+    fmt,
+    str::FromStr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -23,6 +25,8 @@ pub struct Events {
 
 #[derive(Debug)]
 struct Shared {
+    /// Tells this life of the daemon from others, whose events have the same numbers.
+    life: u32,
     ring: Mutex<VecDeque<Event>>,
     /// The number of the newest event; 0 before the first.
     newest: watch::Sender<u64>,
@@ -32,10 +36,49 @@ struct Shared {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Missed(pub u64);
 
+/// Behind an event: `LIFE-NUMBER`, or only the number, which means the present life.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct EventPosition {
+    life: Option<u32>,
+    seq: u64,
+}
+
+/// Why a stream cannot be gone on with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EventsGone {
+    /// The daemon was started again since.
+    Restarted,
+    /// So many events behind the position were overwritten.
+    Overwritten(u64),
+}
+
+impl fmt::Display for EventPosition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.life {
+            Some(life) => write!(f, "{life:08x}-{}", self.seq),
+            None => write!(f, "{}", self.seq),
+        }
+    }
+}
+
+impl FromStr for EventPosition {
+    type Err = ();
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let number = |text: &str| text.parse().ok().filter(|_| text.bytes().all(|b| b.is_ascii_digit())).ok_or(());
+        match text.split_once('-') {
+            None => Ok(Self { life: None, seq: number(text)? }),
+            Some((life, seq)) if life.len() == 8 && life.bytes().all(|b| b.is_ascii_hexdigit()) => {
+                Ok(Self { life: u32::from_str_radix(life, 16).ok(), seq: number(seq)? })
+            }
+            Some(_) => Err(()),
+        }
+    }
+}
+
 impl Default for Events {
     fn default() -> Self {
         let (newest, _) = watch::channel(0);
-        Self { shared: Arc::new(Shared { ring: Mutex::new(VecDeque::new()), newest }) }
+        Self { shared: Arc::new(Shared { life: rand::random(), ring: Mutex::new(VecDeque::new()), newest }) }
     }
 }
 
@@ -55,6 +98,7 @@ impl Events {
         let (tenant, namespace) = about.place();
         ring.push_back(Event {
             seq,
+            position: self.position(seq).to_string(),
             at: clock::now(),
             kind,
             reason: reason.into(),
@@ -67,6 +111,26 @@ impl Events {
         });
         // Under the lock, so that numbers are published in order.
         self.shared.newest.send_replace(seq);
+    }
+
+    /// Behind the event of this number.
+    pub fn position(&self, seq: u64) -> EventPosition {
+        EventPosition { life: Some(self.shared.life), seq }
+    }
+
+    /// The number behind which to go on from a position. A number without a life that was not given yet is of a former
+    /// one, whose events are gone: then it is the beginning.
+    pub fn resume(&self, position: EventPosition) -> Result<u64, EventsGone> {
+        let EventPosition { life, seq } = position;
+        let newest = *self.shared.newest.borrow();
+        match life {
+            None => Ok(if seq > newest { 0 } else { seq }),
+            Some(life) if life != self.shared.life || seq > newest => Err(EventsGone::Restarted),
+            Some(_) => match self.after(seq).1 {
+                Missed(0) => Ok(seq),
+                Missed(missed) => Err(EventsGone::Overwritten(missed)),
+            },
+        }
     }
 
     /// The events after number `after`, oldest first, and how many of them are gone.
@@ -105,6 +169,26 @@ mod tests {
         assert_eq!((got[0].seq, *events.newest().borrow()), (6, KEPT as u64 + 5));
         assert_eq!(events.after(KEPT as u64 + 4).0.len(), 1);
         assert_eq!(events.after(KEPT as u64 + 5), (vec![], Missed(0)));
+    }
+
+    #[test]
+    fn a_stream_goes_on_behind_a_position_of_this_life_that_is_kept() {
+        let events = Events::default();
+        emit(&events, 3);
+        let position = |text: &str| text.parse::<EventPosition>().expect("a position");
+        let second = events.after(0).0[1].position.clone();
+        assert_eq!(events.resume(position(&second)), Ok(2));
+        assert_eq!((events.resume(position("2")), events.resume(position("4"))), (Ok(2), Ok(0)));
+        let (newest, _) = watch::channel(0);
+        let life = !events.shared.life;
+        let other = Events { shared: Arc::new(Shared { life, ring: Mutex::default(), newest }) };
+        emit(&other, 3);
+        assert_eq!(other.resume(position(&second)), Err(EventsGone::Restarted), "a number of another life");
+        emit(&events, KEPT + 2);
+        assert_eq!(events.resume(position(&second)), Err(EventsGone::Overwritten(3)));
+        for text in ["", "-1", "1-2", "0123456g-1", "01234567-", "+1", "01234567-+1", "01234567-1-1"] {
+            assert_eq!(text.parse::<EventPosition>(), Err(()), "{text}");
+        }
     }
 
     #[test]

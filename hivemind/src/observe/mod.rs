@@ -4,5 +4,5 @@ mod events;
 mod metrics;
 pub mod process;
 
-pub use events::{Events, Missed};
+pub use events::{EventPosition, Events, EventsGone, Missed};
 pub use metrics::{HistogramSample, Metrics, Sample};

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::LogPosition;
 use crate::model::ErrorCode;
 
 /// An error of the runtime.
@@ -117,6 +118,14 @@ pub enum RuntimeError {
         /// What it said.
         why: String,
     },
+    /// The log does not reach back so far.
+    #[error("the log does not have the position {position} any more: it begins at file {oldest}, and lines before it were removed")]
+    LogGone {
+        /// Where somebody wanted to go on.
+        position: LogPosition,
+        /// The oldest file that is kept; 0 if there is none.
+        oldest: u64,
+    },
     /// A file of ours.
     #[error("cannot {action} {path}: {source}")]
     File {
@@ -142,6 +151,7 @@ impl RuntimeError {
             Self::Corrupt { .. } => ErrorCode::ImageCorrupt,
             Self::BadArchive { .. } => ErrorCode::BadArchive,
             Self::DiskFull { .. } => ErrorCode::DiskFull,
+            Self::LogGone { .. } => ErrorCode::Expired,
             Self::NotRunning { .. } => ErrorCode::NotRunning,
             Self::Paused { .. } => ErrorCode::Paused,
             Self::Start { .. } | Self::Containerd { .. } | Self::File { .. } => ErrorCode::StartFailed,

@@ -25,7 +25,7 @@ pub use containerd::{ContainerdRuntime, RuntimeConfig};
 pub use error::RuntimeError;
 pub use images::{Content, Disk, ImageStore, Layer, StoredImage};
 pub use inside::Inside;
-pub use logs::log_writer;
+pub use logs::{LogPosition, NoPosition, log_writer};
 pub use registry::{check_reference, complete_reference};
 pub use types::{
     ContainerSpec, ContainerState, ExecIo, ExecSession, ExecSpec, Image, ImageHealth, LogLine, LogQuery, LogStream,

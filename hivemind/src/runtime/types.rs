@@ -8,6 +8,7 @@ use std::{
 
 use tokio::sync::{mpsc, oneshot};
 
+use super::LogPosition;
 use crate::{
     model::{InstanceId, PortProto, Timestamp},
     spec::v1::{Check, ContainerSpec as Options, LogSpec, Resources},
@@ -285,6 +286,8 @@ pub struct LogLine {
     pub stream: LogStream,
     /// The line without its end, as bytes: containers write what they like.
     pub line: bytes::Bytes,
+    /// Where the log goes on behind it.
+    pub position: LogPosition,
 }
 
 /// Which lines of a log.
@@ -296,4 +299,6 @@ pub struct LogQuery {
     pub follow: bool,
     /// Only those at or after this moment.
     pub since: Option<Timestamp>,
+    /// Only those behind this line.
+    pub after: Option<LogPosition>,
 }

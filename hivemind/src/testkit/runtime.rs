@@ -352,6 +352,7 @@ impl Runtime for FakeRuntime {
     ) -> Result<BoxStream<'static, Result<LogLine, RuntimeError>>, RuntimeError> {
         let mut lines = self.inner().logs.get(id).cloned().unwrap_or_default();
         lines.retain(|l| query.since.is_none_or(|since| l.at >= since));
+        lines.retain(|l| query.after.is_none_or(|after| l.position.behind > after.behind));
         let skip = lines.len().saturating_sub(query.tail.unwrap_or(usize::MAX));
         Ok(stream::iter(lines.into_iter().skip(skip).map(Ok)).boxed())
     }

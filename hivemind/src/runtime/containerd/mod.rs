@@ -231,6 +231,9 @@ impl Runtime for ContainerdRuntime {
         id: &InstanceId,
         query: LogQuery,
     ) -> Result<BoxStream<'static, Result<LogLine, RuntimeError>>, RuntimeError> {
+        if let Some(position) = query.after {
+            logs::check(&self.log_files(id), position)?;
+        }
         Ok(logs::stream(self.log_files(id), query, self.files(id)))
     }
 }

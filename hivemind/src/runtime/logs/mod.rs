@@ -14,6 +14,7 @@
 //! Deliberately absent: compression and shipping to elsewhere.
 
 mod keep;
+mod position;
 mod reader;
 mod sink;
 mod writer;
@@ -25,10 +26,11 @@ use std::{
 
 use bytes::Bytes;
 
+pub use position::{LogPosition, NoPosition};
 pub use writer::log_writer;
 
 pub(super) use keep::write_limits;
-pub(super) use reader::{remove, stream};
+pub(super) use reader::{check, remove, stream};
 
 use self::keep::Moment;
 use super::{LogStream, RuntimeError};

@@ -3,7 +3,7 @@
 use std::{
     collections::VecDeque,
     fs::File,
-    io::{self, Read as _},
+    io::{self, Read as _, Seek as _},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -11,7 +11,10 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use futures::stream::{self, BoxStream, StreamExt as _};
 
-use super::{LogStream, Record, file_error, numbers, path_of};
+use super::{
+    LogPosition, LogStream, Record, file_error, numbers, path_of,
+    position::Place,
+};
 use crate::{
     model::Timestamp,
     runtime::{LogLine, LogQuery, RuntimeError},
@@ -33,13 +36,22 @@ pub(in crate::runtime) fn stream(
     query: LogQuery,
     alive: PathBuf,
 ) -> BoxStream<'static, Result<LogLine, RuntimeError>> {
-    let state = Reading { reader: Reader::new(dir), query, alive, ready: VecDeque::new(), at_end: false, over: false };
+    let state = Reading { reader: Reader::new(dir, query.after), query, alive, ready: VecDeque::new(), at_end: false, over: false };
     stream::unfold(state, |mut state| async move {
         let item = state.next().await?;
         state.over = item.is_err();
         Some((item, state))
     })
     .boxed()
+}
+
+/// Whether the log in `dir` still has what comes behind a position.
+pub(in crate::runtime) fn check(dir: &Path, position: LogPosition) -> Result<(), RuntimeError> {
+    let numbers = numbers(dir).map_err(file_error("read", dir))?;
+    match numbers.contains(&position.behind.file) {
+        true => Ok(()),
+        false => Err(RuntimeError::LogGone { position, oldest: numbers.first().copied().unwrap_or(0) }),
+    }
 }
 
 /// A log being read.
@@ -89,7 +101,7 @@ impl Reading {
 
     /// Nothing more is awaited: what was begun is all there is of it.
     fn take_partial(&mut self) {
-        let partial = self.reader.partial.iter_mut().filter_map(Option::take);
+        let partial = self.reader.partial.iter_mut().filter_map(Option::take).map(|begun| begun.line);
         self.ready.extend(partial.filter(|l| self.query.since.is_none_or(|since| l.at >= since)));
         if let Some(tail) = self.query.tail.filter(|_| !self.query.follow) {
             self.ready.drain(..self.ready.len().saturating_sub(tail));
@@ -121,15 +133,29 @@ impl Reading {
 struct Reader {
     dir: PathBuf,
     open: Option<(u64, File)>,
+    /// Where it begins to read.
+    from: Place,
+    /// Lines that end up to here are not wanted.
+    behind: Place,
     /// The end of what was read, where no line has ended.
     rest: BytesMut,
+    /// Where in the file that is.
+    offset: u64,
     /// Lines whose last record has not come, of standard output and error.
-    partial: [Option<LogLine>; 2],
+    partial: [Option<Begun>; 2],
+}
+
+/// A line whose last record has not come.
+struct Begun {
+    line: LogLine,
+    /// Where its first record begins.
+    place: Place,
 }
 
 impl Reader {
-    fn new(dir: PathBuf) -> Self {
-        Self { dir, ..Self::default() }
+    fn new(dir: PathBuf, after: Option<LogPosition>) -> Self {
+        let LogPosition { behind, from } = after.unwrap_or_default();
+        Self { dir, behind, from, ..Self::default() }
     }
 
     /// The lines that the next bytes complete; `None` at the end of the newest file.
@@ -151,40 +177,60 @@ impl Reader {
                 return Ok(Some(self.lines()));
             }
             let Some(number) = successor else { return Ok(None) };
-            match File::open(path_of(&self.dir, number)) {
-                Ok(file) => self.open = Some((number, file)),
+            let start = if number == self.from.file { self.from.offset } else { 0 };
+            match self.begin(number, start) {
+                Ok(()) => {}
                 // Removed by the writer just now: look again.
                 Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
                 Err(e) => return Err(e),
             }
-            // What has no end in a finished file will never have one.
-            self.rest.clear();
         }
     }
 
+    /// Goes over to a file.
+    fn begin(&mut self, number: u64, start: u64) -> io::Result<()> {
+        let mut file = File::open(path_of(&self.dir, number))?;
+        // A record that could not be written whole was taken back: the file may be shorter than it was.
+        self.offset = start.min(file.metadata()?.len());
+        file.seek(io::SeekFrom::Start(self.offset))?;
+        self.open = Some((number, file));
+        // What has no end in a finished file will never have one.
+        self.rest.clear();
+        Ok(())
+    }
+
     fn successor(&self) -> io::Result<Option<u64>> {
-        let current = self.open.as_ref().map_or(0, |(number, _)| *number);
-        Ok(numbers(&self.dir)?.into_iter().find(|n| *n > current))
+        let first = self.open.as_ref().map_or(self.from.file, |(number, _)| *number + 1);
+        Ok(numbers(&self.dir)?.into_iter().find(|n| *n >= first))
     }
 
     fn lines(&mut self) -> Vec<LogLine> {
+        let file = self.open.as_ref().map_or(0, |(number, _)| *number);
         let mut lines = Vec::new();
         while let Some(end) = self.rest.iter().position(|b| *b == b'\n') {
+            let begin = Place { file, offset: self.offset };
+            self.offset += end as u64 + 1;
+            let behind = Place { file, offset: self.offset };
             let line = self.rest.split_to(end + 1).freeze();
             let Some(record) = Record::parse(&line.slice(..end)) else { continue };
-            let slot = &mut self.partial[usize::from(record.stream == LogStream::Stderr)];
-            let joined = match slot.take() {
-                Some(begun) => LogLine { line: Bytes::from([&begun.line[..], &record.text].concat()), ..begun },
-                None => LogLine {
-                    at: Timestamp::from_millis(record.at.as_millisecond()),
-                    stream: record.stream,
-                    line: record.text,
-                },
+            let own = usize::from(record.stream == LogStream::Stderr);
+            let other = self.partial[1 - own].as_ref().map(|begun| begun.place);
+            let position = LogPosition { behind, from: other.unwrap_or(behind) };
+            let joined = match self.partial[own].take() {
+                Some(Begun { line: begun, place }) => {
+                    let line = Bytes::from([&begun.line[..], &record.text].concat());
+                    Begun { line: LogLine { line, position, ..begun }, place }
+                }
+                None => {
+                    let at = Timestamp::from_millis(record.at.as_millisecond());
+                    let line = LogLine { at, stream: record.stream, line: record.text, position };
+                    Begun { line, place: begin }
+                }
             };
-            if record.full || joined.line.len() >= LINE_BYTES {
-                lines.push(joined);
-            } else {
-                *slot = Some(joined);
+            if !record.full && joined.line.line.len() < LINE_BYTES {
+                self.partial[own] = Some(joined);
+            } else if behind > self.behind {
+                lines.push(joined.line);
             }
         }
         lines
@@ -245,7 +291,7 @@ mod tests {
         let path = dir.path().to_owned();
         std::fs::write(path.join("alive"), "").expect("writes");
         write(&path, 1, &["old", "one"]);
-        let query = LogQuery { tail: Some(1), follow: true, since: None };
+        let query = LogQuery { tail: Some(1), follow: true, ..LogQuery::default() };
         let mut lines = stream(path.clone(), query, path.join("alive"));
         let mut next = async || lines.next().await.map(|l| l.expect("reads").line);
         assert_eq!(next().await, Some(Bytes::from("one")));
@@ -259,5 +305,44 @@ mod tests {
         std::fs::remove_file(path.join("alive")).expect("removes");
         assert_eq!(next().await, Some(Bytes::from("four")));
         assert_eq!(next().await, None);
+    }
+
+    /// The texts with the positions behind them.
+    async fn placed(dir: &Path, query: LogQuery) -> Vec<(String, LogPosition)> {
+        let lines = stream(dir.to_owned(), query, dir.join("alive")).map(|line| line.expect("reads"));
+        lines.map(|line| (String::from_utf8_lossy(&line.line).into_owned(), line.position)).collect().await
+    }
+
+    #[tokio::test]
+    async fn goes_on_behind_any_line_without_one_lost_or_doubled() {
+        let dir = tempfile::tempdir().expect("makes one");
+        let path = dir.path();
+        let record = |stream: &str, flag: char, text: &str| format!("2026-11-21T01:14:07.5Z {stream} {flag} {text}\n");
+        // Lines of both streams, cut into records that lie between each other, over two files, all of one moment.
+        let first = [
+            record("stdout", 'F', "a"),
+            record("stderr", 'P', "b1"),
+            record("stdout", 'F', "c"),
+            "damaged\n".into(),
+            record("stdout", 'P', "d1"),
+            record("stderr", 'F', "b2"),
+        ];
+        let second = [record("stderr", 'F', "e"), record("stdout", 'F', "d2"), record("stdout", 'F', "f")];
+        std::fs::write(path_of(path, 7), first.concat()).expect("writes");
+        std::fs::write(path_of(path, 8), second.concat()).expect("writes");
+        let all = placed(path, LogQuery::default()).await;
+        let texts: Vec<_> = all.iter().map(|(text, _)| text.as_str()).collect();
+        assert_eq!(texts, ["a", "c", "b1b2", "e", "d1d2", "f"]);
+        for (at, (text, position)) in all.iter().enumerate() {
+            check(path, *position).expect("is there");
+            let after = Some(position.to_string().parse().expect("is one"));
+            let rest = placed(path, LogQuery { after, ..LogQuery::default() }).await;
+            assert_eq!(rest, all[at + 1..], "behind {text}");
+        }
+        std::fs::remove_file(path_of(path, 7)).expect("removes");
+        assert!(matches!(check(path, all[0].1), Err(RuntimeError::LogGone { oldest: 8, .. })));
+        let rest = placed(path, LogQuery { after: Some(all[3].1), ..LogQuery::default() }).await;
+        assert_eq!(rest.last().map(|(text, _)| text.as_str()), Some("f"), "though the beginning of a line is gone");
+        assert!(check(&path.join("none"), all[0].1).is_err());
     }
 }
