@@ -5,6 +5,8 @@
 mod http;
 #[path = "api/lists.rs"]
 mod lists;
+#[path = "api/once.rs"]
+mod once;
 
 use std::{
     io::{BufRead, BufReader},
@@ -153,7 +155,7 @@ fn tenants_namespaces_and_policies_are_changed_on_conditions_and_told_to_watcher
     refused(&put(prod, any, "{}")?, 404, "E-OBJ-001")?;
     ensure!(door.ask("PUT", acme, &[], None)?.status == 201);
     ensure!(door.ask("PUT", acme, &[], None)?.json()?["changed"] == false);
-    refused(&put(&format!("{prod}?dry_run=true"), any, "{}")?, 400, "E-API-001")?;
+    refused(&put(&format!("{prod}?dry-run=true"), any, "{}")?, 400, "E-API-001")?;
     refused(&put(&policy, any, r#"{"ingress": []}"#)?, 404, "E-OBJ-001")?;
     ensure!(put(prod, any, r#"{"labels": {"env": "prod"}}"#)?.status == 201);
     let read = door.ask("GET", prod, &[], None)?;
@@ -263,7 +265,9 @@ fn streams_go_on_behind_a_position_or_say_why_not() -> Result<()> {
     }
 
     let script = "for i in 1 2 3 4 5; do echo line $i; done; sleep 1d";
-    machine.hivemind(&["app", "deploy", "--image", &image, "--name", "web", "--entrypoint", "sh", "--", "-c", script])?.ok()?;
+    machine
+        .hivemind(&["app", "deploy", "--image", &image, "--name", "web", "--entrypoint", "sh", "--", "-c", script])?
+        .ok()?;
     let instance = until_ready(&machine, "web", 1)?.pop_first().context("an instance")?.name;
     let logs = format!("/v1/tenants/default/namespaces/default/instances/{instance}/logs");
     let all = wait::until("all lines", PATIENCE, || {

@@ -5,23 +5,24 @@ use std::{borrow::Cow, sync::Arc};
 use axum::{
     Json as Body,
     extract::State,
-    http::{HeaderMap, StatusCode, header},
+    http::{StatusCode, header},
     response::{IntoResponse, Response},
 };
 use serde::{Deserialize, Serialize};
-use utoipa::{IntoParams, ToSchema};
+use utoipa::ToSchema;
 
 use super::{
     ApiState,
-    extract::{Args, InScope, Json, Named, NoArgs, if_match},
+    extract::{InScope, Json, Named},
     list::{Candidate, List, ListAll, ListAllArgs, ListArgs, key},
     problem::{ApiError, not_found},
     tenants,
+    terms::{Conditions, DryRun, Key, Terms},
     view::AppView,
 };
 use crate::{
-    control::{ControlError, ObjectName},
-    model::{AppKey, Past, Problem, Revision, Scope},
+    control::{AppChange, ControlError, ObjectName},
+    model::{App, AppKey, Past, Problem, Revision, Row, Scope},
     runtime::check_reference,
     spec::v1::{AppSpec, validate_app},
 };
@@ -45,21 +46,41 @@ pub struct RollBack {
     pub to: Option<u64>,
 }
 
-#[derive(Debug, Default, Deserialize, IntoParams)]
-#[serde(deny_unknown_fields)]
-pub(super) struct PutArgs {
-    /// Check only and change nothing; the answer says what would be done.
-    #[serde(default)]
-    pub(super) dry_run: bool,
+/// What a change of an app did, or would do.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct AppWritten {
+    /// What.
+    #[serde(flatten)]
+    pub written: Written,
+    /// Only of a dry run: the app as it would be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub object: Option<Box<AppView>>,
 }
 
 pub(super) fn etag(revision: Revision) -> [(header::HeaderName, String); 1] {
     [(header::ETAG, format!("\"{revision}\""))]
 }
 
-fn written(done: Written) -> Response {
+/// Changes an app, or only looks what would come of it.
+async fn change(state: &ApiState, key: AppKey, change: AppChange, terms: Terms) -> Result<Response, ApiError> {
+    if terms.dry_run {
+        let preview = state.control.preview(&key, change, terms.if_match);
+        let (written, app) = preview.map_err(|error| refused(state, error))?;
+        let object = app.map(|app| Box::new(would_be(state, &key, app, written.revision)));
+        return Ok(Body(AppWritten { written, object }).into_response());
+    }
+    let done = state.control.once(terms.once).write(key, change, terms.if_match).await;
+    let done = done.map_err(|error| refused(state, error))?;
     let status = if done.created { StatusCode::CREATED } else { StatusCode::ACCEPTED };
-    (status, etag(done.revision), Body(done)).into_response()
+    Ok((status, etag(done.revision), Body(AppWritten { written: done, object: None })).into_response())
+}
+
+/// An app as it would be shown right after it was written.
+fn would_be(state: &ApiState, key: &AppKey, app: App, modified: Revision) -> AppView {
+    let mut snapshot = (*state.control.snapshot()).clone();
+    let row = Row { object: Arc::new(app), modified };
+    snapshot.set_app(key, Some(row.clone()));
+    AppView::new(&snapshot, &row)
 }
 
 fn find(state: &ApiState, key: &AppKey) -> Result<AppView, ApiError> {
@@ -84,10 +105,7 @@ fn missing(state: &ApiState, key: &AppKey) -> ApiError {
 /// The apps of all namespaces.
 #[utoipa::path(get, operation_id = "listAllApps", path = "/v1/apps", tag = "apps", params(ListAllArgs),
     responses((status = 200, body = [AppView]), (status = "4XX", body = Problem)))]
-pub(super) async fn list_all(
-    State(state): State<ApiState>,
-    ListAll(of, list): ListAll,
-) -> Result<Response, ApiError> {
+pub(super) async fn list_all(State(state): State<ApiState>, ListAll(of, list): ListAll) -> Result<Response, ApiError> {
     all(&state, list, |scope| of.has(scope))
 }
 
@@ -125,19 +143,17 @@ pub(super) async fn get(State(state): State<ApiState>, named: Named) -> Result<R
 
 /// Create an app or change it.
 #[utoipa::path(put, operation_id = "putApp", path = "/v1/tenants/{tenant}/namespaces/{namespace}/apps/{name}", tag = "apps",
-    params(("tenant" = String, Path), ("namespace" = String, Path), ("name" = String, Path), PutArgs),
+    params(("tenant" = String, Path), ("namespace" = String, Path), ("name" = String, Path), DryRun, Conditions, Key),
     request_body = AppSpec,
-    responses((status = 200, body = Written, description = "Dry run: nothing was changed"),
-        (status = 201, body = Written), (status = 202, body = Written), (status = "4XX", body = Problem)))]
+    responses((status = 200, body = AppWritten, description = "Dry run: nothing was changed"),
+        (status = 201, body = AppWritten), (status = 202, body = AppWritten), (status = "4XX", body = Problem)))]
 pub(super) async fn put(
     State(state): State<ApiState>,
     named: Named,
-    Args(args): Args<PutArgs>,
-    headers: HeaderMap,
+    terms: Terms,
     Json(spec): Json<AppSpec>,
 ) -> Result<Response, ApiError> {
     let key = named.app()?;
-    let if_match = if_match(&headers)?;
     let before = spec.container.hooks.pre_start.iter().filter_map(|init| init.image.as_deref());
     let before = before.map(|image| ("container.hooks.pre_start", image));
     let wrong = |(field, image)| check_reference(image).err().map(|error| format!("{field}: {error}"));
@@ -147,56 +163,40 @@ pub(super) async fn put(
         faults.extend(references);
         return Err(refused(&state, ControlError::Invalid { object: ObjectName::App(key), faults }));
     }
-    if args.dry_run {
-        let preview = state.control.preview(&key, spec, if_match).map_err(|error| refused(&state, error))?;
-        return Ok(Body(preview).into_response());
-    }
-    let done = state.control.deploy(key, spec, if_match).await.map_err(|error| refused(&state, error))?;
-    Ok(written(done))
+    change(&state, key, AppChange::Deploy(Box::new(spec)), terms).await
 }
 
 /// Stop the instances of an app and remove it.
 #[utoipa::path(delete, operation_id = "deleteApp", path = "/v1/tenants/{tenant}/namespaces/{namespace}/apps/{name}", tag = "apps",
-    params(("tenant" = String, Path), ("namespace" = String, Path), ("name" = String, Path)),
-    responses((status = 202, body = Written), (status = "4XX", body = Problem)))]
-pub(super) async fn delete(
-    State(state): State<ApiState>,
-    named: Named,
-    Args(NoArgs {}): Args<NoArgs>,
-    headers: HeaderMap,
-) -> Result<Response, ApiError> {
-    let done = state.control.remove(&named.app()?, if_match(&headers)?).await;
-    Ok(written(done.map_err(|error| refused(&state, error))?))
+    params(("tenant" = String, Path), ("namespace" = String, Path), ("name" = String, Path), DryRun, Conditions, Key),
+    responses((status = 200, body = AppWritten, description = "Dry run: nothing was changed"),
+        (status = 202, body = AppWritten), (status = "4XX", body = Problem)))]
+pub(super) async fn delete(State(state): State<ApiState>, named: Named, terms: Terms) -> Result<Response, ApiError> {
+    change(&state, named.app()?, AppChange::Remove, terms).await
 }
 
 /// Change the number of instances.
 #[utoipa::path(post, operation_id = "scaleApp", path = "/v1/tenants/{tenant}/namespaces/{namespace}/apps/{name}/scale", tag = "apps",
-    params(("tenant" = String, Path), ("namespace" = String, Path), ("name" = String, Path)),
+    params(("tenant" = String, Path), ("namespace" = String, Path), ("name" = String, Path), DryRun, Conditions, Key),
     request_body = Scale,
-    responses((status = 202, body = Written), (status = "4XX", body = Problem)))]
+    responses((status = 200, body = AppWritten, description = "Dry run: nothing was changed"),
+        (status = 202, body = AppWritten), (status = "4XX", body = Problem)))]
 pub(super) async fn scale(
     State(state): State<ApiState>,
     named: Named,
-    Args(NoArgs {}): Args<NoArgs>,
-    headers: HeaderMap,
+    terms: Terms,
     Json(scale): Json<Scale>,
 ) -> Result<Response, ApiError> {
-    let done = state.control.scale(&named.app()?, scale.replicas, if_match(&headers)?).await;
-    Ok(written(done.map_err(|error| refused(&state, error))?))
+    change(&state, named.app()?, AppChange::Scale(scale.replicas), terms).await
 }
 
 /// Replace all instances, one after the other.
 #[utoipa::path(post, operation_id = "restartApp", path = "/v1/tenants/{tenant}/namespaces/{namespace}/apps/{name}/restart", tag = "apps",
-    params(("tenant" = String, Path), ("namespace" = String, Path), ("name" = String, Path)),
-    responses((status = 202, body = Written), (status = "4XX", body = Problem)))]
-pub(super) async fn restart(
-    State(state): State<ApiState>,
-    named: Named,
-    Args(NoArgs {}): Args<NoArgs>,
-    headers: HeaderMap,
-) -> Result<Response, ApiError> {
-    let done = state.control.restart(&named.app()?, if_match(&headers)?).await;
-    Ok(written(done.map_err(|error| refused(&state, error))?))
+    params(("tenant" = String, Path), ("namespace" = String, Path), ("name" = String, Path), DryRun, Conditions, Key),
+    responses((status = 200, body = AppWritten, description = "Dry run: nothing was changed"),
+        (status = 202, body = AppWritten), (status = "4XX", body = Problem)))]
+pub(super) async fn restart(State(state): State<ApiState>, named: Named, terms: Terms) -> Result<Response, ApiError> {
+    change(&state, named.app()?, AppChange::Restart, terms).await
 }
 
 /// The generations of an app that are kept, oldest first.
@@ -212,16 +212,15 @@ pub(super) async fn history(State(state): State<ApiState>, named: Named) -> Resu
 
 /// Go back to a former generation of an app, with as many instances as it has now.
 #[utoipa::path(post, operation_id = "rollBackApp", path = "/v1/tenants/{tenant}/namespaces/{namespace}/apps/{name}/rollback", tag = "apps",
-    params(("tenant" = String, Path), ("namespace" = String, Path), ("name" = String, Path)),
+    params(("tenant" = String, Path), ("namespace" = String, Path), ("name" = String, Path), DryRun, Conditions, Key),
     request_body = RollBack,
-    responses((status = 202, body = Written), (status = "4XX", body = Problem)))]
+    responses((status = 200, body = AppWritten, description = "Dry run: nothing was changed"),
+        (status = 202, body = AppWritten), (status = "4XX", body = Problem)))]
 pub(super) async fn roll_back(
     State(state): State<ApiState>,
     named: Named,
-    Args(NoArgs {}): Args<NoArgs>,
-    headers: HeaderMap,
+    terms: Terms,
     Json(RollBack { to }): Json<RollBack>,
 ) -> Result<Response, ApiError> {
-    let done = state.control.roll_back(&named.app()?, to, if_match(&headers)?).await;
-    Ok(written(done.map_err(|error| refused(&state, error))?))
+    change(&state, named.app()?, AppChange::RollBack(to), terms).await
 }

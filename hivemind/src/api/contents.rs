@@ -4,8 +4,8 @@ use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
 
 use axum::{
     Json as Body,
-    extract::State,
-    http::HeaderMap,
+    extract::{FromRequestParts, State},
+    http::request::Parts,
     response::{IntoResponse, Response},
 };
 use serde::{Deserialize, Serialize};
@@ -14,16 +14,17 @@ use utoipa::ToSchema;
 use super::{
     ApiState,
     apps::etag,
-    extract::{Args, InScope, Json, Named, NoArgs},
+    extract::{Args, InScope, Json, Named},
     list::{Candidate, List, ListAll, ListAllArgs, ListArgs, key},
     problem::ApiError,
     tenants::{ChangedView, change, check, refused},
+    terms::{Conditions, DryRun, Key, Terms},
 };
 use crate::{
     control::{ControlError, NewContent, ObjectChange, ObjectName},
     model::{
-        ClusterSnapshot, Content, ContentKey, ContentKind, Hidden, NamespaceName, Problem, Revision, Row, Scope, TenantName,
-        Timestamp,
+        ClusterSnapshot, Content, ContentKey, ContentKind, Hidden, NamespaceName, Problem, Revision, Row, Scope,
+        TenantName, Timestamp,
     },
     spec::v1::ContentSpec,
 };
@@ -63,14 +64,33 @@ pub struct ContentView {
 /// How it is written.
 #[derive(Debug, Default, Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub(super) struct PutContentArgs {
     /// Give one that is there another content; without it that is refused.
     #[serde(default)]
     replace: bool,
+    /// Check only and change nothing; the answer says what would be done. Also as `dry_run`.
+    #[serde(default, rename = "dryRun", alias = "dry_run")]
+    #[param(rename = "dryRun", value_type = Option<bool>)]
+    dry_run: bool,
+}
+
+/// How a write was asked for.
+pub(super) struct Put {
+    replace: bool,
+    terms: Terms,
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Put {
+    type Rejection = ApiError;
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        let Args(PutContentArgs { replace, dry_run }) = Args::from_request_parts(parts, state).await?;
+        Ok(Self { replace, terms: Terms::new(parts, dry_run)? })
+    }
 }
 
 impl ContentView {
-    fn new(snapshot: &ClusterSnapshot, row: &Row<Content>) -> Self {
+    pub(super) fn new(snapshot: &ClusterSnapshot, row: &Row<Content>) -> Self {
         let Content { kind, key, labels, data, version, created_at, changed_at } = &*row.object;
         Self {
             kind: *kind,
@@ -89,12 +109,7 @@ impl ContentView {
     }
 }
 
-fn all(
-    state: &ApiState,
-    kind: ContentKind,
-    list: List,
-    of: impl Fn(&Scope) -> bool,
-) -> Result<Response, ApiError> {
+fn all(state: &ApiState, kind: ContentKind, list: List, of: impl Fn(&Scope) -> bool) -> Result<Response, ApiError> {
     let open = list.open::<ContentView>(state)?;
     let snapshot = Arc::clone(&open.snapshot);
     let rows = snapshot.contents.iter().filter(|((other, key), _)| *other == kind && of(&key.scope));
@@ -123,16 +138,15 @@ async fn write(
     state: &ApiState,
     kind: ContentKind,
     named: Named,
-    replace: bool,
-    headers: &HeaderMap,
+    Put { replace, terms }: Put,
     body: ContentSpec,
 ) -> Result<Response, ApiError> {
     let new = NewContent { kind, key: named.content()?, labels: body.labels, data: body.data, replace };
-    change(state, ObjectChange::PutContent(Box::new(new)), headers).await
+    change(state, ObjectChange::PutContent(Box::new(new)), terms).await
 }
 
-async fn remove(state: &ApiState, kind: ContentKind, named: Named, headers: &HeaderMap) -> Result<Response, ApiError> {
-    change(state, ObjectChange::RemoveContent(kind, named.content()?), headers).await
+async fn remove(state: &ApiState, kind: ContentKind, named: Named, terms: Terms) -> Result<Response, ApiError> {
+    change(state, ObjectChange::RemoveContent(kind, named.content()?), terms).await
 }
 
 /// The secrets of all namespaces, without their contents.
@@ -168,30 +182,28 @@ pub(super) async fn get_secret(State(state): State<ApiState>, named: Named) -> R
 
 /// Create a secret, or give it another content.
 #[utoipa::path(put, operation_id = "putSecret", path = "/v1/tenants/{tenant}/namespaces/{namespace}/secrets/{name}", tag = "contents",
-    params(("tenant" = String, Path), ("namespace" = String, Path), ("name" = String, Path), PutContentArgs),
+    params(("tenant" = String, Path), ("namespace" = String, Path), ("name" = String, Path), PutContentArgs, Conditions, Key),
     request_body = ContentSpec,
     responses((status = 200, body = ChangedView), (status = 201, body = ChangedView), (status = "4XX", body = Problem)))]
 pub(super) async fn put_secret(
     State(state): State<ApiState>,
     named: Named,
-    Args(args): Args<PutContentArgs>,
-    headers: HeaderMap,
+    put: Put,
     Json(body): Json<ContentSpec>,
 ) -> Result<Response, ApiError> {
-    write(&state, ContentKind::Secret, named, args.replace, &headers, body).await
+    write(&state, ContentKind::Secret, named, put, body).await
 }
 
 /// Remove a secret; refused while somebody uses it.
 #[utoipa::path(delete, operation_id = "deleteSecret", path = "/v1/tenants/{tenant}/namespaces/{namespace}/secrets/{name}", tag = "contents",
-    params(("tenant" = String, Path), ("namespace" = String, Path), ("name" = String, Path)),
+    params(("tenant" = String, Path), ("namespace" = String, Path), ("name" = String, Path), DryRun, Conditions, Key),
     responses((status = 200, body = ChangedView), (status = "4XX", body = Problem)))]
 pub(super) async fn delete_secret(
     State(state): State<ApiState>,
     named: Named,
-    Args(NoArgs {}): Args<NoArgs>,
-    headers: HeaderMap,
+    terms: Terms,
 ) -> Result<Response, ApiError> {
-    remove(&state, ContentKind::Secret, named, &headers).await
+    remove(&state, ContentKind::Secret, named, terms).await
 }
 
 /// The configs of all namespaces, without their contents.
@@ -227,28 +239,26 @@ pub(super) async fn get_config(State(state): State<ApiState>, named: Named) -> R
 
 /// Create a config, or give it another content.
 #[utoipa::path(put, operation_id = "putConfig", path = "/v1/tenants/{tenant}/namespaces/{namespace}/configs/{name}", tag = "contents",
-    params(("tenant" = String, Path), ("namespace" = String, Path), ("name" = String, Path), PutContentArgs),
+    params(("tenant" = String, Path), ("namespace" = String, Path), ("name" = String, Path), PutContentArgs, Conditions, Key),
     request_body = ContentSpec,
     responses((status = 200, body = ChangedView), (status = 201, body = ChangedView), (status = "4XX", body = Problem)))]
 pub(super) async fn put_config(
     State(state): State<ApiState>,
     named: Named,
-    Args(args): Args<PutContentArgs>,
-    headers: HeaderMap,
+    put: Put,
     Json(body): Json<ContentSpec>,
 ) -> Result<Response, ApiError> {
-    write(&state, ContentKind::Config, named, args.replace, &headers, body).await
+    write(&state, ContentKind::Config, named, put, body).await
 }
 
 /// Remove a config; refused while somebody uses it.
 #[utoipa::path(delete, operation_id = "deleteConfig", path = "/v1/tenants/{tenant}/namespaces/{namespace}/configs/{name}", tag = "contents",
-    params(("tenant" = String, Path), ("namespace" = String, Path), ("name" = String, Path)),
+    params(("tenant" = String, Path), ("namespace" = String, Path), ("name" = String, Path), DryRun, Conditions, Key),
     responses((status = 200, body = ChangedView), (status = "4XX", body = Problem)))]
 pub(super) async fn delete_config(
     State(state): State<ApiState>,
     named: Named,
-    Args(NoArgs {}): Args<NoArgs>,
-    headers: HeaderMap,
+    terms: Terms,
 ) -> Result<Response, ApiError> {
-    remove(&state, ContentKind::Config, named, &headers).await
+    remove(&state, ContentKind::Config, named, terms).await
 }

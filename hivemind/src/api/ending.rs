@@ -10,10 +10,11 @@ use utoipa::{IntoParams, ToSchema};
 use super::{
     ApiState,
     events::{lines, ndjson},
-    extract::{Args, Json, Named, NoArgs},
+    extract::{Args, Json, Named},
     instances::{find, pid_of},
     problem::ApiError,
     serve::Stop,
+    terms::DryRun,
 };
 use crate::{
     model::{ErrorCode, EventKind, Exit, Instance, InstanceId, Phase, Problem, signal_number},
@@ -82,13 +83,13 @@ pub struct Waited {
 /// Send a signal to the first process of an instance. If it ends, its restart policy says what is done, as after a
 /// crash.
 #[utoipa::path(post, operation_id = "killInstance", path = "/v1/tenants/{tenant}/namespaces/{namespace}/instances/{name}/kill", tag = "instances",
-    params(("tenant" = String, Path), ("namespace" = String, Path), ("name" = String, Path, description = "Name or id")),
+    params(("tenant" = String, Path), ("namespace" = String, Path), ("name" = String, Path, description = "Name or id"), DryRun),
     request_body = Kill,
     responses((status = 200, body = Killed), (status = "4XX", body = Problem)))]
 pub(super) async fn kill(
     State(state): State<ApiState>,
     named: Named,
-    Args(NoArgs {}): Args<NoArgs>,
+    Args(DryRun { dry_run }): Args<DryRun>,
     Json(kill): Json<Kill>,
 ) -> Result<Body<Killed>, ApiError> {
     let instance = find(&state, &named)?;
@@ -97,9 +98,11 @@ pub(super) async fn kill(
         return Err(Problem::new(ErrorCode::Invalid, title).into());
     };
     pid_of(&state, &instance).await?;
-    state.runtime.kill(&instance.id, signal, false).await?;
-    let message = format!("signal {signal} was sent to {} by request", instance.name());
-    state.events.emit(EventKind::Normal, "Signalled", &instance.as_ref().into(), message);
+    if !dry_run {
+        state.runtime.kill(&instance.id, signal, false).await?;
+        let message = format!("signal {signal} was sent to {} by request", instance.name());
+        state.events.emit(EventKind::Normal, "Signalled", &instance.as_ref().into(), message);
+    }
     let restart = instance.spec.restart;
     Ok(Body(Killed { instance: instance.name(), id: instance.id.clone(), signal, restart }))
 }

@@ -10,14 +10,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use utoipa::IntoParams;
 
-use super::{
-    ApiState,
-    changes::History,
-    extract::Args,
-    list::FieldSelector,
-    problem::ApiError,
-    serve::Stop,
-};
+use super::{ApiState, changes::History, extract::Args, list::FieldSelector, problem::ApiError, serve::Stop};
 use crate::{
     lifecycle::clock,
     model::{ErrorCode, Event, EventKind, Problem, Revision},
@@ -98,7 +91,9 @@ impl EventArgs {
         let mut faults = Vec::new();
         let position = self.after.as_deref().unwrap_or("0");
         let position = position.parse::<EventPosition>().unwrap_or_else(|()| {
-            faults.push(format!("after: {position:?} is no position; take that of the last event that you have, as it is"));
+            faults.push(format!(
+                "after: {position:?} is no position; take that of the last event that you have, as it is"
+            ));
             EventPosition::default()
         });
         let fields = FieldSelector::parse::<Event>(self.field_selector.as_deref().unwrap_or_default());
@@ -120,10 +115,9 @@ impl EventArgs {
                     "the daemon was started again since: events are kept in memory".to_owned(),
                     "what happened just before its end is not known; all that happened since is still there",
                 ),
-                EventsGone::Overwritten(missed) => (
-                    format!("{missed} events behind the position were overwritten"),
-                    "the newest 10,000 are kept",
-                ),
+                EventsGone::Overwritten(missed) => {
+                    (format!("{missed} events behind the position were overwritten"), "the newest 10,000 are kept")
+                }
             };
             Problem::new(ErrorCode::Expired, title).detail(detail).hint("ask again without after")
         })?;

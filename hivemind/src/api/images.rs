@@ -123,6 +123,10 @@ pub(super) struct RemoveArgs {
     /// Also if an app uses it: its instances run on, and it is fetched again for the next one.
     #[serde(default)]
     force: bool,
+    /// Check only and change nothing; the answer says what would be done. Also as `dry_run`.
+    #[serde(default, rename = "dryRun", alias = "dry_run")]
+    #[param(rename = "dryRun", value_type = Option<bool>)]
+    dry_run: bool,
 }
 
 #[derive(Debug, Deserialize, IntoParams)]
@@ -132,13 +136,18 @@ pub(super) struct TagArgs {
     name: String,
     /// The name that it gets besides.
     other: String,
+    /// Check only and change nothing; the answer says what would be done. Also as `dry_run`.
+    #[serde(default, rename = "dryRun", alias = "dry_run")]
+    #[param(rename = "dryRun", value_type = Option<bool>)]
+    dry_run: bool,
 }
 
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 pub(super) struct PruneArgs {
-    /// Only say what would go.
-    #[serde(default)]
+    /// Only say what would go. Also as `dry_run`.
+    #[serde(default, rename = "dryRun", alias = "dry_run")]
+    #[param(rename = "dryRun", value_type = Option<bool>)]
     dry_run: bool,
 }
 
@@ -265,7 +274,7 @@ pub(super) async fn pull(
     responses((status = 200, body = ImagesChanged), (status = "4XX", body = Problem)))]
 pub(super) async fn remove(
     State(state): State<ApiState>,
-    Args(RemoveArgs { name, force }): Args<RemoveArgs>,
+    Args(RemoveArgs { name, force, dry_run }): Args<RemoveArgs>,
 ) -> Result<Body<ImagesChanged>, ApiError> {
     let name = complete_reference(&name)?;
     if let Some(users) = users(&state).get(&name).filter(|_| !force) {
@@ -274,11 +283,12 @@ pub(super) async fn remove(
             .hint("hivemind app rm APP, or hivemind image rm --force: instances run on, and it is fetched again")
             .into());
     }
-    let size = state.images.image(&name).await?.map_or(0, |image| image.size());
-    if !state.images.remove_image(&name).await? {
+    let image = state.images.image(&name).await?;
+    let there = if dry_run { image.is_some() } else { state.images.remove_image(&name).await? };
+    if !there {
         return Err(missing(&state, &name).await);
     }
-    Ok(Body(ImagesChanged { names: vec![name], size }))
+    Ok(Body(ImagesChanged { names: vec![name], size: image.map_or(0, |image| image.size()) }))
 }
 
 /// Give an image another name besides.
@@ -286,14 +296,18 @@ pub(super) async fn remove(
     responses((status = 200, body = ImagesChanged), (status = "4XX", body = Problem)))]
 pub(super) async fn tag(
     State(state): State<ApiState>,
-    Args(TagArgs { name, other }): Args<TagArgs>,
+    Args(TagArgs { name, other, dry_run }): Args<TagArgs>,
 ) -> Result<Body<ImagesChanged>, ApiError> {
     let (name, other) = (complete_reference(&name)?, complete_reference(&other)?);
     if other.contains('@') {
         let title = format!("{other} is a digest: what it stands for cannot be chosen");
         return Err(Problem::new(ErrorCode::Invalid, title).into());
     }
-    if !state.images.tag_image(&name, &other).await? {
+    let there = match dry_run {
+        true => state.images.image(&name).await?.is_some(),
+        false => state.images.tag_image(&name, &other).await?,
+    };
+    if !there {
         return Err(missing(&state, &name).await);
     }
     Ok(Body(ImagesChanged { names: vec![other], size: 0 }))

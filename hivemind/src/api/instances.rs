@@ -65,10 +65,7 @@ pub(super) async fn list(
 /// The instances of all namespaces.
 #[utoipa::path(get, operation_id = "listAllInstances", path = "/v1/instances", tag = "instances", params(ListAllArgs),
     responses((status = 200, body = [InstanceView]), (status = "4XX", body = Problem)))]
-pub(super) async fn list_all(
-    State(state): State<ApiState>,
-    ListAll(of, list): ListAll,
-) -> Result<Response, ApiError> {
+pub(super) async fn list_all(State(state): State<ApiState>, ListAll(of, list): ListAll) -> Result<Response, ApiError> {
     all(&state, list, |scope| of.has(scope))
 }
 

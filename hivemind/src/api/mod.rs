@@ -36,6 +36,7 @@ pub mod round_trips;
 mod serve;
 mod services;
 pub mod tenants;
+mod terms;
 mod tier_policies;
 pub mod usage;
 pub mod view;
@@ -74,6 +75,7 @@ use auth::Door;
 use changes::History;
 use list::Pages;
 use serve::Stop;
+use terms::Keyed;
 
 /// The largest body: a specification is a few kilobytes.
 const BODY_LIMIT: usize = 1 << 20;
@@ -228,11 +230,13 @@ pub fn openapi() -> utoipa::openapi::OpenApi {
 /// All routes; nobody is kept out yet.
 fn routes(state: ApiState, history: watch::Receiver<History>, stop: Stop) -> Router {
     let (router, document) = described();
+    let keyed = Keyed::of(&document);
     let document: Bytes = document.to_json().unwrap_or_default().into();
     router
         .route("/openapi.json", axum::routing::get(move || meta::openapi(document.clone())))
         .fallback(meta::no_route)
         .method_not_allowed_fallback(meta::no_method)
+        .layer(middleware::from_fn_with_state(keyed, terms::once))
         .layer(DefaultBodyLimit::max(BODY_LIMIT))
         .with_state(Shared { state, history, stop, pages: Pages::default() })
 }

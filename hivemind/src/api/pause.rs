@@ -6,9 +6,10 @@ use utoipa::ToSchema;
 
 use super::{
     ApiState,
-    extract::{Args, Named, NoArgs},
+    extract::{Args, Named},
     instances::{find, pid_of},
     problem::ApiError,
+    terms::DryRun,
 };
 use crate::{
     model::{Desired, ErrorCode, Instance, InstanceId, Problem},
@@ -31,12 +32,12 @@ pub struct Paused {
 /// Have all processes of an instance stand still. It gets no traffic, and its health is not asked for, until they go on. Being
 /// stopped or removed has them go on.
 #[utoipa::path(post, operation_id = "pauseInstance", path = "/v1/tenants/{tenant}/namespaces/{namespace}/instances/{name}/pause", tag = "instances",
-    params(("tenant" = String, Path), ("namespace" = String, Path), ("name" = String, Path, description = "Name or id")),
+    params(("tenant" = String, Path), ("namespace" = String, Path), ("name" = String, Path, description = "Name or id"), DryRun),
     responses((status = 200, body = Paused), (status = "4XX", body = Problem)))]
 pub(super) async fn pause(
     State(state): State<ApiState>,
     named: Named,
-    Args(NoArgs {}): Args<NoArgs>,
+    Args(DryRun { dry_run }): Args<DryRun>,
 ) -> Result<Body<Paused>, ApiError> {
     let instance = find(&state, &named)?;
     let before = is_paused(&state, &instance).await?;
@@ -44,22 +45,26 @@ pub(super) async fn pause(
         let title = format!("{} is being stopped", instance.name());
         return Err(Problem::new(ErrorCode::NotRunning, title).into());
     }
-    state.runtime.pause(&instance.id).await?;
+    if !dry_run {
+        state.runtime.pause(&instance.id).await?;
+    }
     Ok(Body(Paused { instance: instance.name(), id: instance.id.clone(), paused: true, changed: !before }))
 }
 
 /// Have the processes of a paused instance go on.
 #[utoipa::path(post, operation_id = "unpauseInstance", path = "/v1/tenants/{tenant}/namespaces/{namespace}/instances/{name}/unpause", tag = "instances",
-    params(("tenant" = String, Path), ("namespace" = String, Path), ("name" = String, Path, description = "Name or id")),
+    params(("tenant" = String, Path), ("namespace" = String, Path), ("name" = String, Path, description = "Name or id"), DryRun),
     responses((status = 200, body = Paused), (status = "4XX", body = Problem)))]
 pub(super) async fn unpause(
     State(state): State<ApiState>,
     named: Named,
-    Args(NoArgs {}): Args<NoArgs>,
+    Args(DryRun { dry_run }): Args<DryRun>,
 ) -> Result<Body<Paused>, ApiError> {
     let instance = find(&state, &named)?;
     let before = is_paused(&state, &instance).await?;
-    state.runtime.resume(&instance.id).await?;
+    if !dry_run {
+        state.runtime.resume(&instance.id).await?;
+    }
     Ok(Body(Paused { instance: instance.name(), id: instance.id.clone(), paused: false, changed: before }))
 }
 

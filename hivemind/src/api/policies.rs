@@ -5,18 +5,18 @@ use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
 use axum::{
     Json as Body,
     extract::State,
-    http::HeaderMap,
     response::{IntoResponse, Response},
 };
 
 use super::{
     ApiState,
-    apps::{PutArgs, etag},
-    extract::{Args, InScope, Json, Named, NoArgs, if_match},
+    apps::etag,
+    extract::{InScope, Json, Named},
     list::{Candidate, List, ListAll, ListAllArgs, ListArgs, key},
     object_view::{PolicyView, TrialView},
     problem::ApiError,
-    tenants::{ChangedView, change, check, refused, view},
+    tenants::{ChangedView, change, check, refused},
+    terms::{Conditions, DryRun, Key, Terms},
 };
 use crate::{
     control::{ControlError, ObjectChange, ObjectName},
@@ -28,10 +28,7 @@ use crate::{
 /// The policies of all namespaces.
 #[utoipa::path(get, operation_id = "listAllPolicies", path = "/v1/policies", tag = "policies", params(ListAllArgs),
     responses((status = 200, body = [PolicyView]), (status = "4XX", body = Problem)))]
-pub(super) async fn list_all(
-    State(state): State<ApiState>,
-    ListAll(of, list): ListAll,
-) -> Result<Response, ApiError> {
+pub(super) async fn list_all(State(state): State<ApiState>, ListAll(of, list): ListAll) -> Result<Response, ApiError> {
     all(&state, list, |scope| of.has(scope))
 }
 
@@ -77,33 +74,22 @@ pub(super) async fn get(State(state): State<ApiState>, named: Named) -> Result<R
 
 /// Create a policy or change it.
 #[utoipa::path(put, operation_id = "putPolicy", path = "/v1/tenants/{tenant}/namespaces/{namespace}/policies/{name}", tag = "policies",
-    params(("tenant" = String, Path), ("namespace" = String, Path), ("name" = String, Path), PutArgs),
+    params(("tenant" = String, Path), ("namespace" = String, Path), ("name" = String, Path), DryRun, Conditions, Key),
     request_body = PolicySpec,
     responses((status = 200, body = ChangedView), (status = 201, body = ChangedView), (status = "4XX", body = Problem)))]
 pub(super) async fn put(
     State(state): State<ApiState>,
     named: Named,
-    Args(args): Args<PutArgs>,
-    headers: HeaderMap,
+    terms: Terms,
     Json(spec): Json<PolicySpec>,
 ) -> Result<Response, ApiError> {
-    let put = ObjectChange::PutPolicy(named.policy()?, Box::new(spec));
-    if args.dry_run {
-        let done = state.control.preview_change(put, if_match(&headers)?);
-        return Ok(Body(view(done.map_err(|error| refused(&state, error))?)).into_response());
-    }
-    change(&state, put, &headers).await
+    change(&state, ObjectChange::PutPolicy(named.policy()?, Box::new(spec)), terms).await
 }
 
 /// Remove a policy.
 #[utoipa::path(delete, operation_id = "deletePolicy", path = "/v1/tenants/{tenant}/namespaces/{namespace}/policies/{name}", tag = "policies",
-    params(("tenant" = String, Path), ("namespace" = String, Path), ("name" = String, Path)),
+    params(("tenant" = String, Path), ("namespace" = String, Path), ("name" = String, Path), DryRun, Conditions, Key),
     responses((status = 200, body = ChangedView), (status = "4XX", body = Problem)))]
-pub(super) async fn delete(
-    State(state): State<ApiState>,
-    named: Named,
-    Args(NoArgs {}): Args<NoArgs>,
-    headers: HeaderMap,
-) -> Result<Response, ApiError> {
-    change(&state, ObjectChange::RemovePolicy(named.policy()?), &headers).await
+pub(super) async fn delete(State(state): State<ApiState>, named: Named, terms: Terms) -> Result<Response, ApiError> {
+    change(&state, ObjectChange::RemovePolicy(named.policy()?), terms).await
 }

@@ -9,15 +9,16 @@ use axum::{
 
 use super::{
     ApiState,
-    apps::{PutArgs, etag},
-    extract::{Args, Json, Named, NoArgs},
+    apps::etag,
+    extract::{Json, Named},
     problem::ApiError,
     tenants,
+    terms::{DryRun, Key, Terms},
 };
 pub use crate::control::{AppAction, AppChanged, ProjectChanged};
 use crate::{
     control::{ControlError, ObjectName, ProjectChange, ProjectKey},
-    model::Problem,
+    model::{ErrorCode, Problem},
     runtime::check_reference,
     spec::v1::ProjectSpec,
 };
@@ -27,16 +28,30 @@ fn answer(done: ProjectChanged) -> Response {
     (status, etag(done.revision), Body(done)).into_response()
 }
 
+/// Changes a project, or only looks what would come of it. It has no revision of its own, and so no condition.
+async fn change(state: &ApiState, key: ProjectKey, change: ProjectChange, terms: Terms) -> Result<Response, ApiError> {
+    if terms.if_match.is_some() {
+        let title = "a project has no revision of its own: If-Match cannot be kept";
+        return Err(Problem::new(ErrorCode::BadRequest, title).hint("leave the header out").into());
+    }
+    if terms.dry_run {
+        let preview = state.control.preview_project(&key, change);
+        return Ok(Body(preview.map_err(|error| tenants::refused(state, error))?).into_response());
+    }
+    let done = state.control.once(terms.once).project(key, change).await;
+    done.map(answer).map_err(|error| tenants::refused(state, error))
+}
+
 /// Make a project what the document says, all of it or nothing; its namespace is created with it.
 #[utoipa::path(put, operation_id = "putProject", path = "/v1/tenants/{tenant}/namespaces/{namespace}/projects/{name}", tag = "projects",
-    params(("tenant" = String, Path), ("namespace" = String, Path), ("name" = String, Path), PutArgs),
+    params(("tenant" = String, Path), ("namespace" = String, Path), ("name" = String, Path), DryRun, Key),
     request_body = ProjectSpec,
     responses((status = 200, body = ProjectChanged, description = "Dry run: nothing was changed"),
         (status = 201, body = ProjectChanged), (status = 202, body = ProjectChanged), (status = "4XX", body = Problem)))]
 pub(super) async fn put(
     State(state): State<ApiState>,
     Named(scope, name): Named,
-    Args(args): Args<PutArgs>,
+    terms: Terms,
     Json(spec): Json<ProjectSpec>,
 ) -> Result<Response, ApiError> {
     let image = |(app, spec): (_, &crate::spec::v1::AppSpec)| {
@@ -47,24 +62,18 @@ pub(super) async fn put(
         let object = ObjectName::Namespace(scope);
         return Err(tenants::refused(&state, ControlError::Invalid { object, faults }));
     }
-    let (key, change) = (ProjectKey { scope, name }, ProjectChange::Apply(Box::new(spec)));
-    if args.dry_run {
-        let preview = state.control.preview_project(&key, change);
-        return Ok(Body(preview.map_err(|error| tenants::refused(&state, error))?).into_response());
-    }
-    let done = state.control.project(key, change).await;
-    done.map(answer).map_err(|error| tenants::refused(&state, error))
+    change(&state, ProjectKey { scope, name }, ProjectChange::Apply(Box::new(spec)), terms).await
 }
 
 /// Stop all instances of a project; when the last is gone its apps, its policies and its namespace go.
 #[utoipa::path(delete, operation_id = "deleteProject", path = "/v1/tenants/{tenant}/namespaces/{namespace}/projects/{name}", tag = "projects",
-    params(("tenant" = String, Path), ("namespace" = String, Path), ("name" = String, Path)),
-    responses((status = 202, body = ProjectChanged), (status = "4XX", body = Problem)))]
+    params(("tenant" = String, Path), ("namespace" = String, Path), ("name" = String, Path), DryRun, Key),
+    responses((status = 200, body = ProjectChanged, description = "Dry run: nothing was changed"),
+        (status = 202, body = ProjectChanged), (status = "4XX", body = Problem)))]
 pub(super) async fn delete(
     State(state): State<ApiState>,
     Named(scope, name): Named,
-    Args(NoArgs {}): Args<NoArgs>,
+    terms: Terms,
 ) -> Result<Response, ApiError> {
-    let done = state.control.project(ProjectKey { scope, name }, ProjectChange::Remove).await;
-    done.map(answer).map_err(|error| tenants::refused(&state, error))
+    change(&state, ProjectKey { scope, name }, ProjectChange::Remove, terms).await
 }

@@ -5,7 +5,7 @@ use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
 use axum::{
     Json as Body,
     extract::State,
-    http::{HeaderMap, StatusCode},
+    http::StatusCode,
     response::{IntoResponse, Response},
 };
 use serde::{Deserialize, Serialize};
@@ -14,19 +14,22 @@ use utoipa::ToSchema;
 use super::{
     ApiState,
     apps::etag,
-    extract::{Args, InScope, InTenant, Json, NoArgs, OptionalJson, if_match},
+    contents::ContentView,
+    extract::{InScope, InTenant, Json, OptionalJson},
     list::{Candidate, List, ListArgs, key},
-    object_view::{NamespaceView, TenantView, namespaces_of, tenants},
+    object_view::{NamespaceView, PolicyView, TenantView, TierView, namespaces_of, tenants},
     problem::{ApiError, with_nearest},
+    terms::{Conditions, DryRun, Key, Terms},
+    volumes::VolumeView,
 };
 use crate::{
-    control::{Changed, ControlError, ObjectChange, ObjectName},
-    model::{ClusterSnapshot, NAMESPACE_NAME_LABEL, Problem, Revision, Scope, TenantName},
+    control::{Changed, ControlError, ObjectChange, ObjectName, RowChange},
+    model::{ClusterSnapshot, NAMESPACE_NAME_LABEL, Problem, Revision, Row, Scope, TenantName},
     spec::v1::LimitSpec,
 };
 
 /// What a change of a tenant, a namespace or a policy did.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ChangedView {
     /// The revision that has it.
     pub revision: Revision,
@@ -34,6 +37,10 @@ pub struct ChangedView {
     pub created: bool,
     /// Whether anything is not as it was.
     pub changed: bool,
+    /// Only of a dry run that finds something to change: the object as it would be, as it is shown where one asks for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>)]
+    pub object: Option<serde_json::Value>,
 }
 
 /// What a tenant is to be.
@@ -60,8 +67,8 @@ pub(super) fn changed(done: Changed) -> Response {
     (status, etag(done.revision), Body(view(done))).into_response()
 }
 
-pub(super) fn view(Changed { revision, created, changed }: Changed) -> ChangedView {
-    ChangedView { revision, created, changed }
+fn view(Changed { revision, created, changed }: Changed) -> ChangedView {
+    ChangedView { revision, created, changed, object: None }
 }
 
 /// A refused command; what is not there with the nearest name of those that are.
@@ -129,29 +136,27 @@ pub(super) async fn get(State(state): State<ApiState>, InTenant(name): InTenant)
 }
 
 /// Create a tenant, or give it other limits; without a body it keeps those that it has.
-#[utoipa::path(put, operation_id = "putTenant", path = "/v1/tenants/{tenant}", tag = "tenants", params(("tenant" = String, Path)),
+#[utoipa::path(put, operation_id = "putTenant", path = "/v1/tenants/{tenant}", tag = "tenants", params(("tenant" = String, Path), DryRun, Conditions, Key),
     request_body = Option<TenantBody>,
     responses((status = 200, body = ChangedView), (status = 201, body = ChangedView), (status = "4XX", body = Problem)))]
 pub(super) async fn put(
     State(state): State<ApiState>,
     InTenant(name): InTenant,
-    Args(NoArgs {}): Args<NoArgs>,
-    headers: HeaderMap,
+    terms: Terms,
     OptionalJson(body): OptionalJson<TenantBody>,
 ) -> Result<Response, ApiError> {
-    change(&state, ObjectChange::PutTenant(name, body.map(|body| body.limits)), &headers).await
+    change(&state, ObjectChange::PutTenant(name, body.map(|body| body.limits)), terms).await
 }
 
 /// Remove a tenant with its namespaces; refused while there are apps, policies or volumes in them.
-#[utoipa::path(delete, operation_id = "deleteTenant", path = "/v1/tenants/{tenant}", tag = "tenants", params(("tenant" = String, Path)),
+#[utoipa::path(delete, operation_id = "deleteTenant", path = "/v1/tenants/{tenant}", tag = "tenants", params(("tenant" = String, Path), DryRun, Conditions, Key),
     responses((status = 200, body = ChangedView), (status = "4XX", body = Problem)))]
 pub(super) async fn delete(
     State(state): State<ApiState>,
     InTenant(name): InTenant,
-    Args(NoArgs {}): Args<NoArgs>,
-    headers: HeaderMap,
+    terms: Terms,
 ) -> Result<Response, ApiError> {
-    change(&state, ObjectChange::RemoveTenant(name), &headers).await
+    change(&state, ObjectChange::RemoveTenant(name), terms).await
 }
 
 /// The namespaces of a tenant.
@@ -199,30 +204,28 @@ pub(super) async fn get_namespace(
 
 /// Create a namespace, or give it other labels.
 #[utoipa::path(put, operation_id = "putNamespace", path = "/v1/tenants/{tenant}/namespaces/{namespace}", tag = "tenants",
-    params(("tenant" = String, Path), ("namespace" = String, Path)),
+    params(("tenant" = String, Path), ("namespace" = String, Path), DryRun, Conditions, Key),
     request_body = NamespaceBody,
     responses((status = 200, body = ChangedView), (status = 201, body = ChangedView), (status = "4XX", body = Problem)))]
 pub(super) async fn put_namespace(
     State(state): State<ApiState>,
     InScope(scope): InScope,
-    Args(NoArgs {}): Args<NoArgs>,
-    headers: HeaderMap,
+    terms: Terms,
     Json(body): Json<NamespaceBody>,
 ) -> Result<Response, ApiError> {
-    change(&state, ObjectChange::PutNamespace(scope, body.labels), &headers).await
+    change(&state, ObjectChange::PutNamespace(scope, body.labels), terms).await
 }
 
 /// Remove a namespace; refused while there are apps, policies or volumes in it.
 #[utoipa::path(delete, operation_id = "deleteNamespace", path = "/v1/tenants/{tenant}/namespaces/{namespace}", tag = "tenants",
-    params(("tenant" = String, Path), ("namespace" = String, Path)),
+    params(("tenant" = String, Path), ("namespace" = String, Path), DryRun, Conditions, Key),
     responses((status = 200, body = ChangedView), (status = "4XX", body = Problem)))]
 pub(super) async fn delete_namespace(
     State(state): State<ApiState>,
     InScope(scope): InScope,
-    Args(NoArgs {}): Args<NoArgs>,
-    headers: HeaderMap,
+    terms: Terms,
 ) -> Result<Response, ApiError> {
-    change(&state, ObjectChange::RemoveNamespace(scope), &headers).await
+    change(&state, ObjectChange::RemoveNamespace(scope), terms).await
 }
 
 /// A namespace that is not there, or whose tenant is not.
@@ -237,9 +240,52 @@ pub(super) fn check(state: &ApiState, scope: &Scope) -> Result<(), ApiError> {
     }
 }
 
-pub(super) async fn change(state: &ApiState, change: ObjectChange, headers: &HeaderMap) -> Result<Response, ApiError> {
-    let done = state.control.change(change, if_match(headers)?).await;
+/// Changes an object, or only looks what would come of it.
+pub(super) async fn change(state: &ApiState, change: ObjectChange, terms: Terms) -> Result<Response, ApiError> {
+    if terms.dry_run {
+        let preview = state.control.preview_change(change, terms.if_match);
+        let (outcome, rows) = preview.map_err(|error| refused(state, error))?;
+        let object = would_be(state, rows, outcome.revision);
+        return Ok(Body(ChangedView { object, ..view(outcome) }).into_response());
+    }
+    let done = state.control.once(terms.once).change(change, terms.if_match).await;
     done.map(changed).map_err(|error| refused(state, error))
+}
+
+/// The document of the object that these rows write, as it would be shown right after; none if they only remove.
+fn would_be(state: &ApiState, rows: Vec<RowChange>, modified: Revision) -> Option<serde_json::Value> {
+    let mut snapshot = (*state.control.snapshot()).clone();
+    let mut object = None;
+    for row in rows {
+        let document = match row {
+            RowChange::PutTenant(tenant) => {
+                let name = tenant.name.clone();
+                snapshot.tenants.insert(name.clone(), Row { object: Arc::new(tenant), modified });
+                serde_json::to_value(TenantView::counted(&snapshot, &name))
+            }
+            RowChange::PutNamespace(namespace) => {
+                let scope = namespace.scope.clone();
+                snapshot.namespaces.insert(scope.clone(), Row { object: Arc::new(namespace), modified });
+                serde_json::to_value(NamespaceView::counted(&snapshot, &scope))
+            }
+            RowChange::PutPolicy(policy) => {
+                serde_json::to_value(PolicyView::counted(&snapshot, &Row { object: Arc::new(policy), modified }))
+            }
+            RowChange::PutTier(policy) => {
+                serde_json::to_value(TierView::new(&Row { object: Arc::new(policy), modified }))
+            }
+            RowChange::PutVolume(volume) => {
+                serde_json::to_value(VolumeView::new(state, &snapshot, &Row { object: Arc::new(volume), modified }))
+            }
+            // Without its content, as in a list.
+            RowChange::PutContent(content) => {
+                serde_json::to_value(ContentView::new(&snapshot, &Row { object: Arc::new(content), modified }))
+            }
+            RowChange::Delete(_) => continue,
+        };
+        object = document.ok();
+    }
+    object
 }
 
 /// What belongs to one tenant, or to all.

@@ -5,18 +5,19 @@ use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
 use axum::{
     Json as Body,
     extract::{FromRequestParts, Path, State},
-    http::{HeaderMap, request::Parts},
+    http::request::Parts,
     response::{IntoResponse, Response},
 };
 
 use super::{
     ApiState,
-    apps::{PutArgs, etag},
-    extract::{Args, Json, NoArgs, if_match},
+    apps::etag,
+    extract::Json,
     list::{Candidate, List, ListArgs, key},
     object_view::{TierView, TrialView},
     problem::ApiError,
-    tenants::{ChangedView, change, refused, view},
+    tenants::{ChangedView, change, refused},
+    terms::{Conditions, DryRun, Key, Terms},
 };
 use crate::{
     control::{ControlError, ObjectChange, ObjectName},
@@ -49,21 +50,6 @@ async fn found(state: &ApiState, key: TierKey) -> Result<Response, ApiError> {
     Ok((etag(row.modified), Body(view)).into_response())
 }
 
-async fn write(
-    state: &ApiState,
-    key: TierKey,
-    spec: TierSpec,
-    args: PutArgs,
-    headers: &HeaderMap,
-) -> Result<Response, ApiError> {
-    let put = ObjectChange::PutTier(key, Box::new(spec));
-    if args.dry_run {
-        let done = state.control.preview_change(put, if_match(headers)?);
-        return Ok(Body(view(done.map_err(|error| refused(state, error))?)).into_response());
-    }
-    change(state, put, headers).await
-}
-
 /// All policies of tiers.
 #[utoipa::path(get, operation_id = "listTierPolicies", path = "/v1/tier-policies", tag = "policies", params(ListArgs),
     responses((status = 200, body = [TierView]), (status = "4XX", body = Problem)))]
@@ -87,29 +73,27 @@ pub(super) async fn get(State(state): State<ApiState>, Called(key): Called) -> R
 
 /// Create a policy of a tier for the whole cluster, or change it.
 #[utoipa::path(put, operation_id = "putTierPolicy", path = "/v1/tier-policies/{name}", tag = "policies",
-    params(("name" = String, Path), PutArgs), request_body = TierSpec,
+    params(("name" = String, Path), DryRun, Conditions, Key), request_body = TierSpec,
     responses((status = 200, body = ChangedView), (status = 201, body = ChangedView), (status = "4XX", body = Problem)))]
 pub(super) async fn put(
     State(state): State<ApiState>,
     Called(key): Called,
-    Args(args): Args<PutArgs>,
-    headers: HeaderMap,
+    terms: Terms,
     Json(spec): Json<TierSpec>,
 ) -> Result<Response, ApiError> {
-    write(&state, key, spec, args, &headers).await
+    change(&state, ObjectChange::PutTier(key, Box::new(spec)), terms).await
 }
 
 /// Remove a policy of a tier of the operator's.
 #[utoipa::path(delete, operation_id = "deleteTierPolicy", path = "/v1/tier-policies/{name}", tag = "policies",
-    params(("name" = String, Path)),
+    params(("name" = String, Path), DryRun, Conditions, Key),
     responses((status = 200, body = ChangedView), (status = "4XX", body = Problem)))]
 pub(super) async fn delete(
     State(state): State<ApiState>,
     Called(key): Called,
-    Args(NoArgs {}): Args<NoArgs>,
-    headers: HeaderMap,
+    terms: Terms,
 ) -> Result<Response, ApiError> {
-    change(&state, ObjectChange::RemoveTier(key), &headers).await
+    change(&state, ObjectChange::RemoveTier(key), terms).await
 }
 
 /// A policy of a tier of a tenant.
@@ -122,27 +106,25 @@ pub(super) async fn get_of_tenant(State(state): State<ApiState>, Called(key): Ca
 
 /// Create a policy of a tier about the namespaces of a tenant, or change it.
 #[utoipa::path(put, operation_id = "putTierPolicyOfTenant", path = "/v1/tenants/{tenant}/tier-policies/{name}", tag = "policies",
-    params(("tenant" = String, Path), ("name" = String, Path), PutArgs), request_body = TierSpec,
+    params(("tenant" = String, Path), ("name" = String, Path), DryRun, Conditions, Key), request_body = TierSpec,
     responses((status = 200, body = ChangedView), (status = 201, body = ChangedView), (status = "4XX", body = Problem)))]
 pub(super) async fn put_of_tenant(
     State(state): State<ApiState>,
     Called(key): Called,
-    Args(args): Args<PutArgs>,
-    headers: HeaderMap,
+    terms: Terms,
     Json(spec): Json<TierSpec>,
 ) -> Result<Response, ApiError> {
-    write(&state, key, spec, args, &headers).await
+    change(&state, ObjectChange::PutTier(key, Box::new(spec)), terms).await
 }
 
 /// Remove a policy of a tier of a tenant.
 #[utoipa::path(delete, operation_id = "deleteTierPolicyOfTenant", path = "/v1/tenants/{tenant}/tier-policies/{name}", tag = "policies",
-    params(("tenant" = String, Path), ("name" = String, Path)),
+    params(("tenant" = String, Path), ("name" = String, Path), DryRun, Conditions, Key),
     responses((status = 200, body = ChangedView), (status = "4XX", body = Problem)))]
 pub(super) async fn delete_of_tenant(
     State(state): State<ApiState>,
     Called(key): Called,
-    Args(NoArgs {}): Args<NoArgs>,
-    headers: HeaderMap,
+    terms: Terms,
 ) -> Result<Response, ApiError> {
-    change(&state, ObjectChange::RemoveTier(key), &headers).await
+    change(&state, ObjectChange::RemoveTier(key), terms).await
 }

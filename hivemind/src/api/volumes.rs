@@ -5,7 +5,6 @@ use std::{borrow::Cow, collections::BTreeMap, sync::Arc, time::Duration};
 use axum::{
     Json as Body,
     extract::State,
-    http::HeaderMap,
     response::{IntoResponse, Response},
 };
 use serde::{Deserialize, Serialize};
@@ -13,16 +12,18 @@ use utoipa::ToSchema;
 
 use super::{
     ApiState,
-    apps::{PutArgs, etag},
-    extract::{Args, InScope, Json, Named, NoArgs, if_match},
+    apps::etag,
+    extract::{InScope, Json, Named},
     list::{Candidate, List, ListAll, ListAllArgs, ListArgs, key},
     problem::ApiError,
-    tenants::{ChangedView, change, check, refused, view},
+    tenants::{ChangedView, change, check, refused},
+    terms::{Conditions, DryRun, Key, Terms},
 };
 use crate::{
     control::{ControlError, ObjectChange, ObjectName},
     model::{
-        ClusterSnapshot, NamespaceName, Problem, Revision, Row, Scope, TenantName, Timestamp, Volume, VolumeId, VolumeKey,
+        ClusterSnapshot, NamespaceName, Problem, Revision, Row, Scope, TenantName, Timestamp, Volume, VolumeId,
+        VolumeKey,
     },
     spec::v1::VolumeSpec,
     storage::{Place, Usage},
@@ -81,7 +82,7 @@ impl From<Usage> for UsageView {
 
 impl VolumeView {
     /// A volume of the snapshot, with what was last measured of it.
-    fn new(state: &ApiState, snapshot: &ClusterSnapshot, row: &Row<Volume>) -> Self {
+    pub(super) fn new(state: &ApiState, snapshot: &ClusterSnapshot, row: &Row<Volume>) -> Self {
         let Volume { id, key, spec, created_at, deleting } = &*row.object;
         Self {
             tenant: key.scope.tenant.clone(),
@@ -102,10 +103,7 @@ impl VolumeView {
 /// The volumes of all namespaces.
 #[utoipa::path(get, operation_id = "listAllVolumes", path = "/v1/volumes", tag = "volumes", params(ListAllArgs),
     responses((status = 200, body = [VolumeView]), (status = "4XX", body = Problem)))]
-pub(super) async fn list_all(
-    State(state): State<ApiState>,
-    ListAll(of, list): ListAll,
-) -> Result<Response, ApiError> {
+pub(super) async fn list_all(State(state): State<ApiState>, ListAll(of, list): ListAll) -> Result<Response, ApiError> {
     all(&state, list, |scope| of.has(scope))
 }
 
@@ -153,33 +151,23 @@ pub(super) async fn get(State(state): State<ApiState>, named: Named) -> Result<R
 
 /// Create a volume, or give it other labels.
 #[utoipa::path(put, operation_id = "putVolume", path = "/v1/tenants/{tenant}/namespaces/{namespace}/volumes/{name}", tag = "volumes",
-    params(("tenant" = String, Path), ("namespace" = String, Path), ("name" = String, Path), PutArgs),
+    params(("tenant" = String, Path), ("namespace" = String, Path), ("name" = String, Path), DryRun, Conditions, Key),
     request_body = VolumeSpec,
     responses((status = 200, body = ChangedView), (status = 201, body = ChangedView), (status = "4XX", body = Problem)))]
 pub(super) async fn put(
     State(state): State<ApiState>,
     named: Named,
-    Args(args): Args<PutArgs>,
-    headers: HeaderMap,
+    terms: Terms,
     Json(spec): Json<VolumeSpec>,
 ) -> Result<Response, ApiError> {
     let put = ObjectChange::PutVolume(named.volume()?, VolumeId::from_bits(rand::random()), spec);
-    if args.dry_run {
-        let done = state.control.preview_change(put, if_match(&headers)?);
-        return Ok(Body(view(done.map_err(|error| refused(&state, error))?)).into_response());
-    }
-    change(&state, put, &headers).await
+    change(&state, put, terms).await
 }
 
 /// Remove a volume with what is in it; refused while somebody uses it.
 #[utoipa::path(delete, operation_id = "deleteVolume", path = "/v1/tenants/{tenant}/namespaces/{namespace}/volumes/{name}", tag = "volumes",
-    params(("tenant" = String, Path), ("namespace" = String, Path), ("name" = String, Path)),
+    params(("tenant" = String, Path), ("namespace" = String, Path), ("name" = String, Path), DryRun, Conditions, Key),
     responses((status = 200, body = ChangedView), (status = "4XX", body = Problem)))]
-pub(super) async fn delete(
-    State(state): State<ApiState>,
-    named: Named,
-    Args(NoArgs {}): Args<NoArgs>,
-    headers: HeaderMap,
-) -> Result<Response, ApiError> {
-    change(&state, ObjectChange::RemoveVolume(named.volume()?), &headers).await
+pub(super) async fn delete(State(state): State<ApiState>, named: Named, terms: Terms) -> Result<Response, ApiError> {
+    change(&state, ObjectChange::RemoveVolume(named.volume()?), terms).await
 }

@@ -6,6 +6,7 @@ use http::Method;
 use super::{
     Context, complete,
     deploy::{self, DeployArgs},
+    dry::Dry,
     history,
     list::ListArgs,
     output::{Format, Listed, Tone, age, line},
@@ -73,6 +74,8 @@ pub(super) struct ScaleArgs {
     replicas: u32,
     #[command(flatten)]
     waiting: Waiting,
+    #[command(flatten)]
+    dry: Dry,
 }
 
 #[derive(Args, Debug)]
@@ -82,6 +85,8 @@ pub(super) struct ScaleManyArgs {
     apps: Vec<(String, u32)>,
     #[command(flatten)]
     waiting: Waiting,
+    #[command(flatten)]
+    dry: Dry,
 }
 
 #[derive(Args, Debug)]
@@ -90,6 +95,8 @@ pub(super) struct ChangeArgs {
     app: Named,
     #[command(flatten)]
     waiting: Waiting,
+    #[command(flatten)]
+    dry: Dry,
 }
 
 impl Listed for AppView {
@@ -147,16 +154,20 @@ pub(super) async fn run(context: &Context, command: AppCommand) -> Result<u8, Pr
         AppCommand::Info(named) => info(context, named.get()?).await,
         AppCommand::Scale(args) => {
             let name = args.app.get()?;
-            let written = scale(context, name, args.replicas).await?;
-            finish(context, name, &args.waiting, &written).await
+            let written = scale(context, name, args.replicas, args.dry).await?;
+            finish(context, name, &args.waiting, args.dry, &written).await
         }
         AppCommand::Rm(args) => remove(context, &args).await,
         AppCommand::Restart(args) => {
             let name = args.app.get()?;
-            let path = context.path(&format!("apps/{name}/restart"));
+            let path = args.dry.of(context.path(&format!("apps/{name}/restart")));
             let written: Written = context.client.call(Method::POST, &path).await?;
-            context.output.say(&format!("{name} is being restarted: its instances are replaced one after the other"));
-            finish(context, name, &args.waiting, &written).await
+            context.output.say(&format!(
+                "{name} {}",
+                args.dry
+                    .word("is being restarted: its instances are replaced one after the other", "would be restarted",)
+            ));
+            finish(context, name, &args.waiting, args.dry, &written).await
         }
     }
     .map(|()| 0)
@@ -172,19 +183,19 @@ pub(super) async fn scale_many(context: &Context, args: &ScaleManyArgs) -> Resul
     }
     let mut scaled = Vec::new();
     for (app, replicas) in apps {
-        let written = scale(context, &app, replicas).await?;
+        let written = scale(context, &app, replicas, args.dry).await?;
         scaled.push((app, written));
     }
     for (app, written) in &scaled {
-        finish(context, app, &args.waiting, written).await?;
+        finish(context, app, &args.waiting, args.dry, written).await?;
     }
     Ok(())
 }
 
-async fn scale(context: &Context, app: &AppName, replicas: u32) -> Result<Written, Problem> {
-    let path = context.path(&format!("apps/{app}/scale"));
+async fn scale(context: &Context, app: &AppName, replicas: u32, dry: Dry) -> Result<Written, Problem> {
+    let path = dry.of(context.path(&format!("apps/{app}/scale")));
     let written = context.client.send(Method::POST, &path, &Scale { replicas }).await?;
-    context.output.say(&format!("{app} is being scaled to {replicas}"));
+    context.output.say(&format!("{app} {} scaled to {replicas}", dry.word("is being", "would be")));
     Ok(written)
 }
 
@@ -193,9 +204,10 @@ pub(super) async fn finish(
     context: &Context,
     app: &AppName,
     waiting: &Waiting,
+    dry: Dry,
     written: &Written,
 ) -> Result<(), Problem> {
-    if !waiting.wait {
+    if !waiting.wait || dry.dry_run {
         return if context.output.wants_document() { context.output.document(written) } else { Ok(()) };
     }
     let view = wait::until_ready(context, app.as_str(), waiting.timeout, written).await?;
@@ -204,10 +216,10 @@ pub(super) async fn finish(
 
 async fn remove(context: &Context, args: &ChangeArgs) -> Result<(), Problem> {
     let name = args.app.get()?;
-    let path = context.path(&format!("apps/{name}"));
+    let path = args.dry.of(context.path(&format!("apps/{name}")));
     let written: Written = context.client.call(Method::DELETE, &path).await?;
-    context.output.say(&format!("{name} is being removed"));
-    if args.waiting.wait {
+    context.output.say(&format!("{name} {} removed", args.dry.word("is being", "would be")));
+    if args.waiting.wait && !args.dry.dry_run {
         wait::until_gone(context, name.as_str(), args.waiting.timeout).await?;
     }
     if context.output.wants_document() { context.output.document(&written) } else { Ok(()) }

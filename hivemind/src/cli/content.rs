@@ -7,6 +7,7 @@ use http::Method;
 
 use super::{
     Context, complete,
+    dry::Dry,
     list::ListArgs,
     output::{Format, Listed, age, bytes, line},
     parse::label,
@@ -61,6 +62,8 @@ pub(super) enum SecretCommand {
         /// Name of the secret
         #[arg(add = complete::secrets())]
         name: ContentName,
+        #[command(flatten)]
+        dry: Dry,
     },
 }
 
@@ -89,6 +92,8 @@ pub(super) enum ConfigCommand {
         /// Name of the config
         #[arg(add = complete::configs())]
         name: ContentName,
+        #[command(flatten)]
+        dry: Dry,
     },
 }
 
@@ -104,6 +109,8 @@ pub(super) struct CreateArgs {
     /// Give one that is there this content
     #[arg(long)]
     replace: bool,
+    #[command(flatten)]
+    dry: Dry,
 }
 
 /// Never the command line itself: others of the machine can read it.
@@ -182,7 +189,7 @@ pub(super) async fn secret(context: &Context, command: SecretCommand) -> Result<
             }
             Ok(())
         }
-        SecretCommand::Rm { name } => remove(context, kind, &name).await,
+        SecretCommand::Rm { name, dry } => remove(context, kind, &name, dry).await,
     }
 }
 
@@ -208,7 +215,7 @@ pub(super) async fn config(context: &Context, command: ConfigCommand) -> Result<
             }
             Ok(())
         }
-        ConfigCommand::Rm { name } => remove(context, kind, &name).await,
+        ConfigCommand::Rm { name, dry } => remove(context, kind, &name, dry).await,
     }
 }
 
@@ -217,12 +224,13 @@ fn path(context: &Context, kind: ContentKind, name: &ContentName) -> String {
 }
 
 async fn create(context: &Context, kind: ContentKind, args: CreateArgs) -> Result<(), Problem> {
-    let CreateArgs { name, source, label, replace } = args;
+    let CreateArgs { name, source, label, replace, dry } = args;
     let body = ContentSpec { data: source.read()?, labels: label.into_iter().collect() };
-    let path = format!("{}?replace={replace}", path(context, kind, &name));
+    let path = dry.of(format!("{}?replace={replace}", path(context, kind, &name)));
     let changed: ChangedView = context.client.send(Method::PUT, &path, &body).await?;
     let text = match (changed.created, changed.changed) {
-        (true, _) => format!("{kind} {name} is created"),
+        (true, _) => format!("{kind} {name} {} created", dry.word("is", "would be")),
+        (false, true) if dry.dry_run => format!("{kind} {name} would be changed"),
         (false, true) => format!("{kind} {name} is changed; instances get it when they are started again"),
         (false, false) => format!("{kind} {name} is already as asked for"),
     };
@@ -235,9 +243,9 @@ async fn list(context: &Context, kind: ContentKind, args: &ListArgs) -> Result<(
     context.show_list(args, &list, &all, &format!("no {list}")).await
 }
 
-async fn remove(context: &Context, kind: ContentKind, name: &ContentName) -> Result<(), Problem> {
-    let changed: ChangedView = context.client.call(Method::DELETE, &path(context, kind, name)).await?;
-    done(context, name.as_str(), &format!("{kind} {name} is removed"), changed)
+async fn remove(context: &Context, kind: ContentKind, name: &ContentName, dry: Dry) -> Result<(), Problem> {
+    let changed: ChangedView = context.client.call(Method::DELETE, &dry.of(path(context, kind, name))).await?;
+    done(context, name.as_str(), &format!("{kind} {name} {} removed", dry.word("is", "would be")), changed)
 }
 
 /// A secret for people.

@@ -10,6 +10,7 @@ use super::{
     balance::BalanceArgs,
     container::ContainerArgs,
     difference,
+    dry::Dry,
     health::HealthArgs,
     history::looking_only,
     limits::TrafficArgs,
@@ -197,7 +198,7 @@ pub(super) async fn run(context: &Context, args: DeployArgs) -> Result<(), Probl
     if !waiting.wait {
         context.output.say(&format!("see: hivemind ps {name}   (--wait waits until it is ready)"));
     }
-    super::app::finish(context, &name, &waiting, &written).await?;
+    super::app::finish(context, &name, &waiting, Dry::default(), &written).await?;
     if context.output.format == Format::Name {
         super::output::line(name.as_str());
     }

@@ -84,7 +84,7 @@ pub(super) async fn kill(context: &Context, args: &KillArgs) -> Result<(), Probl
         }
         let path = context.path(&format!("instances/{}/kill", instance.id));
         let kill = Kill { signal: args.signal.clone() };
-        match context.client.send::<Killed>(Method::POST, &path, &kill).await {
+        match context.client.without_key().send::<Killed>(Method::POST, &path, &kill).await {
             Ok(done) => killed.push(done),
             Err(problem) => failed.push(problem),
         }

@@ -310,7 +310,9 @@ async fn listen(context: &Context, args: &FlowArgs, path: &str) -> Result<(), Pr
             Ok(None) | Err(_) => {
                 pause().await;
                 flows = patiently(context, || context.client.lines::<FlowView>(path)).await?;
-                context.output.say("the connection was broken: what began, ended or was dropped meanwhile is not shown");
+                context
+                    .output
+                    .say("the connection was broken: what began, ended or was dropped meanwhile is not shown");
             }
         }
     }

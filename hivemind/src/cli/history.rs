@@ -7,6 +7,7 @@ use super::{
     Context,
     app::{Named, finish},
     deploy, difference,
+    dry::Dry,
     output::{Listed, Tone, age, line},
     wait::Waiting,
 };
@@ -30,6 +31,8 @@ pub(super) struct RollBackArgs {
     to: Option<u64>,
     #[command(flatten)]
     waiting: Waiting,
+    #[command(flatten)]
+    dry: Dry,
 }
 
 #[derive(Args, Debug)]
@@ -119,11 +122,12 @@ pub(super) async fn history(context: &Context, app: &Named) -> Result<(), Proble
 
 pub(super) async fn roll_back(context: &Context, args: &RollBackArgs) -> Result<(), Problem> {
     let name = args.app.get()?;
-    let path = context.path(&format!("apps/{name}/rollback"));
+    let path = args.dry.of(context.path(&format!("apps/{name}/rollback")));
     let written: Written = context.client.send(Method::POST, &path, &RollBack { to: args.to }).await?;
     let to = written.back_to.unwrap_or_default();
-    context.output.say(&format!("{name} goes back to generation {to}, as generation {}", written.generation));
-    finish(context, name, &args.waiting, &written).await
+    let goes = args.dry.word("goes", "would go");
+    context.output.say(&format!("{name} {goes} back to generation {to}, as generation {}", written.generation));
+    finish(context, name, &args.waiting, args.dry, &written).await
 }
 
 pub(super) async fn diff(context: &Context, args: DiffArgs) -> Result<u8, Problem> {

@@ -11,6 +11,7 @@ use tokio_util::io::ReaderStream;
 
 use super::{
     Context, complete,
+    dry::Dry,
     list::Only,
     output::{Format, Listed, Tone, age, bytes, line},
     parse::escape,
@@ -58,6 +59,8 @@ pub(super) enum ImageCommand {
         /// Also if an app uses it: instances run on, and it is fetched again for the next one
         #[arg(long)]
         force: bool,
+        #[command(flatten)]
+        dry: Dry,
     },
     /// Give an image another name besides
     Tag {
@@ -127,22 +130,22 @@ pub(super) async fn run(context: &Context, command: ImageCommand) -> Result<(), 
         }
         ImageCommand::Info { image } => info(context, &image).await,
         ImageCommand::Pull { image } => pull(context, &image).await,
-        ImageCommand::Rm { images, force } => {
+        ImageCommand::Rm { images, force, dry } => {
             for image in images {
-                let path = format!("/v1/images?name={}&force={force}", escape(&image));
-                let gone: ImagesChanged = context.client.call(Method::DELETE, &path).await?;
-                told(context, &gone, |name| format!("image {name} is removed"))?;
+                let path = dry.of(format!("/v1/images?name={}&force={force}", escape(&image)));
+                let gone: ImagesChanged = context.client.without_key().call(Method::DELETE, &path).await?;
+                told(context, &gone, |name| format!("image {name} {} removed", dry.word("is", "would be")))?;
             }
             Ok(())
         }
         ImageCommand::Tag { image, other } => {
             let path = format!("/v1/images/tag?name={}&other={}", escape(&image), escape(&other));
-            let tagged: ImagesChanged = context.client.call(Method::POST, &path).await?;
+            let tagged: ImagesChanged = context.client.without_key().call(Method::POST, &path).await?;
             told(context, &tagged, |name| format!("{name} is another name of it now"))
         }
         ImageCommand::Prune { dry_run } => {
             let path = format!("/v1/images/prune?dry_run={dry_run}");
-            let gone: ImagesChanged = context.client.call(Method::POST, &path).await?;
+            let gone: ImagesChanged = context.client.without_key().call(Method::POST, &path).await?;
             let what = if dry_run { "would be removed" } else { "is removed" };
             told(context, &gone, |name| format!("image {name} {what}"))?;
             context.output.say(&match gone.names.len() {
@@ -210,7 +213,7 @@ async fn pull(context: &Context, image: &str) -> Result<(), Problem> {
         bar
     });
     let path = format!("/v1/images/pull?name={}", escape(image));
-    let mut lines = context.client.lines_of::<PullView>(Method::POST, &path).await?;
+    let mut lines = context.client.without_key().lines_of::<PullView>(Method::POST, &path).await?;
     while let Some(now) = lines.next().await {
         let PullView { step, done, total, image, problem } = now?;
         if let Some(problem) = problem {

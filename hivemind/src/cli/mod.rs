@@ -14,6 +14,7 @@ mod dataplane_show;
 mod deploy;
 mod difference;
 mod doctor;
+mod dry;
 mod ending;
 mod exec;
 mod explain;

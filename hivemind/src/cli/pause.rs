@@ -49,7 +49,7 @@ pub(super) async fn run(context: &Context, args: &PauseArgs, what: Pausing) -> R
     let mut failed = Vec::new();
     for instance in instances {
         let path = context.path(&format!("instances/{}/{verb}", instance.id));
-        match context.client.call::<Paused>(Method::POST, &path).await {
+        match context.client.without_key().call::<Paused>(Method::POST, &path).await {
             Ok(one) => done.push(one),
             Err(problem) => failed.push(problem),
         }

@@ -7,6 +7,7 @@ use http::Method;
 
 use super::{
     Context, complete,
+    dry::Dry,
     list::ListArgs,
     operator::operators,
     output::{Format, Listed, age, line},
@@ -71,6 +72,8 @@ pub(super) enum PolicyCommand {
         /// Name of the policy
         #[arg(add = complete::policies())]
         name: PolicyName,
+        #[command(flatten)]
+        dry: Dry,
     },
 }
 
@@ -152,10 +155,12 @@ pub(super) async fn run(context: &Context, command: PolicyCommand) -> Result<(),
             }
             Ok(())
         }
-        PolicyCommand::Delete { name } => {
-            let changed = context.client.call::<ChangedView>(Method::DELETE, &path(&key(name.clone()))).await;
+        PolicyCommand::Delete { name, dry } => {
+            let path = dry.of(path(&key(name.clone())));
+            let changed = context.client.call::<ChangedView>(Method::DELETE, &path).await;
             let changed = or_of_a_tier(context, "delete", &name, changed).await?;
-            done(context, name.as_str(), &format!("policy {name} is removed"), changed)
+            let text = format!("policy {name} {} removed", dry.word("is", "would be"));
+            done(context, name.as_str(), &text, changed)
         }
     }
 }
@@ -208,7 +213,7 @@ async fn apply(context: &Context, args: &ApplyArgs) -> Result<(), Problem> {
     if !args.force {
         tried.operators = operators(&context.client);
     }
-    let _: Vec<WhyView> = context.client.send(Method::POST, &context.path("why"), &tried).await?;
+    let _: Vec<WhyView> = context.client.without_key().send(Method::POST, &context.path("why"), &tried).await?;
     let mut previews = Vec::new();
     for policy in &policies {
         previews.push(put(context, policy, true).await?);

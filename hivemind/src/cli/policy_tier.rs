@@ -124,7 +124,8 @@ pub(super) async fn run(context: &Context, command: TierCommand) -> Result<(), P
                     operators: operators(&context.client),
                     ..WhyBody::default()
                 };
-                let _: Vec<WhyView> = context.client.send(Method::POST, &context.path("why"), &body).await?;
+                let _: Vec<WhyView> =
+                    context.client.without_key().send(Method::POST, &context.path("why"), &body).await?;
             }
             let changed: ChangedView = context.client.call(Method::DELETE, &path(&name)).await?;
             done(context, &name.to_string(), &format!("tier policy {name} is removed"), changed)

@@ -7,6 +7,7 @@ use http::Method;
 
 use super::{
     Context, complete,
+    dry::Dry,
     limits::{TrafficArgs, over, shown as shown_limits},
     list::Only,
     output::{Format, Listed, age, line},
@@ -77,6 +78,8 @@ pub(super) enum TenantCommand {
         /// Name of the tenant
         #[arg(add = complete::tenants())]
         name: TenantName,
+        #[command(flatten)]
+        dry: Dry,
     },
 }
 
@@ -103,6 +106,8 @@ pub(super) enum NamespaceCommand {
         /// Name of the namespace
         #[arg(add = complete::namespaces())]
         name: NamespaceName,
+        #[command(flatten)]
+        dry: Dry,
     },
 }
 
@@ -252,9 +257,10 @@ pub(super) async fn tenant(context: &Context, command: TenantCommand) -> Result<
             line("");
             context.output.list(&namespaces, "no namespaces")
         }
-        TenantCommand::Rm { name } => {
-            let changed: ChangedView = context.client.call(Method::DELETE, &path(&name)).await?;
-            done(context, name.as_str(), &format!("tenant {name} is removed"), changed)
+        TenantCommand::Rm { name, dry } => {
+            let changed: ChangedView = context.client.call(Method::DELETE, &dry.of(path(&name))).await?;
+            let text = format!("tenant {name} {} removed", dry.word("is", "would be"));
+            done(context, name.as_str(), &text, changed)
         }
     }
 }
@@ -286,9 +292,10 @@ pub(super) async fn namespace(context: &Context, command: NamespaceCommand) -> R
             fact("Age", &born(view.created_at));
             Ok(())
         }
-        NamespaceCommand::Rm { name } => {
-            let changed: ChangedView = context.client.call(Method::DELETE, &path(&name)).await?;
-            done(context, name.as_str(), &format!("namespace {name} is removed"), changed)
+        NamespaceCommand::Rm { name, dry } => {
+            let changed: ChangedView = context.client.call(Method::DELETE, &dry.of(path(&name))).await?;
+            let text = format!("namespace {name} {} removed", dry.word("is", "would be"));
+            done(context, name.as_str(), &text, changed)
         }
     }
 }

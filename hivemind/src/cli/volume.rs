@@ -7,6 +7,7 @@ use http::Method;
 
 use super::{
     Context, complete,
+    dry::Dry,
     list::ListArgs,
     output::{Format, Listed, age, bytes, line},
     parse::label,
@@ -48,7 +49,12 @@ pub(super) enum VolumeCommand {
     Info(NameArgs),
     /// Remove a volume with what is in it; nobody may use it
     #[command(visible_aliases = ["rm", "remove"])]
-    Delete(NameArgs),
+    Delete {
+        #[command(flatten)]
+        name: NameArgs,
+        #[command(flatten)]
+        dry: Dry,
+    },
     /// Remove all volumes of the namespace that nobody uses
     Prune,
 }
@@ -136,7 +142,12 @@ pub(super) async fn run(context: &Context, command: VolumeCommand) -> Result<(),
             }
             Ok(())
         }
-        VolumeCommand::Delete(name) => {
+        VolumeCommand::Delete { name, dry } if dry.dry_run => {
+            let name = name.name()?;
+            let changed: ChangedView = context.client.call(Method::DELETE, &dry.of(path(context, &name))).await?;
+            done(context, name.as_str(), &format!("volume {name} would be removed"), changed)
+        }
+        VolumeCommand::Delete { name, .. } => {
             let name = name.name()?;
             let changed = delete(context, &name).await?;
             done(context, name.as_str(), &format!("volume {name} is removed"), changed)

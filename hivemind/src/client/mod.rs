@@ -1,5 +1,8 @@
 //! Floor 4: the client of the API, over the daemon's Unix socket, or over TCP with the token. Every fault is a
 //! [`Problem`].
+//!
+//! A request whose connection breaks is repeated for a while, if the daemon was there before. Changes carry a key by which
+//! the daemon does them once; those that take none are not repeated.
 
 mod exec;
 mod target;
@@ -7,7 +10,13 @@ mod target;
 pub use exec::ExecMessage;
 pub use target::Target;
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use bytes::Bytes;
 use futures::{Stream, TryStreamExt, stream};
@@ -16,7 +25,7 @@ use http_body_util::{BodyExt, Full, StreamBody, combinators::UnsyncBoxBody};
 use hyper::body::{Frame, Incoming};
 use hyper_util::rt::TokioIo;
 use serde::{Serialize, de::DeserializeOwned};
-use tokio::io::AsyncBufReadExt;
+use tokio::{io::AsyncBufReadExt, time::Instant};
 use tokio_util::{io::StreamReader, task::AbortOnDropHandle};
 
 use crate::model::{ErrorCode, Problem, Revision};
@@ -24,10 +33,19 @@ use crate::model::{ErrorCode, Problem, Revision};
 /// The longest wait for the beginning of an answer: commands are answered in milliseconds, on a slow disk in seconds.
 const ANSWER: Duration = Duration::from_secs(60);
 
+/// How long a request is repeated when a daemon that was there is away: longer than most starts take.
+const AGAIN: Duration = Duration::from_secs(10);
+/// The pause between two tries.
+const PAUSE: Duration = Duration::from_millis(100);
+
 /// The client. Each request has a connection of its own: they are local and cheap.
 #[derive(Clone, Debug)]
 pub struct Client {
     target: Target,
+    /// Whether the daemon was reached before: then it is away only for a moment.
+    reached: Arc<AtomicBool>,
+    /// Whether changes carry a key, so that they can be repeated.
+    keyed: bool,
 }
 
 /// What a request has besides its path.
@@ -36,6 +54,8 @@ struct Sent {
     /// The body's media type.
     kind: Option<&'static str>,
     if_match: Option<Revision>,
+    /// What makes a repetition the same request.
+    key: Option<String>,
     /// How long the beginning of the answer is waited for.
     patience: Option<Duration>,
 }
@@ -49,7 +69,13 @@ struct Answer {
 impl Client {
     /// A client of the daemon that listens there.
     pub fn new(target: Target) -> Self {
-        Self { target }
+        Self { target, reached: Arc::default(), keyed: true }
+    }
+
+    /// The same daemon, for changes that take no `Idempotency-Key`: they are sent once, whatever comes of it.
+    #[must_use]
+    pub fn without_key(&self) -> Self {
+        Self { keyed: false, ..self.clone() }
     }
 
     /// Whether the daemon is on this machine.
@@ -97,7 +123,7 @@ impl Client {
         body: impl Stream<Item = std::io::Result<Bytes>> + Send + 'static,
     ) -> Result<T, Problem> {
         let body = BodyExt::boxed_unsync(StreamBody::new(body.map_ok(Frame::data)));
-        let sent = Sent { body, kind: Some("application/x-tar"), if_match: None, patience: None };
+        let sent = Sent { body, kind: Some("application/x-tar"), if_match: None, key: None, patience: None };
         read(self.ask(Method::POST, path, sent).await?).await
     }
 
@@ -154,12 +180,31 @@ impl Client {
         if_match: Option<Revision>,
     ) -> Result<Answer, Problem> {
         let kind = (!body.is_empty()).then_some("application/json");
-        let body = Full::new(body).map_err(|never| match never {}).boxed_unsync();
-        self.ask(method, path, Sent { body, kind, if_match, patience: Some(ANSWER) }).await
+        let key = (self.keyed && !method.is_safe()).then(|| format!("{:032x}", rand::random::<u128>()));
+        let begun = Instant::now();
+        loop {
+            let body = Full::new(body.clone()).map_err(|never| match never {}).boxed_unsync();
+            let sent = Sent { body, kind, if_match, key: key.clone(), patience: Some(ANSWER) };
+            let answer = self.ask(method.clone(), path, sent).await;
+            let again = method.is_safe() || key.is_some();
+            match answer {
+                Err(problem) if again && self.is_away(&problem) && begun.elapsed() < AGAIN => {
+                    tokio::time::sleep(PAUSE).await;
+                }
+                answer => return answer,
+            }
+        }
+    }
+
+    /// Whether the daemon was there a moment ago, and is not now: it is being started again.
+    fn is_away(&self, problem: &Problem) -> bool {
+        let away = matches!(problem.code, ErrorCode::Unreachable | ErrorCode::Unavailable);
+        away && self.reached.load(Ordering::Relaxed)
     }
 
     async fn ask(&self, method: Method, path: &str, sent: Sent) -> Result<Answer, Problem> {
         let io = self.target.connect().await?;
+        self.reached.store(true, Ordering::Relaxed);
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(io)).await.map_err(|error| gone(&error))?;
         let driver = AbortOnDropHandle::new(tokio::spawn(connection));
@@ -169,6 +214,9 @@ impl Client {
         }
         if let Some(revision) = sent.if_match {
             request = request.header(header::IF_MATCH, format!("\"{revision}\""));
+        }
+        if let Some(key) = sent.key {
+            request = request.header("idempotency-key", key);
         }
         if let Some(token) = self.target.token() {
             request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));

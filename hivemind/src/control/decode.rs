@@ -195,6 +195,9 @@ fn apply_row(snapshot: &mut ClusterSnapshot, key: &str, entry: Option<&Entry>, d
         set_content(snapshot, ContentKind::Secret, rest, entry, dirty)?;
     } else if let Some(rest) = key.strip_prefix(keys::CONFIGS) {
         set_content(snapshot, ContentKind::Config, rest, entry, dirty)?;
+    } else if let Some(digest) = key.strip_prefix(keys::DONE) {
+        set(&mut snapshot.done, digest.to_owned(), entry)?;
+        dirty.shown = true;
     } else if let Some(rest) = key.strip_prefix(keys::NODES) {
         let node: NodeName = name(rest)?;
         set(&mut snapshot.nodes, node, entry)?;

@@ -112,6 +112,9 @@ pub enum ControlError {
         /// The revision now.
         found: Revision,
     },
+    /// The key of the request was another request's.
+    #[error("the Idempotency-Key was used for another request")]
+    KeyUsed,
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -216,6 +219,8 @@ impl From<ControlError> for Problem {
             ControlError::Leaving { object } => Self::new(ErrorCode::Taken, title).hint(list(&object)),
             ControlError::Permanent { .. } => Self::new(ErrorCode::Invalid, title),
             ControlError::Conflict { object, .. } => Self::new(ErrorCode::Conflict, title).hint(show(&object)),
+            ControlError::KeyUsed => Self::new(ErrorCode::KeyUsed, title)
+                .hint("send another key; the same one only to repeat the same request, byte by byte"),
             ControlError::Store(error) => Self::new(error.code(), title),
             ControlError::Stopping => Self::new(ErrorCode::Unavailable, title),
         }

@@ -11,6 +11,7 @@ mod error;
 mod feed;
 mod load;
 mod objects;
+mod once;
 mod project;
 mod run;
 #[cfg(test)]
@@ -22,7 +23,8 @@ pub use contents::NewContent;
 pub use decode::Unreadable;
 pub use error::{ControlError, LoadError};
 pub use load::{Loaded, load};
-pub use objects::{Changed, ObjectChange, ObjectName};
+pub use objects::{Changed, ObjectChange, ObjectName, RowChange};
+pub use once::Once;
 pub use project::{AppAction, AppChanged, ProjectChange, ProjectChanged, ProjectKey};
 pub use run::{ControlConfig, start};
 
@@ -35,7 +37,8 @@ use utoipa::ToSchema;
 use crate::{
     lifecycle::clock,
     model::{
-        AppKey, ClusterSnapshot, FeedMessage, Node, NodeName, NodeStatus, Revision, StatusReport, VolumeId, VolumeKey,
+        App, AppKey, Cause, ClusterSnapshot, FeedMessage, Node, NodeName, NodeStatus, Revision, StatusReport, VolumeId,
+        VolumeKey,
     },
     spec::v1::AppSpec,
 };
@@ -45,6 +48,8 @@ use crate::{
 pub struct Control {
     commands: mpsc::Sender<Command>,
     snapshot: watch::Receiver<Arc<ClusterSnapshot>>,
+    /// What is asked for through this handle is done once.
+    once: Option<Once>,
 }
 
 /// What a command did, as the API says it too.
@@ -69,9 +74,9 @@ type Answer<T> = oneshot::Sender<Result<T, ControlError>>;
 /// What the loop is asked to do.
 #[derive(Debug)]
 enum Command {
-    Write { key: AppKey, change: AppChange, if_match: IfMatch, answer: Answer<Written> },
-    Project { key: ProjectKey, change: ProjectChange, answer: Answer<ProjectChanged> },
-    Change { change: ObjectChange, if_match: IfMatch, answer: Answer<Changed> },
+    Write { key: AppKey, change: AppChange, if_match: IfMatch, once: Option<Once>, answer: Answer<Written> },
+    Project { key: ProjectKey, change: ProjectChange, once: Option<Once>, answer: Answer<ProjectChanged> },
+    Change { change: ObjectChange, if_match: IfMatch, once: Option<Once>, answer: Answer<Changed> },
     Register { node: Box<Node>, status: Box<NodeStatus>, answer: Answer<()> },
     Feed { node: NodeName, answer: Answer<mpsc::Receiver<FeedMessage>> },
     VolumeGone { key: VolumeKey, id: VolumeId, answer: Answer<()> },
@@ -79,17 +84,26 @@ enum Command {
 }
 
 /// A change of an app's row.
-#[derive(Debug)]
-enum AppChange {
+#[derive(Clone, Debug, PartialEq)]
+pub enum AppChange {
+    /// Creates it, or makes it so.
     Deploy(Box<AppSpec>),
+    /// Only the number of instances.
     Scale(u32),
+    /// Replaces all instances.
     Restart,
     /// To this generation; without one, to the last that was in place and is another than now.
     RollBack(Option<u64>),
+    /// Stops the instances and removes it.
     Remove,
 }
 
 impl Control {
+    /// A handle through which the same request is done once: whoever asks again with the same key gets the first answer.
+    pub fn once(&self, once: Option<Once>) -> Self {
+        Self { once, ..self.clone() }
+    }
+
     /// Everything, as of its revision.
     pub fn snapshot(&self) -> Arc<ClusterSnapshot> {
         Arc::clone(&self.snapshot.borrow())
@@ -107,18 +121,28 @@ impl Control {
         self.write(key, AppChange::Deploy(Box::new(spec)), if_match).await
     }
 
-    /// What [`Control::deploy`] would answer now; changes nothing.
-    pub fn preview(&self, key: &AppKey, spec: AppSpec, if_match: IfMatch) -> Result<Written, ControlError> {
+    /// What [`Control::write`] would answer now, and the app's row as it would be; changes nothing.
+    pub fn preview(
+        &self,
+        key: &AppKey,
+        change: AppChange,
+        if_match: IfMatch,
+    ) -> Result<(Written, Option<App>), ControlError> {
         let snapshot = self.snapshot();
         let before = snapshot.apps.get(key);
-        let change = AppChange::Deploy(Box::new(spec));
-        let after = commands::app_after(&snapshot, key, change, if_match, clock::now())?.map(|(app, _)| app);
-        Ok(Written {
-            back_to: None,
+        let after = commands::app_after(&snapshot, key, change, if_match, clock::now())?;
+        let back_to = match &after {
+            Some((_, Cause::RolledBack(to))) => Some(*to),
+            _ => None,
+        };
+        let app = after.map(|(app, _)| app).or_else(|| before.map(|row| (*row.object).clone()));
+        let written = Written {
+            back_to,
             revision: before.map_or(0, |row| row.modified),
             created: before.is_none(),
-            generation: after.as_ref().or(before.map(|row| &*row.object)).map_or(0, |app| app.generation),
-        })
+            generation: app.as_ref().map_or(0, |app| app.generation),
+        };
+        Ok((written, app))
     }
 
     /// Changes only the number of instances.
@@ -142,9 +166,14 @@ impl Control {
         self.write(key.clone(), AppChange::Remove, if_match).await
     }
 
+    /// Changes an app's row. Fails as [`Control::deploy`] does.
+    pub async fn write(&self, key: AppKey, change: AppChange, if_match: IfMatch) -> Result<Written, ControlError> {
+        self.ask(|answer| Command::Write { key, change, if_match, once: self.once.clone(), answer }).await
+    }
+
     /// Changes the apps and policies of a project together: all of it, or nothing.
     pub async fn project(&self, key: ProjectKey, change: ProjectChange) -> Result<ProjectChanged, ControlError> {
-        self.ask(|answer| Command::Project { key, change, answer }).await
+        self.ask(|answer| Command::Project { key, change, once: self.once.clone(), answer }).await
     }
 
     /// What [`Control::project`] would answer now; changes nothing.
@@ -154,14 +183,18 @@ impl Control {
 
     /// Changes a tenant, a namespace, a policy or a volume. What is as it should be is left as it is.
     pub async fn change(&self, change: ObjectChange, if_match: IfMatch) -> Result<Changed, ControlError> {
-        self.ask(|answer| Command::Change { change, if_match, answer }).await
+        self.ask(|answer| Command::Change { change, if_match, once: self.once.clone(), answer }).await
     }
 
-    /// What [`Control::change`] would answer now; changes nothing.
-    pub fn preview_change(&self, change: ObjectChange, if_match: IfMatch) -> Result<Changed, ControlError> {
+    /// What [`Control::change`] would answer now, and the rows that it would write; changes nothing.
+    pub fn preview_change(
+        &self,
+        change: ObjectChange,
+        if_match: IfMatch,
+    ) -> Result<(Changed, Vec<RowChange>), ControlError> {
         let (snapshot, object) = (self.snapshot(), change.object());
         let rows = objects::rows_after(&snapshot, change, if_match, clock::now())?;
-        Ok(objects::outcome(&snapshot, &object, &rows))
+        Ok((objects::outcome(&snapshot, &object, &rows), rows))
     }
 
     /// Creates or updates a node and its status.
@@ -183,10 +216,6 @@ impl Control {
     /// The node has removed what a volume held: its row goes.
     pub async fn volume_gone(&self, key: VolumeKey, id: VolumeId) -> Result<(), ControlError> {
         self.ask(|answer| Command::VolumeGone { key, id, answer }).await
-    }
-
-    async fn write(&self, key: AppKey, change: AppChange, if_match: IfMatch) -> Result<Written, ControlError> {
-        self.ask(|answer| Command::Write { key, change, if_match, answer }).await
     }
 
     async fn ask<T>(&self, command: impl FnOnce(Answer<T>) -> Command) -> Result<T, ControlError> {

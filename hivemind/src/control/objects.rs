@@ -4,6 +4,8 @@
 
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
+use serde::{Deserialize, Serialize};
+
 use super::{ControlError, IfMatch, NewContent, contents, volumes};
 use crate::{
     model::{
@@ -67,7 +69,7 @@ pub enum ObjectChange {
 }
 
 /// What such a change did, or would do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Changed {
     /// The revision that has it; 0 for what always exists and has no row.
     pub revision: Revision,
@@ -79,13 +81,20 @@ pub struct Changed {
 
 /// A change of one row.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum RowChange {
+pub enum RowChange {
+    /// Of a tenant.
     PutTenant(Tenant),
+    /// Of a namespace.
     PutNamespace(Namespace),
+    /// Of a policy.
     PutPolicy(Policy),
+    /// Of a policy of a tier.
     PutTier(TierPolicy),
+    /// Of a volume.
     PutVolume(Volume),
+    /// Of a secret or a config.
     PutContent(Content),
+    /// It goes.
     Delete(ObjectName),
 }
 

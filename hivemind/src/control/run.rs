@@ -21,6 +21,7 @@ use super::{
     decode::{Dirty, apply, encode},
     feed::Feed,
     objects::{RowChange, outcome, rows_after},
+    once::{self, Once, Outcome},
     transaction::{transaction, with},
 };
 use updates::Clock;
@@ -80,7 +81,7 @@ pub async fn start(
         clock: Clock::begin(),
         compacted: 0,
     };
-    Ok((Control { commands, snapshot: published }, run.run(inbox)))
+    Ok((Control { commands, snapshot: published, once: None }, run.run(inbox)))
 }
 
 struct Loop {
@@ -266,16 +267,25 @@ impl Loop {
 
     async fn handle(&mut self, command: Command) -> Result<(), StoreError> {
         match command {
-            Command::Write { key, change, if_match, answer } => {
-                let result = self.write(&key, change, if_match).await;
+            Command::Write { key, change, if_match, once, answer } => {
+                let result = match once::before(&self.snapshot, once.as_ref(), self.clock.now()) {
+                    Some(done) => done,
+                    None => self.write(&key, change, if_match, once.as_ref()).await,
+                };
                 self.answer(answer, result).await
             }
-            Command::Project { key, change, answer } => {
-                let result = self.project(&key, change).await;
+            Command::Project { key, change, once, answer } => {
+                let result = match once::before(&self.snapshot, once.as_ref(), self.clock.now()) {
+                    Some(done) => done,
+                    None => self.project(&key, change, once.as_ref()).await,
+                };
                 self.answer(answer, result).await
             }
-            Command::Change { change, if_match, answer } => {
-                let result = self.change(change, if_match).await;
+            Command::Change { change, if_match, once, answer } => {
+                let result = match once::before(&self.snapshot, once.as_ref(), self.clock.now()) {
+                    Some(done) => done,
+                    None => self.change(change, if_match, once.as_ref()).await,
+                };
                 self.answer(answer, result).await
             }
             Command::Register { node, status, answer } => {
@@ -312,7 +322,27 @@ impl Loop {
         Ok(())
     }
 
-    async fn write(&mut self, key: &AppKey, change: AppChange, if_match: IfMatch) -> Result<Written, ControlError> {
+    /// Nothing is changed; that this was the answer is kept all the same.
+    async fn unchanged<T: Outcome>(
+        &mut self,
+        once: Option<&Once>,
+        outcome: T,
+        revision: Revision,
+    ) -> Result<T, ControlError> {
+        let txn = once::kept(&self.snapshot, once, &outcome, Some(revision), self.clock.now())?;
+        if !txn.ops.is_empty() {
+            self.commit(txn).await?;
+        }
+        Ok(outcome)
+    }
+
+    async fn write(
+        &mut self,
+        key: &AppKey,
+        change: AppChange,
+        if_match: IfMatch,
+        once: Option<&Once>,
+    ) -> Result<Written, ControlError> {
         killpoint::arm();
         let what = match &change {
             AppChange::Deploy(_) => "Deployed",
@@ -326,36 +356,44 @@ impl Loop {
         let Some((after, cause)) = after else {
             let row = before.ok_or_else(|| ControlError::NotFound { object: ObjectName::App(key.clone()) })?;
             let (revision, generation) = (row.modified, row.object.generation);
-            return Ok(Written { revision, created: false, generation, back_to: None });
+            let outcome = Written { revision, created: false, generation, back_to: None };
+            return self.unchanged(once, outcome, revision).await;
         };
-        let Some(revision) = self.write_app(key, &after, cause, None).await? else {
+        let back_to = if let Cause::RolledBack(to) = cause { Some(to) } else { None };
+        let done = Written { revision: 0, created: before.is_none(), generation: after.generation, back_to };
+        let txn = once::kept(&self.snapshot, once, &done, None, self.clock.now())?;
+        let Some(revision) = self.write_app(txn, key, &after, cause, None).await? else {
             let found = self.snapshot.apps.get(key).map_or(0, |row| row.modified);
             let expected = before.map_or(0, |row| row.modified);
             return Err(ControlError::Conflict { object: ObjectName::App(key.clone()), expected, found });
         };
         let mut message = format!("{}: {} instances of {}", key.name, after.spec.replicas, after.spec.image);
-        let back_to = if let Cause::RolledBack(to) = cause { Some(to) } else { None };
         if let Some(to) = back_to {
             message = format!("{message}, as generation {to} had it");
         }
         self.events.emit(EventKind::Normal, what, &Subject::App(key.clone()), message);
-        Ok(Written { revision, created: before.is_none(), generation: after.generation, back_to })
+        Ok(done.at(revision))
     }
 
-    async fn change(&mut self, change: ObjectChange, if_match: IfMatch) -> Result<Changed, ControlError> {
+    async fn change(
+        &mut self,
+        change: ObjectChange,
+        if_match: IfMatch,
+        once: Option<&Once>,
+    ) -> Result<Changed, ControlError> {
         killpoint::arm();
         let (object, removes) = (change.object(), change.removes());
         let rows = rows_after(&self.snapshot, change, if_match, clock::now())?;
         let before = outcome(&self.snapshot, &object, &rows);
         if !before.changed {
-            return Ok(before);
+            return self.unchanged(once, before, before.revision).await;
         }
         let row = row_key(&object);
         let compare = match object.row(&self.snapshot) {
             Some(modified) => Compare::Modified(row, modified),
             None => Compare::Absent(row),
         };
-        let mut txn = Txn::new().when(compare);
+        let mut txn = once::kept(&self.snapshot, once, &before, None, self.clock.now())?.when(compare);
         for change in &rows {
             txn = match change {
                 RowChange::PutTenant(tenant) => txn.put(row_key(&object), encode(tenant)?),

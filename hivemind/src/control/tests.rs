@@ -1,6 +1,7 @@
 //! The loop on a real store: what is answered, what is told, what is left when it ends at any moment.
 
 mod balance;
+mod once;
 mod project;
 mod rows;
 
@@ -338,7 +339,7 @@ async fn every_node_is_told_of_namespaces_and_policies_and_only_of_changes() {
     let stale = control.change(put("{\"egress\": []}"), Some(written.revision - 1)).await;
     assert!(matches!(stale, Err(ControlError::Conflict { .. })), "{stale:?}");
     let preview = control.preview_change(put("{\"egress\": []}"), None).expect("allowed");
-    assert!(preview.changed && !preview.created);
+    assert!(preview.0.changed && !preview.0.created && preview.1.len() == 1, "{preview:?}");
     take(&mut feed, &mut desired).await;
     assert_eq!((desired.policies.len(), desired.revision), (1, written.revision));
     assert!(feed.try_recv().is_err(), "what changes nothing is not said");

@@ -7,9 +7,9 @@ use imbl::OrdMap;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Addresses, App, AppKey, Backend, Content, ContentKey, ContentKind, Desired, Instance, InstanceId, InstanceStatus,
-    Namespace, Node, NodeName, NodeStatus, Past, Phase, Policy, PolicyKey, Protocol, Revision, Rollout, Scope,
-    ServedService, Service, ServiceKey, ServicePort, Tenant, TenantName, TierKey, TierPolicy, Volume, VolumeKey,
+    Addresses, App, AppKey, Backend, Content, ContentKey, ContentKind, Desired, Done, Instance, InstanceId,
+    InstanceStatus, Namespace, Node, NodeName, NodeStatus, Past, Phase, Policy, PolicyKey, Protocol, Revision, Rollout,
+    Scope, ServedService, Service, ServiceKey, ServicePort, Tenant, TenantName, TierKey, TierPolicy, Volume, VolumeKey,
     index::{Held, HeldAddresses, Index},
 };
 
@@ -65,6 +65,8 @@ pub struct ClusterSnapshot {
     pub volumes: OrdMap<VolumeKey, Row<Volume>>,
     /// Secrets and configs.
     pub contents: OrdMap<(ContentKind, ContentKey), Row<Content>>,
+    /// What was answered to requests with a key, by the key's digest.
+    pub done: OrdMap<String, Row<Done>>,
     /// Nodes.
     pub nodes: OrdMap<NodeName, Row<Node>>,
     /// What agents say of them.

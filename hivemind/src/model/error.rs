@@ -42,6 +42,8 @@ codes! {
     WrongHost = "E-API-006", 421, 5, "The request names a host that is not this daemon, as a web page does that has its own name point here. Use the address, 'localhost' or the node's name.";
     /// What was to be gone on from is not kept any more.
     Expired = "E-API-008", 410, 4, "The place in a list, or in a stream of events or log lines, from where you want to go on is too old: what came after it is not kept any more. Begin again, without the token or the position; the message says what is missing then.";
+    /// A key was used for two requests.
+    KeyUsed = "E-API-009", 422, 2, "The header Idempotency-Key has a key that was used for another request: other path, query, condition or body. A key is for one request and its repetitions; draw a new one for each change.";
     /// Another daemon has the socket.
     DaemonRuns = "E-API-007", 409, 4, "Another hivemind daemon answers on the socket. Stop it, or give this one other folders: --socket, --state-dir, --run-dir.";
     /// Not authenticated or not allowed.
@@ -299,7 +301,7 @@ mod tests {
                     Code::Internal,
                 ],
             ),
-            (2, &[Code::Invalid, Code::BadRequest, Code::NoMethod, Code::TooLarge]),
+            (2, &[Code::Invalid, Code::BadRequest, Code::NoMethod, Code::TooLarge, Code::KeyUsed]),
             (3, &[Code::NoRoute, Code::NotFound, Code::ImageNotFound]),
             (
                 4,

@@ -5,6 +5,7 @@
 mod cluster;
 mod content;
 mod desired;
+mod done;
 mod error;
 mod event;
 mod ids;
@@ -22,6 +23,7 @@ mod volume;
 pub use cluster::{ClusterSnapshot, Cursor, Row};
 pub use content::{Content, ContentKind, Hidden};
 pub use desired::{Backend, FeedMessage, NodeDesired, Peer, ServedService, StatusReport};
+pub use done::Done;
 pub use error::{ErrorCode, Problem, chain};
 pub use event::{Event, EventKind, Subject};
 pub use ids::{

@@ -119,7 +119,9 @@ pub enum RuntimeError {
         why: String,
     },
     /// The log does not reach back so far.
-    #[error("the log does not have the position {position} any more: it begins at file {oldest}, and lines before it were removed")]
+    #[error(
+        "the log does not have the position {position} any more: it begins at file {oldest}, and lines before it were removed"
+    )]
     LogGone {
         /// Where somebody wanted to go on.
         position: LogPosition,

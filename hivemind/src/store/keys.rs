@@ -30,6 +30,8 @@ pub const VOLUMES: &str = "/v1/volumes/";
 pub const SECRETS: &str = "/v1/secrets/";
 /// All configs.
 pub const CONFIGS: &str = "/v1/configs/";
+/// What was answered to requests with a key.
+pub const DONE: &str = "/v1/done/";
 /// All nodes.
 pub const NODES: &str = "/v1/nodes/";
 /// All statuses of nodes.
@@ -103,6 +105,11 @@ pub fn content(kind: ContentKind, key: &ContentKey) -> String {
         ContentKind::Secret => format!("{SECRETS}{key}"),
         ContentKind::Config => format!("{CONFIGS}{key}"),
     }
+}
+
+/// `/v1/done/<digest>`
+pub fn done(digest: &str) -> String {
+    format!("{DONE}{digest}")
 }
 
 /// `/v1/nodes/<node>`

@@ -44,7 +44,10 @@ fn lists_are_narrowed_by_labels_and_fields() -> Result<()> {
     apps(&door)?;
     for (question, expected) in [
         ("labelSelector=tier%3Dfront", vec!["a0", "a2", "a4", "a6"]),
-        ("labelSelector=tier%20in%20(front,back),!old&fieldSelector=name!%3Da0,name!%3Da6", vec!["a1", "a2", "a3", "a4", "a5"]),
+        (
+            "labelSelector=tier%20in%20(front,back),!old&fieldSelector=name!%3Da0,name!%3Da6",
+            vec!["a1", "a2", "a3", "a4", "a5"],
+        ),
         ("labelSelector=tier!%3Dfront&fieldSelector=state%3Dstopped", vec!["a1", "a3", "a5"]),
         ("fieldSelector=state%3Dready", vec![]),
         ("labelSelector=old", vec![]),
@@ -76,9 +79,13 @@ fn lists_are_narrowed_by_labels_and_fields() -> Result<()> {
     let named = "/v1/tenants/default/namespaces?labelSelector=kubernetes.io/metadata.name%3Ddefault";
     ensure!(names(&door.ask("GET", named, &[], None)?)? == ["default"]);
 
-    let problem = refused(&door.ask("GET", &format!("{APPS}?fieldSelector=color%3Dred&limit=0"), &[], None)?, 400, "E-API-001")?;
+    let problem =
+        refused(&door.ask("GET", &format!("{APPS}?fieldSelector=color%3Dred&limit=0"), &[], None)?, 400, "E-API-001")?;
     let details = problem["details"].to_string();
-    ensure!(details.contains("known: name, namespace, tenant, state, image") && details.contains("limit:"), "{problem}");
+    ensure!(
+        details.contains("known: name, namespace, tenant, state, image") && details.contains("limit:"),
+        "{problem}"
+    );
     refused(&door.ask("GET", &format!("{APPS}?labelSelector=a%20b"), &[], None)?, 400, "E-API-001")?;
     refused(&door.ask("GET", "/v1/tenants?labelSelector=a", &[], None)?, 400, "E-API-001")?;
     refused(&door.ask("GET", &format!("{APPS}?labelselector=a"), &[], None)?, 400, "E-API-001")?;

@@ -74,8 +74,7 @@ impl Drop for Follower {
 
 /// Every number from 0 on, once and in order, behind this word.
 fn counts(lines: &[String], word: &str) -> Result<usize> {
-    let numbers: Vec<usize> =
-        lines.iter().filter_map(|line| line.strip_prefix(word)?.trim().parse().ok()).collect();
+    let numbers: Vec<usize> = lines.iter().filter_map(|line| line.strip_prefix(word)?.trim().parse().ok()).collect();
     let odd = numbers.iter().enumerate().find(|(at, number)| at != *number);
     ensure!(odd.is_none(), "{word}: {odd:?} of {} is lost or doubled", numbers.len());
     Ok(numbers.len())

@@ -52,7 +52,12 @@ impl FieldSelector {
             if T::FIELDS.contains(&condition.field.as_str()) {
                 conditions.push(condition);
             } else {
-                faults.push(format!("{} have no field {:?}; known: {}", T::NAME, condition.field, T::FIELDS.join(", ")));
+                faults.push(format!(
+                    "{} have no field {:?}; known: {}",
+                    T::NAME,
+                    condition.field,
+                    T::FIELDS.join(", ")
+                ));
             }
         }
         if faults.is_empty() { Ok(Self(conditions)) } else { Err(faults) }
@@ -213,7 +218,8 @@ mod tests {
             ("name!=a,name!=acme", false),
             ("name=", false),
         ] {
-            let selector = FieldSelector::parse::<TenantView>(text).unwrap_or_else(|faults| panic!("{text}: {faults:?}"));
+            let selector =
+                FieldSelector::parse::<TenantView>(text).unwrap_or_else(|faults| panic!("{text}: {faults:?}"));
             assert_eq!(selector.matches(&tenant("acme")), expected, "{text}");
         }
     }

@@ -258,7 +258,11 @@ pub(super) fn describe(document: &mut OpenApi) {
     };
     for item in document.paths.paths.values_mut() {
         let Some(operation) = item.get.as_mut() else { continue };
-        let cut = operation.parameters.iter().flatten().any(|parameter| matches!(parameter, RefOr::T(one) if one.name == "continue"));
+        let cut = operation
+            .parameters
+            .iter()
+            .flatten()
+            .any(|parameter| matches!(parameter, RefOr::T(one) if one.name == "continue"));
         let Some(RefOr::T(answer)) = operation.responses.responses.get_mut("200").filter(|_| cut) else { continue };
         for (name, kind, text) in [
             (REVISION, Type::Integer, "The version that the list is of; /v1/watch?revision= goes on from there"),

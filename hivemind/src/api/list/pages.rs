@@ -103,7 +103,9 @@ impl Token {
             return Err(none());
         }
         if *of != digest(question) {
-            return Err("continue: the token is of another list; path, tenant and selectors must stay as they were".into());
+            return Err(
+                "continue: the token is of another list; path, tenant and selectors must stay as they were".into()
+            );
         }
         Ok(Self { revision: Revision::from_be_bytes(*revision), after })
     }

@@ -6,7 +6,7 @@ use clap::Args;
 use http::Method;
 
 use super::{
-    super::{Context, output::Format, parse::duration, wait::Waiting},
+    super::{Context, dry::Dry, output::Format, parse::duration, wait::Waiting},
     FileArgs, Read, compose, in_project, path_of, read, say_warnings, wait,
 };
 use crate::{
@@ -33,14 +33,18 @@ pub(in super::super) struct DownArgs {
     /// How long to wait, e.g. 90s or 5m
     #[arg(long, default_value = "5m", value_parser = duration, value_name = "TIME")]
     timeout: Duration,
+    #[command(flatten)]
+    dry: Dry,
 }
 
 /// `hivemind down`
 pub(in super::super) async fn down(context: &Context, args: &DownArgs) -> Result<(), Problem> {
     let name = project_name(&args.files)?;
     let context = &in_project(context, &name)?;
-    let done: ProjectChanged = context.client.call(Method::DELETE, &path_of(context, &name)).await?;
-    if !args.detach {
+    let done: ProjectChanged = context.client.call(Method::DELETE, &args.dry.of(path_of(context, &name))).await?;
+    if args.dry.dry_run {
+        context.output.say(&format!("{name} would be removed: {}", named(done.apps.keys())));
+    } else if !args.detach {
         wait::until_down(context, &name, &done, args.timeout).await?;
     } else {
         context.output.say(&format!("{name} is being removed: {}", named(done.apps.keys())));

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use super::{
     super::{
         ControlError, ObjectName,
+        once::{self, Once},
         project::{self, ProjectChange, ProjectChanged, ProjectKey, ProjectRow},
         volumes,
     },
@@ -14,7 +15,7 @@ use crate::{
     lifecycle::killpoint,
     model::{AppKey, Cause, EventKind, Subject},
     schedule::history,
-    store::{Compare, Txn, keys},
+    store::{Compare, keys},
 };
 
 impl Loop {
@@ -23,14 +24,16 @@ impl Loop {
         &mut self,
         key: &ProjectKey,
         change: ProjectChange,
+        once: Option<&Once>,
     ) -> Result<ProjectChanged, ControlError> {
         killpoint::arm();
         let plan = project::after(&self.snapshot, key, change, self.clock.now())?;
         let mut done = plan.outcome;
         if plan.rows.is_empty() {
-            return Ok(done);
+            let revision = done.revision;
+            return self.unchanged(once, done, revision).await;
         }
-        let (mut txn, mut made) = (Txn::new(), BTreeSet::new());
+        let (mut txn, mut made) = (once::kept(&self.snapshot, once, &done, None, self.clock.now())?, BTreeSet::new());
         for row in &plan.rows {
             let (object, value) = match row {
                 ProjectRow::App(app) => (ObjectName::App(app.key.clone()), Some(encode(&**app)?)),

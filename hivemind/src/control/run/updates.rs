@@ -67,7 +67,7 @@ impl Loop {
         };
         let good = rollout.good.unwrap_or_default();
         let undone = Undone { generation: app.generation, reason: reason.clone() };
-        if self.write_app(key, &after, Cause::Recovered(good), Some(undone)).await?.is_some() {
+        if self.write_app(Txn::new(), key, &after, Cause::Recovered(good), Some(undone)).await?.is_some() {
             let message = format!(
                 "{}: generation {} did not come up, {good} is put back as {}: {reason}",
                 key.name, app.generation, after.generation
@@ -104,9 +104,10 @@ impl Loop {
         self.events.emit(kind, reason, &Subject::App(key.clone()), message);
     }
 
-    /// Writes an app's row with those of its history. `None` if it was changed meanwhile.
+    /// Writes an app's row with those of its history, and what `txn` has. `None` if it was changed meanwhile.
     pub(super) async fn write_app(
         &mut self,
+        txn: Txn,
         key: &AppKey,
         after: &App,
         cause: Cause,
@@ -118,7 +119,7 @@ impl Loop {
             Some(before) => Compare::Modified(row.clone(), before.modified),
             None => Compare::Absent(row.clone()),
         };
-        let mut txn = Txn::new().when(compare).put(row, encode(after)?);
+        let mut txn = txn.when(compare).put(row, encode(after)?);
         let before = before.map(|row| &*row.object);
         for change in history::recorded(&self.snapshot, before, after, cause, undone, self.clock.now()) {
             txn = with(txn, &self.snapshot, key, &change)?;

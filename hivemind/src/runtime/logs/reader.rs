@@ -11,10 +11,7 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use futures::stream::{self, BoxStream, StreamExt as _};
 
-use super::{
-    LogPosition, LogStream, Record, file_error, numbers, path_of,
-    position::Place,
-};
+use super::{LogPosition, LogStream, Record, file_error, numbers, path_of, position::Place};
 use crate::{
     model::Timestamp,
     runtime::{LogLine, LogQuery, RuntimeError},
@@ -36,7 +33,14 @@ pub(in crate::runtime) fn stream(
     query: LogQuery,
     alive: PathBuf,
 ) -> BoxStream<'static, Result<LogLine, RuntimeError>> {
-    let state = Reading { reader: Reader::new(dir, query.after), query, alive, ready: VecDeque::new(), at_end: false, over: false };
+    let state = Reading {
+        reader: Reader::new(dir, query.after),
+        query,
+        alive,
+        ready: VecDeque::new(),
+        at_end: false,
+        over: false,
+    };
     stream::unfold(state, |mut state| async move {
         let item = state.next().await?;
         state.over = item.is_err();
