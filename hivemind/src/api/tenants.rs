@@ -285,7 +285,8 @@ fn would_be(state: &ApiState, rows: Vec<RowChange>, modified: Revision) -> Optio
             RowChange::PutContent(content) => {
                 serde_json::to_value(ContentView::new(&snapshot, &Row { object: Arc::new(content), modified }))
             }
-            RowChange::Delete(_) => continue,
+            // What is renewed besides is named by the outcome.
+            RowChange::RenewApp(_) | RowChange::Delete(_) => continue,
         };
         object = document.ok();
     }

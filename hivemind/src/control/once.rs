@@ -116,7 +116,7 @@ mod tests {
         let mut snapshot = ClusterSnapshot::at(9);
         with(&mut snapshot, "k", NOW.as_millis(), 7);
         let again: Changed = before(&snapshot, Some(&once("k", "r")), NOW).expect("kept").expect("the same");
-        assert_eq!(again, Changed { revision: 7, created: true, changed: true });
+        assert_eq!(again, Changed { revision: 7, created: true, changed: true, renewed: Vec::new() });
         let other = before::<Changed>(&snapshot, Some(&once("k", "other")), NOW);
         assert!(matches!(other, Some(Err(ControlError::KeyUsed))), "{other:?}");
         assert!(before::<Changed>(&snapshot, Some(&once("new", "r")), NOW).is_none());
@@ -134,7 +134,7 @@ mod tests {
         for n in 0..KEPT {
             with(&mut snapshot, &format!("k{n}"), NOW.as_millis(), n as u64 + 1);
         }
-        let outcome = Changed { revision: 0, created: false, changed: true };
+        let outcome = Changed { revision: 0, created: false, changed: true, renewed: Vec::new() };
         let txn = kept(&snapshot, Some(&once("new", "r")), &outcome, None, NOW).expect("encoded");
         let deleted = |op: &Op| match op {
             Op::Delete { key } => Some(key.clone()),

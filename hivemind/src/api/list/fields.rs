@@ -1,6 +1,5 @@
 //! Field selectors, `state=ready,node!=a`, and the fields that each kind of object has for them.
 
-
 use serde::Serialize;
 use utoipa::ToSchema;
 
