@@ -8,6 +8,7 @@ use tokio::{sync::watch, time::Instant};
 use super::{upstream::Upstream, worker::Shared};
 use crate::{
     model::{EventKind, NodeDesired, Subject, Volume, VolumeId},
+    spec::v1::MountSpec,
     storage::Place,
 };
 
@@ -59,8 +60,12 @@ pub(super) async fn run(
         for volume in &limited {
             retry |= !keep(&shared, volume).await;
         }
+        // What waits until nobody uses a volume waits for instances.
+        let differs = |new: &Arc<NodeDesired>| {
+            !new.volumes.ptr_eq(&now.volumes) || (retry && !new.instances.ptr_eq(&now.instances))
+        };
         let changed = tokio::select! {
-            changed = async { desired.wait_for(|new| !new.volumes.ptr_eq(&now.volumes)).await.is_ok() } => changed,
+            changed = async { desired.wait_for(differs).await.is_ok() } => changed,
             () = tokio::time::sleep(RETRY), if retry => true,
             () = tokio::time::sleep_until(measure_at) => {
                 let begun = Instant::now();
@@ -94,7 +99,12 @@ async fn keep(shared: &Shared, volume: &Volume) -> bool {
     let Some(_one) = shared.storage.try_hold(&place) else { return false };
     let kept = async {
         shared.storage.attach(&place).await?;
-        shared.storage.grow(&place, size).await
+        // Looked at while the place is held: whoever comes after this look waits for it.
+        let desired = Arc::clone(&shared.desired.borrow());
+        let mut instances = desired.instances.values().filter(|instance| instance.app.scope == volume.key.scope);
+        let uses = |mount: &MountSpec| mount.volume() == Some(&volume.key.name);
+        let idle = !instances.any(|instance| instance.spec.mounts.iter().any(uses));
+        shared.storage.grow(&place, size, idle).await
     };
     let fault = kept.await.err().map(|error| error.to_string());
     let fine = fault.is_none();

@@ -25,6 +25,8 @@ use crate::{
 /// How long a removal may take until it is left to itself; what is in a volume is removed in the background.
 const REMOVAL: Duration = Duration::from_secs(30);
 
+/// How long what keeps a volume from being larger may be that of a former try.
+const FAULT: Duration = Duration::from_secs(3);
 /// How long a volume may take to be larger until it is left to itself.
 const GROWTH: Duration = Duration::from_secs(60);
 
@@ -214,13 +216,14 @@ async fn resize(context: &Context, name: VolumeName, size: Bytes) -> Result<(), 
     let before: VolumeView = context.client.get(&path).await?;
     let spec = VolumeSpec { size: Some(size), labels: before.labels };
     let changed: ChangedView = context.client.send(Method::PUT, &path, &spec).await?;
+    let begun = tokio::time::Instant::now();
     let grown = async {
         loop {
             let now: VolumeView = context.client.get(&path).await?;
             match (now.usage, now.size_there, now.fault) {
                 (_, Some(there), _) if there >= size => return Ok(format!("volume {name} may hold {size}")),
                 (None, None, None) => return Ok(format!("volume {name} may hold {size} when it is used first")),
-                (_, _, Some(fault)) => {
+                (_, _, Some(fault)) if begun.elapsed() > FAULT => {
                     return Err(Problem::new(ErrorCode::Storage, format!("volume {name} is not larger yet: {fault}"))
                         .hint(format!("hivemind volume info {name}   (it is tried again)")));
                 }

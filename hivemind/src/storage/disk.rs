@@ -11,6 +11,7 @@ use std::{
     os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
     process::{Command, Output},
+    time::Duration,
 };
 
 use nix::{
@@ -33,6 +34,10 @@ const SIZE: &str = "size";
 /// What the file of a file system that is being filled has behind the name of the folder where it is mounted.
 const NEW_DISK: &str = ".disk";
 
+/// How often, and with which pauses, it is looked whether a device has gone.
+const RELEASE_LOOKS: u32 = 50;
+const RELEASE_LOOK: Duration = Duration::from_millis(20);
+
 /// What a file system holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Filled {
@@ -49,10 +54,44 @@ impl Storage {
         self.run(move |_| attach(&folder)).await
     }
 
-    /// Grows a volume that has a limit and is mounted to `size`. Ok if it has that size, or more. Hold the place.
-    pub async fn grow(&self, place: &Place, size: Bytes) -> Result<(), StorageError> {
+    /// Grows a volume that has a limit and is mounted to `size`. Ok if it has that size, or more. Hold the place. The kernel
+    /// lets only who has CAP_SYS_RESOURCE grow a file system that is mounted; without it that waits until the volume is `idle`,
+    /// which is to say that no instance has it or is to have it.
+    pub async fn grow(&self, place: &Place, size: Bytes, idle: bool) -> Result<(), StorageError> {
         let folder = self.folder(place);
-        self.run(move |_| grow(&folder, size)).await
+        let online = self.run({
+            let folder = folder.clone();
+            move |_| grow(&folder, size)
+        });
+        match online.await {
+            Err(StorageError::Used { .. }) if idle => {}
+            done => return done,
+        }
+        self.run({
+            let folder = folder.clone();
+            move |_| unmount(&folder.join("data"), MntFlags::empty())
+        })
+        .await?;
+        // The device goes a moment after its last mount.
+        for _ in 0..RELEASE_LOOKS {
+            let disk = folder.join(DISK);
+            if self.run(move |_| Ok(device_of(&disk).is_none())).await? {
+                break;
+            }
+            tokio::time::sleep(RELEASE_LOOK).await;
+        }
+        // Grown while it is mounted again, unless somebody still looks into it: then it is as it was.
+        let kept = self.run({
+            let folder = folder.clone();
+            move |_| {
+                attach(&folder)?;
+                size_of(&folder)
+            }
+        });
+        match kept.await? {
+            Some(has) if has >= size => Ok(()),
+            _ => Err(StorageError::Used { path: folder.join("data") }),
+        }
     }
 
     /// How large a volume is that has a limit; none if it has not, or nobody has used it yet.
@@ -164,6 +203,7 @@ fn attach(folder: &Path) -> Result<(), StorageError> {
             }
             None => {
                 check(&disk, &lock)?;
+                grow_unmounted(folder, &disk, &lock)?;
                 mount_disk(&disk, &data, &lock)?;
             }
         }
@@ -188,8 +228,27 @@ fn grow(folder: &Path, size: Bytes) -> Result<(), StorageError> {
         return Err(StorageError::Tool { program: "resize2fs", path: data, why });
     };
     tool("losetup", &["-c"], &[&device], &lock)?;
-    tool("resize2fs", &[], &[&device], &lock)?;
-    note_size(folder, size.0)
+    match tool("resize2fs", &[], &[&device], &lock) {
+        Err(StorageError::Tool { why, .. }) if why.contains("Permission denied to resize") => {
+            Err(StorageError::Used { path: data })
+        }
+        done => done.and_then(|()| note_size(folder, size.0)),
+    }
+}
+
+/// Grows a file system that is not mounted to the length of its file.
+fn grow_unmounted(folder: &Path, disk: &Path, lock: &Flock<File>) -> Result<(), StorageError> {
+    let length = lock.metadata().map_err(StorageError::file("look at", disk))?.len();
+    if size_of(folder)?.is_none_or(|has| has.0 >= length) {
+        return Ok(());
+    }
+    // resize2fs wants to know that it was looked at just now.
+    let output = started("e2fsck", &["-f", "-p"], &[disk], lock)?;
+    if !matches!(output.status.code(), Some(0..=2)) {
+        return Err(failed("e2fsck", disk, &output));
+    }
+    tool("resize2fs", &[], &[disk], lock)?;
+    note_size(folder, length)
 }
 
 fn size_of(folder: &Path) -> Result<Option<Bytes>, StorageError> {

@@ -38,6 +38,16 @@ pub enum StorageError {
         /// What it said.
         why: String,
     },
+    /// It cannot be grown as long as somebody uses it.
+    #[error(
+        "{} cannot be made larger while it is used: the daemon has not CAP_SYS_RESOURCE; it is as soon as nobody uses it, \
+         or when it is mounted the next time",
+        path.display()
+    )]
+    Used {
+        /// Where it is mounted.
+        path: PathBuf,
+    },
     /// A program is missing that volumes with a limit need.
     #[error(
         "a volume with a limit needs the program {program}, which is not there (hint: apt-get install e2fsprogs mount)"
@@ -69,7 +79,7 @@ impl StorageError {
     /// The code that users see.
     pub const fn code(&self) -> ErrorCode {
         match self {
-            Self::File { .. } | Self::Tool { .. } | Self::NoTool { .. } => ErrorCode::Storage,
+            Self::File { .. } | Self::Tool { .. } | Self::Used { .. } | Self::NoTool { .. } => ErrorCode::Storage,
             Self::Full { .. } => ErrorCode::DiskFull,
             Self::Refused { .. } => ErrorCode::Mount,
         }

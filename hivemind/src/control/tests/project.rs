@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::{
-    model::{AppName, PolicyName},
+    model::{AppName, Cause, PolicyName},
     spec::v1::{Condition, Dependency, PROJECT_LABEL, PolicySpec, ProjectSpec},
 };
 
@@ -107,7 +107,6 @@ async fn a_secret_that_two_share_renews_both_whoever_is_named() {
     assert_eq!(done.contents_put.iter().collect::<Vec<_>>(), ["secret key"]);
     let causes: Vec<_> =
         control.snapshot().past.values().map(|row| (row.object.generation, row.object.cause)).collect();
-    use crate::model::Cause;
     assert_eq!(causes.iter().filter(|(_, cause)| *cause == Cause::Contents).count(), 2, "{causes:?}");
     let all = apply(control, &shop, with_key(&spec, "two")).await.expect("taken");
     assert_eq!(actions(&all), ["db unchanged", "other unchanged", "web unchanged"]);
