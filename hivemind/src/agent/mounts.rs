@@ -5,14 +5,19 @@ use std::path::{Path, PathBuf};
 use super::{fault::Fault, worker::Shared};
 use crate::{
     lifecycle::killpoint,
-    model::{ContentKey, ContentKind, ErrorCode, Instance, VolumeKey},
+    model::{ContentKey, ContentKind, ContentVersions, ErrorCode, Instance, VolumeKey},
     runtime::{Image, Mount},
     spec::v1::{FileSpec, MountSource},
     storage::{InstanceFile, Place},
 };
 
-/// Brings about all mounts of an instance whose process does not run, and says what its container is to have.
-pub(super) async fn prepare(shared: &Shared, instance: &Instance, image: &Image) -> Result<Vec<Mount>, Fault> {
+/// Brings about all mounts of an instance whose process does not run, and says what its container is to have, and which
+/// versions of its secrets and configs.
+pub(super) async fn prepare(
+    shared: &Shared,
+    instance: &Instance,
+    image: &Image,
+) -> Result<(Vec<Mount>, ContentVersions), Fault> {
     let storage = &shared.storage;
     // What a former container had.
     storage.release(&instance.id).await?;
@@ -44,7 +49,8 @@ pub(super) async fn prepare(shared: &Shared, instance: &Instance, image: &Image)
         };
         mounts.push(Mount { source, target: mount.target.clone(), read_only: mount.read_only });
     }
-    mounts.extend(files(shared, instance).await?);
+    let (files, versions) = files(shared, instance).await?;
+    mounts.extend(files);
     let in_memory = instance.spec.container.tmpfs.iter().map(|tmpfs| tmpfs.path.as_str());
     let taken: Vec<_> = mounts.iter().map(|mount| mount.target.as_str()).chain(in_memory).collect();
     for target in of_image(image, &taken) {
@@ -54,16 +60,15 @@ pub(super) async fn prepare(shared: &Shared, instance: &Instance, image: &Image)
     }
     // Who is mounted beneath another comes after it.
     mounts.sort_by_key(|mount| Path::new(&mount.target).components().count());
-    Ok(mounts)
+    Ok((mounts, versions))
 }
 
 /// Secrets and configs, as they are now.
-async fn files(shared: &Shared, instance: &Instance) -> Result<Vec<Mount>, Fault> {
-    let of = |kind, files: &[FileSpec]| files.iter().map(|file| (kind, file.clone())).collect::<Vec<_>>();
-    let mut wanted = of(ContentKind::Secret, &instance.spec.secrets);
-    wanted.extend(of(ContentKind::Config, &instance.spec.configs));
+async fn files(shared: &Shared, instance: &Instance) -> Result<(Vec<Mount>, ContentVersions), Fault> {
+    let wanted: Vec<_> = instance.spec.contents().collect();
+    let mut versions = ContentVersions::default();
     if wanted.is_empty() {
-        return Ok(Vec::new());
+        return Ok((Vec::new(), versions));
     }
     let known = shared.desired.borrow().contents.clone();
     let mut files = Vec::new();
@@ -73,16 +78,17 @@ async fn files(shared: &Shared, instance: &Instance) -> Result<Vec<Mount>, Fault
             let message = format!("the {kind} {} does not exist", file.name);
             return Err(Fault { code: ErrorCode::NotFound, message });
         };
+        versions.set(*kind, file.name.clone(), content.version);
         let data = content.data.clone();
         files.push(InstanceFile { data, uid: file.uid, gid: file.gid, mode: file.mode.0 });
     }
     let paths = shared.storage.files(&instance.id, files).await?;
-    let mount = |(source, (kind, file)): (PathBuf, &(ContentKind, FileSpec))| Mount {
+    let mount = |(source, (kind, file)): (PathBuf, &(ContentKind, &FileSpec))| Mount {
         source,
         target: file.path(*kind),
         read_only: true,
     };
-    Ok(paths.into_iter().zip(&wanted).map(mount).collect())
+    Ok((paths.into_iter().zip(&wanted).map(mount).collect(), versions))
 }
 
 /// The paths that the image declares as volumes, where nothing else is mounted.

@@ -68,6 +68,7 @@ fn apply(snapshot: &mut ClusterSnapshot, step: Step) {
                 node: node_name(),
                 addresses: Addresses::default(),
                 desired: Desired::Run,
+                contents: crate::model::ContentVersions::default(),
                 created_at,
             };
             snapshot.set_instance(&id, Some(row(instance, now)));

@@ -82,6 +82,7 @@ mod tests {
             node: "here".parse().expect("a name"),
             addresses: Addresses::default(),
             desired: Desired::Run,
+            contents: crate::model::ContentVersions::default(),
             created_at: Timestamp::default(),
         }
     }

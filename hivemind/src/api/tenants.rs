@@ -20,12 +20,12 @@ use super::{
 };
 use crate::{
     control::{Changed, ControlError, ObjectChange, ObjectName},
-    model::{Problem, Revision, Scope, TenantName},
+    model::{AppName, Problem, Revision, Scope, TenantName},
     spec::v1::LimitSpec,
 };
 
 /// What a change of a tenant, a namespace or a policy did.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ChangedView {
     /// The revision that has it.
     pub revision: Revision,
@@ -33,6 +33,10 @@ pub struct ChangedView {
     pub created: bool,
     /// Whether anything is not as it was.
     pub changed: bool,
+    /// The apps of its namespace that get new instances for it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(value_type = Vec<String>)]
+    pub renewed: Vec<AppName>,
 }
 
 /// What a tenant is to be.
@@ -59,8 +63,8 @@ pub(super) fn changed(done: Changed) -> Response {
     (status, etag(done.revision), Body(view(done))).into_response()
 }
 
-pub(super) fn view(Changed { revision, created, changed }: Changed) -> ChangedView {
-    ChangedView { revision, created, changed }
+pub(super) fn view(Changed { revision, created, changed, renewed }: Changed) -> ChangedView {
+    ChangedView { revision, created, changed, renewed }
 }
 
 /// A refused command; what is not there with the nearest name of those that are.

@@ -125,6 +125,9 @@ pub struct InstanceView {
     pub created_at: Timestamp,
     /// When its process was last started.
     pub started_at: Option<Timestamp>,
+    /// The secrets and configs of which it has an older content than there is: `secret db_password`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub outdated: Vec<String>,
 }
 
 /// A service and who serves it.
@@ -326,6 +329,11 @@ impl InstanceView {
             exposed: status.exposed,
             created_at: instance.created_at,
             started_at: status.started_at,
+            outdated: snapshot
+                .outdated_contents(instance)
+                .iter()
+                .map(|(kind, name)| format!("{kind} {name}"))
+                .collect(),
         }
     }
 }

@@ -30,6 +30,7 @@ fn cluster() -> ClusterSnapshot {
             node: "here".parse().expect("a name"),
             addresses: Addresses { v4: Some([10, 88, 0, n as u8].into()), v6: None },
             desired: Desired::Run,
+            contents: crate::model::ContentVersions::default(),
             created_at: Timestamp::default(),
         };
         snapshot.set_instance(&id, Some(Row { object: Arc::new(instance), modified: 1 }));

@@ -220,6 +220,10 @@ async fn info(context: &Context, name: &AppName) -> Result<(), Problem> {
         Format::Json | Format::Yaml => return context.output.document(&with_instances(&app, &instances)),
         Format::Table | Format::Wide => {
             describe(&app);
+            for instance in instances.iter().filter(|instance| !instance.outdated.is_empty()) {
+                let what = instance.outdated.join(", ");
+                line(&format!("{:<12}{} has an older content than there is of {what}", "Outdated", instance.name));
+            }
             line("");
             context.output.list(&instances, "no instances")?;
             // Why the first of those that have fallen, in its own words.

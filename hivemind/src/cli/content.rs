@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     api::{contents::ContentView, tenants::ChangedView},
-    model::{ContentKind, ContentName, ErrorCode, Hidden, Problem},
+    model::{AppName, ContentKind, ContentName, ErrorCode, Hidden, Problem},
     spec::v1::{ContentSpec, MAX_CONTENT},
 };
 
@@ -25,8 +25,8 @@ Examples:
   pass show db | hivemind secret create db_password --stdin --replace
   hivemind app deploy --image postgres:16 --name db --secret db_password \\
     --env POSTGRES_PASSWORD_FILE=/run/secrets/db_password
-A secret is a read-only file of the instance, in memory. Its content is never shown again. An instance has the content
-that there was when its process was started: after a change, hivemind app restart APP brings the new one.";
+A secret is a read-only file of the instance, in memory. Its content is never shown again. When it is changed, the apps
+that have it get new instances, one after the other, unless they were deployed with --update-contents keep.";
 
 /// Shown beneath `hivemind config --help`.
 const CONFIG_EXAMPLES: &str = "\
@@ -36,8 +36,8 @@ Examples:
   hivemind config show site > nginx.conf
   hivemind config check                                 is /etc/hivemind/config.toml as it should be?
   hivemind config show                                  the daemon's settings, and where each comes from
-A config is a read-only file of the instance. An instance has the content that there was when its process was started:
-after a change, hivemind app restart APP brings the new one.";
+A config is a read-only file of the instance. When it is changed, the apps that have it get new instances, one after the
+other, unless they were deployed with --update-contents keep.";
 
 #[derive(Subcommand, Debug)]
 #[command(after_help = SECRET_EXAMPLES)]
@@ -222,10 +222,19 @@ async fn create(context: &Context, kind: ContentKind, args: CreateArgs) -> Resul
     let changed: ChangedView = context.client.send(Method::PUT, &path, &body).await?;
     let text = match (changed.created, changed.changed) {
         (true, _) => format!("{kind} {name} is created"),
-        (false, true) => format!("{kind} {name} is changed; instances get it when they are started again"),
+        (false, true) => changed_text(kind, &name, &changed.renewed),
         (false, false) => format!("{kind} {name} is already as asked for"),
     };
     done(context, name.as_str(), &text, changed)
+}
+
+fn changed_text(kind: ContentKind, name: &ContentName, renewed: &[AppName]) -> String {
+    let apps: Vec<_> = renewed.iter().map(AppName::as_str).collect();
+    match apps.as_slice() {
+        [] => format!("{kind} {name} is changed"),
+        [app] => format!("{kind} {name} is changed; {app} gets new instances"),
+        several => format!("{kind} {name} is changed; {} get new instances", several.join(", ")),
+    }
 }
 
 async fn list(context: &Context, kind: ContentKind, reach: Reach) -> Result<(), Problem> {

@@ -89,6 +89,7 @@ fn cause(cause: Cause) -> String {
     match cause {
         Cause::Deployed => "deploy".into(),
         Cause::Restarted => "restart".into(),
+        Cause::Contents => "secret or config".into(),
         Cause::RolledBack(to) => format!("rollback to {to}"),
         Cause::Recovered(to) => format!("{to} put back"),
     }

@@ -8,7 +8,7 @@ use super::parse::duration;
 use crate::{
     api::view::AppView,
     model::{ErrorCode, Problem, Rollout, RolloutState},
-    spec::v1::{DEFAULT_PROGRESS, OnFailure, Order, Portion, UpdateSpec},
+    spec::v1::{DEFAULT_PROGRESS, OnContent, OnFailure, Order, Portion, UpdateSpec},
 };
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -27,6 +27,14 @@ enum FailureFlag {
     Pause,
     /// It is tried on and on
     Continue,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum ContentsFlag {
+    /// They are replaced, as when the app is changed
+    Replace,
+    /// They stay, and get it when they are started the next time
+    Keep,
 }
 
 #[derive(Args, Debug)]
@@ -56,6 +64,9 @@ pub(super) struct UpdateArgs {
     /// What becomes of an update whose instances do not come up
     #[arg(long, value_enum, default_value_t = FailureFlag::Rollback, value_name = "WHAT")]
     update_failure: FailureFlag,
+    /// What becomes of instances when a secret or a config of theirs gets another content
+    #[arg(long, value_enum, default_value_t = ContentsFlag::Replace, value_name = "WHAT")]
+    update_contents: ContentsFlag,
 }
 
 impl UpdateArgs {
@@ -75,6 +86,10 @@ impl UpdateArgs {
                 FailureFlag::Rollback => OnFailure::Rollback,
                 FailureFlag::Pause => OnFailure::Pause,
                 FailureFlag::Continue => OnFailure::Continue,
+            },
+            contents: match self.update_contents {
+                ContentsFlag::Replace => OnContent::Replace,
+                ContentsFlag::Keep => OnContent::Keep,
             },
         };
         match self.update_parallelism {
@@ -112,6 +127,7 @@ pub(super) fn words(update: &UpdateSpec) -> String {
     ] {
         word(seconds != usual, format!("{name} {seconds}s"));
     }
+    word(update.contents != default.contents, "contents keep".into());
     word(update.on_failure != default.on_failure, format!("on failure {}", update.on_failure.as_str()));
     words.join(", ")
 }
@@ -192,7 +208,7 @@ mod tests {
         assert_eq!(spec(""), Ok(UpdateSpec::default()));
         assert_eq!(words(&UpdateSpec::default()), "");
         let line = "--update-order stop-first --max-surge 2 --max-unavailable 25% --min-ready 5s --update-delay 1m \
-                    --update-deadline 90s --update-failure pause";
+                    --update-deadline 90s --update-failure pause --update-contents keep";
         let spec = spec(line).expect("valid");
         let expected = serde_json::json!({
             "order": "stop-first",
@@ -202,9 +218,11 @@ mod tests {
             "delay_seconds": 60,
             "progress_seconds": 90,
             "on_failure": "pause",
+            "contents": "keep",
         });
         assert_eq!(serde_json::to_value(&spec).expect("JSON"), expected);
-        let shown = "stop-first, surge 2, unavailable 25%, ready for 5s, delay 60s, deadline 90s, on failure pause";
+        let shown = "stop-first, surge 2, unavailable 25%, ready for 5s, delay 60s, deadline 90s, contents keep, \
+                     on failure pause";
         assert_eq!(words(&spec), shown);
     }
 

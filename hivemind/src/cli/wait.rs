@@ -375,6 +375,7 @@ mod tests {
             exposed: Vec::new(),
             created_at: Timestamp::from_millis(0),
             started_at: None,
+            outdated: Vec::new(),
         }
     }
 

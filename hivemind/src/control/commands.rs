@@ -25,7 +25,11 @@ pub(super) fn app_after(
     let not_found = || ControlError::NotFound { object: ObjectName::App(key.clone()) };
     let mut cause = Cause::Deployed;
     let after = match change {
-        AppChange::Deploy(spec) => deploy(snapshot, key, *spec, existing.clone(), now)?,
+        AppChange::Deploy(spec) => {
+            let app = deploy(snapshot, key, *spec, existing.clone(), now)?;
+            cause = existing.as_ref().map_or(cause, |existing| cause_of(existing, &app));
+            app
+        }
         AppChange::Scale(replicas) => {
             let mut app = existing.clone().filter(|app| !app.deleting).ok_or_else(not_found)?;
             app.spec.replicas = replicas;
@@ -48,6 +52,12 @@ pub(super) fn app_after(
         AppChange::Remove => App { deleting: true, ..existing.clone().ok_or_else(not_found)? },
     };
     Ok((existing.as_ref() != Some(&after)).then_some((after, cause)))
+}
+
+/// How the generation comes about of an app that is deployed again.
+pub(super) fn cause_of(before: &App, after: &App) -> Cause {
+    let renewed = before.generation != after.generation && !before.deleting;
+    if renewed && !before.spec.needs_new_instances(&after.spec) { Cause::Contents } else { Cause::Deployed }
 }
 
 /// The app as it was at a former generation, with as many instances as it has now. It is a generation of its own, also
@@ -131,6 +141,7 @@ pub(super) fn deploy(
         Some(app) => {
             // Deploying what is being removed brings it back, with new instances.
             let renewed = app.deleting || app.spec.needs_new_instances(&spec);
+            let renewed = renewed || contents::outdated(snapshot, &App { spec: spec.clone(), ..app.clone() });
             App { generation: app.generation + u64::from(renewed), spec, deleting: false, ..app }
         }
         None => App { key: key.clone(), spec, generation: 1, created_at: now, deleting: false },

@@ -1,6 +1,6 @@
 //! What a command makes of the rows of secrets and configs. Pure.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
     ControlError, ObjectName,
@@ -8,8 +8,11 @@ use super::{
     project::ProjectKey,
 };
 use crate::{
-    model::{AppName, ClusterSnapshot, Content, ContentKey, ContentKind, Hidden, Scope, Timestamp},
-    spec::v1::{AppSpec, FileSpec, MAX_CONTENT, PROJECT_LABEL, ProjectSpec, validate_labels},
+    model::{
+        App, ClusterSnapshot, Content, ContentKey, ContentKind, ContentName, Desired, Hidden, Instance, Phase,
+        RolloutState, Row, Scope, Timestamp,
+    },
+    spec::v1::{AppSpec, FileSpec, MAX_CONTENT, OnContent, PROJECT_LABEL, ProjectSpec, validate_labels},
 };
 
 /// A secret or a config that is to be.
@@ -27,8 +30,46 @@ pub struct NewContent {
     pub replace: bool,
 }
 
-/// Creates one, or gives it another content.
+/// Creates one, or gives it another content; then those that have it get new instances.
 pub(super) fn put(snapshot: &ClusterSnapshot, new: NewContent, now: Timestamp) -> Result<Vec<RowChange>, ControlError> {
+    let scope = new.key.scope.clone();
+    let Some(content) = after(snapshot, new, now)? else { return Ok(Vec::new()) };
+    let mut next = snapshot.clone();
+    next.contents.insert((content.kind, content.key.clone()), Row { object: Arc::new(content.clone()), modified: 0 });
+    let renewed = renewed(&next, &scope, std::slice::from_ref(&content));
+    let renewed = renewed.into_iter().map(|app| RowChange::RenewApp(Box::new(app)));
+    Ok(std::iter::once(RowChange::PutContent(content)).chain(renewed).collect())
+}
+
+/// The apps of a namespace that have one of these contents, which has just been changed, as they are to be. One that has
+/// done its work does it again only when somebody asks for it.
+pub(super) fn renewed(next: &ClusterSnapshot, scope: &Scope, changed: &[Content]) -> Vec<App> {
+    let is_changed = |kind, name: &ContentName| changed.iter().any(|it| it.kind == kind && it.key.name == *name);
+    let outdated = |app: &Arc<App>| {
+        let mut all = of_newest(next, app).filter(|it| next.phase_of(&it.id) != Phase::Completed);
+        all.any(|it| next.outdated_contents(it).iter().any(|(kind, name)| is_changed(*kind, name)))
+    };
+    let apps = next.apps.values().map(|row| &row.object).filter(|app| app.key.scope == *scope && !app.deleting);
+    let outdated = apps.filter(|app| app.spec.update.contents == OnContent::Replace && outdated(app));
+    outdated.map(|app| App { generation: app.generation + 1, ..(**app).clone() }).collect()
+}
+
+/// Whether an app that is deployed again is to have new instances for the contents that it has.
+pub(super) fn outdated(snapshot: &ClusterSnapshot, app: &App) -> bool {
+    app.spec.update.contents == OnContent::Replace
+        && of_newest(snapshot, app).any(|instance| !snapshot.outdated_contents(instance).is_empty())
+}
+
+/// The instances of the newest generation that are to run. Those of former ones go anyway, unless the way from them has
+/// failed: then they count as well.
+fn of_newest<'a>(snapshot: &'a ClusterSnapshot, app: &'a App) -> impl Iterator<Item = &'a Arc<Instance>> {
+    let held = snapshot.rollouts.get(&app.key).is_some_and(|row| row.object.state == RolloutState::Paused);
+    let all = snapshot.instances_of(&app.key).filter(|instance| instance.desired == Desired::Run);
+    all.filter(move |instance| held || instance.generation == app.generation)
+}
+
+/// The row that it comes to; `None` if nothing changes.
+fn after(snapshot: &ClusterSnapshot, new: NewContent, now: Timestamp) -> Result<Option<Content>, ControlError> {
     let NewContent { kind, key, labels, data, replace } = new;
     check_scope(snapshot, &key.scope)?;
     let mut faults: Vec<_> = validate_labels(&labels).into_iter().map(|fault| format!("labels: {fault}")).collect();
@@ -41,32 +82,22 @@ pub(super) fn put(snapshot: &ClusterSnapshot, new: NewContent, now: Timestamp) -
     }
     let content = match snapshot.contents.get(&(kind, key.clone())).map(|row| &*row.object) {
         None => Content { kind, key, labels, data, version: 1, created_at: now, changed_at: now },
-        Some(before) if before.data == data && before.labels == labels => return Ok(Vec::new()),
+        Some(before) if before.data == data && before.labels == labels => return Ok(None),
         Some(before) if before.data == data => Content { labels, ..before.clone() },
         Some(_) if !replace => return Err(ControlError::Exists { object: object() }),
         Some(before) => Content { labels, data, version: before.version + 1, changed_at: now, ..before.clone() },
     };
-    Ok(vec![RowChange::PutContent(content)])
+    Ok(Some(content))
 }
 
-/// What a project makes of its secrets and configs.
-#[derive(Debug, Default)]
-pub(super) struct OfProject {
-    /// The rows that are new or changed.
-    pub(super) put: Vec<Content>,
-    /// The apps that have one whose content is another now.
-    pub(super) stale: BTreeSet<AppName>,
-}
-
-/// The secrets and configs of a project's document. `next` has its namespace.
+/// The rows of a project's secrets and configs that are new or changed. `next` has its namespace.
 pub(super) fn of_project(
     next: &ClusterSnapshot,
     key: &ProjectKey,
     spec: &ProjectSpec,
     now: Timestamp,
-) -> Result<OfProject, Vec<String>> {
-    let (mut of, mut faults) = (OfProject::default(), Vec::new());
-    let mut other = BTreeSet::new();
+) -> Result<Vec<Content>, Vec<String>> {
+    let (mut rows, mut faults) = (Vec::new(), Vec::new());
     let secrets = spec.secrets.iter().map(|(name, it)| (ContentKind::Secret, name, it));
     let configs = spec.configs.iter().map(|(name, it)| (ContentKind::Config, name, it));
     for (kind, name, content) in secrets.chain(configs) {
@@ -78,30 +109,18 @@ pub(super) fn of_project(
             ));
             continue;
         }
-        if before.is_some_and(|before| before.data != content.data) {
-            other.insert((kind, name));
-        }
         let mut labels = content.labels.clone();
         labels.insert(PROJECT_LABEL.into(), key.name.clone());
         let new = NewContent { kind, key: full, labels, data: content.data.clone(), replace: true };
-        match put(next, new, now) {
-            Ok(changes) => of.put.extend(changes.into_iter().filter_map(|change| match change {
-                RowChange::PutContent(content) => Some(content),
-                _ => None,
-            })),
+        match after(next, new, now) {
+            Ok(row) => rows.extend(row),
             Err(ControlError::Invalid { faults: more, .. }) => {
                 faults.extend(more.into_iter().map(|fault| format!("{kind} {name}: {fault}")));
             }
             Err(error) => faults.push(format!("{kind} {name}: {error}")),
         }
     }
-    let has = |kind, files: &[FileSpec]| files.iter().any(|file| other.contains(&(kind, &file.name)));
-    let stale = spec
-        .apps
-        .iter()
-        .filter(|(_, app)| has(ContentKind::Secret, &app.secrets) || has(ContentKind::Config, &app.configs));
-    let stale = stale.map(|(name, _)| name.clone()).collect();
-    if faults.is_empty() { Ok(OfProject { stale, ..of }) } else { Err(faults) }
+    if faults.is_empty() { Ok(rows) } else { Err(faults) }
 }
 
 /// Removes one that nobody uses.
@@ -117,17 +136,11 @@ pub(super) fn remove(
 
 /// A fault for each secret and config that an app names and that is not there.
 pub(super) fn missing(snapshot: &ClusterSnapshot, scope: &Scope, spec: &AppSpec) -> Vec<String> {
-    let of = |kind| match kind {
-        ContentKind::Secret => spec.secrets.iter(),
-        ContentKind::Config => spec.configs.iter(),
+    let there = |kind, file: &FileSpec| {
+        snapshot.contents.contains_key(&(kind, ContentKey::new(scope.clone(), file.name.clone())))
     };
-    let kinds = [ContentKind::Secret, ContentKind::Config];
-    let named = kinds.into_iter().flat_map(|kind| of(kind).map(move |file| (kind, &file.name)));
-    let there = |kind, name: &crate::model::ContentName| {
-        snapshot.contents.contains_key(&(kind, ContentKey::new(scope.clone(), name.clone())))
-    };
-    let absent = named.filter(|(kind, name)| !there(*kind, name));
-    let fault = |(kind, name)| {
+    let absent = spec.contents().filter(|(kind, file)| !there(*kind, file));
+    let fault = |(kind, FileSpec { name, .. }): (ContentKind, &FileSpec)| {
         format!("{kind}s: there is no {kind} {name} in {scope}; hivemind {kind} create {name} --file FILE makes it")
     };
     absent.map(fault).collect()
@@ -135,10 +148,8 @@ pub(super) fn missing(snapshot: &ClusterSnapshot, scope: &Scope, spec: &AppSpec)
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
-    use crate::model::{App, AppKey, Row};
+    use crate::model::AppKey;
 
     fn new(content: &str, replace: bool) -> NewContent {
         let key = ContentKey::new(Scope::default(), "db".parse().expect("a name"));
@@ -148,10 +159,108 @@ mod tests {
 
     fn with(snapshot: &mut ClusterSnapshot, changes: Vec<RowChange>) {
         for change in changes {
-            let RowChange::PutContent(content) = change else { panic!("{change:?}") };
-            let key = (content.kind, content.key.clone());
-            snapshot.contents.insert(key, Row { object: Arc::new(content), modified: 1 });
+            match change {
+                RowChange::PutContent(content) => {
+                    let key = (content.kind, content.key.clone());
+                    snapshot.contents.insert(key, Row { object: Arc::new(content), modified: 1 });
+                }
+                RowChange::RenewApp(app) => {
+                    snapshot.set_app(&app.key.clone(), Some(Row { object: Arc::new(*app), modified: 1 }));
+                }
+                other => panic!("{other:?}"),
+            }
         }
+    }
+
+    fn renewed_by(changes: &[RowChange]) -> Vec<String> {
+        let app = |change: &RowChange| match change {
+            RowChange::RenewApp(app) => Some(format!("{} {}", app.key.name, app.generation)),
+            _ => None,
+        };
+        changes.iter().filter_map(app).collect()
+    }
+
+    /// An app of the secret `db` with one instance of its first generation, as `schedule` makes it now.
+    fn with_app(snapshot: &mut ClusterSnapshot, name: &str, contents: OnContent) -> (App, Instance) {
+        let scope = Scope::default();
+        let mut spec = AppSpec::new("x");
+        spec.secrets = vec!["db".parse().expect("a file")];
+        spec.update.contents = contents;
+        let key = AppKey::new(scope.clone(), name.parse().expect("a name"));
+        let created_at = Timestamp::from_millis(5);
+        let app = App { key: key.clone(), spec: spec.clone(), generation: 1, created_at, deleting: false };
+        let instance = Instance {
+            id: crate::model::InstanceId::from_bits(snapshot.instances.len() as u64),
+            app: key.clone(),
+            generation: 1,
+            contents: snapshot.contents_of(&scope, &spec),
+            spec,
+            node: "node-1".parse().expect("a name"),
+            addresses: crate::model::Addresses::default(),
+            desired: Desired::Run,
+            created_at,
+        };
+        snapshot.set_app(&key, Some(Row { object: Arc::new(app.clone()), modified: 1 }));
+        set_instance(snapshot, &instance);
+        (app, instance)
+    }
+
+    fn set_instance(snapshot: &mut ClusterSnapshot, instance: &Instance) {
+        snapshot.set_instance(&instance.id, Some(Row { object: Arc::new(instance.clone()), modified: 1 }));
+    }
+
+    fn status(snapshot: &mut ClusterSnapshot, instance: &Instance, phase: Phase, version: Option<u64>) {
+        let mut status = crate::model::InstanceStatus { phase, ..crate::model::InstanceStatus::default() };
+        if let Some(version) = version {
+            status.contents.set(ContentKind::Secret, "db".parse().expect("a name"), version);
+        }
+        let row = Row { object: Arc::new(status), modified: 1 };
+        snapshot.instance_status.insert(instance.id.clone(), row);
+    }
+
+    #[test]
+    fn who_has_a_content_gets_new_instances_with_another() {
+        let mut snapshot = ClusterSnapshot::at(1);
+        let now = Timestamp::default();
+        let put_one = |snapshot: &mut ClusterSnapshot, text: &str| {
+            let changes = put(snapshot, new(text, true), now).expect("taken");
+            with(snapshot, changes.clone());
+            renewed_by(&changes)
+        };
+        put_one(&mut snapshot, "one");
+        let (_, web) = with_app(&mut snapshot, "web", OnContent::Replace);
+        with_app(&mut snapshot, "keeps", OnContent::Keep);
+        let (_, job) = with_app(&mut snapshot, "job", OnContent::Replace);
+        status(&mut snapshot, &job, Phase::Completed, None);
+        assert_eq!(put_one(&mut snapshot, "one"), [""; 0], "it is the same");
+        assert_eq!(put_one(&mut snapshot, "two"), ["web 2"]);
+        // The one of the former generation goes anyway; that of the next has the newest.
+        assert_eq!(put_one(&mut snapshot, "three"), [""; 0]);
+        let next = Instance { generation: 2, contents: snapshot.contents_of(&web.app.scope, &web.spec), ..web.clone() };
+        set_instance(&mut snapshot, &next);
+        assert!(snapshot.outdated_contents(&next).is_empty());
+        assert_eq!(put_one(&mut snapshot, "four"), ["web 3"]);
+        // It did not come up, and what was there was put back: whoever asks again tries again.
+        let back = Instance { generation: 3, ..web.clone() };
+        set_instance(&mut snapshot, &back);
+        let app = Arc::clone(&snapshot.apps[&web.app].object);
+        assert!(outdated(&snapshot, &app), "its content is that of version 1");
+        status(&mut snapshot, &back, Phase::Ready, Some(4));
+        assert!(!outdated(&snapshot, &app), "its process was started again, and has the newest");
+        let job_app = Arc::clone(&snapshot.apps[&job.app].object);
+        assert!(outdated(&snapshot, &job_app), "one that has done its work does it again when it is asked for");
+    }
+
+    #[test]
+    fn instances_of_a_version_that_noted_nothing_are_told_by_their_age() {
+        let mut snapshot = ClusterSnapshot::at(1);
+        let made = put(&snapshot, new("one", true), Timestamp::from_millis(1)).expect("made");
+        with(&mut snapshot, made);
+        let (app, web) = with_app(&mut snapshot, "web", OnContent::Replace);
+        set_instance(&mut snapshot, &Instance { contents: Default::default(), ..web });
+        assert!(!outdated(&snapshot, &app), "it is younger than the content");
+        let changes = put(&snapshot, new("two", true), Timestamp::from_millis(9)).expect("changed");
+        assert_eq!(renewed_by(&changes), ["web 2"]);
     }
 
     #[test]

@@ -7,9 +7,9 @@ use std::{collections::BTreeMap, fmt, sync::Arc};
 use super::{ControlError, IfMatch, NewContent, contents, volumes};
 use crate::{
     model::{
-        AppKey, ClusterSnapshot, Content, ContentKey, ContentKind, NAMESPACE_NAME_LABEL, Namespace, NodeDesired,
-        Policy, PolicyKey, Revision, Scope, Subject, Tenant, TenantName, TierKey, TierPolicy, Timestamp, Volume,
-        VolumeId, VolumeKey,
+        App, AppKey, AppName, ClusterSnapshot, Content, ContentKey, ContentKind, NAMESPACE_NAME_LABEL, Namespace,
+        NodeDesired, Policy, PolicyKey, Revision, Scope, Subject, Tenant, TenantName, TierKey, TierPolicy, Timestamp,
+        Volume, VolumeId, VolumeKey,
     },
     policy::too_large,
     spec::v1::{
@@ -67,7 +67,7 @@ pub enum ObjectChange {
 }
 
 /// What such a change did, or would do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Changed {
     /// The revision that has it; 0 for what always exists and has no row.
     pub revision: Revision,
@@ -75,6 +75,8 @@ pub struct Changed {
     pub created: bool,
     /// Whether anything is not as it was.
     pub changed: bool,
+    /// The apps of its namespace that get new instances for it.
+    pub renewed: Vec<AppName>,
 }
 
 /// A change of one row.
@@ -86,6 +88,8 @@ pub(super) enum RowChange {
     PutTier(TierPolicy),
     PutVolume(Volume),
     PutContent(Content),
+    /// Gives an app new instances for what it has.
+    RenewApp(Box<App>),
     Delete(ObjectName),
 }
 
@@ -390,12 +394,17 @@ pub(super) fn check_room(desired: &NodeDesired, object: impl FnOnce() -> ObjectN
     if faults.is_empty() { Ok(()) } else { Err(ControlError::Invalid { object: object(), faults }) }
 }
 
+fn renewed(row: &RowChange) -> Option<AppName> {
+    if let RowChange::RenewApp(app) = row { Some(app.key.name.clone()) } else { None }
+}
+
 /// What is answered when `rows` are what changes, as of the snapshot before.
 pub(super) fn outcome(snapshot: &ClusterSnapshot, change: &ObjectName, rows: &[RowChange]) -> Changed {
     Changed {
         revision: change.row(snapshot).unwrap_or(0),
         created: !rows.is_empty() && !change.exists(snapshot),
         changed: !rows.is_empty(),
+        renewed: rows.iter().filter_map(renewed).collect(),
     }
 }
 

@@ -61,6 +61,9 @@ fn put(snapshot: &mut ClusterSnapshot, change: ObjectChange) {
             RowChange::PutVolume(volume) => {
                 snapshot.volumes.insert(volume.key.clone(), Row { object: Arc::new(volume), modified });
             }
+            RowChange::RenewApp(app) => {
+                snapshot.set_app(&app.key.clone(), Some(Row { object: Arc::new(*app), modified }));
+            }
             RowChange::PutContent(content) => {
                 let key = (content.kind, content.key.clone());
                 snapshot.contents.insert(key, Row { object: Arc::new(content), modified });
@@ -285,6 +288,7 @@ fn what_does_not_fit_is_refused_with_its_numbers() {
             node: "here".parse().expect("a name"),
             addresses: crate::model::Addresses::default(),
             desired: crate::model::Desired::Run,
+            contents: crate::model::ContentVersions::default(),
             created_at: NOW,
         };
         snapshot.set_instance(&id, Some(Row { object: Arc::new(instance), modified: 1 }));

@@ -15,13 +15,13 @@ use utoipa::ToSchema;
 
 use super::{
     ControlError, ObjectName,
-    commands::deploy,
-    contents::{self, OfProject},
+    commands::{cause_of, deploy},
+    contents,
     objects::{check_room, check_scope, owned},
 };
 use crate::{
     model::{
-        App, AppKey, AppName, ClusterSnapshot, Content, Namespace, NodeDesired, Policy, PolicyKey, PolicyName,
+        App, AppKey, AppName, Cause, ClusterSnapshot, Content, Namespace, NodeDesired, Policy, PolicyKey, PolicyName,
         Revision, Row, Scope, Timestamp,
     },
     spec::v1::{
@@ -99,7 +99,8 @@ pub struct ProjectChanged {
 /// A row that a change writes or deletes.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum ProjectRow {
-    App(Box<App>),
+    /// With how its generation comes about, if it is another one.
+    App(Box<App>, Cause),
     Policy(Policy),
     Content(Content),
     Namespace(Namespace),
@@ -223,13 +224,12 @@ fn apply(
     }
     let held = contents::of_project(&next, key, &spec, now).unwrap_or_else(|more| {
         faults.extend(more);
-        OfProject::default()
+        Vec::new()
     });
-    for content in &held.put {
+    for content in &held {
         let row = Row { object: Arc::new(content.clone()), modified: snapshot.revision };
         next.contents.insert((content.kind, content.key.clone()), row);
     }
-    spec.renew.extend(held.stale);
     let mut apps = BTreeMap::new();
     for (name, mut app) in std::mem::take(&mut spec.apps) {
         let app_key = of(&name);
@@ -242,7 +242,9 @@ fn apply(
         match deploy(&next, &app_key, app, existing, now) {
             Ok(app) => {
                 next.set_app(&app_key, Some(Row { object: Arc::new(app.clone()), modified: snapshot.revision }));
-                apps.insert(name, app);
+                let before = snapshot.apps.get(&app_key);
+                let cause = before.map_or(Cause::Deployed, |before| cause_of(&before.object, &app));
+                apps.insert(name, (app, cause));
             }
             Err(ControlError::Invalid { faults: more, .. }) => {
                 faults.extend(more.into_iter().map(|fault| format!("{name}: {fault}")));
@@ -253,27 +255,32 @@ fn apply(
     if !faults.is_empty() {
         return Err(ControlError::Invalid { object: ObjectName::Namespace(key.scope.clone()), faults });
     }
+    // What the document does not name may have the same secrets.
+    for app in contents::renewed(&next, &key.scope, &held) {
+        apps.entry(app.key.name.clone()).or_insert((app, Cause::Contents));
+    }
     renew(snapshot, &spec.renew, &mut apps);
     policies(snapshot, key, &spec, now, &mut next, planned)?;
     write_namespace(snapshot, namespace, planned);
-    for content in held.put {
+    for content in held {
         planned.outcome.contents_put.insert(format!("{} {}", content.kind, content.key.name));
         planned.rows.push(ProjectRow::Content(content));
-    }
-    for (name, app) in apps {
-        let before = snapshot.apps.get(&app.key).map(|row| &*row.object);
-        let action = action(before, &app);
-        planned.outcome.apps.insert(name, AppChanged { action, generation: app.generation });
-        if before != Some(&app) {
-            planned.rows.push(ProjectRow::App(Box::new(app)));
-        }
     }
     for orphan in orphans {
         let action = if spec.remove_orphans { AppAction::Removed } else { AppAction::Orphan };
         let changed = AppChanged { action, generation: orphan.generation };
         planned.outcome.apps.insert(orphan.key.name.clone(), changed);
         if spec.remove_orphans {
-            planned.rows.push(ProjectRow::App(Box::new(App { deleting: true, ..(*orphan).clone() })));
+            let removed = App { deleting: true, ..(*orphan).clone() };
+            planned.rows.push(ProjectRow::App(Box::new(removed), Cause::Deployed));
+        }
+    }
+    for (name, (app, cause)) in apps {
+        let before = snapshot.apps.get(&app.key).map(|row| &*row.object);
+        let action = action(before, &app);
+        planned.outcome.apps.insert(name, AppChanged { action, generation: app.generation });
+        if before != Some(&app) {
+            planned.rows.push(ProjectRow::App(Box::new(app), cause));
         }
     }
     Ok(())
@@ -338,21 +345,22 @@ fn write_namespace(snapshot: &ClusterSnapshot, namespace: Namespace, planned: &m
 }
 
 /// Gives new instances to apps that are to have them, and to those that restart with one that gets new ones.
-fn renew(snapshot: &ClusterSnapshot, renew: &BTreeSet<AppName>, apps: &mut BTreeMap<AppName, App>) {
+fn renew(snapshot: &ClusterSnapshot, renew: &BTreeSet<AppName>, apps: &mut BTreeMap<AppName, (App, Cause)>) {
     let before = |app: &App| snapshot.apps.get(&app.key).map(|row| &row.object).filter(|app| !app.deleting);
     let grown = |app: &App| before(app).is_some_and(|before| before.generation != app.generation);
     let mut pending: Vec<AppName> = renew.iter().filter(|name| apps.contains_key(*name)).cloned().collect();
     loop {
         for name in std::mem::take(&mut pending) {
-            let Some(app) = apps.get_mut(&name).filter(|app| before(app).is_some() && !grown(app)) else { continue };
+            let app = apps.get_mut(&name).filter(|(app, _)| before(app).is_some() && !grown(app));
+            let Some((app, _)) = app else { continue };
             app.generation += 1;
         }
-        let grown_names: BTreeSet<_> = apps.iter().filter(|(_, app)| grown(app)).map(|(name, _)| name).collect();
+        let grown_names: BTreeSet<_> = apps.iter().filter(|(_, (app, _))| grown(app)).map(|(name, _)| name).collect();
         let follows = |app: &App| {
             let restarts = app.spec.depends_on.iter().any(|(first, how)| how.restart && grown_names.contains(first));
             restarts && before(app).is_some() && !grown(app)
         };
-        pending = apps.iter().filter(|(_, app)| follows(app)).map(|(name, _)| name.clone()).collect();
+        pending = apps.iter().filter(|(_, (app, _))| follows(app)).map(|(name, _)| name.clone()).collect();
         if pending.is_empty() {
             return;
         }
@@ -435,7 +443,8 @@ fn remove(
         let changed = AppChanged { action: AppAction::Removed, generation: app.generation };
         planned.outcome.apps.insert(app.key.name.clone(), changed);
         if !app.deleting {
-            planned.rows.push(ProjectRow::App(Box::new(App { deleting: true, ..(**app).clone() })));
+            let removed = App { deleting: true, ..(**app).clone() };
+            planned.rows.push(ProjectRow::App(Box::new(removed), Cause::Deployed));
         }
     }
     if planned.outcome.apps.is_empty() {

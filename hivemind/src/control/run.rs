@@ -364,6 +364,7 @@ impl Loop {
                 RowChange::PutPolicy(policy) => txn.put(row_key(&object), encode(policy)?),
                 RowChange::PutVolume(volume) => txn.put(row_key(&object), encode(volume)?),
                 RowChange::PutContent(content) => txn.put(row_key(&object), encode(content)?),
+                RowChange::RenewApp(app) => self.renew(txn, app)?,
                 RowChange::Delete(object) => txn.delete(row_key(object)),
             };
         }
@@ -378,6 +379,11 @@ impl Loop {
         };
         let message = format!("{object} {}", what.1);
         self.events.emit(EventKind::Normal, what.0, &object.about(), message);
+        for row in &rows {
+            let RowChange::RenewApp(app) = row else { continue };
+            let message = format!("{} gets new instances: {object} has another content", app.key.name);
+            self.events.emit(EventKind::Normal, "ContentChanged", &Subject::App(app.key.clone()), message);
+        }
         Ok(Changed { revision, ..before })
     }
 
@@ -413,6 +419,9 @@ impl Loop {
         let mut txn = Txn::new();
         for StatusReport { id, app, mut status } in reports {
             status.ready_since = self.ready_since(&id, &status);
+            if let Some(before) = self.snapshot.instance_status.get(&id).filter(|_| status.contents.is_empty()) {
+                status.contents = before.object.contents.clone();
+            }
             let known = self.snapshot.instances.get(&id).is_some_and(|row| row.object.app == app);
             let Some(before) = self.snapshot.instance_status.get(&id).filter(|_| known) else {
                 if known {

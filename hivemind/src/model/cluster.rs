@@ -1,19 +1,20 @@
 //! All rows of the store, decoded. The maps share structure, so that a copy costs next to nothing.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use imbl::OrdMap;
 
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Addresses, App, AppKey, Backend, Content, ContentKey, ContentKind, Desired, Instance, InstanceId, InstanceStatus,
-    Namespace, Node, NodeName, NodeStatus, Past, Phase, Policy, PolicyKey, Protocol, Revision, Rollout, Scope,
-    ServedService, Service, ServiceKey, ServicePort, Tenant, TenantName, TierKey, TierPolicy, Volume, VolumeKey,
+    Addresses, App, AppKey, Backend, Content, ContentKey, ContentKind, ContentName, ContentVersions, Desired, Instance,
+    InstanceId, InstanceStatus, Namespace, Node, NodeName, NodeStatus, Past, Phase, Policy, PolicyKey, Protocol,
+    Revision, Rollout, Scope, ServedService, Service, ServiceKey, ServicePort, Tenant, TenantName, TierKey, TierPolicy,
+    Volume, VolumeKey,
     index::{Held, HeldAddresses, Index},
 };
 
-use crate::spec::v1::AppSpec;
+use crate::spec::v1::{AppSpec, FileSpec};
 
 /// A decoded row with the revision that last wrote it (its ETag).
 #[derive(Clone, Debug, PartialEq)]
@@ -120,11 +121,35 @@ impl ClusterSnapshot {
 
     /// Who uses a secret or a config, in the same words.
     pub fn users_of_content(&self, kind: ContentKind, key: &ContentKey) -> Vec<String> {
-        let files = |spec: &AppSpec| match kind {
-            ContentKind::Secret => spec.secrets.iter().any(|file| file.name == key.name),
-            ContentKind::Config => spec.configs.iter().any(|file| file.name == key.name),
+        self.users(&key.scope, |spec| spec.contents().any(|(other, file)| other == kind && file.name == key.name))
+    }
+
+    /// The secrets and configs of a specification as they are now.
+    pub fn contents_of(&self, scope: &Scope, spec: &AppSpec) -> ContentVersions {
+        let mut versions = ContentVersions::default();
+        for (kind, file) in spec.contents() {
+            let key = (kind, ContentKey::new(scope.clone(), file.name.clone()));
+            if let Some(row) = self.contents.get(&key) {
+                versions.set(kind, file.name.clone(), row.object.version);
+            }
+        }
+        versions
+    }
+
+    /// The secrets and configs whose newest content an instance does not have, ordered and each once.
+    pub fn outdated_contents(&self, instance: &Instance) -> BTreeSet<(ContentKind, ContentName)> {
+        let started = self.instance_status.get(&instance.id).map(|row| &row.object.contents);
+        let outdated = |(kind, file): &(ContentKind, &FileSpec)| {
+            let key = (*kind, ContentKey::new(instance.app.scope.clone(), file.name.clone()));
+            let Some(now) = self.contents.get(&key).map(|row| &row.object) else { return false };
+            let placed = instance.contents.get(*kind, &file.name);
+            match placed.max(started.and_then(|started| started.get(*kind, &file.name))) {
+                Some(version) => version < now.version,
+                // Placed by a version that noted none.
+                None => instance.created_at < now.changed_at,
+            }
         };
-        self.users(&key.scope, files)
+        instance.spec.contents().filter(outdated).map(|(kind, file)| (kind, file.name.clone())).collect()
     }
 
     fn users(&self, scope: &Scope, uses: impl Fn(&AppSpec) -> bool) -> Vec<String> {

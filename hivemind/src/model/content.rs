@@ -6,7 +6,7 @@ use base64::{Engine as _, prelude::BASE64_STANDARD};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{ContentKey, Timestamp};
+use super::{ContentKey, ContentName, Timestamp};
 
 /// Which of the two. They differ in who may see them: a config is shown, a secret never.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
@@ -88,6 +88,43 @@ pub struct Content {
     pub created_at: Timestamp,
     /// When its content was last changed.
     pub changed_at: Timestamp,
+}
+
+/// The versions of some secrets and configs of a namespace, by their names. A version says which content it was and nothing
+/// of what was in it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ContentVersions {
+    /// Of secrets.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schema(value_type = BTreeMap<String, u64>)]
+    pub secrets: BTreeMap<ContentName, u64>,
+    /// Of configs.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schema(value_type = BTreeMap<String, u64>)]
+    pub configs: BTreeMap<ContentName, u64>,
+}
+
+impl ContentVersions {
+    /// Whether none is known.
+    pub fn is_empty(&self) -> bool {
+        self.secrets.is_empty() && self.configs.is_empty()
+    }
+
+    /// The version of one.
+    pub fn get(&self, kind: ContentKind, name: &ContentName) -> Option<u64> {
+        match kind {
+            ContentKind::Secret => self.secrets.get(name).copied(),
+            ContentKind::Config => self.configs.get(name).copied(),
+        }
+    }
+
+    /// Notes the version of one.
+    pub fn set(&mut self, kind: ContentKind, name: ContentName, version: u64) {
+        match kind {
+            ContentKind::Secret => self.secrets.insert(name, version),
+            ContentKind::Config => self.configs.insert(name, version),
+        };
+    }
 }
 
 #[cfg(test)]

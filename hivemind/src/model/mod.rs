@@ -20,7 +20,7 @@ mod time;
 mod volume;
 
 pub use cluster::{ClusterSnapshot, Cursor, Row};
-pub use content::{Content, ContentKind, Hidden};
+pub use content::{Content, ContentKind, ContentVersions, Hidden};
 pub use desired::{Backend, FeedMessage, NodeDesired, Peer, ServedService, StatusReport};
 pub use error::{ErrorCode, Problem, chain};
 pub use event::{Event, EventKind, Subject};

@@ -10,7 +10,10 @@ use std::{
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{AppKey, ErrorCode, InstanceId, NodeName, PolicyKey, Scope, ServiceKey, Shares, TenantName, Timestamp};
+use super::{
+    AppKey, ContentVersions, ErrorCode, InstanceId, NodeName, PolicyKey, Scope, ServiceKey, Shares, TenantName,
+    Timestamp,
+};
 use crate::spec::v1::{AppSpec, BalanceSpec, LimitSpec, PolicySpec, PortSpec, ServedPort, ServiceSpec};
 
 /// A transport protocol that carries ports.
@@ -185,6 +188,10 @@ pub struct Instance {
     pub addresses: Addresses,
     /// Run or stop.
     pub desired: Desired,
+    /// The secrets and configs that it is given, as they were when it was placed: it has these versions or later ones.
+    /// Versions before this field existed noted none.
+    #[serde(default, skip_serializing_if = "ContentVersions::is_empty")]
+    pub contents: ContentVersions,
     /// When it was placed.
     pub created_at: Timestamp,
 }
@@ -305,6 +312,10 @@ pub struct InstanceStatus {
     /// When the process was last started.
     #[serde(default)]
     pub started_at: Option<Timestamp>,
+    /// The secrets and configs that its process was started with. `control` keeps what was said last: an agent that begins
+    /// anew does not know it.
+    #[serde(default, skip_serializing_if = "ContentVersions::is_empty")]
+    pub contents: ContentVersions,
     /// Since when it is Ready. `control` notes it: an agent that begins anew does not know it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ready_since: Option<Timestamp>,

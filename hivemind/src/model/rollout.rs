@@ -85,6 +85,8 @@ pub enum Cause {
     Deployed,
     /// Its instances were to be replaced without a change.
     Restarted,
+    /// A secret or a config of it has got another content.
+    Contents,
     /// Somebody went back to this generation.
     RolledBack(u64),
     /// The one before did not come up, and this generation was put back.

@@ -162,6 +162,7 @@ fn create(input: &mut Input<'_>, app: &App, (spec, generation): (&AppSpec, u64),
                 node,
                 addresses,
                 desired: Desired::Run,
+                contents: input.snapshot.contents_of(&app.key.scope, spec),
                 created_at: input.now,
             }))),
             Err(reasons) => {

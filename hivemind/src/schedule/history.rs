@@ -65,7 +65,7 @@ pub fn recorded(
     let old = there.into_iter().take(surplus).filter(|generation| Some(*generation) != good);
     changes.extend(old.map(|generation| Change::DeletePast(key.clone(), generation)));
     let same_as = match cause {
-        Cause::Deployed | Cause::Restarted => None,
+        Cause::Deployed | Cause::Restarted | Cause::Contents => None,
         Cause::RolledBack(to) | Cause::Recovered(to) => Some(to),
     };
     let rollout = Rollout {

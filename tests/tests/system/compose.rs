@@ -73,6 +73,11 @@ impl<'a> Project<'a> {
     }
 }
 
+/// The service of an instance.
+fn service(instance: &str) -> &str {
+    instance.rsplit_once('-').map_or(instance, |(service, _)| service)
+}
+
 /// A web server, a database that is another, and a cache that only sleeps.
 fn shop(image: &str) -> String {
     format!(
@@ -329,6 +334,9 @@ fn secrets_and_configs_come_out_of_files_and_variables() -> Result<()> {
   other:
     image: {image}
     configs: [shared]
+  reader:
+    image: {image}
+    secrets: [token]
 secrets:
   db: {{file: ./db.secret}}
   token: {{environment: TOKEN}}
@@ -377,8 +385,31 @@ configs:
     project.ok("up --wait")?;
     ensure!(project.exec("web", "cat /run/secrets/db")?.out == "swordfish");
     let after = project.instances()?;
-    let stayed: Vec<_> = after.iter().filter(|name| before.contains(name)).collect();
-    ensure!(stayed.len() == 1 && stayed[0].starts_with("other"), "{before:?} {after:?}");
+    let stayed: Vec<_> = after.iter().filter(|name| before.contains(name)).map(|name| service(name)).collect();
+    ensure!(stayed == ["other", "reader"], "{before:?} {after:?}");
+
+    // One that two have is changed for both, whichever was named; then there is nothing left to do.
+    fs::write(project.dir.join(".env"), "TOKEN=other\nWHO=us\n")?;
+    let up = project.ok("up web")?;
+    ensure!(up.err.contains("~ web gets new instances") && up.err.contains("~ reader gets new instances"), "{up}");
+    ensure!(project.run("plan --exit-code")?.code == 0, "a later up sees something else");
+    project.ok("up --wait")?;
+    ensure!(project.exec("reader", "cat /run/secrets/token")?.out == "other");
+    // The same is so when it is changed by hand. One that stays is said to have an older one.
+    let sleeps = format!("app deploy -n held --image {image} --name keeps --update-contents keep --config site --wait");
+    machine.hivemind(&sleeps.split_whitespace().collect::<Vec<_>>())?.ok()?;
+    fs::write(project.dir.join("site"), "theirs")?;
+    let changed = machine.hivemind(&["config", "create", "site", "-n", "held", "--replace", "--file", &site])?;
+    ensure!(changed.code == 0 && changed.err.contains("other gets new instances"), "{changed}");
+    project.ok("up --wait")?;
+    ensure!(project.exec("other", "cat /shared")?.out == "theirs");
+    ensure!(project.exec("keeps", "cat /site")?.out == "ours", "it was replaced");
+    let info = machine.hivemind(&["app", "info", "-n", "held", "keeps"])?.ok()?;
+    ensure!(info.contains("older content than there is of config site"), "{info}");
+    ensure!(!machine.hivemind(&["app", "info", "-n", "held", "other"])?.ok()?.contains("older content"));
+    let history = machine.hivemind(&["history", "-n", "held", "other"])?.ok()?;
+    ensure!(history.contains("secret or config"), "{history}");
+    machine.hivemind(&["app", "rm", "-n", "held", "keeps", "--wait"])?.ok()?;
 
     // One of the namespace that is nobody's project is left alone, and is said.
     project.write(&text.replace("external: true, name: site", "content: mine").replace("shared", "site"))?;

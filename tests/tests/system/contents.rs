@@ -73,7 +73,7 @@ fn a_secret_is_a_file_of_the_instance_and_nowhere_else() -> Result<()> {
     let again = create(&machine, SECRET, &[])?;
     ensure!(again.code == 0 && again.err.contains("already"), "{again}");
 
-    let deploy = format!("app deploy --image {image} --name web --wait --secret db_password");
+    let deploy = format!("app deploy --image {image} --name web --wait --update-contents keep --secret db_password");
     ok(&machine, &format!("{deploy} --secret source=db_password,target=/etc/key,uid=7,gid=8,mode=0400"))?;
     let seen =
         sh(&machine, "cat /run/secrets/db_password; stat -c ' %a %u %g' /run/secrets/db_password /etc/key")?.ok()?;
@@ -119,8 +119,7 @@ fn a_secret_is_a_file_of_the_instance_and_nowhere_else() -> Result<()> {
     ensure!(other.code == 4 && other.err.contains("E-OBJ-002") && other.err.contains("--replace"), "{other}");
     create(&machine, "other", &["--replace"])?.ok()?;
     ensure!(sh(&machine, "cat /run/secrets/db_password")?.ok()? == SECRET, "it changed under a process");
-    ok(&machine, "app restart web --wait")?;
-    ensure!(sh(&machine, "cat /run/secrets/db_password")?.ok()? == "other");
+    ensure!(ok(&machine, "app info web")?.contains("older content than there is of secret db_password"));
     let running = pids(&machine)?;
     let pid = running.iter().next().context("nothing runs")?;
     shell::output(Command::new("kill").args(["-KILL", pid]))?;
@@ -131,6 +130,22 @@ fn a_secret_is_a_file_of_the_instance_and_nowhere_else() -> Result<()> {
     })?;
     until_ready(&machine, "web", 1)?;
     ensure!(sh(&machine, "cat /run/secrets/db_password")?.ok()? == "other");
+    // Its process has the newest by now, and a daemon that comes again knows it.
+    ensure!(!ok(&machine, "app info web")?.contains("older content"));
+    machine.daemon.kill()?;
+    machine.daemon.start(&machine.sandbox)?;
+    ensure!(!ok(&machine, "app info web")?.contains("older content"));
+
+    // An app that is replaced for it has it at once.
+    ok(&machine, &deploy.replace("--update-contents keep", "--update-contents replace"))?;
+    let changed = create(&machine, "third", &["--replace"])?;
+    ensure!(changed.code == 0 && changed.err.contains("web gets new instances"), "{changed}");
+    wait::until("the new content", PATIENCE, || {
+        let seen = sh(&machine, "cat /run/secrets/db_password")?;
+        ensure!(seen.out == "third", "{seen}");
+        Ok(())
+    })?;
+    until_ready(&machine, "web", 1)?;
 
     refused(&machine, "secret rm db_password", 4, "E-OBJ-002", &["app web", "instance web-"])?;
     ok(&machine, "app rm web --wait")?;

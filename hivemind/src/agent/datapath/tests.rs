@@ -122,6 +122,7 @@ fn desired(node: &NodeName) -> NodeDesired {
             node: node.clone(),
             addresses,
             desired: crate::model::Desired::Run,
+            contents: crate::model::ContentVersions::default(),
             created_at: Timestamp::from_millis(0),
         };
         desired.instances.insert(id, Arc::new(instance));

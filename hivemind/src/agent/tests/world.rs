@@ -78,6 +78,7 @@ pub(super) fn instance(n: u8) -> Instance {
         node: here(),
         addresses: Addresses { v4: Some([10, 88, 0, n].into()), v6: None },
         desired: Desired::Run,
+        contents: crate::model::ContentVersions::default(),
         created_at: Timestamp::from_millis(0),
     }
 }

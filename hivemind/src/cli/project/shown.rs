@@ -77,6 +77,9 @@ fn differences(read: &Read, before: &[AppView], app: &AppName, changed: AppChang
     let after = read.made.apps.get(app);
     let before = before.iter().find(|view| view.name == app.as_str()).map(|view| &view.spec);
     let (Some(after), Some(before)) = (after, before) else {
+        if after.is_none() && changed.action == AppAction::Replaced {
+            return vec!["a secret or config of it is another".into()];
+        }
         let new = after.filter(|_| changed.action == AppAction::Created);
         return new.map(|spec| format!("{} of {}", instances(spec.replicas), spec.image)).into_iter().collect();
     };

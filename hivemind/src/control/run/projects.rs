@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     lifecycle::killpoint,
-    model::{AppKey, Cause, EventKind, Subject},
+    model::{AppKey, EventKind, Subject},
     schedule::history,
     store::{Compare, Txn, keys},
 };
@@ -33,7 +33,7 @@ impl Loop {
         let (mut txn, mut made) = (Txn::new(), BTreeSet::new());
         for row in &plan.rows {
             let (object, value) = match row {
-                ProjectRow::App(app) => (ObjectName::App(app.key.clone()), Some(encode(&**app)?)),
+                ProjectRow::App(app, _) => (ObjectName::App(app.key.clone()), Some(encode(&**app)?)),
                 ProjectRow::Policy(policy) => (ObjectName::Policy(policy.key.clone()), Some(encode(policy)?)),
                 ProjectRow::Content(content) => {
                     (ObjectName::Content(content.kind, content.key.clone()), Some(encode(content)?))
@@ -52,9 +52,9 @@ impl Loop {
             };
         }
         for row in &plan.rows {
-            let ProjectRow::App(app) = row else { continue };
+            let ProjectRow::App(app, cause) = row else { continue };
             let before = self.snapshot.apps.get(&app.key).map(|row| &*row.object);
-            for change in history::recorded(&self.snapshot, before, app, Cause::Deployed, None, self.clock.now()) {
+            for change in history::recorded(&self.snapshot, before, app, *cause, None, self.clock.now()) {
                 txn = with(txn, &self.snapshot, &app.key, &change)?;
             }
             // Two services may name one volume.

@@ -137,6 +137,18 @@ impl Loop {
         Ok(written)
     }
 
+    /// Adds to a transaction that an app gets new instances for the contents that it has.
+    pub(super) fn renew(&self, txn: Txn, app: &App) -> Result<Txn, StoreError> {
+        let Some(before) = self.snapshot.apps.get(&app.key) else { return Ok(txn) };
+        let row = keys::app(&app.key);
+        let mut txn = txn.when(Compare::Modified(row.clone(), before.modified)).put(row, encode(app)?);
+        let now = self.clock.now();
+        for change in history::recorded(&self.snapshot, Some(&before.object), app, Cause::Contents, None, now) {
+            txn = with(txn, &self.snapshot, &app.key, &change)?;
+        }
+        Ok(txn)
+    }
+
     /// Since when an instance is Ready: an agent that begins anew finds it Ready, and does not know since when.
     pub(super) fn ready_since(&self, id: &InstanceId, status: &InstanceStatus) -> Option<Timestamp> {
         let before = self.snapshot.instance_status.get(id).map(|row| &row.object);

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::{
-    model::{AppName, PolicyName},
+    model::{AppName, Cause, PolicyName},
     spec::v1::{Condition, Dependency, PROJECT_LABEL, PolicySpec, ProjectSpec},
 };
 
@@ -80,6 +80,41 @@ async fn a_change_says_what_it_does_with_each_app_and_the_same_again_does_nothin
     );
     spec.remove_orphans = true;
     assert_eq!(actions(&apply(control, &shop, spec).await.expect("taken")), ["db removed", "web unchanged"]);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_secret_that_two_share_renews_both_whoever_is_named() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let running = Running::with_node(dir.path()).await;
+    let (control, shop) = (&running.control, project("shop"));
+    let mut spec = document(&[("web", None), ("db", None), ("other", None)]);
+    for app in ["web", "db"] {
+        spec.apps.get_mut(&name(app)).expect("one").secrets = vec!["key".parse().expect("a file")];
+    }
+    let with_key = |spec: &ProjectSpec, text: &str| {
+        let data = crate::model::Hidden(text.as_bytes().to_vec());
+        let content = crate::spec::v1::ContentSpec { data, labels: Default::default() };
+        ProjectSpec { secrets: [("key".parse().expect("a name"), content)].into(), ..spec.clone() }
+    };
+    apply(control, &shop, with_key(&spec, "one")).await.expect("taken");
+    // As `up web` says it: the others are there and not named.
+    let mut web = with_key(&spec, "two");
+    web.others = [name("db"), name("other")].into();
+    web.apps.retain(|app, _| app.as_str() == "web");
+    let done = apply(control, &shop, web.clone()).await.expect("taken");
+    assert_eq!(actions(&done), ["db replaced", "web replaced"]);
+    assert_eq!(done.contents_put.iter().collect::<Vec<_>>(), ["secret key"]);
+    let causes: Vec<_> =
+        control.snapshot().past.values().map(|row| (row.object.generation, row.object.cause)).collect();
+    assert_eq!(causes.iter().filter(|(_, cause)| *cause == Cause::Contents).count(), 2, "{causes:?}");
+    let all = apply(control, &shop, with_key(&spec, "two")).await.expect("taken");
+    assert_eq!(actions(&all), ["db unchanged", "other unchanged", "web unchanged"]);
+    // An orphan has it, too.
+    web.others.clear();
+    web.secrets.values_mut().for_each(|key| key.data = crate::model::Hidden(b"three".to_vec()));
+    let done = apply(control, &shop, web).await.expect("taken");
+    assert_eq!(actions(&done), ["db replaced", "other orphan", "web replaced"]);
     running.stop().await;
 }
 

@@ -39,6 +39,7 @@ fn desired() -> (NodeDesired, InstanceId) {
                 node,
                 addresses: addresses(n),
                 desired: Desired::Run,
+                contents: crate::model::ContentVersions::default(),
                 created_at: Timestamp::from_millis(0),
             };
             desired.instances.insert(id.clone(), Arc::new(instance));

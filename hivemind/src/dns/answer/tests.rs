@@ -65,6 +65,7 @@ pub(in super::super) fn two_projects() -> NodeDesired {
                 node: "a".parse().expect("a name"),
                 addresses,
                 desired: crate::model::Desired::Run,
+                contents: crate::model::ContentVersions::default(),
                 created_at: Timestamp::from_millis(0),
             };
             let service = Service {

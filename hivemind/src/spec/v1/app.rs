@@ -21,7 +21,7 @@ use super::{
     service::ServiceSpec,
     update::UpdateSpec,
 };
-use crate::model::{AppName, Bytes, MilliCpu, Protocol, ServiceName};
+use crate::model::{AppName, Bytes, ContentKind, MilliCpu, Protocol, ServiceName};
 
 fn one() -> u32 {
     1
@@ -164,6 +164,12 @@ impl AppSpec {
     /// The DNS names of all its services, but for those that services have by themselves.
     pub fn all_dns_names(&self) -> impl Iterator<Item = &String> {
         self.services.iter().chain(self.more_services.values().flat_map(|service| &service.dns_names))
+    }
+
+    /// The secrets and configs that it has as files; one that it has twice is there twice.
+    pub fn contents(&self) -> impl Iterator<Item = (ContentKind, &FileSpec)> {
+        let secrets = self.secrets.iter().map(|file| (ContentKind::Secret, file));
+        secrets.chain(self.configs.iter().map(|file| (ContentKind::Config, file)))
     }
 
     /// How long, in milliseconds, its process may take to start before anything is wrong with it.

@@ -47,7 +47,7 @@ pub use project::{
 };
 pub use service::{MAX_SERVICES, ServedPort, ServiceSpec};
 pub use tier::{Action, MAX_PRIORITY, Tier, TierRule, TierSpec, Way, validate_tier, validate_tier_of};
-pub use update::{DEFAULT_PROGRESS, OnFailure, Order, Portion, Room, UpdateSpec};
+pub use update::{DEFAULT_PROGRESS, OnContent, OnFailure, Order, Portion, Room, UpdateSpec};
 pub use validate::{MAX_REPLICAS, MIN_MEMORY, validate_app};
 pub use validate_mounts::is_target;
 pub use validate_policy::{DNS_ONLY_OPENS, validate_policy};

@@ -36,6 +36,9 @@ pub struct UpdateSpec {
     /// What then.
     #[serde(default, skip_serializing_if = "is_default")]
     pub on_failure: OnFailure,
+    /// What becomes of instances when a secret or a config that they have gets another content.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub contents: OnContent,
 }
 
 /// Whether a new instance comes before an old one goes.
@@ -60,6 +63,17 @@ pub enum OnFailure {
     Pause,
     /// It is tried on and on. What works is taken down only as something takes its place.
     Continue,
+}
+
+/// What becomes of instances when a secret or a config that they have gets another content.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnContent {
+    /// They are replaced, as when the app is changed.
+    #[default]
+    Replace,
+    /// They stay: a process gets it when it is started the next time.
+    Keep,
 }
 
 /// A number of instances, or a part of all of them: `2`, `25%`.
@@ -94,6 +108,7 @@ impl Default for UpdateSpec {
             delay_seconds: 0,
             progress_seconds: Self::default_progress(),
             on_failure: OnFailure::default(),
+            contents: OnContent::default(),
         }
     }
 }
