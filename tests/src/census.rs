@@ -10,7 +10,7 @@ use xtask::{machine::Machine, shell, wait};
 
 use crate::PATIENCE;
 
-/// What there is: devices, routes, neighbours, rules, namespaces, listening sockets, mounts, cgroups, pins, containers,
+/// What there is: devices, routes, neighbours, rules, namespaces, listening sockets, mounts, loop devices, cgroups, pins, containers,
 /// snapshots, how many processes of each name, files of instances.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Census(BTreeSet<String>);
@@ -42,6 +42,7 @@ impl Census {
         let dir = machine.sandbox.dir().display().to_string();
         let points = mounts.lines().filter_map(|line| line.split(' ').nth(4)).filter(|point| point.starts_with(&dir));
         add("mount", points.collect::<Vec<_>>().join("\n"));
+        add("loop", loops(&dir)?);
         let procs = machine.sandbox.cgroup().join("main/cgroup.procs");
         let pids = std::fs::read_to_string(procs).context("cannot read the sandbox's processes")?;
         let names = pids.lines().filter_map(|pid| std::fs::read_to_string(format!("/proc/{pid}/comm")).ok());
@@ -70,6 +71,16 @@ impl fmt::Display for Census {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.iter().try_for_each(|line| writeln!(f, "{line}"))
     }
+}
+
+/// The files in a folder that are disks now.
+fn loops(dir: &str) -> Result<String> {
+    let mut files = Vec::new();
+    for device in std::fs::read_dir("/sys/block").context("cannot list block devices")?.flatten() {
+        let file = std::fs::read_to_string(device.path().join("loop/backing_file")).unwrap_or_default();
+        files.extend(file.starts_with(dir).then_some(file));
+    }
+    Ok(files.concat())
 }
 
 /// How many there are of each name, a line each.

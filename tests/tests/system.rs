@@ -14,6 +14,8 @@ mod contents;
 mod copies;
 #[path = "system/crash.rs"]
 mod crash;
+#[path = "system/disks.rs"]
+mod disks;
 #[path = "system/doctor.rs"]
 mod doctor;
 #[path = "system/exec.rs"]

@@ -109,7 +109,7 @@ pub fn deb(binary: &Path, version: &str, folder: &Path, pressed: Pressed) -> Res
 fn control_file(version: &str, architecture: &str, libc: &str, size: usize) -> String {
     format!(
         "Package: hivemind\nVersion: {version}\nArchitecture: {architecture}\nMaintainer: The Hivemind authors <hivemind@localhost>\n\
-         Installed-Size: {}\nDepends: libc6 (>= {libc}), libgcc-s1, containerd | containerd.io, nftables\n\
+         Installed-Size: {}\nDepends: libc6 (>= {libc}), libgcc-s1, containerd | containerd.io, nftables, e2fsprogs, mount\n\
          Suggests: bash-completion\nSection: admin\nPriority: optional\n\
          Description: container orchestrator with an eBPF data plane of its own\n \
          Runs containers for several tenants on Linux machines, from Compose files or\n \

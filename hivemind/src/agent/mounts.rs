@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use super::{fault::Fault, worker::Shared};
 use crate::{
     lifecycle::killpoint,
-    model::{ContentKey, ContentKind, ContentVersions, ErrorCode, Instance, VolumeKey},
+    model::{Bytes, ContentKey, ContentKind, ContentVersions, ErrorCode, Instance, VolumeKey},
     runtime::{Image, Mount},
     spec::v1::{FileSpec, MountSource},
     storage::{InstanceFile, Place},
@@ -27,20 +27,20 @@ pub(super) async fn prepare(
             MountSource::Bind { path, create } => storage.of_node(path.into(), *create).await?,
             MountSource::Volume { name: None, nocopy, .. } => {
                 let place = Place::Own(instance.id.clone(), mount.target.clone());
-                fill(shared, &place, instance.name(), image, (!nocopy).then_some(&mount.target)).await?;
+                fill(shared, &place, (instance.name(), None), image, (!nocopy).then_some(&mount.target)).await?;
                 storage.data(&place)
             }
             MountSource::Volume { name: Some(name), subpath, nocopy } => {
                 let key = VolumeKey::new(instance.app.scope.clone(), name.clone());
-                let known = shared.desired.borrow().volumes.get(&key).map(|volume| volume.id.clone());
-                let Some(id) = known else {
+                let known = shared.desired.borrow().volumes.get(&key).map(|row| (row.id.clone(), row.spec.size));
+                let Some((id, size)) = known else {
                     let message = format!("the volume {name} does not exist");
                     return Err(Fault { code: ErrorCode::NotFound, message });
                 };
                 let place = Place::Volume(id);
                 // What the image has at the target belongs into the root of a volume, not into a part of it.
                 let copy = (!nocopy && subpath.is_none()).then_some(&mount.target);
-                fill(shared, &place, key.to_string(), image, copy).await?;
+                fill(shared, &place, (key.to_string(), size), image, copy).await?;
                 match subpath {
                     Some(part) => storage.within(&instance.id, number, storage.data(&place), part.clone()).await?,
                     None => storage.data(&place),
@@ -55,7 +55,7 @@ pub(super) async fn prepare(
     let taken: Vec<_> = mounts.iter().map(|mount| mount.target.as_str()).chain(in_memory).collect();
     for target in of_image(image, &taken) {
         let place = Place::Own(instance.id.clone(), target.clone());
-        fill(shared, &place, instance.name(), image, Some(&target)).await?;
+        fill(shared, &place, (instance.name(), None), image, Some(&target)).await?;
         mounts.push(Mount { source: storage.data(&place), target, read_only: false });
     }
     // Who is mounted beneath another comes after it.
@@ -99,14 +99,21 @@ fn of_image(image: &Image, taken: &[&str]) -> Vec<String> {
     image.volumes.iter().filter(usable).filter(free).cloned().collect()
 }
 
-/// Makes a place that is not there yet, with what the image has at `copy`.
-async fn fill(shared: &Shared, place: &Place, name: String, image: &Image, copy: Option<&String>) -> Result<(), Fault> {
+/// Makes a place that is not there yet, with a name, a size, and what the image has at `copy`.
+async fn fill(
+    shared: &Shared,
+    place: &Place,
+    (name, size): (String, Option<Bytes>),
+    image: &Image,
+    copy: Option<&String>,
+) -> Result<(), Fault> {
     let storage = &shared.storage;
     let _one = storage.hold(place).await;
     if storage.is_there(place).await? {
-        return Ok(());
+        // After a reboot it is not mounted yet.
+        return Ok(storage.attach(place).await?);
     }
-    let new = storage.begin(place, name).await?;
+    let new = storage.begin(place, name, size).await?;
     killpoint::before("filling a volume");
     if let Some(path) = copy {
         shared.runtime.copy_out(image, path, &new).await?;

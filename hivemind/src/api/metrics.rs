@@ -2,6 +2,7 @@
 
 mod limits;
 mod usage;
+mod volumes;
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -39,6 +40,7 @@ pub(super) async fn samples(state: &ApiState) -> Vec<Sample> {
     let names = links.iter().filter_map(|(id, link)| Some((link.ifindex, instance(id)?))).collect();
     traffic(&counters, &names, &snapshot, &mut all);
     usage::samples(state, &snapshot, &mut all).await;
+    volumes::samples(state, &snapshot, &mut all);
     limits::configured(&snapshot, &mut all);
     limits::used(&read(state.datapath.uses().await, &mut unread), instance, &mut all);
     for RuleHits { name: rule, denies, packets } in read(state.datapath.rule_hits().await, &mut unread) {

@@ -6,11 +6,12 @@ use axum::{
     http::StatusCode,
     response::{IntoResponse, Response},
 };
+use serde::Deserialize;
 
 use super::{
     ApiState,
     apps::{PutArgs, etag},
-    extract::{Args, Json, Named, NoArgs},
+    extract::{Args, Json, Named},
     problem::ApiError,
     tenants,
 };
@@ -56,15 +57,24 @@ pub(super) async fn put(
     done.map(answer).map_err(|error| tenants::refused(&state, error))
 }
 
+/// How a project is removed.
+#[derive(Debug, Default, Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RemoveArgs {
+    /// Also the volumes that it has made, with all that is in them. What somebody else uses, or has made, stays.
+    #[serde(default)]
+    volumes: bool,
+}
+
 /// Stop all instances of a project; when the last is gone its apps, its policies and its namespace go.
 #[utoipa::path(delete, operation_id = "deleteProject", path = "/v1/tenants/{tenant}/namespaces/{namespace}/projects/{name}", tag = "projects",
-    params(("tenant" = String, Path), ("namespace" = String, Path), ("name" = String, Path)),
+    params(("tenant" = String, Path), ("namespace" = String, Path), ("name" = String, Path), RemoveArgs),
     responses((status = 202, body = ProjectChanged), (status = "4XX", body = Problem)))]
 pub(super) async fn delete(
     State(state): State<ApiState>,
     Named(scope, name): Named,
-    Args(NoArgs {}): Args<NoArgs>,
+    Args(RemoveArgs { volumes }): Args<RemoveArgs>,
 ) -> Result<Response, ApiError> {
-    let done = state.control.project(ProjectKey { scope, name }, ProjectChange::Remove).await;
+    let done = state.control.project(ProjectKey { scope, name }, ProjectChange::Remove { volumes }).await;
     done.map(answer).map_err(|error| tenants::refused(&state, error))
 }

@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     control::{ControlError, ObjectChange, ObjectName},
-    model::{ClusterSnapshot, NamespaceName, Problem, Revision, Row, TenantName, Timestamp, Volume, VolumeId},
+    model::{Bytes, ClusterSnapshot, NamespaceName, Problem, Revision, Row, TenantName, Timestamp, Volume, VolumeId},
     spec::v1::VolumeSpec,
     storage::{Place, Usage},
 };
@@ -42,6 +42,16 @@ pub struct VolumeView {
     /// Its labels.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
+    /// The size that is asked for; absent if it has no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub size: Option<Bytes>,
+    /// The size that it has on the node that answers; absent if it has no limit, or nobody has used it yet, or not one volume was
+    /// asked for by name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub size_there: Option<Bytes>,
+    /// What keeps it from being what is asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fault: Option<String>,
     /// Who uses it: `app web`, `instance web-x7k2p`.
     #[serde(default)]
     pub used_by: Vec<String>,
@@ -64,6 +74,9 @@ pub struct VolumeView {
 pub struct UsageView {
     /// Bytes on the disk.
     pub bytes: u64,
+    /// The most that it can hold, if it has a limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<u64>,
     /// Whether all was counted; if not, there are at least so many.
     pub complete: bool,
     /// When it was measured.
@@ -71,8 +84,8 @@ pub struct UsageView {
 }
 
 impl From<Usage> for UsageView {
-    fn from(Usage { bytes, complete, at }: Usage) -> Self {
-        Self { bytes, complete, measured_at: at }
+    fn from(Usage { bytes, limit, complete, at }: Usage) -> Self {
+        Self { bytes, limit, complete, measured_at: at }
     }
 }
 
@@ -86,6 +99,9 @@ impl VolumeView {
             name: key.name.to_string(),
             id: id.clone(),
             labels: spec.labels.clone(),
+            size: spec.size,
+            size_there: None,
+            fault: state.storage.fault(id),
             used_by: snapshot.users_of(key),
             path: state.storage.data(&Place::Volume(id.clone())).display().to_string(),
             usage: state.storage.usage(id).map(UsageView::from),
@@ -133,11 +149,13 @@ pub(super) async fn get(State(state): State<ApiState>, named: Named) -> Result<R
     if let Err(error) = state.storage.measure(&row.object.id, MEASURE).await {
         tracing::warn!(volume = %key, %error, "a volume cannot be measured");
     }
-    let view = VolumeView::new(&state, &snapshot, row);
+    let mut view = VolumeView::new(&state, &snapshot, row);
+    let place = Place::Volume(row.object.id.clone());
+    view.size_there = state.storage.size(&place).await.unwrap_or_default();
     Ok((etag(row.modified), Body(view)).into_response())
 }
 
-/// Create a volume, or give it other labels.
+/// Create a volume, give it other labels, or make one with a limit larger.
 #[utoipa::path(put, operation_id = "putVolume", path = "/v1/tenants/{tenant}/namespaces/{namespace}/volumes/{name}", tag = "volumes",
     params(("tenant" = String, Path), ("namespace" = String, Path), ("name" = String, Path), PutArgs),
     request_body = VolumeSpec,

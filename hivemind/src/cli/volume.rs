@@ -16,17 +16,24 @@ use crate::{
         tenants::ChangedView,
         volumes::{UsageView, VolumeView},
     },
-    model::{ErrorCode, Problem, VolumeName},
+    model::{Bytes, ErrorCode, Problem, VolumeName},
     spec::v1::VolumeSpec,
 };
 
 /// How long a removal may take until it is left to itself; what is in a volume is removed in the background.
 const REMOVAL: Duration = Duration::from_secs(30);
 
+/// How long what keeps a volume from being larger may be that of a former try.
+const FAULT: Duration = Duration::from_secs(3);
+/// How long a volume may take to be larger until it is left to itself.
+const GROWTH: Duration = Duration::from_secs(60);
+
 /// Shown beneath `hivemind volume --help`.
 const EXAMPLES: &str = "\
 Examples:
   hivemind volume create data
+  hivemind volume create data --size 1GiB               a limit, which its processes meet as a full disk
+  hivemind volume resize data --size 2GiB               more of it, while it is used
   hivemind app deploy --image postgres:16 --name db --volume data:/var/lib/postgresql/data
   hivemind volume info data                             where it is, who uses it, how much it holds
   hivemind volume delete data                           with all that is in it; refused while it is used
@@ -45,6 +52,8 @@ pub(super) enum VolumeCommand {
     /// Show where a volume is, who uses it, and how much it holds
     #[command(visible_aliases = ["show", "inspect"])]
     Info(NameArgs),
+    /// Make a volume that has a limit larger, also while it is used
+    Resize(ResizeArgs),
     /// Remove a volume with what is in it; nobody may use it
     #[command(visible_aliases = ["rm", "remove"])]
     Delete(NameArgs),
@@ -78,11 +87,23 @@ pub(super) struct CreateArgs {
     /// Label; may be repeated
     #[arg(long, value_parser = label, value_name = "NAME=VALUE")]
     label: Vec<(String, String)>,
+    /// The most that it may hold, e.g. 1GiB; without it, the node's disk is the limit
+    #[arg(long)]
+    size: Option<Bytes>,
+}
+
+#[derive(Args, Debug)]
+pub(super) struct ResizeArgs {
+    #[command(flatten)]
+    name: NameArgs,
+    /// The most that it may hold from now on, e.g. 2GiB
+    #[arg(long)]
+    size: Bytes,
 }
 
 impl Listed for VolumeView {
     const COLUMNS: (&'static [&'static str], &'static [&'static str]) =
-        (&["NAME", "USED BY", "HOLDS", "LABELS", "AGE"], &["ID", "PATH", "REVISION"]);
+        (&["NAME", "USED BY", "HOLDS", "LIMIT", "LABELS", "AGE"], &["ID", "PATH", "REVISION"]);
 
     fn name(&self) -> String {
         self.name.clone()
@@ -101,6 +122,7 @@ impl Listed for VolumeView {
             self.name.clone(),
             used,
             self.usage.map(|usage| holds(&usage)).unwrap_or_default(),
+            self.size.map(|size| size.to_string()).unwrap_or_default(),
             labels(&self.labels),
             age(self.created_at),
             self.id.to_string(),
@@ -121,7 +143,8 @@ fn holds(usage: &UsageView) -> String {
 
 pub(super) async fn run(context: &Context, command: VolumeCommand) -> Result<(), Problem> {
     match command {
-        VolumeCommand::Create(CreateArgs { name, label }) => create(context, name.name()?, label).await,
+        VolumeCommand::Create(CreateArgs { name, label, size }) => create(context, name.name()?, label, size).await,
+        VolumeCommand::Resize(ResizeArgs { name, size }) => resize(context, name.name()?, size).await,
         VolumeCommand::Ls(reach) => {
             let volumes: Vec<VolumeView> = context.list(reach, "volumes").await?;
             context.output.list_with(reach.columns(), &volumes, "no volumes")
@@ -149,14 +172,19 @@ fn path(context: &Context, name: &VolumeName) -> String {
 }
 
 /// Creates it; one that is there gets the labels besides those that it has.
-async fn create(context: &Context, name: VolumeName, label: Vec<(String, String)>) -> Result<(), Problem> {
+async fn create(
+    context: &Context,
+    name: VolumeName,
+    label: Vec<(String, String)>,
+    size: Option<Bytes>,
+) -> Result<(), Problem> {
     let path = path(context, &name);
     let before = match context.client.get::<VolumeView>(&path).await {
         Ok(before) => Some(before),
         Err(problem) if problem.code == ErrorCode::NotFound => None,
         Err(problem) => return Err(problem),
     };
-    let mut spec = VolumeSpec::default();
+    let mut spec = VolumeSpec { size, ..VolumeSpec::default() };
     if let Some(before) = before {
         spec.labels = before.labels;
     }
@@ -164,8 +192,39 @@ async fn create(context: &Context, name: VolumeName, label: Vec<(String, String)
     let changed: ChangedView = context.client.send(Method::PUT, &path, &spec).await?;
     let text = match (changed.created, changed.changed) {
         (true, _) => format!("volume {name} is created"),
-        (false, true) => format!("volume {name} was there already; it has the labels {}", labels(&spec.labels)),
+        (false, true) => format!("volume {name} was there already, and is changed as asked for"),
         (false, false) => format!("volume {name} is there already"),
+    };
+    done(context, name.as_str(), &text, changed)
+}
+
+/// Makes it larger, and waits until the node has done so.
+async fn resize(context: &Context, name: VolumeName, size: Bytes) -> Result<(), Problem> {
+    let path = path(context, &name);
+    let before: VolumeView = context.client.get(&path).await?;
+    let spec = VolumeSpec { size: Some(size), labels: before.labels };
+    let changed: ChangedView = context.client.send(Method::PUT, &path, &spec).await?;
+    let begun = tokio::time::Instant::now();
+    let grown = async {
+        loop {
+            let now: VolumeView = context.client.get(&path).await?;
+            match (now.usage, now.size_there, now.fault) {
+                (_, Some(there), _) if there >= size => return Ok(format!("volume {name} may hold {size}")),
+                (None, None, None) => return Ok(format!("volume {name} may hold {size} when it is used first")),
+                (_, _, Some(fault)) if begun.elapsed() > FAULT => {
+                    return Err(Problem::new(ErrorCode::Storage, format!("volume {name} is not larger yet: {fault}"))
+                        .hint(format!("hivemind volume info {name}   (it is tried again)")));
+                }
+                _ => tokio::time::sleep(Duration::from_millis(50)).await,
+            }
+        }
+    };
+    let text = match tokio::time::timeout(GROWTH, grown).await {
+        Ok(grown) => grown?,
+        Err(_) => {
+            return Err(Problem::new(ErrorCode::TimedOut, format!("volume {name} is still being made larger"))
+                .hint(format!("hivemind volume info {name}")));
+        }
     };
     done(context, name.as_str(), &text, changed)
 }
@@ -241,6 +300,13 @@ fn describe(volume: &VolumeView) -> Vec<String> {
             None => "nothing; it is made on the node when it is first used".into(),
         },
     );
+    let more = volume.usage.and_then(|usage| usage.limit).map(|limit| format!(", of which {} for files", bytes(limit)));
+    if let Some(size) = volume.size {
+        say("Limit", format!("{size}{}", more.unwrap_or_default()));
+    }
+    if let Some(fault) = &volume.fault {
+        say("Fault", fault.clone());
+    }
     say("Path", volume.path.clone());
     if !volume.labels.is_empty() {
         say("Labels", labels(&volume.labels));

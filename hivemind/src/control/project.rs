@@ -4,6 +4,10 @@
 //! state that the change makes, and all rows are written in one transaction, so that a project is never half of what
 //! was asked for.
 
+mod removal;
+
+pub(super) use removal::{goes_with_volume, rows_of_removed};
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
@@ -17,15 +21,17 @@ use super::{
     ControlError, ObjectName,
     commands::{cause_of, deploy},
     contents,
-    objects::{check_room, check_scope, owned},
+    objects::{check_room, check_scope},
+    volumes,
 };
 use crate::{
     model::{
         App, AppKey, AppName, Cause, ClusterSnapshot, Content, Namespace, NodeDesired, Policy, PolicyKey, PolicyName,
-        Revision, Row, Scope, Timestamp,
+        Revision, Row, Scope, Timestamp, Volume, VolumeKey, VolumeName,
     },
     spec::v1::{
-        POLICY_PREFIX, PROJECT_LABEL, PolicySpec, ProjectSpec, REMOVING_LABEL, validate_labels, validate_policy,
+        POLICY_PREFIX, PROJECT_LABEL, PolicySpec, ProjectSpec, REMOVING_LABEL, VolumeSpec, validate_labels,
+        validate_policy,
     },
 };
 
@@ -44,7 +50,10 @@ pub enum ProjectChange {
     /// Makes it what the document says.
     Apply(Box<ProjectSpec>),
     /// Stops all its instances; when the last is gone its rows, policies and namespace go.
-    Remove,
+    Remove {
+        /// And the volumes that it has made, with all that is in them.
+        volumes: bool,
+    },
 }
 
 /// What a change does with an app.
@@ -88,6 +97,14 @@ pub struct ProjectChanged {
     pub apps: BTreeMap<AppName, AppChanged>,
     /// Secrets and configs that are new or changed, as `secret db_password`.
     pub contents_put: BTreeSet<String>,
+    /// Volumes that are new or changed.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    #[schema(value_type = Vec<String>)]
+    pub volumes_put: BTreeSet<VolumeName>,
+    /// Volumes that go, with all that is in them.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    #[schema(value_type = Vec<String>)]
+    pub volumes_removed: BTreeSet<VolumeName>,
     /// Policies that are new or changed.
     #[schema(value_type = Vec<String>)]
     pub policies_put: BTreeSet<PolicyName>,
@@ -103,6 +120,7 @@ pub(super) enum ProjectRow {
     App(Box<App>, Cause),
     Policy(Policy),
     Content(Content),
+    Volume(Volume),
     Namespace(Namespace),
     Delete(ObjectName),
 }
@@ -111,6 +129,8 @@ pub(super) enum ProjectRow {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Planned {
     pub(super) rows: Vec<ProjectRow>,
+    /// What is asked for of volumes that come with the apps that name them.
+    pub(super) volumes: BTreeMap<VolumeKey, VolumeSpec>,
     pub(super) outcome: ProjectChanged,
 }
 
@@ -160,30 +180,9 @@ pub(super) fn after(
         namespace.and_then(|_| snapshot.namespaces.get(&key.scope)).map_or(0, |row| row.modified);
     match change {
         ProjectChange::Apply(spec) => apply(snapshot, key, *spec, now, &mut planned)?,
-        ProjectChange::Remove => remove(snapshot, key, now, &mut planned)?,
+        ProjectChange::Remove { volumes } => removal::remove(snapshot, key, volumes, now, &mut planned)?,
     }
     Ok(planned)
-}
-
-/// What goes with the last app of a project that is being removed: its policies, and its namespace.
-pub(super) fn rows_of_removed(snapshot: &ClusterSnapshot, scope: &Scope) -> Vec<ObjectName> {
-    let project = snapshot.namespaces.get(scope).and_then(|row| row.object.labels.get(PROJECT_LABEL).cloned());
-    let Some(name) = project else { return Vec::new() };
-    let key = ProjectKey { scope: scope.clone(), name };
-    let policies = policies_of(snapshot, &key);
-    let contents = snapshot.contents.iter().filter(|((_, content), row)| {
-        content.scope == key.scope && row.object.labels.get(PROJECT_LABEL) == Some(&key.name)
-    });
-    let contents = contents.map(|((kind, key), _)| ObjectName::Content(*kind, key.clone()));
-    let policies = policies.map(|(key, _)| ObjectName::Policy(key.clone()));
-    let mut gone: Vec<_> = policies.chain(contents).collect();
-    // Volumes outlive their apps, and keep the namespace as all else that somebody has put there. What goes is its
-    // policies, secrets and configs, and the last app if that is what they go with.
-    let apps = snapshot.apps.keys().filter(|key| key.scope == *scope).count();
-    if owned(snapshot, |of| of == scope).len() == gone.len() + apps {
-        gone.push(ObjectName::Namespace(scope.clone()));
-    }
-    gone
 }
 
 fn apps_of<'a>(snapshot: &'a ClusterSnapshot, key: &'a ProjectKey) -> impl Iterator<Item = &'a Arc<App>> {
@@ -230,6 +229,10 @@ fn apply(
         let row = Row { object: Arc::new(content.clone()), modified: snapshot.revision };
         next.contents.insert((content.kind, content.key.clone()), row);
     }
+    let asked = volumes::of_project(snapshot, key, &spec).unwrap_or_else(|more| {
+        faults.extend(more);
+        volumes::OfProject::default()
+    });
     let mut apps = BTreeMap::new();
     for (name, mut app) in std::mem::take(&mut spec.apps) {
         let app_key = of(&name);
@@ -265,6 +268,15 @@ fn apply(
     for content in held {
         planned.outcome.contents_put.insert(format!("{} {}", content.kind, content.key.name));
         planned.rows.push(ProjectRow::Content(content));
+    }
+    let named = apps.values().flat_map(|(app, _)| app.spec.mounts.iter().filter_map(|mount| mount.volume()));
+    let is_new =
+        |name: &&VolumeName| !snapshot.volumes.contains_key(&VolumeKey::new(key.scope.clone(), Clone::clone(*name)));
+    planned.outcome.volumes_put.extend(named.filter(is_new).cloned());
+    planned.volumes = asked.new;
+    for volume in asked.changed {
+        planned.outcome.volumes_put.insert(volume.key.name.clone());
+        planned.rows.push(ProjectRow::Volume(volume));
     }
     for orphan in orphans {
         let action = if spec.remove_orphans { AppAction::Removed } else { AppAction::Orphan };
@@ -427,37 +439,4 @@ fn action(before: Option<&App>, after: &App) -> AppAction {
         () if scaled == after.spec => AppAction::Scaled,
         () => AppAction::Changed,
     }
-}
-
-fn remove(
-    snapshot: &ClusterSnapshot,
-    key: &ProjectKey,
-    now: Timestamp,
-    planned: &mut Planned,
-) -> Result<(), ControlError> {
-    let existing = snapshot.namespaces.get(&key.scope).map(|row| &row.object);
-    if !existing.is_some_and(|it| it.labels.contains_key(PROJECT_LABEL)) {
-        return Err(ControlError::NoProject { scope: key.scope.clone(), project: key.name.clone() });
-    }
-    for app in apps_of(snapshot, key) {
-        let changed = AppChanged { action: AppAction::Removed, generation: app.generation };
-        planned.outcome.apps.insert(app.key.name.clone(), changed);
-        if !app.deleting {
-            let removed = App { deleting: true, ..(**app).clone() };
-            planned.rows.push(ProjectRow::App(Box::new(removed), Cause::Deployed));
-        }
-    }
-    if planned.outcome.apps.is_empty() {
-        // Nobody is left to wait for. Apps that are not the project's keep the namespace.
-        let foreign = snapshot.apps.keys().any(|app| app.scope == key.scope);
-        let gone = rows_of_removed(snapshot, &key.scope);
-        let keeps = |object: &ObjectName| foreign && matches!(object, ObjectName::Namespace(_));
-        planned.rows.extend(gone.into_iter().filter(|object| !keeps(object)).map(ProjectRow::Delete));
-        return Ok(());
-    }
-    let mut namespace = namespace_of(snapshot, key, now);
-    namespace.labels.insert(REMOVING_LABEL.into(), "yes".into());
-    write_namespace(snapshot, namespace, planned);
-    planned.outcome.created = false;
-    Ok(())
 }

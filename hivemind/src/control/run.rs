@@ -21,6 +21,7 @@ use super::{
     decode::{Dirty, apply, encode},
     feed::Feed,
     objects::{RowChange, outcome, rows_after},
+    project,
     transaction::{transaction, with},
 };
 use updates::Clock;
@@ -410,7 +411,10 @@ impl Loop {
             return Ok(());
         };
         let name = keys::volume(key);
-        let txn = Txn::new().when(Compare::Modified(name.clone(), row.modified)).delete(name);
+        let mut txn = Txn::new().when(Compare::Modified(name.clone(), row.modified)).delete(name);
+        if let Some(namespace) = project::goes_with_volume(&self.snapshot, key) {
+            txn = txn.delete(row_key(&namespace));
+        }
         self.commit(txn).await?;
         Ok(())
     }

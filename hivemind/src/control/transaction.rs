@@ -61,7 +61,12 @@ pub(super) fn with(txn: Txn, snapshot: &ClusterSnapshot, app: &AppKey, change: &
         Change::DeletePast(key, generation) => txn.delete(keys::past(key, *generation)),
         Change::DeleteApp(key) => txn.delete(keys::rollout(key)).delete(keys::app(key)),
         Change::DeleteProject(scope) => {
-            project::rows_of_removed(snapshot, scope).iter().fold(txn, |txn, gone| txn.delete(row_key(gone)))
+            let (volumes, gone) = project::rows_of_removed(snapshot, scope);
+            let mut txn = gone.iter().fold(txn, |txn, gone| txn.delete(row_key(gone)));
+            for volume in volumes {
+                txn = txn.put(keys::volume(&volume.key), encode(&volume)?);
+            }
+            txn
         }
     })
 }

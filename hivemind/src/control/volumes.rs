@@ -1,12 +1,15 @@
 //! What a command makes of the rows of volumes. Pure.
 
+use std::collections::BTreeMap;
+
 use super::{
     ControlError, ObjectName,
     objects::{RowChange, check_scope},
+    project::ProjectKey,
 };
 use crate::{
-    model::{App, ClusterSnapshot, Scope, Timestamp, Volume, VolumeId, VolumeKey},
-    spec::v1::{AppSpec, VolumeSpec, validate_volume},
+    model::{App, ClusterSnapshot, Row, Scope, Timestamp, Volume, VolumeId, VolumeKey, VolumeName},
+    spec::v1::{AppSpec, PROJECT_LABEL, ProjectSpec, VolumeSpec, validate_volume},
 };
 
 /// Creates a volume, or makes it what `spec` says.
@@ -22,13 +25,83 @@ pub(super) fn put(
     if !faults.is_empty() {
         return Err(ControlError::Invalid { object: ObjectName::Volume(key), faults });
     }
-    let volume = match snapshot.volumes.get(&key).map(|row| &*row.object) {
-        None => Volume { id, key, spec, created_at: now, deleting: false },
-        Some(before) if before.deleting => return Err(ControlError::Leaving { object: ObjectName::Volume(key) }),
-        Some(before) if before.spec == spec => return Ok(Vec::new()),
-        Some(before) => Volume { spec, ..before.clone() },
+    let Some(before) = snapshot.volumes.get(&key).map(|row| &*row.object) else {
+        return Ok(vec![RowChange::PutVolume(Volume { id, key, spec, created_at: now, deleting: false })]);
     };
-    Ok(vec![RowChange::PutVolume(volume)])
+    if before.deleting {
+        return Err(ControlError::Leaving { object: ObjectName::Volume(key) });
+    }
+    let size = before.spec.resized(spec.size);
+    let size = size.map_err(|fault| ControlError::Invalid { object: ObjectName::Volume(key), faults: vec![fault] })?;
+    let after = Volume { spec: VolumeSpec { size, ..spec }, ..before.clone() };
+    Ok(if after == *before { Vec::new() } else { vec![RowChange::PutVolume(after)] })
+}
+
+/// What a project's document says of its volumes.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct OfProject {
+    /// Those that are there and are changed.
+    pub(super) changed: Vec<Volume>,
+    /// Those that come with the first app that names them.
+    pub(super) new: BTreeMap<VolumeKey, VolumeSpec>,
+}
+
+/// The volumes of a project's document; a line for each fault.
+pub(super) fn of_project(
+    snapshot: &ClusterSnapshot,
+    key: &ProjectKey,
+    spec: &ProjectSpec,
+) -> Result<OfProject, Vec<String>> {
+    let (mut of, mut faults) = (OfProject::default(), Vec::new());
+    let full = |name: &VolumeName| VolumeKey::new(key.scope.clone(), name.clone());
+    for name in spec.external_volumes.iter().filter(|name| !snapshot.volumes.contains_key(&full(name))) {
+        faults.push(format!(
+            "volumes: there is no volume {name} in {}, and it is not the project's to make; \
+             hivemind volume create {name} -n {} makes it",
+            key.scope, key.scope.namespace
+        ));
+    }
+    for (name, wanted) in &spec.volumes {
+        let mut fault = |text: String| faults.push(format!("volume {name}: {text}"));
+        validate_volume(wanted).into_iter().for_each(&mut fault);
+        let mut wanted = wanted.clone();
+        wanted.labels.insert(PROJECT_LABEL.into(), key.name.clone());
+        let Some(before) = snapshot.volumes.get(&full(name)).map(|row| &*row.object) else {
+            of.new.insert(full(name), wanted);
+            continue;
+        };
+        // One that somebody else has made keeps its labels, and outlives the project.
+        if before.spec.labels.get(PROJECT_LABEL) != Some(&key.name) {
+            wanted.labels.clone_from(&before.spec.labels);
+        }
+        match before.spec.resized(wanted.size) {
+            Ok(size) => wanted.size = size,
+            Err(text) => fault(text),
+        }
+        if wanted != before.spec && !before.deleting {
+            of.changed.push(Volume { spec: wanted, ..before.clone() });
+        }
+    }
+    if faults.is_empty() { Ok(of) } else { Err(faults) }
+}
+
+/// The volumes that a project has made and that go with it, as they are to be. What somebody else uses stays.
+pub(super) fn of_removed<'a>(snapshot: &'a ClusterSnapshot, key: &'a ProjectKey) -> impl Iterator<Item = Volume> + 'a {
+    let of = |row: &&Row<Volume>| {
+        let volume = &row.object;
+        volume.key.scope == key.scope && volume.spec.labels.get(PROJECT_LABEL) == Some(&key.name)
+    };
+    let foreign = |spec: &AppSpec| spec.labels.get(PROJECT_LABEL) != Some(&key.name);
+    let used = move |volume: &Volume| {
+        let names = |spec: &AppSpec| spec.mounts.iter().any(|mount| mount.volume() == Some(&volume.key.name));
+        let apps = snapshot.apps.values().map(|row| &row.object).filter(|app| app.key.scope == key.scope);
+        let mut apps = apps.filter(|app| foreign(&app.spec));
+        let instances = snapshot.instances.values().map(|row| &row.object).filter(|it| it.app.scope == key.scope);
+        let mut instances = instances.filter(|it| foreign(&it.spec));
+        apps.any(|app| names(&app.spec)) || instances.any(|it| names(&it.spec))
+    };
+    let going = snapshot.volumes.values().filter(of).map(|row| &row.object).filter(move |volume| !used(volume));
+    going.map(|volume| Volume { deleting: true, ..(**volume).clone() })
 }
 
 /// Has the node remove a volume that nobody uses.
@@ -70,7 +143,11 @@ pub(super) fn missing(
     for name in app.spec.mounts.iter().filter_map(|mount| mount.volume()) {
         let key = VolumeKey::new(app.key.scope.clone(), name.clone());
         if !snapshot.volumes.contains_key(&key) && missing.iter().all(|volume| volume.key != key) {
-            let (id, spec) = (VolumeId::from_bits(random()), VolumeSpec::default());
+            let id = VolumeId::from_bits(random());
+            // What a project makes, it may take with it.
+            let label = app.spec.labels.get_key_value(PROJECT_LABEL);
+            let labels = label.map(|(label, name)| (label.clone(), name.clone())).into_iter().collect();
+            let spec = VolumeSpec { labels, ..VolumeSpec::default() };
             missing.push(Volume { id, key, spec, created_at: now, deleting: false });
         }
     }
@@ -115,6 +192,9 @@ mod tests {
         with(&mut snapshot, made);
         let again = put(&snapshot, key("data"), id(2), VolumeSpec::default(), now).expect("there");
         assert!(again.is_empty(), "it has another id now: {again:?}");
+        let limited = VolumeSpec { size: Some(crate::model::Bytes(64 << 20)), ..VolumeSpec::default() };
+        let limited = put(&snapshot, key("data"), id(2), limited, now);
+        assert!(matches!(limited, Err(ControlError::Invalid { .. })), "{limited:?}");
         let app = app(&["data:/a", "data:/b:ro"]);
         snapshot.set_app(&app.key, Some(Row { object: Arc::new(app.clone()), modified: 1 }));
         let refused = remove(&snapshot, key("data"));

@@ -28,6 +28,34 @@ pub enum StorageError {
         /// What was being done.
         action: &'static str,
     },
+    /// A program that makes file systems, or mounts them, has failed.
+    #[error("{program} has failed on {}: {why}", path.display())]
+    Tool {
+        /// The program.
+        program: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// What it said.
+        why: String,
+    },
+    /// It cannot be grown as long as somebody uses it.
+    #[error(
+        "{} cannot be made larger while it is used: the daemon has not CAP_SYS_RESOURCE; it is as soon as nobody uses it, \
+         or when it is mounted the next time",
+        path.display()
+    )]
+    Used {
+        /// Where it is mounted.
+        path: PathBuf,
+    },
+    /// A program is missing that volumes with a limit need.
+    #[error(
+        "a volume with a limit needs the program {program}, which is not there (hint: apt-get install e2fsprogs mount)"
+    )]
+    NoTool {
+        /// The program.
+        program: &'static str,
+    },
     /// The path of the node cannot be had.
     #[error("{} of the node cannot be mounted: {why}", path.display())]
     Refused {
@@ -51,7 +79,7 @@ impl StorageError {
     /// The code that users see.
     pub const fn code(&self) -> ErrorCode {
         match self {
-            Self::File { .. } => ErrorCode::Storage,
+            Self::File { .. } | Self::Tool { .. } | Self::Used { .. } | Self::NoTool { .. } => ErrorCode::Storage,
             Self::Full { .. } => ErrorCode::DiskFull,
             Self::Refused { .. } => ErrorCode::Mount,
         }

@@ -7,36 +7,42 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{Inner, Place, Storage, StorageError, entries};
+use super::{Inner, Place, Storage, StorageError, disk};
 use crate::{
     lifecycle::killpoint,
-    model::{InstanceId, VolumeId},
+    model::{Bytes, InstanceId, VolumeId},
 };
 
 /// What the names of folders begin with that are being filled.
-const NEW: &str = "new-";
+pub(super) const NEW: &str = "new-";
 
 impl Storage {
     /// Whether the place has been filled.
     pub async fn is_there(&self, place: &Place) -> Result<bool, StorageError> {
-        let data = self.data(place);
-        self.run(move |_| data.try_exists().map_err(StorageError::file("look at", &data))).await
+        let folder = self.folder(place);
+        self.run(move |_| {
+            let data = folder.join("data");
+            let there = data.try_exists().and_then(|there| Ok(there || disk::is_there(&folder)?));
+            there.map_err(StorageError::file("look at", &data))
+        })
+        .await
     }
 
-    /// An empty folder to fill for a place that is not there yet; `name` is written beside it for people. What somebody
-    /// else began and did not finish is removed. Hold the place.
-    pub async fn begin(&self, place: &Place, name: String) -> Result<PathBuf, StorageError> {
+    /// An empty folder to fill for a place that is not there yet; `name` is written beside it for people. With `size`, it holds
+    /// no more than that. What somebody else began and did not finish is removed. Hold the place.
+    pub async fn begin(&self, place: &Place, name: String, size: Option<Bytes>) -> Result<PathBuf, StorageError> {
         let folder = self.folder(place);
         // Another name each time: whoever was killed may have left a process that still writes into the last one.
         let new = folder.join(format!("{NEW}{:016x}", rand::random::<u64>()));
         self.run(move |inner| {
             inner.private_folder(&folder)?;
-            for left in entries(&folder)?.iter().filter(|name| name.starts_with(NEW)) {
-                remove_all(&folder.join(left))?;
-            }
+            disk::clear(&folder)?;
             let note = folder.join("name");
             fs::write(&note, format!("{name}\n")).map_err(StorageError::file("write", &note))?;
             fs::create_dir(&new).map_err(StorageError::file("make", &new))?;
+            if let Some(size) = size {
+                disk::begin(&new, size)?;
+            }
             // As a folder that Docker makes: for every user of the container to look at.
             fs::set_permissions(&new, fs::Permissions::from_mode(0o755)).map_err(StorageError::file("make", &new))?;
             Ok(new)
@@ -46,10 +52,13 @@ impl Storage {
 
     /// Puts what was filled in its place, on the disk first.
     pub async fn finish(&self, place: &Place, new: PathBuf) -> Result<(), StorageError> {
-        let data = self.data(place);
+        let (folder, data) = (self.folder(place), self.data(place));
         self.run(move |_| {
             let file = File::open(&new).map_err(StorageError::file("open", &new))?;
             nix::unistd::syncfs(&file).map_err(|e| StorageError::file("write out", &new)(e.into()))?;
+            if disk::is_new(&new) {
+                return disk::finish(&folder, &new);
+            }
             killpoint::before("putting a volume in its place");
             fs::rename(&new, &data).map_err(StorageError::file("put in its place", &new))?;
             sync_parent(&data)
@@ -62,8 +71,14 @@ impl Storage {
         let place = Place::Volume(id.clone());
         let _one = self.hold(&place).await;
         self.forget_usage(id);
+        self.note_fault(id, None);
         let folder = self.folder(&place);
-        self.run(move |_| remove_all(&folder)).await
+        self.run(move |_| {
+            // What is in a file system of its own goes with the file.
+            disk::detach(&folder)?;
+            remove_all(&folder)
+        })
+        .await
     }
 
     /// Removes an instance's own volumes. Ok if there are none.
@@ -80,22 +95,25 @@ impl Inner {
     }
 }
 
-fn sync_parent(path: &Path) -> Result<(), StorageError> {
+pub(super) fn sync_parent(path: &Path) -> Result<(), StorageError> {
     let Some(parent) = path.parent() else { return Ok(()) };
     File::open(parent).and_then(|dir| dir.sync_all()).map_err(StorageError::file("write out", parent))
 }
 
-/// Removes a folder and what is in it; symbolic links are removed, never followed. Ok if there is none.
-fn remove_all(path: &Path) -> Result<(), StorageError> {
+/// Removes a file, or a folder and what is in it; symbolic links are removed, never followed. Ok if there is none.
+pub(super) fn remove_all(path: &Path) -> Result<(), StorageError> {
     match fs::remove_dir_all(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound && !path.exists() => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotADirectory => {
+            fs::remove_file(path).map_err(StorageError::file("remove", path))
+        }
         done => done.map_err(StorageError::file("remove", path)),
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::entries, *};
 
     fn storage(dir: &tempfile::TempDir) -> Storage {
         Storage::new(&dir.path().join("state"), &dir.path().join("run"))
@@ -106,11 +124,11 @@ mod tests {
         let dir = tempfile::tempdir().expect("a folder");
         let storage = storage(&dir);
         let place = Place::Volume(VolumeId::from_bits(7));
-        let first = storage.begin(&place, "default/default/data".into()).await.expect("begun");
+        let first = storage.begin(&place, "default/default/data".into(), None).await.expect("begun");
         fs::write(first.join("half"), "x").expect("written");
         assert!(!storage.is_there(&place).await.expect("looked"), "it is not finished");
         // As after kill -9.
-        let second = storage.begin(&place, "default/default/data".into()).await.expect("begun again");
+        let second = storage.begin(&place, "default/default/data".into(), None).await.expect("begun again");
         assert!(!first.exists() && second.exists(), "what was begun is left");
         storage.finish(&place, second).await.expect("finished");
         assert!(storage.is_there(&place).await.expect("looked"));
@@ -128,7 +146,7 @@ mod tests {
         fs::write(outside.join("file"), "x").expect("written");
         let id = VolumeId::from_bits(7);
         for place in [Place::Volume(id.clone()), Place::Own(InstanceId::from_bits(1), "/a".into())] {
-            let new = storage.begin(&place, "x".into()).await.expect("begun");
+            let new = storage.begin(&place, "x".into(), None).await.expect("begun");
             std::os::unix::fs::symlink(&outside, new.join("link")).expect("linked");
             storage.finish(&place, new).await.expect("finished");
         }

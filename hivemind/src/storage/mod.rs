@@ -4,10 +4,11 @@
 //! A volume's folder is named by its id, so that no name of a user is ever part of a path:
 //! `<state-dir>/volumes/<id>/data`, with a file `name` beside it for people. A volume without a name is an instance's
 //! own: `<state-dir>/volumes/own/<instance>/<digest of the path>/data`. `data` comes with a rename when it is filled, so
-//! what is there is whole. What is mounted for an instance is in `<run-dir>/mounts/<instance>/`.
+//! what is there is whole. A volume with a limit has a file system there (`disk`). What is mounted for an instance is in `<run-dir>/mounts/<instance>/`.
 //!
 //! Every call is idempotent: one that is repeated after `kill -9` finishes or removes what the first one began.
 
+mod disk;
 mod error;
 mod files;
 mod folders;
@@ -58,6 +59,8 @@ struct Inner {
     locks: Mutex<BTreeMap<PathBuf, Weak<tokio::sync::Mutex<()>>>>,
     /// What was last measured.
     usage: Mutex<BTreeMap<VolumeId, Usage>>,
+    /// What keeps volumes from being what they should be.
+    faults: Mutex<BTreeMap<VolumeId, String>>,
 }
 
 impl Storage {
@@ -72,6 +75,7 @@ impl Storage {
             private: vec![state_dir.to_owned(), run_dir.to_owned()],
             locks: Mutex::default(),
             usage: Mutex::default(),
+            faults: Mutex::default(),
         }))
     }
 
@@ -97,18 +101,39 @@ impl Storage {
 
     /// Waits until nobody else fills or removes the place, and keeps others from it until the guard is dropped.
     pub async fn hold(&self, place: &Place) -> OwnedMutexGuard<()> {
-        let lock = {
-            let mut all = self.0.locks.lock().unwrap_or_else(PoisonError::into_inner);
-            all.retain(|_, lock| lock.strong_count() > 0);
-            let path = self.folder(place);
-            let held = all.get(&path).and_then(Weak::upgrade);
-            held.unwrap_or_else(|| {
-                let lock = Arc::default();
-                all.insert(path, Arc::downgrade(&lock));
-                lock
-            })
+        self.lock_of(place).lock_owned().await
+    }
+
+    /// The same, if nobody has the place now.
+    pub fn try_hold(&self, place: &Place) -> Option<OwnedMutexGuard<()>> {
+        self.lock_of(place).try_lock_owned().ok()
+    }
+
+    fn lock_of(&self, place: &Place) -> Arc<tokio::sync::Mutex<()>> {
+        let mut all = self.0.locks.lock().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|_, lock| lock.strong_count() > 0);
+        let path = self.folder(place);
+        let held = all.get(&path).and_then(Weak::upgrade);
+        held.unwrap_or_else(|| {
+            let lock = Arc::default();
+            all.insert(path, Arc::downgrade(&lock));
+            lock
+        })
+    }
+
+    /// What keeps a volume from being what it should be.
+    pub fn fault(&self, id: &VolumeId) -> Option<String> {
+        self.0.faults.lock().unwrap_or_else(PoisonError::into_inner).get(id).cloned()
+    }
+
+    /// Notes what keeps a volume from being what it should be, or that nothing does. Whether that is news.
+    pub fn note_fault(&self, id: &VolumeId, fault: Option<String>) -> bool {
+        let mut all = self.0.faults.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = match fault.clone() {
+            Some(text) => all.insert(id.clone(), text),
+            None => all.remove(id),
         };
-        lock.lock_owned().await
+        before != fault
     }
 
     /// Every folder of a volume that is none of `known`: nobody knows whose it is, and nobody removes it.

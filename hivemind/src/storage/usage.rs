@@ -4,7 +4,7 @@ use std::{collections::HashSet, fs, os::unix::fs::MetadataExt as _, path::PathBu
 
 use tokio::time::Instant;
 
-use super::{Place, Storage, StorageError};
+use super::{Place, Storage, StorageError, disk};
 use crate::{
     lifecycle::clock,
     model::{Timestamp, VolumeId},
@@ -15,6 +15,8 @@ use crate::{
 pub struct Usage {
     /// Bytes on the disk.
     pub bytes: u64,
+    /// The most that it can hold, if it has a limit.
+    pub limit: Option<u64>,
     /// Whether all was counted, or it is only the least that there is.
     pub complete: bool,
     /// When.
@@ -35,8 +37,7 @@ impl Storage {
     pub async fn measure(&self, id: &VolumeId, patience: Duration) -> Result<Option<Usage>, StorageError> {
         let data = self.data(&Place::Volume(id.clone()));
         let deadline = Instant::now() + patience;
-        let used = self.run(move |_| Ok(count(data, deadline))).await?;
-        let usage = used.map(|(bytes, complete)| Usage { bytes, complete, at: clock::now() });
+        let usage = self.run(move |_| Ok(look(data, deadline))).await?;
         let mut all = self.0.usage.lock().unwrap_or_else(PoisonError::into_inner);
         match usage {
             Some(usage) => all.insert(id.clone(), usage),
@@ -44,6 +45,15 @@ impl Storage {
         };
         Ok(usage)
     }
+}
+
+/// What a file system of its own says of itself, or what is counted.
+fn look(data: PathBuf, deadline: Instant) -> Option<Usage> {
+    let at = clock::now();
+    if let Some(disk::Filled { used, limit }) = disk::filled(&data) {
+        return Some(Usage { bytes: used, limit: Some(limit), complete: true, at });
+    }
+    count(data, deadline).map(|(bytes, complete)| Usage { bytes, limit: None, complete, at })
 }
 
 /// The bytes on the disk of a folder and all beneath, and whether the time was enough. Files come and go meanwhile: what
@@ -83,7 +93,7 @@ mod tests {
         let (id, patience) = (VolumeId::from_bits(1), Duration::from_secs(60));
         assert_eq!(storage.measure(&id, patience).await.expect("measured"), None);
         let place = Place::Volume(id.clone());
-        let new = storage.begin(&place, "x".into()).await.expect("begun");
+        let new = storage.begin(&place, "x".into(), None).await.expect("begun");
         fs::create_dir(new.join("a")).expect("made");
         fs::write(new.join("a/one"), vec![1; 1 << 20]).expect("written");
         fs::hard_link(new.join("a/one"), new.join("two")).expect("linked");

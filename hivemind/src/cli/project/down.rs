@@ -27,6 +27,9 @@ pub(in super::super) struct DownArgs {
     /// Also apps of the project that are no longer in the file: as it is always; taken as Compose has it
     #[arg(long)]
     remove_orphans: bool,
+    /// Also the volumes that the project has made, with all that is in them; those that are external stay
+    #[arg(short, long)]
+    volumes: bool,
     /// Do not wait until all is gone; it goes on by itself
     #[arg(short, long)]
     detach: bool,
@@ -39,7 +42,10 @@ pub(in super::super) struct DownArgs {
 pub(in super::super) async fn down(context: &Context, args: &DownArgs) -> Result<(), Problem> {
     let name = project_name(&args.files)?;
     let context = &in_project(context, &name)?;
-    let done: ProjectChanged = context.client.call(Method::DELETE, &path_of(context, &name)).await?;
+    let done: ProjectChanged = {
+        let path = format!("{}?volumes={}", path_of(context, &name), args.volumes);
+        context.client.call(Method::DELETE, &path).await?
+    };
     if !args.detach {
         wait::until_down(context, &name, &done, args.timeout).await?;
     } else {

@@ -217,6 +217,8 @@ impl ApplyArgs {
             policies: made.policies.clone(),
             secrets: made.secrets.clone(),
             configs: made.configs.clone(),
+            volumes: made.volumes.clone(),
+            external_volumes: made.external_volumes.clone(),
             others: made.others.clone(),
             remove_orphans: self.remove_orphans,
             renew,

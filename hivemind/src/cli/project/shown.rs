@@ -27,6 +27,7 @@ pub(super) struct Shown {
     revision: u64,
     services: BTreeMap<String, ServiceShown>,
     contents_put: Vec<String>,
+    volumes_put: Vec<String>,
     policies_put: Vec<String>,
     policies_removed: Vec<String>,
     warnings: Vec<String>,
@@ -42,8 +43,8 @@ struct ServiceShown {
 
 /// Whether anything is not as it was.
 pub(super) fn changes(done: &ProjectChanged) -> bool {
-    let rows = [done.policies_put.len(), done.policies_removed.len(), done.contents_put.len()];
-    rows != [0; 3] || done.apps.values().any(|app| app.action.is_change())
+    let rows = [done.policies_put.len(), done.policies_removed.len(), done.contents_put.len(), done.volumes_put.len()];
+    rows != [0; 4] || done.apps.values().any(|app| app.action.is_change())
 }
 
 /// The document of a change.
@@ -66,6 +67,7 @@ pub(super) fn document(read: &Read, before: &[AppView], done: &ProjectChanged) -
         revision: done.revision,
         services: done.apps.iter().map(service).collect(),
         contents_put: done.contents_put.iter().cloned().collect(),
+        volumes_put: done.volumes_put.iter().map(ToString::to_string).collect(),
         policies_put: done.policies_put.iter().map(ToString::to_string).collect(),
         policies_removed: done.policies_removed.iter().map(ToString::to_string).collect(),
         warnings: read.made.warnings.iter().map(ToString::to_string).collect(),
@@ -122,6 +124,10 @@ pub(super) fn lines(read: &Read, before: &[AppView], done: &ProjectChanged, woul
     for content in &done.contents_put {
         let may = if would { "would be written" } else { "is written" };
         lines.push(paint(33, format!("~ {content} {may}")));
+    }
+    for volume in &done.volumes_put {
+        let may = if would { "would be made, or changed" } else { "is made, or changed" };
+        lines.push(paint(33, format!("~ volume {volume} {may}")));
     }
     let plural = |count: usize| if count == 1 { "policy" } else { "policies" };
     let (put, removed) = (done.policies_put.len(), done.policies_removed.len());

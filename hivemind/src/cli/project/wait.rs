@@ -15,6 +15,7 @@ use crate::{
     api::{
         projects::ProjectChanged,
         view::{AppState, AppView, InstanceView},
+        volumes::VolumeView,
     },
     model::{ErrorCode, Problem},
     spec::v1::PROJECT_LABEL,
@@ -112,10 +113,19 @@ pub(super) async fn until_down(
             Err(problem) => break Err(problem),
         };
         left.retain(|app| app.spec.labels.get(PROJECT_LABEL).is_some_and(|of| of == project));
-        if left.is_empty() {
+        let volumes = match left.is_empty() {
+            true => volumes_left(context, done).await,
+            false => Ok(Vec::new()),
+        };
+        let volumes = match volumes {
+            Ok(volumes) => volumes,
+            Err(problem) => break Err(problem),
+        };
+        if left.is_empty() && volumes.is_empty() {
             break Ok(());
         }
-        let names: Vec<_> = left.iter().map(|app| app.name.as_str()).collect();
+        let names: Vec<_> =
+            left.iter().map(|app| app.name.as_str()).chain(volumes.iter().map(String::as_str)).collect();
         let text = format!("{project}: {} still being removed", names.join(", "));
         let gone = all.saturating_sub(u32::try_from(left.len()).unwrap_or(u32::MAX));
         progress.show(text.clone(), gone, all, text);
@@ -127,5 +137,23 @@ pub(super) async fn until_down(
         tokio::time::sleep(PERIOD).await;
     };
     progress.end();
-    result.map(|()| context.output.say(&format!("{project} is removed: {} services", done.apps.len())))
+    let volumes = match done.volumes_removed.len() {
+        0 => String::new(),
+        1 => ", 1 volume".into(),
+        several => format!(", {several} volumes"),
+    };
+    result.map(|()| context.output.say(&format!("{project} is removed: {} services{volumes}", done.apps.len())))
+}
+
+/// The volumes that go with the project and are still there; none if its namespace has gone.
+async fn volumes_left(context: &Context, done: &ProjectChanged) -> Result<Vec<String>, Problem> {
+    if done.volumes_removed.is_empty() {
+        return Ok(Vec::new());
+    }
+    let all: Vec<VolumeView> = match context.client.get(&context.path("volumes")).await {
+        Err(problem) if problem.code == ErrorCode::NotFound => return Ok(Vec::new()),
+        all => all?,
+    };
+    let goes = |volume: &&VolumeView| done.volumes_removed.iter().any(|name| name.as_str() == volume.name);
+    Ok(all.iter().filter(goes).map(|volume| format!("volume {}", volume.name)).collect())
 }

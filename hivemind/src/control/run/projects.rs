@@ -38,6 +38,7 @@ impl Loop {
                 ProjectRow::Content(content) => {
                     (ObjectName::Content(content.kind, content.key.clone()), Some(encode(content)?))
                 }
+                ProjectRow::Volume(volume) => (ObjectName::Volume(volume.key.clone()), Some(encode(volume)?)),
                 ProjectRow::Namespace(space) => (ObjectName::Namespace(space.scope.clone()), Some(encode(space)?)),
                 ProjectRow::Delete(object) => (object.clone(), None),
             };
@@ -58,7 +59,10 @@ impl Loop {
                 txn = with(txn, &self.snapshot, &app.key, &change)?;
             }
             // Two services may name one volume.
-            for volume in volumes::missing(&self.snapshot, app, rand::random, self.clock.now()) {
+            for mut volume in volumes::missing(&self.snapshot, app, rand::random, self.clock.now()) {
+                if let Some(spec) = plan.volumes.get(&volume.key) {
+                    volume.spec.clone_from(spec);
+                }
                 if made.insert(volume.key.clone()) {
                     let row = keys::volume(&volume.key);
                     txn = txn.when(Compare::Absent(row.clone())).put(row, encode(&volume)?);

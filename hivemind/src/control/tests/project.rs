@@ -160,11 +160,11 @@ async fn with_the_last_app_everything_of_a_project_goes() {
     let dir = tempfile::tempdir().expect("a folder");
     let running = Running::with_node(dir.path()).await;
     let (control, shop) = (&running.control, project("shop"));
-    let none = control.project(shop.clone(), ProjectChange::Remove).await;
+    let none = control.project(shop.clone(), ProjectChange::Remove { volumes: false }).await;
     assert!(matches!(none, Err(ControlError::NoProject { .. })), "{none:?}");
     apply(control, &shop, document(&[("web", None), ("db", None)])).await.expect("taken");
     for _ in 0..2 {
-        let removed = control.project(shop.clone(), ProjectChange::Remove).await.expect("taken");
+        let removed = control.project(shop.clone(), ProjectChange::Remove { volumes: false }).await.expect("taken");
         assert_eq!(actions(&removed), ["db removed", "web removed"]);
     }
     assert_eq!(control.snapshot().policies.len(), 2, "instances that still run are open to others");
@@ -177,5 +177,81 @@ async fn with_the_last_app_everything_of_a_project_goes() {
     control.report(gone.iter().map(|instance| report(instance)).collect()).await.expect("reported");
     let snapshot = control.snapshot();
     assert!(snapshot.apps.is_empty() && snapshot.policies.is_empty() && snapshot.namespaces.is_empty(), "{snapshot:?}");
+    running.stop().await;
+}
+
+/// The volumes that there are, and whether they go.
+fn volumes(control: &Control) -> Vec<(String, bool)> {
+    let rows = control.snapshot().volumes.clone();
+    rows.values().map(|row| (row.object.key.name.to_string(), row.object.deleting)).collect()
+}
+
+#[tokio::test]
+async fn volumes_of_a_project_go_only_with_a_word_and_others_never() {
+    use crate::{
+        model::{Bytes, VolumeId, VolumeKey},
+        spec::v1::VolumeSpec,
+    };
+    let dir = tempfile::tempdir().expect("a folder");
+    let running = Running::with_node(dir.path()).await;
+    let (control, shop) = (&running.control, project("shop"));
+    let mut spec = document(&[("db", None)]);
+    spec.apps.get_mut(&name("db")).expect("db").mounts =
+        ["data:/d", "theirs:/t"].map(|text| text.parse().expect("a mount")).to_vec();
+    let of = |size: u64| VolumeSpec { size: Some(Bytes(size << 20)), ..VolumeSpec::default() };
+    spec.volumes.insert("data".parse().expect("a name"), of(64));
+    spec.external_volumes.insert("theirs".parse().expect("a name"));
+    let Err(ControlError::Invalid { faults, .. }) = apply(control, &shop, spec.clone()).await else { panic!("taken") };
+    assert!(faults.len() == 1 && faults[0].contains("there is no volume theirs in default/shop"), "{faults:?}");
+    control.change(ObjectChange::PutNamespace(shop.scope.clone(), Default::default()), None).await.expect("made");
+    let theirs = VolumeKey::new(shop.scope.clone(), "theirs".parse().expect("a name"));
+    let made = ObjectChange::PutVolume(theirs, VolumeId::from_bits(7), VolumeSpec::default());
+    control.change(made, None).await.expect("made");
+    let done = apply(control, &shop, spec.clone()).await.expect("taken");
+    assert_eq!(done.volumes_put.iter().map(|name| name.as_str()).collect::<Vec<_>>(), ["data"]);
+    assert!(apply(control, &shop, spec.clone()).await.expect("taken").volumes_put.is_empty(), "nothing has changed");
+    spec.volumes.insert("data".parse().expect("a name"), of(128));
+    assert_eq!(apply(control, &shop, spec.clone()).await.expect("taken").volumes_put.len(), 1, "it grows");
+    let mut smaller = spec.clone();
+    smaller.volumes.insert("data".parse().expect("a name"), of(64));
+    let Err(ControlError::Invalid { faults, .. }) = apply(control, &shop, smaller).await else { panic!("taken") };
+    assert!(
+        faults.len() == 1 && faults[0].contains("volume data: size: a volume cannot be made smaller"),
+        "{faults:?}"
+    );
+
+    let gone = |control: &Control| {
+        let all = control.snapshot().instances.values().map(|row| Arc::clone(&row.object)).collect::<Vec<_>>();
+        all.iter().map(|it| super::report(&it.app, &it.id, Phase::Gone)).collect::<Vec<_>>()
+    };
+    let removed = control.project(shop.clone(), ProjectChange::Remove { volumes: false }).await.expect("taken");
+    assert!(removed.volumes_removed.is_empty());
+    control.report(gone(control)).await.expect("reported");
+    assert!(control.snapshot().apps.is_empty());
+    assert_eq!(volumes(control), [("data".into(), false), ("theirs".into(), false)]);
+    // When all else is gone, and while it goes; twice is once.
+    apply(control, &shop, spec).await.expect("taken");
+    for _ in 0..2 {
+        let removed = control.project(shop.clone(), ProjectChange::Remove { volumes: true }).await.expect("taken");
+        assert_eq!(removed.volumes_removed.iter().map(|name| name.as_str()).collect::<Vec<_>>(), ["data"]);
+    }
+    assert_eq!(volumes(control)[0], ("data".into(), false), "an instance has it yet");
+    control.report(gone(control)).await.expect("reported");
+    assert_eq!(volumes(control), [("data".into(), true), ("theirs".into(), false)]);
+    let again = control.project(shop.clone(), ProjectChange::Remove { volumes: true }).await.expect("taken");
+    assert_eq!(again.volumes_removed.len(), 1, "it is still being removed");
+    // The namespace goes with the last that is in it.
+    let row = |name: &str| {
+        let rows = control.snapshot().volumes.clone();
+        let row = rows.values().find(|row| row.object.key.name.as_str() == name).expect("there");
+        (row.object.key.clone(), row.object.id.clone())
+    };
+    let (key, id) = row("data");
+    control.volume_gone(key, id).await.expect("taken");
+    assert!(control.snapshot().namespaces.contains_key(&shop.scope));
+    let (key, id) = row("theirs");
+    control.change(ObjectChange::RemoveVolume(key.clone()), None).await.expect("taken");
+    control.volume_gone(key, id).await.expect("taken");
+    assert!(!control.snapshot().namespaces.contains_key(&shop.scope));
     running.stop().await;
 }

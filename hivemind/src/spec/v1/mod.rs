@@ -42,8 +42,8 @@ pub use policy::{
     PolicySpec, PortMatch, Requirement, Selector,
 };
 pub use project::{
-    Condition, Dependency, NETWORK_LABEL, POLICY_PREFIX, PROJECT_LABEL, ProjectSpec, REMOVING_LABEL, SERVICE_LABEL,
-    SHARED_NETWORK, SHARED_NETWORK_LABEL,
+    Condition, Dependency, NETWORK_LABEL, POLICY_PREFIX, PROJECT_LABEL, ProjectSpec, REMOVING_LABEL, REMOVING_VOLUMES,
+    SERVICE_LABEL, SHARED_NETWORK, SHARED_NETWORK_LABEL,
 };
 pub use service::{MAX_SERVICES, ServedPort, ServiceSpec};
 pub use tier::{Action, MAX_PRIORITY, Tier, TierRule, TierSpec, Way, validate_tier, validate_tier_of};
@@ -51,4 +51,4 @@ pub use update::{DEFAULT_PROGRESS, OnContent, OnFailure, Order, Portion, Room, U
 pub use validate::{MAX_REPLICAS, MIN_MEMORY, validate_app};
 pub use validate_mounts::is_target;
 pub use validate_policy::{DNS_ONLY_OPENS, validate_policy};
-pub use volume::{VolumeSpec, validate_volume};
+pub use volume::{MAX_VOLUME, MIN_VOLUME, VolumeSpec, validate_volume};

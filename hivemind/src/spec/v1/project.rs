@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{AppSpec, ContentSpec, PolicySpec};
-use crate::model::{AppName, ContentName, PolicyName};
+use super::{AppSpec, ContentSpec, PolicySpec, VolumeSpec};
+use crate::model::{AppName, ContentName, PolicyName, VolumeName};
 
 /// The label of a project's namespace, of its apps, and of what its policies select: the project's name.
 pub const PROJECT_LABEL: &str = "hivemind.project";
@@ -20,8 +20,12 @@ pub const SHARED_NETWORK: &str = "shared/";
 pub const SHARED_NETWORK_LABEL: &str = "shared-network.hivemind/";
 /// Before an app's name it is the name of the policy that keeps its networks apart from others.
 pub const POLICY_PREFIX: &str = "project-";
-/// The label of the namespace of a project that is being removed: it goes with the last app.
+/// The label of the namespace of a project that is being removed: it goes with the last app. Its value says what goes with
+/// it: [`REMOVING_VOLUMES`], or anything else.
 pub const REMOVING_LABEL: &str = "hivemind.project-removing";
+
+/// The volumes that the project has made go, too.
+pub const REMOVING_VOLUMES: &str = "volumes";
 
 /// What a project is to be. All of it is taken, or nothing.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -43,6 +47,15 @@ pub struct ProjectSpec {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schema(value_type = BTreeMap<String, ContentSpec>)]
     pub configs: BTreeMap<ContentName, ContentSpec>,
+    /// What is asked for of its volumes, which come with the apps that name them. Those that it has made go with it only if that
+    /// is asked for.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schema(value_type = BTreeMap<String, VolumeSpec>)]
+    pub volumes: BTreeMap<VolumeName, VolumeSpec>,
+    /// Volumes of the namespace that are not the project's, and must be there.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    #[schema(value_type = Vec<String>)]
+    pub external_volumes: BTreeSet<VolumeName>,
     /// Apps that are the project's too and stay as they are, if they are there.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     #[schema(value_type = Vec<String>)]

@@ -31,8 +31,10 @@ use super::{
     value::Place,
 };
 use crate::{
-    model::{AppName, ContentKind, ContentName, PolicyName},
-    spec::v1::{self, AppSpec, ContentSpec, PROJECT_LABEL, PolicySpec, PullPolicy, SERVICE_LABEL, validate_app},
+    model::{AppName, ContentKind, ContentName, PolicyName, VolumeName},
+    spec::v1::{
+        self, AppSpec, ContentSpec, PROJECT_LABEL, PolicySpec, PullPolicy, SERVICE_LABEL, VolumeSpec, validate_app,
+    },
 };
 
 /// What a command line says beside the files.
@@ -59,6 +61,10 @@ pub struct Translated {
     pub secrets: BTreeMap<ContentName, ContentSpec>,
     /// The configs.
     pub configs: BTreeMap<ContentName, ContentSpec>,
+    /// What is asked for of its volumes.
+    pub volumes: BTreeMap<VolumeName, VolumeSpec>,
+    /// Volumes that are of elsewhere, and must be there.
+    pub external_volumes: BTreeSet<VolumeName>,
     /// Apps of services that are not enabled, or were not named.
     pub others: BTreeSet<AppName>,
     /// Services whose image is made here, with its name.
@@ -89,12 +95,14 @@ pub fn translate(loaded: &Loaded, options: &Options) -> Result<Translated, Findi
         found.fault(&Place::whole("command line"), "", message);
     }
     let mut made = Translated::default();
+    let mut brought = BTreeSet::new();
     let mut work = Work { project, names: &names, found: &mut found };
     for (name, service) in &project.services {
         if !options.alone.is_empty() && !options.alone.contains(name) {
             continue;
         }
         let Some(app) = names.get(name) else { continue };
+        brought.insert(name);
         let mut spec = work.service(name, service);
         if let Some(count) = options.scale.get(name) {
             spec.replicas = *count;
@@ -115,6 +123,7 @@ pub fn translate(loaded: &Loaded, options: &Options) -> Result<Translated, Findi
         made.apps.insert(app.clone(), spec);
     }
     (made.secrets, made.configs) = (work.contents(ContentKind::Secret), work.contents(ContentKind::Config));
+    (made.volumes, made.external_volumes) = work.volumes(&brought);
     if !found.good() {
         return Err(found.sorted());
     }

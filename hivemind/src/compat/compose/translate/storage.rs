@@ -1,12 +1,27 @@
 //! Volumes and folders of the node, and how instances are replaced, which depends on them.
 
-use std::time::Duration;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use super::{
-    super::model::{Service, service::Mount},
+    super::{
+        forms,
+        model::{Service, Volume, service::Mount},
+    },
     Work,
 };
-use crate::spec::v1::{AppSpec, MountSource, MountSpec, OnFailure, Order, UpdateSpec};
+use crate::{
+    model::{Bytes, VolumeName},
+    spec::v1::{AppSpec, MountSource, MountSpec, OnFailure, Order, UpdateSpec, VolumeSpec},
+};
+
+/// The name in the project's namespace: what the project makes has the name that its files have for it.
+fn named<'a>(key: &'a str, declared: Option<&'a Volume>) -> &'a str {
+    let external = declared.filter(|volume| volume.external == Some(true));
+    external.and_then(|volume| volume.name.as_deref()).unwrap_or(key)
+}
 
 impl Work<'_> {
     pub(super) fn mounts(&mut self, name: &str, service: &Service, spec: &mut AppSpec) {
@@ -37,28 +52,54 @@ impl Work<'_> {
         let (subpath, nocopy) = (options.subpath, options.nocopy == Some(true));
         let Some(key) = &mount.source else { return Some(MountSource::Volume { name: None, subpath, nocopy }) };
         let declared = self.project.volumes.get(key);
-        if declared.is_some_and(|volume| volume.external == Some(true)) {
-            let message =
-                format!("{key} is a volume of elsewhere, and volumes are the project's here: remove external");
-            self.fault(&["volumes", key], message);
-            return None;
-        }
         if let Some(driver) = declared.and_then(|volume| volume.driver.clone()).filter(|driver| driver != "local") {
             self.fault(&["volumes", key, "driver"], format!("{driver} is no driver that is known here: remove it"));
         }
-        if declared.is_some_and(|volume| !volume.driver_opts.is_empty()) {
-            self.fault(
-                &["volumes", key, "driver_opts"],
-                "volumes take no options here: mount a folder of the node instead",
-            );
-        }
-        match key.parse() {
+        match named(key, declared).parse() {
             Ok(name) => Some(MountSource::Volume { name: Some(name), subpath, nocopy }),
             Err(error) => {
                 self.fault(steps, error.to_string());
                 None
             }
         }
+    }
+
+    /// What is asked for of the project's volumes that these services have, and those that are of elsewhere.
+    pub(super) fn volumes(
+        &mut self,
+        services: &BTreeSet<&String>,
+    ) -> (BTreeMap<VolumeName, VolumeSpec>, BTreeSet<VolumeName>) {
+        let (mut own, mut external) = (BTreeMap::new(), BTreeSet::new());
+        for (key, volume) in &self.project.volumes {
+            let mounts = |service: &Service| {
+                let mut mounts = service.volumes.iter().filter(|mount| mount.kind == "volume");
+                mounts.any(|mount| mount.source.as_ref() == Some(key))
+            };
+            let used = self.project.services.iter().any(|(name, service)| services.contains(name) && mounts(service));
+            // One of no good name was told where it is mounted.
+            let Some(name) = named(key, Some(volume)).parse().ok().filter(|_| used) else { continue };
+            if volume.external == Some(true) {
+                external.insert(name);
+            } else {
+                let size = self.size(key, &volume.driver_opts);
+                own.insert(name, VolumeSpec { size, labels: volume.labels.clone() });
+            }
+        }
+        (own, external)
+    }
+
+    /// The one option of the driver `local` that is known here; the others are words for mount(8).
+    fn size(&mut self, key: &str, options: &BTreeMap<String, String>) -> Option<Bytes> {
+        let mut size = None;
+        for (option, value) in options {
+            let steps = ["volumes", key, "driver_opts", option];
+            match (option.as_str(), forms::size(value)) {
+                ("size", Ok(bytes)) => size = u64::try_from(bytes).ok().map(Bytes),
+                ("size", Err(why)) => self.fault(&steps, why),
+                _ => self.fault(&steps, "volumes take only size here: mount a folder of the node instead"),
+            }
+        }
+        size
     }
 
     fn bind(&mut self, steps: &[&str], mount: &Mount) -> Option<MountSource> {

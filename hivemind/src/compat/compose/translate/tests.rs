@@ -164,8 +164,22 @@ fn volumes_are_mounted_and_what_shares_one_is_replaced_old_one_first() {
     assert_eq!(mounts("volumes: ['/srv:/s:ro', '/own']").1, "start-first");
     assert_eq!(mounts("volumes: ['data:/d']\ndeploy: {update_config: {order: start-first}}").1, "start-first");
     assert_eq!(mounts("deploy: {update_config: {parallelism: 2}}").1, "stop-first");
-    let faults = refused(&(web("volumes: ['data:/d']") + "volumes: {data: {external: true}}\n"));
-    assert!(faults[0].contains("volumes are the project's here"), "{faults:?}");
+}
+
+#[test]
+fn volumes_are_the_projects_or_of_elsewhere() {
+    let text = web("volumes: ['data:/d', 'theirs:/t', 'plain:/p']")
+        + "volumes:\n  data: {driver_opts: {size: 64m}, labels: {team: blue}}\n  plain:\n  unused: {external: true}\n  \
+           theirs: {external: true, name: archive}\n";
+    let made = translated(&text);
+    let volumes = serde_json::to_value(&made.volumes).expect("JSON");
+    assert_eq!(volumes, json!({ "data": { "size": "64Mi", "labels": { "team": "blue" } }, "plain": {} }));
+    assert_eq!(made.external_volumes.iter().map(|name| name.as_str()).collect::<Vec<_>>(), ["archive"]);
+    let mounts = made.apps.values().flat_map(|app| &app.mounts).filter_map(|mount| mount.volume());
+    assert_eq!(mounts.map(|name| name.as_str()).collect::<Vec<_>>(), ["data", "archive", "plain"]);
+    let faults = refused(&(web("volumes: ['data:/d']") + "volumes: {data: {driver_opts: {type: nfs, size: big}}}\n"));
+    assert!(faults.len() == 2 && faults[1].contains("\"big\" is no size"), "{faults:?}");
+    assert!(faults[0].contains("volumes.data.driver_opts.type: volumes take only size here"), "{faults:?}");
 }
 
 #[test]
