@@ -15,7 +15,7 @@ use crate::{Common, report::Report};
 
 /// What is measured, as command lines of this program. The daemon's is the last: its machine of a hundred containers
 /// takes up to a minute to be gone, beside whatever runs then.
-const PARTS: [&[&str]; 22] = [
+const PARTS: [&[&str]; 23] = [
     &["packet"],
     &["crr"],
     &["crr", "--ipv6"],
@@ -37,6 +37,7 @@ const PARTS: [&[&str]; 22] = [
     &["lines"],
     &["idle"],
     &["update"],
+    &["pull"],
     &["daemon"],
 ];
 

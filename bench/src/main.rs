@@ -30,6 +30,7 @@ mod packet;
 mod peers;
 mod plane;
 mod policies;
+mod pull;
 mod report;
 mod rules;
 mod services;
@@ -111,6 +112,8 @@ enum Command {
     Idle(idle::Args),
     /// Lines of logs kept a second, and what they cost, beside Docker Engine
     Lines(lines::Args),
+    /// An image from a registry of this machine, beside `ctr image pull`
+    Pull(pull::Args),
     /// One of the measuring processes
     #[command(hide = true)]
     Child(child::Args),
@@ -137,6 +140,7 @@ fn main() -> Result<ExitCode> {
         (Command::Lines(args), _) => lines::run(&cli.common, args),
         (Command::Loss(args), _) => loss::run(&cli.common, args),
         (Command::Overload(args), _) => overload::run(&cli.common, args),
+        (Command::Pull(args), _) => pull::run(&cli.common, args),
         (Command::Up(args), _) => up::run(&cli.common, args),
         (Command::Update(args), _) => update::run(&cli.common, args),
         (_, None) => return supervisor::supervise(),
@@ -166,6 +170,7 @@ fn measure(command: &Command, common: &Common, run: &supervisor::Run) -> Result<
         | Command::Lines(_)
         | Command::Loss(_)
         | Command::Overload(_)
+        | Command::Pull(_)
         | Command::Up(_)
         | Command::Update(_) => Ok(()),
     }

@@ -2,6 +2,7 @@
 
 mod census;
 mod client;
+pub mod front;
 pub mod netlab;
 
 pub use census::Census;

@@ -26,6 +26,8 @@ mod flows;
 mod forward;
 #[path = "system/health.rs"]
 mod health;
+#[path = "system/helpers.rs"]
+mod helpers;
 #[path = "system/host.rs"]
 mod host;
 #[path = "system/hosts.rs"]
@@ -40,6 +42,8 @@ mod limits;
 mod logs;
 #[path = "system/lost.rs"]
 mod lost;
+#[path = "system/mirrors.rs"]
+mod mirrors;
 #[path = "system/names.rs"]
 mod names;
 #[path = "system/namespaces.rs"]
@@ -56,6 +60,8 @@ mod pause;
 mod policies;
 #[path = "system/probes.rs"]
 mod probes;
+#[path = "system/pushes.rs"]
+mod pushes;
 #[path = "system/reboot.rs"]
 mod reboot;
 #[path = "system/registries.rs"]
@@ -70,6 +76,8 @@ mod shown;
 mod stress;
 #[path = "system/told.rs"]
 mod told;
+#[path = "system/unreliable.rs"]
+mod unreliable;
 #[path = "system/updates.rs"]
 mod updates;
 #[path = "system/verbs.rs"]

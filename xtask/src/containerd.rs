@@ -11,6 +11,9 @@ use anyhow::{Context, Result, ensure};
 
 use crate::{sandbox::Sandbox, shell, wait};
 
+/// The folder with another containerd's programs than this machine's: `cargo xtask containerds` sets it.
+pub const PROGRAMS: &str = "HIVEMIND_CONTAINERD_PROGRAMS";
+
 /// It is ready in a third of a second on an idle machine.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -71,7 +74,7 @@ impl Containerd {
 
     /// What `ctr <args>` prints, in hivemind's namespace.
     pub fn ctr(&self, args: &[&str]) -> Result<String> {
-        let mut ctr = Command::new("ctr");
+        let mut ctr = Command::new(program("ctr")?);
         shell::output(ctr.arg("--address").arg(self.socket()).args(["--namespace", "hivemind"]).args(args))
     }
 
@@ -93,10 +96,26 @@ impl Containerd {
 }
 
 fn spawn(sandbox: &Sandbox, dir: &std::path::Path) -> Result<Child> {
-    let program = shell::find("containerd").context("containerd is not installed (hint: cargo xtask setup)")?;
+    let program = program("containerd")?;
     ensure!(shell::find("runc").is_some(), "runc is not installed (hint: cargo xtask setup)");
     let log = fs::File::options().create(true).append(true).open(dir.join("log"))?;
     let mut command = sandbox.command(program);
+    if let Some(folder) = std::env::var_os(PROGRAMS) {
+        // The shim is found by the path.
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let folders = std::iter::once(PathBuf::from(folder)).chain(std::env::split_paths(&path));
+        command.env("PATH", std::env::join_paths(folders)?);
+    }
     command.arg("--config").arg(dir.join("config.toml")).stdout(Stdio::null()).stderr(log);
     command.spawn().context("cannot start containerd")
+}
+
+/// A program of containerd's.
+pub fn program(name: &str) -> Result<PathBuf> {
+    let named = std::env::var_os(PROGRAMS).map(|folder| PathBuf::from(folder).join(name));
+    let program = named
+        .or_else(|| shell::find(name))
+        .with_context(|| format!("{name} is not installed (hint: cargo xtask setup)"))?;
+    ensure!(program.is_file(), "{} is not there ({PROGRAMS})", program.display());
+    Ok(program)
 }

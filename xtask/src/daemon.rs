@@ -30,7 +30,7 @@ const COMMAND: Duration = Duration::from_secs(180);
 const NO_FILE: [&str; 2] = ["HIVEMIND_CONFIG", "/dev/null"];
 
 /// The flags of ours that may be repeated.
-const LISTS: [&str; 2] = ["dns-upstream", "plain-http-registry"];
+const LISTS: [&str; 3] = ["dns-upstream", "plain-http-registry", "registry-mirror"];
 
 /// A daemon, running or not. Its state outlives its process, and both end with the sandbox.
 #[derive(Debug)]

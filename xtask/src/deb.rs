@@ -77,12 +77,20 @@ impl Archive {
     /// # Errors
     /// If it cannot be fetched or unpacked.
     pub fn unpacked(&self, package: &str) -> Result<PathBuf> {
-        let dir = shell::cache("debs").join(package);
+        self.unpacked_as(package, package)
+    }
+
+    /// The same, kept under another name: where several suites have a package of one name.
+    ///
+    /// # Errors
+    /// If it cannot be fetched or unpacked.
+    pub fn unpacked_as(&self, package: &str, name: &str) -> Result<PathBuf> {
+        let dir = shell::cache("debs").join(name);
         if dir.is_dir() {
             return Ok(dir);
         }
         // Made beside it and moved, so that a half-done one is never taken for a whole one.
-        let half = shell::cache("debs").join(format!(".{package}-{}", std::process::id()));
+        let half = shell::cache("debs").join(format!(".{name}-{}", std::process::id()));
         let result = self.fetch(package, &half);
         if result.is_ok() && fs::rename(half.join("files"), &dir).is_err() && !dir.is_dir() {
             bail!("cannot move {} to {}", half.display(), dir.display());

@@ -1,8 +1,15 @@
 //! Images by own code: files of Debian packages and a few of our own become layers, the same bytes every time.
 
-use std::{collections::BTreeMap, fs, io::Write, os::unix::fs::PermissionsExt, path::Path, process::Command};
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::Write,
+    os::unix::fs::PermissionsExt,
+    path::Path,
+    process::{Command, Stdio},
+};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
@@ -57,6 +64,17 @@ const NET_BIND_SERVICE: &[u8] = &[1, 0, 0, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0
 #[derive(Clone, Debug, Default)]
 pub struct Files(BTreeMap<String, Entry>);
 
+/// How layers are packed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Packing {
+    /// RFC 1952.
+    Gzip,
+    /// RFC 8878.
+    Zstd,
+    /// Not at all.
+    Plain,
+}
+
 /// How an image is run, and for what it is.
 #[derive(Clone, Debug, Default)]
 pub struct Config {
@@ -85,7 +103,8 @@ impl Blob {
         Self { digest, media_type: media_type.to_owned(), bytes }
     }
 
-    fn json(media_type: &str, value: &Value) -> Self {
+    /// A document as a blob.
+    pub fn json(media_type: &str, value: &Value) -> Self {
         Self::new(media_type, value.to_string().into_bytes())
     }
 
@@ -164,8 +183,8 @@ impl Files {
         self
     }
 
-    /// As a layer: owned by root, without times, in the order of the names.
-    fn layer(&self) -> Result<(Blob, String)> {
+    /// As a layer, packed as it is said: owned by root, without times, in the order of the names.
+    fn layer(&self, packing: Packing) -> Result<(Blob, String)> {
         let mut tar = tar::Builder::new(Vec::new());
         for (path, entry) in &self.0 {
             let mut header = tar::Header::new_ustar();
@@ -206,11 +225,36 @@ impl Files {
         }
         let plain = tar.into_inner()?;
         let inner_digest = Blob::new("", plain.clone()).digest;
-        // The fastest level: the registry is on loopback.
-        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-        gzip.write_all(&plain)?;
-        Ok((Blob::new("application/vnd.oci.image.layer.v1.tar+gzip", gzip.finish()?), inner_digest))
+        let kind = "application/vnd.oci.image.layer.v1.tar";
+        let layer = match packing {
+            Packing::Gzip => {
+                // The fastest level: the registry is on loopback.
+                let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+                gzip.write_all(&plain)?;
+                Blob::new(&format!("{kind}+gzip"), gzip.finish()?)
+            }
+            Packing::Zstd => Blob::new(&format!("{kind}+zstd"), zstd(&plain)?),
+            Packing::Plain => Blob::new(kind, plain),
+        };
+        Ok((layer, inner_digest))
     }
+}
+
+/// What the program `zstd` makes of bytes.
+fn zstd(plain: &[u8]) -> Result<Vec<u8>> {
+    let mut command = Command::new(deb::program("zstd", "zstd")?);
+    command.args(["-q", "-c"]).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut child = command.spawn().context("cannot run zstd")?;
+    let mut input = child.stdin.take().context("zstd has no input")?;
+    let output = std::thread::scope(|scope| {
+        // It writes while it reads. If it ends early, its status says so.
+        scope.spawn(move || {
+            let _ = input.write_all(plain);
+        });
+        child.wait_with_output()
+    })?;
+    ensure!(output.status.success(), "zstd: {}", output.status);
+    Ok(output.stdout)
 }
 
 /// This machine's architecture as images call it.
@@ -225,7 +269,12 @@ pub fn architecture() -> &'static str {
 impl Image {
     /// An image of one layer per entry of `layers`, lowest first.
     pub fn new(layers: &[&Files], config: &Config) -> Result<Self> {
-        let made = layers.iter().map(|files| files.layer()).collect::<Result<Vec<_>>>()?;
+        Self::packed(layers, config, Packing::Gzip)
+    }
+
+    /// The same with layers that are packed otherwise.
+    pub fn packed(layers: &[&Files], config: &Config, packing: Packing) -> Result<Self> {
+        let made = layers.iter().map(|files| files.layer(packing)).collect::<Result<Vec<_>>>()?;
         let (layers, inner): (Vec<_>, Vec<_>) = made.into_iter().unzip();
         let ports: BTreeMap<_, _> = config.ports.iter().map(|port| (port.clone(), json!({}))).collect();
         let path = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned();
@@ -319,6 +368,11 @@ done
 
 /// A small web server that says which instance it is: busybox's httpd on port 80, IPv4 and IPv6.
 pub fn web() -> Result<Image> {
+    web_packed(Packing::Gzip)
+}
+
+/// The same with layers that are packed otherwise.
+pub fn web_packed(packing: Packing) -> Result<Image> {
     let mut own = Files::default();
     own.file("serve", 0o755, SERVE).file("bin/ask", 0o755, ASK);
     let config = Config {
@@ -328,7 +382,7 @@ pub fn web() -> Result<Image> {
         stop_signal: "SIGKILL".into(),
         ..Config::default()
     };
-    Image::new(&[&busybox()?, &own], &config)
+    Image::packed(&[&busybox()?, &own], &config, packing)
 }
 
 /// busybox, and a program of this machine with the libraries that it is linked with, as `/bin/<name>`. It is what is run.

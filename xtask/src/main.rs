@@ -1,6 +1,7 @@
 //! The only entry for people, documents and CI: `cargo xtask COMMAND`.
 
 mod build;
+mod containerds;
 mod demo;
 mod dist;
 mod forward;
@@ -80,6 +81,14 @@ enum Command {
         #[arg(long, default_value_t = 300)]
         seconds: u32,
     },
+    /// Run the tests of images and containers with the containerd of other suites of Debian
+    Containerds {
+        /// Suites; bookworm, trixie and sid by default
+        suites: Vec<String>,
+        /// Only tests whose names contain this; may be given several times
+        #[arg(long, value_name = "NAME")]
+        test: Vec<String>,
+    },
     /// Build what is released into target/dist: the stripped binary, a package for Debian, an archive, their digests
     Dist {
         /// Pack this binary, which was built elsewhere, instead of building one
@@ -129,6 +138,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Kernels { packages, only, filter, .. } => {
             kernels::run(&packages, &kernels::Chosen { only: only.as_deref(), filter: filter.as_deref() })
         }
+        Command::Containerds { suites, test } => containerds::run(&suites, &test),
         Command::Dist { binary } => dist::run(binary),
         Command::Docs => build::documents(),
         Command::Tidy => tidy::run(),

@@ -15,6 +15,7 @@ mod mounts;
 pub mod node;
 mod ports;
 mod publish;
+pub mod registries;
 mod reporter;
 mod supervisor;
 #[cfg(test)]

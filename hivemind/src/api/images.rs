@@ -13,7 +13,8 @@ use axum::{
     extract::State,
     response::{IntoResponse, Response},
 };
-use futures::{StreamExt, stream};
+use bytes::Bytes;
+use futures::{Stream, StreamExt, stream};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use utoipa::{IntoParams, ToSchema};
@@ -21,13 +22,13 @@ use utoipa::{IntoParams, ToSchema};
 use super::{
     ApiState,
     events::{lines, ndjson},
-    extract::Args,
+    extract::{Args, Json},
     problem::{ApiError, not_found},
     serve::Stop,
 };
 use crate::{
     model::{ErrorCode, Problem, Timestamp},
-    runtime::{Layer, PullProgress, StoredImage, complete_reference},
+    runtime::{Layer, PullProgress, Pushed, StoredImage, complete_reference, is_digest},
     spec::v1::PullPolicy,
 };
 
@@ -97,6 +98,49 @@ pub struct PullView {
     pub problem: Option<Problem>,
 }
 
+/// What was sent to a registry.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct PushedView {
+    /// The name that it has there.
+    pub name: String,
+    /// What that name stands for now.
+    pub digest: String,
+    /// Bytes that were sent.
+    pub sent: u64,
+    /// Bytes that the registry took from another repository of its own.
+    pub mounted: u64,
+    /// Bytes that it had.
+    pub there: u64,
+    /// Variants that neither the node nor the registry has: what the name stands for is this machine's variant alone.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub left_out: Vec<String>,
+}
+
+/// How far sending is; the last one says what came of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct PushView {
+    /// What is being done: `looking`, `sending`, `naming`, `done`.
+    pub step: String,
+    /// Bytes that the registry has.
+    pub done: u64,
+    /// Bytes in all; 0 until known.
+    pub total: u64,
+    /// What was sent, once it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pushed: Option<PushedView>,
+    /// Why it was not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub problem: Option<Problem>,
+}
+
+/// Layers of images.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Layers {
+    /// Their digests, `sha256:…`.
+    pub layers: Vec<String>,
+}
+
 /// Images that came or went.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ImagesChanged {
@@ -111,6 +155,15 @@ pub struct ImagesChanged {
 pub(super) struct NameArgs {
     /// The image, e.g. `nginx` or `registry.local:5000/team/web:1`.
     name: String,
+}
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+pub(super) struct PushArgs {
+    /// The image.
+    name: String,
+    /// The name that it is sent under, whose registry gets it; its own by default.
+    to: Option<String>,
 }
 
 #[derive(Debug, Deserialize, IntoParams)]
@@ -201,16 +254,10 @@ pub(super) async fn info(
     let name = complete_reference(&name)?;
     let Some(image) = state.images.image(&name).await? else { return Err(missing(&state, &name).await) };
     let shown = view(&image, &users(&state));
-    let Some(content) = image.content else {
-        return Ok(Body(ImageDetails {
-            image: shown,
-            manifest: None,
-            layers: vec![],
-            config: serde_json::Value::Null,
-        }));
-    };
-    let layers = content.layers.into_iter().map(|Layer { digest, size }| LayerView { digest, size }).collect();
-    Ok(Body(ImageDetails { image: shown, manifest: Some(content.manifest), layers, config: content.config }))
+    let config = state.images.config(&name).await?.unwrap_or_default();
+    let (manifest, layers) = image.content.map(|content| (content.manifest.clone(), content.layers.clone())).unzip();
+    let layers = layers.into_iter().flatten().map(|Layer { digest, size }| LayerView { digest, size }).collect();
+    Ok(Body(ImageDetails { image: shown, manifest, layers, config }))
 }
 
 /// Fetch an image, also one that is there. Each line says how far it is; the last one has the image, or the problem.
@@ -235,19 +282,58 @@ pub(super) async fn pull(
             Err(error) => PullView { problem: Some(ApiError::from(error).0), ..PullView::default() },
         }
     });
-    let lines = stream::unfold(Some((work, progress)), |step| async move {
+    let now = |PullProgress { done, total, step }| PullView { step: step.into(), done, total, ..PullView::default() };
+    Ok(ndjson(told(work, progress, now), stop))
+}
+
+/// Send an image to a registry: what that lacks, manifests last. Each line says how far it is; the last one says what was sent,
+/// or has the problem.
+#[utoipa::path(post, operation_id = "pushImage", path = "/v1/images/push", tag = "images", params(PushArgs),
+    responses((status = 200, body = PushView, content_type = "application/x-ndjson"), (status = "4XX", body = Problem)))]
+pub(super) async fn push(
+    State(state): State<ApiState>,
+    State(stop): State<Stop>,
+    Args(PushArgs { name, to }): Args<PushArgs>,
+) -> Result<Response, ApiError> {
+    let name = complete_reference(&name)?;
+    let to = to.map_or_else(|| Ok(name.clone()), |to| complete_reference(&to))?;
+    if state.images.image(&name).await?.is_none() {
+        return Err(missing(&state, &name).await);
+    }
+    let (sender, progress) = watch::channel(PullProgress::default());
+    // It is broken off with the connection.
+    let work = Box::pin(async move {
+        let problem = |problem| PushView { problem: Some(problem), ..PushView::default() };
+        match state.images.push(&name, &to, sender).await {
+            Ok(Some(Pushed { reference, digest, sent, mounted, there, left_out })) => {
+                let pushed = PushedView { name: reference, digest, sent, mounted, there, left_out };
+                PushView { step: "done".into(), pushed: Some(pushed), ..PushView::default() }
+            }
+            Ok(None) => problem(missing(&state, &name).await.0),
+            Err(error) => problem(ApiError::from(error).0),
+        }
+    });
+    let now = |PullProgress { done, total, step }| PushView { step: step.into(), done, total, ..PushView::default() };
+    Ok(ndjson(told(work, progress, now), stop))
+}
+
+/// How far work is, now and then, and what came of it, as lines.
+fn told<V: Serialize + 'static>(
+    work: impl Future<Output = V> + Send + Unpin + 'static,
+    progress: watch::Receiver<PullProgress>,
+    now: fn(PullProgress) -> V,
+) -> impl Stream<Item = Result<Bytes, Infallible>> + Send + 'static {
+    stream::unfold(Some((work, progress)), move |step| async move {
         let (mut work, progress) = step?;
         tokio::select! {
             biased;
-            last = &mut work => Some((Ok::<_, Infallible>(lines(&[last])), None)),
+            last = &mut work => Some((Ok(lines(&[last])), None)),
             () = tokio::time::sleep(PERIOD) => {
-                let PullProgress { done, total, step } = progress.borrow().clone();
-                let now = PullView { step: step.into(), done, total, ..PullView::default() };
-                Some((Ok(lines(&[now])), Some((work, progress))))
+                let line = now(progress.borrow().clone());
+                Some((Ok(lines(&[line])), Some((work, progress))))
             }
         }
-    });
-    Ok(ndjson(lines, stop))
+    })
 }
 
 /// Forget an image's name; what no other name has is removed.
@@ -310,6 +396,22 @@ pub(super) async fn prune(
         }
     }
     Ok(Body(gone))
+}
+
+/// Which of these layers the node does not have. An archive for `/v1/images/import` may leave out the others.
+#[utoipa::path(post, operation_id = "missingLayers", path = "/v1/images/missing", tag = "images", request_body = Layers,
+    responses((status = 200, body = Layers), (status = "4XX", body = Problem)))]
+pub(super) async fn missing_layers(
+    State(state): State<ApiState>,
+    Json(Layers { layers }): Json<Layers>,
+) -> Result<Body<Layers>, ApiError> {
+    let faults: Vec<_> =
+        layers.iter().filter(|digest| !is_digest(digest)).map(|digest| format!("{digest:?}")).collect();
+    if !faults.is_empty() {
+        let problem = Problem::new(ErrorCode::Invalid, "a layer is named by sha256: and 64 digits from 0 to f");
+        return Err(Problem { details: faults, ..problem }.into());
+    }
+    Ok(Body(Layers { layers: state.images.missing(layers).await? }))
 }
 
 /// Take the images of a tar archive, an OCI layout or what `docker save` writes. It is looked through as a whole first.

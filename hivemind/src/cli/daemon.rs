@@ -20,6 +20,7 @@ use crate::{
     },
     model::{ErrorCode, NodeName, Problem},
     policy::{Failsafe, FailsafePort},
+    runtime::Mirror,
 };
 
 /// Run the daemon: store, control loops, agent and API of this machine
@@ -82,12 +83,15 @@ pub(super) struct DaemonArgs {
     /// Registry that is spoken to without TLS, HOST:PORT
     #[arg(long, env = "HIVEMIND_PLAIN_HTTP_REGISTRY", value_delimiter = ',')]
     plain_http_registry: Vec<String>,
-    /// File with credentials for registries, in the format of Docker's config.json
+    /// File with credentials for registries, or the helpers that keep them, in the format of Docker's config.json
     #[arg(long, env = "HIVEMIND_REGISTRY_AUTH")]
     registry_auth: Option<PathBuf>,
-    /// PEM file with the certificate of an authority that registries' are signed by, besides those the machine trusts
+    /// PEM file with certificates of authorities that registries' are signed by, besides those the machine trusts
     #[arg(long, env = "HIVEMIND_REGISTRY_CA")]
     registry_ca: Option<PathBuf>,
+    /// Registry that is asked for images before another one, REGISTRY=HOST[:PORT][/PATH]; * is every registry. They are asked in this order
+    #[arg(long, env = "HIVEMIND_REGISTRY_MIRROR", value_name = "REGISTRY=MIRROR", value_delimiter = ',')]
+    registry_mirror: Vec<Mirror>,
     /// Fuller than so many percent of the disk: images that no instance uses go, the longest unused first; 100: never
     #[arg(long, env = "HIVEMIND_IMAGE_GC_HIGH", default_value_t = 85, value_name = "PERCENT")]
     image_gc_high: u8,
@@ -226,6 +230,7 @@ impl DaemonArgs {
             plain_http_registries: self.plain_http_registry,
             registry_auth: self.registry_auth,
             registry_ca: self.registry_ca,
+            registry_mirrors: self.registry_mirror,
             failsafe: failsafe(
                 &self.failsafe_inbound,
                 &self.failsafe_outbound,

@@ -13,6 +13,7 @@ use super::{
     Context, complete,
     output::{Format, Listed, Tone, age, bytes, line},
     parse::escape,
+    push,
 };
 use crate::{
     api::images::{ImageDetails, ImageView, ImagesChanged, PullView},
@@ -24,7 +25,8 @@ const EXAMPLES: &str = "\
 Examples:
   hivemind image ls
   hivemind image pull nginx:latest                      newer, if the registry has a newer one
-  docker save own:1 | hivemind image import -           an image of your own, without a registry
+  docker save own:1 | hivemind image push --from -      an image of your own, without a registry
+  hivemind image push own:1 --to registry.local:5000/team/own:1
   hivemind image export own:1 -f own.tar                and out again, for docker load or ctr images import
   hivemind image rm own:1
   hivemind image prune                                  all that no app uses
@@ -47,6 +49,18 @@ pub(super) enum ImageCommand {
     Pull {
         /// The image
         image: String,
+    },
+    /// Send an image to a registry, or with --from to this node: what is missing there
+    Push {
+        /// The image; with --from the name that it gets, its own by default
+        #[arg(add = complete::images(), required_unless_present = "from")]
+        image: Option<String>,
+        /// The name that it is sent under, whose registry gets it; its own by default
+        #[arg(long, value_name = "IMAGE", conflicts_with = "from")]
+        to: Option<String>,
+        /// To this node, without a registry: an archive, a folder with an OCI layout, '-' for an archive on standard input
+        #[arg(long, value_name = "PATH")]
+        from: Option<PathBuf>,
     },
     /// Remove an image; no app may use it
     #[command(visible_alias = "remove")]
@@ -125,6 +139,10 @@ pub(super) async fn run(context: &Context, command: ImageCommand) -> Result<(), 
         }
         ImageCommand::Info { image } => info(context, &image).await,
         ImageCommand::Pull { image } => pull(context, &image).await,
+        ImageCommand::Push { image, from: Some(from), .. } => push::to_node(context, &from, image.as_deref()).await,
+        ImageCommand::Push { image, to, from: None } => {
+            push::to_registry(context, image.as_deref().unwrap_or_default(), to.as_deref()).await
+        }
         ImageCommand::Rm { images, force } => {
             for image in images {
                 let path = format!("/v1/images?name={}&force={force}", escape(&image));
@@ -155,7 +173,7 @@ pub(super) async fn run(context: &Context, command: ImageCommand) -> Result<(), 
 }
 
 /// Says what came or went.
-fn told(context: &Context, changed: &ImagesChanged, text: impl Fn(&str) -> String) -> Result<(), Problem> {
+pub(super) fn told(context: &Context, changed: &ImagesChanged, text: impl Fn(&str) -> String) -> Result<(), Problem> {
     match context.output.format {
         Format::Json | Format::Yaml => return context.output.document(changed),
         Format::Name => changed.names.iter().for_each(|name| line(name)),
@@ -199,14 +217,19 @@ async fn info(context: &Context, image: &str) -> Result<(), Problem> {
     Ok(())
 }
 
-async fn pull(context: &Context, image: &str) -> Result<(), Problem> {
-    let bar = (std::io::stderr().is_terminal() && !context.output.quiet).then(|| {
+/// A bar for who looks; none otherwise.
+pub(super) fn bar(context: &Context) -> Option<ProgressBar> {
+    (std::io::stderr().is_terminal() && !context.output.quiet).then(|| {
         let bar = ProgressBar::new(0);
         if let Ok(style) = ProgressStyle::with_template("{spinner} {msg} [{bar:30}] {bytes}/{total_bytes}") {
             bar.set_style(style.progress_chars("=> "));
         }
         bar
-    });
+    })
+}
+
+async fn pull(context: &Context, image: &str) -> Result<(), Problem> {
+    let bar = bar(context);
     let path = format!("/v1/images/pull?name={}", escape(image));
     let mut lines = context.client.lines_of::<PullView>(Method::POST, &path).await?;
     while let Some(now) = lines.next().await {
@@ -237,7 +260,7 @@ async fn pull(context: &Context, image: &str) -> Result<(), Problem> {
         .hint("repeat it; what has come is kept for a day"))
 }
 
-fn unusable(file: &std::path::Path, error: &std::io::Error) -> Problem {
+pub(super) fn unusable(file: &std::path::Path, error: &std::io::Error) -> Problem {
     Problem::new(ErrorCode::Invalid, format!("{}: {error}", file.display()))
 }
 

@@ -36,6 +36,7 @@ mod policy;
 mod policy_tier;
 mod policy_words;
 mod project;
+mod push;
 #[cfg(test)]
 mod reference;
 mod settings;
@@ -105,6 +106,7 @@ const ELSEWHERE: &[(&str, &str)] = &[
     ("netpol", "policy ls"),
     ("images", "image ls"),
     ("pull", "image pull IMAGE"),
+    ("push", "image push IMAGE"),
     ("load", "image import FILE"),
     ("save", "image export IMAGE -f FILE"),
     ("rmi", "image rm IMAGE"),

@@ -14,6 +14,7 @@ use crate::{
     model::{ErrorCode, NodeName, Problem},
     net::NodeNet,
     policy::Failsafe,
+    runtime::Mirror,
 };
 
 /// Which address families instances and services have.
@@ -69,8 +70,10 @@ pub struct DaemonConfig {
     pub plain_http_registries: Vec<String>,
     /// Credentials for registries, in the format of Docker's config.json.
     pub registry_auth: Option<PathBuf>,
-    /// The certificate, in PEM, of an authority that registries' are signed by, besides those the machine trusts.
+    /// Certificates, in PEM, of authorities that registries' are signed by, besides those the machine trusts.
     pub registry_ca: Option<PathBuf>,
+    /// Who is asked for images before their registries, in this order.
+    pub registry_mirrors: Vec<Mirror>,
     /// Whether a new store may begin on a machine that has instances, which are removed then.
     pub remove_unknown: bool,
     /// The ports of the host that no policy closes.
@@ -183,6 +186,7 @@ mod tests {
             plain_http_registries: Vec::new(),
             registry_auth: None,
             registry_ca: None,
+            registry_mirrors: Vec::new(),
             remove_unknown: false,
             failsafe: Failsafe::default(),
             image_marks: ImageMarks { high: 85, low: 80, rest: Duration::ZERO },

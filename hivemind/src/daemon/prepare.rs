@@ -156,6 +156,7 @@ pub(super) async fn runtime(config: &DaemonConfig) -> Result<Arc<ContainerdRunti
         plain_http_registries: config.plain_http_registries.clone(),
         registry_auth: config.registry_auth.clone(),
         registry_ca: config.registry_ca.clone(),
+        registry_mirrors: config.registry_mirrors.clone(),
         ..RuntimeConfig::default()
     })
     .map_err(problem)?;

@@ -23,6 +23,7 @@ use crate::{
         host_names,
         images::ImageKeeper,
         node::{self, NodeKeeper},
+        registries::RegistryWatch,
         upstream::Upstream,
     },
     api::{self, ApiState, auth::Token},
@@ -176,6 +177,16 @@ async fn serve(
     tasks.spawn(async move {
         images_kept.run().await;
         "images"
+    });
+    let registries = RegistryWatch {
+        notices: images.notices(),
+        node: config.node_name.clone(),
+        events: events.clone(),
+        metrics: metrics.clone(),
+    };
+    tasks.spawn(async move {
+        registries.run().await;
+        "registries"
     });
     let (of_control, of_datapath) = (control.clone(), datapath.clone());
     tasks.spawn(async move {

@@ -65,9 +65,9 @@ codes! {
     /// The image is not in the registry.
     ImageNotFound = "E-IMG-001", 404, 3, "The registry does not have that image or tag. Check the spelling, and the registry's host in front of the name.";
     /// The registry cannot be reached.
-    RegistryDown = "E-IMG-002", 502, 1, "The registry did not answer. Check its name, the network and the time; a registry without TLS needs --plain-http-registry HOST:PORT, one whose certificate is signed by an authority that the machine does not trust needs --registry-ca FILE.";
+    RegistryDown = "E-IMG-002", 502, 1, "The registry, or a mirror of it, did not answer, or answers that it does not serve what it is asked for now; the message says what it said. Check its name, the network and the time; a registry without TLS needs --plain-http-registry HOST:PORT, one whose certificate is signed by an authority that the machine does not trust needs --registry-ca FILE.";
     /// The registry refused the credentials.
-    RegistryAuth = "E-IMG-003", 401, 5, "The registry refused the credentials or wants some. They are read from the file of --registry-auth (Docker's config.json format).";
+    RegistryAuth = "E-IMG-003", 401, 5, "The registry refused the credentials or wants some. They are read from the file of --registry-auth (Docker's config.json format), or asked for from the helper docker-credential-NAME that it names.";
     /// No manifest for this machine.
     ImagePlatform = "E-IMG-004", 422, 1, "The image has no variant for this machine's operating system and architecture. The message lists those it has.";
     /// The image's data is not what its digest says.

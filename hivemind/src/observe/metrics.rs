@@ -33,6 +33,16 @@ struct RequestLabels {
     status: u32,
 }
 
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct RetryLabels {
+    cause: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct MirrorLabels {
+    mirror: String,
+}
+
 /// A histogram that was read from state.
 #[derive(Clone, Debug, PartialEq)]
 pub struct HistogramSample {
@@ -58,6 +68,8 @@ pub struct Metrics {
     repairs: Arc<Mutex<BTreeMap<&'static str, u64>>>,
     forgotten: Counter<u64, AtomicU64>,
     images_removed: Counter<u64, AtomicU64>,
+    retries: Family<RetryLabels, Counter<u64, AtomicU64>>,
+    mirror_failures: Family<MirrorLabels, Counter<u64, AtomicU64>>,
 }
 
 impl Metrics {
@@ -80,6 +92,16 @@ impl Metrics {
     /// Counts an image that made room.
     pub fn image_removed(&self) {
         self.images_removed.inc();
+    }
+
+    /// Counts a request to a registry that is made again, by its cause.
+    pub fn registry_retried(&self, cause: &'static str) {
+        self.retries.get_or_create(&RetryLabels { cause }).inc();
+    }
+
+    /// Counts a mirror (one that is configured) that did not give what it was asked for.
+    pub fn mirror_failed(&self, mirror: &str) {
+        self.mirror_failures.get_or_create(&MirrorLabels { mirror: mirror.to_owned() }).inc();
     }
 
     /// What was put right, by kind.
@@ -115,6 +137,16 @@ impl Turn<'_> {
             "images_removed",
             "Images that nobody used and that were removed because the disk was full",
             self.metrics.images_removed.clone(),
+        );
+        registry.register(
+            "registry_retries",
+            "Requests to registries of images that were made again: stalled, broken, busy, failing",
+            self.metrics.retries.clone(),
+        );
+        registry.register(
+            "registry_mirror_failures",
+            "Images for which a mirror failed, so that the next one or the registry was asked",
+            self.metrics.mirror_failures.clone(),
         );
         registry.register_collector(Box::new(Samples(samples)));
         registry.register_collector(Box::new(Histograms(histograms)));

@@ -1,17 +1,19 @@
-//! Images in a file: an OCI image layout (image-spec 1.1, image-layout.md) or what `docker save` writes, as a tar archive.
+//! Images in a file: an OCI image layout (image-spec 1.1, image-layout.md) or what `docker save` writes, as a tar archive. Or in
+//! a folder: a layout.
 //!
-//! The archive is looked through once; afterwards its parts are read where they lie in the file.
+//! It is looked through once; afterwards its parts are read where they lie.
 
 use std::{
     collections::{BTreeMap, HashMap},
     fs::File,
     io::{self, Read, Seek as _},
     os::unix::fs::FileExt as _,
+    path::Path,
     sync::Arc,
 };
 
 use bytes::Bytes;
-use futures::{StreamExt as _, stream, stream::BoxStream};
+use futures::{StreamExt as _, TryStreamExt as _, stream, stream::BoxStream};
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 
@@ -31,17 +33,34 @@ const MAX_IMAGES: usize = 1_000;
 const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 const LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
 
-/// Where something lies in the file: its first byte, and how many there are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Where something lies: in a file, its first byte there, and how many there are.
+#[derive(Clone, Debug)]
 struct Place {
+    file: Lies,
     at: u64,
     size: u64,
+}
+
+#[derive(Clone, Debug)]
+enum Lies {
+    /// In the archive, among others.
+    Among(Arc<File>),
+    /// In a file of its own.
+    Alone(Arc<Path>),
+}
+
+impl Place {
+    fn open(&self) -> io::Result<Arc<File>> {
+        match &self.file {
+            Lies::Among(file) => Ok(Arc::clone(file)),
+            Lies::Alone(path) => File::open(path).map(Arc::new),
+        }
+    }
 }
 
 /// An archive that has been looked through.
 #[derive(Debug)]
 pub(super) struct Archive {
-    file: Arc<File>,
     /// Blobs by digest.
     blobs: HashMap<String, Place>,
     /// Its images.
@@ -54,7 +73,7 @@ pub(super) struct Archived {
     /// The names that the archive has for it.
     pub(super) names: Vec<String>,
     /// Its manifest, or its index.
-    top: Bytes,
+    pub(super) top: Bytes,
 }
 
 /// One image of an archive under the name that it is to have.
@@ -91,18 +110,26 @@ struct Saved {
 impl Archive {
     /// Looks an archive through. The error says what is wrong with it.
     pub(super) fn read(file: File) -> Result<Self, String> {
-        let files = places(&file)?;
-        let mut archive = Self { file: Arc::new(file), blobs: HashMap::new(), images: Vec::new() };
-        for (path, place) in &files {
+        Self::of(&places(file)?)
+    }
+
+    /// Looks a folder with a layout through. The error says what is wrong with it.
+    pub(super) fn read_folder(dir: &Path) -> Result<Self, String> {
+        Self::of(&files_of(dir).map_err(|error| format!("{}: {error}", dir.display()))?)
+    }
+
+    fn of(files: &HashMap<String, Place>) -> Result<Self, String> {
+        let mut archive = Self { blobs: HashMap::new(), images: Vec::new() };
+        for (path, place) in files {
             if let Some(hex) = path.strip_prefix("blobs/sha256/") {
-                archive.blobs.insert(format!("sha256:{hex}"), *place);
+                archive.blobs.insert(format!("sha256:{hex}"), place.clone());
             }
         }
         // What `docker save` writes today has both, and only the layout has the digests that a registry knows.
         if let Some(index) = files.get("index.json") {
-            archive.add_layout(*index)?;
+            archive.add_layout(index)?;
         } else if let Some(manifest) = files.get("manifest.json") {
-            archive.add_saved(*manifest, &files)?;
+            archive.add_saved(manifest, files)?;
         } else if files.is_empty() {
             return Err("there is nothing in it".to_owned());
         } else {
@@ -114,8 +141,8 @@ impl Archive {
         Ok(archive)
     }
 
-    fn add_layout(&mut self, index: Place) -> Result<(), String> {
-        let index: Index = self.document("index.json", index)?;
+    fn add_layout(&mut self, index: &Place) -> Result<(), String> {
+        let index: Index = document("index.json", index)?;
         for Entry { descriptor, annotations } in index.manifests.into_iter().take(MAX_IMAGES) {
             if !MANIFEST_TYPES.contains(&descriptor.media_type.as_str()) {
                 continue;
@@ -127,24 +154,24 @@ impl Archive {
             let whole = annotations.get("io.containerd.image.name");
             let short = annotations.get("org.opencontainers.image.ref.name").filter(|name| name.contains(['/', ':']));
             let names = whole.or(short).into_iter().cloned().collect();
-            self.images.push(Archived { names, top: self.small(&descriptor.digest, *place)? });
+            self.images.push(Archived { names, top: small(&descriptor.digest, place)? });
         }
         Ok(())
     }
 
     /// Images of `docker save` before version 25: their layers are named by anything, and there is no manifest.
-    fn add_saved(&mut self, manifest: Place, files: &HashMap<String, Place>) -> Result<(), String> {
-        let saved: Vec<Saved> = self.document("manifest.json", manifest)?;
+    fn add_saved(&mut self, manifest: &Place, files: &HashMap<String, Place>) -> Result<(), String> {
+        let saved: Vec<Saved> = document("manifest.json", manifest)?;
         for Saved { config, repo_tags, layers } in saved.into_iter().take(MAX_IMAGES) {
             let find = |path: &String| {
                 files
                     .get(path.trim_start_matches("./"))
                     .ok_or(format!("it has no {path}, which its manifest.json names"))
             };
-            let config = self.add(*find(&config)?, CONFIG)?;
+            let config = self.add(find(&config)?, CONFIG)?;
             let layers = layers.iter().map(|path| {
-                let place = *find(path)?;
-                let kind = self.compression(place).map_err(|error| format!("{path} cannot be read: {error}"))?;
+                let place = find(path)?;
+                let kind = compression(place).map_err(|error| format!("{path} cannot be read: {error}"))?;
                 self.add(place, &format!("{LAYER}{kind}"))
             });
             let layers = layers.collect::<Result<Vec<_>, String>>()?;
@@ -157,52 +184,104 @@ impl Archive {
     }
 
     /// Makes a blob of a file: reads it for its digest.
-    fn add(&mut self, place: Place, media_type: &str) -> Result<serde_json::Value, String> {
+    fn add(&mut self, place: &Place, media_type: &str) -> Result<serde_json::Value, String> {
+        let file = place.open().map_err(|error| error.to_string())?;
         let mut hash = Sha256::new();
         let mut buffer = vec![0; CHUNK as usize];
         let mut done = 0;
         while done < place.size {
             let part = &mut buffer[..(place.size - done).min(CHUNK) as usize];
-            self.file.read_exact_at(part, place.at + done).map_err(|error| error.to_string())?;
+            file.read_exact_at(part, place.at + done).map_err(|error| error.to_string())?;
             hash.update(&*part);
             done += part.len() as u64;
         }
         let digest = format!("sha256:{}", hex(&hash.finalize()));
-        self.blobs.insert(digest.clone(), place);
+        self.blobs.insert(digest.clone(), place.clone());
         Ok(serde_json::json!({ "mediaType": media_type, "digest": digest, "size": place.size }))
     }
 
-    /// What a layer's media type ends with, by its first bytes (RFC 1952, RFC 8878).
-    fn compression(&self, place: Place) -> io::Result<&'static str> {
-        let mut magic = [0; 4];
-        let magic = &mut magic[..place.size.min(4) as usize];
-        self.file.read_exact_at(magic, place.at)?;
-        Ok(match magic {
-            [0x1f, 0x8b, ..] => "+gzip",
-            [0x28, 0xb5, 0x2f, 0xfd] => "+zstd",
-            _ => "",
-        })
+    /// Parts of a blob as they are read; `None` if it is not in it.
+    pub(super) fn stream(&self, digest: &str) -> Option<BoxStream<'static, io::Result<Bytes>>> {
+        let place = self.blobs.get(digest)?.clone();
+        let parts = stream::try_unfold((None, 0), move |(file, done): (Option<Arc<File>>, u64)| {
+            let place = place.clone();
+            async move {
+                let size = (place.size - done).min(CHUNK);
+                if size == 0 {
+                    return Ok(None);
+                }
+                let read = move || {
+                    let file = file.map_or_else(|| place.open(), Ok)?;
+                    let mut bytes = vec![0; size as usize];
+                    file.read_exact_at(&mut bytes, place.at + done).map(|()| (bytes, file))
+                };
+                let (bytes, file) = tokio::task::spawn_blocking(read).await.map_err(io::Error::other)??;
+                Ok(Some((Bytes::from(bytes), (Some(file), done + size))))
+            }
+        });
+        Some(parts.boxed())
     }
 
-    fn document<T: serde::de::DeserializeOwned>(&self, name: &str, place: Place) -> Result<T, String> {
-        serde_json::from_slice(&self.small(name, place)?).map_err(|error| format!("its {name} cannot be read: {error}"))
+    /// The size of a blob; `None` if it is not in it.
+    pub(super) fn size(&self, digest: &str) -> Option<u64> {
+        self.blobs.get(digest).map(|place| place.size)
     }
 
-    /// A part that is held in memory.
-    fn small(&self, name: &str, place: Place) -> Result<Bytes, String> {
-        if place.size > MAX_DOCUMENT.unsigned_abs() {
-            return Err(format!("its {name} of {} bytes is too large", place.size));
-        }
-        let mut bytes = vec![0; place.size as usize];
-        self.file.read_exact_at(&mut bytes, place.at).map_err(|error| format!("{name}: {error}"))?;
-        Ok(bytes.into())
+    /// A blob that is held in memory; `None` if it is not in it.
+    pub(super) fn small(&self, digest: &str) -> Result<Option<Bytes>, String> {
+        self.blobs.get(digest).map(|place| small(digest, place)).transpose()
     }
 }
 
+/// What a layer's media type ends with, by its first bytes (RFC 1952, RFC 8878).
+fn compression(place: &Place) -> io::Result<&'static str> {
+    let mut magic = [0; 4];
+    let magic = &mut magic[..place.size.min(4) as usize];
+    place.open()?.read_exact_at(magic, place.at)?;
+    Ok(match magic {
+        [0x1f, 0x8b, ..] => "+gzip",
+        [0x28, 0xb5, 0x2f, 0xfd] => "+zstd",
+        _ => "",
+    })
+}
+
+fn document<T: serde::de::DeserializeOwned>(name: &str, place: &Place) -> Result<T, String> {
+    serde_json::from_slice(&small(name, place)?).map_err(|error| format!("its {name} cannot be read: {error}"))
+}
+
+/// A part that is held in memory.
+fn small(name: &str, place: &Place) -> Result<Bytes, String> {
+    if place.size > MAX_DOCUMENT.unsigned_abs() {
+        return Err(format!("its {name} of {} bytes is too large", place.size));
+    }
+    let mut bytes = vec![0; place.size as usize];
+    let read = place.open().and_then(|file| file.read_exact_at(&mut bytes, place.at));
+    read.map(|()| bytes.into()).map_err(|error| format!("{name}: {error}"))
+}
+
+/// The files of a layout in a folder: those that it is made of, and no others.
+fn files_of(dir: &Path) -> io::Result<HashMap<String, Place>> {
+    let mut found = HashMap::new();
+    let mut add = |name: String, path: &Path| -> io::Result<()> {
+        let file = std::fs::metadata(path)?;
+        if file.is_file() {
+            found.insert(name, Place { file: Lies::Alone(path.into()), at: 0, size: file.len() });
+        }
+        Ok(())
+    };
+    add("index.json".into(), &dir.join("index.json"))?;
+    for entry in std::fs::read_dir(dir.join("blobs/sha256"))?.take(MAX_FILES) {
+        let entry = entry?;
+        add(format!("blobs/sha256/{}", entry.file_name().to_string_lossy()), &entry.path())?;
+    }
+    Ok(found)
+}
+
 /// The files of an archive by their paths, without `./` before them.
-fn places(file: &File) -> Result<HashMap<String, Place>, String> {
+fn places(file: File) -> Result<HashMap<String, Place>, String> {
     let wrong = |error: io::Error| format!("it is no tar archive, or a damaged one: {error}");
-    let mut file = file.try_clone().map_err(wrong)?;
+    let whole = Arc::new(file.try_clone().map_err(wrong)?);
+    let mut file = file;
     file.rewind().map_err(wrong)?;
     let mut magic = [0; 2];
     if file.read_exact(&mut magic).is_ok() && magic == [0x1f, 0x8b] {
@@ -216,7 +295,8 @@ fn places(file: &File) -> Result<HashMap<String, Place>, String> {
         let path = String::from_utf8_lossy(&entry.path_bytes()).trim_start_matches("./").to_owned();
         match entry.header().entry_type() {
             tar::EntryType::Regular => {
-                found.insert(path, Place { at: entry.raw_file_position(), size: entry.size() });
+                let file = Lies::Among(Arc::clone(&whole));
+                found.insert(path, Place { file, at: entry.raw_file_position(), size: entry.size() });
             }
             // `docker save` once wrote a layer that two images share as a link to the first.
             tar::EntryType::Symlink | tar::EntryType::Link => {
@@ -231,7 +311,7 @@ fn places(file: &File) -> Result<HashMap<String, Place>, String> {
     }
     for (path, target) in links {
         let target = target.trim_start_matches("../").trim_start_matches("./").to_owned();
-        if let Some(place) = found.get(&target).copied() {
+        if let Some(place) = found.get(&target).cloned() {
             found.insert(path, place);
         }
     }
@@ -245,42 +325,31 @@ impl Origin for Packed<'_> {
     }
 
     async fn manifest(&self, digest: &str) -> Result<Bytes, RuntimeError> {
-        let place = self.archive.blobs.get(digest).ok_or_else(|| self.corrupt(format!("it has no {digest}")))?;
-        let bytes = self.archive.small(digest, *place).map_err(|why| self.corrupt(why))?;
+        let read = self.archive.small(digest).map_err(|why| self.corrupt(why))?;
+        let bytes = read.ok_or_else(|| self.corrupt(format!("it has no {digest}")))?;
         match digest_of(&bytes) {
             actual if actual == digest => Ok(bytes),
             actual => Err(self.corrupt(format!("its manifest should be {digest} and is {actual}"))),
         }
     }
 
-    async fn blob(&self, blob: &Descriptor) -> Result<BoxStream<'static, io::Result<Bytes>>, RuntimeError> {
+    async fn blob(
+        &self,
+        _place: usize,
+        blob: &Descriptor,
+    ) -> Result<BoxStream<'static, Result<Bytes, RuntimeError>>, RuntimeError> {
         let lacks = || self.corrupt(format!("it has no {}", blob.digest));
-        let place = *self.archive.blobs.get(&blob.digest).ok_or_else(lacks)?;
-        let file = Arc::clone(&self.archive.file);
-        let parts = stream::try_unfold(0, move |done| {
-            let file = Arc::clone(&file);
-            async move {
-                let size = (place.size - done).min(CHUNK);
-                if size == 0 {
-                    return Ok(None);
-                }
-                let read = move || {
-                    let mut bytes = vec![0; size as usize];
-                    file.read_exact_at(&mut bytes, place.at + done).map(|()| bytes)
-                };
-                let bytes = tokio::task::spawn_blocking(read).await.map_err(io::Error::other)??;
-                Ok(Some((Bytes::from(bytes), done + size)))
-            }
-        });
-        Ok(parts.boxed())
+        let parts = self.archive.stream(&blob.digest).ok_or_else(lacks)?;
+        let name = self.name.clone();
+        let unreadable = move |error: io::Error| RuntimeError::Corrupt {
+            reference: name.clone(),
+            why: format!("the archive cannot be read: {error}"),
+        };
+        Ok(parts.map_err(unreadable).boxed())
     }
 
     fn corrupt(&self, why: String) -> RuntimeError {
         RuntimeError::Corrupt { reference: self.name.clone(), why }
-    }
-
-    fn blob_error(&self, error: io::Error) -> RuntimeError {
-        self.corrupt(format!("the archive cannot be read: {error}"))
     }
 }
 
@@ -329,7 +398,7 @@ mod tests {
         let kinds: Vec<_> = manifest.layers.iter().map(|layer| layer.media_type.as_str()).collect();
         assert_eq!(kinds, [LAYER, &format!("{LAYER}+gzip")]);
         for (layer, bytes) in manifest.layers.iter().zip([&b"plain"[..], &gzip]) {
-            let parts: Vec<_> = packed.blob(layer).await.expect("is there").collect().await;
+            let parts: Vec<_> = packed.blob(0, layer).await.expect("is there").collect().await;
             let read = parts.into_iter().map(|part| part.expect("is read")).collect::<Vec<_>>().concat();
             assert!(read == bytes && layer.digest == digest_of(bytes));
         }

@@ -37,12 +37,40 @@ pub enum RuntimeError {
         /// The image.
         reference: String,
     },
+    /// Parts of the image are not on the node.
+    #[error("image {reference} is not whole on this node: {why}")]
+    Incomplete {
+        /// The image.
+        reference: String,
+        /// What is missing.
+        why: String,
+    },
     /// The registry does not answer.
     #[error("registry {registry} does not answer: {why}")]
     RegistryUnreachable {
         /// The registry's host and port.
         registry: String,
         /// What the connection said.
+        why: String,
+    },
+    /// The registry answers, and does not do what it is asked for.
+    #[error("registry {registry} does not serve {reference}: {why}")]
+    RegistryRefused {
+        /// The registry's host and port.
+        registry: String,
+        /// The image.
+        reference: String,
+        /// What it said.
+        why: String,
+    },
+    /// The program that keeps a registry's credentials does not give them.
+    #[error("docker-credential-{helper} gives no credentials for {registry}: {why}")]
+    CredentialHelper {
+        /// Its name, without what all begin with.
+        helper: String,
+        /// The registry's host and port.
+        registry: String,
+        /// Why; never what it wrote.
         why: String,
     },
     /// The registry refused.
@@ -130,14 +158,27 @@ pub enum RuntimeError {
 }
 
 impl RuntimeError {
+    /// Whether where an image comes from is to blame: another place may do better.
+    pub(super) const fn is_of_source(&self) -> bool {
+        matches!(
+            self,
+            Self::ImageNotFound { .. }
+                | Self::RegistryUnreachable { .. }
+                | Self::RegistryRefused { .. }
+                | Self::RegistryAuth { .. }
+                | Self::CredentialHelper { .. }
+                | Self::Corrupt { .. }
+        )
+    }
+
     /// The code that users see.
     pub const fn code(&self) -> ErrorCode {
         match self {
             Self::Unavailable { .. } => ErrorCode::NoContainerd,
             Self::BadReference { .. } => ErrorCode::Invalid,
-            Self::ImageNotFound { .. } | Self::ImageAbsent { .. } => ErrorCode::ImageNotFound,
-            Self::RegistryUnreachable { .. } => ErrorCode::RegistryDown,
-            Self::RegistryAuth { .. } => ErrorCode::RegistryAuth,
+            Self::ImageNotFound { .. } | Self::ImageAbsent { .. } | Self::Incomplete { .. } => ErrorCode::ImageNotFound,
+            Self::RegistryUnreachable { .. } | Self::RegistryRefused { .. } => ErrorCode::RegistryDown,
+            Self::RegistryAuth { .. } | Self::CredentialHelper { .. } => ErrorCode::RegistryAuth,
             Self::NoPlatform { .. } => ErrorCode::ImagePlatform,
             Self::Corrupt { .. } => ErrorCode::ImageCorrupt,
             Self::BadArchive { .. } => ErrorCode::BadArchive,

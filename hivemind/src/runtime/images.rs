@@ -1,11 +1,12 @@
 //! The images of the node as people see and change them.
 
-use std::{io, path::PathBuf};
+use std::{io, path::PathBuf, sync::Arc};
 
 use bytes::Bytes;
 use futures::stream::BoxStream;
+use tokio::sync::{broadcast, watch};
 
-use super::RuntimeError;
+use super::{Notice, PullProgress, RuntimeError};
 use crate::model::Timestamp;
 
 /// An image that the node has.
@@ -18,7 +19,7 @@ pub struct StoredImage {
     /// When it came under this name for the first time.
     pub created_at: Timestamp,
     /// What of it is for this machine; `None` if parts of it are missing.
-    pub content: Option<Content>,
+    pub content: Option<Arc<Content>>,
 }
 
 /// What an image is made of.
@@ -30,8 +31,6 @@ pub struct Content {
     pub manifest: String,
     /// Its layers, lowest first.
     pub layers: Vec<Layer>,
-    /// Its configuration as it was built: environment, command, history.
-    pub config: serde_json::Value,
 }
 
 /// A layer as it was fetched.
@@ -75,6 +74,24 @@ impl Disk {
     }
 }
 
+/// What was sent to a registry.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Pushed {
+    /// The name that it has there.
+    pub reference: String,
+    /// What that name stands for now.
+    pub digest: String,
+    /// Bytes that were sent.
+    pub sent: u64,
+    /// Bytes that the registry took from another repository of its own.
+    pub mounted: u64,
+    /// Bytes that it had.
+    pub there: u64,
+    /// Variants that are on neither side, and so not in what was sent, e.g. `linux/arm64`. What the name stands for is the
+    /// variant for this machine alone then.
+    pub left_out: Vec<String>,
+}
+
 /// Keeps images. Names are full ones ([`super::complete_reference`]).
 #[async_trait::async_trait]
 pub trait ImageStore: Send + Sync + std::fmt::Debug {
@@ -83,6 +100,10 @@ pub trait ImageStore: Send + Sync + std::fmt::Debug {
 
     /// One image.
     async fn image(&self, name: &str) -> Result<Option<StoredImage>, RuntimeError>;
+
+    /// An image's configuration as it was built: environment, command, history. `None`: there is no such image, or a part of it
+    /// is missing.
+    async fn config(&self, name: &str) -> Result<Option<serde_json::Value>, RuntimeError>;
 
     /// Forgets a name; what no other name has and no container uses is removed before this returns. False: there is no
     /// such image.
@@ -98,6 +119,21 @@ pub trait ImageStore: Send + Sync + std::fmt::Debug {
         archive: BoxStream<'static, io::Result<Bytes>>,
         name: Option<String>,
     ) -> Result<Vec<String>, RuntimeError>;
+
+    /// Sends an image to the registry in its name, or in `to`: what is missing there, manifests last. Progress counts bytes
+    /// that are there. `None`: there is no such image.
+    async fn push(
+        &self,
+        name: &str,
+        to: &str,
+        progress: watch::Sender<PullProgress>,
+    ) -> Result<Option<Pushed>, RuntimeError>;
+
+    /// Those of these blobs (`sha256:…`) that are not there.
+    async fn missing(&self, blobs: Vec<String>) -> Result<Vec<String>, RuntimeError>;
+
+    /// What goes wrong with registries from now on.
+    fn notices(&self) -> broadcast::Receiver<Notice>;
 
     /// The disk that images are on.
     async fn disk(&self) -> Result<Disk, RuntimeError>;

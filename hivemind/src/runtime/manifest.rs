@@ -109,13 +109,31 @@ impl Document {
             }
         };
         for d in all {
-            let hex = d.digest.strip_prefix("sha256:").unwrap_or_default();
-            if hex.len() != 64 || !hex.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) || d.size < 0 {
+            if !is_digest(&d.digest) || d.size < 0 {
                 return Err(format!("{:?} of {} bytes is not a valid descriptor", d.digest, d.size));
             }
         }
         Ok(())
     }
+}
+
+/// The media type of a manifest or an index: its own word, or what it looks like.
+pub(super) fn media_type(document: &[u8]) -> String {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Typed {
+        media_type: Option<String>,
+        manifests: Option<serde::de::IgnoredAny>,
+    }
+    let typed = serde_json::from_slice::<Typed>(document).ok();
+    let is_index = typed.as_ref().is_some_and(|typed| typed.manifests.is_some());
+    typed.and_then(|typed| typed.media_type).unwrap_or_else(|| MANIFEST_TYPES[usize::from(!is_index)].to_owned())
+}
+
+/// Whether it is `sha256:` and 64 digits.
+pub fn is_digest(text: &str) -> bool {
+    let hex = text.strip_prefix("sha256:").unwrap_or_default();
+    hex.len() == 64 && hex.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
 }
 
 /// `sha256:…` of `bytes`.

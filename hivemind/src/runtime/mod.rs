@@ -1,8 +1,7 @@
 //! Floor 2, seam: what runs containers. The real one is containerd (the only place that names
-//! `containerd_client` and `oci_client`).
+//! `containerd_client`, and `registry` the libraries for registries).
 
 mod archive;
-mod auth;
 mod cgroup;
 mod containerd;
 mod devices;
@@ -13,9 +12,11 @@ mod inside;
 mod logs;
 mod manifest;
 mod oci;
+mod offer;
 mod origin;
 mod registry;
 mod rootfs;
+mod tarball;
 pub mod tree;
 mod types;
 mod usage;
@@ -23,10 +24,12 @@ mod user;
 
 pub use containerd::{ContainerdRuntime, RuntimeConfig};
 pub use error::RuntimeError;
-pub use images::{Content, Disk, ImageStore, Layer, StoredImage};
+pub use images::{Content, Disk, ImageStore, Layer, Pushed, StoredImage};
 pub use inside::Inside;
 pub use logs::log_writer;
-pub use registry::{check_reference, complete_reference};
+pub use manifest::is_digest;
+pub use offer::Offer;
+pub use registry::{Mirror, Notice, Retry, check_reference, complete_reference};
 pub use types::{
     ContainerSpec, ContainerState, ExecIo, ExecSession, ExecSpec, Image, ImageHealth, LogLine, LogQuery, LogStream,
     Mark, Mount, PullProgress, RunState, RuntimeEvent, TtySize,

@@ -1,6 +1,4 @@
-//! Where an image comes from: a registry, or an archive.
-
-use std::io;
+//! Where an image comes from: a registry and its mirrors, or an archive.
 
 use bytes::Bytes;
 use futures::stream::BoxStream;
@@ -16,12 +14,21 @@ pub(super) trait Origin: Sync {
     /// The manifest of this digest.
     async fn manifest(&self, digest: &str) -> Result<Bytes, RuntimeError>;
 
-    /// A blob as it comes.
-    async fn blob(&self, blob: &Descriptor) -> Result<BoxStream<'static, io::Result<Bytes>>, RuntimeError>;
+    /// The places that its blobs may come from, by number, best first; at least one.
+    fn places(&self) -> Vec<usize> {
+        vec![0]
+    }
+
+    /// A blob as it comes from a place.
+    async fn blob(
+        &self,
+        place: usize,
+        blob: &Descriptor,
+    ) -> Result<BoxStream<'static, Result<Bytes, RuntimeError>>, RuntimeError>;
+
+    /// What a place gave was not what it should be, or nothing came; another one is asked.
+    fn failed(&self, _place: usize, _error: &RuntimeError) {}
 
     /// It is not what it should be.
     fn corrupt(&self, why: String) -> RuntimeError;
-
-    /// What the failure of a blob that was coming means.
-    fn blob_error(&self, error: io::Error) -> RuntimeError;
 }

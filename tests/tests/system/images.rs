@@ -5,7 +5,12 @@ use std::{fs, path::Path, process::Command};
 use anyhow::{Context, Result, ensure};
 use hivemind_tests::{Census, machine, until_ready};
 use serde_json::{Value, json};
-use xtask::{daemon::Said, image, machine::Machine, shell};
+use xtask::{
+    daemon::Said,
+    image::{self, Image},
+    machine::Machine,
+    shell,
+};
 
 fn run(machine: &Machine, line: &str) -> Result<Said> {
     machine.hivemind(&line.split_whitespace().collect::<Vec<_>>())
@@ -29,9 +34,8 @@ fn names(machine: &Machine) -> Result<Vec<String>> {
     Ok(ok(machine, "image ls -o name")?.lines().map(str::to_owned).collect())
 }
 
-/// The web server's image as `docker save` wrote it before version 25: layers by any name, one of them compressed.
-fn saved(dir: &Path, name: &str) -> Result<std::path::PathBuf> {
-    let image = image::web()?;
+/// An image as `docker save` wrote it before version 25: layers by any name, one of them compressed.
+pub(super) fn saved(image: &Image, dir: &Path, name: &str) -> Result<std::path::PathBuf> {
     let folder = dir.join("saved");
     fs::create_dir_all(&folder)?;
     fs::write(folder.join("config.json"), &image.config.bytes)?;
@@ -97,7 +101,7 @@ fn images_are_listed_and_removed_and_travel_in_archives() -> Result<()> {
 fn archives_of_docker_come_in_and_broken_ones_leave_nothing() -> Result<()> {
     let (machine, _) = machine("archives")?;
     let before = Census::take(&machine)?;
-    let archive = saved(machine.daemon.dir(), "own:docker")?;
+    let archive = saved(&image::web()?, machine.daemon.dir(), "own:docker")?;
     let whole = fs::read(&archive)?;
     let broken = machine.daemon.dir().join("broken.tar");
     let import = format!("image import {}", broken.display());
@@ -143,7 +147,7 @@ fn a_full_disk_makes_room_of_what_nobody_uses() -> Result<()> {
     ok(&machine, &format!("app deploy --image {image} --name web --port 80 --wait"))?;
     // One that is nobody's, and one of an app that has no instance now: nobody else has it.
     for name in ["own:1", "parked:1"] {
-        let archive = saved(machine.daemon.dir(), name)?;
+        let archive = saved(&image::web()?, machine.daemon.dir(), name)?;
         ok(&machine, &format!("image import {}", archive.display()))?;
     }
     ok(&machine, "app deploy --image parked:1 --pull never --replicas 0 --name parked")?;

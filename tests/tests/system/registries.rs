@@ -28,6 +28,8 @@ const USER: &str = "puller";
 /// Found nowhere else on the machine.
 const PASSWORD: &str = "correct-horse-battery-staple";
 const WRONG: &str = "incorrect-horse-battery-staple";
+/// What the token server gives tokens for instead of a password.
+const IDENTITY: &str = "identity-of-the-puller";
 const ISSUER: &str = "issuer-of-the-test";
 const SERVICE: &str = "registry-of-the-test";
 /// `USER:PASSWORD` with bcrypt, cost 5.
@@ -90,14 +92,25 @@ fn answer(mut stream: TcpStream, asked: &Mutex<Vec<String>>, der: &[u8], key: &[
     let head = String::from_utf8_lossy(&head).into_owned();
     let target = head.split(' ').nth(1).unwrap_or_default().to_owned();
     let basic = general_purpose::STANDARD.encode(format!("{USER}:{PASSWORD}"));
+    let length = head.lines().find_map(|line| line.to_lowercase().strip_prefix("content-length:")?.trim().parse().ok());
+    let mut form = vec![0; length.unwrap_or(0)];
+    stream.read_exact(&mut form)?;
+    let form = String::from_utf8_lossy(&form).into_owned();
     let header = head.lines().find(|line| line.to_lowercase().starts_with("authorization:"));
-    asked.lock().unwrap_or_else(PoisonError::into_inner).push(target.clone());
+    // A form says the same as a query.
+    let said = format!("{target}&{form}");
+    asked.lock().unwrap_or_else(PoisonError::into_inner).push(said);
+    let access = json!([{ "type": "repository", "name": "web", "actions": ["pull"] }]);
+    let access = access.as_array().cloned().unwrap_or_default();
     let (status, body) = match header {
+        // "OAuth2 Token Authentication" of the registry's documentation.
+        None if form.contains("grant_type=refresh_token") && form.contains(&format!("refresh_token={IDENTITY}")) => {
+            ("200 OK", json!({ "access_token": token(&access, der, key)?, "expires_in": 300 }).to_string())
+        }
+        None if !form.is_empty() => ("401 Unauthorized", json!({ "details": "no such identity" }).to_string()),
         // As public registries do: a token for nothing, which opens what is public.
         None => ("200 OK", json!({ "token": token(&[], der, key)? }).to_string()),
         Some(line) if line.ends_with(&basic) => {
-            let access = json!([{ "type": "repository", "name": "web", "actions": ["pull"] }]);
-            let access = access.as_array().cloned().unwrap_or_default();
             ("200 OK", json!({ "token": token(&access, der, key)?, "expires_in": 300 }).to_string())
         }
         Some(_) => ("401 Unauthorized", json!({ "details": "incorrect username or password" }).to_string()),
@@ -166,7 +179,7 @@ fn keeps_secrets(machine: &Machine) -> Result<()> {
     }
     ensure!(shown[0].1.contains("TRACE") || shown[0].1.contains("DEBUG"), "the log is not at its most talkative");
     for (place, text) in shown {
-        for password in [PASSWORD, WRONG] {
+        for password in [PASSWORD, WRONG, IDENTITY] {
             let basic = general_purpose::STANDARD.encode(format!("{USER}:{password}"));
             ensure!(!text.contains(password) && !text.contains(&basic), "a password is shown: {place}");
         }
@@ -196,6 +209,17 @@ fn a_registry_that_wants_a_token() -> Result<()> {
     // The file is read anew: no restart is needed.
     credentials(&auth, registry.host(), PASSWORD)?;
     deploy(&machine, &registry, "right")?.ok()?;
+    // With a token instead of a password; a wrong one is none.
+    for (identity, well) in [("of-somebody-else", false), (IDENTITY, true)] {
+        let entry = json!({ "auth": "PHRva2VuPjo=", "identitytoken": identity });
+        fs::write(&auth, json!({ "auths": { registry.host(): entry } }).to_string())?;
+        let said = machine.hivemind(&["image", "pull", &format!("{}/web:1", registry.host())])?;
+        if well {
+            said.ok()?;
+        } else {
+            refused(&said, "E-IMG-003", 5, "token server 127.0.0.1 refuses (HTTP 401)")?;
+        }
+    }
     let asked = tokens.asked();
     let scoped = |target: &String| target.contains("repository") && target.contains("web") && target.contains("pull");
     ensure!(asked.iter().all(|target| target.contains(SERVICE)) && asked.iter().any(scoped), "{asked:?}");

@@ -64,7 +64,9 @@ const MEANT: &[(&str, &str, &str)] = &[
 const LIBRARIES: &[(&str, &[&str])] = &[
     ("redb", &["store"]),
     ("containerd_client", &["runtime"]),
-    ("oci_client", &["runtime"]),
+    ("reqwest", &["runtime"]),
+    ("http_auth", &["runtime"]),
+    ("oci_spec", &["runtime"]),
     ("rtnetlink", &["net"]),
     ("netlink_packet_route", &["net"]),
     ("nftables", &["net"]),

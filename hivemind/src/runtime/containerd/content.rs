@@ -5,11 +5,15 @@ use std::collections::HashMap;
 use bytes::{Bytes, BytesMut};
 use containerd_client::{
     services::v1::{
-        AbortRequest, Info, ReadContentRequest, UpdateRequest, WriteAction, WriteContentRequest, WriteContentResponse,
+        AbortRequest, Info, InfoRequest, ReadContentRequest, UpdateRequest, WriteAction, WriteContentRequest,
+        WriteContentResponse,
     },
     tonic::{Code, Status, Streaming},
 };
-use futures::{Stream, StreamExt as _};
+use futures::{
+    Stream, StreamExt as _, TryStreamExt as _,
+    stream::{self, BoxStream},
+};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
@@ -48,6 +52,25 @@ impl Client {
                 None => return Ok(None),
             }
         }
+    }
+
+    /// A blob of any size as it is read.
+    pub(super) fn stream_blob(&self, digest: &str) -> BoxStream<'static, Result<Bytes, RuntimeError>> {
+        let (client, digest) = (self.clone(), digest.to_owned());
+        let opened = async move {
+            let request = client.request(ReadContentRequest { digest: digest.clone(), offset: 0, size: 0 });
+            let failed = move |client: &Self, status: &Status| client.error("read", &digest, status);
+            let parts = client.call(client.content().read(request)).await.map_err(|s| failed(&client, &s))?;
+            Ok(parts.map(move |part| part.map(|part| part.data.into()).map_err(|s| failed(&client, &s))))
+        };
+        stream::once(opened).try_flatten().boxed()
+    }
+
+    /// Whether a blob is there.
+    pub(super) async fn has_blob(&self, digest: &str) -> Result<bool, RuntimeError> {
+        let request = self.request(InfoRequest { digest: digest.to_owned() });
+        let info = found(self.call(self.content().info(request)).await);
+        info.map(|info| info.is_some()).map_err(|s| self.error("look for", digest, &s))
     }
 
     /// Opens the writer of a blob; `None` if the store has it already, which `lease` then keeps.

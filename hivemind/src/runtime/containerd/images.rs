@@ -1,17 +1,19 @@
 //! The images that containerd has: listed, forgotten, named, taken from archives and written into them.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     fs::File,
     io,
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use bytes::Bytes;
-use containerd_client::services::v1::{
-    DeleteImageRequest, GetImageRequest, Image as Record, ListImagesRequest, ReadContentRequest,
+use containerd_client::services::v1::{DeleteImageRequest, GetImageRequest, Image as Record, ListImagesRequest};
+use futures::{StreamExt as _, TryStreamExt as _, stream::BoxStream};
+use tokio::{
+    io::AsyncWriteExt as _,
+    sync::{broadcast, mpsc, watch},
 };
-use futures::{StreamExt as _, stream::BoxStream};
-use tokio::{io::AsyncWriteExt as _, sync::mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::{
@@ -22,15 +24,12 @@ use super::{
     timestamp,
 };
 use crate::runtime::{
-    RuntimeError,
+    Notice, PullProgress, Pushed, RuntimeError,
     archive::{Archive, Packed},
     images::{Content, Disk, ImageStore, Layer, StoredImage},
     manifest::{Descriptor, MANIFEST_TYPES, digest_of},
-    registry,
+    registry, tarball,
 };
-
-/// What a tar archive is made of, bytes.
-const BLOCK: usize = 512;
 
 /// A part of an archive that is written.
 enum Part {
@@ -40,19 +39,56 @@ enum Part {
     Blob(Descriptor),
 }
 
+/// Images about which it is known what they are made of, at most: some 2 MB.
+const LOOKED: usize = 2_000;
+
+/// What images are made of, by the digests of what their names stand for: what a digest names cannot change, and reading it
+/// takes three calls. Kept for images that there are; only a part that somebody removes by hand would be missed.
+#[derive(Debug, Default)]
+pub(super) struct Looked(Mutex<HashMap<String, Arc<Content>>>);
+
+impl Looked {
+    fn get(&self, digest: &str) -> Option<Arc<Content>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(digest).cloned()
+    }
+
+    fn put(&self, digest: &str, content: &Arc<Content>) {
+        let mut looked = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // Images that came and went without being listed.
+        if looked.len() >= LOOKED {
+            looked.clear();
+        }
+        looked.insert(digest.to_owned(), Arc::clone(content));
+    }
+
+    /// Forgets all but these.
+    fn keep(&self, images: &[StoredImage]) {
+        let there: BTreeSet<_> = images.iter().map(|image| image.digest.as_str()).collect();
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).retain(|digest, _| there.contains(digest.as_str()));
+    }
+}
+
 impl Puller {
-    async fn look(&self, record: Record) -> Result<StoredImage, RuntimeError> {
+    async fn look(&self, record: Record) -> StoredImage {
         let target = record.target.unwrap_or_default();
-        // One for other machines, or with a part that is missing, is listed all the same.
-        let stored = self.stored(&record.name, &target.digest).await.ok().flatten();
-        let content = stored.map(|Stored { resolved, manifest, config }| Content {
-            platform: resolved.config.platform.to_string(),
-            manifest: digest_of(&manifest),
-            layers: resolved.manifest.layers.into_iter().map(layer).collect(),
-            config: serde_json::from_slice(&config).unwrap_or_default(),
-        });
         let created_at = timestamp(record.created_at.as_ref());
-        Ok(StoredImage { reference: record.name, digest: target.digest, created_at, content })
+        let mut image = StoredImage { reference: record.name, digest: target.digest, created_at, content: None };
+        if let Some(content) = self.looked.get(&image.digest) {
+            image.content = Some(content);
+            return image;
+        }
+        // One for other machines, or with a part that is missing, is listed all the same.
+        if let Some(stored) = self.stored(&image.reference, &image.digest).await.ok().flatten() {
+            let Stored { resolved, manifest, .. } = stored;
+            let content = Arc::new(Content {
+                platform: resolved.config.platform.to_string(),
+                manifest: digest_of(&manifest),
+                layers: resolved.manifest.layers.into_iter().map(layer).collect(),
+            });
+            self.looked.put(&image.digest, &content);
+            image.content = Some(content);
+        }
+        image
     }
 
     async fn record(&self, name: &str) -> Result<Option<Record>, RuntimeError> {
@@ -76,16 +112,25 @@ impl ImageStore for ContainerdRuntime {
         records.sort_by(|a, b| a.name.cmp(&b.name));
         let mut images = Vec::with_capacity(records.len());
         for record in records {
-            images.push(self.puller.look(record).await?);
+            images.push(self.puller.look(record).await);
         }
+        self.puller.looked.keep(&images);
         Ok(images)
     }
 
     async fn image(&self, name: &str) -> Result<Option<StoredImage>, RuntimeError> {
         match self.puller.record(name).await? {
-            Some(record) => self.puller.look(record).await.map(Some),
+            Some(record) => Ok(Some(self.puller.look(record).await)),
             None => Ok(None),
         }
+    }
+
+    async fn config(&self, name: &str) -> Result<Option<serde_json::Value>, RuntimeError> {
+        let target = self.puller.record(name).await?.and_then(|record| record.target);
+        let Some(target) = target else { return Ok(None) };
+        // As it is listed: one for other machines has no configuration here.
+        let stored = self.puller.stored(name, &target.digest).await.ok().flatten();
+        Ok(stored.and_then(|stored| serde_json::from_slice(&stored.config).ok()))
     }
 
     async fn remove_image(&self, name: &str) -> Result<bool, RuntimeError> {
@@ -137,6 +182,31 @@ impl ImageStore for ContainerdRuntime {
         Ok(taken)
     }
 
+    async fn push(
+        &self,
+        name: &str,
+        to: &str,
+        progress: watch::Sender<PullProgress>,
+    ) -> Result<Option<Pushed>, RuntimeError> {
+        let Some(record) = self.puller.record(name).await? else { return Ok(None) };
+        let others = self.images().await?;
+        self.puller.push(record, to, &others, &progress).await.map(Some)
+    }
+
+    async fn missing(&self, blobs: Vec<String>) -> Result<Vec<String>, RuntimeError> {
+        let mut missing = Vec::new();
+        for digest in blobs {
+            if !self.client.has_blob(&digest).await? {
+                missing.push(digest);
+            }
+        }
+        Ok(missing)
+    }
+
+    fn notices(&self) -> broadcast::Receiver<Notice> {
+        self.puller.registries.notices.listen()
+    }
+
     async fn disk(&self) -> Result<Disk, RuntimeError> {
         let unknown = || RuntimeError::Containerd {
             action: "tell the folder of",
@@ -168,15 +238,18 @@ impl ImageStore for ContainerdRuntime {
         tokio::spawn(async move {
             for part in parts {
                 let written = match part {
-                    Part::Whole(path, bytes) => write_whole(&sender, &path, bytes).await,
-                    Part::Blob(blob) => write_blob(&client, &sender, &blob).await,
+                    Part::Whole(path, bytes) => tarball::whole(&sender, &path, bytes).await,
+                    Part::Blob(blob) => {
+                        let content = client.stream_blob(&blob.digest).map_err(io::Error::other).boxed();
+                        tarball::blob(&sender, &blob.digest, blob.size.unsigned_abs(), content).await
+                    }
                 };
                 if let Err(error) = written {
                     let _ = sender.send(Err(error)).await;
                     return;
                 }
             }
-            let _ = sender.send(Ok(Bytes::from_static(&[0; 2 * BLOCK]))).await;
+            let _ = sender.send(Ok(tarball::END)).await;
         });
         Ok(ReceiverStream::new(receiver).boxed())
     }
@@ -209,7 +282,6 @@ fn parts(images: Vec<(Stored, String)>) -> Vec<Part> {
     let (mut index, mut saved) = (Vec::new(), Vec::new());
     let (mut documents, mut blobs) = (BTreeMap::new(), Vec::new());
     let mut seen = BTreeSet::new();
-    let path = |digest: &str| format!("blobs/{}", digest.replace(':', "/"));
     for (Stored { resolved, manifest, config }, name) in images {
         let digest = digest_of(&manifest);
         let media_type =
@@ -221,12 +293,12 @@ fn parts(images: Vec<(Stored, String)>) -> Vec<Part> {
             "annotations": {"io.containerd.image.name": name, "org.opencontainers.image.ref.name": tag},
         }));
         saved.push(serde_json::json!({
-            "Config": path(&resolved.manifest.config.digest),
+            "Config": tarball::path(&resolved.manifest.config.digest),
             "RepoTags": if name.contains('@') { vec![] } else { vec![&name] },
-            "Layers": resolved.manifest.layers.iter().map(|layer| path(&layer.digest)).collect::<Vec<_>>(),
+            "Layers": resolved.manifest.layers.iter().map(|layer| tarball::path(&layer.digest)).collect::<Vec<_>>(),
         }));
-        documents.insert(path(&digest), manifest);
-        documents.insert(path(&resolved.manifest.config.digest), config);
+        documents.insert(tarball::path(&digest), manifest);
+        documents.insert(tarball::path(&resolved.manifest.config.digest), config);
         blobs.extend(resolved.manifest.layers.into_iter().filter(|layer| seen.insert(layer.digest.clone())));
     }
     let text = |value: serde_json::Value| Bytes::from(value.to_string());
@@ -238,49 +310,4 @@ fn parts(images: Vec<(Stored, String)>) -> Vec<Part> {
     parts.extend(documents.into_iter().map(|(path, bytes)| Part::Whole(path, bytes)));
     parts.extend(blobs.into_iter().map(Part::Blob));
     parts
-}
-
-type Sender = mpsc::Sender<io::Result<Bytes>>;
-
-async fn send(sender: &Sender, bytes: Bytes) -> io::Result<()> {
-    sender.send(Ok(bytes)).await.map_err(|_| io::ErrorKind::BrokenPipe.into())
-}
-
-/// The header of a file (POSIX ustar).
-async fn header(sender: &Sender, path: &str, size: u64) -> io::Result<()> {
-    let mut header = tar::Header::new_ustar();
-    header.set_path(path)?;
-    header.set_size(size);
-    header.set_mode(0o644);
-    header.set_cksum();
-    send(sender, Bytes::copy_from_slice(header.as_bytes())).await
-}
-
-/// Files end at a multiple of the block.
-async fn pad(sender: &Sender, size: u64) -> io::Result<()> {
-    let missing = (size.next_multiple_of(BLOCK as u64) - size) as usize;
-    send(sender, Bytes::from_static(&[0; BLOCK]).slice(..missing)).await
-}
-
-async fn write_whole(sender: &Sender, path: &str, bytes: Bytes) -> io::Result<()> {
-    let size = bytes.len() as u64;
-    header(sender, path, size).await?;
-    send(sender, bytes).await?;
-    pad(sender, size).await
-}
-
-async fn write_blob(client: &super::client::Client, sender: &Sender, blob: &Descriptor) -> io::Result<()> {
-    let size = blob.size.unsigned_abs();
-    header(sender, &format!("blobs/{}", blob.digest.replace(':', "/")), size).await?;
-    let request = client.request(ReadContentRequest { digest: blob.digest.clone(), offset: 0, size: 0 });
-    let mut stream = client.call(client.content().read(request)).await.map_err(io::Error::other)?;
-    let mut done = 0;
-    while let Some(part) = stream.message().await.map_err(io::Error::other)? {
-        done += part.data.len() as u64;
-        send(sender, part.data.into()).await?;
-    }
-    if done != size {
-        return Err(io::Error::other(format!("{} has {done} bytes instead of {size}", blob.digest)));
-    }
-    pad(sender, size).await
 }

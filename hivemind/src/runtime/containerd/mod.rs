@@ -20,6 +20,7 @@ mod images;
 mod locks;
 mod namespace;
 mod pull;
+mod push;
 mod shims;
 mod snapshots;
 mod tasks;
@@ -36,7 +37,11 @@ use tokio::{sync::watch, task::JoinSet};
 use self::{client::Client, containers::file_error, locks::Locks, pull::Puller, snapshots::Snapshots};
 use super::{
     ContainerSpec, ContainerState, ExecSession, ExecSpec, Image, LogLine, LogQuery, Mark, PullProgress, Runtime,
-    RuntimeError, RuntimeEvent, cgroup::MemoryTree, logs, user::UserDb,
+    RuntimeError, RuntimeEvent,
+    cgroup::MemoryTree,
+    logs,
+    registry::{Mirror, Notices, Registries},
+    user::UserDb,
 };
 use crate::{
     model::{InstanceId, Timestamp},
@@ -62,10 +67,12 @@ pub struct RuntimeConfig {
     pub cgroup_parent: String,
     /// Registries (`host:port`) that are spoken to without TLS.
     pub plain_http_registries: Vec<String>,
-    /// A Docker `config.json` with credentials; read at every pull, and need not exist.
+    /// A Docker `config.json` with credentials; read for every image, and need not exist.
     pub registry_auth: Option<PathBuf>,
-    /// A PEM file with one certificate of an authority to trust besides the machine's; read at every pull.
+    /// A PEM file with certificates of authorities to trust besides the machine's; read for every image.
     pub registry_ca: Option<PathBuf>,
+    /// Who is asked for images before their registries, in this order.
+    pub registry_mirrors: Vec<Mirror>,
 }
 
 impl Default for RuntimeConfig {
@@ -82,6 +89,7 @@ impl Default for RuntimeConfig {
             plain_http_registries: Vec::new(),
             registry_auth: None,
             registry_ca: None,
+            registry_mirrors: Vec::new(),
         }
     }
 }
@@ -120,9 +128,14 @@ impl ContainerdRuntime {
         let puller = Puller {
             client: client.clone(),
             snapshots: snapshots.clone(),
-            plain_http: config.plain_http_registries.clone(),
-            auth_file: config.registry_auth.clone(),
-            ca_file: config.registry_ca.clone(),
+            registries: Registries {
+                plain_http: config.plain_http_registries.clone(),
+                auth_file: config.registry_auth.clone(),
+                ca_file: config.registry_ca.clone(),
+                mirrors: config.registry_mirrors.clone(),
+                notices: Notices::default(),
+            },
+            looked: images::Looked::default(),
             locks: Locks::default(),
         };
         let memory = MemoryTree::here();

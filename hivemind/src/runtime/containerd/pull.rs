@@ -3,7 +3,7 @@
 //! Everything is written under a lease. A pull that is killed leaves blobs which only its lease holds: the next pull
 //! of the same image finds them, and when the lease expires the garbage collector takes them.
 
-use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use containerd_client::{
     services::v1::{CreateImageRequest, GetImageRequest, Image as Record, UpdateImageRequest},
@@ -19,15 +19,16 @@ use tokio::{
 use super::{
     client::{Client, Lease, found},
     content::{Labels, WriteFailure},
+    images::Looked,
     locks::Locks,
     snapshots::{Snapshots, Unpacked},
 };
 use crate::{
     runtime::{
         Image, PullProgress, RuntimeError,
-        manifest::{Descriptor, Document, ImageConfig, MAX_DOCUMENT, Machine, Manifest, digest_of},
+        manifest::{Descriptor, Document, ImageConfig, MAX_DOCUMENT, Machine, Manifest, digest_of, media_type},
         origin::Origin,
-        registry::{self, Source},
+        registry::{self, Registries},
     },
     spec::v1::PullPolicy,
 };
@@ -43,9 +44,9 @@ const LEASE_HOURS: u32 = 24;
 pub(super) struct Puller {
     pub client: Client,
     pub snapshots: Snapshots,
-    pub plain_http: Vec<String>,
-    pub auth_file: Option<PathBuf>,
-    pub ca_file: Option<PathBuf>,
+    pub registries: Registries,
+    /// What images are made of.
+    pub looked: Looked,
     /// One pull of an image, one writer of a blob, one unpacker of a snapshot at a time: by name.
     pub locks: Locks,
 }
@@ -132,19 +133,18 @@ impl Puller {
         if pull == PullPolicy::Never {
             return Err(RuntimeError::ImageAbsent { reference: name });
         }
-        let source = Source::open(parsed, &self.plain_http, self.auth_file.as_deref(), self.ca_file.as_deref()).await?;
+        let source = self.registries.source(parsed).await?;
         let mut held = Held::new(&self.client, progress);
         let lease = held.take(lease_id(&name)).await?;
-        let fetched = async {
-            source.login().await?;
-            self.fetch(&source, &name, &lease, progress).await
-        };
-        let fetched = fetched.await;
+        let fetched = self.fetch(&source, &name, &lease, progress).await;
         held.settled = true;
         match &fetched {
             // Kept, if there is anything: the next attempt goes on from it.
-            Err(RuntimeError::RegistryUnreachable { .. } | RuntimeError::Unavailable { .. })
-                if progress.borrow().done > 0 => {}
+            Err(
+                RuntimeError::RegistryUnreachable { .. }
+                | RuntimeError::RegistryRefused { .. }
+                | RuntimeError::Unavailable { .. },
+            ) if progress.borrow().done > 0 => {}
             // Room is needed now.
             Err(RuntimeError::DiskFull { .. }) => self.client.release(lease, true).await,
             _ => self.client.release(lease, false).await,
@@ -218,7 +218,7 @@ impl Puller {
         Ok(Some(Stored { resolved, manifest: exact, config: bytes }))
     }
 
-    fn choose<'a>(&self, name: &str, entries: &'a [Descriptor]) -> Result<&'a Descriptor, RuntimeError> {
+    pub(super) fn choose<'a>(&self, name: &str, entries: &'a [Descriptor]) -> Result<&'a Descriptor, RuntimeError> {
         let machine = Machine::here();
         machine.choose(entries).map_err(|available| no_platform(name, &machine, available))
     }
@@ -253,10 +253,9 @@ impl Puller {
                 source.corrupt(format!("its configuration tells of {diffs} layers and its manifest of {layers}"))
             );
         }
-        let tell = |n: u64| progress.send_modify(|p| p.done += n);
         let mut layers = Vec::with_capacity(manifest.layers.len());
         for layer in &manifest.layers {
-            layers.push(self.fetch_blob(source, layer, Labels::new(), lease, tell).boxed());
+            layers.push(self.fetch_layer(source, layer, lease, progress).boxed());
         }
         stream::iter(layers).buffer_unordered(PARALLEL).try_collect::<()>().await?;
 
@@ -284,24 +283,39 @@ impl Puller {
         let blob = &manifest.config;
         let mut bytes = match self.client.read_blob(&blob.digest).await? {
             Some(bytes) => bytes,
-            None => {
-                let parts = source.blob(blob).await?;
-                let mut all = Vec::new();
-                let mut parts = parts.map_err(|e| source.blob_error(e));
-                while let Some(part) = parts.try_next().await? {
-                    all.extend_from_slice(&part);
-                    if all.len() as i64 > blob.size.min(MAX_DOCUMENT) {
-                        return Err(source.corrupt("its configuration is longer than its manifest says".to_owned()));
-                    }
-                }
-                all.into()
-            }
+            None => self.read_from(source, blob).await?,
         };
         let config = ImageConfig::parse(&bytes).map_err(|e| source.corrupt(e))?;
         let chain = config.chain_ids().pop().unwrap_or_default();
         let labels = [(format!("containerd.io/gc.ref.snapshot.{}", self.snapshots.name), chain)].into();
         self.store(source, blob, &mut bytes, labels, lease).await?;
         Ok(config)
+    }
+
+    /// A blob that is held in memory, from the first place that has it as it should be.
+    async fn read_from(&self, source: &impl Origin, blob: &Descriptor) -> Result<bytes::Bytes, RuntimeError> {
+        let mut places = source.places().into_iter().peekable();
+        while let Some(place) = places.next() {
+            let read = async {
+                let mut parts = source.blob(place, blob).await?;
+                let mut all = bytes::BytesMut::new();
+                while let Some(part) = parts.try_next().await? {
+                    all.extend_from_slice(&part);
+                    if all.len() as i64 > blob.size.min(MAX_DOCUMENT) {
+                        return Err(source.corrupt(format!("{} is longer than {} bytes", blob.digest, blob.size)));
+                    }
+                }
+                match digest_of(&all) {
+                    actual if actual == blob.digest => Ok(all.freeze()),
+                    actual => Err(source.corrupt(format!("its {} is {actual}", blob.digest))),
+                }
+            };
+            match read.await {
+                Err(error) if error.is_of_source() && places.peek().is_some() => source.failed(place, &error),
+                read => return read,
+            }
+        }
+        Err(source.corrupt("there is nowhere to fetch it from".to_owned()))
     }
 
     async fn store_document(
@@ -335,24 +349,51 @@ impl Puller {
         })
     }
 
-    async fn fetch_blob(
+    /// Brings a layer into the content store, from the first place that has it as it should be.
+    async fn fetch_layer(
         &self,
         source: &impl Origin,
         blob: &Descriptor,
-        labels: Labels,
+        lease: &Lease,
+        progress: &watch::Sender<PullProgress>,
+    ) -> Result<(), RuntimeError> {
+        let _one = self.locks.lock(&blob.digest).await;
+        let mut places = source.places().into_iter().peekable();
+        while let Some(place) = places.next() {
+            let come = AtomicU64::new(0);
+            let tell = |n: u64| {
+                come.fetch_add(n, Ordering::Relaxed);
+                progress.send_modify(|p| p.done += n);
+            };
+            match self.fetch_layer_from(source, place, blob, lease, tell).await {
+                Err(error) if error.is_of_source() && places.peek().is_some() => {
+                    // It comes again from somewhere else.
+                    progress.send_modify(|p| p.done -= come.load(Ordering::Relaxed));
+                    source.failed(place, &error);
+                }
+                fetched => return fetched,
+            }
+        }
+        Err(source.corrupt("there is nowhere to fetch it from".to_owned()))
+    }
+
+    async fn fetch_layer_from(
+        &self,
+        source: &impl Origin,
+        place: usize,
+        blob: &Descriptor,
         lease: &Lease,
         progress: impl Fn(u64),
     ) -> Result<(), RuntimeError> {
-        let _one = self.locks.lock(&blob.digest).await;
+        let labels = Labels::new();
         let Some(writer) = self.client.open_blob(blob, &labels, lease).await? else {
             progress(blob.size.unsigned_abs());
             return Ok(());
         };
-        let content = source.blob(blob).await?;
+        let content = source.blob(place, blob).await?;
         let written = self.client.fill_blob(writer, blob, &labels, content, progress).await;
         written.map_err(|failure| match failure {
-            WriteFailure::Store(e) => e,
-            WriteFailure::Source(e) => source.blob_error(e),
+            WriteFailure::Store(e) | WriteFailure::Source(e) => e,
             WriteFailure::Mismatch(why) => source.corrupt(why),
         })
     }
@@ -377,16 +418,7 @@ impl Puller {
 
     /// Gives the image its name, which holds everything from now on.
     async fn name(&self, name: &str, top: &[u8], digest: &str) -> Result<(), RuntimeError> {
-        #[derive(serde::Deserialize)]
-        #[serde(rename_all = "camelCase")]
-        struct Typed {
-            media_type: Option<String>,
-            manifests: Option<serde::de::IgnoredAny>,
-        }
-        let typed = serde_json::from_slice::<Typed>(top).ok();
-        let is_index = typed.as_ref().is_some_and(|t| t.manifests.is_some());
-        let default = crate::runtime::manifest::MANIFEST_TYPES[usize::from(!is_index)];
-        let media_type = typed.and_then(|t| t.media_type).unwrap_or_else(|| default.to_owned());
+        let media_type = media_type(top);
         let size = top.len() as i64;
         let target = types::Descriptor { media_type, digest: digest.to_owned(), size, annotations: Default::default() };
         self.point(name, target).await
