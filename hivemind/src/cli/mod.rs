@@ -194,7 +194,7 @@ enum Command {
     /// List and inspect services
     #[command(subcommand)]
     Service(show::ServiceCommand),
-    /// List, fetch, remove, import and export images
+    /// List, fetch, send, remove, import and export images
     #[command(subcommand)]
     Image(image::ImageCommand),
     /// Create, list, inspect and remove volumes

@@ -160,8 +160,9 @@ impl Target {
         request = request.header(CONTENT_LENGTH, blob.size).header(CONTENT_TYPE, "application/octet-stream");
         let mut request = request.body(Body::wrap_stream(parts)).build().map_err(|e| self.host.transport(&e))?;
         // The login was for the beginning of the upload, a moment ago; elsewhere it is nobody's business.
-        if let Some(value) = self.host.authorization.lock().await.as_ref().filter(|_| self.host.is_own(&place)) {
-            request.headers_mut().insert(AUTHORIZATION, value.clone());
+        let given = self.host.authorization.lock().await.clone();
+        if let Some(value) = given.filter(|_| self.host.is_own(&place)) {
+            request.headers_mut().insert(AUTHORIZATION, value);
         }
         let mut answer = std::pin::pin!(self.host.client.execute(request));
         let mut since = Instant::now();
@@ -181,7 +182,8 @@ impl Target {
             }
         };
         // What could not be read is no fault of the registry's.
-        if let Some(error) = fault.lock().unwrap_or_else(PoisonError::into_inner).take() {
+        let unreadable = fault.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(error) = unreadable {
             return Err(error.into());
         }
         let answer = self.host.judge(answer.map_err(|error| self.host.transport(&error))?)?;
