@@ -419,11 +419,7 @@ impl Loop {
         };
         let message = format!("{object} {}", what.1);
         self.events.emit(EventKind::Normal, what.0, &object.about(), message);
-        for row in &rows {
-            let RowChange::RenewApp(app) = row else { continue };
-            let message = format!("{} gets new instances: {object} has another content", app.key.name);
-            self.events.emit(EventKind::Normal, "ContentChanged", &Subject::App(app.key.clone()), message);
-        }
+        self.say_renewed(&object, &rows);
         Ok(Changed { revision, ..before })
     }
 

@@ -93,7 +93,7 @@ fn a_limit_is_met_as_a_full_disk_grows_online_and_leaves_nothing() -> Result<()>
     // What was removed in it makes room on the node.
     let folder = Path::new(shown["path"].as_str().context("no path")?).parent().context("no folder")?.to_owned();
     let taken = |dir: &Path| -> Result<u64> {
-        Ok(std::os::unix::fs::MetadataExt::blocks(&fs::metadata(dir.join("disk"))?) * 512 >> 20)
+        Ok((std::os::unix::fs::MetadataExt::blocks(&fs::metadata(dir.join("disk"))?) * 512) >> 20)
     };
     sh(&machine, "rm /data/full; sync")?.ok()?;
     wait::until("room to be made", PATIENCE, || {

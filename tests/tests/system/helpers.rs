@@ -1,6 +1,6 @@
 //! Credential helpers: asked as Docker asks them, with little to do harm with.
 
-use std::{fs, os::unix::fs::PermissionsExt as _, path::Path, time::Instant};
+use std::{fs, os::unix::fs::PermissionsExt as _, path::Path};
 
 use anyhow::{Result, ensure};
 use base64::{Engine as _, engine::general_purpose};
@@ -11,6 +11,7 @@ use xtask::{
     image,
     machine::Machine,
     registry::{Access, PASSWORD, Registry, USER},
+    wait::Stopwatch,
 };
 
 /// Found nowhere else on the machine.
@@ -91,7 +92,7 @@ fn helpers_give_credentials_and_no_secret_is_told() -> Result<()> {
     fs::set_permissions(&auth, fs::Permissions::from_mode(0o622))?;
     refused(&pull()?, &["chmod go-w", "config.json"])?;
     ask("slow")?;
-    let begun = Instant::now();
+    let begun = Stopwatch::start();
     refused(&pull()?, &["has not answered for 20 s"])?;
     ensure!(begun.elapsed().as_secs() < 40, "it was waited for");
 

@@ -6,7 +6,7 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result, ensure};
@@ -22,6 +22,7 @@ use xtask::{
     image::{self, Image, Packing},
     machine::Machine,
     registry::{Access, PASSWORD, Registry, USER},
+    wait::Stopwatch,
 };
 
 /// A machine whose daemon pulls through a front.
@@ -100,7 +101,7 @@ fn a_registry_that_stalls_is_given_up_and_asked_again() -> Result<()> {
             false => Deed::Pass,
         }
     })?;
-    let begun = Instant::now();
+    let begun = Stopwatch::start();
     pull(&machine, &image)?.ok()?;
     ensure!(retried(&machine, "stalled")? == 1);
     ensure!(begun.elapsed() > Duration::from_secs(29) && begun.elapsed() < Duration::from_secs(60));
@@ -131,11 +132,11 @@ fn a_busy_registry_is_waited_for_as_long_as_it_says_if_that_is_not_too_long() ->
         }
         _ => Deed::Pass,
     })?;
-    let begun = Instant::now();
+    let begun = Stopwatch::start();
     pull(&machine, &image)?.ok()?;
     ensure!(begun.elapsed() > Duration::from_secs(2), "it was not waited for");
     ensure!(retried(&machine, "busy")? == 2);
-    let begun = Instant::now();
+    let begun = Stopwatch::start();
     let said = pull(&machine, &format!("{}/later/web:1", front.host()))?;
     refused(&said, "E-IMG-002", 1, &["too many requests", "3600 s"])?;
     ensure!(begun.elapsed() < Duration::from_secs(10), "it was waited for");

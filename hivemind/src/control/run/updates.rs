@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use super::{Loop, back, encode, transaction, with};
 use crate::{
-    control::{ObjectName, volumes},
+    control::{ObjectName, RowChange, volumes},
     lifecycle::clock,
     model::{
         App, AppKey, Cause, EventKind, InstanceId, InstanceStatus, Phase, Revision, Rollout, RolloutState, Subject,
@@ -148,6 +148,15 @@ impl Loop {
             txn = with(txn, &self.snapshot, &app.key, &change)?;
         }
         Ok(txn)
+    }
+
+    /// Says which apps get new instances with these rows.
+    pub(super) fn say_renewed(&self, object: &ObjectName, rows: &[RowChange]) {
+        for row in rows {
+            let RowChange::RenewApp(app) = row else { continue };
+            let message = format!("{} gets new instances: {object} has another content", app.key.name);
+            self.events.emit(EventKind::Normal, "ContentChanged", &Subject::App(app.key.clone()), message);
+        }
     }
 
     /// Since when an instance is Ready: an agent that begins anew finds it Ready, and does not know since when.

@@ -54,7 +54,10 @@ async fn what_changes_nothing_is_remembered_too_and_a_key_is_for_one_request() {
     let refused = [
         other.scale(&key("web"), 2, None).await.map(drop),
         other.change(ObjectChange::PutNamespace(scope.clone(), [].into()), None).await.map(drop),
-        other.project(ProjectKey { scope, name: "prod".into() }, ProjectChange::Remove { volumes: false }).await.map(drop),
+        other
+            .project(ProjectKey { scope, name: "prod".into() }, ProjectChange::Remove { volumes: false })
+            .await
+            .map(drop),
     ];
     assert!(refused.iter().all(|result| matches!(result, Err(ControlError::KeyUsed))), "{refused:?}");
     // A refusal is not kept: with the same key it can be right later.
