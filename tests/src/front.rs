@@ -172,8 +172,9 @@ fn serve(mut client: TcpStream, registry: u16, seen: &Mutex<Vec<Asked>>, judge: 
             Deed::Cut(at) | Deed::Stall(at) if done + body.len() > at => {
                 client.write_all(&body[..at - done])?;
                 if matches!(deed, Deed::Stall(_)) {
-                    #[expect(clippy::disallowed_methods, reason = "who stalls says nothing for a while")]
-                    std::thread::sleep(STALL);
+                    // Until whoever waits goes away.
+                    client.set_read_timeout(Some(STALL))?;
+                    let _ = client.read(&mut [0]);
                 }
                 client.shutdown(Shutdown::Both)?;
                 return Ok(());

@@ -29,7 +29,7 @@ pub(super) async fn to_registry(context: &Context, image: &str, to: Option<&str>
     let bar = bar(context);
     let to = to.map(|to| format!("&to={}", escape(to))).unwrap_or_default();
     let path = format!("/v1/images/push?name={}{to}", escape(image));
-    let mut lines = context.client.lines_of::<PushView>(Method::POST, &path).await?;
+    let mut lines = context.client.without_key().lines_of::<PushView>(Method::POST, &path).await?;
     while let Some(now) = lines.next().await {
         let PushView { step, done, total, pushed, problem } = now?;
         if let Some(problem) = problem {
@@ -75,7 +75,7 @@ pub(super) async fn to_node(context: &Context, from: &Path, name: Option<&str>) 
     let mut missing = BTreeSet::new();
     for asked in layers.chunks(ASKED) {
         let asked = Layers { layers: asked.to_vec() };
-        let answer: Layers = context.client.send(Method::POST, "/v1/images/missing", &asked).await?;
+        let answer: Layers = context.client.without_key().send(Method::POST, "/v1/images/missing", &asked).await?;
         missing.extend(answer.layers);
     }
     let taken = match send(context, &offer, &missing).await {

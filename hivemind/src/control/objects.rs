@@ -78,6 +78,7 @@ pub struct Changed {
     /// Whether anything is not as it was.
     pub changed: bool,
     /// The apps of its namespace that get new instances for it.
+    #[serde(default)]
     pub renewed: Vec<AppName>,
 }
 
