@@ -113,7 +113,14 @@ fn logs_and_events_that_are_followed_go_on_over_a_daemon_that_is_killed() -> Res
     machine.daemon.start(&machine.sandbox)?;
     logs.until("lines after the stop", |_| true)?;
     machine.hivemind(&["namespace", "create", "last"])?.ok()?;
-    events.until("the last event", |line| line.contains("\"namespace/last\""))?;
+    wait::until("the last event", PATIENCE, || {
+        ensure!(
+            events.said().iter().any(|line| line.contains("\"namespace/last\"")),
+            "it said {:?}",
+            events.said().last()
+        );
+        Ok(())
+    })?;
 
     let lines = logs.end()?;
     for word in ["out ", "err ", "plain ", "two "] {
