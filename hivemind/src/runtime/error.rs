@@ -130,6 +130,12 @@ pub enum RuntimeError {
         /// The container.
         id: String,
     },
+    /// containerd's process that keeps the container is there and does not say how it is.
+    #[error("containerd's process that keeps container {id} (its shim) does not answer")]
+    Silent {
+        /// The container.
+        id: String,
+    },
     /// Its processes stand still.
     #[error("container {id} is paused: nothing can be run in it")]
     Paused {
@@ -185,7 +191,7 @@ impl RuntimeError {
     /// The code that users see.
     pub const fn code(&self) -> ErrorCode {
         match self {
-            Self::Unavailable { .. } => ErrorCode::NoContainerd,
+            Self::Unavailable { .. } | Self::Silent { .. } => ErrorCode::NoContainerd,
             Self::BadReference { .. } => ErrorCode::Invalid,
             Self::ImageNotFound { .. } | Self::ImageAbsent { .. } | Self::Incomplete { .. } => ErrorCode::ImageNotFound,
             Self::RegistryUnreachable { .. } | Self::RegistryRefused { .. } => ErrorCode::RegistryDown,

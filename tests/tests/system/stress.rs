@@ -37,6 +37,32 @@ fn an_instance_whose_shim_dies_is_started_again() -> Result<()> {
     machine.close()
 }
 
+#[test]
+fn a_shim_that_does_not_answer_for_a_while_says_nothing_of_its_container() -> Result<()> {
+    let (mut machine, image) = machine("silent-shim")?;
+    deploy(&machine, &image, "web", &["--wait"])?;
+    let before = until_ready(&machine, "web", 1)?;
+    let shim = shim_of(&machine, &before.first().context("no instance")?.id)?;
+    let signal = |name: &str| shell::output(Command::new("kill").args([name, &shim])).map(drop);
+    signal("-STOP")?;
+    // Whoever takes the instance over looks at it, and containerd waits 2 s for the shim before it says "unknown".
+    machine.daemon.kill()?;
+    machine.daemon.start(&machine.sandbox)?;
+    let asked = std::thread::scope(|scope| {
+        let asked = scope.spawn(|| machine.hivemind(&["exec", "web", "--", "true"]));
+        let told = wait::until("the daemon to be told that nothing is known", PATIENCE, || {
+            ensure!(machine.daemon.log().matches("its shim does not answer").count() >= 2, "not in its log");
+            Ok(())
+        });
+        signal("-CONT")?;
+        told?;
+        asked.join().map_err(|_| anyhow::anyhow!("the command panicked"))?
+    })?;
+    ensure!(asked.code == 0, "{asked}");
+    ensure!(until_ready(&machine, "web", 1)? == before, "the instance changed");
+    machine.close()
+}
+
 /// The process of containerd's that keeps a container.
 fn shim_of(machine: &Machine, id: &str) -> Result<String> {
     let pids = fs::read_to_string(machine.sandbox.cgroup().join("main/cgroup.procs"))?;

@@ -29,6 +29,9 @@ const LEFTOVER_PAUSE: Duration = Duration::from_millis(50);
 /// Attempts at removing a task: between looking and deleting it may change.
 const REMOVE_ATTEMPTS: u32 = 3;
 
+/// How often a shim that does not answer is asked. containerd gives it 2 s each time (`io.containerd.timeout.task.state`).
+const STATE_ATTEMPTS: u32 = 5;
+
 /// A task as it is now.
 #[derive(Debug)]
 pub(super) struct Task {
@@ -43,34 +46,51 @@ pub(super) enum TaskStatus {
     Ended { code: u32, at: Timestamp },
 }
 
-impl From<v1::Process> for Task {
-    fn from(p: v1::Process) -> Self {
+impl Task {
+    /// `None` if the shim did not answer containerd, because it is stopped or the machine has too much else to do: then
+    /// nothing is known of the process.
+    fn known(p: &v1::Process) -> Option<Self> {
         let status = match p.status() {
-            v1::Status::Unknown | v1::Status::Created => TaskStatus::Created,
+            v1::Status::Unknown => return None,
+            v1::Status::Created => TaskStatus::Created,
             v1::Status::Stopped => TaskStatus::Ended { code: p.exit_status, at: timestamp(p.exited_at.as_ref()) },
             // One that is about to stand still tells so when it does.
             v1::Status::Running | v1::Status::Pausing => TaskStatus::Running { pid: p.pid },
             v1::Status::Paused => TaskStatus::Paused { pid: p.pid },
         };
-        Self { status }
+        Some(Self { status })
     }
 }
 
 impl ContainerdRuntime {
+    /// How a task is. A shim that does not answer is asked again: who took its process for none would start a second one.
+    ///
+    /// # Errors
+    /// `Silent` if it does not answer in the end.
     pub(super) async fn task(&self, id: &str) -> Result<Option<Task>, RuntimeError> {
+        for _ in 0..STATE_ATTEMPTS {
+            let Some(process) = self.process(id).await? else { return Ok(None) };
+            if let Some(task) = Task::known(&process) {
+                return Ok(Some(task));
+            }
+            tracing::warn!(container = id, "its shim does not answer containerd");
+        }
+        Err(RuntimeError::Silent { id: id.to_owned() })
+    }
+
+    async fn process(&self, id: &str) -> Result<Option<v1::Process>, RuntimeError> {
         let c = &self.client;
         let request = c.request(GetRequest { container_id: id.to_owned(), exec_id: String::new() });
         let answer = found(c.call(c.tasks().get(request)).await);
-        let process = answer.map_err(|s| c.error("look up", id, &s))?.and_then(|a| a.process);
-        Ok(process.map(Task::from))
+        Ok(answer.map_err(|s| c.error("look up", id, &s))?.and_then(|a| a.process))
     }
 
-    /// All tasks, by container.
+    /// All tasks of which anything is known, by container.
     pub(super) async fn tasks(&self) -> Result<HashMap<String, Task>, RuntimeError> {
         let c = &self.client;
         let answer = c.call(c.tasks().list(c.request(ListTasksRequest::default()))).await;
         let tasks = answer.map_err(|s| c.error("list", "tasks", &s))?.tasks;
-        Ok(tasks.into_iter().map(|p| (p.id.clone(), Task::from(p))).collect())
+        Ok(tasks.into_iter().filter_map(|p| Some((p.id.clone(), Task::known(&p)?))).collect())
     }
 
     pub(super) async fn start_task(&self, id: &InstanceId) -> Result<u32, RuntimeError> {
@@ -199,10 +219,11 @@ impl ContainerdRuntime {
         let c = &self.client;
         let failed = |s: &Status| c.error("remove the process of", id, s);
         for attempt in 1.. {
-            match self.task(id).await?.map(|t| t.status) {
+            match self.process(id).await?.map(|process| Task::known(&process)) {
                 None => return Ok(()),
-                Some(TaskStatus::Ended { .. }) => {}
-                Some(TaskStatus::Created | TaskStatus::Running { .. } | TaskStatus::Paused { .. }) => {
+                Some(Some(Task { status: TaskStatus::Ended { .. } })) => {}
+                // Also one of which nothing is known.
+                Some(_) => {
                     // The first process of a pid namespace takes all others with it.
                     self.kill_task(id, Signal::SIGKILL as i32, false).await?;
                     let request = c.request(WaitRequest { container_id: id.to_owned(), exec_id: String::new() });
