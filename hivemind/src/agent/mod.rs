@@ -94,6 +94,7 @@ impl Agent {
             metrics: self.metrics,
             gateway: self.gateway,
             ports: Ports::default(),
+            links: Semaphore::new(self.parallel),
             slots: Semaphore::new(self.parallel),
         });
         let mut tasks = JoinSet::new();

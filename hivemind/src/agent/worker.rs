@@ -64,7 +64,10 @@ pub(super) struct Shared {
     pub(super) gateway: Addresses,
     /// The published ports that are held.
     pub(super) ports: Ports,
-    /// How many instances may be made at the same moment.
+    /// How many instances may get their link at the same moment. Apart from the rest: making a link is waiting for the
+    /// kernel (a grace period of RCU for each program that is attached), making a container is work.
+    pub(super) links: Semaphore,
+    /// How many containers may be made or started at the same moment.
     pub(super) slots: Semaphore,
 }
 
@@ -236,7 +239,7 @@ impl Worker {
         match step {
             Step::EnsureImage => self.ensure_image(instance).await?,
             Step::EnsureLink => {
-                let _slot = shared.slots.acquire().await;
+                let _slot = shared.links.acquire().await;
                 shared.ports.hold(&*shared.net, published(&instance.spec))?;
                 let link =
                     InstanceLink { id: instance.id.clone(), addresses: instance.addresses, gateway: shared.gateway };

@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// How often to look.
-const PERIOD: Duration = Duration::from_millis(150);
+const PERIOD: Duration = Duration::from_millis(50);
 /// How often a process may end before it is said not to come up.
 const CRASHES: u32 = 3;
 /// Log lines that are shown of an instance that does not come up.

@@ -17,8 +17,10 @@ use crate::{
 };
 use gate::{Gate, Limits};
 
-/// The first pause of the start-up check of an instance without a health check; it doubles up to [`START_LONGEST`].
-const START_FIRST: Duration = Duration::from_millis(20);
+/// The pause between start-up checks of an instance without a health check: this part of the time for which it has been
+/// waited, between these bounds. Ready is late by no more than that part.
+const START_PART: u32 = 5;
+const START_SHORTEST: Duration = Duration::from_millis(20);
 const START_LONGEST: Duration = Duration::from_secs(1);
 /// While an instance is not Ready, it is looked at at least this often, so that Ready is not late by an interval.
 const EAGER: Duration = Duration::from_millis(500);
@@ -133,12 +135,11 @@ async fn rest(begun: Instant, pause: Duration) {
 /// Without a check, a process is Ready when its first TCP port accepts a connection, or, if it has none, when it has run
 /// for a moment.
 async fn started(subject: &Subject, state: &watch::Sender<HealthState>) {
-    let mut pause = START_FIRST;
+    let begun = Instant::now();
     if let Some(port) = subject.first_tcp_port {
         while let Err(why) = probe::listens(port, &subject.addresses, START_LONGEST).await {
             state.send_replace(HealthState::Waiting(why));
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(START_LONGEST);
+            tokio::time::sleep((begun.elapsed() / START_PART).clamp(START_SHORTEST, START_LONGEST)).await;
         }
     } else {
         tokio::time::sleep(subject.steady).await;
