@@ -235,6 +235,10 @@ fn the_description_and_the_routes_are_the_same() -> Result<()> {
             let class = format!("{}XX", answer.status / 100);
             let known = described.contains_key(&answer.status.to_string()) || described.contains_key(&class);
             ensure!(known, "{method} {path} answers {}, which is not described", answer.status);
+            let described = described.get(&answer.status.to_string()).or_else(|| described.get(&class));
+            let kinds = described.and_then(|answer| answer["content"].as_object()).map(|kinds| kinds.keys());
+            let kind = answer.header("content-type").and_then(|kind| kind.split(';').next()).unwrap_or_default();
+            ensure!(kinds.into_iter().flatten().any(|known| known == kind), "{method} {path}: {kind} is not described");
         }
     }
     machine.close()

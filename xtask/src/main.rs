@@ -1,5 +1,6 @@
 //! The only entry for people, documents and CI: `cargo xtask COMMAND`.
 
+mod api_fuzz;
 mod build;
 mod containerds;
 mod demo;
@@ -81,6 +82,18 @@ enum Command {
         #[arg(long, default_value_t = 300)]
         seconds: u32,
     },
+    /// Ask the API of a daemon in ways that nobody has thought of, made of its description (schemathesis, from Python's package index)
+    ApiFuzz {
+        /// For hours instead of minutes
+        #[arg(long)]
+        long: bool,
+        /// What the requests are made of; drawn, and printed, without it
+        #[arg(long)]
+        seed: Option<u32>,
+        /// Only operations whose paths match this regular expression
+        #[arg(long, value_name = "REGEX")]
+        path: Option<String>,
+    },
     /// Run the tests of images and containers with the containerd of other suites of Debian
     Containerds {
         /// Suites; bookworm, trixie and sid by default
@@ -134,6 +147,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Forward { port, v6 } => forward::run(port, v6),
         Command::Bench { args } => build::bench(&args),
         Command::Fuzz { seconds } => fuzz::run(seconds),
+        Command::ApiFuzz { long, seed, path } => api_fuzz::run(long, seed, path.as_deref()),
         Command::Kernels { short: true, .. } => kernels::short(),
         Command::Kernels { packages, only, filter, .. } => {
             kernels::run(&packages, &kernels::Chosen { only: only.as_deref(), filter: filter.as_deref() })

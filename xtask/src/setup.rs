@@ -87,6 +87,14 @@ const QEMU: Need = Need {
     otherwise: "install QEMU for x86-64",
 };
 
+/// What `cargo xtask api-fuzz` needs besides.
+const PYTHON: Need = Need {
+    what: "Python runs schemathesis, which is fetched from its package index",
+    packages: &["python3", "python3-venv"],
+    there: || shell::works("python3", &["-c", "import ensurepip, venv"]),
+    otherwise: "install Python 3.10 or newer with its module venv",
+};
+
 /// What `cargo xtask bench` needs besides: of iptables, and of Docker Engine, which calls it.
 const IPTABLES: Need = Need {
     what: "iptables is what hivemind is measured beside",
@@ -127,6 +135,12 @@ pub(crate) fn run() -> Result<()> {
 pub(crate) fn run_for_kernels() -> Result<()> {
     run_quietly()?;
     if (QEMU.there)() { Ok(()) } else { install(&[&QEMU]) }
+}
+
+/// The same for `cargo xtask api-fuzz`.
+pub(crate) fn run_for_api_fuzz() -> Result<()> {
+    run_quietly()?;
+    if (PYTHON.there)() { Ok(()) } else { install(&[&PYTHON]) }
 }
 
 /// The same for `cargo xtask bench`.

@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context, Result};
 use xtask::{shell, wait::Stopwatch};
 
-use crate::{build, demo, kernels, setup, tidy};
+use crate::{api_fuzz, build, demo, kernels, setup, tidy};
 
 /// Tests that were run, summed over all programs.
 #[derive(Default)]
@@ -72,6 +72,10 @@ pub(crate) fn run(quick: bool, long: bool, filter: Option<&str>) -> Result<ExitC
         tally.step("bench loss --quick", || loss(&object));
         tally.step("kernels --short", kernels::short);
         tally.step("demo --check", || demo::run(true));
+        if long {
+            // Not else: it is fetched from an index that need not be reached.
+            tally.step("api-fuzz", || api_fuzz::run(false, None, None));
+        }
     }
     println!("\n({:.0} s)", whole.elapsed().as_secs_f64());
     for failure in &tally.failures {

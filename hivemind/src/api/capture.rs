@@ -32,6 +32,7 @@ const SNAPLEN: u32 = 2_048;
 
 #[derive(Clone, Copy, Debug, Default, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub(super) struct CaptureArgs {
     /// Only packets that are dropped.
     #[serde(default)]

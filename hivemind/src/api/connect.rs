@@ -46,6 +46,7 @@ const CHUNK: usize = 16 << 10;
 
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub(super) struct ConnectArgs {
     /// The port, 1 to 65535.
     port: u16,

@@ -102,8 +102,10 @@ pub(super) async fn table(State(state): State<ApiState>, Path(name): Path<String
 
 #[derive(Clone, Copy, Debug, Default, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub(super) struct StatsArgs {
     /// For how many seconds: 1 to 60; 5 without it.
+    #[param(minimum = 1, maximum = 60)]
     seconds: Option<u64>,
 }
 

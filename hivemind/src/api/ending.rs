@@ -58,6 +58,7 @@ pub enum Until {
 
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub(super) struct WaitArgs {
     /// `ended`, `ready` or `gone`.
     #[serde(default)]

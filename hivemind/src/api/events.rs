@@ -22,6 +22,7 @@ pub(super) const NDJSON: &str = "application/x-ndjson";
 
 #[derive(Debug, Default, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub(super) struct EventArgs {
     /// Only events behind this: the `position` of one, or its `seq`.
     after: Option<String>,
@@ -39,6 +40,7 @@ pub(super) struct EventArgs {
 
 #[derive(Debug, Default, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub(super) struct WatchArgs {
     /// Only changes after this revision; everything there is without it.
     #[serde(default)]

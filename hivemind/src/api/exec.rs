@@ -76,6 +76,7 @@ pub struct ExecSize {
 
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub(super) struct ExecArgs {
     /// The command and its arguments, as a JSON list of strings.
     command: String,
@@ -105,8 +106,13 @@ impl ExecArgs {
             return Err(Problem::new(ErrorCode::BadRequest, "command: is empty"));
         }
         let env = self.env.as_deref().map_or(Ok(Vec::new()), |text| words("env", text))?;
-        if command.iter().chain(&env).any(|word| word.contains('\0')) {
-            return Err(Problem::new(ErrorCode::BadRequest, "command, env: contain a NUL character"));
+        let names = self.user.iter().chain(&self.workdir);
+        if command.iter().chain(&env).chain(names).any(|word| word.contains('\0')) {
+            return Err(Problem::new(ErrorCode::BadRequest, "command, env, user, workdir: contain a NUL character"));
+        }
+        if let Some(dir) = self.workdir.as_ref().filter(|dir| !dir.starts_with('/')) {
+            let title = format!("workdir: {dir:?} is not absolute; begin with '/'");
+            return Err(Problem::new(ErrorCode::BadRequest, title));
         }
         let tty = self.rows.zip(self.cols).map(|(rows, cols)| TtySize { rows, cols });
         Ok(ExecSpec { command, env, user: self.user, workdir: self.workdir, tty, stdin: self.stdin })
@@ -226,6 +232,10 @@ mod tests {
         }
         let env = ExecArgs { env: Some("A=1".into()), ..args("[\"ls\"]") };
         assert!(env.spec().is_err());
+        for (dir, fits) in [("/tmp", true), ("", false), ("tmp", false), ("/\0", false)] {
+            let args = ExecArgs { workdir: Some(dir.into()), ..args("[\"ls\"]") };
+            assert_eq!(args.spec().is_ok(), fits, "{dir:?}");
+        }
     }
 
     #[test]

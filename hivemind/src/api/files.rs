@@ -35,6 +35,7 @@ use crate::{
 
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub(super) struct FileArgs {
     /// The path in the instance; a relative one begins at its root.
     path: String,
@@ -42,6 +43,7 @@ pub(super) struct FileArgs {
 
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub(super) struct PutFileArgs {
     /// The path in the instance; a relative one begins at its root. What comes goes into it, if it is a folder.
     path: String,

@@ -20,6 +20,7 @@ use crate::{
 
 #[derive(Clone, Debug, Default, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub(super) struct FlowArgs {
     /// Only flows that an instance of this tenant takes part in.
     #[param(value_type = Option<String>)]

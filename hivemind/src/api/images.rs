@@ -154,6 +154,7 @@ pub struct ImagesChanged {
 
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub(super) struct NameArgs {
     /// The image, e.g. `nginx` or `registry.local:5000/team/web:1`.
     name: String,
@@ -161,6 +162,7 @@ pub(super) struct NameArgs {
 
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub(super) struct PushArgs {
     /// The image.
     name: String,
@@ -170,6 +172,7 @@ pub(super) struct PushArgs {
 
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub(super) struct RemoveArgs {
     /// The image.
     name: String,
@@ -184,6 +187,7 @@ pub(super) struct RemoveArgs {
 
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub(super) struct TagArgs {
     /// The image.
     name: String,
@@ -197,6 +201,7 @@ pub(super) struct TagArgs {
 
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub(super) struct PruneArgs {
     /// Only say what would go. Also as `dry_run`.
     #[serde(default, rename = "dryRun", alias = "dry_run")]
@@ -206,6 +211,7 @@ pub(super) struct PruneArgs {
 
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub(super) struct ImportArgs {
     /// The name that the one image of the archive gets; the archive's own by default.
     name: Option<String>,
@@ -213,6 +219,7 @@ pub(super) struct ImportArgs {
 
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub(super) struct ExportArgs {
     /// The images, with commas between them.
     names: String,

@@ -37,6 +37,7 @@ pub struct LogLineView {
 
 #[derive(Debug, Default, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub(super) struct LogArgs {
     /// Only the last so many lines.
     tail: Option<usize>,

@@ -52,7 +52,8 @@ pub(super) async fn readyz(State(state): State<ApiState>) -> (StatusCode, String
 }
 
 /// Metrics for Prometheus.
-#[utoipa::path(get, operation_id = "getMetrics", path = "/metrics", tag = "meta", responses((status = 200, body = String)))]
+#[utoipa::path(get, operation_id = "getMetrics", path = "/metrics", tag = "meta",
+    responses((status = 200, body = String, content_type = "application/openmetrics-text")))]
 pub(super) async fn metrics(State(state): State<ApiState>) -> Result<Response, ApiError> {
     let turn = state.metrics.turn().await;
     let samples = samples(&state).await;

@@ -11,6 +11,7 @@ pub mod changes;
 pub mod connect;
 pub mod contents;
 pub mod dataplane;
+mod describe;
 pub mod ending;
 pub mod events;
 pub mod exec;
@@ -221,6 +222,7 @@ fn described() -> (Router<Shared>, utoipa::openapi::OpenApi) {
         .routes(routes!(meta::metrics))
         .split_for_parts();
     list::describe(&mut document);
+    describe::refusals(&mut document);
     (router, document)
 }
 

@@ -7,6 +7,7 @@ use axum::{
 };
 use serde_json::json;
 
+use super::describe::PROBLEM;
 use crate::{
     control::ControlError,
     dataplane::DataplaneError,
@@ -30,7 +31,7 @@ impl IntoResponse for ApiError {
         body["type"] = json!(format!("urn:hivemind:{}", problem.code));
         let mut response = (status, body.to_string()).into_response();
         let headers = response.headers_mut();
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(PROBLEM));
         if status == StatusCode::UNAUTHORIZED {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"hivemind\""));
         }

@@ -69,6 +69,7 @@ pub(super) async fn put(
 /// How a project is removed.
 #[derive(Debug, Default, Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub(super) struct RemoveArgs {
     /// Also the volumes that it has made, with all that is in them. What somebody else uses, or has made, stays.
     #[serde(default)]

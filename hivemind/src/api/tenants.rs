@@ -296,6 +296,7 @@ fn would_be(state: &ApiState, rows: Vec<RowChange>, modified: Revision) -> Optio
 /// What belongs to one tenant, or to all.
 #[derive(Debug, Default, Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub(super) struct OfTenant {
     /// Only of this tenant.
     #[param(value_type = Option<String>)]

@@ -1,6 +1,6 @@
 //! How a change is to be made: on a condition, once, or only checked.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc};
 
 use axum::{
     body::{Body as HttpBody, to_bytes},
@@ -88,9 +88,9 @@ impl<S: Send + Sync> FromRequestParts<S> for Terms {
     }
 }
 
-/// The operations that take a key, by method and path: those whose description has it.
+/// The operations by method and path, and whether they take a key: whether their description has it.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Keyed(Arc<BTreeSet<(&'static str, String)>>);
+pub(super) struct Keyed(Arc<BTreeMap<(&'static str, String), bool>>);
 
 impl Keyed {
     /// Of a description.
@@ -99,17 +99,18 @@ impl Keyed {
             let mut all = operation.parameters.iter().flatten();
             all.any(|one| matches!(one, RefOr::T(one) if one.name.eq_ignore_ascii_case(KEY)))
         };
-        let mut keyed = BTreeSet::new();
+        let mut keyed = BTreeMap::new();
         for (path, item) in &document.paths.paths {
             let operations = [("PUT", &item.put), ("POST", &item.post), ("DELETE", &item.delete)];
-            let taking = operations.into_iter().filter(|(_, operation)| operation.as_ref().is_some_and(takes));
-            keyed.extend(taking.map(|(method, _)| (method, path.clone())));
+            let there = operations.into_iter().filter_map(|(method, operation)| Some((method, operation.as_ref()?)));
+            keyed.extend(there.map(|(method, operation)| ((method, path.clone()), takes(operation))));
         }
         Self(Arc::new(keyed))
     }
 
-    fn has(&self, method: &Method, route: &str) -> bool {
-        self.0.iter().any(|(name, path)| *name == method.as_str() && path == route)
+    /// Whether the operation takes a key; `None` if there is no such operation.
+    fn takes(&self, method: &Method, route: &str) -> Option<bool> {
+        self.0.iter().find(|((name, path), _)| *name == method.as_str() && path == route).map(|(_, takes)| *takes)
     }
 }
 
@@ -119,13 +120,15 @@ pub(super) async fn once(State(keyed): State<Keyed>, request: Request, next: Nex
     if !request.headers().contains_key(KEY) || request.method().is_safe() {
         return next.run(request).await;
     }
-    let route = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
-    // What is no route is refused further in.
-    if let Some(route) = route
-        && !keyed.has(request.method(), &route)
-    {
-        let title = format!("{} {} keeps no Idempotency-Key", request.method(), request.uri().path());
-        return refused(title, "leave the header out: the answer would not be kept, and a repetition done again");
+    let route = request.extensions().get::<MatchedPath>();
+    match route.and_then(|route| keyed.takes(request.method(), route.as_str())) {
+        // There is no such path, or it does not take the method; that is refused further in.
+        None => return next.run(request).await,
+        Some(false) => {
+            let title = format!("{} {} keeps no Idempotency-Key", request.method(), request.uri().path());
+            return refused(title, "leave the header out: the answer would not be kept, and a repetition done again");
+        }
+        Some(true) => {}
     }
     let key = match key(request.headers()) {
         Ok(key) => key,
@@ -205,8 +208,8 @@ mod tests {
             for (method, operation) in [("PUT", &item.put), ("POST", &item.post), ("DELETE", &item.delete)] {
                 let Some(operation) = operation else { continue };
                 let known = without.iter().any(|end| path.ends_with(end));
-                let takes = keyed.has(&method.parse().expect("a method"), path);
-                assert_eq!(takes, !known, "{method} {path}");
+                let takes = keyed.takes(&method.parse().expect("a method"), path);
+                assert_eq!(takes, Some(!known), "{method} {path}");
                 let mut all = operation.parameters.iter().flatten();
                 let dry = all.any(|one| matches!(one, RefOr::T(one) if one.name == "dryRun"));
                 let never = ["why", "files", "pull", "push", "missing", "import"].iter().any(|end| path.ends_with(end));
@@ -216,8 +219,18 @@ mod tests {
     }
 
     #[test]
+    fn a_method_that_a_path_does_not_take_is_not_one_that_keeps_no_key() {
+        let keyed = Keyed::of(&crate::api::openapi());
+        let app = "/v1/tenants/{tenant}/namespaces/{namespace}/apps/{name}";
+        assert_eq!(keyed.takes(&Method::PUT, app), Some(true));
+        assert_eq!(keyed.takes(&Method::POST, app), None);
+        assert_eq!(keyed.takes(&Method::PUT, &format!("{app}/scale")), None);
+        assert_eq!(keyed.takes(&Method::POST, "/v1/images/pull"), Some(false));
+    }
+
+    #[test]
     fn requests_that_differ_have_other_digests() {
         let all = [&[&b"ab"[..], b"c"][..], &[b"a", b"bc"], &[b"abc"], &[b"abc", b""]].map(digest);
-        assert_eq!(BTreeSet::from(all).len(), 4);
+        assert_eq!(std::collections::BTreeSet::from(all).len(), 4);
     }
 }

@@ -53,9 +53,10 @@ pub struct WhyBody {
     pub operators: Vec<Operator>,
 }
 
-/// A TCP connection of whoever applies policies.
+/// A TCP connection of whoever applies policies. In the description `Operator` is a word of selectors.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = OperatorConnection)]
 pub struct Operator {
     /// Where it comes from.
     #[schema(value_type = String)]

@@ -65,6 +65,11 @@ fn the_same_key_is_done_once_also_when_the_daemon_is_killed_in_between() -> Resu
     // A key that would not be heeded, or that is none, is refused.
     refused(&door.ask("POST", "/v1/images/prune", &[&key("x")], None)?, 400, "E-API-001")?;
     refused(&door.ask("POST", &format!("{app}/restart"), &[&key("a b")], None)?, 400, "E-API-001")?;
+    // That there is no such operation is said first.
+    for word in ["x", "a b"] {
+        refused(&door.ask("POST", &app, &[JSON, &key(word)], Some(&body))?, 405, "E-API-005")?;
+        refused(&door.ask("POST", "/v1/nothing", &[&key(word)], None)?, 404, "E-API-002")?;
+    }
 
     machine.daemon.kill()?;
     machine.daemon.start(&machine.sandbox)?;

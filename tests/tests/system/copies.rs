@@ -47,6 +47,11 @@ fn folders_go_in_and_come_out_as_they_were() -> Result<()> {
     ensure!((page.mode(), page.uid(), page.gid()) == (before.mode(), 101, 102) && page.mtime() == before.mtime());
     ensure!(fs::read_link(dir.join("new/link"))?.as_os_str() == "deep/page");
 
+    // All of it, but for what the kernel makes when it is read.
+    let said = machine.hivemind(&["cp", "web:/", &text(&dir.join("all"))])?;
+    ensure!(said.code == 0 && said.err.contains("proc: the kernel makes it when it is read"), "{said}");
+    ensure!(dir.join("all/new/deep/page").is_file() && !dir.join("all/proc").exists(), "{said}");
+
     // As a stream, which tar understands, and back.
     let mut out = machine.daemon.command(&machine.sandbox, &["cp", "web:/new", "-"]);
     let mut out = out.stdout(Stdio::piped()).spawn()?;

@@ -12,7 +12,10 @@ use std::{
 
 use nix::{
     fcntl::{OFlag, openat, readlinkat},
-    sys::stat::Mode,
+    sys::{
+        stat::Mode,
+        statfs::{CGROUP_SUPER_MAGIC, CGROUP2_SUPER_MAGIC, PROC_SUPER_MAGIC, SYSFS_MAGIC, fstatfs},
+    },
 };
 use tar::{Builder, EntryType, Header};
 
@@ -20,15 +23,24 @@ use super::{DEPTH, TreeError};
 
 /// Writes what `top` is, a descriptor that need not be readable itself, under `name`. What cannot be carried (sockets, pipes,
 /// devices, what has gone meanwhile) is left out and told at the end by a global header with a comment, which programs
-/// that read tar pass over.
+/// that read tar pass over. So is what the kernel makes when it is read (`/proc`, `/sys`), but for that which was asked for itself.
 ///
 /// # Errors
 /// What cannot be read, or written.
 pub fn pack(top: OwnedFd, name: &Path, out: impl Write) -> Result<(), TreeError> {
     let mut packer = Packer { archive: Builder::new(out), left_out: Vec::new() };
-    packer.add(top, name, 0)?;
+    let of_kernel = is_of_kernel(&top);
+    packer.add(top, name, Place { depth: 0, of_kernel })?;
     let failed = TreeError::at(name);
     packer.end().map_err(failed)
+}
+
+/// Where in the tree something is.
+#[derive(Clone, Copy)]
+struct Place {
+    depth: u32,
+    /// Whether it is made by the kernel when it is read.
+    of_kernel: bool,
 }
 
 struct Packer<W: Write> {
@@ -37,7 +49,12 @@ struct Packer<W: Write> {
 }
 
 impl<W: Write> Packer<W> {
-    fn add(&mut self, fd: OwnedFd, name: &Path, depth: u32) -> Result<(), TreeError> {
+    fn add(&mut self, fd: OwnedFd, name: &Path, place: Place) -> Result<(), TreeError> {
+        let Place { depth, of_kernel } = place;
+        if !of_kernel && is_of_kernel(&fd) {
+            self.leave_out(name, "the kernel makes it when it is read");
+            return Ok(());
+        }
         let failed = |error| TreeError { path: name.to_owned(), source: error };
         // The way to open for reading what was found without looking at its name again.
         let door = PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd()));
@@ -61,7 +78,7 @@ impl<W: Write> Packer<W> {
                 let path = name.join(&entry);
                 let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
                 match openat(fd.as_fd(), entry.as_os_str(), flags, Mode::empty()) {
-                    Ok(below) => self.add(below, &path, depth + 1)?,
+                    Ok(below) => self.add(below, &path, Place { depth: depth + 1, of_kernel })?,
                     Err(nix::errno::Errno::ENOENT) => self.leave_out(&path, "it has gone meanwhile"),
                     Err(error) => return Err(TreeError { path, source: error.into() }),
                 }
@@ -71,7 +88,14 @@ impl<W: Write> Packer<W> {
             let exact = Exact { file: open, left: found.len() };
             self.archive.append_data(&mut header, name, exact).map_err(failed)?;
         } else if kind.is_symlink() {
-            let target = link().map_err(|error| failed(error.into()))?;
+            let target = match link() {
+                Ok(target) => target,
+                Err(nix::errno::Errno::ENOENT) => {
+                    self.leave_out(name, "it has gone meanwhile");
+                    return Ok(());
+                }
+                Err(error) => return Err(failed(error.into())),
+            };
             header.set_size(0);
             self.archive.append_link(&mut header, name, &target).map_err(failed)?;
         } else {
@@ -96,6 +120,12 @@ impl<W: Write> Packer<W> {
         }
         self.archive.into_inner()?.flush()
     }
+}
+
+/// Whether something is in a file system of the kernel's own: sizes there say nothing, and what is read may have no end.
+pub(super) fn is_of_kernel(fd: &OwnedFd) -> bool {
+    let kinds = [PROC_SUPER_MAGIC, SYSFS_MAGIC, CGROUP_SUPER_MAGIC, CGROUP2_SUPER_MAGIC];
+    fstatfs(fd).is_ok_and(|found| kinds.contains(&found.filesystem_type()))
 }
 
 /// A record of a pax header: its length with itself, a key, and a value.

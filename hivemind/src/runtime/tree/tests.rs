@@ -13,7 +13,7 @@ use nix::{
     unistd::mkfifo,
 };
 
-use super::*;
+use super::{pack::is_of_kernel, *};
 
 fn opened(path: &Path) -> OwnedFd {
     open(path, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty()).expect("it is there")
@@ -119,4 +119,15 @@ fn names_are_what_cp_makes_of_them() {
     {
         assert_eq!(name_of(Path::new(path)), Path::new(name), "{path}");
     }
+}
+
+#[test]
+fn what_the_kernel_makes_is_left_out_unless_it_is_asked_for() {
+    // Who can be seen there changes all the time, and some of it has no end.
+    let dir = tempfile::tempdir().expect("a folder");
+    fs::write(dir.path().join("a"), "b").expect("written");
+    assert!(is_of_kernel(&opened(Path::new("/proc"))) && is_of_kernel(&opened(Path::new("/sys"))));
+    assert!(!is_of_kernel(&opened(dir.path())));
+    let copied = survey(&packed(Path::new("/proc/sys/kernel/random"))[..]).expect("an archive");
+    assert!(copied.entries > 1, "{copied:?}");
 }
