@@ -92,6 +92,8 @@ codes! {
     NotRunning = "E-RUN-003", 409, 4, "The instance is not running. 'hivemind ps' shows its state, 'hivemind logs' its last words.";
     /// The instance is paused.
     Paused = "E-RUN-004", 409, 4, "The processes of the instance stand still, so nothing can be run in it. 'hivemind unpause INSTANCE' has them go on.";
+    /// Nobody can attach to the instance, or write to its input.
+    NoAttach = "E-RUN-005", 409, 4, "Nobody can attach to the process of the instance as it was asked for: it has no input ('app deploy --interactive', in a Compose file 'stdin_open: true', gives it one), or it was started by a version of hivemind that knows of no attaching ('hivemind app restart APP' starts it anew). 'hivemind attach --no-stdin' only looks on; 'hivemind logs -f' always works.";
     /// A file of an instance, or one to copy, cannot be read or written.
     FileRefused = "E-FILE-001", 409, 1, "The kernel refused to read or write a file that was to be copied; the message names the file and says why. An instance with a read-only root takes files in its volumes and tmpfs only; sockets, pipes and devices cannot be copied, nor can what is mounted be replaced.";
     /// The health check failed.
@@ -313,6 +315,7 @@ mod tests {
                     Code::PortTaken,
                     Code::NotRunning,
                     Code::Paused,
+                    Code::NoAttach,
                     Code::Captures,
                     Code::StoreLost,
                     Code::OwnAccess,
