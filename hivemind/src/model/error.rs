@@ -50,6 +50,8 @@ codes! {
     Forbidden = "E-AUTH-001", 403, 5, "You may not do this. Local commands need root (the socket is root-only); TCP requests need the header 'Authorization: Bearer TOKEN', the token is in the daemon's state directory, file 'api-token'.";
     /// No credentials were given.
     Unauthenticated = "E-AUTH-002", 401, 5, "The request carries no token. TCP requests need the header 'Authorization: Bearer TOKEN', the token is in the daemon's state directory, file 'api-token'.";
+    /// Something that reaches the host.
+    OperatorOnly = "E-AUTH-003", 403, 5, "What is to run has rights on the machine itself (folders of the node, devices, capabilities, a profile of its own, ...): that is for the operator only. The fields are named: leave them out, or ask the operator.";
     /// The app, instance, service or node does not exist.
     NotFound = "E-OBJ-001", 404, 3, "There is no object of that name in that tenant and namespace, or no such tenant or namespace. 'hivemind app ls', 'ps', 'service ls', 'policy ls', 'node ls', 'namespace ls' and 'tenant ls' list what there is; 'hivemind namespace create' and 'tenant create' make new ones.";
     /// The name is taken by something else, or the object owns others.
@@ -321,7 +323,17 @@ mod tests {
                     Code::OwnAccess,
                 ],
             ),
-            (5, &[Code::WrongHost, Code::Forbidden, Code::Unauthenticated, Code::RegistryAuth, Code::NotRoot]),
+            (
+                5,
+                &[
+                    Code::WrongHost,
+                    Code::Forbidden,
+                    Code::Unauthenticated,
+                    Code::OperatorOnly,
+                    Code::RegistryAuth,
+                    Code::NotRoot,
+                ],
+            ),
             (6, &[Code::Unschedulable, Code::NoAddress, Code::MapFull]),
             (7, &[Code::RolledBack]),
             (8, &[Code::TimedOut]),
