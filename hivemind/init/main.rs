@@ -4,7 +4,8 @@
 //! `hivemind-init MODE -- PROGRAM [ARGUMENTS]`:
 //! * `reap` begins the program, passes every signal on to it, takes care of processes that others have left behind, and
 //!   ends as the program did: with its code, or 128 and the number of the signal.
-//! * `hold` gives the program a standard input that stays open and empty, and becomes the program.
+//! * `hold` gives the program a standard input that stays open: the pipe `/dev/.hivemind-stdin`, or an empty one. Then it
+//!   becomes the program.
 //! * `both` is both.
 //!
 //! It ends with 126 if the program cannot be run, with 127 if there is none, as a shell does.
@@ -31,6 +32,10 @@ const WNOHANG: i64 = 1;
 const F_DUPFD: i64 = 0;
 /// Where the end that keeps the input open is: out of the way of programs that number their files.
 const HELD: i64 = 100;
+/// What others write for the program, if it is there.
+const INPUT: &CStr = c"/dev/.hivemind-stdin";
+const AT_FDCWD: i64 = -100;
+const O_RDWR: i64 = 2;
 const LONGEST_PATH: usize = 4096;
 
 /// Calls of the kernel, by their numbers of this architecture.
@@ -45,6 +50,7 @@ mod call {
     pub const GETPID: i64 = 39;
     pub const IOCTL: i64 = 16;
     pub const KILL: i64 = 62;
+    pub const OPENAT: i64 = 257;
     pub const PIPE2: i64 = 293;
     pub const SETPGID: i64 = 109;
     pub const SIGPROCMASK: i64 = 14;
@@ -81,6 +87,7 @@ mod call {
     pub const GETPID: i64 = 172;
     pub const IOCTL: i64 = 29;
     pub const KILL: i64 = 129;
+    pub const OPENAT: i64 = 56;
     pub const PIPE2: i64 = 59;
     pub const SETPGID: i64 = 154;
     pub const SIGPROCMASK: i64 = 135;
@@ -180,11 +187,19 @@ unsafe fn take_ended(program: i64) {
     }
 }
 
-/// Gives this process a standard input that never ends: it holds the other end itself.
+/// Gives this process a standard input that never ends: it holds the other end itself, as whoever else writes comes and goes.
 unsafe fn hold_input() {
     let mut ends = [0_i32; 2];
-    // SAFETY: the pointer is of a local; the numbers are of files of our own.
+    // SAFETY: the pointers are of a string with its end and of a local; the numbers are of files of our own.
     unsafe {
+        let input = call(call::OPENAT, AT_FDCWD, INPUT.as_ptr() as i64, O_RDWR, 0);
+        if input > 0 {
+            call(call::DUP3, input, 0, 0, 0);
+            call(call::CLOSE, input, 0, 0, 0);
+        }
+        if input >= 0 {
+            return;
+        }
         if call(call::PIPE2, &raw mut ends as i64, 0, 0, 0) < 0 {
             return;
         }

@@ -4,9 +4,11 @@ mod census;
 mod client;
 pub mod front;
 pub mod netlab;
+mod terminal;
 
 pub use census::Census;
 pub use client::Client;
+pub use terminal::Terminal;
 
 use std::{collections::BTreeSet, path::PathBuf, time::Duration};
 

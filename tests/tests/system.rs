@@ -1,5 +1,7 @@
 //! The whole system, through its command line: real containerd, real registry, real kernel, on a machine of its own.
 
+#[path = "system/attach.rs"]
+mod attach;
 #[path = "system/balance.rs"]
 mod balance;
 #[path = "system/closing.rs"]

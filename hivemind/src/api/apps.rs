@@ -13,6 +13,7 @@ use utoipa::ToSchema;
 
 use super::{
     ApiState,
+    auth::Caller,
     extract::{InScope, Json, Named},
     list::{Candidate, List, ListAll, ListAllArgs, ListArgs, key},
     problem::{ApiError, not_found},
@@ -21,7 +22,7 @@ use super::{
     view::AppView,
 };
 use crate::{
-    control::{AppChange, ControlError, ObjectName},
+    control::{AppChange, Control, ControlError, ObjectName},
     model::{App, AppKey, Past, Problem, Revision, Row, Scope},
     runtime::check_reference,
     spec::v1::{AppSpec, validate_app},
@@ -61,8 +62,25 @@ pub(super) fn etag(revision: Revision) -> [(header::HeaderName, String); 1] {
     [(header::ETAG, format!("\"{revision}\""))]
 }
 
+/// Whether whoever asks may change an app so. What counts is the app that comes of it: to go back to what the operator had
+/// run, or to have more of it, is no way around.
+fn authorise(control: &Control, caller: &Caller, key: &AppKey, change: &AppChange) -> Result<(), ApiError> {
+    if caller.is_operator() || *change == AppChange::Remove {
+        return Ok(());
+    }
+    let (_, app) = control.preview(key, change.clone(), None)?;
+    Ok(caller.may_run(app.iter().map(|app| (&key.name, &app.spec)))?)
+}
+
 /// Changes an app, or only looks what would come of it.
-async fn change(state: &ApiState, key: AppKey, change: AppChange, terms: Terms) -> Result<Response, ApiError> {
+async fn change(
+    state: &ApiState,
+    caller: &Caller,
+    key: AppKey,
+    change: AppChange,
+    terms: Terms,
+) -> Result<Response, ApiError> {
+    authorise(&state.control, caller, &key, &change)?;
     if terms.dry_run {
         let preview = state.control.preview(&key, change, terms.if_match);
         let (written, app) = preview.map_err(|error| refused(state, error))?;
@@ -149,6 +167,7 @@ pub(super) async fn get(State(state): State<ApiState>, named: Named) -> Result<R
         (status = 201, body = AppWritten), (status = 202, body = AppWritten), (status = "4XX", body = Problem)))]
 pub(super) async fn put(
     State(state): State<ApiState>,
+    caller: Caller,
     named: Named,
     terms: Terms,
     Json(spec): Json<AppSpec>,
@@ -163,7 +182,7 @@ pub(super) async fn put(
         faults.extend(references);
         return Err(refused(&state, ControlError::Invalid { object: ObjectName::App(key), faults }));
     }
-    change(&state, key, AppChange::Deploy(Box::new(spec)), terms).await
+    change(&state, &caller, key, AppChange::Deploy(Box::new(spec)), terms).await
 }
 
 /// Stop the instances of an app and remove it.
@@ -171,8 +190,13 @@ pub(super) async fn put(
     params(("tenant" = String, Path), ("namespace" = String, Path), ("name" = String, Path), DryRun, Conditions, Key),
     responses((status = 200, body = AppWritten, description = "Dry run: nothing was changed"),
         (status = 202, body = AppWritten), (status = "4XX", body = Problem)))]
-pub(super) async fn delete(State(state): State<ApiState>, named: Named, terms: Terms) -> Result<Response, ApiError> {
-    change(&state, named.app()?, AppChange::Remove, terms).await
+pub(super) async fn delete(
+    State(state): State<ApiState>,
+    caller: Caller,
+    named: Named,
+    terms: Terms,
+) -> Result<Response, ApiError> {
+    change(&state, &caller, named.app()?, AppChange::Remove, terms).await
 }
 
 /// Change the number of instances.
@@ -183,11 +207,12 @@ pub(super) async fn delete(State(state): State<ApiState>, named: Named, terms: T
         (status = 202, body = AppWritten), (status = "4XX", body = Problem)))]
 pub(super) async fn scale(
     State(state): State<ApiState>,
+    caller: Caller,
     named: Named,
     terms: Terms,
     Json(scale): Json<Scale>,
 ) -> Result<Response, ApiError> {
-    change(&state, named.app()?, AppChange::Scale(scale.replicas), terms).await
+    change(&state, &caller, named.app()?, AppChange::Scale(scale.replicas), terms).await
 }
 
 /// Replace all instances, one after the other.
@@ -195,8 +220,13 @@ pub(super) async fn scale(
     params(("tenant" = String, Path), ("namespace" = String, Path), ("name" = String, Path), DryRun, Conditions, Key),
     responses((status = 200, body = AppWritten, description = "Dry run: nothing was changed"),
         (status = 202, body = AppWritten), (status = "4XX", body = Problem)))]
-pub(super) async fn restart(State(state): State<ApiState>, named: Named, terms: Terms) -> Result<Response, ApiError> {
-    change(&state, named.app()?, AppChange::Restart, terms).await
+pub(super) async fn restart(
+    State(state): State<ApiState>,
+    caller: Caller,
+    named: Named,
+    terms: Terms,
+) -> Result<Response, ApiError> {
+    change(&state, &caller, named.app()?, AppChange::Restart, terms).await
 }
 
 /// The generations of an app that are kept, oldest first.
@@ -218,9 +248,59 @@ pub(super) async fn history(State(state): State<ApiState>, named: Named) -> Resu
         (status = 202, body = AppWritten), (status = "4XX", body = Problem)))]
 pub(super) async fn roll_back(
     State(state): State<ApiState>,
+    caller: Caller,
     named: Named,
     terms: Terms,
     Json(RollBack { to }): Json<RollBack>,
 ) -> Result<Response, ApiError> {
-    change(&state, named.app()?, AppChange::RollBack(to), terms).await
+    change(&state, &caller, named.app()?, AppChange::RollBack(to), terms).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        api::auth::of_tenant,
+        control::{ControlConfig, load, start},
+        model::ErrorCode,
+        observe::Events,
+        schedule::ServiceRanges,
+        spec::v1::MountSpec,
+        store::{RedbStore, Store},
+    };
+
+    #[tokio::test]
+    async fn a_tenants_user_has_nothing_run_that_reaches_the_host_by_any_change() {
+        let store: Arc<dyn Store> = Arc::new(RedbStore::in_memory().await.expect("a store"));
+        let config = ControlConfig { services: ServiceRanges { v4: "10.96.0.0/16".parse().ok(), v6: None } };
+        let loaded = load(store).await.expect("rows");
+        let (control, run) = start(loaded, config, Events::default()).await.expect("a loop");
+        let task = tokio::spawn(run);
+        let key = AppKey::new(Scope::default(), "web".parse().expect("a name"));
+        let plain = AppSpec::new("web");
+        let mount: MountSpec = "/etc:/etc".parse().expect("a mount");
+        let own = AppSpec { mounts: vec![mount], ..AppSpec::new("web") };
+        let deploy = |spec: &AppSpec| AppChange::Deploy(Box::new(spec.clone()));
+        let (user, operator) = (of_tenant("red"), of_tenant(""));
+        let asks = |caller, change| {
+            authorise(&control, caller, &key, &change).map_err(|ApiError(problem)| (problem.code, problem.details))
+        };
+        let refused = Err((ErrorCode::OperatorOnly, vec!["web: mounts[0].source".to_owned()]));
+
+        assert_eq!(asks(&user, deploy(&plain)), Ok(()));
+        assert_eq!(asks(&user, deploy(&own)), refused);
+        assert_eq!(asks(&operator, deploy(&own)), Ok(()));
+        assert_eq!(asks(&user, AppChange::Scale(2)).map_err(|(code, _)| code), Err(ErrorCode::NotFound));
+        control.write(key.clone(), deploy(&own), None).await.expect("deployed");
+        for change in [AppChange::Scale(2), AppChange::Restart] {
+            assert_eq!(asks(&user, change.clone()), refused, "{change:?}");
+            assert_eq!(asks(&operator, change), Ok(()));
+        }
+        assert_eq!(asks(&user, AppChange::Remove), Ok(()));
+        control.write(key.clone(), deploy(&plain), None).await.expect("deployed");
+        assert_eq!(asks(&user, AppChange::Scale(2)), Ok(()));
+        assert_eq!(asks(&user, AppChange::RollBack(Some(1))), refused);
+        assert_eq!(asks(&operator, AppChange::RollBack(Some(1))), Ok(()));
+        task.abort();
+    }
 }

@@ -2,6 +2,9 @@
 //!
 //! Whoever reaches the root-only Unix socket is the operator. Over TCP the token is needed, and the request must name
 //! this daemon as its host: a web page whose own name was made to point here names another one (DNS rebinding).
+//!
+//! Both doors let in the operator, and nobody else yet. What comes in says so ([`Caller`]), and what only the operator may is
+//! asked of that: a user of a tenant, once there is one, gets no right that was forgotten.
 
 use std::{
     fs, io,
@@ -12,14 +15,63 @@ use std::{
 };
 
 use axum::{
-    extract::{Request, State},
-    http::{HeaderMap, Uri, header},
+    extract::{FromRequestParts, Request, State},
+    http::{HeaderMap, Uri, header, request::Parts},
     middleware::Next,
     response::{IntoResponse, Response},
 };
 
 use super::problem::ApiError;
-use crate::model::{ErrorCode, NodeName, Problem};
+use crate::{
+    model::{AppName, ErrorCode, NodeName, Problem, TenantName},
+    spec::v1::AppSpec,
+};
+
+/// Who asks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Caller {
+    /// The tenant whose user it is; none: the operator.
+    tenant: Option<TenantName>,
+}
+
+impl Caller {
+    const OPERATOR: Self = Self { tenant: None };
+
+    /// Whether it is the operator.
+    pub(super) const fn is_operator(&self) -> bool {
+        self.tenant.is_none()
+    }
+
+    /// Whether it may have these apps run as they are.
+    ///
+    /// # Errors
+    /// `E-AUTH-003` with every field that gives rights on the machine itself, if it is not the operator.
+    pub(super) fn may_run<'a>(
+        &self,
+        apps: impl IntoIterator<Item = (&'a AppName, &'a AppSpec)>,
+    ) -> Result<(), Problem> {
+        let Some(tenant) = &self.tenant else { return Ok(()) };
+        let fields = |(app, spec): (_, &AppSpec)| {
+            spec.operator_only().into_iter().map(|field| format!("{app}: {field}")).collect::<Vec<_>>()
+        };
+        let mut fields = apps.into_iter().flat_map(fields).peekable();
+        if fields.peek().is_none() {
+            return Ok(());
+        }
+        let title =
+            format!("only the operator may give rights on the machine itself, not a user of the tenant {tenant}");
+        Err(fields.fold(Problem::new(ErrorCode::OperatorOnly, title), Problem::detail))
+    }
+}
+
+/// Who has come in. Without one, nobody has: a route that is reached past [`guard`] gives nothing away.
+impl<S: Send + Sync> FromRequestParts<S> for Caller {
+    type Rejection = ApiError;
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
+        let nobody = || Problem::new(ErrorCode::Unauthenticated, "nobody knows who asks");
+        parts.extensions.get().cloned().ok_or_else(|| nobody().into())
+    }
+}
 
 /// The token that requests over TCP must carry. Never shown.
 #[derive(Clone)]
@@ -87,9 +139,9 @@ impl Door {
         Self::Tcp { token, names: Arc::new([node.to_string()]) }
     }
 
-    /// Whether the request may come in.
-    fn check(&self, uri: &Uri, headers: &HeaderMap) -> Result<(), Problem> {
-        let Self::Tcp { token, names } = self else { return Ok(()) };
+    /// Whether the request may come in, and whose it is; nobody's is one that probes make.
+    fn check(&self, uri: &Uri, headers: &HeaderMap) -> Result<Option<Caller>, Problem> {
+        let Self::Tcp { token, names } = self else { return Ok(Some(Caller::OPERATOR)) };
         let text = |name| headers.get(name).map(|value: &header::HeaderValue| value.to_str().unwrap_or_default());
         let host = text(header::HOST).or_else(|| uri.authority().map(|authority| authority.as_str()));
         if !host.is_some_and(|host| is_ours(host, names)) {
@@ -104,14 +156,14 @@ impl Door {
         }
         // The two questions that probes ask tell nothing.
         if matches!(uri.path(), "/healthz" | "/readyz") {
-            return Ok(());
+            return Ok(None);
         }
         let given = text(header::AUTHORIZATION).and_then(|value| {
             let (scheme, token) = value.split_once(' ')?;
             scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
         });
         match given {
-            Some(given) if token.is(given) => Ok(()),
+            Some(given) if token.is(given) => Ok(Some(Caller::OPERATOR)),
             Some(_) => Err(Problem::new(ErrorCode::Forbidden, "the token is not the right one")),
             None => Err(Problem::new(ErrorCode::Unauthenticated, "the request carries no token")),
         }
@@ -130,11 +182,22 @@ fn is_ours(host: &str, names: &[String]) -> bool {
 }
 
 /// Lets through what may come in by this door.
-pub(super) async fn guard(State(door): State<Door>, request: Request, next: Next) -> Response {
+pub(super) async fn guard(State(door): State<Door>, mut request: Request, next: Next) -> Response {
     match door.check(request.uri(), request.headers()) {
-        Ok(()) => next.run(request).await,
+        Ok(caller) => {
+            if let Some(caller) = caller {
+                request.extensions_mut().insert(caller);
+            }
+            next.run(request).await
+        }
         Err(problem) => ApiError(problem).into_response(),
     }
+}
+
+/// A user of this tenant; without a name, the operator.
+#[cfg(test)]
+pub(super) fn of_tenant(name: &str) -> Caller {
+    Caller { tenant: name.parse().ok() }
 }
 
 #[cfg(test)]
@@ -171,6 +234,7 @@ mod tests {
     #[test]
     fn over_tcp_the_token_is_needed_for_all_but_the_probes() {
         let door = Door::Tcp { token: Token("secret".into()), names: Arc::new([]) };
+        let operator = || Ok(Some(Caller::OPERATOR));
         let ask = |path: &'static str, headers: &[(&str, &str)]| {
             let mut map = HeaderMap::new();
             map.insert(header::HOST, header::HeaderValue::from_static("localhost:3000"));
@@ -182,12 +246,12 @@ mod tests {
         };
         let right = ("authorization", "Bearer secret");
         for (path, headers, expected) in [
-            ("/healthz", vec![], Ok(())),
-            ("/readyz", vec![], Ok(())),
+            ("/healthz", vec![], Ok(None)),
+            ("/readyz", vec![], Ok(None)),
             ("/readyz/", vec![], Err(ErrorCode::Unauthenticated)),
             ("/metrics", vec![], Err(ErrorCode::Unauthenticated)),
-            ("/v1/nodes", vec![right], Ok(())),
-            ("/v1/nodes", vec![("authorization", "bearer  secret ")], Ok(())),
+            ("/v1/nodes", vec![right], operator()),
+            ("/v1/nodes", vec![("authorization", "bearer  secret ")], operator()),
             ("/v1/nodes", vec![("authorization", "Bearer Secret")], Err(ErrorCode::Forbidden)),
             ("/v1/nodes", vec![("authorization", "Basic secret")], Err(ErrorCode::Unauthenticated)),
             ("/v1/nodes", vec![("authorization", "secret")], Err(ErrorCode::Unauthenticated)),
@@ -195,10 +259,49 @@ mod tests {
             ("/healthz", vec![("host", "evil.example")], Err(ErrorCode::WrongHost)),
             ("/v1/nodes", vec![right, ("origin", "http://evil.example")], Err(ErrorCode::WrongHost)),
             ("/v1/nodes", vec![right, ("origin", "null")], Err(ErrorCode::WrongHost)),
-            ("/v1/nodes", vec![right, ("origin", "http://localhost:3000")], Ok(())),
+            ("/v1/nodes", vec![right, ("origin", "http://localhost:3000")], operator()),
         ] {
             assert_eq!(ask(path, &headers), expected, "{path} {headers:?}");
         }
-        assert_eq!(Door::Unix.check(&Uri::from_static("/v1/nodes"), &HeaderMap::new()), Ok(()));
+        assert_eq!(Door::Unix.check(&Uri::from_static("/v1/nodes"), &HeaderMap::new()), Ok(Some(Caller::OPERATOR)));
+    }
+
+    #[tokio::test]
+    async fn a_request_that_did_not_come_through_a_door_is_nobodys() {
+        let request = Request::new(axum::body::Body::empty());
+        let (mut parts, _) = request.into_parts();
+        let ApiError(problem) = Caller::from_request_parts(&mut parts, &()).await.expect_err("nobody");
+        assert_eq!(problem.code, ErrorCode::Unauthenticated);
+        parts.extensions.insert(Caller::OPERATOR);
+        assert!(Caller::from_request_parts(&mut parts, &()).await.is_ok_and(|caller| caller.is_operator()));
+    }
+
+    #[test]
+    fn what_reaches_the_host_is_the_operators_and_each_field_is_named() {
+        let spec = |fields: serde_json::Value| {
+            let mut document = serde_json::json!({"image": "web"});
+            document.as_object_mut().expect("an object").extend(fields.as_object().expect("an object").clone());
+            serde_json::from_value::<AppSpec>(document).expect("a specification")
+        };
+        let (web, db): (AppName, AppName) = ("web".parse().expect("a name"), "db".parse().expect("a name"));
+        let plain = spec(serde_json::json!({
+            "container": {"cap_add": ["CHOWN"], "cap_drop": ["ALL"], "read_only": true, "tty": true},
+            "mounts": [{"target": "/d", "source": {"type": "volume", "name": "data"}}],
+            "ports": [{"target": 80, "published": 8080}],
+        }));
+        let own = spec(serde_json::json!({
+            "container": {"privileged": true, "security": {"seccomp": "unconfined"}, "devices": [{"host": "/dev/kvm"}]},
+            "mounts": [
+                {"target": "/d", "source": {"type": "volume", "name": "data"}},
+                {"target": "/etc", "source": {"type": "bind", "path": "/etc"}, "read_only": true},
+            ],
+        }));
+        let user = of_tenant("red");
+        assert_eq!(Caller::OPERATOR.may_run([(&web, &own)]), Ok(()));
+        assert_eq!(user.may_run([(&web, &plain)]), Ok(()));
+        let problem = user.may_run([(&db, &plain), (&web, &own)]).expect_err("refused");
+        assert_eq!((problem.code, problem.code.status()), (ErrorCode::OperatorOnly, 403));
+        let fields = ["container.privileged", "container.security.seccomp", "container.devices", "mounts[1].source"];
+        assert_eq!(problem.details, fields.map(|field| format!("web: {field}")));
     }
 }

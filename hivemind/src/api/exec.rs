@@ -10,12 +10,14 @@
 //! | 3 | client | how it ended, as JSON; the last message: `{"code":0}` |
 //! | 4 | process | the terminal's new size, as JSON: `{"rows":24,"cols":80}` |
 //! | 5 | process | nothing: there is no more standard input |
+//! | 6 | client | how many bytes of output were left out, as JSON: `{"bytes":4096}` (only when attached) |
 //!
-//! Closing the connection ends the process.
+//! Closing the connection ends a process that was begun with it, and leaves alone one that was attached to (`attach`).
 
 use std::time::Duration;
 
 use axum::{
+    Json as Body,
     body::Bytes,
     extract::{
         State, WebSocketUpgrade,
@@ -28,7 +30,13 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use utoipa::{IntoParams, ToSchema};
 
-use super::{ApiState, extract::Args, extract::Named, instances::find, problem::ApiError, serve::Stop};
+use super::{
+    ApiState,
+    extract::{Args, Json, Named, NoArgs},
+    instances::find,
+    problem::ApiError,
+    serve::Stop,
+};
 use crate::{
     model::{ErrorCode, Problem},
     runtime::{ExecIo, ExecSession, ExecSpec, TtySize},
@@ -48,10 +56,12 @@ pub mod channel {
     pub const RESIZE: u8 = 4;
     /// No more standard input.
     pub const STDIN_END: u8 = 5;
+    /// Output that was left out: an [`super::ExecLost`].
+    pub const LOST: u8 = 6;
 }
 
 /// The longest message: input comes in chunks of kilobytes.
-const MESSAGE_LIMIT: usize = 1 << 20;
+pub(super) const MESSAGE_LIMIT: usize = 1 << 20;
 /// The exit code when the process was lost, as Docker gives it for a fault of its own.
 const LOST: u32 = 125;
 
@@ -72,6 +82,39 @@ pub struct ExecSize {
     pub rows: u16,
     /// Characters in a row.
     pub cols: u16,
+}
+
+/// Output that who is attached did not take fast enough. The log has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ExecLost {
+    /// How much it was.
+    pub bytes: u64,
+}
+
+/// A command that nobody waits for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct DetachedExec {
+    /// The command and its arguments.
+    pub command: Vec<String>,
+    /// Variables, as `NAME=value`.
+    #[serde(default)]
+    pub env: Vec<String>,
+    /// The user; that of the instance by default.
+    #[serde(default)]
+    pub user: Option<String>,
+    /// The working directory.
+    #[serde(default)]
+    pub workdir: Option<String>,
+}
+
+/// It runs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ExecStarted {
+    /// The instance.
+    pub instance: String,
+    /// The process's number on the node.
+    pub pid: u32,
 }
 
 #[derive(Debug, Deserialize, IntoParams)]
@@ -95,6 +138,21 @@ pub(super) struct ExecArgs {
     stdin: bool,
 }
 
+fn checked(spec: ExecSpec) -> Result<ExecSpec, Problem> {
+    let refuse = |title: String| Err(Problem::new(ErrorCode::BadRequest, title));
+    if spec.command.is_empty() {
+        return refuse("command: is empty".to_owned());
+    }
+    let names = spec.user.iter().chain(&spec.workdir);
+    if spec.command.iter().chain(&spec.env).chain(names).any(|word| word.contains('\0')) {
+        return refuse("command, env, user, workdir: contain a NUL character".to_owned());
+    }
+    match spec.workdir.as_ref().filter(|dir| !dir.starts_with('/')) {
+        Some(dir) => refuse(format!("workdir: {dir:?} is not absolute; begin with '/'")),
+        None => Ok(spec),
+    }
+}
+
 impl ExecArgs {
     fn spec(self) -> Result<ExecSpec, Problem> {
         let words = |name: &str, text: &str| {
@@ -102,20 +160,9 @@ impl ExecArgs {
                 .map_err(|error| Problem::new(ErrorCode::BadRequest, format!("{name}: {error}")))
         };
         let command = words("command", &self.command)?;
-        if command.is_empty() {
-            return Err(Problem::new(ErrorCode::BadRequest, "command: is empty"));
-        }
         let env = self.env.as_deref().map_or(Ok(Vec::new()), |text| words("env", text))?;
-        let names = self.user.iter().chain(&self.workdir);
-        if command.iter().chain(&env).chain(names).any(|word| word.contains('\0')) {
-            return Err(Problem::new(ErrorCode::BadRequest, "command, env, user, workdir: contain a NUL character"));
-        }
-        if let Some(dir) = self.workdir.as_ref().filter(|dir| !dir.starts_with('/')) {
-            let title = format!("workdir: {dir:?} is not absolute; begin with '/'");
-            return Err(Problem::new(ErrorCode::BadRequest, title));
-        }
         let tty = self.rows.zip(self.cols).map(|(rows, cols)| TtySize { rows, cols });
-        Ok(ExecSpec { command, env, user: self.user, workdir: self.workdir, tty, stdin: self.stdin })
+        checked(ExecSpec { command, env, user: self.user, workdir: self.workdir, tty, stdin: self.stdin })
     }
 }
 
@@ -145,9 +192,27 @@ pub(super) async fn exec(
     }))
 }
 
+/// Run a command in an instance that nobody waits for: it has no input, and its output goes nowhere.
+#[utoipa::path(post, operation_id = "execDetached", path = "/v1/tenants/{tenant}/namespaces/{namespace}/instances/{name}/exec", tag = "instances",
+    params(("tenant" = String, Path), ("namespace" = String, Path), ("name" = String, Path, description = "Name or id")),
+    request_body = DetachedExec,
+    responses((status = 200, body = ExecStarted), (status = "4XX", body = Problem)))]
+pub(super) async fn exec_detached(
+    State(state): State<ApiState>,
+    named: Named,
+    Args(NoArgs {}): Args<NoArgs>,
+    Json(exec): Json<DetachedExec>,
+) -> Result<Body<ExecStarted>, ApiError> {
+    let DetachedExec { command, env, user, workdir } = exec;
+    let spec = checked(ExecSpec { command, env, user, workdir, tty: None, stdin: false })?;
+    let instance = find(&state, &named)?;
+    let pid = state.runtime.exec_detached(&instance.id, spec).await?;
+    Ok(Body(ExecStarted { instance: instance.name(), pid }))
+}
+
 /// Carries messages until the process has ended or the other side has gone; then the session is dropped, which ends
-/// the process. Both directions go on by themselves: a process that does not read must not keep its output back.
-async fn carry(socket: WebSocket, session: ExecSession) {
+/// a process that was begun with it. Both directions go on by themselves: a process that does not read must not keep its output back.
+pub(super) async fn carry(socket: WebSocket, session: ExecSession) {
     let ExecSession { stdin, mut output, resize, exit } = session;
     let (mut sender, receiver) = socket.split();
     let outward = async {
@@ -155,6 +220,9 @@ async fn carry(socket: WebSocket, session: ExecSession) {
             let (channel, data) = match chunk {
                 ExecIo::Stdout(data) => (channel::STDOUT, data),
                 ExecIo::Stderr(data) => (channel::STDERR, data),
+                ExecIo::Lost(bytes) => {
+                    (channel::LOST, serde_json::to_vec(&ExecLost { bytes }).unwrap_or_default().into())
+                }
             };
             sender.send(framed(channel, &data)).await?;
         }

@@ -5,6 +5,7 @@
 //! one on a line, and end when the daemon stops. `docs/api.md` tells users.
 
 pub mod apps;
+mod attach;
 pub mod auth;
 pub mod capture;
 pub mod changes;
@@ -198,7 +199,8 @@ fn described() -> (Router<Shared>, utoipa::openapi::OpenApi) {
         .routes(routes!(dataplane::table))
         .routes(routes!(dataplane::check))
         .routes(routes!(dataplane::stats))
-        .routes(routes!(exec::exec))
+        .routes(routes!(exec::exec, exec::exec_detached))
+        .routes(routes!(attach::attach))
         .routes(routes!(volumes::list_all))
         .routes(routes!(volumes::list))
         .routes(routes!(volumes::get, volumes::put, volumes::delete))

@@ -11,6 +11,7 @@ use serde::Deserialize;
 use super::{
     ApiState,
     apps::etag,
+    auth::Caller,
     extract::{Args, Json, Named},
     problem::ApiError,
     tenants,
@@ -51,10 +52,12 @@ async fn change(state: &ApiState, key: ProjectKey, change: ProjectChange, terms:
         (status = 201, body = ProjectChanged), (status = 202, body = ProjectChanged), (status = "4XX", body = Problem)))]
 pub(super) async fn put(
     State(state): State<ApiState>,
+    caller: Caller,
     Named(scope, name): Named,
     terms: Terms,
     Json(spec): Json<ProjectSpec>,
 ) -> Result<Response, ApiError> {
+    caller.may_run(&spec.apps)?;
     let image = |(app, spec): (_, &crate::spec::v1::AppSpec)| {
         check_reference(&spec.image).err().map(|error| format!("{app}: image: {error}"))
     };

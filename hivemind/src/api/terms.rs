@@ -203,7 +203,7 @@ mod tests {
         let keyed = Keyed::of(&document);
         // Streams, questions, and what containerd does: `docs/api.md` says so.
         let images = ["/v1/images", "tag", "prune", "pull", "push", "missing", "import"];
-        let without = [&["why", "kill", "pause", "unpause", "files"][..], &images].concat();
+        let without = [&["why", "kill", "pause", "unpause", "files", "exec"][..], &images].concat();
         for (path, item) in &document.paths.paths {
             for (method, operation) in [("PUT", &item.put), ("POST", &item.post), ("DELETE", &item.delete)] {
                 let Some(operation) = operation else { continue };
@@ -212,7 +212,8 @@ mod tests {
                 assert_eq!(takes, Some(!known), "{method} {path}");
                 let mut all = operation.parameters.iter().flatten();
                 let dry = all.any(|one| matches!(one, RefOr::T(one) if one.name == "dryRun"));
-                let never = ["why", "files", "pull", "push", "missing", "import"].iter().any(|end| path.ends_with(end));
+                let never =
+                    ["why", "files", "exec", "pull", "push", "missing", "import"].iter().any(|end| path.ends_with(end));
                 assert_eq!(dry, !never, "{method} {path}");
             }
         }

@@ -125,6 +125,12 @@ pub struct InstanceView {
     pub created_at: Timestamp,
     /// When its process was last started.
     pub started_at: Option<Timestamp>,
+    /// Whether its process has a terminal.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub tty: bool,
+    /// Whether its process has an input that can be written to.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub stdin_open: bool,
     /// The secrets and configs of which it has an older content than there is: `secret db_password`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub outdated: Vec<String>,
@@ -329,6 +335,8 @@ impl InstanceView {
             exposed: status.exposed,
             created_at: instance.created_at,
             started_at: status.started_at,
+            tty: instance.spec.container.tty,
+            stdin_open: instance.spec.container.stdin_open,
             outdated: snapshot
                 .outdated_contents(instance)
                 .iter()

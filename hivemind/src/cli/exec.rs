@@ -5,6 +5,7 @@ use std::{io::IsTerminal, process::ExitCode};
 use bytes::Bytes;
 use clap::Args;
 use futures::{Sink, SinkExt, Stream, StreamExt};
+use http::Method;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     signal::unix::{SignalKind, signal},
@@ -19,7 +20,7 @@ use super::{
 };
 use crate::{
     api::{
-        exec::{ExecEnd, channel},
+        exec::{DetachedExec, ExecEnd, ExecStarted, channel},
         view::InstanceView,
     },
     client::ExecMessage,
@@ -27,11 +28,11 @@ use crate::{
 };
 
 /// Exit code for a fault of ours, as Docker gives it.
-const OWN_FAULT: u8 = 125;
+pub(super) const OWN_FAULT: u8 = 125;
 /// Exit code when nobody reads our output any more: 128 + SIGPIPE.
-const BROKEN_PIPE: u32 = 141;
+pub(super) const BROKEN_PIPE: u32 = 141;
 /// Input is sent in chunks of this size.
-const CHUNK: usize = 16 << 10;
+pub(super) const CHUNK: usize = 16 << 10;
 
 #[derive(Args, Debug)]
 pub(super) struct ExecArgs {
@@ -44,6 +45,9 @@ pub(super) struct ExecArgs {
     /// Environment variable; may be repeated
     #[arg(short, long, value_name = "NAME=VALUE")]
     env: Vec<String>,
+    /// Do not wait for it: it has no input, and its output goes nowhere
+    #[arg(short, long, conflicts_with_all = ["interactive", "tty"])]
+    detach: bool,
     /// User, or user:group
     #[arg(short, long, value_name = "USER")]
     user: Option<String>,
@@ -79,6 +83,9 @@ async fn exec(context: &Context, args: &ExecArgs) -> Result<u32, Problem> {
         return Err(Problem::new(ErrorCode::Invalid, "-t needs a terminal as standard input").hint("leave out -t"));
     }
     let instance = running(context, &args.target).await?;
+    if args.detach {
+        return detached(context, &instance, args).await;
+    }
     let path = context.path(&format!("instances/{}/exec?{}", instance.id, query(args)));
     let (to_process, from_process) = context.client.exec(&path).await?;
     let raw = args.tty.then(RawTerminal::enter).flatten();
@@ -110,8 +117,21 @@ async fn exec(context: &Context, args: &ExecArgs) -> Result<u32, Problem> {
     result
 }
 
+async fn detached(context: &Context, instance: &InstanceView, args: &ExecArgs) -> Result<u32, Problem> {
+    let path = context.path(&format!("instances/{}/exec", instance.id));
+    let (command, env) = (args.command.clone(), args.env.clone());
+    let body = DetachedExec { command, env, user: args.user.clone(), workdir: args.workdir.clone() };
+    let started: ExecStarted = context.client.without_key().send(Method::POST, &path, &body).await?;
+    if context.output.wants_document() {
+        context.output.document(&started)?;
+    } else {
+        context.output.say(&format!("it runs in {}, as process {} of the node", started.instance, started.pid));
+    }
+    Ok(0)
+}
+
 /// The instance that a word means, running.
-async fn running(context: &Context, word: &str) -> Result<InstanceView, Problem> {
+pub(super) async fn running(context: &Context, word: &str) -> Result<InstanceView, Problem> {
     let runs = |instance: &InstanceView| instance.phase.has_process();
     let mut found = match resolve(context, word).await? {
         Meant::App(instances) => instances,
@@ -165,14 +185,17 @@ async fn show(mut messages: impl Stream<Item = Result<ExecMessage, Problem>> + U
     Err(Problem::new(ErrorCode::Unreachable, "the daemon ended the connection; the command was ended with it"))
 }
 
-async fn write(to: &mut (impl tokio::io::AsyncWrite + Unpin), data: &[u8]) -> std::io::Result<()> {
+pub(super) async fn write(to: &mut (impl tokio::io::AsyncWrite + Unpin), data: &[u8]) -> std::io::Result<()> {
     to.write_all(data).await?;
     to.flush().await
 }
 
 /// Sends what is put into the inbox; never returns. What cannot be sent is no fault by itself: the command may have
 /// ended without reading it, and what is received tells.
-async fn forward(mut inbox: mpsc::Receiver<ExecMessage>, mut to: impl Sink<ExecMessage, Error = Problem> + Unpin) {
+pub(super) async fn forward(
+    mut inbox: mpsc::Receiver<ExecMessage>,
+    mut to: impl Sink<ExecMessage, Error = Problem> + Unpin,
+) {
     while let Some(message) = inbox.recv().await {
         if to.send(message).await.is_err() {
             break;
@@ -197,7 +220,7 @@ async fn input(to: mpsc::Sender<ExecMessage>) {
     let _ = to.send((channel::STDIN_END, Bytes::new())).await;
 }
 
-async fn resizes(to: mpsc::Sender<ExecMessage>) {
+pub(super) async fn resizes(to: mpsc::Sender<ExecMessage>) {
     let Ok(mut changed) = signal(SignalKind::window_change()) else { return };
     while changed.recv().await.is_some() {
         let size = serde_json::to_vec(&terminal::size()).unwrap_or_default();

@@ -2,6 +2,7 @@
 //! nothing itself. What was asked for goes to standard output, everything said to people to standard error.
 
 mod app;
+mod attach;
 mod balance;
 mod capture;
 mod complete;
@@ -12,6 +13,7 @@ mod daemon;
 mod dataplane;
 mod dataplane_show;
 mod deploy;
+mod detach_keys;
 mod difference;
 mod doctor;
 mod dry;
@@ -186,6 +188,8 @@ enum Command {
     Logs(logs::LogsArgs),
     /// Run a command in an instance
     Exec(exec::ExecArgs),
+    /// Look on what the process of an instance writes, and write to its input
+    Attach(attach::AttachArgs),
     #[command(flatten)]
     Verb(verbs::Verb),
     /// Change the number of instances: hivemind scale web=3
@@ -379,6 +383,7 @@ async fn command(command: Command, context: &Context, target: Target) -> Result<
         Command::Ps(args) => instance::ps(context, &args).await?,
         Command::Logs(args) => logs::run(context, &args).await?,
         Command::Exec(args) => return Ok(exec::run(context, args).await),
+        Command::Attach(args) => return Ok(attach::run(context, args).await),
         Command::Verb(verb) => return verbs::run(context, verb).await,
         Command::Scale(args) => app::scale_many(context, &args).await?,
         Command::History(app) => history::history(context, &app).await?,

@@ -375,6 +375,8 @@ mod tests {
             exposed: Vec::new(),
             created_at: Timestamp::from_millis(0),
             started_at: None,
+            tty: false,
+            stdin_open: false,
             outdated: Vec::new(),
         }
     }

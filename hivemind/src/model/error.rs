@@ -50,6 +50,8 @@ codes! {
     Forbidden = "E-AUTH-001", 403, 5, "You may not do this. Local commands need root (the socket is root-only); TCP requests need the header 'Authorization: Bearer TOKEN', the token is in the daemon's state directory, file 'api-token'.";
     /// No credentials were given.
     Unauthenticated = "E-AUTH-002", 401, 5, "The request carries no token. TCP requests need the header 'Authorization: Bearer TOKEN', the token is in the daemon's state directory, file 'api-token'.";
+    /// Something that reaches the host.
+    OperatorOnly = "E-AUTH-003", 403, 5, "What is to run has rights on the machine itself (folders of the node, devices, capabilities, a profile of its own, ...): that is for the operator only. The fields are named: leave them out, or ask the operator.";
     /// The app, instance, service or node does not exist.
     NotFound = "E-OBJ-001", 404, 3, "There is no object of that name in that tenant and namespace, or no such tenant or namespace. 'hivemind app ls', 'ps', 'service ls', 'policy ls', 'node ls', 'namespace ls' and 'tenant ls' list what there is; 'hivemind namespace create' and 'tenant create' make new ones.";
     /// The name is taken by something else, or the object owns others.
@@ -92,6 +94,8 @@ codes! {
     NotRunning = "E-RUN-003", 409, 4, "The instance is not running. 'hivemind ps' shows its state, 'hivemind logs' its last words.";
     /// The instance is paused.
     Paused = "E-RUN-004", 409, 4, "The processes of the instance stand still, so nothing can be run in it. 'hivemind unpause INSTANCE' has them go on.";
+    /// Nobody can attach to the instance, or write to its input.
+    NoAttach = "E-RUN-005", 409, 4, "Nobody can attach to the process of the instance as it was asked for: it has no input ('app deploy --interactive', in a Compose file 'stdin_open: true', gives it one), or it was started by a version of hivemind that knows of no attaching ('hivemind app restart APP' starts it anew). 'hivemind attach --no-stdin' only looks on; 'hivemind logs -f' always works.";
     /// A file of an instance, or one to copy, cannot be read or written.
     FileRefused = "E-FILE-001", 409, 1, "The kernel refused to read or write a file that was to be copied; the message names the file and says why. An instance with a read-only root takes files in its volumes and tmpfs only; sockets, pipes and devices cannot be copied, nor can what is mounted be replaced.";
     /// The health check failed.
@@ -313,12 +317,23 @@ mod tests {
                     Code::PortTaken,
                     Code::NotRunning,
                     Code::Paused,
+                    Code::NoAttach,
                     Code::Captures,
                     Code::StoreLost,
                     Code::OwnAccess,
                 ],
             ),
-            (5, &[Code::WrongHost, Code::Forbidden, Code::Unauthenticated, Code::RegistryAuth, Code::NotRoot]),
+            (
+                5,
+                &[
+                    Code::WrongHost,
+                    Code::Forbidden,
+                    Code::Unauthenticated,
+                    Code::OperatorOnly,
+                    Code::RegistryAuth,
+                    Code::NotRoot,
+                ],
+            ),
             (6, &[Code::Unschedulable, Code::NoAddress, Code::MapFull]),
             (7, &[Code::RolledBack]),
             (8, &[Code::TimedOut]),

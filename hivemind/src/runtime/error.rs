@@ -124,6 +124,14 @@ pub enum RuntimeError {
         /// What the runtime said.
         why: String,
     },
+    /// A further command cannot be run in it: there is none of that name, it is no program, the user is unknown, …
+    #[error("cannot run the command in {id}: {why}")]
+    Command {
+        /// The container.
+        id: String,
+        /// What is wrong with it.
+        why: String,
+    },
     /// There is no such container, or it does not run.
     #[error("container {id} is not running")]
     NotRunning {
@@ -135,6 +143,14 @@ pub enum RuntimeError {
     Silent {
         /// The container.
         id: String,
+    },
+    /// Nobody can look on what it does, or write to it.
+    #[error("cannot attach to {id}: {why}")]
+    Attach {
+        /// The container.
+        id: String,
+        /// Why not.
+        why: String,
     },
     /// Its processes stand still.
     #[error("container {id} is paused: nothing can be run in it")]
@@ -192,7 +208,7 @@ impl RuntimeError {
     pub const fn code(&self) -> ErrorCode {
         match self {
             Self::Unavailable { .. } | Self::Silent { .. } => ErrorCode::NoContainerd,
-            Self::BadReference { .. } => ErrorCode::Invalid,
+            Self::BadReference { .. } | Self::Command { .. } => ErrorCode::Invalid,
             Self::ImageNotFound { .. } | Self::ImageAbsent { .. } | Self::Incomplete { .. } => ErrorCode::ImageNotFound,
             Self::RegistryUnreachable { .. } | Self::RegistryRefused { .. } => ErrorCode::RegistryDown,
             Self::RegistryAuth { .. } | Self::CredentialHelper { .. } => ErrorCode::RegistryAuth,
@@ -202,6 +218,7 @@ impl RuntimeError {
             Self::DiskFull { .. } => ErrorCode::DiskFull,
             Self::LogGone { .. } => ErrorCode::Expired,
             Self::NotRunning { .. } => ErrorCode::NotRunning,
+            Self::Attach { .. } => ErrorCode::NoAttach,
             Self::Paused { .. } => ErrorCode::Paused,
             Self::Start { .. } | Self::Containerd { .. } | Self::File { .. } => ErrorCode::StartFailed,
         }

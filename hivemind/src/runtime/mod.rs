@@ -31,8 +31,8 @@ pub use manifest::is_digest;
 pub use offer::Offer;
 pub use registry::{Mirror, Notice, Retry, check_reference, complete_reference};
 pub use types::{
-    ContainerSpec, ContainerState, ExecIo, ExecSession, ExecSpec, Image, ImageHealth, LogLine, LogQuery, LogStream,
-    Mark, Mount, PullProgress, RunState, RuntimeEvent, TtySize,
+    AttachSpec, ContainerSpec, ContainerState, ExecIo, ExecSession, ExecSpec, Image, ImageHealth, LogLine, LogQuery,
+    LogStream, Mark, Mount, PullProgress, RunState, RuntimeEvent, TtySize,
 };
 pub use usage::{Process, Usage, processes, usage};
 
@@ -100,6 +100,12 @@ pub trait Runtime: Send + Sync + std::fmt::Debug {
 
     /// Runs a further process in a running container.
     async fn exec(&self, id: &InstanceId, spec: ExecSpec) -> Result<ExecSession, RuntimeError>;
+
+    /// The same without anybody who waits for it: the process has no input, and its output goes nowhere. Its pid.
+    async fn exec_detached(&self, id: &InstanceId, spec: ExecSpec) -> Result<u32, RuntimeError>;
+
+    /// Looks on what the container's own process writes from now on, and writes to its input. Several may do so at once.
+    async fn attach(&self, id: &InstanceId, spec: AttachSpec) -> Result<ExecSession, RuntimeError>;
 
     /// The log's lines, oldest first; with `follow`, also those to come until the container is removed.
     async fn logs(

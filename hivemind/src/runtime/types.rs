@@ -221,7 +221,7 @@ pub enum RuntimeEvent {
 }
 
 /// A further process to run in a container.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ExecSpec {
     /// The command and its arguments; not empty.
     pub command: Vec<String>,
@@ -253,9 +253,11 @@ pub enum ExecIo {
     Stdout(bytes::Bytes),
     /// Standard error.
     Stderr(bytes::Bytes),
+    /// So many bytes of both were left out, because they were not taken fast enough.
+    Lost(u64),
 }
 
-/// A running exec. Dropping it kills the process.
+/// A running exec: dropping it kills the process. Or somebody who looks on: dropping it changes nothing.
 #[derive(Debug)]
 pub struct ExecSession {
     /// Its input; dropping the sender closes it, but not that of a terminal.
@@ -266,6 +268,15 @@ pub struct ExecSession {
     pub resize: mpsc::Sender<TtySize>,
     /// Its exit code: 126 if the command cannot be run, 127 if it does not exist, 128 + n for signal n.
     pub exit: oneshot::Receiver<u32>,
+}
+
+/// What one who looks on wants of a container's process.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct AttachSpec {
+    /// Whether something will be written to its input. It is refused if nobody reads it.
+    pub stdin: bool,
+    /// The size of the terminal, if it has one.
+    pub size: Option<TtySize>,
 }
 
 /// Where a line came from.

@@ -17,8 +17,8 @@ use tokio_stream::wrappers::BroadcastStream;
 use crate::{
     model::{InstanceId, Timestamp},
     runtime::{
-        ContainerSpec, ContainerState, ExecIo, ExecSession, ExecSpec, Image, LogLine, LogQuery, Mark, PullProgress,
-        RunState, Runtime, RuntimeError, RuntimeEvent,
+        AttachSpec, ContainerSpec, ContainerState, ExecIo, ExecSession, ExecSpec, Image, LogLine, LogQuery, Mark,
+        PullProgress, RunState, Runtime, RuntimeError, RuntimeEvent,
     },
     spec::v1::{PullPolicy, Resources},
 };
@@ -345,6 +345,14 @@ impl Runtime for FakeRuntime {
         Ok(ExecSession { stdin: mpsc::channel(16).0, output: output_rx, resize: mpsc::channel(1).0, exit: exit_rx })
     }
 
+    async fn exec_detached(&self, id: &InstanceId, spec: ExecSpec) -> Result<u32, RuntimeError> {
+        self.exec(id, spec).await.map(|_| 1)
+    }
+
+    async fn attach(&self, id: &InstanceId, _: AttachSpec) -> Result<ExecSession, RuntimeError> {
+        self.exec(id, ExecSpec { command: vec!["attach".to_owned()], ..ExecSpec::default() }).await
+    }
+
     async fn logs(
         &self,
         id: &InstanceId,
@@ -456,6 +464,12 @@ impl<R: Runtime> Runtime for FaultyRuntime<R> {
     }
     async fn exec(&self, id: &InstanceId, spec: ExecSpec) -> Result<ExecSession, RuntimeError> {
         self.pass("exec", self.inner.exec(id, spec)).await
+    }
+    async fn exec_detached(&self, id: &InstanceId, spec: ExecSpec) -> Result<u32, RuntimeError> {
+        self.pass("exec_detached", self.inner.exec_detached(id, spec)).await
+    }
+    async fn attach(&self, id: &InstanceId, spec: AttachSpec) -> Result<ExecSession, RuntimeError> {
+        self.pass("attach", self.inner.attach(id, spec)).await
     }
     async fn logs(
         &self,

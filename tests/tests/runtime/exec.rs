@@ -28,6 +28,7 @@ async fn finish(mut session: ExecSession) -> Result<(String, String, u32)> {
         match part {
             ExecIo::Stdout(bytes) => out.extend_from_slice(&bytes),
             ExecIo::Stderr(bytes) => err.extend_from_slice(&bytes),
+            ExecIo::Lost(bytes) => panic!("{bytes} bytes were left out of an exec"),
         }
     }
     let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();

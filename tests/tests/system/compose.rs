@@ -424,3 +424,45 @@ configs:
     ensure!(machine.hivemind(&["config", "ls", "-n", "held", "-o", "name"])?.ok()?.contains("site"));
     machine.close()
 }
+
+#[test]
+fn a_profile_of_system_calls_comes_out_of_its_file() -> Result<()> {
+    let (machine, image) = machine("project-seccomp")?;
+    // In Docker's form: a rule for a capability that the service does not have, one for another kernel, and one that holds.
+    let profile = r#"{
+        "defaultAction": "SCMP_ACT_ALLOW",
+        "archMap": [{"architecture": "SCMP_ARCH_X86_64", "subArchitectures": ["SCMP_ARCH_X86"]}],
+        "syscalls": [
+            {"names": ["rmdir"], "action": "SCMP_ACT_ERRNO", "errnoRet": 28, "includes": {"caps": ["CAP_SYS_ADMIN"]}},
+            {"names": ["link", "linkat"], "action": "SCMP_ACT_ERRNO", "errnoRet": 28, "excludes": {"minKernel": "4.0"}},
+            {"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO", "errnoRet": 28}
+        ]}"#;
+    let text = format!(
+        "services:\n  web:\n    image: {image}\n    security_opt: ['seccomp:./rules/own.json']\n    entrypoint: [sleep, 1d]\n"
+    );
+    let project = Project::new(&machine, "kept", &text)?;
+    let file = project.dir.join("rules/own.json");
+    fs::create_dir_all(project.dir.join("rules"))?;
+    project.refused(
+        "up",
+        2,
+        "E-SPEC-001",
+        &["services.web.security_opt[0]", "rules/own.json: there is no such file"],
+    )?;
+    fs::write(&file, profile.replace("ACT_ALLOW", "ACT_ASK"))?;
+    project.refused("up", 2, "E-SPEC-001", &["container.security.seccomp", "\"SCMP_ACT_ASK\" is not an action"])?;
+    fs::write(&file, profile)?;
+    project.ok("up --wait")?;
+    let said = project.exec("web", "cd /tmp; mkdir a; : >b && ln b c && echo linked; grep Seccomp: /proc/1/status")?;
+    let holds = said.err.contains("No space left") && said.out.contains("linked") && said.out.contains("2\n");
+    ensure!(holds, "{said}");
+    // The file is the project's: what is another in it makes new instances, the same makes none.
+    let before = project.instances()?;
+    project.ok("up --wait")?;
+    ensure!(project.instances()? == before, "the same file has made new instances");
+    fs::write(&file, profile.replace("\"mkdir\", \"mkdirat\"", "\"chown\""))?;
+    project.ok("up --wait")?;
+    let said = project.exec("web", "mkdir /tmp/a && echo made")?;
+    ensure!(said.out == "made\n", "{said}");
+    machine.close()
+}

@@ -2,8 +2,7 @@
 
 use std::{
     io::{Read, Write},
-    os::fd::{AsFd, OwnedFd},
-    process::{Child, Command, Stdio},
+    process::Stdio,
 };
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
@@ -12,104 +11,16 @@ use hivemind::{
     api::exec::channel,
     client::{Client, Target},
 };
-use nix::{
-    fcntl::{FcntlArg, OFlag, fcntl},
-    pty::{Winsize, openpty},
-    sys::{
-        signal::{Signal, kill},
-        termios::{LocalFlags, tcgetattr},
-    },
-    unistd::{Pid, ttyname},
-};
+use nix::sys::signal::{Signal, kill};
 
-use hivemind_tests::{PATIENCE, machine};
-use xtask::{machine::Machine, shell, wait};
+use hivemind_tests::{PATIENCE, Terminal, machine};
+use xtask::{machine::Machine, wait};
 
 /// A machine where the app `web` runs.
 fn with_web(test: &str) -> Result<Machine> {
     let (machine, image) = machine(test)?;
     machine.hivemind(&["app", "deploy", "--image", &image, "--name", "web", "--wait"])?.ok()?;
     Ok(machine)
-}
-
-/// `hivemind <args>` with a terminal of its own, which is its controlling terminal, as in a person's window.
-struct Terminal {
-    master: OwnedFd,
-    /// Kept open, so that the terminal can be looked at when the command has ended.
-    slave: OwnedFd,
-    child: Child,
-    seen: String,
-}
-
-impl Terminal {
-    fn open(machine: &Machine, rows: u16, cols: u16, args: &[&str]) -> Result<Self> {
-        let size = Winsize { ws_row: rows, ws_col: cols, ws_xpixel: 0, ws_ypixel: 0 };
-        let pty = openpty(&size, None).context("cannot make a terminal")?;
-        fcntl(&pty.master, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
-        // A session of its own whose terminal this is: without one, nobody would tell of a new size.
-        let mut command = machine.sandbox.command("setsid");
-        command.args(["--ctty", "--wait"]).arg(machine.daemon.program()).args(args);
-        command.env("HIVEMIND_SOCKET", machine.daemon.socket()).env("NO_COLOR", "1");
-        command.stdin(pty.slave.try_clone()?).stdout(pty.slave.try_clone()?).stderr(pty.slave.try_clone()?);
-        let child = command.spawn().context("cannot run setsid")?;
-        Ok(Self { master: pty.master, slave: pty.slave, child, seen: String::new() })
-    }
-
-    /// What its user types.
-    fn types(&self, text: &str) -> Result<()> {
-        nix::unistd::write(&self.master, text.as_bytes()).map(drop).context("the terminal takes nothing")
-    }
-
-    /// Waits until the screen shows `text` after what was waited for last.
-    fn shows(&mut self, text: &str) -> Result<()> {
-        wait::until(&format!("{text:?} on the terminal"), PATIENCE, || {
-            self.read();
-            let at = self.seen.find(text).with_context(|| format!("it shows {:?}", self.seen))?;
-            self.seen.drain(..at + text.len());
-            Ok(())
-        })
-    }
-
-    fn read(&mut self) {
-        let mut buffer = [0; 4096];
-        while let Ok(n @ 1..) = nix::unistd::read(&self.master, &mut buffer) {
-            self.seen += &String::from_utf8_lossy(&buffer[..n]);
-        }
-    }
-
-    /// Its user drags the corner of the window.
-    fn resize(&self, rows: u16, cols: u16) -> Result<()> {
-        let (rows, cols) = (rows.to_string(), cols.to_string());
-        let name = ttyname(&self.slave)?;
-        shell::output(Command::new("stty").arg("-F").arg(name).args(["rows", &rows, "cols", &cols])).map(drop)
-    }
-
-    /// Whether lines are edited and echoed here: not while a terminal in the container does so.
-    fn is_raw(&self) -> Result<bool> {
-        let flags = tcgetattr(self.slave.as_fd())?.local_flags;
-        Ok(!flags.intersects(LocalFlags::ICANON | LocalFlags::ECHO | LocalFlags::ISIG))
-    }
-
-    /// The exit code; the terminal must be as it was before.
-    fn ended(&mut self) -> Result<i32> {
-        let status = wait::until("the command to end", PATIENCE, || {
-            self.read();
-            self.child.try_wait()?.ok_or_else(|| anyhow!("it still runs and shows {:?}", self.seen))
-        })?;
-        self.read();
-        let now = tcgetattr(self.slave.as_fd())?;
-        let usual = openpty(None, None)?;
-        ensure!(now == tcgetattr(usual.slave.as_fd())?, "the terminal is left as {now:?}");
-        status.code().context("a signal ended it")
-    }
-}
-
-impl Drop for Terminal {
-    fn drop(&mut self) {
-        // What it started ends with the sandbox.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
 }
 
 #[test]
@@ -167,10 +78,7 @@ fn the_terminal_is_given_back_however_it_ends() -> Result<()> {
     // A person closes the window, or an administrator ends the command.
     for (signal, expected) in [(Signal::SIGTERM, 143), (Signal::SIGHUP, 129)] {
         let mut terminal = begin(&machine, &["-it"])?;
-        // `setsid` leads a group, so it has forked: the command is its child.
-        let children = format!("/proc/{0}/task/{0}/children", terminal.child.id());
-        let pid = std::fs::read_to_string(children)?.trim().parse().context("no child")?;
-        kill(Pid::from_raw(pid), signal)?;
+        kill(terminal.pid()?, signal)?;
         let code = terminal.ended()?;
         ensure!(code == expected, "{signal}: {code}");
     }
@@ -186,7 +94,7 @@ fn the_terminal_is_given_back_however_it_ends() -> Result<()> {
     let mut terminal = begin(&machine, &["-t"])?;
     machine.daemon.stop()?;
     let code = terminal.ended()?;
-    ensure!(code == 125 && terminal.seen.contains("error[E-CLI-001]"), "{code}: {}", terminal.seen);
+    ensure!(code == 125 && terminal.seen().contains("error[E-CLI-001]"), "{code}: {}", terminal.seen());
     machine.close()
 }
 

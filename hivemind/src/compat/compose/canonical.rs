@@ -11,6 +11,7 @@ use super::{
     short,
     value::{Data, Entry, Map, Node},
 };
+use crate::spec::v1::seccomp_file;
 
 /// What relative paths and names without values mean in a file.
 pub(super) struct Base<'a> {
@@ -141,6 +142,11 @@ impl Canon<'_> {
             self.path(file.get_mut("path"));
         });
         items(service.get_mut("label_file"), "", |file, _| self.path(Some(file)));
+        items(service.get_mut("security_opt"), "", |option, _| {
+            if let Some(file) = option.text().and_then(seccomp_file) {
+                option.data = Data::Text(format!("seccomp={}", absolute(file, self.base)));
+            }
+        });
         items(service.get_mut("ports"), "", |port, _| long_port(port));
         items(service.get_mut("devices"), "", |device, _| long_device(device));
         items(service.get_mut("volumes"), &child(path, "volumes"), |mount, path| self.mount(mount, path));

@@ -1,4 +1,5 @@
-//! What files and the environment add to a project: `env_file`, `label_file`, secrets and configs out of variables.
+//! What files and the environment add to a project: `env_file`, `label_file`, profiles of `security_opt`, secrets and configs
+//! out of variables.
 
 use std::{io, path::Path};
 
@@ -9,7 +10,10 @@ use super::{
     model::{Project, Secret, Service},
     parse::Budget,
 };
-use crate::{model::Hidden, spec::v1::MAX_CONTENT};
+use crate::{
+    model::Hidden,
+    spec::v1::{MAX_CONTENT, seccomp_file},
+};
 
 /// What is read with, and what is found.
 pub(super) struct Sources<'a> {
@@ -29,6 +33,7 @@ impl Sources<'_> {
         for (name, service) in &mut services {
             self.environment(project, name, service);
             self.labels(project, name, service);
+            self.profiles(project, name, service);
         }
         project.services = services;
         for kind in ["secrets", "configs"] {
@@ -91,6 +96,20 @@ impl Sources<'_> {
         }
         for (name, value) in values {
             service.labels.entry(name).or_insert(value);
+        }
+    }
+
+    fn profiles(&mut self, project: &Project, name: &str, service: &mut Service) {
+        for (at, option) in service.security_opt.iter().enumerate() {
+            let Some(file) = seccomp_file(option) else { continue };
+            match read(self.files, Path::new(file)) {
+                Ok(text) => drop(service.seccomp_profiles.insert(file.to_owned(), text)),
+                Err(why) => {
+                    let place = project.place(&["services", name, "security_opt", &at.to_string()]);
+                    let message = format!("{}: {why}", shown(Path::new(file), self.working_dir));
+                    self.found.fault(place, format!("services.{name}.security_opt[{at}]"), message);
+                }
+            }
         }
     }
 

@@ -51,7 +51,7 @@ impl ContainerdRuntime {
         let users = self.users_of(&spec.image.chain_id).await?;
         let mut user = users.resolve(spec.user.as_deref().or(spec.image.user.as_deref())).map_err(refuse)?;
         users.add_groups(&mut user, &spec.options.group_add).map_err(refuse)?;
-        let files = self.files(&spec.id);
+        let (files, logs) = (self.files(&spec.id), self.log_files(&spec.id));
         let devices = devices::devices_of(&spec.options).map_err(refuse)?;
         let cdi = devices::cdi(&spec.options.cdi).map_err(refuse)?;
         let (capabilities, apparmor) = (devices::capabilities(), devices::apparmor());
@@ -59,6 +59,7 @@ impl ContainerdRuntime {
             cgroup_parent: &self.config.cgroup_parent,
             files: &files,
             init: &files.join(INIT_FILE),
+            input: &logs.join(logs::INPUT),
             open_files: open_files(),
             swap: self.memory.as_ref().is_some_and(|m| m.limits_swap()),
             seccomp: oci::seccomp::supported(),
@@ -87,7 +88,10 @@ impl ContainerdRuntime {
             self.remove_container(id).await?;
         }
         write_files(files, contents, init).await?;
-        logs::write_limits(&self.log_files(&spec.id), &spec.logging).await?;
+        logs::write_limits(&logs, &spec.logging).await?;
+        if spec.options.stdin_open {
+            logs::make_input(&logs).map_err(file_error("make the input in", logs))?;
+        }
         if !keep {
             self.create_record(spec, oci, digest).await?;
         }

@@ -4,7 +4,12 @@
 //! bytes, passes on sizes, waits for the end and cleans up; it is owned by the runtime. When the receiver of the exit
 //! code is dropped, nobody waits any more and the process is killed.
 
-use std::{io, path::PathBuf, sync::PoisonError, time::Duration};
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::PoisonError,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use containerd_client::{
@@ -48,7 +53,10 @@ const READ_BYTES: usize = 32 << 10;
 
 /// After the process has ended, output that is silent for so long is over: a child in the background may hold the
 /// streams open for ever.
-const LINGER: Duration = Duration::from_secs(2);
+pub(super) const LINGER: Duration = Duration::from_secs(2);
+
+/// How soon containerd is asked again for the end of a process.
+const ASK_AGAIN: Duration = Duration::from_millis(200);
 
 /// How long the shim may take to open a pipe after it has said that the process runs, and how often it is looked.
 const SHIM_OPENS: Duration = Duration::from_secs(5);
@@ -56,15 +64,87 @@ const SHIM_LOOK: Duration = Duration::from_millis(5);
 
 impl ContainerdRuntime {
     pub(super) async fn start_exec(&self, id: &InstanceId, spec: ExecSpec) -> Result<ExecSession, RuntimeError> {
+        let process = self.process_of(id, &spec).await?;
+        let exec = self.new_exec(id);
+        let pipes = Pipes::make(self.files(id).join(&exec.exec_id), &spec)?;
+        let (stdout, stderr) = (pipes.reader("stdout")?, pipes.reader("stderr")?);
+        match exec.start(&spec, process.to_string(), Some(&pipes)).await {
+            Ok(_) => {
+                let (session, ends) = session();
+                self.follow(run(exec, pipes, ends, spec.stdin, [stdout, stderr]));
+                Ok(session)
+            }
+            Err(status) => {
+                exec.delete().await;
+                refused(&status).ok_or_else(|| self.exec_error(id, &status))
+            }
+        }
+    }
+
+    /// One that nobody waits for. What is left of it when it has ended is taken away; if there is no daemon then, it goes with
+    /// the container.
+    pub(super) async fn start_detached(&self, id: &InstanceId, spec: ExecSpec) -> Result<u32, RuntimeError> {
+        let process = self.process_of(id, &spec).await?;
+        let exec = self.new_exec(id);
+        match exec.start(&spec, process.to_string(), None).await {
+            Ok(pid) => {
+                self.follow(async move {
+                    exec.end().await;
+                    exec.delete().await;
+                });
+                Ok(pid)
+            }
+            Err(status) => {
+                exec.delete().await;
+                let why = reason(status.message()).to_owned();
+                let cannot = refused(&status).is_some();
+                Err(if cannot {
+                    RuntimeError::Command { id: id.to_string(), why }
+                } else {
+                    self.exec_error(id, &status)
+                })
+            }
+        }
+    }
+
+    /// Has a task of ours run on.
+    pub(super) fn follow(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let mut execs = self.execs.lock().unwrap_or_else(PoisonError::into_inner);
+        while execs.try_join_next().is_some() {}
+        execs.spawn(task);
+    }
+
+    fn new_exec(&self, id: &InstanceId) -> Exec {
+        let exec_id = format!("exec-{:016x}", rand::random::<u64>());
+        Exec { client: self.client.clone(), container: id.to_string(), exec_id }
+    }
+
+    fn exec_error(&self, id: &InstanceId, status: &Status) -> RuntimeError {
+        match status.code() {
+            Code::NotFound | Code::FailedPrecondition => RuntimeError::NotRunning { id: id.to_string() },
+            _ => self.client.error("run a command in", id.as_str(), status),
+        }
+    }
+
+    /// The pid of the container's own process, which runs.
+    pub(super) async fn running(&self, id: &InstanceId) -> Result<u32, RuntimeError> {
+        match self.task(id.as_str()).await?.map(|task| task.status) {
+            Some(TaskStatus::Running { pid }) => Ok(pid),
+            Some(TaskStatus::Paused { .. }) => Err(RuntimeError::Paused { id: id.to_string() }),
+            None | Some(TaskStatus::Created | TaskStatus::Ended { .. }) => {
+                Err(RuntimeError::NotRunning { id: id.to_string() })
+            }
+        }
+    }
+
+    /// OCI's specification of a further process.
+    async fn process_of(&self, id: &InstanceId, spec: &ExecSpec) -> Result<serde_json::Value, RuntimeError> {
         let not_running = || RuntimeError::NotRunning { id: id.to_string() };
-        let refuse = |why: String| RuntimeError::Start { id: id.to_string(), why };
-        let pid = match self.task(id.as_str()).await?.map(|task| task.status) {
-            Some(TaskStatus::Running { pid }) => pid,
-            Some(TaskStatus::Paused { .. }) => return Err(RuntimeError::Paused { id: id.to_string() }),
-            None | Some(TaskStatus::Created | TaskStatus::Ended { .. }) => return Err(not_running()),
-        };
+        let refuse = |why: String| RuntimeError::Command { id: id.to_string(), why };
+        let broken = |why: String| RuntimeError::Start { id: id.to_string(), why };
+        let pid = self.running(id).await?;
         let container = self.container(id.as_str()).await?.and_then(|c| c.spec).ok_or_else(not_running)?;
-        let container = serde_json::from_slice(&container.value).map_err(|e| refuse(e.to_string()))?;
+        let container = serde_json::from_slice(&container.value).map_err(|e| broken(e.to_string()))?;
         if spec.command.is_empty() {
             return Err(refuse("no command was given".to_owned()));
         }
@@ -76,45 +156,24 @@ impl ContainerdRuntime {
                 Some(users.resolve(Some(wanted)).map_err(refuse)?)
             }
         };
-        let process = oci::exec_process(&container, &spec, user.as_ref());
-
-        let exec_id = format!("exec-{:016x}", rand::random::<u64>());
-        let pipes = Pipes::make(self.files(id).join(&exec_id), &spec)?;
-        let exec = Exec { client: self.client.clone(), container: id.to_string(), exec_id };
-        let (stdout, stderr) = (pipes.reader("stdout")?, pipes.reader("stderr")?);
-        let session = match exec.start(&spec, process.to_string(), &pipes).await {
-            Ok(()) => {
-                let (session, ends) = session();
-                let run = run(exec, pipes, ends, spec.stdin, [stdout, stderr]);
-                let mut execs = self.execs.lock().unwrap_or_else(PoisonError::into_inner);
-                while execs.try_join_next().is_some() {}
-                execs.spawn(run);
-                session
-            }
-            Err(status) => {
-                exec.delete().await;
-                refused(&status).ok_or_else(|| match status.code() {
-                    Code::NotFound | Code::FailedPrecondition => not_running(),
-                    _ => self.client.error("run a command in", id.as_str(), &status),
-                })?
-            }
-        };
-        Ok(session)
+        Ok(oci::exec_process(&container, spec, user.as_ref()))
     }
 }
 
-/// A process of a container.
-struct Exec {
-    client: Client,
-    container: String,
-    exec_id: String,
+/// A process of a container; its own has no name.
+pub(super) struct Exec {
+    pub(super) client: Client,
+    pub(super) container: String,
+    pub(super) exec_id: String,
 }
 
 impl Exec {
-    async fn start(&self, spec: &ExecSpec, process: String, pipes: &Pipes) -> Result<(), Status> {
+    /// Starts it, with pipes or with nothing to read and to write; its pid.
+    async fn start(&self, spec: &ExecSpec, process: String, pipes: Option<&Pipes>) -> Result<u32, Status> {
         let c = &self.client;
         let path = |name: &str, wanted: bool| {
-            if wanted { pipes.dir.join(name).display().to_string() } else { String::new() }
+            let path = pipes.filter(|_| wanted).map(|pipes| pipes.dir.join(name).display().to_string());
+            path.unwrap_or_default()
         };
         let request = ExecProcessRequest {
             container_id: self.container.clone(),
@@ -127,15 +186,15 @@ impl Exec {
         };
         c.call(c.tasks().exec(c.request(request))).await?;
         let request = StartRequest { container_id: self.container.clone(), exec_id: self.exec_id.clone() };
-        c.call(c.tasks().start(c.request(request))).await?;
+        let started = c.call(c.tasks().start(c.request(request))).await?;
         if let Some(size) = spec.tty {
             self.resize(size).await;
         }
-        Ok(())
+        Ok(started.pid)
     }
 
     /// Too late is no harm: the process has ended.
-    async fn resize(&self, size: TtySize) {
+    pub(super) async fn resize(&self, size: TtySize) {
         let c = &self.client;
         let request = ResizePtyRequest {
             container_id: self.container.clone(),
@@ -161,10 +220,23 @@ impl Exec {
     }
 
     /// The exit code; 255 if containerd cannot tell, because the container was removed.
-    async fn wait(&self) -> u32 {
+    pub(super) async fn wait(&self) -> u32 {
         let c = &self.client;
         let request = WaitRequest { container_id: self.container.clone(), exec_id: self.exec_id.clone() };
         c.tasks().wait(c.request(request)).await.map_or(255, |w| w.into_inner().exit_status)
+    }
+
+    /// The exit code, also if containerd is started again meanwhile; 255 if the container is removed before it can tell.
+    pub(super) async fn end(&self) -> u32 {
+        let c = &self.client;
+        loop {
+            let (container_id, exec_id) = (self.container.clone(), self.exec_id.clone());
+            match c.tasks().wait(c.request(WaitRequest { container_id, exec_id })).await {
+                Ok(ended) => return ended.into_inner().exit_status,
+                Err(status) if status.code() == Code::NotFound => return 255,
+                Err(_) => tokio::time::sleep(ASK_AGAIN).await,
+            }
+        }
     }
 
     async fn delete(&self) {
@@ -175,14 +247,14 @@ impl Exec {
 }
 
 /// Our ends of a session's channels.
-struct Ends {
-    stdin: mpsc::Receiver<Bytes>,
-    output: mpsc::Sender<ExecIo>,
-    resize: mpsc::Receiver<TtySize>,
-    exit: oneshot::Sender<u32>,
+pub(super) struct Ends {
+    pub(super) stdin: mpsc::Receiver<Bytes>,
+    pub(super) output: mpsc::Sender<ExecIo>,
+    pub(super) resize: mpsc::Receiver<TtySize>,
+    pub(super) exit: oneshot::Sender<u32>,
 }
 
-fn session() -> (ExecSession, Ends) {
+pub(super) fn session() -> (ExecSession, Ends) {
     let (stdin_tx, stdin) = mpsc::channel(QUEUE);
     let (output, output_rx) = mpsc::channel(QUEUE);
     let (resize_tx, resize) = mpsc::channel(1);
@@ -332,14 +404,19 @@ impl Pipes {
     /// Opens after the process was started. The shim opens its end in the background, so it may not be there yet;
     /// `None` if it does not come, as for a process that has closed its input.
     async fn writer(&self, name: &str) -> Option<pipe::Sender> {
-        let (path, begun) = (self.dir.join(name), Instant::now());
-        loop {
-            match pipe::OpenOptions::new().open_sender(&path) {
-                Err(error) if error.raw_os_error() == Some(nix::libc::ENXIO) && begun.elapsed() < SHIM_OPENS => {
-                    tokio::time::sleep(SHIM_LOOK).await;
-                }
-                opened => return opened.ok(),
+        writer(&self.dir.join(name)).await
+    }
+}
+
+/// The end of a pipe to write to, when somebody reads it.
+pub(super) async fn writer(path: &Path) -> Option<pipe::Sender> {
+    let begun = Instant::now();
+    loop {
+        match pipe::OpenOptions::new().open_sender(path) {
+            Err(error) if error.raw_os_error() == Some(nix::libc::ENXIO) && begun.elapsed() < SHIM_OPENS => {
+                tokio::time::sleep(SHIM_LOOK).await;
             }
+            opened => return opened.ok(),
         }
     }
 }

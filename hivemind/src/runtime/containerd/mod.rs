@@ -10,6 +10,7 @@
 //!
 //! Deliberately absent: removing old images; a container that ran before a reboot is found as never started.
 
+mod attach;
 mod client;
 mod containers;
 mod content;
@@ -36,8 +37,8 @@ use tokio::{sync::watch, task::JoinSet};
 
 use self::{client::Client, containers::file_error, locks::Locks, pull::Puller, snapshots::Snapshots};
 use super::{
-    ContainerSpec, ContainerState, ExecSession, ExecSpec, Image, LogLine, LogQuery, Mark, PullProgress, Runtime,
-    RuntimeError, RuntimeEvent,
+    AttachSpec, ContainerSpec, ContainerState, ExecSession, ExecSpec, Image, LogLine, LogQuery, Mark, PullProgress,
+    Runtime, RuntimeError, RuntimeEvent,
     cgroup::MemoryTree,
     logs,
     registry::{Mirror, Notices, Registries},
@@ -237,6 +238,14 @@ impl Runtime for ContainerdRuntime {
 
     async fn exec(&self, id: &InstanceId, spec: ExecSpec) -> Result<ExecSession, RuntimeError> {
         self.start_exec(id, spec).await
+    }
+
+    async fn exec_detached(&self, id: &InstanceId, spec: ExecSpec) -> Result<u32, RuntimeError> {
+        self.start_detached(id, spec).await
+    }
+
+    async fn attach(&self, id: &InstanceId, spec: AttachSpec) -> Result<ExecSession, RuntimeError> {
+        self.look_on(id, spec).await
     }
 
     async fn logs(

@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use super::{ContainerdRuntime, client::found, containers::file_error, shims, timestamp};
 use crate::{
     model::{InstanceId, Timestamp},
-    runtime::RuntimeError,
+    runtime::{RuntimeError, logs},
 };
 
 /// How long a killed process may take to vanish. It does so at once unless the kernel is stuck in its I/O.
@@ -117,16 +117,20 @@ impl ContainerdRuntime {
 
     async fn create_task(&self, id: &InstanceId) -> Result<(), RuntimeError> {
         let name = id.as_str();
-        let logs = self.log_files(id);
-        tokio::fs::create_dir_all(&logs).await.map_err(file_error("make", logs.clone()))?;
-        let io = binary_uri(&self.config.log_writer, &logs);
+        let dir = self.log_files(id);
+        tokio::fs::create_dir_all(&dir).await.map_err(file_error("make", dir.clone()))?;
+        let io = binary_uri(&self.config.log_writer, &dir);
         let terminal = self.has_terminal(name).await?;
+        let input = dir.join(logs::INPUT);
+        // Without a terminal it is mounted, since there the shim has the input from nowhere.
+        let stdin = if terminal && input.exists() { input.display().to_string() } else { String::new() };
         let c = &self.client;
         let deadline = Instant::now() + LEFTOVER_TIMEOUT;
         loop {
             let request = CreateTaskRequest {
                 container_id: name.to_owned(),
                 rootfs: self.snapshots.mounts(name).await?,
+                stdin: stdin.clone(),
                 stdout: io.clone(),
                 // A terminal has one output.
                 stderr: if terminal { String::new() } else { io.clone() },

@@ -14,6 +14,7 @@
 //! Deliberately absent: compression and shipping to elsewhere.
 
 mod keep;
+mod live;
 mod position;
 mod reader;
 mod sink;
@@ -30,6 +31,7 @@ pub use position::{LogPosition, NoPosition};
 pub use writer::log_writer;
 
 pub(super) use keep::write_limits;
+pub(super) use live::{Heard, INPUT, Listening, make_input};
 pub(super) use reader::{check, remove, stream};
 
 use self::keep::Moment;

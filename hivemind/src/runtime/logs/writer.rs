@@ -2,7 +2,8 @@
 //! the lines and appends them to files.
 //!
 //! It must never block or end before the container: whatever cannot be written (full disk, broken file system) is
-//! dropped and counted, and the count is written when there is room again. Memory is bounded by two lines.
+//! dropped and counted, and the count is written when there is room again. Memory is bounded by two lines. Who listens
+//! (`live`) is not waited for either.
 //! It ends when both pipes have no writer any more, and ignores SIGTERM until then: the shim sends one when the task
 //! is deleted, at which point the last lines may still be in the pipes.
 
@@ -20,7 +21,7 @@ use nix::{
     sys::signal::{SigHandler, Signal, signal},
 };
 
-use super::{LogStream, RECORD_BYTES, now, record, sink::Sink};
+use super::{LogStream, RECORD_BYTES, live::Live, now, record, sink::Sink};
 
 /// A line that has not gone on for so long is written as far as it is: a prompt, or the last words of a process whose
 /// pipe its runtime keeps open.
@@ -45,19 +46,22 @@ pub fn log_writer(dir: &Path) -> ! {
         }
     }
     let mut sink = Sink::open(dir.to_owned());
+    let mut live = Live::open(dir);
     drop(ready);
-    pump([stdout, stderr], &mut sink);
+    pump([stdout, stderr], &mut sink, &mut live);
+    live.end();
     std::process::exit(0)
 }
 
-/// Moves everything from both pipes to `sink`, until both have ended.
-fn pump(pipes: [File; 2], sink: &mut Sink) {
+/// Moves everything from both pipes to `sink`, until both have ended, and tells who listens.
+fn pump(pipes: [File; 2], sink: &mut Sink, live: &mut Live) {
     let mut inputs: Vec<Input> =
         pipes.into_iter().zip([LogStream::Stdout, LogStream::Stderr]).map(Input::new).collect();
     let mut chunk = vec![0; READ_BYTES];
     let mut out = Vec::new();
     while !inputs.is_empty() {
         let mut fds: Vec<PollFd<'_>> = inputs.iter().map(|i| PollFd::new(i.pipe.as_fd(), PollFlags::POLLIN)).collect();
+        fds.extend(live.fds());
         let pending = inputs.iter().any(|i| !i.line.is_empty());
         let timeout = match sink.due(now()) {
             _ if pending => PollTimeout::from(PATIENCE_MILLIS),
@@ -72,19 +76,22 @@ fn pump(pipes: [File; 2], sink: &mut Sink) {
             Err(_) => return,
             Ok(count) => count,
         };
-        let ready: Vec<bool> = fds.iter().map(|f| f.any().unwrap_or(true)).collect();
+        // Events that nix does not know are taken for a broken descriptor.
+        let events: Vec<PollFlags> = fds.iter().map(|f| f.revents().unwrap_or(PollFlags::POLLERR)).collect();
         drop(fds);
+        live.look(&events[inputs.len()..]);
         if count == 0 {
             inputs.iter_mut().filter(|i| !i.line.is_empty()).for_each(|i| i.record(false, &mut out));
         }
-        let mut ready = ready.into_iter();
+        let mut events = events.into_iter();
         inputs.retain_mut(|input| {
-            if !ready.next().unwrap_or_default() {
+            if events.next().is_none_or(|events| events.is_empty()) {
                 return true;
             }
             let open = match input.pipe.read(&mut chunk) {
                 Ok(0) => false,
                 Ok(n) => {
+                    live.say(input.stream, &chunk[..n]);
                     input.take(&chunk[..n], &mut out);
                     true
                 }
@@ -166,7 +173,7 @@ mod tests {
         let exact = vec![b'e'; RECORD_BYTES];
         let long = vec![b'l'; RECORD_BYTES * 2 + 5];
         let text = [b"a\n\n", exact.as_slice(), b"\n", &long, b"\nno end \xff"].concat();
-        pump([pipe_with(&text), pipe_with(b"err\n")], &mut Sink::open(dir.path().to_owned()));
+        pump([pipe_with(&text), pipe_with(b"err\n")], &mut Sink::open(dir.path().to_owned()), &mut Live::default());
         let (out, err): (Vec<_>, Vec<_>) = records(dir.path()).into_iter().partition(|r| r.stream == LogStream::Stdout);
         assert_eq!(err.iter().map(|r| &r.text[..]).collect::<Vec<_>>(), [b"err"]);
         let shape: Vec<_> = out.iter().map(|r| (r.text.len(), r.full)).collect();
@@ -179,7 +186,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("makes one");
         std::fs::write(path_of(dir.path(), 7), "2026-11-21T01:14:07Z stdout F whole\n2026-11-21T01:14:07Z std")
             .expect("writes");
-        pump([pipe_with(b"new\n"), pipe_with(b"")], &mut Sink::open(dir.path().to_owned()));
+        pump([pipe_with(b"new\n"), pipe_with(b"")], &mut Sink::open(dir.path().to_owned()), &mut Live::default());
         let texts: Vec<Bytes> = records(dir.path()).into_iter().map(|r| r.text).collect();
         assert_eq!(texts, [&b"whole"[..], b"new"]);
         assert_eq!(numbers(dir.path()).expect("lists"), [7]);

@@ -30,6 +30,9 @@ pub(super) const MAX_OPEN_FILES: u64 = 524_288;
 /// Where our own first process is in a container: in a file system that the runtime makes, not in the image's.
 pub(super) const INIT: &str = "/dev/.hivemind-init";
 
+/// Where the pipe is that [`INIT`] makes the program's input of. With a terminal there is none: the shim reads it there.
+pub(super) const INPUT: &str = "/dev/.hivemind-stdin";
+
 /// What the specification depends on besides the container.
 #[derive(Clone, Debug)]
 pub(super) struct Host<'a> {
@@ -39,6 +42,8 @@ pub(super) struct Host<'a> {
     pub files: &'a Path,
     /// The program that is process 1 of containers that ask for it, on the host.
     pub init: &'a Path,
+    /// The pipe of the input of containers that ask for one, on the host.
+    pub input: &'a Path,
     /// How far a process may raise its limit of open files.
     pub open_files: u64,
     /// Whether swap can be limited.

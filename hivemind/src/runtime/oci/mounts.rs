@@ -4,7 +4,7 @@ use std::{net::IpAddr, path::Path};
 
 use serde_json::{Value, json};
 
-use super::{Host, INIT, process};
+use super::{Host, INIT, INPUT, process};
 use crate::{
     runtime::types::{ContainerSpec, Mount},
     spec::v1::{ContainerSpec as Options, TmpfsSpec},
@@ -18,6 +18,9 @@ pub(super) fn mounts(spec: &ContainerSpec, host: &Host<'_>) -> Value {
     let mut mounts = standard(options, host.files);
     if process::has_init(options) {
         mounts.push(bind(INIT, host.init));
+    }
+    if process::needs_input(options) {
+        mounts.push(bind(INPUT, host.input));
     }
     // What is said replaces what is there without a word, and parents come before what is in them.
     let mut own: Vec<(&str, Value)> =

@@ -69,7 +69,7 @@ fn first_words(options: &Options) -> Vec<&'static str> {
 }
 
 /// A terminal is open by itself.
-fn needs_input(options: &Options) -> bool {
+pub(super) fn needs_input(options: &Options) -> bool {
     options.stdin_open && !options.tty
 }
 

@@ -66,6 +66,7 @@ fn build(spec: &ContainerSpec) -> Result<Value, String> {
         cgroup_parent: "/hivemind",
         files: Path::new("/run/h/x"),
         init: Path::new("/run/h/x/init"),
+        input: Path::new("/run/l/x/stdin"),
         open_files: 4096,
         swap: true,
         seccomp: true,

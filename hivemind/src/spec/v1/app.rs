@@ -16,7 +16,7 @@ use super::{
     health::{HealthSpec, ProbesSpec, start_allowance_ms},
     limit::LimitSpec,
     logs::LogSpec,
-    mount::MountSpec,
+    mount::{MountSource, MountSpec},
     project::Dependency,
     service::ServiceSpec,
     update::UpdateSpec,
@@ -159,6 +159,15 @@ impl AppSpec {
     pub fn images(&self) -> impl Iterator<Item = &str> {
         let before = self.container.hooks.pre_start.iter().filter_map(|init| init.image.as_deref());
         std::iter::once(&*self.image).chain(before)
+    }
+
+    /// The fields that give rights on the machine itself, by name: folders of the node, and those of
+    /// [`ContainerSpec::operator_only`].
+    pub fn operator_only(&self) -> Vec<String> {
+        let container = self.container.operator_only().into_iter().map(|field| format!("container.{field}"));
+        let folders = self.mounts.iter().enumerate();
+        let folders = folders.filter(|(_, mount)| matches!(mount.source, MountSource::Bind { .. }));
+        container.chain(folders.map(|(at, _)| format!("mounts[{at}].source"))).collect()
     }
 
     /// The DNS names of all its services, but for those that services have by themselves.

@@ -29,7 +29,8 @@ pub use balance::{
 pub use container::{
     ContainerSpec, DEFAULT_CAPABILITIES, DeviceName, DeviceSpec, DnsSpec, ExtraHost, HOST_GATEWAY, HookSpec, HooksSpec,
     InitSpec, MAX_HOOK_SECONDS, Machine, Seccomp, SecuritySpec, TmpfsSpec, UNLIMITED, Ulimit, all_capabilities,
-    capability, check_profile, device_name, extra_host, profile_for, security_option, sysctl, tmpfs, ulimit,
+    capability, check_profile, device_name, extra_host, profile_for, seccomp_file, security_option, sysctl, tmpfs,
+    ulimit,
 };
 pub use dns_name::{dns_name, dns_name_covers};
 pub use file::{ContentSpec, FileMode, FileSpec, MAX_CONTENT};

@@ -269,7 +269,7 @@ pub(super) const ROWS: &[Row] = &[
     yes("services.*.secrets[].uid"),
     but(
         "services.*.security_opt",
-        "no-new-privileges, which holds unless it is false, seccomp=unconfined and apparmor; label is ignored, with a warning; seccomp with a file is refused.",
+        "no-new-privileges, which holds unless it is false, seccomp (unconfined, or a file) and apparmor; the last two are for the operator only. label is ignored, with a warning.",
     ),
     yes("services.*.shm_size"),
     yes("services.*.stdin_open"),

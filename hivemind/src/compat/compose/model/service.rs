@@ -141,6 +141,9 @@ pub struct Service {
     pub secrets: Vec<Grant>,
     /// Options such as `no-new-privileges:true`, `seccomp=FILE`.
     pub security_opt: Vec<String>,
+    /// What the files of `seccomp` hold, by their paths: a load fills it in.
+    #[serde(skip)]
+    pub seccomp_profiles: BTreeMap<String, String>,
     /// The size of `/dev/shm`.
     #[serde(deserialize_with = "leaf")]
     pub shm_size: Option<Size>,

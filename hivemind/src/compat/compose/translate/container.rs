@@ -72,9 +72,10 @@ impl Work<'_> {
                 self.warn(&steps, "nothing is labelled: it is ignored");
                 continue;
             }
-            let files =
-                |file: &str| Err(format!("{file}: profiles of files are not read here: write default or unconfined"));
-            if let Err(why) = security_option(&mut made.security, text, files) {
+            let read = |file: &str| {
+                service.seccomp_profiles.get(file).cloned().ok_or_else(|| format!("{file}: it was not read"))
+            };
+            if let Err(why) = security_option(&mut made.security, text, read) {
                 self.fault(&steps, why);
             }
         }

@@ -132,6 +132,24 @@ fn what_is_said_of_containers_is_said_of_the_apps() {
 }
 
 #[test]
+fn a_profile_of_system_calls_comes_out_of_its_file() {
+    let text = |file: &str| format!("{}#file own.json\n{file}\n", web("security_opt: ['seccomp:./own.json']"));
+    let profile = r#"{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": []}"#;
+    let apps = translated(&text(profile)).apps;
+    let security = &apps.values().next().expect("an app").container.security;
+    assert_eq!(security.seccomp, v1::Seccomp::Profile(serde_json::from_str(profile).expect("JSON")));
+    for (file, words) in [
+        ("{", "services.web.security_opt[0]: /p/own.json is not JSON"),
+        ("{}", "container.security.seccomp: is not a profile: missing"),
+        (r#"{"defaultAction": "ALLOW"}"#, "container.security.seccomp: is not a profile: \"ALLOW\""),
+    ] {
+        let faults = refused(&text(file));
+        assert!(faults.len() == 1 && faults[0].contains(words), "{file}: {faults:?}");
+    }
+    assert!(spec("security_opt: ['seccomp=unconfined']").container.security.seccomp == v1::Seccomp::Unconfined);
+}
+
+#[test]
 fn how_much_of_a_log_is_kept() {
     let logging = |lines: &str| serde_json::to_value(spec(&format!("logging: {lines}")).logging).expect("JSON");
     let kept = json!({ "max_size": "10Mi", "max_files": 5 });

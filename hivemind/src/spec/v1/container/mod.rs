@@ -18,7 +18,7 @@ use crate::model::Bytes;
 pub(super) use check::check;
 pub use check::{DEFAULT_CAPABILITIES, all_capabilities, capability};
 pub use seccomp::{Machine, Seccomp, check_profile, profile_for};
-pub use text::{DeviceName, device_name, extra_host, security_option, sysctl, tmpfs, ulimit};
+pub use text::{DeviceName, device_name, extra_host, seccomp_file, security_option, sysctl, tmpfs, ulimit};
 
 /// The address of [`ExtraHost`] that stands for the node: Docker's word.
 pub const HOST_GATEWAY: &str = "host-gateway";

@@ -93,6 +93,20 @@ pub fn extra_host(text: &str) -> Result<ExtraHost, String> {
     }
 }
 
+/// Name and value of a security option.
+fn security_words(text: &str) -> (&str, &str) {
+    text.find(['=', ':']).map_or((text, ""), |at| (&text[..at], &text[at + 1..]))
+}
+
+/// The file that a security option names: that of `seccomp=FILE`.
+pub fn seccomp_file(text: &str) -> Option<&str> {
+    match security_words(text) {
+        ("seccomp", "" | "unconfined" | "builtin" | "default") => None,
+        ("seccomp", file) => Some(file),
+        _ => None,
+    }
+}
+
 /// `no-new-privileges[:true|false]`, `seccomp=unconfined`, `seccomp=FILE`, `apparmor=PROFILE`, with `=` or `:`. `read`
 /// gives the content of a file.
 pub fn security_option(
@@ -100,8 +114,7 @@ pub fn security_option(
     text: &str,
     read: impl FnOnce(&str) -> Result<String, String>,
 ) -> Result<(), String> {
-    let (name, value) = text.find(['=', ':']).map_or((text, ""), |at| (&text[..at], &text[at + 1..]));
-    match (name, value) {
+    match security_words(text) {
         ("no-new-privileges", "" | "true") => security.no_new_privileges = true,
         ("no-new-privileges", "false") => security.no_new_privileges = false,
         ("seccomp", "unconfined") => security.seccomp = Seccomp::Unconfined,
