@@ -56,14 +56,21 @@ impl Ports {
         Ok(intervals)
     }
 
-    /// Makes the table say these intervals.
+    /// Makes the table say these intervals, one after the other: to search for each of a quarter of a million ports takes
+    /// ten times as long.
     pub(super) fn write(&self, wanted: &Intervals) -> Result<(), DataplaneError> {
         let table = self.mapped()?;
         for protocol in PROTOCOLS {
             let begins = wanted.get(&protocol);
-            for port in 0..=u16::MAX {
-                if let Some(number) = entry(&table, protocol, port) {
-                    number.store(interval(begins, port), Ordering::Relaxed);
+            let others = begins.into_iter().flatten().copied().filter(|first| *first > 0);
+            for first in std::iter::once(0).chain(others) {
+                let interval = interval(begins, first);
+                // It tells how many more there are.
+                let last = u32::from(first) + (interval & u32::from(u16::MAX));
+                for port in first..=u16::try_from(last).unwrap_or(u16::MAX) {
+                    if let Some(number) = entry(&table, protocol, port) {
+                        number.store(interval, Ordering::Relaxed);
+                    }
                 }
             }
         }
