@@ -115,7 +115,10 @@ impl Tally {
     /// A check that counts as one test.
     fn step(&mut self, name: &str, check: impl FnOnce() -> Result<()>) {
         println!("\n== {name}");
-        match check() {
+        let begun = Stopwatch::start();
+        let checked = check();
+        println!("{name}: {:.0} s", begun.elapsed().as_secs_f64());
+        match checked {
             Ok(()) => self.passed += 1,
             Err(error) => {
                 self.failed += 1;
