@@ -15,12 +15,13 @@ use rtnetlink::{
 };
 
 use super::{
-    forgetting::Forgetting,
     neighbours::Neighbour,
     netns,
     rtnl::{self, Link, Netlink, Route, WantedRoute},
+    tracked,
 };
 use crate::{
+    lifecycle::killpoint,
     model::InstanceId,
     net::{
         HostLink, InstanceLink, LinkState, Mended, NetError,
@@ -68,20 +69,14 @@ pub(super) async fn ensure(host: &Netlink, dir: &Path, id: &InstanceId, mtu: u32
 
 /// Addresses, routes and neighbours on both ends. The host's end comes up last: before that there is no carrier. Returns how
 /// much was tracked of the addresses before the instance got them, and is forgotten: others would go on with it.
-pub(super) async fn bring_up(
-    host: &Netlink,
-    forgetting: &Forgetting,
-    dir: &Path,
-    link: &InstanceLink,
-) -> Result<u64, NetError> {
+pub(super) async fn bring_up(host: &Netlink, dir: &Path, link: &InstanceLink) -> Result<u64, NetError> {
     let inside = netns::in_existing(netns_path(dir, &link.id), Netlink::open).await?;
     let inner = find(&inside, INSTANCE_DEVICE).await?;
     let (addresses, pairs) = (link.addresses.iter().collect::<Vec<_>>(), pairs(link));
 
     // Of an instance that has them already, what is tracked is its own.
     let there = inside.addresses_of(&inner).await?;
-    let others = addresses.iter().copied().filter(|address| !there.contains(address)).collect();
-    let forgotten = forgetting.forget(others).await?;
+    let forgotten = forget(addresses.iter().copied().filter(|address| !there.contains(address)).collect()).await?;
     inside.ensure_addresses(&inner, &addresses).await?;
     inside.ensure_up(&inner).await?;
     let routes: Vec<WantedRoute> =
@@ -102,6 +97,13 @@ pub(super) async fn bring_up(
     until_running(&inside, INSTANCE_DEVICE).await?;
     until_running(host, &outer.name).await?;
     Ok(forgotten)
+}
+
+/// Makes the host's connection tracking forget addresses; see [`tracked::forget`].
+async fn forget(addresses: Vec<IpAddr>) -> Result<u64, NetError> {
+    killpoint::before("forgetting what is tracked");
+    let work = move || tracked::forget(&addresses).map_err(|source| NetError::Tracked { addresses, source });
+    super::node::blocking(work).await
 }
 
 /// What the host has, looked at once for all links.
@@ -192,16 +194,11 @@ async fn until_running(netlink: &Netlink, name: &str) -> Result<(), NetError> {
 
 /// Removes all of it. The routes and neighbours go with the devices; what was tracked of its addresses is forgotten when no
 /// packet can come from there any more. Returns how much that was.
-pub(super) async fn remove(
-    host: &Netlink,
-    forgetting: &Forgetting,
-    dir: &Path,
-    id: &InstanceId,
-) -> Result<u64, NetError> {
+pub(super) async fn remove(host: &Netlink, dir: &Path, id: &InstanceId) -> Result<u64, NetError> {
     let path = netns_path(dir, id);
     let addresses = if netns::is_kept(&path) { held(&path).await? } else { Vec::new() };
     host.remove_link(&host_device(id)).await?;
-    let forgotten = forgetting.forget(addresses).await?;
+    let forgotten = forget(addresses).await?;
     super::node::blocking(move || netns::remove(&path)).await?;
     Ok(forgotten)
 }

@@ -5,7 +5,6 @@
 //! link is a handful of system calls and no process; `nft` is run only for what concerns the whole node.
 
 mod begun;
-mod forgetting;
 mod link;
 mod monitor;
 mod neighbours;
@@ -31,7 +30,7 @@ use std::{
 use ipnet::IpNet;
 
 pub use self::begun::{Begun, begun};
-use self::{forgetting::Forgetting, monitor::Monitor, rtnl::Netlink};
+use self::{monitor::Monitor, rtnl::Netlink};
 use super::{
     Gone, HeldPort, HostLink, InstanceLink, LinkState, Mended, Net, NetError, NodeNet, PublishedPort, Uplink, nft,
     ranges,
@@ -64,7 +63,6 @@ pub struct LinuxNet {
     config: NetConfig,
     netlink: Netlink,
     monitor: Monitor,
-    forgetting: Forgetting,
     /// The derived MTU, as `ensure_node` last saw it; 0 before. A cache: making a link should not list every route.
     derived_mtu: AtomicU32,
     /// The rules as they were written last.
@@ -88,8 +86,7 @@ impl LinuxNet {
     pub fn new(config: NetConfig) -> Result<Self, NetError> {
         let (netlink, monitor) = (Netlink::open()?, Monitor::start()?);
         let (node_rules, published_rules) = (nft::Rules::of_node(), nft::Rules::of_published());
-        let forgetting = Forgetting::default();
-        Ok(Self { config, netlink, monitor, forgetting, derived_mtu: AtomicU32::new(0), node_rules, published_rules })
+        Ok(Self { config, netlink, monitor, derived_mtu: AtomicU32::new(0), node_rules, published_rules })
     }
 
     async fn mtu(&self) -> Result<u32, NetError> {
@@ -139,7 +136,7 @@ impl Net for LinuxNet {
     }
 
     async fn bring_up(&self, link: &InstanceLink) -> Result<u64, NetError> {
-        link::bring_up(&self.netlink, &self.forgetting, &self.config.netns_dir, link).await
+        link::bring_up(&self.netlink, &self.config.netns_dir, link).await
     }
 
     async fn mend_links(&self, links: &[InstanceLink]) -> Result<Mended, NetError> {
@@ -151,7 +148,7 @@ impl Net for LinuxNet {
     }
 
     async fn remove_link(&self, id: &InstanceId) -> Result<u64, NetError> {
-        link::remove(&self.netlink, &self.forgetting, &self.config.netns_dir, id).await
+        link::remove(&self.netlink, &self.config.netns_dir, id).await
     }
 
     async fn close_sockets(&self, of: Option<&InstanceId>, gone: Arc<Gone>) -> Result<usize, NetError> {
