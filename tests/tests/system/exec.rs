@@ -1,7 +1,7 @@
 //! `hivemind exec` as people type it: in a terminal, in a pipe, in a script.
 
 use std::{
-    io::{Read, Write},
+    io::{BufRead, BufReader, Read, Write},
     process::Stdio,
 };
 
@@ -21,6 +21,25 @@ fn with_web(test: &str) -> Result<Machine> {
     let (machine, image) = machine(test)?;
     machine.hivemind(&["app", "deploy", "--image", &image, "--name", "web", "--wait"])?.ok()?;
     Ok(machine)
+}
+
+#[test]
+fn a_command_goes_on_while_containerd_is_away_and_its_code_is_told() -> Result<()> {
+    let mut machine = with_web("exec-away")?;
+    let script = "echo begun; read word; echo \"said $word\"; exit 7";
+    let args = ["exec", "-i", "web", "--", "sh", "-c", script];
+    let mut command = machine.daemon.command(&machine.sandbox, &args);
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+    let mut said = BufReader::new(child.stdout.take().context("no pipe")?).lines();
+    let mut line = || said.next().context("it says nothing more")?.context("the pipe");
+    ensure!(line()? == "begun");
+    machine.containerd.kill()?;
+    child.stdin.take().context("no pipe")?.write_all(b"on\n")?;
+    ensure!(line()? == "said on");
+    machine.containerd.restart(&machine.sandbox)?;
+    let status = child.wait()?;
+    ensure!(status.code() == Some(7), "{status}");
+    machine.close()
 }
 
 #[test]

@@ -77,7 +77,7 @@ async fn carry(process: Exec, listening: Listening, stdin: Option<tokio::net::un
     let code = {
         let living = async {
             tokio::select! {
-                code = process.end() => {
+                code = process.wait() => {
                     let _ = ended.send(true);
                     Some(code)
                 }

@@ -89,7 +89,7 @@ impl ContainerdRuntime {
         match exec.start(&spec, process.to_string(), None).await {
             Ok(pid) => {
                 self.follow(async move {
-                    exec.end().await;
+                    exec.wait().await;
                     exec.delete().await;
                 });
                 Ok(pid)
@@ -219,15 +219,8 @@ impl Exec {
         let _ = c.call(c.tasks().kill(c.request(request))).await;
     }
 
-    /// The exit code; 255 if containerd cannot tell, because the container was removed.
-    pub(super) async fn wait(&self) -> u32 {
-        let c = &self.client;
-        let request = WaitRequest { container_id: self.container.clone(), exec_id: self.exec_id.clone() };
-        c.tasks().wait(c.request(request)).await.map_or(255, |w| w.into_inner().exit_status)
-    }
-
     /// The exit code, also if containerd is started again meanwhile; 255 if the container is removed before it can tell.
-    pub(super) async fn end(&self) -> u32 {
+    pub(super) async fn wait(&self) -> u32 {
         let c = &self.client;
         loop {
             let (container_id, exec_id) = (self.container.clone(), self.exec_id.clone());
