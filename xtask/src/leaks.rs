@@ -18,15 +18,18 @@ const OWN_DEVICES: [&str; 3] = ["hm-node", "hm-pub", "hm-tun"];
 /// Tables that have a row for each instance, service or backend.
 const TABLES: [&str; 5] = ["endpoints", "peers", "services", "backends", "served"];
 
-/// Removes all apps and waits until nothing of their instances is left. Of a machine whose daemon does not run, or is not
-/// ready, nothing is asked: it cannot clean up.
+/// Removes all apps and waits until nothing of their instances is left. Of a machine whose daemon does not run nothing is
+/// asked: it cannot clean up.
 ///
 /// # Errors
-/// If anything is left when the patience is over, naming it.
+/// If anything is left when the patience is over, naming it; if the daemon runs and does not become ready.
 pub(crate) fn check(machine: &Machine) -> Result<()> {
-    if machine.daemon.pid().is_none() || machine.daemon.get("/readyz").is_err() {
+    if machine.daemon.pid().is_none() {
         return Ok(());
     }
+    // Not to ask one that is not ready would look like a clean end.
+    wait::until("the daemon to be ready, to clean up", PATIENCE, || machine.daemon.get("/readyz"))
+        .with_context(|| machine.daemon.log())?;
     remove_all(machine)?;
     wait::until("nothing to be left of any instance", PATIENCE, || {
         let left = left(machine)?;

@@ -16,7 +16,7 @@ LINES = "application/x-ndjson"
 # A stream is listened to for so long, in seconds, and for so many bytes.
 LISTEN = 0.4
 ENOUGH = 64 * 1024
-UPGRADES = ("/exec", "/connect")
+UPGRADES = ("/attach", "/exec", "/connect")
 UPGRADE = {
     "Connection": "Upgrade",
     "Upgrade": "websocket",
