@@ -11,7 +11,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use hivemind::compat::compose::{
+use hivemind_compat::compose::{
     self,
     files::{Files, Request},
     translate::{Options, translate},

@@ -17,8 +17,8 @@ use hivemind::{
     model::InstanceId,
     runtime::{ImageHealth, Runtime},
     spec::v1::{Check, HealthSpec, ProbesSpec},
-    testkit::runtime::FakeRuntime,
 };
+use hivemind_fakes::runtime::FakeRuntime;
 use hivemind_tests::netlab::{DEADLINE, Instance, Lab, may_run};
 use tokio::sync::watch;
 

@@ -108,6 +108,7 @@ pub(crate) fn bench(args: &[String]) -> Result<()> {
 /// `cargo xtask docs`: the tests that compare documents with the sources write them first.
 pub(crate) fn documents() -> Result<()> {
     let mut cargo = shell::cargo();
-    cargo.args(["test", "--quiet", "--all-features", "--package", "hivemind", "--lib", "docs_"]);
+    cargo.args(["test", "--quiet", "--all-features", "--package", "hivemind", "--package", "hivemind-compat", "--lib"]);
+    cargo.arg("docs_");
     shell::run(cargo.env("HIVEMIND_UPDATE_DOCS", "1"))
 }

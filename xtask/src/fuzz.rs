@@ -10,7 +10,7 @@ use crate::{build, setup};
 /// The version of cargo-fuzz that is installed where there is none.
 const CARGO_FUZZ: &str = "0.13.2";
 /// The targets, with the folder of what each begins with.
-const TARGETS: [(&str, &str); 1] = [("compose", "hivemind/src/compat/compose/tests/documents")];
+const TARGETS: [(&str, &str); 1] = [("compose", "crates/compat/src/compose/tests/documents")];
 /// An input may take so many seconds.
 const LONGEST: u32 = 10;
 /// So many megabytes are enough for any input.

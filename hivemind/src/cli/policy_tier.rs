@@ -45,12 +45,6 @@ pub(super) enum TierCommand {
     },
 }
 
-impl TierView {
-    pub(super) fn key(&self) -> String {
-        self.tenant.as_ref().map_or_else(|| self.name.clone(), |tenant| format!("{tenant}/{}", self.name))
-    }
-}
-
 pub(super) const fn word(tier: Tier) -> &'static str {
     match tier {
         Tier::Admin => "admin",

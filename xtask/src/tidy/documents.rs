@@ -35,7 +35,7 @@ impl Commands {
             let second = variants(text(&format!("hivemind/src/cli/{file}.rs")), &title);
             hivemind.extend(second.into_iter().map(|second| format!("{first} {second}")));
         }
-        let codes = text("hivemind/src/model/error.rs");
+        let codes = text("crates/core/src/model/error.rs");
         Self {
             xtask: variants(text("xtask/src/main.rs"), "enum Command {"),
             hivemind,
@@ -124,7 +124,7 @@ mod tests {
             file("xtask/src/main.rs", "enum Command {\n    /// x\n    Demo {\n        check: bool,\n    },\n}"),
             file("hivemind/src/cli/mod.rs", "enum Command {\n    App(AppCommand),\n    Ps(Args),\n}"),
             file("hivemind/src/cli/app.rs", "enum AppCommand {\n    Deploy(Box<Args>),\n    Ls,\n}"),
-            file("hivemind/src/model/error.rs", "A = \"E-SPEC-001\", 422"),
+            file("crates/core/src/model/error.rs", "A = \"E-SPEC-001\", 422"),
         ])
     }
 

@@ -86,12 +86,14 @@ const LIBRARIES: &[(&str, &[&str])] = &[
     ("jsonschema", &["compat"]),
 ];
 
-/// Floors and libraries of one file of the main crate.
-pub(super) fn check(name: &str, path: &str, text: &str, faults: &mut Vec<String>) {
-    let module = path.trim_end_matches("/mod").replace('/', "::");
-    if matches!(module.as_str(), "lib" | "main") || module.starts_with("testkit") {
-        return;
-    }
+/// The crate that is no module, but has several.
+const CORE: &str = "core";
+/// Stands beside the house.
+const FAKES: &str = "fakes";
+
+/// Floors and libraries of one file of the product, which has this path in the tree.
+pub(super) fn check(name: &str, text: &str, faults: &mut Vec<String>) {
+    let Some((root, module)) = module(name) else { return };
     let Some((own, floor)) = floor(&module) else {
         faults.push(format!("{name}: the module is on no floor; add it to tidy and docs/ARCHITECTURE.md"));
         return;
@@ -99,7 +101,7 @@ pub(super) fn check(name: &str, path: &str, text: &str, faults: &mut Vec<String>
     // Those in a file of their own do not ship either.
     let tests = module.split("::").any(|part| part == "tests");
     let code = if tests { String::new() } else { shipped(text) };
-    for used in uses(&module, &code) {
+    for used in uses(root, &module, &code) {
         let Some((other, above)) = self::floor(&used) else { continue };
         let meant = MEANT.iter().any(|(from, to, _)| *from == own && *to == other);
         let same = other == own;
@@ -112,6 +114,23 @@ pub(super) fn check(name: &str, path: &str, text: &str, faults: &mut Vec<String>
         if names && !homes.contains(&own.split("::").next().unwrap_or_default()) {
             faults.push(format!("{name}: names {library}, which only {} may", homes.join(", ")));
         }
+    }
+}
+
+/// The module that a file is, with the one that its crate is (none if the crate has several); nothing if it has no floor.
+/// A crate under `crates/` is the module of its name; [`CORE`] and the main crate have modules beneath them.
+fn module(name: &str) -> Option<(&str, String)> {
+    let path = name.strip_suffix(".rs")?;
+    let (root, path) = match path.strip_prefix("crates/") {
+        Some(path) => path.split_once("/src/")?,
+        None => ("", path.strip_prefix("hivemind/src/")?),
+    };
+    let path = path.trim_end_matches("/mod").replace('/', "::");
+    match (root, path.as_str()) {
+        (FAKES, _) | (CORE | "", "lib" | "main") => None,
+        (CORE | "", _) => Some(("", path)),
+        (root, "lib") => Some((root, root.to_owned())),
+        (root, _) => Some((root, format!("{root}::{path}"))),
     }
 }
 
@@ -137,9 +156,13 @@ fn floor(module: &str) -> Option<(&'static str, u8)> {
     FLOORS.iter().filter(|(prefix, _)| under(prefix)).max_by_key(|(prefix, _)| prefix.len()).copied()
 }
 
-/// The paths of modules that one names, by `crate` or by `super`; groups are expanded to their first step.
-fn uses(module: &str, code: &str) -> Vec<String> {
-    let mut all = beneath("", code, "crate::");
+/// The paths of modules that one names, by a crate or by `super`; groups are expanded to their first step.
+fn uses(root: &str, module: &str, code: &str) -> Vec<String> {
+    let mut all = beneath(root, code, "crate::");
+    all.extend(beneath("", code, &format!("hivemind_{CORE}::")));
+    for (other, _) in FLOORS.iter().filter(|(other, _)| !other.contains("::")) {
+        all.extend(beneath(other, code, &format!("hivemind_{other}::")));
+    }
     let mut above = module;
     let mut prefix = String::new();
     // `super` is who has the module, `super::super` who has that one.
@@ -189,32 +212,37 @@ mod tests {
 
     fn faults_of(path: &str, text: &str) -> Vec<String> {
         let mut faults = Vec::new();
-        check("f.rs", path, text, &mut faults);
+        check(&format!("{path}.rs"), text, &mut faults);
         faults
     }
 
     #[test]
     fn looking_up_is_a_fault() {
-        assert_eq!(faults_of("model/ids", "use crate::control::Control;").len(), 1);
-        assert_eq!(faults_of("control/mod", "use crate::{model::App, store::{Store, Txn}};").len(), 0);
-        assert_eq!(faults_of("store/mod", "use crate::{model::App, api::{A, B}, runtime::Runtime};").len(), 2);
-        assert_eq!(faults_of("store/mod", "// crate::api\n#[cfg(test)]\nuse crate::api::A;").len(), 0);
-        assert_eq!(faults_of("store/mod", "#[cfg(test)]\nmod tests;\nuse crate::api::A;").len(), 1);
-        assert_eq!(faults_of("store/mod", "#[cfg(test)]\nmod tests {\nuse crate::api::A;\n}").len(), 0);
+        let store = "crates/store/src/lib";
+        assert_eq!(faults_of("crates/core/src/model/ids", "use hivemind_control::Control;").len(), 1);
+        assert_eq!(faults_of("crates/core/src/model/ids", "use crate::{ipam::Pool, spec::v1::App};").len(), 1);
+        let control = "use hivemind_core::{model::App, spec::v1::A};\nuse hivemind_store::{Store, Txn};";
+        assert_eq!(faults_of("crates/control/src/lib", control).len(), 0);
+        assert_eq!(faults_of(store, "use hivemind_api::{A, B};\nuse hivemind_runtime::Runtime;").len(), 3);
+        assert_eq!(faults_of(store, "// hivemind_api::A\n#[cfg(test)]\nuse hivemind_api::A;").len(), 0);
+        assert_eq!(faults_of(store, "#[cfg(test)]\nmod tests;\nuse hivemind_api::A;").len(), 1);
+        assert_eq!(faults_of(store, "#[cfg(test)]\nmod tests {\nuse hivemind_api::A;\n}").len(), 0);
+        assert_eq!(faults_of("hivemind/src/daemon/mod", "use crate::{cli::A, store::B};").len(), 0);
     }
 
     #[test]
     fn looking_up_by_super_is_a_fault_as_well() {
         for (path, text, faults) in [
-            ("dataplane/follow", "use super::{tables::Tables, bpf::BpfDataplane};", 1),
-            ("dataplane/follow", "use super::tables::Tables;", 0),
-            ("dataplane/diff", "use super::DataplaneError;", 1),
-            ("dataplane/share/tables", "use super::Table;", 0),
-            ("dataplane/share/tables", "fn f(x: super::super::Watch) {}", 1),
-            ("dataplane/diff/tests", "use super::super::bpf::BpfDataplane;", 0),
-            ("agent/machine", "pub(super) fn f() {}", 0),
-            ("store/mod", "use super::api::A;", 1),
-            ("store/keys", "use super::super::api::A;", 1),
+            ("crates/dataplane/src/follow", "use super::{tables::Tables, bpf::BpfDataplane};", 1),
+            ("crates/dataplane/src/follow", "use super::tables::Tables;", 0),
+            ("crates/dataplane/src/diff", "use super::DataplaneError;", 1),
+            ("crates/dataplane/src/share/tables", "use super::Table;", 0),
+            ("crates/dataplane/src/share/tables", "fn f(x: super::super::Watch) {}", 1),
+            ("crates/dataplane/src/diff/tests", "use super::super::bpf::BpfDataplane;", 0),
+            ("crates/agent/src/machine", "pub(super) fn f() {}", 0),
+            ("crates/dataplane/src/follow", "use crate::bpf::BpfDataplane;", 1),
+            ("hivemind/src/cli/app", "use super::super::daemon::A;", 0),
+            ("crates/core/src/model/app", "use super::super::ipam::A;", 1),
         ] {
             assert_eq!(faults_of(path, text).len(), faults, "{path}: {text}");
         }
@@ -222,12 +250,12 @@ mod tests {
 
     #[test]
     fn a_library_out_of_its_module_is_a_fault() {
-        assert_eq!(faults_of("control/mod", "fn f(d: redb::Database) {}").len(), 1);
-        assert_eq!(faults_of("store/redb/engine", "fn f(d: redb::Database) {}").len(), 0);
+        assert_eq!(faults_of("crates/control/src/lib", "fn f(d: redb::Database) {}").len(), 1);
+        assert_eq!(faults_of("crates/store/src/redb/engine", "fn f(d: redb::Database) {}").len(), 0);
     }
 
     #[test]
     fn a_module_without_a_floor_is_a_fault() {
-        assert_eq!(faults_of("utils", "").len(), 1);
+        assert_eq!(faults_of("crates/utils/src/lib", "").len(), 1);
     }
 }

@@ -41,9 +41,7 @@ pub(crate) fn run() -> Result<()> {
     let commands = documents::Commands::read(&texts);
     for (file, (name, text)) in files.iter().zip(&texts) {
         check_text(name, text, &mut faults);
-        if let Some(path) = name.strip_prefix("hivemind/src/").and_then(|name| name.strip_suffix(".rs")) {
-            floors::check(name, path, text, &mut faults);
-        }
+        floors::check(name, text, &mut faults);
         if name.ends_with("/Cargo.toml") && name != APART {
             check_member(name, text, &mut faults);
         }
@@ -90,8 +88,8 @@ fn check_member(name: &str, text: &str, faults: &mut Vec<String>) {
 /// The members are those the design names, and no folder of code is forgotten.
 fn check_members(texts: &[(String, String)], faults: &mut Vec<String>) {
     let manifest = texts.iter().find(|(name, _)| name == "Cargo.toml").map_or("", |(_, text)| text);
-    let line = manifest.lines().find(|line| line.starts_with("members = ")).unwrap_or_default();
-    let mut members: Vec<&str> = line.split('"').skip(1).step_by(2).collect();
+    let list = manifest.split("\nmembers = [").nth(1).and_then(|rest| rest.split(']').next()).unwrap_or_default();
+    let mut members: Vec<&str> = list.split('"').skip(1).step_by(2).collect();
     let mut folders: Vec<&str> = texts
         .iter()
         .map(|(name, _)| name.as_str())
@@ -155,7 +153,7 @@ mod tests {
 
     #[test]
     fn a_forgotten_folder_is_found() {
-        let workspace = |members: &str| ("Cargo.toml".to_owned(), format!("members = [{members}]\n"));
+        let workspace = |members: &str| ("Cargo.toml".to_owned(), format!("[workspace]\nmembers = [{members}]\n"));
         let member = ("a/Cargo.toml".to_owned(), String::new());
         assert_eq!(faults_of(|f| check_members(&[workspace("\"a\""), member.clone()], f)), 0);
         assert_eq!(faults_of(|f| check_members(&[workspace(""), member], f)), 1);

@@ -1,0 +1,282 @@
+//! Floor 4: the client of the API, over the daemon's Unix socket, or over TCP with the token. Every fault is a
+//! [`Problem`].
+//!
+//! A request whose connection breaks is repeated for a while, if the daemon was there before. Changes carry a key by which
+//! the daemon does them once; those that take none are not repeated.
+
+mod exec;
+mod target;
+
+pub use exec::ExecMessage;
+pub use target::Target;
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures::{Stream, TryStreamExt, stream};
+use http::{Method, Request, header};
+use http_body_util::{BodyExt, Full, StreamBody, combinators::UnsyncBoxBody};
+use hyper::body::{Frame, Incoming};
+use hyper_util::rt::TokioIo;
+use serde::{Serialize, de::DeserializeOwned};
+use tokio::{io::AsyncBufReadExt, time::Instant};
+use tokio_util::{io::StreamReader, task::AbortOnDropHandle};
+
+use hivemind_core::model::{ErrorCode, Problem, Revision};
+
+/// The longest wait for the beginning of an answer: commands are answered in milliseconds, on a slow disk in seconds.
+const ANSWER: Duration = Duration::from_secs(60);
+
+/// How long a request is repeated when a daemon that was there is away: longer than most starts take.
+const AGAIN: Duration = Duration::from_secs(10);
+/// The pause between two tries.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// The client. Each request has a connection of its own: they are local and cheap.
+#[derive(Clone, Debug)]
+pub struct Client {
+    target: Target,
+    /// Whether the daemon was reached before: then it is away only for a moment.
+    reached: Arc<AtomicBool>,
+    /// Whether changes carry a key, so that they can be repeated.
+    keyed: bool,
+}
+
+/// What a request has besides its path.
+struct Sent {
+    body: UnsyncBoxBody<Bytes, std::io::Error>,
+    /// The body's media type.
+    kind: Option<&'static str>,
+    if_match: Option<Revision>,
+    /// What makes a repetition the same request.
+    key: Option<String>,
+    /// How long the beginning of the answer is waited for.
+    patience: Option<Duration>,
+}
+
+/// An answer that is still coming, with the connection that brings it.
+struct Answer {
+    body: Incoming,
+    driver: AbortOnDropHandle<hyper::Result<()>>,
+}
+
+impl Client {
+    /// A client of the daemon that listens there.
+    pub fn new(target: Target) -> Self {
+        Self { target, reached: Arc::default(), keyed: true }
+    }
+
+    /// The same daemon, for changes that take no `Idempotency-Key`: they are sent once, whatever comes of it.
+    #[must_use]
+    pub fn without_key(&self) -> Self {
+        Self { keyed: false, ..self.clone() }
+    }
+
+    /// Whether the daemon is on this machine.
+    pub fn is_local(&self) -> bool {
+        self.target.is_local()
+    }
+
+    /// GET with a JSON answer.
+    pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Problem> {
+        self.call(Method::GET, path).await
+    }
+
+    /// A request without a body, and a JSON answer.
+    pub async fn call<T: DeserializeOwned>(&self, method: Method, path: &str) -> Result<T, Problem> {
+        self.json(method, path, Bytes::new()).await
+    }
+
+    /// A request with a JSON body, and a JSON answer.
+    pub async fn send<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<T, Problem> {
+        let body = serde_json::to_vec(body).map_err(|error| unreadable(&error))?;
+        self.json(method, path, body.into()).await
+    }
+
+    /// The same, on the condition that the object's row was last written at `revision`.
+    pub async fn send_if<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: &impl Serialize,
+        revision: Revision,
+    ) -> Result<T, Problem> {
+        let body = serde_json::to_vec(body).map_err(|error| unreadable(&error))?;
+        read(self.request(method, path, body.into(), Some(revision)).await?).await
+    }
+
+    /// A request with a body of any length, as it comes, and a JSON answer, which may take its time.
+    pub async fn upload<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: impl Stream<Item = std::io::Result<Bytes>> + Send + 'static,
+    ) -> Result<T, Problem> {
+        let body = BodyExt::boxed_unsync(StreamBody::new(body.map_ok(Frame::data)));
+        let sent = Sent { body, kind: Some("application/x-tar"), if_match: None, key: None, patience: None };
+        read(self.ask(Method::POST, path, sent).await?).await
+    }
+
+    /// GET with an answer of any length, as it comes.
+    pub async fn download(
+        &self,
+        path: &str,
+    ) -> Result<impl Stream<Item = Result<Bytes, Problem>> + Unpin + Send + use<>, Problem> {
+        let Answer { body, driver } = self.request(Method::GET, path, Bytes::new(), None).await?;
+        let parts = body.into_data_stream().map_err(move |error| {
+            let _held = &driver;
+            gone(&error)
+        });
+        Ok(Box::pin(parts))
+    }
+
+    /// GET with an answer of one JSON document on each line, as they come.
+    pub async fn lines<T: DeserializeOwned>(
+        &self,
+        path: &str,
+    ) -> Result<impl Stream<Item = Result<T, Problem>> + Unpin + Send + use<T>, Problem> {
+        self.lines_of(Method::GET, path).await
+    }
+
+    /// The same of another method, without a body.
+    pub async fn lines_of<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+    ) -> Result<impl Stream<Item = Result<T, Problem>> + Unpin + Send + use<T>, Problem> {
+        let Answer { body, driver } = self.request(method, path, Bytes::new(), None).await?;
+        let reader = StreamReader::new(body.into_data_stream().map_err(std::io::Error::other));
+        let lines = stream::try_unfold((reader, driver), |(mut reader, driver)| async move {
+            let mut line = Vec::new();
+            let read = reader.read_until(b'\n', &mut line).await.map_err(|error| self::gone(&error))?;
+            if read == 0 {
+                return Ok(None);
+            }
+            let item = serde_json::from_slice(&line).map_err(|error| unreadable(&error))?;
+            Ok(Some((item, (reader, driver))))
+        });
+        Ok(Box::pin(lines))
+    }
+
+    async fn json<T: DeserializeOwned>(&self, method: Method, path: &str, body: Bytes) -> Result<T, Problem> {
+        read(self.request(method, path, body, None).await?).await
+    }
+
+    async fn request(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+        if_match: Option<Revision>,
+    ) -> Result<Answer, Problem> {
+        let kind = (!body.is_empty()).then_some("application/json");
+        let key = (self.keyed && !method.is_safe()).then(|| format!("{:032x}", rand::random::<u128>()));
+        let begun = Instant::now();
+        loop {
+            let body = Full::new(body.clone()).map_err(|never| match never {}).boxed_unsync();
+            let sent = Sent { body, kind, if_match, key: key.clone(), patience: Some(ANSWER) };
+            let answer = self.ask(method.clone(), path, sent).await;
+            let again = method.is_safe() || key.is_some();
+            match answer {
+                Err(problem) if again && self.is_away(&problem) && begun.elapsed() < AGAIN => {
+                    tokio::time::sleep(PAUSE).await;
+                }
+                answer => return answer,
+            }
+        }
+    }
+
+    /// Whether the daemon was there a moment ago, and is not now: it is being started again.
+    fn is_away(&self, problem: &Problem) -> bool {
+        let away = matches!(problem.code, ErrorCode::Unreachable | ErrorCode::Unavailable);
+        away && self.reached.load(Ordering::Relaxed)
+    }
+
+    async fn ask(&self, method: Method, path: &str, sent: Sent) -> Result<Answer, Problem> {
+        let io = self.target.connect().await?;
+        self.reached.store(true, Ordering::Relaxed);
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(io)).await.map_err(|error| gone(&error))?;
+        let driver = AbortOnDropHandle::new(tokio::spawn(connection));
+        let mut request = Request::builder().method(method).uri(path).header(header::HOST, self.target.host());
+        if let Some(kind) = sent.kind {
+            request = request.header(header::CONTENT_TYPE, kind);
+        }
+        if let Some(revision) = sent.if_match {
+            request = request.header(header::IF_MATCH, format!("\"{revision}\""));
+        }
+        if let Some(key) = sent.key {
+            request = request.header("idempotency-key", key);
+        }
+        if let Some(token) = self.target.token() {
+            request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
+        }
+        let request = request.body(sent.body).map_err(|error| Problem::new(ErrorCode::Invalid, error.to_string()))?;
+        let answer = sender.send_request(request);
+        let answer = match sent.patience {
+            None => answer.await,
+            Some(patience) => match tokio::time::timeout(patience, answer).await {
+                Ok(answer) => answer,
+                Err(_) => {
+                    let title = format!("the daemon has not answered for {} s", patience.as_secs());
+                    return Err(Problem::new(ErrorCode::Unreachable, title).hint("hivemind doctor"));
+                }
+            },
+        };
+        let answer = answer.map_err(|error| gone(&error))?;
+        let success = answer.status().is_success();
+        let answer = Answer { body: answer.into_body(), driver };
+        if success {
+            return Ok(answer);
+        }
+        let bytes = answer.body.collect().await.map_err(|error| gone(&error))?.to_bytes();
+        Err(problem_of(&bytes))
+    }
+}
+
+/// The JSON document of an answer.
+async fn read<T: DeserializeOwned>(answer: Answer) -> Result<T, Problem> {
+    let bytes = answer.body.collect().await.map_err(|error| gone(&error))?.to_bytes();
+    serde_json::from_slice(&bytes).map_err(|error| unreadable(&error))
+}
+
+/// The connection broke.
+fn gone(error: &dyn std::error::Error) -> Problem {
+    Problem::new(ErrorCode::Unreachable, format!("the daemon ended the connection: {error}"))
+        .hint("repeat it; the daemon may be restarting")
+}
+
+fn unreadable(why: &dyn std::fmt::Display) -> Problem {
+    Problem::new(ErrorCode::Internal, format!("the daemon's answer cannot be read: {why}"))
+        .hint("hivemind version   (shows whether daemon and command line are of the same version)")
+}
+
+/// The problem that an answer carries.
+fn problem_of(body: &[u8]) -> Problem {
+    serde_json::from_slice(body).unwrap_or_else(|_| unreadable(&String::from_utf8_lossy(body)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_that_is_no_problem_is_one() {
+        let wire =
+            br#"{"code":"E-OBJ-001","title":"app a does not exist","status":404,"type":"urn:hivemind:E-OBJ-001"}"#;
+        assert_eq!(problem_of(wire), Problem::new(ErrorCode::NotFound, "app a does not exist"));
+        for body in [&b""[..], b"nginx says no", b"{\"code\":\"E-NEW-001\",\"title\":\"from a newer daemon\"}"] {
+            assert_eq!(problem_of(body).code, ErrorCode::Internal);
+        }
+    }
+}
