@@ -95,23 +95,29 @@ pub(super) struct Host {
 }
 
 /// A client that trusts the machine's authorities and that of `ca_file`. It follows no redirects by itself.
+///
+/// A machine may have no authorities: what is fetched without TLS, or by that of `ca_file`, needs none.
 pub(super) async fn client(ca_file: Option<&Path>) -> Result<Client, RuntimeError> {
     // A second installation fails and changes nothing.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let agent = concat!("hivemind/", env!("CARGO_PKG_VERSION"));
-    let mut builder = Client::builder().user_agent(agent).redirect(Policy::none()).connect_timeout(CONNECT_TIMEOUT);
+    let builder = || Client::builder().user_agent(agent).redirect(Policy::none()).connect_timeout(CONNECT_TIMEOUT);
+    let mut own = Vec::new();
     if let Some(path) = ca_file {
         let action = "read the certificates of --registry-ca from";
         let refuse = |source| RuntimeError::File { action, path: path.to_owned(), source };
         let pem = tokio::fs::read(path).await.map_err(refuse)?;
-        let authorities = Certificate::from_pem_bundle(&pem).map_err(|error| refuse(std::io::Error::other(error)))?;
-        builder = builder.tls_certs_merge(authorities);
+        own = Certificate::from_pem_bundle(&pem).map_err(|error| refuse(std::io::Error::other(error)))?;
     }
-    let unusable = |error: reqwest::Error| RuntimeError::RegistryUnreachable {
+    let client = builder().tls_certs_merge(own.clone()).build().or_else(|error| {
+        let hint = "install the package ca-certificates";
+        tracing::warn!(error = causes(&error), hint, "no registry is trusted but by --registry-ca");
+        builder().tls_certs_only(own).build()
+    });
+    client.map_err(|error| RuntimeError::RegistryUnreachable {
         registry: "of every image".to_owned(),
         why: format!("no TLS: {}", causes(&error)),
-    };
-    builder.build().map_err(unusable)
+    })
 }
 
 impl Host {
