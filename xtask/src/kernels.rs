@@ -22,15 +22,45 @@ use crate::{build, setup};
 /// newest that Debian has last.
 const KERNELS: [&str; 3] = ["linux-image-cloud-amd64", "linux-image-6.12-cloud-amd64", "linux-image-cloud-amd64/sid"];
 /// The test programs of the `tests` crate that are run.
-pub(crate) const TESTS: [&str; 2] = ["packets", "dataplane"];
+pub(crate) const TESTS: [&str; 3] = ["packets", "dataplane", SYSTEM];
+/// The one that runs whole machines.
+const SYSTEM: &str = "system";
+/// Which of its tests, unless others are asked for: those that show what only another kernel, or a machine with nothing but
+/// cgroup2, does otherwise. Limits and what is used of them, pausing, kills for want of memory, what a container may.
+const OF_SYSTEM: &str = "life:: options:: pause:: seen:: verbs:: doctor::";
 /// Programs that they call, with the package of each.
 const PROGRAMS: [(&str, &str); 5] =
     [("ip", "iproute2"), ("tc", "iproute2"), ("ss", "iproute2"), ("nft", "nftables"), ("dash", "dash")];
+/// The same for whole machines.
+const OF_MACHINES: [(&str, &str); 14] = [
+    ("rm", "coreutils"),
+    ("cp", "coreutils"),
+    ("stat", "coreutils"),
+    ("timeout", "coreutils"),
+    ("find", "findutils"),
+    ("containerd", "containerd"),
+    ("containerd-shim-runc-v2", "containerd"),
+    ("ctr", "containerd"),
+    ("runc", "runc"),
+    ("docker-registry", "docker-registry"),
+    ("nsenter", "util-linux"),
+    ("setpriv", "util-linux"),
+    ("tar", "tar"),
+    ("curl", "curl"),
+];
 /// Parts of the kernel's modules that are taken along.
-const MODULES: [&str; 6] =
-    ["kernel/net", "kernel/lib", "kernel/crypto", "kernel/drivers/net", "kernel/arch", "modules."];
+const MODULES: [&str; 8] = [
+    "kernel/net",
+    "kernel/lib",
+    "kernel/crypto",
+    "kernel/drivers/net",
+    "kernel/drivers/block/loop",
+    "kernel/fs/overlayfs",
+    "kernel/arch",
+    "modules.",
+];
 /// Modules that are loaded before the tests: what `ip` and `nft` do not ask for by themselves.
-const LOADED: &str = "veth sch_ingress cls_bpf nf_tables nft_fib_inet nft_dup_ipv4 nft_dup_ipv6 nft_ct sch_fq";
+const LOADED: &str = "veth sch_ingress cls_bpf nf_tables nft_fib_inet nft_dup_ipv4 nft_dup_ipv6 nft_ct sch_fq overlay";
 /// A kernel that has said nothing for so long has stopped. Everything is interpreted: slow is no fault.
 const SILENCE: Duration = Duration::from_secs(300);
 
@@ -136,32 +166,42 @@ impl Kernel {
 /// The file system in memory: busybox, the tests with their libraries, the kernel's modules, and what runs first.
 fn file_system(kernel: &Kernel, tests: &[PathBuf], filter: &str) -> Result<PathBuf> {
     let root = shell::cache("kernels").join(&kernel.version);
+    let machines = tests.iter().any(|test| name_of(test) == SYSTEM);
     // Made anew: it is small, and a test that was built again must be in it.
     if root.exists() {
         fs::remove_dir_all(&root)?;
     }
-    for dir in ["bin", "proc", "sys", "dev", "tmp", "run", "tests", "var/tmp"] {
+    for dir in ["bin", "proc", "sys", "dev", "tmp", "run", "tests", "var/tmp", "root"] {
         fs::create_dir_all(root.join(dir))?;
     }
     let busybox = deb::program("busybox", "busybox-static")?;
     copy(&busybox, &root.join("bin/busybox"))?;
-    for applet in ["mount", "modprobe", "depmod", "poweroff", "echo", "cat", "cut", "true", "mkdir"] {
-        symlink("busybox", root.join("bin").join(applet))?;
+    for other in ["sbin", "usr/bin", "usr/sbin"] {
+        fs::create_dir_all(root.join(other).parent().unwrap_or(&root))?;
+        symlink("/bin", root.join(other))?;
     }
     // Busybox's shell would take its own programs before those on the path.
     symlink("dash", root.join("bin/sh"))?;
     let mut libraries = BTreeSet::new();
-    for (name, package) in PROGRAMS {
+    let of_machines: &[_] = if machines { &OF_MACHINES } else { &[] };
+    for (name, package) in PROGRAMS.iter().chain(of_machines) {
         let program = deb::program(name, package)?;
         libraries.extend(shell::libraries(&program)?);
         copy(&program, &root.join("bin").join(name))?;
     }
-    for test in tests {
-        libraries.extend(shell::libraries(test)?);
-        let name = test.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        let name = name.split('-').next().unwrap_or_default();
+    let mut built: Vec<_> = tests.iter().map(|test| (test.clone(), name_of(test))).collect();
+    if machines {
+        let testkit = build::testkit()?;
+        built.extend([(build::run(false)?, "hivemind"), (testkit, "hivemind-testkit")]);
+        // What images are made of, where the tests look for it.
+        let busybox = deb::unpacked("busybox-static")?;
+        shell::output(Command::new("mkdir").arg("-p").arg(root.join(busybox.strip_prefix("/")?)))?;
+        shell::output(Command::new("cp").arg("-aT").arg(&busybox).arg(root.join(busybox.strip_prefix("/")?)))?;
+    }
+    for (program, name) in built {
+        libraries.extend(shell::libraries(&program)?);
         let stripped = root.join("tests").join(name);
-        shell::output(Command::new("strip").arg("-o").arg(&stripped).arg(test))?;
+        shell::output(Command::new("strip").arg("-o").arg(&stripped).arg(&program))?;
     }
     for library in libraries {
         copy(&library, &root.join(library.strip_prefix("/")?))?;
@@ -170,9 +210,12 @@ fn file_system(kernel: &Kernel, tests: &[PathBuf], filter: &str) -> Result<PathB
     take(&kernel.modules, &kernel.modules, &modules)?;
     shell::output(Command::new(&busybox).args(["depmod", "-b"]).arg(&root).arg(&kernel.version))?;
     fs::write(root.join("modules"), LOADED)?;
-    let names = tests.iter().filter_map(|test| Some(test.file_name()?.to_str()?.split('-').next()?.to_owned()));
-    fs::write(root.join("run-these"), names.collect::<Vec<_>>().join(" "))?;
-    fs::write(root.join("filter"), filter)?;
+    let names: Vec<_> = tests.iter().map(|test| name_of(test)).collect();
+    for name in &names {
+        let filter = if filter.is_empty() && *name == SYSTEM { OF_SYSTEM } else { filter };
+        fs::write(root.join("tests").join(format!("{name}.filter")), filter)?;
+    }
+    fs::write(root.join("run-these"), names.join(" "))?;
     fs::write(root.join("init"), INIT)?;
     fs::set_permissions(root.join("init"), fs::Permissions::from_mode(0o755))?;
     let archive = shell::cache("kernels").join(format!("{}.cpio", kernel.version));
@@ -181,6 +224,12 @@ fn file_system(kernel: &Kernel, tests: &[PathBuf], filter: &str) -> Result<PathB
     let mut pack = Command::new("sh").args(["-c", pack]).arg(&busybox).current_dir(&root).stdout(packed).spawn()?;
     ensure!(pack.wait()?.success(), "cannot pack {}", root.display());
     Ok(archive)
+}
+
+/// `packets` of `…/packets-0123456789abcdef`.
+fn name_of(test: &Path) -> &str {
+    let name = test.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    name.split('-').next().unwrap_or_default()
 }
 
 fn copy(from: &Path, to: &Path) -> Result<()> {
@@ -207,11 +256,26 @@ fn take(top: &Path, dir: &Path, to: &Path) -> Result<()> {
 
 /// What the kernel runs first. Debian names modules by what a device or a table needs, so `modprobe` finds the rest.
 const INIT: &str = r#"#!/bin/sh
-export PATH=/bin HOME=/tmp RUST_BACKTRACE=0
+export PATH=/bin HOME=/root RUST_BACKTRACE=0
+export HIVEMIND_BINARY=/tests/hivemind HIVEMIND_TESTKIT_BINARY=/tests/hivemind-testkit
+# Containers change their root by pivot_root(2), which the first file system of a kernel refuses.
+if [ ! -e /moved ]; then
+    /bin/busybox mkdir /root.new && /bin/busybox mount -t tmpfs root /root.new
+    for part in /*; do [ $part = /root.new ] || /bin/busybox cp -a $part /root.new; done
+    echo yes > /root.new/moved
+    exec /bin/busybox switch_root /root.new /init
+fi
+/bin/busybox --install -s /bin
 mount -t proc proc /proc
 mount -t sysfs sys /sys
 mount -t devtmpfs dev /dev
+ln -s /proc/self/fd /dev/fd; ln -s fd/0 /dev/stdin; ln -s fd/1 /dev/stdout; ln -s fd/2 /dev/stderr
+mkdir /dev/pts /dev/shm
+mount -t devpts -o ptmxmode=0666 pts /dev/pts
+mount -t tmpfs shm /dev/shm
 mount -t tmpfs tmp /tmp
+mount -t tmpfs tmp /var/tmp
+mount -t tmpfs run /run
 mount -t cgroup2 cgroup /sys/fs/cgroup
 mount -t bpf bpf /sys/fs/bpf
 echo /bin/modprobe > /proc/sys/kernel/modprobe
@@ -223,7 +287,7 @@ for test in $(cat /run-these); do
     echo "== $test"
     # Single packets have no time to keep, streams have.
     threads=1; [ $test = packets ] && threads=2
-    /tests/$test --test-threads=$threads --nocapture $(cat /filter) < /dev/null
+    /tests/$test --test-threads=$threads --nocapture $(cat /tests/$test.filter) < /dev/null
     echo "== $test ended with $?"
 done
 poweroff -f
@@ -262,7 +326,7 @@ fn boot(qemu: &Path, kernel: &Kernel, root: &Path) -> Result<Said> {
         "-smp",
         "2",
         "-m",
-        "2048",
+        "6144",
         "-nographic",
         "-no-reboot",
         "-nic",
