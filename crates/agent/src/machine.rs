@@ -160,7 +160,8 @@ fn next_to_run(want: &Want, seen: &Seen, now: Instant) -> Step {
             (_, Some(RunState::Running { .. })) if !seen.link => Step::EnsureLink,
             (_, Some(RunState::Running { .. })) => end_process(want, seen, now),
             _ if !seen.image => Step::EnsureImage,
-            _ if !seen.link => Step::EnsureLink,
+            // A container needs no link, its process does: while links are waited for, other containers are made.
+            (_, Some(RunState::Created)) if !seen.link => Step::EnsureLink,
             (_, Some(RunState::Created)) => Step::Start,
             _ => Step::Create,
         },
@@ -240,10 +241,10 @@ mod tests {
         let mut seen = Seen::default();
         assert_eq!(next(&RUN, &seen, now), Step::EnsureImage);
         seen.image = true;
-        assert_eq!(next(&RUN, &seen, now), Step::EnsureLink);
-        seen.link = true;
         assert_eq!(next(&RUN, &seen, now), Step::Create);
         seen.container = Some(RunState::Created);
+        assert_eq!(next(&RUN, &seen, now), Step::EnsureLink);
+        seen.link = true;
         assert_eq!(next(&RUN, &seen, now), Step::Start);
         seen.container = running();
         assert_eq!(next(&RUN, &seen, now), Step::Watch);
@@ -395,9 +396,11 @@ mod tests {
         seen.container = exited();
         assert_eq!(next(&RUN, &seen, now), Step::RecordExit);
         (seen.exit_recorded, seen.unlinked) = (true, false);
+        assert_eq!(next(&RUN, &seen, now), Step::Create);
+        seen.container = Some(RunState::Created);
         assert_eq!(next(&RUN, &seen, now), Step::EnsureLink);
         seen.link = true;
-        assert_eq!(next(&RUN, &seen, now), Step::Create);
+        assert_eq!(next(&RUN, &seen, now), Step::Start);
     }
 
     #[test]

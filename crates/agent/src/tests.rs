@@ -28,7 +28,7 @@ async fn a_link_goes_up_with_programs_and_row_and_a_process_starts_on_a_link_tha
     world.in_order();
     assert_eq!(
         world.steps(),
-        ["ensure_image", "net.ensure_link", "dataplane.attach", "net.bring_up", "create", "start"]
+        ["ensure_image", "create", "net.ensure_link", "dataplane.attach", "net.bring_up", "start"]
     );
 }
 

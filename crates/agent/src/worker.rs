@@ -318,8 +318,8 @@ impl Worker {
     }
 
     fn container_spec(&self, instance: &Instance, mounts: Vec<Mount>) -> Result<ContainerSpec, Fault> {
-        let (Some(image), Some(link)) = (self.image.clone(), &self.link) else {
-            let message = "the image or the link is not known".into();
+        let Some(image) = self.image.clone() else {
+            let message = "the image is not known".into();
             return Err(Fault { code: ErrorCode::Internal, message });
         };
         let spec = &instance.spec;
@@ -339,7 +339,7 @@ impl Worker {
                 user: spec.user.clone(),
                 workdir: spec.workdir.clone(),
                 resources: spec.resources.clone(),
-                netns: link.netns.clone(),
+                netns: self.shared.net.netns(&instance.id),
                 resolv_conf: dns::resolv_conf(&self.shared.gateway, &instance.app.scope, &spec.container.dns),
                 mounts,
                 addresses: instance.addresses.iter().collect(),

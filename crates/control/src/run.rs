@@ -1,5 +1,6 @@
 //! The loop: takes commands, follows the store, plans, writes, publishes.
 
+mod plans;
 mod projects;
 mod updates;
 
@@ -35,7 +36,7 @@ use hivemind_core::{
     },
 };
 use hivemind_observe::Events;
-use hivemind_schedule::{self as schedule, Input, Plan, ServiceRanges};
+use hivemind_schedule::ServiceRanges;
 use hivemind_store::{Compare, Store, StoreError, Txn, TxnOutcome, WatchBatch, Watcher, keys};
 
 /// Commands that may wait.
@@ -167,11 +168,7 @@ impl Loop {
                 apps.extend(self.snapshot.instances.values().map(|row| row.object.app.clone()));
             }
             said.merge(dirty);
-            for app in apps {
-                if let Err(error) = self.plan(&app).await {
-                    self.put_off(app, error)?;
-                }
-            }
+            self.plan(apps).await?;
             if self.dirty.is_empty() {
                 break;
             }
@@ -183,76 +180,6 @@ impl Loop {
         }
         self.compact().await;
         Ok(())
-    }
-
-    async fn plan(&mut self, app: &AppKey) -> Result<(), StoreError> {
-        let plan = self.decide(app);
-        match plan.again_at {
-            Some(at) => self.due.insert(app.clone(), self.clock.instant(at)),
-            None => self.due.remove(app),
-        };
-        if let Some(reason) = plan.failed {
-            return self.recover(app, reason).await;
-        }
-        self.say_unmet(app, plan.unmet);
-        self.say_waits(app, plan.waits);
-        if !plan.changes.is_empty() {
-            // Refused means that the app changed meanwhile: it is dirty then, and planned again.
-            let mut txn = transaction(&self.snapshot, app, &plan.changes)?;
-            if self.cursor != self.snapshot.cursor {
-                txn = txn.put(keys::CURSOR, encode(&self.cursor)?);
-            }
-            let before = self.snapshot.rollouts.get(app).map(|row| Arc::clone(&row.object));
-            self.commit(txn).await?;
-            self.say_rollout(app, before.as_deref());
-        }
-        Ok(())
-    }
-
-    /// A disk that is full now need not be so for ever, and what runs goes on meanwhile: the plan is made again later.
-    fn put_off(&mut self, app: AppKey, error: StoreError) -> Result<(), StoreError> {
-        if !matches!(error, StoreError::DiskFull { .. } | StoreError::Io { .. }) {
-            return Err(error);
-        }
-        let message = format!("a change of {} is put off: {error}", app.name);
-        self.events.emit(EventKind::Warning, "StoreFailed", &Subject::App(app.clone()), message);
-        self.put_off.insert(app);
-        self.retry_at = Instant::now() + RETRY;
-        Ok(())
-    }
-
-    fn decide(&mut self, app: &AppKey) -> Plan {
-        let mut input = Input {
-            snapshot: &self.snapshot,
-            services: self.config.services,
-            since: self.clock.begun_at(),
-            now: self.clock.now(),
-            random: &mut rand::random,
-            cursor: &mut self.cursor,
-        };
-        schedule::plan(&mut input, app)
-    }
-
-    /// Says once what keeps an app from what it should be.
-    fn say_unmet(&mut self, app: &AppKey, unmet: Vec<String>) {
-        if unmet.is_empty() {
-            self.snapshot.unmet.remove(app);
-        } else if self.snapshot.unmet.get(app).is_none_or(|said| **said != unmet) {
-            let message = format!("no node can take an instance of {}: {}", app.name, unmet.join("; "));
-            self.events.emit(EventKind::Warning, "Unschedulable", &Subject::App(app.clone()), message);
-            self.snapshot.unmet.insert(app.clone(), Arc::new(unmet));
-        }
-    }
-
-    /// Says once whom an app waits for.
-    fn say_waits(&mut self, app: &AppKey, waits: Vec<String>) {
-        if waits.is_empty() {
-            self.snapshot.waits.remove(app);
-        } else if self.snapshot.waits.get(app).is_none_or(|said| **said != waits) {
-            let message = format!("{} {}", app.name, waits.join(", and "));
-            self.events.emit(EventKind::Normal, "Waits", &Subject::App(app.clone()), message);
-            self.snapshot.waits.insert(app.clone(), Arc::new(waits));
-        }
     }
 
     async fn compact(&mut self) {

@@ -141,6 +141,10 @@ impl Net for FakeNet {
         HeldPort::hold(port)
     }
 
+    fn netns(&self, id: &InstanceId) -> PathBuf {
+        PathBuf::from("/run/netns").join(id.as_str())
+    }
+
     async fn ensure_link(&self, link: &InstanceLink) -> Result<HostLink, NetError> {
         self.pass("net.ensure_link", Vec::new(), || Ok(self.add_link(&link.id))).await
     }

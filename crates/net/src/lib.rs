@@ -19,7 +19,7 @@ pub use types::{
     Family, Gone, HostLink, InstanceLink, LinkState, Mac, Mended, NodeNet, Overlap, PACING_QUEUE, PublishedPort, Uplink,
 };
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, sync::Arc};
 
 use ipnet::IpNet;
 
@@ -43,6 +43,9 @@ pub trait Net: Send + Sync + std::fmt::Debug {
     /// Takes a port that is to be published, so that no process of the host has it or gets it.
     /// Fails with [`NetError::PortTaken`] if one has it.
     fn hold_port(&self, port: PublishedPort) -> Result<HeldPort, NetError>;
+
+    /// Where the namespace of an instance is mounted, or will be.
+    fn netns(&self, id: &InstanceId) -> PathBuf;
 
     /// The namespace and the veth pair of an instance, **both ends down**, without routes to it: the caller attaches
     /// the data plane's programs before [`Net::bring_up`].

@@ -255,3 +255,25 @@ async fn volumes_of_a_project_go_only_with_a_word_and_others_never() {
     assert!(!control.snapshot().namespaces.contains_key(&shop.scope));
     running.stop().await;
 }
+
+#[tokio::test]
+async fn apps_that_are_planned_together_are_written_together_and_each_has_addresses_of_its_own() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let running = Running::with_node(dir.path()).await;
+    let apps: Vec<_> = (0..100).map(|n| format!("app-{n}")).collect();
+    let apps: Vec<_> = apps.iter().map(|name| (name.as_str(), Some("80"))).collect();
+    let before = running.control.snapshot().revision;
+    apply(&running.control, &project("many"), document(&apps)).await.expect("applied");
+    let snapshot = running.control.snapshot();
+    assert_eq!(snapshot.instances.len(), 100);
+    let addresses: std::collections::BTreeSet<_> =
+        snapshot.instances.values().flat_map(|row| row.object.addresses.iter()).collect();
+    let services: std::collections::BTreeSet<_> =
+        snapshot.services.values().flat_map(|row| row.object.addresses.iter()).collect();
+    assert_eq!((addresses.len(), services.len()), (100 * 2, snapshot.services.len() * 2));
+    let ids: std::collections::BTreeSet<_> = snapshot.services.values().map(|row| row.object.id).collect();
+    assert_eq!(ids.len(), 100);
+    // The project, and its apps in two parts.
+    assert_eq!(snapshot.revision - before, 3);
+    running.stop().await;
+}

@@ -132,6 +132,10 @@ impl Net for LinuxNet {
         HeldPort::hold(port)
     }
 
+    fn netns(&self, id: &InstanceId) -> PathBuf {
+        netns_path(&self.config.netns_dir, id)
+    }
+
     async fn ensure_link(&self, link: &InstanceLink) -> Result<HostLink, NetError> {
         link::ensure(&self.netlink, &self.config.netns_dir, &link.id, self.mtu().await?).await
     }
