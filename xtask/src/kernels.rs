@@ -210,6 +210,9 @@ fn file_system(kernel: &Kernel, tests: &[PathBuf], filter: &str) -> Result<PathB
     take(&kernel.modules, &kernel.modules, &modules)?;
     shell::output(Command::new(&busybox).args(["depmod", "-b"]).arg(&root).arg(&kernel.version))?;
     fs::write(root.join("modules"), LOADED)?;
+    fs::create_dir_all(root.join("etc"))?;
+    fs::write(root.join("etc/hostname"), "machine\n")?;
+    fs::write(root.join("etc/hosts"), "127.0.0.1 localhost\n::1 localhost\n")?;
     let names: Vec<_> = tests.iter().map(|test| name_of(test)).collect();
     for name in &names {
         let filter = if filter.is_empty() && *name == SYSTEM { OF_SYSTEM } else { filter };

@@ -86,7 +86,7 @@ fn what_is_said_of_a_container_is_seen_inside() -> Result<()> {
             ("grep CapEff /proc/1/status", "00000000a80425fb"),
             ("mknod /k c 1 11 && : >/k", "Operation not permitted"),
             ("tr '\\0' ' ' </proc/1/cmdline", "sleep 1d"),
-            ("mount -t tmpfs x /tmp", "are you root?"),
+            ("mount -t tmpfs none /tmp", "are you root?"),
         ],
     )?;
     machine.close()
