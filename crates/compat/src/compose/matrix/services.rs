@@ -7,11 +7,14 @@ pub(super) const ROWS: &[Row] = &[
     but("services.*.annotations", "Kept as labels of the instances: no runtime reads them."),
     not("services.*.attach", "Whose lines are shown is asked at the command line."),
     no("services.*.blkio_config.**", "Limits of disks are not set. Remove it."),
-    no(
+    but(
         "services.*.build",
-        "Images are not built here. Build it, bring it to a registry or to the node (ctr -n hivemind images import), and name it by image.",
+        "Built where up is typed, by what is there of BuildKit, Docker and buildah, and sent to the node: builds.md.",
     ),
-    yes("services.*.build.additional_contexts"),
+    but(
+        "services.*.build.additional_contexts",
+        "service:NAME is refused: an image that is built here is not given to another build.",
+    ),
     yes("services.*.build.args"),
     yes("services.*.build.cache_from"),
     yes("services.*.build.cache_to"),
@@ -37,11 +40,11 @@ pub(super) const ROWS: &[Row] = &[
     yes("services.*.build.pull"),
     no("services.*.build.sbom", "Attestations are not made. Remove it."),
     yes("services.*.build.secrets"),
-    yes("services.*.build.secrets[].gid"),
-    yes("services.*.build.secrets[].mode"),
+    not("services.*.build.secrets[].gid", "Builders have it in the Dockerfile: RUN --mount=type=secret,gid=…"),
+    not("services.*.build.secrets[].mode", "Builders have it in the Dockerfile: RUN --mount=type=secret,mode=…"),
     yes("services.*.build.secrets[].source"),
     yes("services.*.build.secrets[].target"),
-    yes("services.*.build.secrets[].uid"),
+    not("services.*.build.secrets[].uid", "Builders have it in the Dockerfile: RUN --mount=type=secret,uid=…"),
     yes("services.*.build.shm_size"),
     yes("services.*.build.ssh"),
     yes("services.*.build.tags"),
@@ -214,7 +217,10 @@ pub(super) const ROWS: &[Row] = &[
     yes("services.*.oom_score_adj"),
     no("services.*.pid", "Every instance has its own PID namespace. Remove it."),
     yes("services.*.pids_limit"),
-    not("services.*.platform", "The variant for the node's own platform is taken."),
+    not(
+        "services.*.platform",
+        "The variant for the node's own platform is taken. What has a build is built for it all the same.",
+    ),
     but(
         "services.*.ports",
         "Without a published port none is chosen: other services reach it, the outside does not, with a warning.",
@@ -252,7 +258,10 @@ pub(super) const ROWS: &[Row] = &[
     but("services.*.privileged", "For the operator only."),
     yes("services.*.profiles"),
     no("services.*.provider.**", "No program of elsewhere makes services. Run it before, and remove the service."),
-    but("services.*.pull_policy", "daily, weekly and every_N are missing, with a warning."),
+    but(
+        "services.*.pull_policy",
+        "daily, weekly and every_N are missing, with a warning. always is missing for what has a build.",
+    ),
     no("services.*.pull_refresh_after", "Use pull_policy: every_12h, or what fits."),
     yes("services.*.read_only"),
     but(
