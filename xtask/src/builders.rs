@@ -1,13 +1,22 @@
-//! What builds images, in a sandbox: buildah out of Debian's packages, not installed.
+//! What builds images, in a sandbox: buildah, or Docker with buildx, out of Debian's packages, not installed.
 
-use std::{env, ffi::OsString, fs, os::unix::fs::PermissionsExt as _, path::Path};
+use std::{
+    env,
+    ffi::OsString,
+    fs,
+    os::unix::fs::{PermissionsExt as _, symlink},
+    path::Path,
+    time::Duration,
+};
 
 use anyhow::{Context, Result};
 
-use crate::{deb, sandbox::Sandbox};
+use crate::{deb, docker::Docker, sandbox::Sandbox, shell, wait};
 
 /// The package.
 const BUILDAH: &str = "buildah";
+/// Docker's daemon is ready in two seconds on an idle machine.
+const PATIENCE: Duration = Duration::from_secs(60);
 /// Anything is taken: what is built here is signed by nobody.
 const POLICY: &str = r#"{"default": [{"type": "insecureAcceptAnything"}]}"#;
 
@@ -56,6 +65,40 @@ pub fn buildah(sandbox: &Sandbox, host: &str) -> Result<Environment> {
         ("CONTAINERS_REGISTRIES_CONF", registries.into()),
         ("BUILDAH_ISOLATION", "oci".into()),
     ])
+}
+
+/// A Docker daemon in the sandbox, on its containerd, for a command line that finds it: these are its variables. Builds need
+/// `network: host` or `none`: it makes no networks.
+///
+/// # Errors
+/// If a package cannot be had, or the daemon does not answer in time: with its log.
+pub fn docker(sandbox: &Sandbox, containerd: &Path) -> Result<Environment> {
+    let programs = Docker::fetch()?;
+    let dir = sandbox.dir().join("docker");
+    let (bin, plugins) = (dir.join("bin"), dir.join("cli-plugins"));
+    fs::create_dir_all(&bin)?;
+    fs::create_dir_all(&plugins)?;
+    symlink(&programs.client, bin.join("docker"))?;
+    symlink(programs.plugin("buildx")?, plugins.join("docker-buildx"))?;
+    // Not among the instances of hivemind, which are counted.
+    let cgroup = format!("--cgroup-parent=/{}/docker", sandbox.name());
+    let flags = ["--bridge=none", "--iptables=false", "--ip6tables=false", "--ip-forward=false", &cgroup];
+    programs.start(sandbox, containerd, &dir, &flags)?;
+    let environment = vec![
+        ("PATH", before(&bin)?),
+        ("HOME", dir.clone().into()),
+        ("TMPDIR", sandbox.dir().into()),
+        ("DOCKER_CONFIG", dir.clone().into()),
+        ("DOCKER_HOST", format!("unix://{}", dir.join("docker.sock").display()).into()),
+    ];
+    let version = || {
+        let mut command = sandbox.command(&programs.client);
+        command.arg("version").envs(environment.iter().map(|(name, value)| (name, value)));
+        shell::output(&mut command)
+    };
+    let log = || fs::read_to_string(dir.join("log")).unwrap_or_default();
+    wait::until("Docker Engine", PATIENCE, version).with_context(log)?;
+    Ok(environment)
 }
 
 /// A script that can be run.

@@ -8,6 +8,7 @@ pub mod builders;
 pub mod containerd;
 pub mod daemon;
 pub mod deb;
+pub mod docker;
 pub mod image;
 mod leaks;
 pub mod machine;

@@ -232,7 +232,8 @@ mod tests {
         let index = files(&sent(&named, &[]).await)["index.json"].clone();
         let index: serde_json::Value = serde_json::from_slice(&index).expect("JSON");
         let listed = index["manifests"].as_array().expect("a list");
-        let named: Vec<_> = listed.iter().filter_map(|one| one["annotations"]["io.containerd.image.name"].as_str()).collect();
+        let named: Vec<_> =
+            listed.iter().filter_map(|one| one["annotations"]["io.containerd.image.name"].as_str()).collect();
         let whole = names.map(|name| format!("docker.io/library/{name}"));
         assert!(named == whole && listed.iter().all(|one| one["digest"] == *digest), "{index}");
 

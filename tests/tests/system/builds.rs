@@ -3,7 +3,7 @@
 use std::{fs, os::unix::fs::symlink, path::PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
-use hivemind_tests::{PATIENCE, machine};
+use hivemind_tests::{PATIENCE, long, machine};
 use serde_json::Value;
 use xtask::{
     builders::{self, Environment},
@@ -200,6 +200,21 @@ fn a_project_is_built_by_buildah_and_changes_by_what_comes_of_it() -> Result<()>
     machine.close()
 }
 
+/// Its packages are those of another Debian, which need not be reached.
+#[test]
+fn docker_builds_the_same() -> Result<()> {
+    if !long() {
+        return Ok(());
+    }
+    let (machine, base) = machine("builds-docker")?;
+    let environment = builders::docker(&machine.sandbox, &machine.containerd.socket())?;
+    let project = shop(&machine, environment, &base)?;
+    goes_its_way(&project, "docker")?;
+    project.write("Dockerfile", &format!("{}RUN echo so it goes; exit 3\n", dockerfile(&base)))?;
+    project.refused("up --build", 1, "E-BUILD-001", &["so it goes", "docker ended with 1"])?;
+    machine.close()
+}
+
 #[test]
 fn what_cannot_be_built_is_said_before_anything_is_done() -> Result<()> {
     let (machine, base) = machine("builds-not")?;
@@ -226,8 +241,18 @@ fn what_cannot_be_built_is_said_before_anything_is_done() -> Result<()> {
     machine.hivemind(&["image", "pull", &base])?.ok()?;
     machine.hivemind(&["image", "tag", &base, "shop-web"])?.ok()?;
     project.ok("up --wait")?;
-    ensure!(project.image("web")?.starts_with("shop-web@sha256:"));
+    let exact = project.image("web")?;
+    ensure!(exact.starts_with("shop-web@sha256:"));
     project.idle("up --no-build")?;
+    // A name with a digest is of that image, and no other gets it.
+    machine.hivemind(&["image", "tag", "shop-web", &exact])?.ok()?;
+    let false_name = format!("shop-web@sha256:{}", "0".repeat(64));
+    let said = machine.hivemind(&["image", "tag", "shop-web", &false_name])?;
+    ensure!(said.code == 2 && said.err.contains("cannot be chosen"), "{said}");
+    let archive = machine.sandbox.dir().join("own.tar").display().to_string();
+    machine.hivemind(&["image", "export", "shop-web", "-f", &archive])?.ok()?;
+    let said = machine.hivemind(&["image", "import", &archive, "--name", &false_name])?;
+    ensure!(said.code == 1 && said.err.contains("error[E-IMG-006]"), "{said}");
 
     // What has a name of its own may be in its registry. It is asked first; what is not there is built.
     let named =
