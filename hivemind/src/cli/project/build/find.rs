@@ -30,7 +30,7 @@ pub(super) async fn builder(chosen: Option<Builder>, what: &str) -> Result<Build
         None => format!("{what} is to be built, and nothing on this machine builds images"),
     };
     let problem = missing.into_iter().fold(Problem::new(ErrorCode::NoBuilder, title), Problem::detail);
-    Err(problem.hint("apt-get install buildah   (or docker.io with docker-buildx, or BuildKit with its daemon)"))
+    Err(problem.hint("apt-get install buildah containernetworking-plugins   (or docker.io with docker-buildx, or BuildKit with its daemon)"))
 }
 
 /// Whether a builder is there, and answers.
