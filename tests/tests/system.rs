@@ -4,6 +4,8 @@
 mod attach;
 #[path = "system/balance.rs"]
 mod balance;
+#[path = "system/builds.rs"]
+mod builds;
 #[path = "system/closing.rs"]
 mod closing;
 #[path = "system/compose.rs"]

@@ -4,9 +4,11 @@
 //! The commands of `cargo xtask` are in the binary; this library is small on purpose, so that `cargo xtask setup`
 //! builds in seconds on a machine where nothing is installed yet.
 
+pub mod builders;
 pub mod containerd;
 pub mod daemon;
 pub mod deb;
+pub mod docker;
 pub mod image;
 mod leaks;
 pub mod machine;

@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::{Result, bail};
-use xtask::{deb, image, shell};
+use xtask::{builders, deb, image, shell};
 
 /// The version of bpf-linker that links for the LLVM below.
 const BPF_LINKER: &str = "0.13.0";
@@ -105,6 +105,8 @@ const IPTABLES: Need = Need {
 
 /// Packages whose files the demo and the tests use, without installing them.
 const FILES: &[&str] = &["busybox-static", "nginx", "libfaketime"];
+/// Programs whose files they use where the machine does not have them by itself.
+const PROGRAMS: &[&str] = &["docker-registry", "buildah"];
 
 fn found(program: &str) -> bool {
     shell::find(program).is_some()
@@ -216,9 +218,9 @@ fn by_hand(needs: &[&Need]) -> String {
 
 /// Fetches the packages whose files are used, so that the tests need no network.
 fn fetch() -> Result<()> {
-    let registry = (!found("docker-registry")).then_some("docker-registry");
+    let programs = PROGRAMS.iter().copied().filter(|program| !found(program));
     let wanted: Vec<&str> =
-        FILES.iter().copied().chain(registry).filter(|package| !deb::is_unpacked(package)).collect();
+        FILES.iter().copied().chain(programs).filter(|package| !deb::is_unpacked(package)).collect();
     if wanted.is_empty() {
         return Ok(());
     }
@@ -229,6 +231,7 @@ fn fetch() -> Result<()> {
     for package in wanted {
         deb::unpacked(package)?;
     }
+    builders::fetch()?;
     image::nginx().map(drop)
 }
 

@@ -2,13 +2,11 @@
 //! registry and their daemon. Their packages are unpacked and not installed.
 
 use std::{
-    env,
-    ffi::OsString,
     fs,
     io::{Read as _, Write as _},
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Child, Command},
     time::Duration,
 };
 
@@ -16,15 +14,13 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use xtask::{
     containerd::Containerd,
-    deb::Archive,
+    docker::Docker as Programs,
     image::Image,
     registry::{Access, Registry},
     sandbox::Sandbox,
     wait,
 };
 
-/// Debian's release whose packages are taken: that of this machine may be older than what people run.
-const SUITE: &str = "trixie";
 /// The registry's port inside.
 const REGISTRY: u16 = 5000;
 /// Longer than it takes to start.
@@ -49,17 +45,16 @@ impl Docker {
     /// # Errors
     /// If a package cannot be had, or the engine does not answer in time: with the end of its log.
     pub(crate) fn start(name: &str) -> Result<Self> {
-        let packages = Archive::of(SUITE)?;
-        let engine = packages.unpacked("docker.io")?;
-        let client = packages.unpacked("docker-cli")?.join("usr/bin/docker");
-        let compose = packages.unpacked("docker-compose")?.join("usr/libexec/docker/cli-plugins/docker-compose");
+        let programs = Programs::fetch()?;
+        let compose = programs.plugin("compose")?;
         let sandbox = Sandbox::new(name)?;
         let containerd = Containerd::start(&sandbox)?;
         let registry = Registry::start(&sandbox, REGISTRY, Access::Open)?;
         let dir = sandbox.dir().join("docker");
         fs::create_dir_all(&dir)?;
-        let daemon = daemon(&sandbox, &containerd.socket(), &engine, &dir)?;
-        let docker = Self { dir, client, compose, registry, _processes: (daemon, containerd), sandbox };
+        let daemon = programs.start(&sandbox, &containerd.socket(), &dir, &[])?;
+        let docker =
+            Self { dir, client: programs.client, compose, registry, _processes: (daemon, containerd), sandbox };
         wait::until("Docker Engine", PATIENCE, || docker.get("/_ping").map(drop)).with_context(|| docker.log())?;
         Ok(docker)
     }
@@ -137,35 +132,4 @@ impl Docker {
         ensure!(head.lines().next().is_some_and(|line| line.contains(" 200")), "GET {path}: {answer}");
         Ok(body.to_owned())
     }
-}
-
-fn daemon(sandbox: &Sandbox, containerd: &Path, engine: &Path, dir: &Path) -> Result<Child> {
-    let path = |name: &str| dir.join(name).display().to_string();
-    // An empty one: none of the machine's.
-    fs::write(dir.join("daemon.json"), "{}")?;
-    let log = fs::File::create(dir.join("log"))?;
-    let mut command = sandbox.command(engine.join("usr/sbin/dockerd"));
-    for (flag, value) in [
-        ("--config-file", path("daemon.json")),
-        ("--host", format!("unix://{}", path("docker.sock"))),
-        ("--data-root", path("lib")),
-        ("--exec-root", path("run")),
-        ("--pidfile", path("pid")),
-        ("--containerd", containerd.display().to_string()),
-        ("--cgroup-parent", format!("/{}/instances", sandbox.name())),
-        ("--exec-opt", "native.cgroupdriver=cgroupfs".into()),
-        ("--userland-proxy-path", engine.join("usr/sbin/docker-proxy").display().to_string()),
-    ] {
-        command.arg(flag).arg(value);
-    }
-    command.env("PATH", beside(engine)).stdout(Stdio::null()).stderr(log);
-    command.spawn().context("cannot start Docker Engine")
-}
-
-/// The path on which the engine finds its own helpers.
-fn beside(engine: &Path) -> OsString {
-    let own = [engine.join("usr/sbin"), engine.join("usr/bin")];
-    let path = env::var_os("PATH").unwrap_or_default();
-    // None of these has a colon in it.
-    env::join_paths(own.into_iter().chain(env::split_paths(&path))).unwrap_or(path)
 }

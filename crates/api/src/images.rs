@@ -384,7 +384,7 @@ pub(super) async fn remove(
     Ok(Body(ImagesChanged { names: vec![name], size: image.map_or(0, |image| image.size()) }))
 }
 
-/// Give an image another name besides.
+/// Give an image another name besides. One with a digest must have its own.
 #[utoipa::path(post, operation_id = "tagImage", path = "/v1/images/tag", tag = "images", params(TagArgs),
     responses((status = 200, body = ImagesChanged), (status = "4XX", body = Problem)))]
 pub(super) async fn tag(
@@ -392,9 +392,13 @@ pub(super) async fn tag(
     Args(TagArgs { name, other, dry_run }): Args<TagArgs>,
 ) -> Result<Body<ImagesChanged>, ApiError> {
     let (name, other) = (complete_reference(&name)?, complete_reference(&other)?);
-    if other.contains('@') {
-        let title = format!("{other} is a digest: what it stands for cannot be chosen");
-        return Err(Problem::new(ErrorCode::Invalid, title).into());
+    if let Some((_, digest)) = other.split_once('@') {
+        let Some(image) = state.images.image(&name).await? else { return Err(missing(&state, &name).await) };
+        if image.digest != digest {
+            let title =
+                format!("{other} names a digest, and {name} is {}: what it stands for cannot be chosen", image.digest);
+            return Err(Problem::new(ErrorCode::Invalid, title).into());
+        }
     }
     let there = match dry_run {
         true => state.images.image(&name).await?.is_some(),

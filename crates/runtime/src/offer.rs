@@ -61,11 +61,7 @@ impl Offer {
                 return Err("it has an image without a name; name it".to_owned());
             }
             for name in names {
-                let name = registry::complete_reference(&name).map_err(|error| error.to_string())?;
-                entries.push(serde_json::json!({
-                    "mediaType": media_type(&image.top), "digest": digest_of(&image.top), "size": image.top.len(),
-                    "annotations": {"io.containerd.image.name": name},
-                }));
+                entries.push(entry(&image.top, &name)?);
             }
             let mut next = vec![image.top.clone()];
             while let Some(document) = next.pop() {
@@ -92,6 +88,29 @@ impl Offer {
             }
         }
         Ok(Self { archive, documents, layers, entries })
+    }
+
+    /// The digest of the one image in it; `None` if there are several.
+    pub fn digest(&self) -> Option<String> {
+        let [image] = &self.archive.images[..] else { return None };
+        Some(digest_of(&image.top))
+    }
+
+    /// The same image under further names.
+    ///
+    /// # Errors
+    /// A name that is none, or that there is more than one image.
+    pub fn also(mut self, names: &[String]) -> Result<Self, String> {
+        let [image] = &self.archive.images[..] else {
+            return Err(format!("it has {} images; names for one do not fit them", self.archive.images.len()));
+        };
+        for name in names {
+            let entry = entry(&image.top, name)?;
+            if !self.entries.contains(&entry) {
+                self.entries.push(entry);
+            }
+        }
+        Ok(self)
     }
 
     /// The layers' digests.
@@ -131,6 +150,15 @@ impl Offer {
         });
         ReceiverStream::new(receiver).boxed()
     }
+}
+
+/// What `index.json` has for an image under a name.
+fn entry(top: &[u8], name: &str) -> Result<serde_json::Value, String> {
+    let name = registry::complete_reference(name).map_err(|error| error.to_string())?;
+    Ok(serde_json::json!({
+        "mediaType": media_type(top), "digest": digest_of(top), "size": top.len(),
+        "annotations": {"io.containerd.image.name": name},
+    }))
 }
 
 #[cfg(test)]
@@ -196,6 +224,18 @@ mod tests {
         let part = files(&sent(&offer, &[&two]).await);
         assert!(part.contains_key(&tarball::path(&two)) && !part.contains_key(&tarball::path(&one)));
         assert!(String::from_utf8_lossy(&part["index.json"]).contains("docker.io/library/own:1"));
+
+        // An image has several names, each once.
+        let digest = offer.digest().expect("one image");
+        let names = ["own:1".to_owned(), "own:2".into(), format!("own:1@{digest}")];
+        let named = Offer::of_folder(dir.path(), Some("own:1")).and_then(|offer| offer.also(&names)).expect("names");
+        let index = files(&sent(&named, &[]).await)["index.json"].clone();
+        let index: serde_json::Value = serde_json::from_slice(&index).expect("JSON");
+        let listed = index["manifests"].as_array().expect("a list");
+        let named: Vec<_> =
+            listed.iter().filter_map(|one| one["annotations"]["io.containerd.image.name"].as_str()).collect();
+        let whole = names.map(|name| format!("docker.io/library/{name}"));
+        assert!(named == whole && listed.iter().all(|one| one["digest"] == *digest), "{index}");
 
         // What is sent whole is an archive by itself, and the same again.
         let whole = sent(&offer, &[&one, &two]).await;

@@ -234,6 +234,19 @@ pub(super) fn bar(context: &Context) -> Option<ProgressBar> {
 }
 
 async fn pull(context: &Context, image: &str) -> Result<(), Problem> {
+    let image = fetched(context, image).await?;
+    if context.output.wants_document() {
+        return context.output.document(&image);
+    }
+    context.output.say(&format!("image {} is there: {}", image.name, image.digest));
+    if context.output.format == Format::Name {
+        line(&image.name);
+    }
+    Ok(())
+}
+
+/// Has the node fetch an image, and shows how far it is.
+pub(super) async fn fetched(context: &Context, image: &str) -> Result<ImageView, Problem> {
     let bar = bar(context);
     let path = format!("/v1/images/pull?name={}", escape(image));
     let mut lines = context.client.without_key().lines_of::<PullView>(Method::POST, &path).await?;
@@ -251,14 +264,7 @@ async fn pull(context: &Context, image: &str) -> Result<(), Problem> {
             if let Some(bar) = &bar {
                 bar.finish_and_clear();
             }
-            if context.output.wants_document() {
-                return context.output.document(&image);
-            }
-            context.output.say(&format!("image {} is there: {}", image.name, image.digest));
-            if context.output.format == Format::Name {
-                line(&image.name);
-            }
-            return Ok(());
+            return Ok(image);
         }
     }
     Err(Problem::new(ErrorCode::Unreachable, "the daemon ended the connection before the image was there")

@@ -170,6 +170,8 @@ enum Command {
     App(app::AppCommand),
     /// Bring up what a Compose file says: hivemind up --wait
     Up(Box<project::UpArgs>),
+    /// Build the images of a project here, and send them to the node
+    Build(Box<project::BuildArgs>),
     /// Show what 'up' would change, and change nothing
     Plan(Box<project::PlanArgs>),
     /// Stop all of a project and remove it
@@ -374,6 +376,7 @@ async fn command(command: Command, context: &Context, target: Target) -> Result<
         Command::Daemon(_) | Command::Capture(_) => {}
         Command::App(command) => return app::run(context, command).await.map(ExitCode::from),
         Command::Up(args) => project::up(context, &args).await?,
+        Command::Build(args) => project::build(context, &args).await?,
         Command::Plan(args) => return project::plan(context, &args).await,
         Command::Down(args) => project::down(context, &args).await?,
         Command::Merged(args) => project::config(context, &args)?,

@@ -71,6 +71,12 @@ fn said(context: &Context, pushed: &PushedView) -> Result<(), Problem> {
 /// From here to the node: the layers that it lacks.
 pub(super) async fn to_node(context: &Context, from: &Path, name: Option<&str>) -> Result<(), Problem> {
     let offer = looked_through(from, name).await?;
+    let taken = deliver(context, &offer).await?;
+    told(context, &taken, |name| format!("image {name} is there"))
+}
+
+/// Sends what the node lacks of an image, and says how much that was.
+pub(super) async fn deliver(context: &Context, offer: &Offer) -> Result<ImagesChanged, Problem> {
     let layers = offer.layers();
     let mut missing = BTreeSet::new();
     for asked in layers.chunks(ASKED) {
@@ -78,10 +84,10 @@ pub(super) async fn to_node(context: &Context, from: &Path, name: Option<&str>) 
         let answer: Layers = context.client.without_key().send(Method::POST, "/v1/images/missing", &asked).await?;
         missing.extend(answer.layers);
     }
-    let taken = match send(context, &offer, &missing).await {
+    let taken = match send(context, offer, &missing).await {
         // One that was there has gone meanwhile. All of them are an archive by themselves.
         Err(problem) if problem.code == ErrorCode::BadArchive && missing.len() < layers.len() => {
-            send(context, &offer, &layers.into_iter().collect()).await?
+            send(context, offer, &layers.into_iter().collect()).await?
         }
         taken => taken?,
     };
@@ -89,7 +95,7 @@ pub(super) async fn to_node(context: &Context, from: &Path, name: Option<&str>) 
         (0, all) => format!("nothing to send: the node has all {all} layers"),
         (sent, all) => format!("{sent} of {all} layers sent, {}", bytes(offer.size(&missing))),
     });
-    told(context, &taken, |name| format!("image {name} is there"))
+    Ok(taken)
 }
 
 async fn send(context: &Context, offer: &Offer, layers: &BTreeSet<String>) -> Result<ImagesChanged, Problem> {

@@ -5,6 +5,7 @@
 use std::{collections::BTreeMap, path::Path};
 
 use super::{
+    build::is_remote,
     fault::{Findings, child, item},
     forms,
     interpolate::Lookup,
@@ -189,6 +190,8 @@ impl Canon<'_> {
         ulimits(build.get_mut("ulimits"));
         self.context(build.get_mut("context"));
         each(build.get_mut("additional_contexts"), "", |context, _| self.context(Some(context)));
+        // Sockets and keys, where there is more than the agent of who types.
+        each(build.get_mut("ssh"), "", |place, _| self.path(Some(place)));
     }
 
     fn hook(&mut self, hook: &mut Node, path: &str) {
@@ -315,11 +318,7 @@ impl Canon<'_> {
 
     /// A folder that an image is built of; an address of elsewhere stays.
     fn context(&self, node: Option<&mut Node>) {
-        let remote = |text: &str| {
-            let kinds = ["git@", "github.com/", "service:", "docker-image:", "oci-layout:", "target:"];
-            text.contains("://") || kinds.iter().any(|kind| text.starts_with(kind))
-        };
-        if node.as_ref().and_then(|node| node.text()).is_some_and(|text| !remote(text)) {
+        if node.as_ref().and_then(|node| node.text()).is_some_and(|text| !is_remote(text)) {
             self.path(node);
         }
     }

@@ -8,6 +8,7 @@
 //! Pure but for [`files::Files`]. Work is bounded: bytes, nodes (aliases resolved), depth, text with variables put in,
 //! chains of `extends` and `include`.
 
+pub mod build;
 mod canonical;
 mod check;
 mod dotenv;

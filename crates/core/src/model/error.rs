@@ -80,6 +80,10 @@ codes! {
     ImageCorrupt = "E-IMG-005", 502, 1, "What the registry sent does not match its digest or is not an image. Push the image again.";
     /// What was to be imported is no archive of images.
     BadArchive = "E-IMG-006", 422, 1, "The archive is no tar archive, is not whole, has no image in it, or something in it does not match its digest. Nothing of it was taken. Write it again, with docker save or hivemind image export.";
+    /// A builder has not made an image.
+    BuildFailed = "E-BUILD-001", 422, 1, "An image could not be built, and nothing was changed. What the builder said is above the message: it is its own words. The message has its exit code. Mend the Dockerfile, or what it needs, and repeat the command.";
+    /// There is nothing that builds images.
+    NoBuilder = "E-BUILD-002", 424, 1, "A service has a build, and this machine has nothing that builds images; nothing was changed. Where 'hivemind up' is typed there must be BuildKit (buildctl, and a buildkitd that answers), Docker (docker with buildx, and a daemon that answers) or buildah ('apt-get install buildah'); they are looked for in this order, and --builder or HIVEMIND_BUILDER chooses one. The lines beneath the message say what is missing of each. Or build the image elsewhere and bring it: 'hivemind image push --from'.";
     /// The disk is full.
     DiskFull = "E-DISK-001", 507, 1, "A file system is full. Free space (the message names the path) and repeat; nothing half done was kept.";
     /// A volume's folder could not be made, written or removed.
@@ -286,6 +290,8 @@ mod tests {
                     Code::ImagePlatform,
                     Code::ImageCorrupt,
                     Code::BadArchive,
+                    Code::BuildFailed,
+                    Code::NoBuilder,
                     Code::DiskFull,
                     Code::FileRefused,
                     Code::Storage,

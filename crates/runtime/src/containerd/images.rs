@@ -169,6 +169,11 @@ impl ImageStore for ContainerdRuntime {
             if names.is_empty() {
                 return Err(bad("it has an image without a name; give it one with --name".to_owned()));
             }
+            let own = digest_of(&image.top);
+            if let Some(name) = names.iter().find(|name| name.split_once('@').is_some_and(|(_, digest)| digest != own))
+            {
+                return Err(bad(format!("it has an image under the name {name}, and that image is {own}")));
+            }
             wanted.extend(names.into_iter().map(|name| Packed { archive: &archive, image, name }));
         }
         let mut taken = Vec::new();

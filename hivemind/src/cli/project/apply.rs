@@ -5,7 +5,9 @@ use http::Method;
 
 use super::{
     super::{Context, output::Format, wait::Waiting},
-    ApplyArgs, Read, path, shown, wait,
+    ApplyArgs, Read,
+    build::{self, Building},
+    path, shown, wait,
 };
 use crate::{
     api::{projects::ProjectChanged, view::AppView},
@@ -18,6 +20,7 @@ Examples:
   hivemind up                                   what compose.yaml here, or above, says
   hivemind up --wait                            and wait until all of it is ready
   hivemind up web                               web, and what comes before it
+  hivemind up --build                           images that have a build are built anew
   hivemind up --scale web=3 --profile debug
   hivemind up -f compose.yaml -f prod.yaml -p shop
 The project is a namespace: 'hivemind ps -n shop', 'hivemind logs -n shop web'. The same again changes nothing; what has
@@ -29,6 +32,8 @@ this command is interrupted.";
 pub(in super::super) struct UpArgs {
     #[command(flatten)]
     what: ApplyArgs,
+    #[command(flatten)]
+    building: Building,
     /// Do not stay: as it is always; taken as Compose has it
     #[arg(short, long)]
     detach: bool,
@@ -38,9 +43,10 @@ pub(in super::super) struct UpArgs {
 
 /// `hivemind up`
 pub(in super::super) async fn up(context: &Context, args: &UpArgs) -> Result<(), Problem> {
-    let read = args.what.read(context)?;
-    let context = &read.context;
+    let mut read = args.what.read(context)?;
     let before = before(&read).await?;
+    build::bring(&mut read, &before, &args.building).await?;
+    let context = &read.context;
     let done: ProjectChanged = context.client.send(Method::PUT, &path(&read), &args.what.document(&read)).await?;
     say(&read, &before, &done);
     if args.waiting.wait {

@@ -1,8 +1,9 @@
-//! `hivemind up|plan|down|merged|restart|stop|start`: a folder with a Compose file, as one project.
+//! `hivemind up|plan|build|down|merged|restart|stop|start`: a folder with a Compose file, as one project.
 //!
 //! The files are read here, as they lie on the machine of the one who types; what they come to is one request.
 
 mod apply;
+mod build;
 mod down;
 mod plan;
 mod shown;
@@ -16,6 +17,7 @@ use std::{
 use clap::{Args, ValueEnum};
 
 pub(super) use apply::{UpArgs, up};
+pub(super) use build::{BuildArgs, build};
 pub(super) use down::{DownArgs, ServicesArgs, down, restart, start, stop};
 pub(super) use plan::{ConfigArgs, PlanArgs, config, plan};
 

@@ -10,7 +10,7 @@ use super::{
         Context,
         output::{Format, line},
     },
-    ApplyArgs, FileArgs, apply, load, path, say_warnings, shown,
+    ApplyArgs, FileArgs, apply, build, load, path, say_warnings, shown,
 };
 use crate::{api::projects::ProjectChanged, model::Problem};
 
@@ -28,9 +28,10 @@ pub(in super::super) struct PlanArgs {
 
 /// `hivemind plan`
 pub(in super::super) async fn plan(context: &Context, args: &PlanArgs) -> Result<ExitCode, Problem> {
-    let read = args.what.read(context)?;
+    let mut read = args.what.read(context)?;
     let output = read.context.output;
     let before = apply::before(&read).await?;
+    let builds = build::look(&mut read, &before).await?;
     let path = format!("{}?dry_run=true", path(&read));
     let done: ProjectChanged = read.context.client.send(Method::PUT, &path, &args.what.document(&read)).await?;
     let changes = shown::changes(&done);
@@ -40,6 +41,7 @@ pub(in super::super) async fn plan(context: &Context, args: &PlanArgs) -> Result
             done.apps.iter().filter(|(_, app)| app.action.is_change()).for_each(|(name, _)| line(name.as_str()));
         }
         Format::Table | Format::Wide => {
+            builds.iter().for_each(|text| line(text));
             shown::lines(&read, &before, &done, true).iter().for_each(|text| line(text));
             if !changes {
                 output.say(&format!("nothing would change: {} is as the file says", read.loaded.project.name));

@@ -25,13 +25,22 @@ impl Work<'_> {
         spec.configs = self.granted(name, ContentKind::Config, &service.configs);
     }
 
-    /// What the project has of a kind, where a service that is brought up has it. What is `external` is there already.
+    /// What the project has of a kind, where a service has it in its instances: what only builds see is of no use to the
+    /// node. What is `external` is there already.
     pub(super) fn contents(&mut self, kind: ContentKind) -> BTreeMap<ContentName, ContentSpec> {
         let declared = match kind {
             ContentKind::Secret => &self.project.secrets,
             ContentKind::Config => &self.project.configs,
         };
-        let held = declared.iter().filter(|(_, one)| one.external != Some(true));
+        let has = |service: &Service, key: &str| {
+            let grants = match kind {
+                ContentKind::Secret => &service.secrets,
+                ContentKind::Config => &service.configs,
+            };
+            grants.iter().any(|grant| grant.source == key)
+        };
+        let granted = |key: &str| self.project.services.values().any(|service| has(service, key));
+        let held = declared.iter().filter(|(key, one)| one.external != Some(true) && granted(key));
         let held = held.filter_map(|(key, one)| Some((key, one, one.data.clone()?)));
         let made = held.filter_map(|(key, one, data)| {
             // One of no good name was told where it is granted.

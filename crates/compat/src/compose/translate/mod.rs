@@ -3,6 +3,7 @@
 //! What the product does not honour is found by the [`matrix`](super::matrix), key by key, with its place; what depends on
 //! a value is found here. Nothing is left out without a word: it is refused, or told. Pure.
 
+mod builds;
 mod container;
 mod contents;
 mod health;
@@ -22,6 +23,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     Loaded,
+    build::Wanted,
     fault::{Fault, Findings},
     matrix::{self, Stance},
     model::{
@@ -67,8 +69,8 @@ pub struct Translated {
     pub external_volumes: BTreeSet<VolumeName>,
     /// Apps of services that are not enabled, or were not named.
     pub others: BTreeSet<AppName>,
-    /// Services whose image is made here, with its name.
-    pub builds: BTreeMap<String, String>,
+    /// Images that are built, by their names.
+    pub builds: BTreeMap<String, Wanted>,
     /// What is not honoured, and what was odd in the files.
     pub warnings: Vec<Fault>,
 }
@@ -107,15 +109,14 @@ pub fn translate(loaded: &Loaded, options: &Options) -> Result<Translated, Findi
         if let Some(count) = options.scale.get(name) {
             spec.replicas = *count;
         }
-        if let Some(pull) = options.pull {
+        // What is built is there, exactly as it was built.
+        if let Some(pull) = options.pull.filter(|_| service.build.is_none()) {
             spec.pull = pull;
         }
         if !options.alone.is_empty() {
             spec.depends_on.clear();
         }
-        if service.build.is_some() {
-            made.builds.insert(name.clone(), spec.image.clone());
-        }
+        work.build(name, service, &spec.image, &mut made.builds);
         work.valid(name, &spec);
         if let Some((policy, rules)) = work.policy(name, app, &spec) {
             made.policies.insert(policy, rules);
@@ -162,8 +163,7 @@ impl Work<'_> {
     }
 
     fn service(&mut self, name: &str, service: &Service) -> AppSpec {
-        let image = service.image.clone().unwrap_or_else(|| format!("{}-{name}", self.project.name).to_lowercase());
-        let mut spec = AppSpec::new(image);
+        let mut spec = AppSpec::new(builds::image(self.project, name, service));
         spec.labels.clone_from(&service.labels);
         for (key, value) in service.annotations.iter().chain(&service.deploy.labels) {
             spec.labels.entry(key.clone()).or_insert_with(|| value.clone());

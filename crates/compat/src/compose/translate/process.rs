@@ -51,11 +51,10 @@ impl Work<'_> {
             spec.stop.grace_seconds = u32::try_from(seconds).unwrap_or(u32::MAX);
         }
         spec.pull = match service.pull_policy.as_deref() {
+            // What is built is sent to the node, and run by its digest: there is nothing to fetch.
+            _ if service.build.is_some() => PullPolicy::Never,
             Some("always") => PullPolicy::Always,
-            Some("never") => PullPolicy::Never,
-            // What is built here is in no registry under this name.
-            Some("build") => PullPolicy::Never,
-            None if service.build.is_some() => PullPolicy::Never,
+            Some("never" | "build") => PullPolicy::Never,
             None | Some("missing" | "if_not_present") => PullPolicy::IfMissing,
             Some(_) => {
                 let message = "an image is not fetched again after a time: it is fetched if it is missing";

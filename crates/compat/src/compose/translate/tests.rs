@@ -2,7 +2,10 @@
 
 use serde_json::json;
 
-use super::{super::tests::Bundle, *};
+use super::{
+    super::{build::When, tests::Bundle},
+    *,
+};
 use hivemind_core::model::Hidden;
 
 fn translated(text: &str) -> Translated {
@@ -392,4 +395,58 @@ secret
     let text = web("secrets: [{source: s, uid: www-data}]") + "secrets: {s: {environment: S}}\n";
     let faults = refused(&format!("#env S=1\n#file compose.yaml\n{text}"));
     assert!(faults.len() == 1 && faults[0].contains("secrets[0].uid: \"www-data\" is no number"), "{faults:?}");
+}
+
+#[test]
+fn what_is_built_has_a_name_and_one_build() {
+    let text = "name: shop
+services:
+  own: {build: .}
+  named: {image: 'team/app:1', build: .}
+  same: {image: 'team/app:1', build: ., pull_policy: build}
+  off: {image: db, pull_policy: never, build: {context: sub, tags: ['db:2']}, platform: linux/amd64}
+";
+    let made = translated(text);
+    let of = |image: &str| &made.builds[image];
+    assert_eq!(made.builds.len(), 3);
+    let own = of("shop-own");
+    assert_eq!((own.image.as_str(), own.when, own.context.as_str()), ("shop-own", When::Missing, "/p"));
+    let named = of("team/app:1");
+    assert_eq!((named.image.as_str(), named.when), ("team/app:1", When::Always));
+    assert_eq!(named.services, ["named", "same"]);
+    let off = of("db");
+    assert_eq!((off.when, &off.platforms[..]), (When::Missing, &["linux/amd64".to_owned()][..]));
+    assert!(made.apps.values().all(|app| app.pull == PullPolicy::Never), "what is built is never fetched");
+    let pulled = Options { pull: Some(PullPolicy::Always), ..Options::default() };
+    let made = translate(&Bundle::of(text).load().expect("good"), &pulled).expect("is taken");
+    assert!(made.apps.values().all(|app| app.pull == PullPolicy::Never));
+}
+
+#[test]
+fn what_cannot_be_built_is_refused_with_its_place() {
+    for (lines, fault) in [
+        ("a: {image: 'x@sha256:0', build: .}", "a.image: the image names a digest"),
+        ("a: {image: x, build: .}\n  b: {image: x, build: sub}", "b.build: a has another build for the image x"),
+        ("a: {build: {context: ., secrets: [out]}}", "a.build.secrets[0]: out is external"),
+        (
+            "a: {build: {additional_contexts: {o: 'service:b'}}}\n  b: {build: .}",
+            "additional_contexts.o: an image that is built",
+        ),
+        (
+            "a: {platform: linux/amd64, build: {platforms: [linux/arm64]}}",
+            "a.build.platforms: the service is to run as",
+        ),
+        ("a: {build: {context: ., privileged: true}}", "a.build.privileged: Builds have no rights"),
+    ] {
+        let faults = refused(&format!("name: shop\nservices:\n  {lines}\nsecrets: {{out: {{external: true}}}}\n"));
+        assert!(faults.iter().any(|said| said.contains(fault)), "{fault:?}: {faults:?}");
+    }
+}
+
+#[test]
+fn what_only_builds_see_is_not_sent() {
+    let text = "name: shop\nservices:\n  a: {secrets: [seen], build: {context: ., secrets: [token, seen]}}\n\
+                secrets: {token: {environment: T}, seen: {environment: T}}\n#env T=1\n";
+    let names: Vec<_> = translated(text).secrets.keys().map(ToString::to_string).collect();
+    assert_eq!(names, ["seen"]);
 }
