@@ -1,13 +1,20 @@
 //! Floor 4: the client of the API, over the daemon's Unix socket, or over TCP with the token. Every fault is a
 //! [`Problem`].
 //!
-//! A request whose connection breaks is repeated for a while, if the daemon was there before. Changes carry a key by which
-//! the daemon does them once; those that take none are not repeated.
+//! The functions of [`Client`] are made of the API's description (`operations`); here is how a request travels. One whose
+//! connection breaks is repeated for a while, if the daemon was there before. Changes carry a key by which the daemon
+//! does them once; those that take none, as the description says, are sent once.
 
+mod asked;
+mod documents;
 mod exec;
+#[cfg(test)]
+mod generate;
+mod operations;
 mod target;
 
-pub use exec::ExecMessage;
+pub use exec::{Channels, ExecMessage};
+pub use operations::*;
 pub use target::Target;
 
 use std::{
@@ -19,15 +26,19 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures::{Stream, TryStreamExt, stream};
+use futures::{
+    Stream, StreamExt, TryStreamExt,
+    stream::{self, BoxStream},
+};
 use http::{Method, Request, header};
 use http_body_util::{BodyExt, Full, StreamBody, combinators::UnsyncBoxBody};
 use hyper::body::{Frame, Incoming};
 use hyper_util::rt::TokioIo;
-use serde::{Serialize, de::DeserializeOwned};
+use serde::de::DeserializeOwned;
 use tokio::{io::AsyncBufReadExt, time::Instant};
 use tokio_util::{io::StreamReader, task::AbortOnDropHandle};
 
+use asked::Asked;
 use hivemind_core::model::{ErrorCode, Problem, Revision};
 
 /// The longest wait for the beginning of an answer: commands are answered in milliseconds, on a slow disk in seconds.
@@ -44,9 +55,12 @@ pub struct Client {
     target: Target,
     /// Whether the daemon was reached before: then it is away only for a moment.
     reached: Arc<AtomicBool>,
-    /// Whether changes carry a key, so that they can be repeated.
-    keyed: bool,
 }
+
+/// Documents of an answer, as they come.
+pub type Lines<T> = BoxStream<'static, Result<T, Problem>>;
+/// The bytes of an answer, as they come.
+pub type Download = BoxStream<'static, Result<Bytes, Problem>>;
 
 /// What a request has besides its path.
 struct Sent {
@@ -69,13 +83,7 @@ struct Answer {
 impl Client {
     /// A client of the daemon that listens there.
     pub fn new(target: Target) -> Self {
-        Self { target, reached: Arc::default(), keyed: true }
-    }
-
-    /// The same daemon, for changes that take no `Idempotency-Key`: they are sent once, whatever comes of it.
-    #[must_use]
-    pub fn without_key(&self) -> Self {
-        Self { keyed: false, ..self.clone() }
+        Self { target, reached: Arc::default() }
     }
 
     /// Whether the daemon is on this machine.
@@ -83,78 +91,36 @@ impl Client {
         self.target.is_local()
     }
 
-    /// GET with a JSON answer.
-    pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Problem> {
-        self.call(Method::GET, path).await
+    /// A request with a JSON answer.
+    async fn document<T: DeserializeOwned>(&self, asked: Asked) -> Result<T, Problem> {
+        read(self.request(asked).await?).await
     }
 
-    /// A request without a body, and a JSON answer.
-    pub async fn call<T: DeserializeOwned>(&self, method: Method, path: &str) -> Result<T, Problem> {
-        self.json(method, path, Bytes::new()).await
-    }
-
-    /// A request with a JSON body, and a JSON answer.
-    pub async fn send<T: DeserializeOwned>(
+    /// A request with a body of any length, as it comes, and a JSON answer, which may take its time. It is sent once.
+    async fn upload<T: DeserializeOwned>(
         &self,
-        method: Method,
-        path: &str,
-        body: &impl Serialize,
-    ) -> Result<T, Problem> {
-        let body = serde_json::to_vec(body).map_err(|error| unreadable(&error))?;
-        self.json(method, path, body.into()).await
-    }
-
-    /// The same, on the condition that the object's row was last written at `revision`.
-    pub async fn send_if<T: DeserializeOwned>(
-        &self,
-        method: Method,
-        path: &str,
-        body: &impl Serialize,
-        revision: Revision,
-    ) -> Result<T, Problem> {
-        let body = serde_json::to_vec(body).map_err(|error| unreadable(&error))?;
-        read(self.request(method, path, body.into(), Some(revision)).await?).await
-    }
-
-    /// A request with a body of any length, as it comes, and a JSON answer, which may take its time.
-    pub async fn upload<T: DeserializeOwned>(
-        &self,
-        path: &str,
+        asked: Asked,
         body: impl Stream<Item = std::io::Result<Bytes>> + Send + 'static,
     ) -> Result<T, Problem> {
+        let Asked { method, path, if_match, .. } = asked;
         let body = BodyExt::boxed_unsync(StreamBody::new(body.map_ok(Frame::data)));
-        let sent = Sent { body, kind: Some("application/x-tar"), if_match: None, key: None, patience: None };
-        read(self.ask(Method::POST, path, sent).await?).await
+        let sent = Sent { body, kind: Some("application/x-tar"), if_match, key: None, patience: None };
+        read(self.ask(method, &path, sent).await?).await
     }
 
-    /// GET with an answer of any length, as it comes.
-    pub async fn download(
-        &self,
-        path: &str,
-    ) -> Result<impl Stream<Item = Result<Bytes, Problem>> + Unpin + Send + use<>, Problem> {
-        let Answer { body, driver } = self.request(Method::GET, path, Bytes::new(), None).await?;
+    /// A request with an answer of any length, as it comes.
+    async fn download(&self, asked: Asked) -> Result<Download, Problem> {
+        let Answer { body, driver } = self.request(asked).await?;
         let parts = body.into_data_stream().map_err(move |error| {
             let _held = &driver;
             gone(&error)
         });
-        Ok(Box::pin(parts))
+        Ok(parts.boxed())
     }
 
-    /// GET with an answer of one JSON document on each line, as they come.
-    pub async fn lines<T: DeserializeOwned>(
-        &self,
-        path: &str,
-    ) -> Result<impl Stream<Item = Result<T, Problem>> + Unpin + Send + use<T>, Problem> {
-        self.lines_of(Method::GET, path).await
-    }
-
-    /// The same of another method, without a body.
-    pub async fn lines_of<T: DeserializeOwned>(
-        &self,
-        method: Method,
-        path: &str,
-    ) -> Result<impl Stream<Item = Result<T, Problem>> + Unpin + Send + use<T>, Problem> {
-        let Answer { body, driver } = self.request(method, path, Bytes::new(), None).await?;
+    /// A request with an answer of one JSON document on each line, as they come.
+    async fn lines<T: DeserializeOwned + Send + 'static>(&self, asked: Asked) -> Result<Lines<T>, Problem> {
+        let Answer { body, driver } = self.request(asked).await?;
         let reader = StreamReader::new(body.into_data_stream().map_err(std::io::Error::other));
         let lines = stream::try_unfold((reader, driver), |(mut reader, driver)| async move {
             let mut line = Vec::new();
@@ -165,27 +131,18 @@ impl Client {
             let item = serde_json::from_slice(&line).map_err(|error| unreadable(&error))?;
             Ok(Some((item, (reader, driver))))
         });
-        Ok(Box::pin(lines))
+        Ok(lines.boxed())
     }
 
-    async fn json<T: DeserializeOwned>(&self, method: Method, path: &str, body: Bytes) -> Result<T, Problem> {
-        read(self.request(method, path, body, None).await?).await
-    }
-
-    async fn request(
-        &self,
-        method: Method,
-        path: &str,
-        body: Bytes,
-        if_match: Option<Revision>,
-    ) -> Result<Answer, Problem> {
+    async fn request(&self, asked: Asked) -> Result<Answer, Problem> {
+        let Asked { method, path, body, if_match, keyed } = asked;
         let kind = (!body.is_empty()).then_some("application/json");
-        let key = (self.keyed && !method.is_safe()).then(|| format!("{:032x}", rand::random::<u128>()));
+        let key = keyed.then(|| format!("{:032x}", rand::random::<u128>()));
         let begun = Instant::now();
         loop {
             let body = Full::new(body.clone()).map_err(|never| match never {}).boxed_unsync();
             let sent = Sent { body, kind, if_match, key: key.clone(), patience: Some(ANSWER) };
-            let answer = self.ask(method.clone(), path, sent).await;
+            let answer = self.ask(method.clone(), &path, sent).await;
             let again = method.is_safe() || key.is_some();
             match answer {
                 Err(problem) if again && self.is_away(&problem) && begun.elapsed() < AGAIN => {

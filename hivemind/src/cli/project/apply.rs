@@ -1,14 +1,14 @@
 //! `hivemind up`
 
 use clap::Args;
-use http::Method;
 
 use super::{
-    super::{Context, output::Format, wait::Waiting},
-    ApplyArgs, Read, path, shown, wait,
+    super::{Context, dry::Dry, output::Format, wait::Waiting},
+    ApplyArgs, Read, shown, wait,
 };
 use crate::{
     api::{projects::ProjectChanged, view::AppView},
+    client::ListArgs,
     model::Problem,
 };
 
@@ -41,7 +41,7 @@ pub(in super::super) async fn up(context: &Context, args: &UpArgs) -> Result<(),
     let read = args.what.read(context)?;
     let context = &read.context;
     let before = before(&read).await?;
-    let done: ProjectChanged = context.client.send(Method::PUT, &path(&read), &args.what.document(&read)).await?;
+    let done = put(&read, &args.what, Dry::default()).await?;
     say(&read, &before, &done);
     if args.waiting.wait {
         wait::until_up(&read, args.waiting.timeout).await?;
@@ -60,7 +60,13 @@ pub(in super::super) async fn up(context: &Context, args: &UpArgs) -> Result<(),
 
 /// The apps of the project's namespace; none if there is no such namespace yet.
 pub(super) async fn before(read: &Read) -> Result<Vec<AppView>, Problem> {
-    read.context.client.get(&read.context.path("apps")).await
+    read.context.client.list_apps(&read.context.scope, &ListArgs::default()).await
+}
+
+/// Sends the project's document, to be written or checked.
+pub(super) async fn put(read: &Read, what: &ApplyArgs, dry: Dry) -> Result<ProjectChanged, Problem> {
+    let Context { client, scope, .. } = &read.context;
+    client.put_project(scope, &read.loaded.project.name, &what.document(read), &dry.args()).await
 }
 
 fn say(read: &Read, before: &[AppView], done: &ProjectChanged) {
