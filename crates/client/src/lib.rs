@@ -225,7 +225,99 @@ fn problem_of(body: &[u8]) -> Problem {
 
 #[cfg(test)]
 mod tests {
+    use hivemind_api::{apps::Scale, ending::Kill, tenants::TenantBody};
+    use hivemind_core::{model::Scope, spec::v1::VolumeSpec};
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::UnixListener,
+    };
+
     use super::*;
+
+    /// A daemon that does each time what is said: breaks the connection, or gives this answer. What it was asked comes
+    /// back, as it was on the wire.
+    fn daemon(
+        answers: &'static [Option<&'static str>],
+    ) -> (tempfile::TempDir, Client, tokio::task::JoinHandle<Vec<String>>) {
+        let dir = tempfile::tempdir().expect("a folder");
+        let listener = UnixListener::bind(dir.path().join("sock")).expect("a socket");
+        let client = Client::new(Target::Unix(dir.path().join("sock")));
+        let asked = tokio::spawn(async move {
+            let mut asked = Vec::new();
+            for answer in answers {
+                let (mut stream, _) = listener.accept().await.expect("accepted");
+                let mut request = Vec::new();
+                while !is_whole(&request) {
+                    assert_ne!(stream.read_buf(&mut request).await.expect("read"), 0, "it ended early");
+                }
+                asked.push(String::from_utf8_lossy(&request).to_lowercase());
+                if let Some(answer) = answer {
+                    let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{answer}", answer.len());
+                    stream.write_all(head.as_bytes()).await.expect("written");
+                }
+            }
+            asked
+        });
+        (dir, client, asked)
+    }
+
+    fn is_whole(request: &[u8]) -> bool {
+        let text = String::from_utf8_lossy(request).to_lowercase();
+        let Some((head, body)) = text.split_once("\r\n\r\n") else { return false };
+        let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
+        body.len() >= length.map_or(0, |length| length.parse().expect("a number"))
+    }
+
+    fn key(asked: &str) -> Option<&str> {
+        asked.lines().find_map(|line| line.strip_prefix("idempotency-key: "))
+    }
+
+    const WRITTEN: &str = r#"{"revision":7,"created":false,"generation":2}"#;
+    const CHANGED: &str = r#"{"revision":7,"created":false,"changed":true}"#;
+
+    #[tokio::test]
+    async fn a_change_with_a_key_is_repeated_with_the_same_one() {
+        let (_dir, client, asked) = daemon(&[None, Some(WRITTEN)]);
+        let (scope, how) = (Scope::default(), ChangeArgs { dry_run: true, if_match: Some(6) });
+        let written = client.scale_app(&scope, "web", &Scale { replicas: 3 }, &how).await.expect("scaled");
+        assert_eq!(written.written.generation, 2);
+        let asked = asked.await.expect("ended");
+        let line = "post /v1/tenants/default/namespaces/default/apps/web/scale?dryrun=true http/1.1\r\n";
+        assert!(asked.iter().all(|asked| asked.starts_with(line) && asked.contains("if-match: \"6\"")), "{asked:?}");
+        assert!(asked.iter().all(|asked| asked.ends_with("{\"replicas\":3}")), "{asked:?}");
+        assert_eq!(key(&asked[0]).map(str::len), Some(32), "{asked:?}");
+        assert_eq!(key(&asked[0]), key(&asked[1]));
+    }
+
+    #[tokio::test]
+    async fn a_change_without_a_key_is_sent_once() {
+        let (_dir, client, asked) = daemon(&[None]);
+        let kill = Kill { signal: "HUP".into() };
+        let answer = client.kill_instance(&Scope::default(), "web-x7k2p", &kill, &DryRunArgs::default()).await;
+        assert_eq!(answer.expect_err("it broke").code, ErrorCode::Unreachable);
+        let asked = asked.await.expect("ended");
+        assert_eq!((asked.len(), key(&asked[0])), (1, None), "{asked:?}");
+    }
+
+    #[tokio::test]
+    async fn what_only_looks_is_repeated_without_a_key() {
+        let (_dir, client, asked) = daemon(&[None, Some("[]")]);
+        assert!(client.list_nodes(&ListArgs::default()).await.expect("listed").is_empty());
+        let asked = asked.await.expect("ended");
+        assert!(asked.iter().all(|asked| key(asked).is_none() && asked.starts_with("get /v1/nodes http")), "{asked:?}");
+    }
+
+    #[tokio::test]
+    async fn a_body_that_may_be_left_out_is_not_there_then() {
+        let (_dir, client, asked) = daemon(&[Some(CHANGED), Some(CHANGED), Some(CHANGED)]);
+        let how = ChangeArgs::default();
+        client.put_tenant("acme", None, &how).await.expect("put");
+        client.put_tenant("acme", Some(&TenantBody::default()), &how).await.expect("put");
+        client.put_volume(&Scope::default(), "data", &VolumeSpec::default(), &how).await.expect("put");
+        let asked = asked.await.expect("ended");
+        let has_body = |asked: &String| asked.contains("content-type: application/json");
+        assert_eq!(asked.iter().map(has_body).collect::<Vec<_>>(), [false, true, true], "{asked:?}");
+    }
 
     #[test]
     fn an_answer_that_is_no_problem_is_one() {
