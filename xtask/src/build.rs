@@ -105,10 +105,10 @@ pub(crate) fn bench(args: &[String]) -> Result<()> {
     shell::run(cargo.env(OBJECT, object()?).env("HIVEMIND_BINARY", binary))
 }
 
-/// `cargo xtask docs`: the tests that compare documents with the sources write them first.
+/// `cargo xtask docs`: the tests that compare documents, and the client, with the sources write them first.
 pub(crate) fn documents() -> Result<()> {
     let mut cargo = shell::cargo();
-    cargo.args(["test", "--quiet", "--all-features", "--package", "hivemind", "--package", "hivemind-compat", "--lib"]);
-    cargo.arg("docs_");
+    cargo.args(["test", "--quiet", "--all-features", "--lib"]);
+    cargo.args(["--package", "hivemind", "--package", "hivemind-compat", "--package", "hivemind-client", "docs_"]);
     shell::run(cargo.env("HIVEMIND_UPDATE_DOCS", "1"))
 }

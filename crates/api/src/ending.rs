@@ -62,7 +62,6 @@ pub enum Until {
 pub(super) struct WaitArgs {
     /// `ended`, `ready` or `gone`.
     #[serde(default)]
-    #[param(inline)]
     until: Until,
 }
 

@@ -118,6 +118,7 @@ struct Shared {
     info(title = "Hivemind", description = "The API of the hivemind container orchestrator"),
     modifiers(&BearerToken),
     security((), ("token" = [])),
+    components(schemas(ending::Until)),
     tags(
         (name = "tenants", description = "Tenants and their namespaces"),
         (name = "policies", description = "What traffic is allowed"),

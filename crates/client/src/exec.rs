@@ -1,32 +1,30 @@
-//! The client's end of an exec.
+//! The client's end of a WebSocket: what is typed into an instance, and what comes of it.
+
+use std::pin::Pin;
 
 use bytes::Bytes;
-use futures::{Sink, SinkExt, Stream, StreamExt};
+use futures::{Sink, SinkExt, StreamExt, stream::BoxStream};
 use http::{HeaderValue, header};
 use tokio_tungstenite::tungstenite::{self, client::IntoClientRequest};
 
-use super::{Client, gone, problem_of, target::Io};
+use super::{Client, asked::Asked, gone, problem_of, target::Io};
 use hivemind_core::model::{ErrorCode, Problem};
 
 /// A message: its channel ([`hivemind_api::exec::channel`]) and what it carries.
 pub type ExecMessage = (u8, Bytes);
 
+/// Both directions of a WebSocket: what to send, and what comes.
+pub type Channels =
+    (Pin<Box<dyn Sink<ExecMessage, Error = Problem> + Send>>, BoxStream<'static, Result<ExecMessage, Problem>>);
+
 impl Client {
-    /// Opens an exec: what to send, and what comes. A refusal is the problem that the daemon gave.
-    pub async fn exec(
-        &self,
-        path: &str,
-    ) -> Result<
-        (
-            impl Sink<ExecMessage, Error = Problem> + Unpin + Send + use<>,
-            impl Stream<Item = Result<ExecMessage, Problem>> + Unpin + Send + use<>,
-        ),
-        Problem,
-    > {
+    /// Opens a WebSocket. A refusal is the problem that the daemon gave.
+    pub(super) async fn channels(&self, asked: Asked) -> Result<Channels, Problem> {
         let io: Box<dyn Io> = self.target.connect().await?;
         let invalid = |error: &dyn std::fmt::Display| Problem::new(ErrorCode::Invalid, error.to_string());
-        let mut request =
-            format!("ws://{}{path}", self.target.host()).into_client_request().map_err(|error| invalid(&error))?;
+        let mut request = format!("ws://{}{}", self.target.host(), asked.path)
+            .into_client_request()
+            .map_err(|error| invalid(&error))?;
         if let Some(token) = self.target.token() {
             let value = HeaderValue::from_str(&format!("Bearer {token}")).map_err(|error| invalid(&error))?;
             request.headers_mut().insert(header::AUTHORIZATION, value);
@@ -53,6 +51,6 @@ impl Client {
                 Err(error) => Some(Err(lost(error))),
             })
         });
-        Ok((sink, source))
+        Ok((Box::pin(sink), source.boxed()))
     }
 }

@@ -1,13 +1,20 @@
 //! Floor 4: the client of the API, over the daemon's Unix socket, or over TCP with the token. Every fault is a
 //! [`Problem`].
 //!
-//! A request whose connection breaks is repeated for a while, if the daemon was there before. Changes carry a key by which
-//! the daemon does them once; those that take none are not repeated.
+//! The functions of [`Client`] are made of the API's description (`operations`); here is how a request travels. One whose
+//! connection breaks is repeated for a while, if the daemon was there before. Changes carry a key by which the daemon
+//! does them once; those that take none, as the description says, are sent once.
 
+mod asked;
+mod documents;
 mod exec;
+#[cfg(test)]
+mod generate;
+mod operations;
 mod target;
 
-pub use exec::ExecMessage;
+pub use exec::{Channels, ExecMessage};
+pub use operations::*;
 pub use target::Target;
 
 use std::{
@@ -19,15 +26,19 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures::{Stream, TryStreamExt, stream};
+use futures::{
+    Stream, StreamExt, TryStreamExt,
+    stream::{self, BoxStream},
+};
 use http::{Method, Request, header};
 use http_body_util::{BodyExt, Full, StreamBody, combinators::UnsyncBoxBody};
 use hyper::body::{Frame, Incoming};
 use hyper_util::rt::TokioIo;
-use serde::{Serialize, de::DeserializeOwned};
+use serde::de::DeserializeOwned;
 use tokio::{io::AsyncBufReadExt, time::Instant};
 use tokio_util::{io::StreamReader, task::AbortOnDropHandle};
 
+use asked::Asked;
 use hivemind_core::model::{ErrorCode, Problem, Revision};
 
 /// The longest wait for the beginning of an answer: commands are answered in milliseconds, on a slow disk in seconds.
@@ -44,9 +55,12 @@ pub struct Client {
     target: Target,
     /// Whether the daemon was reached before: then it is away only for a moment.
     reached: Arc<AtomicBool>,
-    /// Whether changes carry a key, so that they can be repeated.
-    keyed: bool,
 }
+
+/// Documents of an answer, as they come.
+pub type Lines<T> = BoxStream<'static, Result<T, Problem>>;
+/// The bytes of an answer, as they come.
+pub type Download = BoxStream<'static, Result<Bytes, Problem>>;
 
 /// What a request has besides its path.
 struct Sent {
@@ -69,13 +83,7 @@ struct Answer {
 impl Client {
     /// A client of the daemon that listens there.
     pub fn new(target: Target) -> Self {
-        Self { target, reached: Arc::default(), keyed: true }
-    }
-
-    /// The same daemon, for changes that take no `Idempotency-Key`: they are sent once, whatever comes of it.
-    #[must_use]
-    pub fn without_key(&self) -> Self {
-        Self { keyed: false, ..self.clone() }
+        Self { target, reached: Arc::default() }
     }
 
     /// Whether the daemon is on this machine.
@@ -83,78 +91,36 @@ impl Client {
         self.target.is_local()
     }
 
-    /// GET with a JSON answer.
-    pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Problem> {
-        self.call(Method::GET, path).await
+    /// A request with a JSON answer.
+    async fn document<T: DeserializeOwned>(&self, asked: Asked) -> Result<T, Problem> {
+        read(self.request(asked).await?).await
     }
 
-    /// A request without a body, and a JSON answer.
-    pub async fn call<T: DeserializeOwned>(&self, method: Method, path: &str) -> Result<T, Problem> {
-        self.json(method, path, Bytes::new()).await
-    }
-
-    /// A request with a JSON body, and a JSON answer.
-    pub async fn send<T: DeserializeOwned>(
+    /// A request with a body of any length, as it comes, and a JSON answer, which may take its time. It is sent once.
+    async fn upload<T: DeserializeOwned>(
         &self,
-        method: Method,
-        path: &str,
-        body: &impl Serialize,
-    ) -> Result<T, Problem> {
-        let body = serde_json::to_vec(body).map_err(|error| unreadable(&error))?;
-        self.json(method, path, body.into()).await
-    }
-
-    /// The same, on the condition that the object's row was last written at `revision`.
-    pub async fn send_if<T: DeserializeOwned>(
-        &self,
-        method: Method,
-        path: &str,
-        body: &impl Serialize,
-        revision: Revision,
-    ) -> Result<T, Problem> {
-        let body = serde_json::to_vec(body).map_err(|error| unreadable(&error))?;
-        read(self.request(method, path, body.into(), Some(revision)).await?).await
-    }
-
-    /// A request with a body of any length, as it comes, and a JSON answer, which may take its time.
-    pub async fn upload<T: DeserializeOwned>(
-        &self,
-        path: &str,
+        asked: Asked,
         body: impl Stream<Item = std::io::Result<Bytes>> + Send + 'static,
     ) -> Result<T, Problem> {
+        let Asked { method, path, if_match, .. } = asked;
         let body = BodyExt::boxed_unsync(StreamBody::new(body.map_ok(Frame::data)));
-        let sent = Sent { body, kind: Some("application/x-tar"), if_match: None, key: None, patience: None };
-        read(self.ask(Method::POST, path, sent).await?).await
+        let sent = Sent { body, kind: Some("application/x-tar"), if_match, key: None, patience: None };
+        read(self.ask(method, &path, sent).await?).await
     }
 
-    /// GET with an answer of any length, as it comes.
-    pub async fn download(
-        &self,
-        path: &str,
-    ) -> Result<impl Stream<Item = Result<Bytes, Problem>> + Unpin + Send + use<>, Problem> {
-        let Answer { body, driver } = self.request(Method::GET, path, Bytes::new(), None).await?;
+    /// A request with an answer of any length, as it comes.
+    async fn download(&self, asked: Asked) -> Result<Download, Problem> {
+        let Answer { body, driver } = self.request(asked).await?;
         let parts = body.into_data_stream().map_err(move |error| {
             let _held = &driver;
             gone(&error)
         });
-        Ok(Box::pin(parts))
+        Ok(parts.boxed())
     }
 
-    /// GET with an answer of one JSON document on each line, as they come.
-    pub async fn lines<T: DeserializeOwned>(
-        &self,
-        path: &str,
-    ) -> Result<impl Stream<Item = Result<T, Problem>> + Unpin + Send + use<T>, Problem> {
-        self.lines_of(Method::GET, path).await
-    }
-
-    /// The same of another method, without a body.
-    pub async fn lines_of<T: DeserializeOwned>(
-        &self,
-        method: Method,
-        path: &str,
-    ) -> Result<impl Stream<Item = Result<T, Problem>> + Unpin + Send + use<T>, Problem> {
-        let Answer { body, driver } = self.request(method, path, Bytes::new(), None).await?;
+    /// A request with an answer of one JSON document on each line, as they come.
+    async fn lines<T: DeserializeOwned + Send + 'static>(&self, asked: Asked) -> Result<Lines<T>, Problem> {
+        let Answer { body, driver } = self.request(asked).await?;
         let reader = StreamReader::new(body.into_data_stream().map_err(std::io::Error::other));
         let lines = stream::try_unfold((reader, driver), |(mut reader, driver)| async move {
             let mut line = Vec::new();
@@ -165,27 +131,18 @@ impl Client {
             let item = serde_json::from_slice(&line).map_err(|error| unreadable(&error))?;
             Ok(Some((item, (reader, driver))))
         });
-        Ok(Box::pin(lines))
+        Ok(lines.boxed())
     }
 
-    async fn json<T: DeserializeOwned>(&self, method: Method, path: &str, body: Bytes) -> Result<T, Problem> {
-        read(self.request(method, path, body, None).await?).await
-    }
-
-    async fn request(
-        &self,
-        method: Method,
-        path: &str,
-        body: Bytes,
-        if_match: Option<Revision>,
-    ) -> Result<Answer, Problem> {
+    async fn request(&self, asked: Asked) -> Result<Answer, Problem> {
+        let Asked { method, path, body, if_match, keyed } = asked;
         let kind = (!body.is_empty()).then_some("application/json");
-        let key = (self.keyed && !method.is_safe()).then(|| format!("{:032x}", rand::random::<u128>()));
+        let key = keyed.then(|| format!("{:032x}", rand::random::<u128>()));
         let begun = Instant::now();
         loop {
             let body = Full::new(body.clone()).map_err(|never| match never {}).boxed_unsync();
             let sent = Sent { body, kind, if_match, key: key.clone(), patience: Some(ANSWER) };
-            let answer = self.ask(method.clone(), path, sent).await;
+            let answer = self.ask(method.clone(), &path, sent).await;
             let again = method.is_safe() || key.is_some();
             match answer {
                 Err(problem) if again && self.is_away(&problem) && begun.elapsed() < AGAIN => {
@@ -268,7 +225,99 @@ fn problem_of(body: &[u8]) -> Problem {
 
 #[cfg(test)]
 mod tests {
+    use hivemind_api::{apps::Scale, ending::Kill, tenants::TenantBody};
+    use hivemind_core::{model::Scope, spec::v1::VolumeSpec};
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::UnixListener,
+    };
+
     use super::*;
+
+    /// A daemon that does each time what is said: breaks the connection, or gives this answer. What it was asked comes
+    /// back, as it was on the wire.
+    fn daemon(
+        answers: &'static [Option<&'static str>],
+    ) -> (tempfile::TempDir, Client, tokio::task::JoinHandle<Vec<String>>) {
+        let dir = tempfile::tempdir().expect("a folder");
+        let listener = UnixListener::bind(dir.path().join("sock")).expect("a socket");
+        let client = Client::new(Target::Unix(dir.path().join("sock")));
+        let asked = tokio::spawn(async move {
+            let mut asked = Vec::new();
+            for answer in answers {
+                let (mut stream, _) = listener.accept().await.expect("accepted");
+                let mut request = Vec::new();
+                while !is_whole(&request) {
+                    assert_ne!(stream.read_buf(&mut request).await.expect("read"), 0, "it ended early");
+                }
+                asked.push(String::from_utf8_lossy(&request).to_lowercase());
+                if let Some(answer) = answer {
+                    let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{answer}", answer.len());
+                    stream.write_all(head.as_bytes()).await.expect("written");
+                }
+            }
+            asked
+        });
+        (dir, client, asked)
+    }
+
+    fn is_whole(request: &[u8]) -> bool {
+        let text = String::from_utf8_lossy(request).to_lowercase();
+        let Some((head, body)) = text.split_once("\r\n\r\n") else { return false };
+        let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
+        body.len() >= length.map_or(0, |length| length.parse().expect("a number"))
+    }
+
+    fn key(asked: &str) -> Option<&str> {
+        asked.lines().find_map(|line| line.strip_prefix("idempotency-key: "))
+    }
+
+    const WRITTEN: &str = r#"{"revision":7,"created":false,"generation":2}"#;
+    const CHANGED: &str = r#"{"revision":7,"created":false,"changed":true}"#;
+
+    #[tokio::test]
+    async fn a_change_with_a_key_is_repeated_with_the_same_one() {
+        let (_dir, client, asked) = daemon(&[None, Some(WRITTEN)]);
+        let (scope, how) = (Scope::default(), ChangeArgs { dry_run: true, if_match: Some(6) });
+        let written = client.scale_app(&scope, "web", &Scale { replicas: 3 }, &how).await.expect("scaled");
+        assert_eq!(written.written.generation, 2);
+        let asked = asked.await.expect("ended");
+        let line = "post /v1/tenants/default/namespaces/default/apps/web/scale?dryrun=true http/1.1\r\n";
+        assert!(asked.iter().all(|asked| asked.starts_with(line) && asked.contains("if-match: \"6\"")), "{asked:?}");
+        assert!(asked.iter().all(|asked| asked.ends_with("{\"replicas\":3}")), "{asked:?}");
+        assert_eq!(key(&asked[0]).map(str::len), Some(32), "{asked:?}");
+        assert_eq!(key(&asked[0]), key(&asked[1]));
+    }
+
+    #[tokio::test]
+    async fn a_change_without_a_key_is_sent_once() {
+        let (_dir, client, asked) = daemon(&[None]);
+        let kill = Kill { signal: "HUP".into() };
+        let answer = client.kill_instance(&Scope::default(), "web-x7k2p", &kill, &DryRunArgs::default()).await;
+        assert_eq!(answer.expect_err("it broke").code, ErrorCode::Unreachable);
+        let asked = asked.await.expect("ended");
+        assert_eq!((asked.len(), key(&asked[0])), (1, None), "{asked:?}");
+    }
+
+    #[tokio::test]
+    async fn what_only_looks_is_repeated_without_a_key() {
+        let (_dir, client, asked) = daemon(&[None, Some("[]")]);
+        assert!(client.list_nodes(&ListArgs::default()).await.expect("listed").is_empty());
+        let asked = asked.await.expect("ended");
+        assert!(asked.iter().all(|asked| key(asked).is_none() && asked.starts_with("get /v1/nodes http")), "{asked:?}");
+    }
+
+    #[tokio::test]
+    async fn a_body_that_may_be_left_out_is_not_there_then() {
+        let (_dir, client, asked) = daemon(&[Some(CHANGED), Some(CHANGED), Some(CHANGED)]);
+        let how = ChangeArgs::default();
+        client.put_tenant("acme", None, &how).await.expect("put");
+        client.put_tenant("acme", Some(&TenantBody::default()), &how).await.expect("put");
+        client.put_volume(&Scope::default(), "data", &VolumeSpec::default(), &how).await.expect("put");
+        let asked = asked.await.expect("ended");
+        let has_body = |asked: &String| asked.contains("content-type: application/json");
+        assert_eq!(asked.iter().map(has_body).collect::<Vec<_>>(), [false, true, true], "{asked:?}");
+    }
 
     #[test]
     fn an_answer_that_is_no_problem_is_one() {

@@ -1,7 +1,6 @@
 //! `hivemind app …` and `hivemind scale`
 
 use clap::{Args, Subcommand};
-use http::Method;
 
 use super::{
     Context, complete,
@@ -18,6 +17,7 @@ use crate::{
         apps::{Scale, Written},
         view::{AppState, AppView, InstanceView},
     },
+    client::Client,
     model::{AppName, ErrorCode, Phase, Problem},
     spec::v1::{FileSpec, LogSpec},
 };
@@ -147,9 +147,9 @@ pub(super) async fn run(context: &Context, command: AppCommand) -> Result<u8, Pr
         AppCommand::Rollback(args) => history::roll_back(context, &args).await,
         AppCommand::Deploy(args) => deploy::run(context, *args).await,
         AppCommand::Ls(args) => {
-            let apps: Vec<AppView> = context.list(&args, "apps").await?;
+            let apps: Vec<AppView> = context.list(&args, Client::list_apps, Client::list_all_apps).await?;
             let empty = "no apps yet; try: hivemind app deploy --image nginx:latest --name web --port 8080:80 --wait";
-            context.show_list(&args, "apps", &apps, empty).await
+            context.show_list(&args, "apps", Client::list_all_apps, &apps, empty).await
         }
         AppCommand::Info(named) => info(context, named.get()?).await,
         AppCommand::Scale(args) => {
@@ -160,8 +160,8 @@ pub(super) async fn run(context: &Context, command: AppCommand) -> Result<u8, Pr
         AppCommand::Rm(args) => remove(context, &args).await,
         AppCommand::Restart(args) => {
             let name = args.app.get()?;
-            let path = args.dry.of(context.path(&format!("apps/{name}/restart")));
-            let written: Written = context.client.call(Method::POST, &path).await?;
+            let change = args.dry.change();
+            let written = context.client.restart_app(&context.scope, name.as_str(), &change).await?.written;
             context.output.say(&format!(
                 "{name} {}",
                 args.dry
@@ -179,7 +179,7 @@ pub(super) async fn scale_many(context: &Context, args: &ScaleManyArgs) -> Resul
     // All are looked for before the first is scaled.
     let apps: Vec<_> = args.apps.iter().map(|(app, n)| Ok((name(app)?, *n))).collect::<Result<_, Problem>>()?;
     for (app, _) in &apps {
-        let _: AppView = context.client.get(&context.path(&format!("apps/{app}"))).await?;
+        let _: AppView = context.client.get_app(&context.scope, app.as_str()).await?;
     }
     let mut scaled = Vec::new();
     for (app, replicas) in apps {
@@ -193,8 +193,8 @@ pub(super) async fn scale_many(context: &Context, args: &ScaleManyArgs) -> Resul
 }
 
 async fn scale(context: &Context, app: &AppName, replicas: u32, dry: Dry) -> Result<Written, Problem> {
-    let path = dry.of(context.path(&format!("apps/{app}/scale")));
-    let written = context.client.send(Method::POST, &path, &Scale { replicas }).await?;
+    let (scope, scale) = (&context.scope, Scale { replicas });
+    let written = context.client.scale_app(scope, app.as_str(), &scale, &dry.change()).await?.written;
     context.output.say(&format!("{app} {} scaled to {replicas}", dry.word("is being", "would be")));
     Ok(written)
 }
@@ -216,8 +216,7 @@ pub(super) async fn finish(
 
 async fn remove(context: &Context, args: &ChangeArgs) -> Result<(), Problem> {
     let name = args.app.get()?;
-    let path = args.dry.of(context.path(&format!("apps/{name}")));
-    let written: Written = context.client.call(Method::DELETE, &path).await?;
+    let written = context.client.delete_app(&context.scope, name.as_str(), &args.dry.change()).await?.written;
     context.output.say(&format!("{name} {} removed", args.dry.word("is being", "would be")));
     if args.waiting.wait && !args.dry.dry_run {
         wait::until_gone(context, name.as_str(), args.waiting.timeout).await?;
@@ -226,7 +225,7 @@ async fn remove(context: &Context, args: &ChangeArgs) -> Result<(), Problem> {
 }
 
 async fn info(context: &Context, name: &AppName) -> Result<(), Problem> {
-    let app: AppView = context.client.get(&context.path(&format!("apps/{name}"))).await?;
+    let app: AppView = context.client.get_app(&context.scope, name.as_str()).await?;
     let instances = super::instance::of_app(context, &app.name).await?;
     match context.output.format {
         Format::Name => line(&app.name),

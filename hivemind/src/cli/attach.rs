@@ -5,7 +5,6 @@ use std::{io::IsTerminal, process::ExitCode, time::Duration};
 use bytes::Bytes;
 use clap::Args;
 use futures::{Stream, StreamExt};
-use http::Method;
 use tokio::{
     io::AsyncReadExt,
     signal::unix::{SignalKind, signal},
@@ -21,11 +20,11 @@ use super::{
 };
 use crate::{
     api::{
-        ending::{Kill, Killed},
+        ending::Kill,
         exec::{ExecEnd, ExecLost, channel},
         view::InstanceView,
     },
-    client::ExecMessage,
+    client::{AttachToInstanceArgs, DryRunArgs, ExecMessage},
     model::{ErrorCode, Problem},
 };
 
@@ -142,12 +141,11 @@ async fn once(
     terminal: bool,
     inbox: &mut mpsc::Receiver<Typed>,
 ) -> Result<End, Problem> {
-    let mut path = format!("instances/{}/attach?stdin={stdin}", instance.id);
-    if instance.tty && std::io::stdout().is_terminal() {
-        let size = terminal::size();
-        path += &format!("&rows={}&cols={}", size.rows, size.cols);
-    }
-    let (to_process, from_process) = context.client.exec(&context.path(&path)).await?;
+    let size = (instance.tty && std::io::stdout().is_terminal()).then(terminal::size);
+    let (rows, cols) = (size.map(|size| size.rows.into()), size.map(|size| size.cols.into()));
+    let asked = AttachToInstanceArgs { stdin, rows, cols };
+    let (to_process, from_process) =
+        context.client.attach_to_instance(&context.scope, instance.id.as_str(), &asked).await?;
     let (outgoing, messages) = mpsc::channel(16);
     let sending = async {
         while let Some(typed) = inbox.recv().await {
@@ -239,10 +237,9 @@ async fn pass_signals(context: &Context, instance: &InstanceView) {
     let passing = kinds.map(|(kind, name)| async move {
         let Ok(mut signals) = signal(kind) else { return };
         while signals.recv().await.is_some() {
-            let path = context.path(&format!("instances/{}/kill", instance.id));
             let kill = Kill { signal: name.to_owned() };
-            let sent: Result<Killed, Problem> = context.client.without_key().send(Method::POST, &path, &kill).await;
-            if let Err(problem) = sent {
+            let (scope, id) = (&context.scope, instance.id.as_str());
+            if let Err(problem) = context.client.kill_instance(scope, id, &kill, &DryRunArgs::default()).await {
                 context.output.problem(&problem);
             }
         }
@@ -268,7 +265,7 @@ async fn back(context: &Context, instance: &InstanceView) -> Result<(), Problem>
     let end = Instant::now() + RETURN;
     loop {
         let now: Result<InstanceView, Problem> =
-            context.client.get(&context.path(&format!("instances/{}", instance.id))).await;
+            context.client.get_instance(&context.scope, instance.id.as_str()).await;
         match now {
             Ok(now) if now.phase.has_process() => return Ok(()),
             Ok(now) => {

@@ -16,7 +16,6 @@ use super::{
     instance::{Meant, resolve},
     interrupted,
     output::Format,
-    parse::escape,
     pcapng::PcapNg,
 };
 use crate::{
@@ -25,6 +24,7 @@ use crate::{
         flow_view::FlowVerdict,
         view::InstanceView,
     },
+    client::CaptureInstanceArgs,
     model::{ErrorCode, Problem},
 };
 
@@ -88,12 +88,14 @@ fn protocol(word: &str) -> Result<u8, String> {
 }
 
 impl CaptureArgs {
-    fn path(&self, context: &Context, instance: &InstanceView) -> String {
-        let mut query = vec![format!("snaplen={}", self.snaplen), format!("dropped={}", self.dropped)];
-        query.extend(self.port.map(|port| format!("port={port}")));
-        query.extend(self.protocol.map(|protocol| format!("protocol={protocol}")));
-        query.extend(self.host.map(|host| format!("host={}", escape(&host.to_string()))));
-        context.path(&format!("instances/{}/capture?{}", instance.id, query.join("&")))
+    fn asked(&self) -> CaptureInstanceArgs {
+        CaptureInstanceArgs {
+            dropped: self.dropped,
+            port: self.port.map(u32::from),
+            protocol: self.protocol.map(u32::from),
+            host: self.host.map(|host| host.to_string()),
+            snaplen: Some(self.snaplen),
+        }
     }
 }
 
@@ -172,7 +174,7 @@ fn unwritten(error: &io::Error) -> Problem {
 /// Ends also with Ctrl-C, as a capture does: what was captured is whole, and what was lost is said.
 pub(super) async fn run(context: &Context, args: &CaptureArgs) -> Result<(), Problem> {
     let instance = instance(context, &args.target).await?;
-    let mut packets = context.client.lines::<PacketView>(&args.path(context, &instance)).await?;
+    let mut packets = context.client.capture_instance(&context.scope, instance.id.as_str(), &args.asked()).await?;
     let mut out = Out::open(context, args, &instance)?;
     let what = if args.dropped { "what is dropped" } else { "what passes and what is dropped" };
     context.output.say(&format!("listening to {what} at {}; Ctrl-C ends it", instance.name));

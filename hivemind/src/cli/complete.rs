@@ -19,7 +19,7 @@ use crate::{
         view::{AppView, InstanceView, NodeView, ServiceView},
         volumes::VolumeView,
     },
-    client::{Client, Target},
+    client::{Client, ListArgs, Target},
     model::{ErrorCode, Problem, Scope},
 };
 
@@ -62,53 +62,71 @@ pub(super) fn script(shell: Shell) -> Result<(), Problem> {
 /// Names of apps.
 pub(super) fn apps() -> ArgValueCandidates {
     ArgValueCandidates::new(|| {
-        ask("apps", |app: AppView| app.name, |app| format!("{} ({})", app.spec.image, app.state))
+        ask(Client::list_apps, |app: AppView| app.name, |app| format!("{} ({})", app.spec.image, app.state))
     })
 }
 
 /// Names of apps as `APP=`, for scaling.
 pub(super) fn assignments() -> ArgValueCandidates {
     let name = |app: AppView| format!("{}={}", app.name, app.spec.replicas);
-    ArgValueCandidates::new(move || ask("apps", name, |app| app.state.to_string()))
+    ArgValueCandidates::new(move || ask(Client::list_apps, name, |app| app.state.to_string()))
 }
 
 /// Names of apps and of instances.
 pub(super) fn targets() -> ArgValueCandidates {
     ArgValueCandidates::new(|| {
-        let mut all = ask("apps", |app: AppView| app.name, |_| "app".to_owned());
-        all.extend(ask("instances", |instance: InstanceView| instance.name, |instance| instance.phase.to_string()));
+        let mut all = ask(Client::list_apps, |app: AppView| app.name, |_| "app".to_owned());
+        all.extend(ask(
+            Client::list_instances,
+            |instance: InstanceView| instance.name,
+            |instance| instance.phase.to_string(),
+        ));
         all
     })
 }
 
 /// Names of services, and their DNS names.
 pub(super) fn services() -> ArgValueCandidates {
-    ArgValueCandidates::new(|| ask("services", |service: ServiceView| service.name, |s| s.dns_names.join(" ")))
+    ArgValueCandidates::new(|| {
+        ask(Client::list_services, |service: ServiceView| service.name, |s| s.dns_names.join(" "))
+    })
 }
 
 /// Names of images.
 pub(super) fn images() -> ArgValueCandidates {
-    ArgValueCandidates::new(|| ask("/v1/images", |image: ImageView| image.name, |image| image.used_by.join(" ")))
+    ArgValueCandidates::new(|| {
+        ask(
+            async |client, _, all| client.list_images(all).await,
+            |image: ImageView| image.name,
+            |image| image.used_by.join(" "),
+        )
+    })
 }
 
 /// Names of volumes.
 pub(super) fn volumes() -> ArgValueCandidates {
-    ArgValueCandidates::new(|| ask("volumes", |volume: VolumeView| volume.name, |v| v.used_by.join(", ")))
+    ArgValueCandidates::new(|| ask(Client::list_volumes, |volume: VolumeView| volume.name, |v| v.used_by.join(", ")))
 }
 
 /// Names of secrets.
 pub(super) fn secrets() -> ArgValueCandidates {
-    ArgValueCandidates::new(|| ask("secrets", |it: ContentView| it.name, |it| it.used_by.join(", ")))
+    ArgValueCandidates::new(|| ask(Client::list_secrets, |it: ContentView| it.name, |it| it.used_by.join(", ")))
 }
 
 /// Names of configs.
 pub(super) fn configs() -> ArgValueCandidates {
-    ArgValueCandidates::new(|| ask("configs", |it: ContentView| it.name, |it| it.used_by.join(", ")))
+    ArgValueCandidates::new(|| ask(Client::list_configs, |it: ContentView| it.name, |it| it.used_by.join(", ")))
 }
 
 /// Names of tenants.
 pub(super) fn tenants() -> ArgValueCandidates {
-    ArgValueCandidates::new(|| ask("/v1/tenants", |tenant: TenantView| tenant.name.to_string(), |_| String::new()))
+    ArgValueCandidates::new(|| {
+        ask(
+            async |client, _, all| client.list_tenants(all).await,
+            |tenant: TenantView| tenant.name.to_string(),
+            |_| String::new(),
+        )
+    })
 }
 
 /// Names of namespaces of the tenant.
@@ -117,21 +135,33 @@ pub(super) fn namespaces() -> ArgValueCandidates {
         namespace.labels.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(" ")
     };
     ArgValueCandidates::new(move || {
-        ask("/v1/tenants/{tenant}/namespaces", |namespace: NamespaceView| namespace.name.to_string(), labels)
+        ask(
+            async |client, scope, all| client.list_namespaces(scope.tenant.as_str(), all).await,
+            |namespace: NamespaceView| namespace.name.to_string(),
+            labels,
+        )
     })
 }
 
 /// Names of policies.
 pub(super) fn policies() -> ArgValueCandidates {
     ArgValueCandidates::new(|| {
-        ask("policies", |policy: PolicyView| policy.name, |p| super::policy_words::selector(&p.spec.instances, "all"))
+        ask(
+            Client::list_policies,
+            |policy: PolicyView| policy.name,
+            |p| super::policy_words::selector(&p.spec.instances, "all"),
+        )
     })
 }
 
 /// Names of nodes.
 pub(super) fn nodes() -> ArgValueCandidates {
     ArgValueCandidates::new(|| {
-        ask("/v1/nodes", |node: NodeView| node.node.name.to_string(), |n| n.status.kernel.clone())
+        ask(
+            async |client, _, all| client.list_nodes(all).await,
+            |node: NodeView| node.node.name.to_string(),
+            |n| n.status.kernel.clone(),
+        )
     })
 }
 
@@ -165,8 +195,8 @@ fn typed(line: &[String], long: &str, short: Option<char>) -> Option<String> {
 }
 
 /// What the daemon lists, in the scope of the line that is being typed; nothing if it does not answer.
-fn ask<T: serde::de::DeserializeOwned>(
-    list: &str,
+fn ask<T>(
+    list: impl AsyncFn(&Client, &Scope, &ListArgs) -> Result<Vec<T>, Problem>,
     name: impl Fn(T) -> String,
     help: impl Fn(&T) -> String,
 ) -> Vec<CompletionCandidate> {
@@ -181,17 +211,16 @@ fn ask<T: serde::de::DeserializeOwned>(
         flag("tenant", Some('T')).or_else(|| variable("HIVEMIND_TENANT")).unwrap_or_else(|| default.tenant.to_string());
     let namespace = flag("namespace", Some('n')).or_else(|| variable("HIVEMIND_NAMESPACE"));
     let namespace = namespace.unwrap_or_else(|| default.namespace.to_string());
-    let path = match list.starts_with('/') {
-        true => list.replace("{tenant}", &tenant),
-        false => format!("/v1/tenants/{tenant}/namespaces/{namespace}/{list}"),
-    };
+    let (Ok(tenant), Ok(namespace)) = (tenant.parse(), namespace.parse()) else { return Vec::new() };
+    let scope = Scope { tenant, namespace };
     let (Ok(target), Ok(runtime)) =
         (socket.parse::<Target>(), tokio::runtime::Builder::new_current_thread().enable_all().build())
     else {
         return Vec::new();
     };
     let client = Client::new(target.with_token(variable("HIVEMIND_TOKEN")));
-    let answer = runtime.block_on(async { tokio::time::timeout(PATIENCE, client.get::<Vec<T>>(&path)).await });
+    let all = ListArgs::default();
+    let answer = runtime.block_on(async { tokio::time::timeout(PATIENCE, list(&client, &scope, &all)).await });
     let Ok(Ok(items)) = answer else { return Vec::new() };
     let candidate = |item: T| {
         let help = help(&item);

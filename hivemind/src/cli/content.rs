@@ -3,7 +3,6 @@
 use std::{collections::BTreeMap, io::Read as _, path::PathBuf};
 
 use clap::{Args, CommandFactory as _, Subcommand};
-use http::Method;
 
 use super::{
     Context, complete,
@@ -16,7 +15,8 @@ use super::{
 };
 use crate::{
     api::{contents::ContentView, tenants::ChangedView},
-    model::{AppName, ContentKind, ContentName, ErrorCode, Hidden, Problem},
+    client::{self, Client, ContentArgs, ListAllArgs},
+    model::{AppName, ContentKind, ContentName, ErrorCode, Hidden, Problem, Scope},
     spec::v1::{ContentSpec, MAX_CONTENT},
 };
 
@@ -181,7 +181,7 @@ pub(super) async fn secret(context: &Context, command: SecretCommand) -> Result<
         SecretCommand::Create(args) => create(context, kind, args).await,
         SecretCommand::Ls(args) => list(context, kind, &args).await,
         SecretCommand::Info { name } => {
-            let secret: ContentView = context.client.get(&path(context, kind, &name)).await?;
+            let secret: ContentView = context.client.get_secret(&context.scope, name.as_str()).await?;
             match context.output.format {
                 Format::Json | Format::Yaml => context.output.document(&secret)?,
                 Format::Name => line(&secret.name),
@@ -201,7 +201,7 @@ pub(super) async fn config(context: &Context, command: ConfigCommand) -> Result<
         ConfigCommand::Check(file) => settings::check(context.output, super::Args::command, &file),
         ConfigCommand::Show { name: None, file } => settings::show(context.output, super::Args::command, &file),
         ConfigCommand::Show { name: Some(name), .. } => {
-            let config: ContentView = context.client.get(&path(context, kind, &name)).await?;
+            let config: ContentView = context.client.get_config(&context.scope, name.as_str()).await?;
             match context.output.format {
                 Format::Json | Format::Yaml => context.output.document(&config)?,
                 Format::Name => line(&config.name),
@@ -219,15 +219,14 @@ pub(super) async fn config(context: &Context, command: ConfigCommand) -> Result<
     }
 }
 
-fn path(context: &Context, kind: ContentKind, name: &ContentName) -> String {
-    context.path(&format!("{kind}s/{name}"))
-}
-
 async fn create(context: &Context, kind: ContentKind, args: CreateArgs) -> Result<(), Problem> {
     let CreateArgs { name, source, label, replace, dry } = args;
     let body = ContentSpec { data: source.read()?, labels: label.into_iter().collect() };
-    let path = dry.of(format!("{}?replace={replace}", path(context, kind, &name)));
-    let changed: ChangedView = context.client.send(Method::PUT, &path, &body).await?;
+    let how = ContentArgs { replace, dry_run: dry.dry_run, if_match: None };
+    let changed: ChangedView = match kind {
+        ContentKind::Secret => context.client.put_secret(&context.scope, name.as_str(), &body, &how).await?,
+        ContentKind::Config => context.client.put_config(&context.scope, name.as_str(), &body, &how).await?,
+    };
     let text = match (changed.created, changed.changed) {
         (true, _) => format!("{kind} {name} {} created", dry.word("is", "would be")),
         (false, true) => changed_text(kind, &name, &changed.renewed, dry),
@@ -248,12 +247,23 @@ fn changed_text(kind: ContentKind, name: &ContentName, renewed: &[AppName], dry:
 
 async fn list(context: &Context, kind: ContentKind, args: &ListArgs) -> Result<(), Problem> {
     let list = format!("{kind}s");
-    let all: Vec<ContentView> = context.list(args, &list).await?;
-    context.show_list(args, &list, &all, &format!("no {list}")).await
+    let here = async |client: &Client, scope: &Scope, asked: &client::ListArgs| match kind {
+        ContentKind::Secret => client.list_secrets(scope, asked).await,
+        ContentKind::Config => client.list_configs(scope, asked).await,
+    };
+    let everywhere = async |client: &Client, asked: &ListAllArgs| match kind {
+        ContentKind::Secret => client.list_all_secrets(asked).await,
+        ContentKind::Config => client.list_all_configs(asked).await,
+    };
+    let all: Vec<ContentView> = context.list(args, here, everywhere).await?;
+    context.show_list(args, &list, everywhere, &all, &format!("no {list}")).await
 }
 
 async fn remove(context: &Context, kind: ContentKind, name: &ContentName, dry: Dry) -> Result<(), Problem> {
-    let changed: ChangedView = context.client.call(Method::DELETE, &dry.of(path(context, kind, name))).await?;
+    let changed: ChangedView = match kind {
+        ContentKind::Secret => context.client.delete_secret(&context.scope, name.as_str(), &dry.change()).await?,
+        ContentKind::Config => context.client.delete_config(&context.scope, name.as_str(), &dry.change()).await?,
+    };
     done(context, name.as_str(), &format!("{kind} {name} {} removed", dry.word("is", "would be")), changed)
 }
 

@@ -7,17 +7,18 @@ use std::{
 };
 
 use clap::Args;
-use futures::{Stream, StreamExt};
+use futures::StreamExt;
 use nix::{
     fcntl::{OFlag, open},
     sys::stat::Mode,
     unistd::geteuid,
 };
 
-use super::{Context, complete, output, parse::escape, verbs::running};
+use super::{Context, complete, output, verbs::running};
 use crate::{
     api::files::CopiedView,
-    model::{ErrorCode, Problem},
+    client::PutFilesArgs,
+    model::{ErrorCode, InstanceId, Problem},
     runtime::tree::{self, Reading, TreeError},
 };
 
@@ -102,11 +103,10 @@ async fn copy(context: &Context, args: &CopyArgs) -> Result<(), Problem> {
     Ok(())
 }
 
-/// The path of the files of an instance. Of an app's it is the first one that runs.
-async fn files(context: &Context, target: &str, path: &str, more: &str) -> Result<String, Problem> {
+/// The instance whose files are meant. Of an app's it is the first one that runs.
+async fn instance(context: &Context, target: &str) -> Result<InstanceId, Problem> {
     let mut instances = running(context, target).await?;
-    let instance = instances.swap_remove(0);
-    Ok(context.path(&format!("instances/{}/files?path={}{more}", instance.id, escape(path))))
+    Ok(instances.swap_remove(0).id)
 }
 
 async fn fetch(context: &Context, target: &str, path: &str, to: End) -> Result<CopiedView, Problem> {
@@ -114,8 +114,8 @@ async fn fetch(context: &Context, target: &str, path: &str, to: End) -> Result<C
         End::Here(to) => Some(place(to)?),
         _ => None,
     };
-    let url = files(context, target, path, "").await?;
-    let mut chunks = context.client.download(&url).await?;
+    let instance = instance(context, target).await?;
+    let mut chunks = context.client.get_files(&context.scope, instance.as_str(), path).await?;
     let (sender, from) = Reading::new();
     let mut broken = None;
     let carried = async {
@@ -171,7 +171,7 @@ async fn send(context: &Context, from: End, target: &str, path: &str) -> Result<
         }
         _ => None,
     };
-    let url = files(context, target, path, if stream.is_none() { "&folder=true" } else { "" }).await?;
+    let instance = instance(context, target).await?;
     let streamed = stream.is_none();
     let (mut to, chunks) = tree::pipe();
     let written = tokio::task::spawn_blocking(move || {
@@ -191,7 +191,8 @@ async fn send(context: &Context, from: End, target: &str, path: &str) -> Result<
             }
         }
     });
-    let answer = upload(context, &url, chunks).await;
+    let how = PutFilesArgs { folder: streamed };
+    let answer = context.client.put_files(&context.scope, instance.as_str(), path, chunks, &how).await;
     // Standard input may go on for long: it is not waited for when the daemon has refused it.
     if answer.is_err() && streamed {
         return answer;
@@ -202,14 +203,6 @@ async fn send(context: &Context, from: End, target: &str, path: &str) -> Result<
         (Err(_), Ok(Err(error))) if error.source.kind() != io::ErrorKind::BrokenPipe => Err(here(&error)),
         (Err(problem), _) => Err(problem),
     }
-}
-
-async fn upload(
-    context: &Context,
-    url: &str,
-    chunks: impl Stream<Item = io::Result<bytes::Bytes>> + Send + 'static,
-) -> Result<CopiedView, Problem> {
-    context.client.upload(url, chunks).await
 }
 
 /// A fault of this machine's files.

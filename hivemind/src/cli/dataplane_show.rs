@@ -5,17 +5,17 @@ use std::collections::BTreeMap;
 use super::{
     Context,
     output::{Format, line},
-    parse::escape,
 };
 use crate::{
     api::dataplane::{DifferenceView, RowsView, RunsView, TableView},
+    client::MeasureDataplaneArgs,
     model::{ErrorCode, Problem},
 };
 
 /// Shows the rows of a table, or which tables there are.
 pub(super) async fn dump(context: &Context, table: Option<&str>) -> Result<(), Problem> {
     let Some(table) = table else {
-        let all: Vec<TableView> = context.client.get("/v1/dataplane/tables").await?;
+        let all: Vec<TableView> = context.client.list_tables().await?;
         if context.output.wants_document() {
             return context.output.document(&all);
         }
@@ -28,7 +28,7 @@ pub(super) async fn dump(context: &Context, table: Option<&str>) -> Result<(), P
         line(&context.output.grid(&columns, &rows));
         return Ok(());
     };
-    let view: RowsView = context.client.get(&format!("/v1/dataplane/tables/{}", escape(table))).await?;
+    let view: RowsView = context.client.get_table(table).await?;
     if context.output.wants_document() {
         let titles = || view.columns.iter().map(|title| title.to_lowercase());
         let rows: Vec<BTreeMap<_, _>> = view.rows.iter().map(|row| titles().zip(row).collect()).collect();
@@ -47,7 +47,8 @@ pub(super) async fn stats(context: &Context, seconds: u64) -> Result<(), Problem
     context
         .output
         .say(&format!("measuring for {seconds} s; every program of the machine takes a little longer meanwhile"));
-    let all: Vec<RunsView> = context.client.get(&format!("/v1/dataplane/stats?seconds={seconds}")).await?;
+    let asked = MeasureDataplaneArgs { seconds: Some(seconds) };
+    let all: Vec<RunsView> = context.client.measure_dataplane(&asked).await?;
     if context.output.wants_document() {
         return context.output.document(&all);
     }
@@ -62,7 +63,7 @@ pub(super) async fn stats(context: &Context, seconds: u64) -> Result<(), Problem
 
 /// Tells what is not as it should be; that there is anything is an error.
 pub(super) async fn check(context: &Context) -> Result<(), Problem> {
-    let all: Vec<DifferenceView> = context.client.get("/v1/dataplane/check").await?;
+    let all: Vec<DifferenceView> = context.client.check_dataplane().await?;
     if context.output.wants_document() {
         context.output.document(&all)?;
     }

@@ -3,7 +3,6 @@
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use clap::{Args, ValueEnum};
-use http::Method;
 
 use super::{
     Context,
@@ -176,8 +175,7 @@ struct LimitArgs {
 
 pub(super) async fn run(context: &Context, args: DeployArgs) -> Result<(), Problem> {
     let (name, waiting, dry_run) = (args.name.clone(), args.waiting, args.dry_run);
-    let path = context.path(&format!("apps/{name}"));
-    let before = find(context, &path).await?;
+    let before = find(context, &name).await?;
     let replicas = args.replicas.or(before.as_ref().map(|app| app.spec.replicas)).unwrap_or(1);
     let spec = args.spec(replicas, |text| context.output.say(&text))?;
     if let Some(volume) = shared_while_updated(&spec) {
@@ -187,12 +185,12 @@ pub(super) async fn run(context: &Context, args: DeployArgs) -> Result<(), Probl
         ));
     }
     if dry_run {
-        let written: Written = context.client.send(Method::PUT, &format!("{path}?dry_run=true"), &spec).await?;
+        let written = put(context, &name, &spec, Dry { dry_run }).await?;
         context.output.say(&format!("{name} {}; nothing was changed", effect(before.as_ref(), &written, &spec, true)));
         say_differences(context, before.as_ref(), &spec);
         return if context.output.wants_document() { context.output.document(&spec) } else { Ok(()) };
     }
-    let written: Written = context.client.send(Method::PUT, &path, &spec).await?;
+    let written = put(context, &name, &spec, Dry::default()).await?;
     context.output.say(&format!("{name} {}", effect(before.as_ref(), &written, &spec, false)));
     say_differences(context, before.as_ref(), &spec);
     if !waiting.wait {
@@ -206,12 +204,17 @@ pub(super) async fn run(context: &Context, args: DeployArgs) -> Result<(), Probl
 }
 
 /// The app as it is, if there is one.
-async fn find(context: &Context, path: &str) -> Result<Option<AppView>, Problem> {
-    match context.client.get::<AppView>(path).await {
+async fn find(context: &Context, name: &AppName) -> Result<Option<AppView>, Problem> {
+    match context.client.get_app(&context.scope, name.as_str()).await {
         Ok(app) => Ok(Some(app)),
         Err(problem) if problem.code == ErrorCode::NotFound => Ok(None),
         Err(problem) => Err(problem),
     }
+}
+
+/// Writes the app's document, or has it checked.
+pub(super) async fn put(context: &Context, name: &AppName, spec: &AppSpec, dry: Dry) -> Result<Written, Problem> {
+    Ok(context.client.put_app(&context.scope, name.as_str(), spec, &dry.change()).await?.written)
 }
 
 /// The app's name, the document of these flags, and the app as it is.
@@ -224,7 +227,7 @@ pub(super) async fn compared(
         return Err(looking_only(flag));
     }
     let name = args.name.clone();
-    let before = find(context, &context.path(&format!("apps/{name}"))).await?;
+    let before = find(context, &name).await?;
     let replicas = args.replicas.or(before.as_ref().map(|app| app.spec.replicas)).unwrap_or(1);
     Ok((name, args.spec(replicas, |_| {})?, before))
 }

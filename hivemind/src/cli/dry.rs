@@ -1,5 +1,7 @@
 //! Changes that are only checked.
 
+use crate::client::{ChangeArgs, DryRunArgs};
+
 /// Whether a change is only checked.
 #[derive(clap::Args, Clone, Copy, Debug, Default)]
 pub(super) struct Dry {
@@ -9,30 +11,18 @@ pub(super) struct Dry {
 }
 
 impl Dry {
-    /// The path of a change, to be made or checked.
-    pub(super) fn of(self, path: String) -> String {
-        if !self.dry_run {
-            return path;
-        }
-        let sign = if path.contains('?') { '&' } else { '?' };
-        format!("{path}{sign}dryRun=true")
+    /// How a change is made that can have a condition; it has none.
+    pub(super) fn change(self) -> ChangeArgs {
+        ChangeArgs { dry_run: self.dry_run, if_match: None }
+    }
+
+    /// How another one is made.
+    pub(super) const fn args(self) -> DryRunArgs {
+        DryRunArgs { dry_run: self.dry_run }
     }
 
     /// What is said of it: `is removed`, `would be removed`.
     pub(super) const fn word(self, does: &'static str, would: &'static str) -> &'static str {
         if self.dry_run { would } else { does }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_path_says_that_it_is_only_checked() {
-        let dry = Dry { dry_run: true };
-        assert_eq!(dry.of("/v1/a".into()), "/v1/a?dryRun=true");
-        assert_eq!(dry.of("/v1/a?b=c".into()), "/v1/a?b=c&dryRun=true");
-        assert_eq!(Dry::default().of("/v1/a".into()), "/v1/a");
     }
 }

@@ -4,17 +4,17 @@ use std::{process::ExitCode, time::Duration};
 
 use clap::Args;
 use futures::StreamExt;
-use http::Method;
 
 use super::{
     Context, complete,
     instance::{Meant, resolve},
     output::line,
-    parse::{duration, escape},
+    parse::duration,
     verbs::running,
 };
 use crate::{
-    api::ending::{Kill, Killed, Waited},
+    api::ending::{Kill, Killed, Until},
+    client::{DryRunArgs, WaitForInstanceArgs},
     model::{ErrorCode, Problem, signal_number},
     spec::v1::RestartPolicy,
 };
@@ -82,9 +82,9 @@ pub(super) async fn kill(context: &Context, args: &KillArgs) -> Result<(), Probl
         if killed.iter().any(|other| other.id == instance.id) {
             continue;
         }
-        let path = context.path(&format!("instances/{}/kill", instance.id));
         let kill = Kill { signal: args.signal.clone() };
-        match context.client.without_key().send::<Killed>(Method::POST, &path, &kill).await {
+        let (scope, id) = (&context.scope, instance.id.as_str());
+        match context.client.kill_instance(scope, id, &kill, &DryRunArgs::default()).await {
             Ok(done) => killed.push(done),
             Err(problem) => failed.push(problem),
         }
@@ -143,14 +143,14 @@ async fn waited(context: &Context, args: &WaitArgs) -> Result<u8, Problem> {
         }
         Err(problem) => return Err(problem),
     };
-    let until = match (args.ready, args.gone) {
-        (true, _) => "ready",
-        (_, true) => "gone",
-        _ => "ended",
+    let (until, end) = match (args.ready, args.gone) {
+        (true, _) => ("ready", Until::Ready),
+        (_, true) => ("gone", Until::Gone),
+        _ => ("ended", Until::Ended),
     };
-    let path = context.path(&format!("instances/{}/wait?until={until}", escape(instance.as_str())));
     let asked = async {
-        let mut lines = context.client.lines::<Waited>(&path).await?;
+        let how = WaitForInstanceArgs { until: Some(end) };
+        let mut lines = context.client.wait_for_instance(&context.scope, instance.as_str(), &how).await?;
         let cut = || Problem::new(ErrorCode::Unreachable, "the daemon has stopped; nobody knows what came of it");
         lines.next().await.ok_or_else(cut)?
     };

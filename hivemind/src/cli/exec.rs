@@ -5,7 +5,6 @@ use std::{io::IsTerminal, process::ExitCode};
 use bytes::Bytes;
 use clap::Args;
 use futures::{Sink, SinkExt, Stream, StreamExt};
-use http::Method;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     signal::unix::{SignalKind, signal},
@@ -15,7 +14,6 @@ use tokio::{
 use super::{
     Context, complete,
     instance::{Meant, resolve},
-    parse::escape,
     terminal::{self, RawTerminal},
 };
 use crate::{
@@ -23,7 +21,7 @@ use crate::{
         exec::{DetachedExec, ExecEnd, ExecStarted, channel},
         view::InstanceView,
     },
-    client::ExecMessage,
+    client::{ExecInInstanceArgs, ExecMessage},
     model::{ErrorCode, Phase, Problem},
 };
 
@@ -86,8 +84,9 @@ async fn exec(context: &Context, args: &ExecArgs) -> Result<u32, Problem> {
     if args.detach {
         return detached(context, &instance, args).await;
     }
-    let path = context.path(&format!("instances/{}/exec?{}", instance.id, query(args)));
-    let (to_process, from_process) = context.client.exec(&path).await?;
+    let (command, asked) = (json(&args.command), asked(args));
+    let (to_process, from_process) =
+        context.client.exec_in_instance(&context.scope, instance.id.as_str(), &command, &asked).await?;
     let raw = args.tty.then(RawTerminal::enter).flatten();
     let (outgoing, inbox) = mpsc::channel(16);
     let sending = async {
@@ -118,10 +117,9 @@ async fn exec(context: &Context, args: &ExecArgs) -> Result<u32, Problem> {
 }
 
 async fn detached(context: &Context, instance: &InstanceView, args: &ExecArgs) -> Result<u32, Problem> {
-    let path = context.path(&format!("instances/{}/exec", instance.id));
     let (command, env) = (args.command.clone(), args.env.clone());
     let body = DetachedExec { command, env, user: args.user.clone(), workdir: args.workdir.clone() };
-    let started: ExecStarted = context.client.without_key().send(Method::POST, &path, &body).await?;
+    let started: ExecStarted = context.client.exec_detached(&context.scope, instance.id.as_str(), &body).await?;
     if context.output.wants_document() {
         context.output.document(&started)?;
     } else {
@@ -148,20 +146,21 @@ pub(super) async fn running(context: &Context, word: &str) -> Result<InstanceVie
     })
 }
 
-fn query(args: &ExecArgs) -> String {
-    let json = |words: &[String]| escape(&serde_json::to_string(words).unwrap_or_default());
-    let mut query = vec![format!("command={}", json(&args.command)), format!("stdin={}", args.interactive)];
-    if !args.env.is_empty() {
-        query.push(format!("env={}", json(&args.env)));
+/// Words as they travel in a query.
+fn json(words: &[String]) -> String {
+    serde_json::to_string(words).unwrap_or_default()
+}
+
+fn asked(args: &ExecArgs) -> ExecInInstanceArgs {
+    let size = args.tty.then(terminal::size);
+    ExecInInstanceArgs {
+        env: (!args.env.is_empty()).then(|| json(&args.env)),
+        user: args.user.clone(),
+        workdir: args.workdir.clone(),
+        rows: size.map(|size| size.rows.into()),
+        cols: size.map(|size| size.cols.into()),
+        stdin: args.interactive,
     }
-    for (name, value) in [("user", &args.user), ("workdir", &args.workdir)] {
-        query.extend(value.as_ref().map(|value| format!("{name}={}", escape(value))));
-    }
-    if args.tty {
-        let size = terminal::size();
-        query.push(format!("rows={}&cols={}", size.rows, size.cols));
-    }
-    query.join("&")
 }
 
 /// Writes what comes, until the exit code has come.

@@ -10,10 +10,10 @@ use super::{
     Context, Reach,
     follow::{is_away, patiently, pause},
     output::{Format, Listed, Tone, age, bytes, line},
-    parse::escape,
 };
 use crate::{
     api::flow_view::{FlowEndView, FlowKind, FlowVerdict, FlowView, LimitOfView},
+    client,
     model::{Problem, Scope},
 };
 
@@ -67,28 +67,26 @@ pub(super) struct FlowArgs {
 }
 
 impl FlowArgs {
-    /// The path with the filters.
-    fn path(&self, context: &Context) -> String {
+    /// The filters.
+    fn asked(&self, context: &Context) -> client::FlowArgs {
         let Scope { tenant, namespace } = &context.scope;
         let Reach { all_namespaces, all_tenants } = self.reach;
         // Today whoever asks is the operator, whose is what is nobody's. A tenant will name itself, and not see it.
         let operators = tenant.is_default() && (all_namespaces || *namespace == Scope::default().namespace);
-        let filters = [
-            ("host", (operators && !all_tenants).then(|| true.to_string())),
-            ("tenant", (!all_tenants).then(|| tenant.to_string())),
-            ("namespace", (!all_tenants && !all_namespaces).then(|| namespace.to_string())),
-            ("from", self.from.clone()),
-            ("to", self.to.clone()),
-            ("app", self.app.clone()),
-            ("instance", self.instance.clone()),
-            ("port", self.port.map(|port| port.to_string())),
-            ("protocol", self.protocol.clone()),
-            ("verdict", self.dropped.then(|| "dropped".to_owned())),
-            ("reason", self.reason.clone()),
-        ];
-        let query: Vec<_> =
-            filters.iter().filter_map(|(name, value)| Some(format!("{name}={}", escape(value.as_ref()?)))).collect();
-        format!("/v1/flows{}?{}", if self.follow { "/watch" } else { "" }, query.join("&"))
+        client::FlowArgs {
+            host: operators && !all_tenants,
+            tenant: (!all_tenants).then(|| tenant.to_string()),
+            namespace: (!all_tenants && !all_namespaces).then(|| namespace.to_string()),
+            from: self.from.clone(),
+            to: self.to.clone(),
+            app: self.app.clone(),
+            instance: self.instance.clone(),
+            address: None,
+            port: self.port.map(u32::from),
+            protocol: self.protocol.clone(),
+            verdict: self.dropped.then_some(FlowVerdict::Dropped),
+            reason: self.reason.clone(),
+        }
     }
 }
 
@@ -271,12 +269,12 @@ impl Listed for Shown<'_> {
 }
 
 pub(super) async fn run(context: &Context, args: &FlowArgs) -> Result<(), Problem> {
-    let path = args.path(context);
+    let asked = args.asked(context);
     let scope = &context.scope;
     if args.follow {
-        return listen(context, args, &path).await;
+        return listen(context, args, &asked).await;
     }
-    let flows: Vec<FlowView> = context.client.get(&path).await?;
+    let flows: Vec<FlowView> = context.client.list_flows(&asked).await?;
     let (left_out, flows): (Vec<_>, Vec<_>) = flows.iter().partition(|flow| flow.housekeeping && !args.housekeeping);
     let shown: Vec<_> = flows.into_iter().map(|flow| Shown { flow, scope }).collect();
     context.output.list(&shown, "no such flows on this node")?;
@@ -290,8 +288,8 @@ pub(super) async fn run(context: &Context, args: &FlowArgs) -> Result<(), Proble
 }
 
 /// Shows flows as they come. Those of the time when the daemon is away are seen by nobody, which is said.
-async fn listen(context: &Context, args: &FlowArgs, path: &str) -> Result<(), Problem> {
-    let mut flows = context.client.lines::<FlowView>(path).await?;
+async fn listen(context: &Context, args: &FlowArgs, asked: &client::FlowArgs) -> Result<(), Problem> {
+    let mut flows = context.client.watch_flows(asked).await?;
     let without = if args.housekeeping { "" } else { "; what instances' kernels say at their start is left out" };
     context.output.say(&format!("listening to flows that begin and end, and to drops{without}; Ctrl-C ends it"));
     loop {
@@ -309,7 +307,7 @@ async fn listen(context: &Context, args: &FlowArgs, path: &str) -> Result<(), Pr
             // The connection is broken, or the daemon stops.
             Ok(None) | Err(_) => {
                 pause().await;
-                flows = patiently(context, || context.client.lines::<FlowView>(path)).await?;
+                flows = patiently(context, || context.client.watch_flows(asked)).await?;
                 context
                     .output
                     .say("the connection was broken: what began, ended or was dropped meanwhile is not shown");

@@ -15,9 +15,9 @@ use tokio::{
     sync::Mutex,
 };
 
-use super::{Context, complete, output::line, parse::escape, verbs::running};
+use super::{Context, complete, output::line, verbs::running};
 use crate::{
-    api::{connect::OUTPUT_END, exec::channel, view::ServiceView},
+    api::{connect::OUTPUT_END, exec::channel},
     model::{ErrorCode, Phase, Problem, Protocol},
 };
 
@@ -151,9 +151,9 @@ impl Forward<'_> {
                 Ok((instances.swap_remove(turn).id.to_string(), port))
             }
             Err(problem) if problem.code == ErrorCode::NotFound => {
-                let path = self.context.path(&format!("services/{}", escape(self.target)));
+                let found = self.context.client.get_service(&self.context.scope, self.target).await;
                 // The word is neither: what was said of apps and instances is said.
-                let Ok(service) = self.context.client.get::<ServiceView>(&path).await else { return Err(problem) };
+                let Ok(service) = found else { return Err(problem) };
                 let tcp = |other: &&crate::model::ServicePort| other.port == port && other.protocol == Protocol::Tcp;
                 let port = service.ports.iter().find(tcp).map_or(port, |port| port.target);
                 let backends = service.backends.len();
@@ -174,8 +174,8 @@ impl Forward<'_> {
 
     async fn carried(&self, stream: TcpStream, port: u16) -> Result<(), Problem> {
         let (instance, port) = self.instance(port).await?;
-        let path = self.context.path(&format!("instances/{}/connect?port={port}", escape(&instance)));
-        let (mut to, mut from) = self.context.client.exec(&path).await?;
+        let Context { client, scope, .. } = self.context;
+        let (mut to, mut from) = client.connect_to_instance(scope, &instance, port.into()).await?;
         let _ = stream.set_nodelay(true);
         let (mut read, mut write) = stream.into_split();
         let outward = async {

@@ -1,7 +1,6 @@
 //! `hivemind history|rollback` and `hivemind app diff`
 
 use clap::Args;
-use http::Method;
 
 use super::{
     Context,
@@ -12,10 +11,7 @@ use super::{
     wait::Waiting,
 };
 use crate::{
-    api::{
-        apps::{RollBack, Written},
-        view::AppView,
-    },
+    api::{apps::RollBack, view::AppView},
     model::{AppName, Cause, ErrorCode, Outcome, Past, Problem},
 };
 
@@ -109,7 +105,7 @@ fn outcome(outcome: &Outcome, newest: bool) -> (&'static str, String) {
 
 pub(super) async fn history(context: &Context, app: &Named) -> Result<(), Problem> {
     let name = app.get()?;
-    let all: Vec<Past> = context.client.get(&context.path(&format!("apps/{name}/history"))).await?;
+    let all: Vec<Past> = context.client.get_app_history(&context.scope, name.as_str()).await?;
     let newest = all.last().map_or(0, |past| past.generation);
     let mut before: Option<Past> = None;
     let mut shown = Vec::new();
@@ -123,8 +119,8 @@ pub(super) async fn history(context: &Context, app: &Named) -> Result<(), Proble
 
 pub(super) async fn roll_back(context: &Context, args: &RollBackArgs) -> Result<(), Problem> {
     let name = args.app.get()?;
-    let path = args.dry.of(context.path(&format!("apps/{name}/rollback")));
-    let written: Written = context.client.send(Method::POST, &path, &RollBack { to: args.to }).await?;
+    let (scope, back) = (&context.scope, RollBack { to: args.to });
+    let written = context.client.roll_back_app(scope, name.as_str(), &back, &args.dry.change()).await?.written;
     let to = written.back_to.unwrap_or_default();
     let goes = args.dry.word("goes", "would go");
     context.output.say(&format!("{name} {goes} back to generation {to}, as generation {}", written.generation));
@@ -134,9 +130,8 @@ pub(super) async fn roll_back(context: &Context, args: &RollBackArgs) -> Result<
 pub(super) async fn diff(context: &Context, args: DiffArgs) -> Result<u8, Problem> {
     let exit_code = args.exit_code;
     let (name, spec, before) = deploy::compared(context, args.deploy).await?;
-    let path = context.path(&format!("apps/{name}?dry_run=true"));
     // The daemon says whether it would take it at all.
-    let _: Written = context.client.send(Method::PUT, &path, &spec).await?;
+    deploy::put(context, &name, &spec, Dry { dry_run: true }).await?;
     let lines = changes(&name, before.as_ref(), &spec);
     let differs = !lines.is_empty();
     if context.output.wants_document() {

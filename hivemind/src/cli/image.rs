@@ -4,7 +4,6 @@ use std::{io::IsTerminal as _, path::PathBuf};
 
 use clap::Subcommand;
 use futures::StreamExt as _;
-use http::Method;
 use indicatif::{ProgressBar, ProgressStyle};
 use tokio::io::AsyncWriteExt as _;
 use tokio_util::io::ReaderStream;
@@ -14,11 +13,11 @@ use super::{
     dry::Dry,
     list::Only,
     output::{Format, Listed, Tone, age, bytes, line},
-    parse::escape,
     push,
 };
 use crate::{
     api::images::{ImageDetails, ImageView, ImagesChanged, PullView},
+    client::{DeleteImageArgs, DryRunArgs, ImportImagesArgs},
     model::{ErrorCode, Problem},
 };
 
@@ -138,7 +137,7 @@ impl Listed for ImageView {
 pub(super) async fn run(context: &Context, command: ImageCommand) -> Result<(), Problem> {
     match command {
         ImageCommand::Ls(only) => {
-            let images: Vec<ImageView> = context.list_at("/v1/images", &only).await?;
+            let images: Vec<ImageView> = context.client.list_images(&only.asked()).await?;
             let empty = "no images; an app brings its own, or: hivemind image pull nginx:latest";
             context.show_all(&only, &images, empty)
         }
@@ -150,20 +149,18 @@ pub(super) async fn run(context: &Context, command: ImageCommand) -> Result<(), 
         }
         ImageCommand::Rm { images, force, dry } => {
             for image in images {
-                let path = dry.of(format!("/v1/images?name={}&force={force}", escape(&image)));
-                let gone: ImagesChanged = context.client.without_key().call(Method::DELETE, &path).await?;
+                let how = DeleteImageArgs { force, dry_run: dry.dry_run };
+                let gone: ImagesChanged = context.client.delete_image(&image, &how).await?;
                 told(context, &gone, |name| format!("image {name} {} removed", dry.word("is", "would be")))?;
             }
             Ok(())
         }
         ImageCommand::Tag { image, other } => {
-            let path = format!("/v1/images/tag?name={}&other={}", escape(&image), escape(&other));
-            let tagged: ImagesChanged = context.client.without_key().call(Method::POST, &path).await?;
+            let tagged: ImagesChanged = context.client.tag_image(&image, &other, &DryRunArgs::default()).await?;
             told(context, &tagged, |name| format!("{name} is another name of it now"))
         }
         ImageCommand::Prune { dry_run } => {
-            let path = format!("/v1/images/prune?dry_run={dry_run}");
-            let gone: ImagesChanged = context.client.without_key().call(Method::POST, &path).await?;
+            let gone: ImagesChanged = context.client.prune_images(&DryRunArgs { dry_run }).await?;
             let what = if dry_run { "would be removed" } else { "is removed" };
             told(context, &gone, |name| format!("image {name} {what}"))?;
             context.output.say(&match gone.names.len() {
@@ -188,7 +185,7 @@ pub(super) fn told(context: &Context, changed: &ImagesChanged, text: impl Fn(&st
 }
 
 async fn info(context: &Context, image: &str) -> Result<(), Problem> {
-    let details: ImageDetails = context.client.get(&format!("/v1/images/info?name={}", escape(image))).await?;
+    let details: ImageDetails = context.client.get_image(image).await?;
     if context.output.wants_document() {
         return context.output.document(&details);
     }
@@ -248,8 +245,7 @@ async fn pull(context: &Context, image: &str) -> Result<(), Problem> {
 /// Has the node fetch an image, and shows how far it is.
 pub(super) async fn fetched(context: &Context, image: &str) -> Result<ImageView, Problem> {
     let bar = bar(context);
-    let path = format!("/v1/images/pull?name={}", escape(image));
-    let mut lines = context.client.without_key().lines_of::<PullView>(Method::POST, &path).await?;
+    let mut lines = context.client.pull_image(image).await?;
     while let Some(now) = lines.next().await {
         let PullView { step, done, total, image, problem } = now?;
         if let Some(problem) = problem {
@@ -276,19 +272,16 @@ pub(super) fn unusable(file: &std::path::Path, error: &std::io::Error) -> Proble
 }
 
 async fn import(context: &Context, file: &std::path::Path, name: Option<&str>) -> Result<(), Problem> {
-    let path = match name {
-        Some(name) => format!("/v1/images/import?name={}", escape(name)),
-        None => "/v1/images/import".to_owned(),
-    };
+    let how = ImportImagesArgs { name: name.map(str::to_owned) };
     let taken: ImagesChanged = if file.as_os_str() == "-" {
         if std::io::stdin().is_terminal() {
             let title = "there is no archive on standard input: it is a terminal";
             return Err(Problem::new(ErrorCode::Invalid, title).hint("docker save own:1 | hivemind image import -"));
         }
-        context.client.upload(&path, ReaderStream::with_capacity(tokio::io::stdin(), 1 << 18)).await?
+        context.client.import_images(ReaderStream::with_capacity(tokio::io::stdin(), 1 << 18), &how).await?
     } else {
         let open = tokio::fs::File::open(file).await.map_err(|error| unusable(file, &error))?;
-        context.client.upload(&path, ReaderStream::with_capacity(open, 1 << 18)).await?
+        context.client.import_images(ReaderStream::with_capacity(open, 1 << 18), &how).await?
     };
     told(context, &taken, |name| format!("image {name} is there"))
 }
@@ -298,8 +291,7 @@ async fn export(context: &Context, images: &[String], file: Option<&std::path::P
         let title = "an archive is nothing for a terminal";
         return Err(Problem::new(ErrorCode::Invalid, title).hint("hivemind image export IMAGE -f FILE"));
     }
-    let names = images.iter().map(|image| escape(image)).collect::<Vec<_>>().join(",");
-    let mut parts = context.client.download(&format!("/v1/images/export?names={names}")).await?;
+    let mut parts = context.client.export_images(&images.join(",")).await?;
     match file {
         None => {
             let mut out = tokio::io::stdout();

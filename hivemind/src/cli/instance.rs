@@ -6,11 +6,11 @@ use super::{
     Context, complete,
     list::{ListArgs, Reach},
     output::{Listed, Tone, addresses, age},
-    parse::escape,
     project,
 };
 use crate::{
     api::view::{AppView, InstanceView},
+    client::{self, Client},
     model::{ErrorCode, Phase, Problem},
 };
 
@@ -85,22 +85,24 @@ fn message(instance: &InstanceView) -> String {
 pub(super) async fn ps(context: &Context, args: &PsArgs) -> Result<(), Problem> {
     let here = args.list.reach == Reach::default();
     let context = &if here { project::here(context, args.project_name.as_deref()).await? } else { context.clone() };
-    let mut shown: Vec<InstanceView> = context.list(&args.list, "instances").await?;
+    let mut shown: Vec<InstanceView> =
+        context.list(&args.list, Client::list_instances, Client::list_all_instances).await?;
     let empty = "no instances; try: hivemind app deploy --image nginx:latest --name web --port 8080:80 --wait";
     if !args.apps.is_empty() {
         shown.retain(|instance| args.apps.contains(&instance.app));
         // An app without instances is something else than no app.
         for app in args.apps.iter().filter(|_| here).filter(|app| !shown.iter().any(|instance| instance.app == **app)) {
-            let _: AppView = context.client.get(&context.path(&format!("apps/{}", escape(app)))).await?;
+            let _: AppView = context.client.get_app(&context.scope, app).await?;
         }
         return context.output.list_with(args.list.reach.columns(), &shown, "no instances");
     }
-    context.show_list(&args.list, "instances", &shown, empty).await
+    context.show_list(&args.list, "instances", Client::list_all_instances, &shown, empty).await
 }
 
 /// The instances of an app.
 pub(super) async fn of_app(context: &Context, app: &str) -> Result<Vec<InstanceView>, Problem> {
-    let mut all: Vec<InstanceView> = context.client.get(&context.path("instances")).await?;
+    let mut all: Vec<InstanceView> =
+        context.client.list_instances(&context.scope, &client::ListArgs::default()).await?;
     all.retain(|instance| instance.app == app);
     Ok(all)
 }
@@ -120,11 +122,11 @@ pub(super) async fn resolve(context: &Context, word: &str) -> Result<Meant, Prob
     if !of_app.is_empty() {
         return Ok(Meant::App(of_app));
     }
-    match context.client.get::<InstanceView>(&context.path(&format!("instances/{}", escape(word)))).await {
+    match context.client.get_instance(&context.scope, word).await {
         Ok(instance) => Ok(Meant::Instance(Box::new(instance))),
         Err(problem) if problem.code == ErrorCode::NotFound => {
             // It may be an app without instances; or the nearest name may be an app's.
-            match context.client.get::<AppView>(&context.path(&format!("apps/{}", escape(word)))).await {
+            match context.client.get_app(&context.scope, word).await {
                 Ok(_) => Ok(Meant::App(Vec::new())),
                 Err(other) if other.code == ErrorCode::NotFound && !other.details.is_empty() => Err(other),
                 Err(_) => {

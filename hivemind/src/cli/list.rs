@@ -1,14 +1,11 @@
 //! Lists: how far they reach, and what of them is shown.
 
-use serde::de::DeserializeOwned;
-
 use super::{
     Context,
     output::{Leading, Listed},
-    parse::escape,
 };
 use crate::{
-    api::object_view::NamespaceView,
+    client::{self, Client, ListAllArgs},
     model::{Problem, Scope},
 };
 
@@ -52,24 +49,20 @@ impl Only {
         *self == Self::default()
     }
 
-    /// The path of a list with what is asked of it.
-    fn of(&self, path: String) -> String {
-        let fields = (!self.field.is_empty()).then(|| self.field.join(","));
-        let asked = [("labelSelector", self.selector.as_deref()), ("fieldSelector", fields.as_deref())];
-        asked.into_iter().filter_map(|(name, value)| Some((name, value?))).fold(path, |path, (name, value)| {
-            let sign = if path.contains('?') { '&' } else { '?' };
-            format!("{path}{sign}{name}={}", escape(value))
-        })
+    /// What is asked of a list.
+    pub(super) fn asked(&self) -> client::ListArgs {
+        let field_selector = (!self.field.is_empty()).then(|| self.field.join(","));
+        client::ListArgs { label_selector: self.selector.clone(), field_selector }
     }
 }
 
 impl Reach {
-    /// The path of the list: `apps`, `instances`, `policies`.
-    pub(super) fn path(self, context: &Context, list: &str) -> String {
+    /// Whose namespaces it reaches over, all tenants' if nobody is named; nothing if it stays in one namespace.
+    pub(super) fn tenant(self, context: &Context) -> Option<Option<String>> {
         match (self.all_tenants, self.all_namespaces) {
-            (true, _) => format!("/v1/{list}"),
-            (false, true) => format!("/v1/{list}?tenant={}", context.scope.tenant),
-            (false, false) => context.path(list),
+            (true, _) => Some(None),
+            (false, true) => Some(Some(context.scope.tenant.to_string())),
+            (false, false) => None,
         }
     }
 
@@ -83,32 +76,43 @@ impl Reach {
 }
 
 impl Context {
-    /// Lists what belongs to the whole cluster or to a tenant.
-    pub(super) async fn list_at<T: DeserializeOwned>(&self, path: &str, only: &Only) -> Result<Vec<T>, Problem> {
-        self.client.get(&only.of(path.to_owned())).await
-    }
-
     /// Shows such a list; `empty` is said when there is nothing at all.
     pub(super) fn show_all<T: Listed>(&self, only: &Only, items: &[T], empty: &str) -> Result<(), Problem> {
         self.output.list(items, if only.is_all() { empty } else { NONE })
     }
 
-    /// Lists `apps`, `instances`, `services` as far as was asked for. That nothing is in a namespace is something else
-    /// than that there is no such namespace, which is an error.
-    pub(super) async fn list<T: DeserializeOwned>(&self, args: &ListArgs, list: &str) -> Result<Vec<T>, Problem> {
-        let reach = args.reach;
-        let found: Vec<T> = self.list_at(&reach.path(self, list), &args.only).await?;
-        if found.is_empty() && reach == Reach::default() && self.scope != Scope::default() {
-            let _: NamespaceView = self.client.get(self.path("").trim_end_matches('/')).await?;
+    /// Lists apps, instances, volumes as far as was asked for.
+    pub(super) async fn list<T>(
+        &self,
+        args: &ListArgs,
+        here: impl AsyncFn(&Client, &Scope, &client::ListArgs) -> Result<Vec<T>, Problem>,
+        everywhere: impl AsyncFn(&Client, &ListAllArgs) -> Result<Vec<T>, Problem>,
+    ) -> Result<Vec<T>, Problem> {
+        let Some(tenant) = args.reach.tenant(self) else { return self.list_here(&args.only, here).await };
+        let client::ListArgs { label_selector, field_selector } = args.only.asked();
+        everywhere(&self.client, &ListAllArgs { tenant, label_selector, field_selector }).await
+    }
+
+    /// Lists them in the namespace. That nothing is in a namespace is something else than that there is no such namespace,
+    /// which is an error.
+    pub(super) async fn list_here<T>(
+        &self,
+        only: &Only,
+        here: impl AsyncFn(&Client, &Scope, &client::ListArgs) -> Result<Vec<T>, Problem>,
+    ) -> Result<Vec<T>, Problem> {
+        let found = here(&self.client, &self.scope, &only.asked()).await?;
+        if found.is_empty() && self.scope != Scope::default() {
+            self.client.get_namespace(&self.scope).await?;
         }
         Ok(found)
     }
 
     /// Shows such a list. If there is nothing as far as was asked, it says where there is something, or else `empty`.
-    pub(super) async fn show_list<T: Listed + DeserializeOwned>(
+    pub(super) async fn show_list<T: Listed>(
         &self,
         args: &ListArgs,
         list: &str,
+        everywhere: impl AsyncFn(&Client, &ListAllArgs) -> Result<Vec<T>, Problem>,
         items: &[T],
         empty: &str,
     ) -> Result<(), Problem> {
@@ -118,7 +122,7 @@ impl Context {
         }
         let mut text = empty.to_owned();
         if items.is_empty() && !reach.all_tenants && self.output.is_for_people() {
-            let everywhere: Vec<T> = self.client.get(&format!("/v1/{list}")).await?;
+            let everywhere = everywhere(&self.client, &ListAllArgs::default()).await?;
             let places = everywhere.iter().map(Listed::place);
             let (own, others): (Vec<_>, Vec<_>) = places.partition(|place| place.0 == self.scope.tenant.as_str());
             let here = match reach.all_namespaces {
@@ -143,21 +147,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_asked_for_is_in_the_path() {
+    fn what_is_asked_for_is_in_the_request() {
         let only = |selector: Option<&str>, fields: &[&str]| Only {
             selector: selector.map(str::to_owned),
             field: fields.iter().map(|field| (*field).to_owned()).collect(),
         };
-        for (asked, path, expected) in [
-            (only(None, &[]), "/v1/apps", "/v1/apps"),
-            (only(Some("a in (b, c)"), &[]), "/v1/apps", "/v1/apps?labelSelector=a%20in%20%28b%2C%20c%29"),
-            (
-                only(Some("a"), &["state=ready", "name!=x"]),
-                "/v1/apps?tenant=acme",
-                "/v1/apps?tenant=acme&labelSelector=a&fieldSelector=state%3Dready%2Cname%21%3Dx",
-            ),
+        for (asked, labels, fields) in [
+            (only(None, &[]), None, None),
+            (only(Some("a in (b, c)"), &[]), Some("a in (b, c)"), None),
+            (only(Some("a"), &["state=ready", "name!=x"]), Some("a"), Some("state=ready,name!=x")),
         ] {
-            assert_eq!(asked.of(path.to_owned()), expected);
+            let client::ListArgs { label_selector, field_selector } = asked.asked();
+            assert_eq!((label_selector.as_deref(), field_selector.as_deref()), (labels, fields));
         }
     }
 }

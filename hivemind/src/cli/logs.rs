@@ -15,9 +15,9 @@ use super::{
     Context, complete,
     follow::{is_away, patiently},
     instance::{Meant, resolve},
-    list::ListArgs,
+    list::Only,
     output::{colours, line},
-    parse::{Since, escape, since},
+    parse::{Since, since},
     project,
 };
 use crate::{
@@ -25,6 +25,7 @@ use crate::{
         instances::LogLineView,
         view::{AppView, InstanceView},
     },
+    client::{Client, GetInstanceLogsArgs, ListArgs},
     lifecycle::clock,
     model::{ErrorCode, InstanceId, Problem, Scope, Timestamp},
 };
@@ -129,7 +130,7 @@ impl Wanted {
             if context.scope == Scope::default() {
                 return Err(Problem::new(ErrorCode::Invalid, "name an app or an instance").hint("hivemind ps"));
             }
-            return Ok((Self::All, context.list(&ListArgs::default(), "instances").await?));
+            return Ok((Self::All, context.list_here(&Only::default(), Client::list_instances).await?));
         }
         let mut all = Vec::new();
         for word in &args.targets {
@@ -157,12 +158,13 @@ impl Wanted {
 }
 
 async fn open(context: &Context, id: &InstanceId, part: &Part) -> Result<Lines, Problem> {
-    let mut query = vec![format!("follow={}", part.follow)];
-    query.extend(part.tail.map(|tail| format!("tail={tail}")));
-    query.extend(part.since.map(|since| format!("since={}", escape(&since.to_string()))));
-    query.extend(part.after.as_ref().map(|after| format!("after={}", escape(after))));
-    let path = context.path(&format!("instances/{id}/logs?{}", query.join("&")));
-    Ok(context.client.lines::<LogLineView>(&path).await?.boxed())
+    let asked = GetInstanceLogsArgs {
+        tail: part.tail.map(|tail| tail as u64),
+        follow: part.follow,
+        since: part.since.map(|since| since.to_string()),
+        after: part.after.clone(),
+    };
+    context.client.get_instance_logs(&context.scope, id.as_str(), &asked).await
 }
 
 /// A log that is followed.
@@ -218,16 +220,16 @@ impl Follow<'_> {
     /// The instances there are now; `None` if there will be no more.
     async fn now(&self) -> Result<Option<Vec<InstanceView>>, Problem> {
         let found = if let Wanted::Instance(name) = &self.wanted {
-            let path = self.context.path(&format!("instances/{}", escape(name)));
-            self.context.client.get::<InstanceView>(&path).await.map(|instance| vec![instance])
+            self.context.client.get_instance(&self.context.scope, name).await.map(|instance| vec![instance])
         } else {
-            let mut instances: Vec<InstanceView> = self.context.client.get(&self.context.path("instances")).await?;
+            let Context { client, scope, .. } = self.context;
+            let mut instances: Vec<InstanceView> = client.list_instances(scope, &ListArgs::default()).await?;
             instances.retain(|instance| self.wanted.has(instance));
             if !instances.is_empty() {
                 return Ok(Some(instances));
             }
             // Apps without instances may have some later; apps that are gone will not.
-            let apps: Vec<AppView> = self.context.client.get(&self.context.path("apps")).await?;
+            let apps: Vec<AppView> = client.list_apps(scope, &ListArgs::default()).await?;
             let there = |app: &AppView| match &self.wanted {
                 Wanted::Apps(names) => names.contains(&app.name),
                 _ => true,

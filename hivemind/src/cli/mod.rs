@@ -272,13 +272,6 @@ struct Context {
     yes: bool,
 }
 
-impl Context {
-    /// A path in the scope.
-    fn path(&self, rest: &str) -> String {
-        format!("/v1/tenants/{}/namespaces/{}/{rest}", self.scope.tenant, self.scope.namespace)
-    }
-}
-
 /// Runs the command line of this process.
 pub fn run() -> ExitCode {
     complete::answer(Args::command);

@@ -92,12 +92,6 @@ pub(super) fn label_change(text: &str) -> Result<LabelChange, String> {
     }
 }
 
-/// Text in a URL: everything but letters, digits and `-_.~` as `%XX` (RFC 3986).
-pub(super) fn escape(text: &str) -> String {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte);
-    text.bytes().map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -148,10 +142,5 @@ mod tests {
         assert_eq!(at("10d"), Ok(0), "never before the epoch");
         assert_eq!(at("1970-01-01T00:00:07Z"), Ok(7_000));
         assert!(at("yesterday").is_err());
-    }
-
-    #[test]
-    fn text_is_escaped_for_urls() {
-        assert_eq!(escape("a b/ü[\"x\"]"), "a%20b%2F%C3%BC%5B%22x%22%5D");
     }
 }

@@ -1,11 +1,11 @@
 //! `hivemind pause` and `hivemind unpause`
 
 use clap::Args;
-use http::Method;
 
 use super::{Context, complete, output::line, verbs::running};
 use crate::{
     api::{pause::Paused, view::InstanceView},
+    client::DryRunArgs,
     model::Problem,
 };
 
@@ -41,15 +41,19 @@ pub(super) async fn run(context: &Context, args: &PauseArgs, what: Pausing) -> R
             }
         }
     }
-    let (verb, now) = match what {
-        Pausing::Pause => ("pause", "stands still"),
-        Pausing::Unpause => ("unpause", "goes on"),
+    let now = match what {
+        Pausing::Pause => "stands still",
+        Pausing::Unpause => "goes on",
     };
     let mut done: Vec<Paused> = Vec::new();
     let mut failed = Vec::new();
     for instance in instances {
-        let path = context.path(&format!("instances/{}/{verb}", instance.id));
-        match context.client.without_key().call::<Paused>(Method::POST, &path).await {
+        let (scope, id, how) = (&context.scope, instance.id.as_str(), DryRunArgs::default());
+        let answer = match what {
+            Pausing::Pause => context.client.pause_instance(scope, id, &how).await,
+            Pausing::Unpause => context.client.unpause_instance(scope, id, &how).await,
+        };
+        match answer {
             Ok(one) => done.push(one),
             Err(problem) => failed.push(problem),
         }

@@ -3,7 +3,6 @@
 use std::{io::Read, path::PathBuf};
 
 use clap::{Args, Subcommand};
-use http::Method;
 
 use super::{
     Context, complete,
@@ -20,8 +19,8 @@ use crate::{
     api::{
         object_view::{PolicyView, TierView},
         tenants::ChangedView,
-        why::WhyView,
     },
+    client::{self, Client},
     model::{ErrorCode, PolicyKey, PolicyName, Problem},
     policy::{self, Document},
 };
@@ -122,22 +121,18 @@ impl Listed for PolicyView {
     }
 }
 
-fn path(key: &PolicyKey) -> String {
-    format!("/v1/tenants/{}/namespaces/{}/policies/{}", key.scope.tenant, key.scope.namespace, key.name)
-}
-
 pub(super) async fn run(context: &Context, command: PolicyCommand) -> Result<(), Problem> {
-    let key = |name: PolicyName| PolicyKey::new(context.scope.clone(), name);
     match command {
         PolicyCommand::Test(args) => why::test(context, args).await,
         PolicyCommand::Tier(command) => policy_tier::run(context, command).await,
         PolicyCommand::Apply(args) => apply(context, &args).await,
         PolicyCommand::Ls(args) => {
-            let policies: Vec<PolicyView> = context.list(&args, "policies").await?;
+            let policies: Vec<PolicyView> =
+                context.list(&args, Client::list_policies, Client::list_all_policies).await?;
             let empty = "no policies: everything of a tenant may speak to everything of it";
-            context.show_list(&args, "policies", &policies, empty).await?;
+            context.show_list(&args, "policies", Client::list_all_policies, &policies, empty).await?;
             let tiers: Vec<TierView> = match policies.is_empty() && context.output.is_for_people() {
-                true => context.client.get("/v1/tier-policies").await?,
+                true => context.client.list_tier_policies(&client::ListArgs::default()).await?,
                 false => Vec::new(),
             };
             if !tiers.is_empty() {
@@ -146,7 +141,7 @@ pub(super) async fn run(context: &Context, command: PolicyCommand) -> Result<(),
             Ok(())
         }
         PolicyCommand::Show { name } => {
-            let policy = context.client.get::<PolicyView>(&path(&key(name.clone()))).await;
+            let policy = context.client.get_policy(&context.scope, name.as_str()).await;
             let policy = or_of_a_tier(context, "show", &name, policy).await?;
             match context.output.format {
                 Format::Json | Format::Yaml => context.output.document(&policy)?,
@@ -156,8 +151,7 @@ pub(super) async fn run(context: &Context, command: PolicyCommand) -> Result<(),
             Ok(())
         }
         PolicyCommand::Delete { name, dry } => {
-            let path = dry.of(path(&key(name.clone())));
-            let changed = context.client.call::<ChangedView>(Method::DELETE, &path).await;
+            let changed = context.client.delete_policy(&context.scope, name.as_str(), &dry.change()).await;
             let changed = or_of_a_tier(context, "delete", &name, changed).await?;
             let text = format!("policy {name} {} removed", dry.word("is", "would be"));
             done(context, name.as_str(), &text, changed)
@@ -176,7 +170,8 @@ async fn or_of_a_tier<T>(
         Err(problem) if problem.code == ErrorCode::NotFound => problem,
         other => return other,
     };
-    let tiers: Vec<TierView> = context.client.get("/v1/tier-policies").await.unwrap_or_default();
+    let tiers: Vec<TierView> =
+        context.client.list_tier_policies(&client::ListArgs::default()).await.unwrap_or_default();
     Err(match tiers.iter().find(|tier| tier.name == name.as_str()) {
         Some(tier) => problem.hint(format!("hivemind policy tier {verb} {}   (that one is of a tier)", tier.key())),
         None => problem,
@@ -213,7 +208,7 @@ async fn apply(context: &Context, args: &ApplyArgs) -> Result<(), Problem> {
     if !args.force {
         tried.operators = operators(&context.client);
     }
-    let _: Vec<WhyView> = context.client.without_key().send(Method::POST, &context.path("why"), &tried).await?;
+    context.client.why(&context.scope, &tried).await?;
     let mut previews = Vec::new();
     for policy in &policies {
         previews.push(put(context, policy, true).await?);
@@ -248,7 +243,7 @@ async fn apply(context: &Context, args: &ApplyArgs) -> Result<(), Problem> {
 
 /// Says so if the policy is about no instance: a selector that is mistyped protects nothing.
 async fn selects_nobody(context: &Context, key: &PolicyKey) -> Result<&'static str, Problem> {
-    let view: PolicyView = context.client.get(&path(key)).await?;
+    let view: PolicyView = context.client.get_policy(&key.scope, key.name.as_str()).await?;
     Ok(if view.instances == Some(0) {
         "; it selects no instance now (its labels are those of app deploy --label KEY=VALUE)"
     } else {
@@ -257,9 +252,9 @@ async fn selects_nobody(context: &Context, key: &PolicyKey) -> Result<&'static s
 }
 
 async fn put(context: &Context, policy: &Document, dry_run: bool) -> Result<ChangedView, Problem> {
-    let dry = if dry_run { "?dry_run=true" } else { "" };
+    let (client, how) = (&context.client, Dry { dry_run }.change());
     match policy {
-        Document::Policy(key, spec) => context.client.send(Method::PUT, &(path(key) + dry), spec).await,
-        Document::Tier(key, spec) => context.client.send(Method::PUT, &(policy_tier::path(key) + dry), spec).await,
+        Document::Policy(key, spec) => client.put_policy(&key.scope, key.name.as_str(), spec, &how).await,
+        Document::Tier(key, spec) => policy_tier::put(client, key, spec, &how).await,
     }
 }

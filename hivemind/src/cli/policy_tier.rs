@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 
 use clap::Subcommand;
-use http::Method;
 
 use super::{
     Context,
@@ -14,13 +13,10 @@ use super::{
     tenant::done,
 };
 use crate::{
-    api::{
-        object_view::TierView,
-        tenants::ChangedView,
-        why::{WhyBody, WhyView},
-    },
+    api::{object_view::TierView, tenants::ChangedView, why::WhyBody},
+    client::{ChangeArgs, Client},
     model::{NodeName, Problem, TierKey},
-    spec::v1::{Otherwise, Tier, Way},
+    spec::v1::{Otherwise, Tier, TierSpec, Way},
 };
 
 #[derive(Subcommand, Debug)]
@@ -89,21 +85,42 @@ impl Listed for TierView {
     }
 }
 
-pub(super) fn path(key: &TierKey) -> String {
+/// The policy of the cluster, or of its tenant.
+async fn get(client: &Client, key: &TierKey) -> Result<TierView, Problem> {
     match &key.tenant {
-        Some(tenant) => format!("/v1/tenants/{tenant}/tier-policies/{}", key.name),
-        None => format!("/v1/tier-policies/{}", key.name),
+        Some(tenant) => client.get_tier_policy_of_tenant(tenant.as_str(), key.name.as_str()).await,
+        None => client.get_tier_policy(key.name.as_str()).await,
+    }
+}
+
+pub(super) async fn put(
+    client: &Client,
+    key: &TierKey,
+    spec: &TierSpec,
+    how: &ChangeArgs,
+) -> Result<ChangedView, Problem> {
+    match &key.tenant {
+        Some(tenant) => client.put_tier_policy_of_tenant(tenant.as_str(), key.name.as_str(), spec, how).await,
+        None => client.put_tier_policy(key.name.as_str(), spec, how).await,
+    }
+}
+
+async fn delete(client: &Client, key: &TierKey) -> Result<ChangedView, Problem> {
+    let how = ChangeArgs::default();
+    match &key.tenant {
+        Some(tenant) => client.delete_tier_policy_of_tenant(tenant.as_str(), key.name.as_str(), &how).await,
+        None => client.delete_tier_policy(key.name.as_str(), &how).await,
     }
 }
 
 pub(super) async fn run(context: &Context, command: TierCommand) -> Result<(), Problem> {
     match command {
         TierCommand::Ls(only) => {
-            let policies: Vec<TierView> = context.list_at("/v1/tier-policies", &only).await?;
+            let policies: Vec<TierView> = context.client.list_tier_policies(&only.asked()).await?;
             context.show_all(&only, &policies, "no policies of tiers: those of namespaces decide")
         }
         TierCommand::Show { name } => {
-            let policy: TierView = context.client.get(&path(&name)).await?;
+            let policy = get(&context.client, &name).await?;
             match context.output.format {
                 Format::Json | Format::Yaml => context.output.document(&policy)?,
                 Format::Name => line(&policy.key()),
@@ -118,10 +135,9 @@ pub(super) async fn run(context: &Context, command: TierCommand) -> Result<(), P
                     operators: operators(&context.client),
                     ..WhyBody::default()
                 };
-                let _: Vec<WhyView> =
-                    context.client.without_key().send(Method::POST, &context.path("why"), &body).await?;
+                context.client.why(&context.scope, &body).await?;
             }
-            let changed: ChangedView = context.client.call(Method::DELETE, &path(&name)).await?;
+            let changed = delete(&context.client, &name).await?;
             done(context, &name.to_string(), &format!("tier policy {name} is removed"), changed)
         }
     }
@@ -209,6 +225,5 @@ mod tests {
                 "            pass to everybody; on all ports",
             ]
         );
-        assert_eq!(path(&"red/no-mail".parse().expect("a key")), "/v1/tenants/red/tier-policies/no-mail");
     }
 }

@@ -7,16 +7,15 @@ use std::{
 };
 
 use futures::StreamExt as _;
-use http::Method;
 
 use super::{
     Context,
     image::{bar, told, unusable},
     output::{Format, bytes, line},
-    parse::escape,
 };
 use crate::{
     api::images::{ImagesChanged, Layers, PushView, PushedView},
+    client::{ImportImagesArgs, PushImageArgs},
     model::{ErrorCode, Problem},
     runtime::Offer,
 };
@@ -27,9 +26,7 @@ const ASKED: usize = 10_000;
 /// From the node to a registry.
 pub(super) async fn to_registry(context: &Context, image: &str, to: Option<&str>) -> Result<(), Problem> {
     let bar = bar(context);
-    let to = to.map(|to| format!("&to={}", escape(to))).unwrap_or_default();
-    let path = format!("/v1/images/push?name={}{to}", escape(image));
-    let mut lines = context.client.without_key().lines_of::<PushView>(Method::POST, &path).await?;
+    let mut lines = context.client.push_image(image, &PushImageArgs { to: to.map(str::to_owned) }).await?;
     while let Some(now) = lines.next().await {
         let PushView { step, done, total, pushed, problem } = now?;
         if let Some(problem) = problem {
@@ -81,7 +78,7 @@ pub(super) async fn deliver(context: &Context, offer: &Offer) -> Result<ImagesCh
     let mut missing = BTreeSet::new();
     for asked in layers.chunks(ASKED) {
         let asked = Layers { layers: asked.to_vec() };
-        let answer: Layers = context.client.without_key().send(Method::POST, "/v1/images/missing", &asked).await?;
+        let answer: Layers = context.client.missing_layers(&asked).await?;
         missing.extend(answer.layers);
     }
     let taken = match send(context, offer, &missing).await {
@@ -113,7 +110,7 @@ async fn send(context: &Context, offer: &Offer, layers: &BTreeSet<String>) -> Re
             }
         }
     });
-    let taken = context.client.upload("/v1/images/import", archive).await;
+    let taken = context.client.import_images(archive, &ImportImagesArgs::default()).await;
     if let Some(bar) = &bar {
         bar.finish_and_clear();
     }

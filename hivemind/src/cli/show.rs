@@ -6,16 +6,16 @@ use futures::TryStreamExt;
 use super::{
     Context, complete,
     follow::{is_away, patiently, pause},
-    list::{ListArgs, Only},
+    list::Only,
     output::{Format, Listed, Tone, addresses, bytes, line},
-    parse::{Since, escape, since},
+    parse::{Since, since},
 };
 use crate::{
     api::{
-        meta::VersionView,
         round_trips::RoundTripView,
         view::{NodeView, ServiceView},
     },
+    client::{Client, ListEventsArgs},
     lifecycle::clock,
     model::{DEFAULT_WEIGHT, ErrorCode, Event, EventKind, Problem, Scope},
 };
@@ -68,12 +68,14 @@ pub(super) struct EventArgs {
 }
 
 impl EventArgs {
-    /// The path of those behind a position; of those to come as well, if there is one.
-    fn path(&self, after: Option<&str>) -> String {
-        let fields = (!self.field.is_empty()).then(|| format!("fieldSelector={}", escape(&self.field.join(","))));
-        let after = after.map(|after| format!("follow=true&after={}", escape(after)));
-        let query: Vec<_> = fields.into_iter().chain(after).collect();
-        format!("/v1/events?{}", query.join("&"))
+    /// Those behind a position; those to come as well, if there is one.
+    fn asked(&self, after: Option<&str>) -> ListEventsArgs {
+        ListEventsArgs {
+            after: after.map(str::to_owned),
+            follow: after.is_some(),
+            field_selector: (!self.field.is_empty()).then(|| self.field.join(",")),
+            limit: None,
+        }
     }
 }
 
@@ -153,13 +155,11 @@ impl Listed for NodeView {
 pub(super) async fn service(context: &Context, command: ServiceCommand) -> Result<(), Problem> {
     match command {
         ServiceCommand::Ls(only) => {
-            let args = ListArgs { only, ..ListArgs::default() };
-            let services: Vec<ServiceView> = context.list(&args, "services").await?;
-            context.show_all(&args.only, &services, "no services yet; an app with a --port or a --service has one")
+            let services: Vec<ServiceView> = context.list_here(&only, Client::list_services).await?;
+            context.show_all(&only, &services, "no services yet; an app with a --port or a --service has one")
         }
         ServiceCommand::Info { name } => {
-            let service: ServiceView =
-                context.client.get(&context.path(&format!("services/{}", escape(&name)))).await?;
+            let service: ServiceView = context.client.get_service(&context.scope, &name).await?;
             if context.output.wants_document() {
                 return context.output.document(&service);
             }
@@ -212,11 +212,11 @@ fn micros(us: u64) -> String {
 pub(super) async fn node(context: &Context, command: NodeCommand) -> Result<(), Problem> {
     match command {
         NodeCommand::Ls(only) => {
-            let nodes: Vec<NodeView> = context.list_at("/v1/nodes", &only).await?;
+            let nodes: Vec<NodeView> = context.client.list_nodes(&only.asked()).await?;
             context.show_all(&only, &nodes, "no nodes")
         }
         NodeCommand::Info { name } => {
-            let node: NodeView = context.client.get(&format!("/v1/nodes/{}", escape(&name))).await?;
+            let node: NodeView = context.client.get_node(&name).await?;
             if context.output.wants_document() {
                 return context.output.document(&node);
             }
@@ -267,8 +267,7 @@ pub(super) async fn events(context: &Context, args: &EventArgs) -> Result<(), Pr
         args.app.as_ref().is_none_or(|app| concerns(event, &context.scope, app))
             && since.is_none_or(|since| event.at >= since)
     };
-    let path = args.path(None);
-    let all: Vec<Event> = context.client.lines::<Event>(&path).await?.try_collect().await?;
+    let all: Vec<Event> = context.client.list_events(&args.asked(None)).await?.try_collect().await?;
     let last = all.last().map(|event| event.position.clone());
     let mut past: Vec<Event> = all.into_iter().filter(|event| wanted(event)).collect();
     if let Some(tail) = args.tail {
@@ -295,8 +294,8 @@ async fn follow_events(
 ) -> Result<(), Problem> {
     loop {
         // The beginning, if there was none.
-        let path = args.path(Some(last.as_deref().unwrap_or("0")));
-        let mut events = match patiently(context, || context.client.lines::<Event>(&path)).await {
+        let asked = args.asked(Some(last.as_deref().unwrap_or("0")));
+        let mut events = match patiently(context, || context.client.list_events(&asked)).await {
             Err(problem) if problem.code == ErrorCode::Expired => {
                 show_event(context, &missed(&problem))?;
                 last = None;
@@ -361,7 +360,7 @@ fn show_event(context: &Context, event: &Event) -> Result<(), Problem> {
 }
 
 pub(super) async fn version(context: &Context) -> Result<(), Problem> {
-    let daemon = context.client.get::<VersionView>("/v1/version").await;
+    let daemon = context.client.get_version().await;
     if context.output.wants_document() {
         let document = serde_json::json!({ "client": env!("CARGO_PKG_VERSION"), "daemon": daemon.ok() });
         return context.output.document(&document);

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 
 use clap::{Args, Subcommand};
-use http::Method;
 
 use super::{
     Context, complete,
@@ -18,7 +17,8 @@ use crate::{
         object_view::{NamespaceView, TenantView},
         tenants::{ChangedView, NamespaceBody, TenantBody},
     },
-    model::{ErrorCode, NamespaceName, Problem, TenantName, Timestamp},
+    client::{ChangeArgs, ListArgs},
+    model::{ErrorCode, NamespaceName, Problem, Scope, TenantName, Timestamp},
 };
 
 /// Shown beneath `hivemind tenant --help`.
@@ -204,15 +204,13 @@ pub(super) fn done(context: &Context, name: &str, text: &str, changed: ChangedVi
 }
 
 pub(super) async fn tenant(context: &Context, command: TenantCommand) -> Result<(), Problem> {
-    let path = |name: &TenantName| format!("/v1/tenants/{name}");
     match command {
         TenantCommand::Create { name, limits } => {
             let limits = limits.spec();
             // Without a body one that is there keeps its limits.
-            let changed: ChangedView = match limits.is_default() {
-                true => context.client.call(Method::PUT, &path(&name)).await?,
-                false => context.client.send(Method::PUT, &path(&name), &TenantBody { limits }).await?,
-            };
+            let body = (!limits.is_default()).then_some(TenantBody { limits });
+            let changed: ChangedView =
+                context.client.put_tenant(name.as_str(), body.as_ref(), &ChangeArgs::default()).await?;
             let text = match (changed.created, changed.changed) {
                 (true, _) => format!("tenant {name} is created; its first namespace is 'default'"),
                 (false, true) => format!("tenant {name} is there already; it has the limits {}", shown_limits(&limits)),
@@ -229,10 +227,10 @@ pub(super) async fn tenant(context: &Context, command: TenantCommand) -> Result<
                 return Err(Problem::new(ErrorCode::Invalid, title).hint(hint));
             }
             // Not by mistake a new one.
-            let before: TenantView = context.client.get(&path(&name)).await?;
+            let before: TenantView = context.client.get_tenant(name.as_str()).await?;
             let body = TenantBody { limits: if no_limits { set } else { over(before.limits, set) } };
-            let changed: ChangedView =
-                context.client.send_if(Method::PUT, &path(&name), &body, before.revision).await?;
+            let how = ChangeArgs { if_match: Some(before.revision), ..ChangeArgs::default() };
+            let changed: ChangedView = context.client.put_tenant(name.as_str(), Some(&body), &how).await?;
             let now = shown_limits(&body.limits);
             let now = if now.is_empty() { "no limits".into() } else { format!("the limits {now}") };
             let text = match changed.changed {
@@ -242,12 +240,13 @@ pub(super) async fn tenant(context: &Context, command: TenantCommand) -> Result<
             done(context, name.as_str(), &text, changed)
         }
         TenantCommand::Ls(only) => {
-            let tenants: Vec<TenantView> = context.list_at("/v1/tenants", &only).await?;
+            let tenants: Vec<TenantView> = context.client.list_tenants(&only.asked()).await?;
             context.show_all(&only, &tenants, "no tenants")
         }
         TenantCommand::Info { name } => {
-            let view: TenantView = context.client.get(&path(&name)).await?;
-            let namespaces: Vec<NamespaceView> = context.client.get(&format!("{}/namespaces", path(&name))).await?;
+            let view: TenantView = context.client.get_tenant(name.as_str()).await?;
+            let namespaces: Vec<NamespaceView> =
+                context.client.list_namespaces(name.as_str(), &ListArgs::default()).await?;
             if context.output.wants_document() {
                 return context.output.document(&view);
             }
@@ -258,7 +257,7 @@ pub(super) async fn tenant(context: &Context, command: TenantCommand) -> Result<
             context.output.list(&namespaces, "no namespaces")
         }
         TenantCommand::Rm { name, dry } => {
-            let changed: ChangedView = context.client.call(Method::DELETE, &dry.of(path(&name))).await?;
+            let changed: ChangedView = context.client.delete_tenant(name.as_str(), &dry.change()).await?;
             let text = format!("tenant {name} {} removed", dry.word("is", "would be"));
             done(context, name.as_str(), &text, changed)
         }
@@ -267,20 +266,19 @@ pub(super) async fn tenant(context: &Context, command: TenantCommand) -> Result<
 
 pub(super) async fn namespace(context: &Context, command: NamespaceCommand) -> Result<(), Problem> {
     let tenant = &context.scope.tenant;
-    let path = |name: &NamespaceName| format!("/v1/tenants/{tenant}/namespaces/{name}");
+    let scope = |name: &NamespaceName| Scope { tenant: tenant.clone(), namespace: name.clone() };
     match command {
-        NamespaceCommand::Create(CreateArgs { name, label }) => create(context, &path(&name), &name, label).await,
+        NamespaceCommand::Create(CreateArgs { name, label }) => create(context, &scope(&name), label).await,
         NamespaceCommand::Ls(only) => {
-            let namespaces: Vec<NamespaceView> =
-                context.list_at(&format!("/v1/tenants/{tenant}/namespaces"), &only).await?;
+            let namespaces: Vec<NamespaceView> = context.client.list_namespaces(tenant.as_str(), &only.asked()).await?;
             context.show_all(&only, &namespaces, "no namespaces")
         }
         NamespaceCommand::Label(LabelArgs { name, labels }) => {
-            let before: NamespaceView = context.client.get(&path(&name)).await?;
-            relabel(context, &path(&name), before, labels).await
+            let before: NamespaceView = context.client.get_namespace(&scope(&name)).await?;
+            relabel(context, &scope(&name), before, labels).await
         }
         NamespaceCommand::Info { name } => {
-            let view: NamespaceView = context.client.get(&path(&name)).await?;
+            let view: NamespaceView = context.client.get_namespace(&scope(&name)).await?;
             if context.output.wants_document() {
                 return context.output.document(&view);
             }
@@ -293,7 +291,7 @@ pub(super) async fn namespace(context: &Context, command: NamespaceCommand) -> R
             Ok(())
         }
         NamespaceCommand::Rm { name, dry } => {
-            let changed: ChangedView = context.client.call(Method::DELETE, &dry.of(path(&name))).await?;
+            let changed: ChangedView = context.client.delete_namespace(&scope(&name), &dry.change()).await?;
             let text = format!("namespace {name} {} removed", dry.word("is", "would be"));
             done(context, name.as_str(), &text, changed)
         }
@@ -301,30 +299,26 @@ pub(super) async fn namespace(context: &Context, command: NamespaceCommand) -> R
 }
 
 /// Creates it; one that is there gets the labels besides those that it has.
-async fn create(
-    context: &Context,
-    path: &str,
-    name: &NamespaceName,
-    labels: Vec<(String, String)>,
-) -> Result<(), Problem> {
-    match context.client.get::<NamespaceView>(path).await {
+async fn create(context: &Context, scope: &Scope, labels: Vec<(String, String)>) -> Result<(), Problem> {
+    let name = &scope.namespace;
+    match context.client.get_namespace(scope).await {
         Ok(before) => {
             context.output.say(&format!("namespace {name} is there already"));
             let set = labels.into_iter().map(|(key, value)| LabelChange::Set(key, value)).collect();
-            return relabel(context, path, before, set).await;
+            return relabel(context, scope, before, set).await;
         }
         Err(problem) if problem.code == ErrorCode::NotFound => {}
         Err(problem) => return Err(problem),
     }
     let body = NamespaceBody { labels: labels.into_iter().collect() };
-    let changed: ChangedView = context.client.send(Method::PUT, path, &body).await?;
+    let changed: ChangedView = context.client.put_namespace(scope, &body, &ChangeArgs::default()).await?;
     done(context, name.as_str(), &format!("namespace {name} is created"), changed)
 }
 
 /// Writes the labels that it has then, if nobody else has changed them meanwhile.
 async fn relabel(
     context: &Context,
-    path: &str,
+    scope: &Scope,
     before: NamespaceView,
     changes: Vec<LabelChange>,
 ) -> Result<(), Problem> {
@@ -336,7 +330,8 @@ async fn relabel(
         }
     }
     let body = NamespaceBody { labels };
-    let changed: ChangedView = context.client.send_if(Method::PUT, path, &body, before.revision).await?;
+    let how = ChangeArgs { if_match: Some(before.revision), ..ChangeArgs::default() };
+    let changed: ChangedView = context.client.put_namespace(scope, &body, &how).await?;
     let now = if body.labels.is_empty() { "no labels".into() } else { format!("the labels {}", shown(&body.labels)) };
     let text = match changed.changed {
         true => format!("namespace {} has {now}", before.name),

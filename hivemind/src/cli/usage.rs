@@ -12,10 +12,8 @@ use super::{
     verbs::running,
 };
 use crate::{
-    api::{
-        usage::{ProcessView, StatsView},
-        view::{AppView, InstanceView},
-    },
+    api::usage::{ProcessView, StatsView},
+    client::GetStatsOfAllArgs,
     model::{ErrorCode, InstanceId, Problem, Timestamp},
 };
 
@@ -77,11 +75,7 @@ impl Listed for ProcessView {
 pub(super) async fn top(context: &Context, args: &TopArgs) -> Result<(), Problem> {
     let mut all: Vec<ProcessView> = Vec::new();
     for instance in running(context, &args.target).await? {
-        match context
-            .client
-            .get::<Vec<ProcessView>>(&context.path(&format!("instances/{}/processes", instance.id)))
-            .await
-        {
+        match context.client.list_processes(&context.scope, instance.id.as_str()).await {
             Ok(found) => all.extend(found),
             // It has ended since; the others are still of interest.
             Err(problem) if matches!(problem.code, ErrorCode::NotRunning | ErrorCode::NotFound) => {
@@ -168,7 +162,10 @@ pub(super) async fn stats(context: &Context, args: &StatsArgs) -> Result<(), Pro
 }
 
 async fn look(context: &Context, args: &StatsArgs) -> Result<Vec<StatsView>, Problem> {
-    let mut all: Vec<StatsView> = context.client.get(&args.reach.path(context, "stats")).await?;
+    let mut all: Vec<StatsView> = match args.reach.tenant(context) {
+        None => context.client.get_stats(&context.scope).await?,
+        Some(tenant) => context.client.get_stats_of_all(&GetStatsOfAllArgs { tenant }).await?,
+    };
     all.retain(|one| args.only.is_empty() || args.only.iter().any(|word| means(word, one)));
     Ok(all)
 }
@@ -180,10 +177,9 @@ fn means(word: &str, stats: &StatsView) -> bool {
 /// That a name stands for nothing that runs is something else than that there is no such name.
 async fn known(context: &Context, args: &StatsArgs) -> Result<(), Problem> {
     for word in args.only.iter().filter(|_| args.reach == Reach::default()) {
-        let escaped = super::parse::escape(word);
-        let app = context.client.get::<AppView>(&context.path(&format!("apps/{escaped}"))).await;
+        let app = context.client.get_app(&context.scope, word).await;
         if app.is_err_and(|problem| problem.code == ErrorCode::NotFound) {
-            let _: InstanceView = context.client.get(&context.path(&format!("instances/{escaped}"))).await?;
+            context.client.get_instance(&context.scope, word).await?;
         }
     }
     Ok(())

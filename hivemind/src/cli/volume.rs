@@ -3,12 +3,11 @@
 use std::{collections::BTreeMap, io::IsTerminal as _, time::Duration};
 
 use clap::{Args, Subcommand};
-use http::Method;
 
 use super::{
     Context, complete,
     dry::Dry,
-    list::ListArgs,
+    list::{ListArgs, Only},
     output::{Format, Listed, age, bytes, line},
     parse::label,
     tenant::done,
@@ -18,6 +17,7 @@ use crate::{
         tenants::ChangedView,
         volumes::{UsageView, VolumeView},
     },
+    client::{ChangeArgs, Client},
     model::{Bytes, ErrorCode, Problem, VolumeName},
     spec::v1::VolumeSpec,
 };
@@ -153,11 +153,11 @@ pub(super) async fn run(context: &Context, command: VolumeCommand) -> Result<(),
         VolumeCommand::Create(CreateArgs { name, label, size }) => create(context, name.name()?, label, size).await,
         VolumeCommand::Resize(ResizeArgs { name, size }) => resize(context, name.name()?, size).await,
         VolumeCommand::Ls(args) => {
-            let volumes: Vec<VolumeView> = context.list(&args, "volumes").await?;
-            context.show_list(&args, "volumes", &volumes, "no volumes").await
+            let volumes: Vec<VolumeView> = context.list(&args, Client::list_volumes, Client::list_all_volumes).await?;
+            context.show_list(&args, "volumes", Client::list_all_volumes, &volumes, "no volumes").await
         }
         VolumeCommand::Info(name) => {
-            let volume: VolumeView = context.client.get(&path(context, &name.name()?)).await?;
+            let volume: VolumeView = context.client.get_volume(&context.scope, name.name()?.as_str()).await?;
             match context.output.format {
                 Format::Json | Format::Yaml => context.output.document(&volume)?,
                 Format::Name => line(&volume.name),
@@ -167,7 +167,7 @@ pub(super) async fn run(context: &Context, command: VolumeCommand) -> Result<(),
         }
         VolumeCommand::Delete { name, dry } if dry.dry_run => {
             let name = name.name()?;
-            let changed: ChangedView = context.client.call(Method::DELETE, &dry.of(path(context, &name))).await?;
+            let changed = context.client.delete_volume(&context.scope, name.as_str(), &dry.change()).await?;
             done(context, name.as_str(), &format!("volume {name} would be removed"), changed)
         }
         VolumeCommand::Delete { name, .. } => {
@@ -179,10 +179,6 @@ pub(super) async fn run(context: &Context, command: VolumeCommand) -> Result<(),
     }
 }
 
-fn path(context: &Context, name: &VolumeName) -> String {
-    context.path(&format!("volumes/{name}"))
-}
-
 /// Creates it; one that is there gets the labels besides those that it has.
 async fn create(
     context: &Context,
@@ -190,8 +186,8 @@ async fn create(
     label: Vec<(String, String)>,
     size: Option<Bytes>,
 ) -> Result<(), Problem> {
-    let path = path(context, &name);
-    let before = match context.client.get::<VolumeView>(&path).await {
+    let Context { client, scope, .. } = context;
+    let before = match client.get_volume(scope, name.as_str()).await {
         Ok(before) => Some(before),
         Err(problem) if problem.code == ErrorCode::NotFound => None,
         Err(problem) => return Err(problem),
@@ -201,7 +197,7 @@ async fn create(
         spec.labels = before.labels;
     }
     spec.labels.extend(label);
-    let changed: ChangedView = context.client.send(Method::PUT, &path, &spec).await?;
+    let changed: ChangedView = client.put_volume(scope, name.as_str(), &spec, &ChangeArgs::default()).await?;
     let text = match (changed.created, changed.changed) {
         (true, _) => format!("volume {name} is created"),
         (false, true) => format!("volume {name} was there already, and is changed as asked for"),
@@ -212,14 +208,14 @@ async fn create(
 
 /// Makes it larger, and waits until the node has done so.
 async fn resize(context: &Context, name: VolumeName, size: Bytes) -> Result<(), Problem> {
-    let path = path(context, &name);
-    let before: VolumeView = context.client.get(&path).await?;
+    let Context { client, scope, .. } = context;
+    let before: VolumeView = client.get_volume(scope, name.as_str()).await?;
     let spec = VolumeSpec { size: Some(size), labels: before.labels };
-    let changed: ChangedView = context.client.send(Method::PUT, &path, &spec).await?;
+    let changed: ChangedView = client.put_volume(scope, name.as_str(), &spec, &ChangeArgs::default()).await?;
     let begun = tokio::time::Instant::now();
     let grown = async {
         loop {
-            let now: VolumeView = context.client.get(&path).await?;
+            let now: VolumeView = client.get_volume(scope, name.as_str()).await?;
             match (now.usage, now.size_there, now.fault) {
                 (_, Some(there), _) if there >= size => return Ok(format!("volume {name} may hold {size}")),
                 (None, None, None) => return Ok(format!("volume {name} may hold {size} when it is used first")),
@@ -243,11 +239,11 @@ async fn resize(context: &Context, name: VolumeName, size: Bytes) -> Result<(), 
 
 /// Has it removed, and waits until it is.
 async fn delete(context: &Context, name: &VolumeName) -> Result<ChangedView, Problem> {
-    let path = path(context, name);
-    let changed: ChangedView = context.client.call(Method::DELETE, &path).await?;
+    let Context { client, scope, .. } = context;
+    let changed = client.delete_volume(scope, name.as_str(), &ChangeArgs::default()).await?;
     let gone = async {
         loop {
-            match context.client.get::<VolumeView>(&path).await {
+            match client.get_volume(scope, name.as_str()).await {
                 Err(problem) if problem.code == ErrorCode::NotFound => return Ok(()),
                 Err(problem) => return Err(problem),
                 // Somebody has made it again meanwhile.
@@ -264,7 +260,7 @@ async fn delete(context: &Context, name: &VolumeName) -> Result<ChangedView, Pro
 }
 
 async fn prune(context: &Context) -> Result<(), Problem> {
-    let all: Vec<VolumeView> = context.list(&ListArgs::default(), "volumes").await?;
+    let all: Vec<VolumeView> = context.list_here(&Only::default(), Client::list_volumes).await?;
     let unused: Vec<_> = all.into_iter().filter(|volume| volume.used_by.is_empty() && !volume.deleting).collect();
     if unused.is_empty() {
         context.output.say("every volume is used");

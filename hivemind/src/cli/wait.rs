@@ -11,9 +11,9 @@ use super::{Context, instance::of_app, output::addresses, parse::duration, updat
 use crate::{
     api::{
         apps::Written,
-        instances::LogLineView,
-        view::{AppState, AppView, InstanceView, ServiceView},
+        view::{AppState, AppView, InstanceView},
     },
+    client::GetInstanceLogsArgs,
     model::{AppStatus, ErrorCode, Phase, Problem, Protocol},
 };
 
@@ -22,7 +22,7 @@ const PERIOD: Duration = Duration::from_millis(50);
 /// How often a process may end before it is said not to come up.
 const CRASHES: u32 = 3;
 /// Log lines that are shown of an instance that does not come up.
-const LINES: usize = 10;
+const LINES: u64 = 10;
 /// Something may go soon and make room: this long it is waited for.
 pub(super) const UNPLACED: Duration = Duration::from_secs(2);
 
@@ -140,7 +140,7 @@ async fn settle(
     // What was seen of an instance that does not come up: when its update is taken back, it goes.
     let mut seen: Option<Problem> = None;
     loop {
-        let view: AppView = context.client.get(&context.path(&format!("apps/{app}"))).await?;
+        let view: AppView = context.client.get_app(&context.scope, app).await?;
         let instances = of_app(context, app).await?;
         let (key, text) = summary(&view, &instances);
         progress.show(key, view.status.ready, view.status.desired, text);
@@ -287,8 +287,9 @@ fn describe(instance: &InstanceView) -> String {
 
 /// The last log lines of an instance, with a title; nothing if there are none.
 pub(super) async fn last_lines(context: &Context, instance: &InstanceView) -> Vec<String> {
-    let path = context.path(&format!("instances/{}/logs?tail={LINES}", instance.id));
-    let Ok(lines) = context.client.lines::<LogLineView>(&path).await else { return Vec::new() };
+    let asked = GetInstanceLogsArgs { tail: Some(LINES), ..GetInstanceLogsArgs::default() };
+    let lines = context.client.get_instance_logs(&context.scope, instance.id.as_str(), &asked).await;
+    let Ok(lines) = lines else { return Vec::new() };
     let lines: Vec<_> = lines.filter_map(|line| std::future::ready(line.ok())).collect().await;
     if lines.is_empty() {
         return Vec::new();
@@ -299,9 +300,7 @@ pub(super) async fn last_lines(context: &Context, instance: &InstanceView) -> Ve
 
 /// Where the app is reached; nothing if it has no port.
 pub(super) async fn reached_at(context: &Context, app: &str) -> Vec<String> {
-    let Ok(service) = context.client.get::<ServiceView>(&context.path(&format!("services/{app}"))).await else {
-        return Vec::new();
-    };
+    let Ok(service) = context.client.get_service(&context.scope, app).await else { return Vec::new() };
     let mut lines = Vec::new();
     if !service.ports.is_empty() {
         let ports: Vec<_> = service.ports.iter().map(|port| format!("{}/{}", port.port, port.protocol)).collect();
@@ -330,7 +329,7 @@ pub(super) async fn until_gone(context: &Context, app: &str, limit: Duration) ->
     let end = Instant::now() + limit;
     let mut most = 0;
     let result = loop {
-        match context.client.get::<AppView>(&context.path(&format!("apps/{app}"))).await {
+        match context.client.get_app(&context.scope, app).await {
             Err(problem) if problem.code == ErrorCode::NotFound => break Ok(()),
             Err(problem) => break Err(problem),
             Ok(view) => {

@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use http::Method;
 
 use super::{
     Context,
@@ -106,7 +105,7 @@ pub(super) async fn why(context: &Context, args: WhyArgs) -> Result<(), Problem>
     let Target { to, protocol, port } = args.to;
     let question = Question { from: args.from, to, protocol, port };
     let body = WhyBody { questions: vec![question.clone()], ..WhyBody::default() };
-    let answers: Vec<WhyView> = context.client.without_key().send(Method::POST, &context.path("why"), &body).await?;
+    let answers: Vec<WhyView> = context.client.why(&context.scope, &body).await?;
     for answer in &answers {
         match context.output.format {
             Format::Json | Format::Yaml => context.output.document(answer)?,
@@ -179,7 +178,7 @@ pub(super) async fn test(context: &Context, args: TestArgs) -> Result<(), Proble
         port: *port,
     };
     body.questions = expected.iter().map(question).collect();
-    let answers: Vec<WhyView> = context.client.without_key().send(Method::POST, &context.path("why"), &body).await?;
+    let answers: Vec<WhyView> = context.client.why(&context.scope, &body).await?;
     if matches!(context.output.format, Format::Json | Format::Yaml) {
         context.output.document(&answers)?;
     }

@@ -10,6 +10,10 @@ use std::{
 };
 
 use anyhow::{Context, Result, anyhow, ensure};
+use hivemind::{
+    client::{AttachToInstanceArgs, Client, Target},
+    model::{ErrorCode, Scope},
+};
 use hivemind_tests::{PATIENCE, Terminal, instances, machine, pids, until_ready};
 use nix::{
     sys::signal::{Signal, kill},
@@ -195,12 +199,12 @@ fn without_a_terminal_lines_go_both_ways_and_signals_are_passed_on() -> Result<(
     deaf.says("nobody reads this")?;
     ensure!(deaf.line()? == "tick\n", "it says something else");
     let name = instances(&machine, "deaf")?.first().context("no instance")?.name.clone();
-    let path = format!("/v1/tenants/default/namespaces/default/instances/{name}/attach?stdin=true");
-    let client = hivemind::client::Client::new(hivemind::client::Target::Unix(machine.daemon.socket()));
+    let (scope, asked) = (Scope::default(), AttachToInstanceArgs { stdin: true, ..AttachToInstanceArgs::default() });
+    let client = Client::new(Target::Unix(machine.daemon.socket()));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let refused = runtime.block_on(async { client.exec(&path).await.map(drop) });
+    let refused = runtime.block_on(async { client.attach_to_instance(&scope, &name, &asked).await.map(drop) });
     let refused = refused.err().context("it takes input")?;
-    ensure!(refused.code == hivemind::model::ErrorCode::NoAttach, "{refused:?}");
+    ensure!(refused.code == ErrorCode::NoAttach, "{refused:?}");
     machine.hivemind(&["app", "rm", "deaf"])?.ok()?;
     let (_, err, code) = deaf.ended()?;
     // The image's stop signal is SIGKILL.

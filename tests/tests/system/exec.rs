@@ -9,7 +9,8 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use futures::{SinkExt, StreamExt};
 use hivemind::{
     api::exec::channel,
-    client::{Client, Target},
+    client::{Client, ExecInInstanceArgs, Target},
+    model::Scope,
 };
 use nix::sys::signal::{Signal, kill};
 
@@ -122,12 +123,11 @@ fn a_program_of_ones_own_may_do_what_the_command_line_does() -> Result<()> {
     let machine = with_web("exec-api")?;
     let id = machine.hivemind(&["ps", "web", "-o", "json"])?.json()?[0]["id"].as_str().context("no id")?.to_owned();
     let client = Client::new(Target::Unix(machine.daemon.socket()));
-    let path = |query: &str| format!("/v1/tenants/default/namespaces/default/instances/{id}/exec?{query}");
     let script = "stty size; read x; until stty size | grep '31 91'; do sleep 0.02; done; exit 9";
-    let words = serde_json::json!(["sh", "-c", script]).to_string();
-    let command: String = words.bytes().map(|byte| format!("%{byte:02x}")).collect();
+    let command = serde_json::json!(["sh", "-c", script]).to_string();
+    let how = ExecInInstanceArgs { stdin: true, rows: Some(30), cols: Some(90), ..ExecInInstanceArgs::default() };
     let conversation = async {
-        let (mut to, mut from) = client.exec(&path(&format!("command={command}&stdin=true&rows=30&cols=90"))).await?;
+        let (mut to, mut from) = client.exec_in_instance(&Scope::default(), &id, &command, &how).await?;
         let mut shown = String::new();
         while !shown.contains("30 90") {
             let (kind, data) = from.next().await.context("the end")??;

@@ -28,6 +28,9 @@ const FORBIDDEN: &[(&str, &str)] = &[
     (concat!("FIX", "ME"), "unfinished"),
 ];
 
+/// Where no path of the API is spelled: the client's functions, made of the API's description, have them.
+const WITHOUT_PATHS: &str = "hivemind/src/cli/";
+
 /// Checks everything and names all faults.
 pub(crate) fn run() -> Result<()> {
     let mut faults = Vec::new();
@@ -69,6 +72,10 @@ fn check_text(name: &str, text: &str, faults: &mut Vec<String>) {
     for (at, line) in text.lines().enumerate() {
         if let Some((word, why)) = FORBIDDEN.iter().find(|(word, _)| line.contains(word)) {
             faults.push(format!("{name}:{}: {word} ({why})", at + 1));
+        }
+        if name.starts_with(WITHOUT_PATHS) && rust && line.contains("/v1/") {
+            let why = "a path of the API: ask by a function of the client, see docs/adr/0028-client.md";
+            faults.push(format!("{name}:{}: {why}", at + 1));
         }
         if line.contains(&here) {
             faults.push(format!("{name}:{}: {here} (a path of this machine)", at + 1));
@@ -142,6 +149,13 @@ mod tests {
         for (word, _) in FORBIDDEN {
             assert_eq!(faults_of(|f| check_text("a.rs", word, f)), 1, "{word}");
         }
+    }
+
+    #[test]
+    fn the_command_line_spells_no_path_of_the_api() {
+        let text = r#"client.get(&format!("/v1/nodes/{name}"))"#;
+        assert_eq!(faults_of(|f| check_text("hivemind/src/cli/show.rs", text, f)), 1);
+        assert_eq!(faults_of(|f| check_text("crates/client/src/operations/nodes.rs", text, f)), 0);
     }
 
     #[test]

@@ -88,7 +88,7 @@ pub(super) async fn run(context: &Context, socket: Target, args: DoctorArgs) -> 
     };
     let config = args.daemon.config(socket)?;
     config.validate()?;
-    let running = context.client.get::<serde_json::Value>("/v1/version").await.is_ok();
+    let running = context.client.get_version().await.is_ok();
     let mut findings = examine(&config, running).await;
     if running {
         findings.extend(network::uplinks(&context.client).await);

@@ -4,7 +4,6 @@ use std::{fs, io, net::TcpListener};
 
 use super::Finding;
 use crate::{
-    api::dataplane::RowsView,
     client::Client,
     daemon::DaemonConfig,
     net::{NetError, PACING_QUEUE, linux},
@@ -37,7 +36,7 @@ pub(super) async fn ranges(config: &DaemonConfig) -> Finding {
 /// Who sends packets of published ports on to other nodes, and what becomes of packets over a rate that leave the node, as
 /// the daemon says that runs here.
 pub(super) async fn uplinks(client: &Client) -> Vec<Finding> {
-    let Ok(view) = client.get::<RowsView>("/v1/dataplane/tables/uplinks").await else { return Vec::new() };
+    let Ok(view) = client.get_table("uplinks").await else { return Vec::new() };
     let words = view.rows.iter().filter_map(|row| match &row[..] {
         [device, by, why, ..] if why.is_empty() => Some(format!("{device}: sent on by the {by}")),
         [device, by, why, ..] => Some(format!("{device}: sent on by the {by} ({why})")),

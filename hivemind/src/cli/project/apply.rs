@@ -1,16 +1,16 @@
 //! `hivemind up`
 
 use clap::Args;
-use http::Method;
 
 use super::{
-    super::{Context, output::Format, wait::Waiting},
+    super::{Context, dry::Dry, output::Format, wait::Waiting},
     ApplyArgs, Read,
     build::{self, Building},
-    path, shown, wait,
+    shown, wait,
 };
 use crate::{
     api::{projects::ProjectChanged, view::AppView},
+    client::ListArgs,
     model::Problem,
 };
 
@@ -46,8 +46,7 @@ pub(in super::super) async fn up(context: &Context, args: &UpArgs) -> Result<(),
     let mut read = args.what.read(context)?;
     let before = before(&read).await?;
     build::bring(&mut read, &before, &args.building).await?;
-    let context = &read.context;
-    let done: ProjectChanged = context.client.send(Method::PUT, &path(&read), &args.what.document(&read)).await?;
+    let done = put(&read, &args.what, Dry::default()).await?;
     say(&read, &before, &done);
     if args.waiting.wait {
         wait::until_up(&read, args.waiting.timeout).await?;
@@ -66,7 +65,13 @@ pub(in super::super) async fn up(context: &Context, args: &UpArgs) -> Result<(),
 
 /// The apps of the project's namespace; none if there is no such namespace yet.
 pub(super) async fn before(read: &Read) -> Result<Vec<AppView>, Problem> {
-    read.context.client.get(&read.context.path("apps")).await
+    read.context.client.list_apps(&read.context.scope, &ListArgs::default()).await
+}
+
+/// Sends the project's document, to be written or checked.
+pub(super) async fn put(read: &Read, what: &ApplyArgs, dry: Dry) -> Result<ProjectChanged, Problem> {
+    let Context { client, scope, .. } = &read.context;
+    client.put_project(scope, &read.loaded.project.name, &what.document(read), &dry.args()).await
 }
 
 fn say(read: &Read, before: &[AppView], done: &ProjectChanged) {

@@ -3,18 +3,14 @@
 use std::time::Duration;
 
 use clap::Args;
-use http::Method;
 
 use super::{
     super::{Context, dry::Dry, output::Format, parse::duration, wait::Waiting},
-    FileArgs, Read, compose, in_project, path_of, read, say_warnings, wait,
+    FileArgs, Read, apply, compose, in_project, read, say_warnings, wait,
 };
 use crate::{
-    api::{
-        apps::{Scale, Written},
-        projects::ProjectChanged,
-        view::AppView,
-    },
+    api::{apps::Scale, view::AppView},
+    client::{ChangeArgs, DeleteProjectArgs},
     compat::compose::translate::Options,
     model::{AppName, ErrorCode, Problem},
     spec::v1::PROJECT_LABEL,
@@ -44,8 +40,8 @@ pub(in super::super) struct DownArgs {
 pub(in super::super) async fn down(context: &Context, args: &DownArgs) -> Result<(), Problem> {
     let name = project_name(&args.files)?;
     let context = &in_project(context, &name)?;
-    let path = format!("{}?volumes={}", path_of(context, &name), args.volumes);
-    let done: ProjectChanged = context.client.call(Method::DELETE, &args.dry.of(path)).await?;
+    let how = DeleteProjectArgs { volumes: args.volumes, dry_run: args.dry.dry_run };
+    let done = context.client.delete_project(&context.scope, &name, &how).await?;
     if args.dry.dry_run {
         context.output.say(&format!("{name} would be removed: {}", named(done.apps.keys())));
     } else if !args.detach {
@@ -90,7 +86,7 @@ pub(in super::super) struct ServicesArgs {
 async fn chosen(context: &Context, args: &ServicesArgs) -> Result<(Read, Vec<AppView>), Problem> {
     let read = read(context, &args.files, &[], &Options::default())?;
     say_warnings(context, &read.made.warnings);
-    let mut apps: Vec<AppView> = read.context.client.get(&read.context.path("apps")).await?;
+    let mut apps: Vec<AppView> = apply::before(&read).await?;
     apps.retain(|app| app.spec.labels.get(PROJECT_LABEL) == Some(&read.loaded.project.name));
     if apps.is_empty() {
         let title = format!("nothing of the project {} is up", read.loaded.project.name);
@@ -113,8 +109,7 @@ async fn chosen(context: &Context, args: &ServicesArgs) -> Result<(Read, Vec<App
 pub(in super::super) async fn restart(context: &Context, args: &ServicesArgs) -> Result<(), Problem> {
     let (read, apps) = chosen(context, args).await?;
     for app in &apps {
-        let path = read.context.path(&format!("apps/{}/restart", app.name));
-        let _: Written = read.context.client.call(Method::POST, &path).await?;
+        read.context.client.restart_app(&read.context.scope, &app.name, &ChangeArgs::default()).await?;
         read.context.output.say(&format!("{} gets new instances", app.name));
     }
     waited(&read, args).await
@@ -142,8 +137,8 @@ pub(in super::super) async fn start(context: &Context, args: &ServicesArgs) -> R
 async fn scale(read: &Read, apps: &[AppView], wanted: impl Fn(&AppView) -> Option<u32>) -> Result<(), Problem> {
     for app in apps {
         let Some(replicas) = wanted(app) else { continue };
-        let path = read.context.path(&format!("apps/{}/scale", app.name));
-        let _: Written = read.context.client.send(Method::POST, &path, &Scale { replicas }).await?;
+        let (Context { client, scope, .. }, scale) = (&read.context, Scale { replicas });
+        client.scale_app(scope, &app.name, &scale, &ChangeArgs::default()).await?;
         let what = if replicas == 0 { "is stopped".to_owned() } else { format!("is started: {replicas}") };
         read.context.output.say(&format!("{} {what}", app.name));
     }

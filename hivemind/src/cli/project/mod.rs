@@ -23,7 +23,6 @@ pub(super) use plan::{ConfigArgs, PlanArgs, config, plan};
 
 use super::Context;
 use crate::{
-    api::object_view::NamespaceView,
     compat::compose::{
         self, Loaded,
         files::{Disk, Request},
@@ -175,7 +174,7 @@ pub(super) async fn here(context: &Context, named: Option<&str>) -> Result<Conte
     // A folder without a project, or with one that is not up, is a folder as any other.
     let Some(name) = compose::name(&request, &Disk).ok() else { return Ok(context.clone()) };
     let Ok(inside) = in_project(context, &name) else { return Ok(context.clone()) };
-    match context.client.get::<NamespaceView>(inside.path("").trim_end_matches('/')).await {
+    match context.client.get_namespace(&inside.scope).await {
         Ok(namespace) if namespace.labels.get(PROJECT_LABEL) == Some(&name) => {
             context.output.say(&format!("of the project {name}, whose folder this is (-A: all)"));
             Ok(inside)
@@ -184,15 +183,6 @@ pub(super) async fn here(context: &Context, named: Option<&str>) -> Result<Conte
         Err(problem) if problem.code == ErrorCode::NotFound => Ok(context.clone()),
         Err(problem) => Err(problem),
     }
-}
-
-/// The path of the project.
-fn path(read: &Read) -> String {
-    path_of(&read.context, &read.loaded.project.name)
-}
-
-fn path_of(context: &Context, project: &str) -> String {
-    context.path(&format!("projects/{}", super::parse::escape(project)))
 }
 
 impl ApplyArgs {

@@ -3,16 +3,16 @@
 use std::process::ExitCode;
 
 use clap::Args;
-use http::Method;
 
 use super::{
     super::{
         Context,
+        dry::Dry,
         output::{Format, line},
     },
-    ApplyArgs, FileArgs, apply, build, load, path, say_warnings, shown,
+    ApplyArgs, FileArgs, apply, build, load, say_warnings, shown,
 };
-use crate::{api::projects::ProjectChanged, model::Problem};
+use crate::model::Problem;
 
 /// Exit code of `plan --exit-code` if something would change.
 const DIFFERS: u8 = 10;
@@ -32,8 +32,7 @@ pub(in super::super) async fn plan(context: &Context, args: &PlanArgs) -> Result
     let output = read.context.output;
     let before = apply::before(&read).await?;
     let builds = build::look(&mut read, &before).await?;
-    let path = format!("{}?dry_run=true", path(&read));
-    let done: ProjectChanged = read.context.client.send(Method::PUT, &path, &args.what.document(&read)).await?;
+    let done = apply::put(&read, &args.what, Dry { dry_run: true }).await?;
     let changes = shown::changes(&done);
     match output.format {
         Format::Json | Format::Yaml => output.document(&shown::document(&read, &before, &done))?,

@@ -17,6 +17,7 @@ use crate::{
         view::{AppState, AppView, InstanceView},
         volumes::VolumeView,
     },
+    client::ListArgs,
     model::{ErrorCode, Problem},
     spec::v1::PROJECT_LABEL,
 };
@@ -54,9 +55,9 @@ async fn up(read: &Read, limit: Duration, progress: &mut Progress) -> Result<Vec
     let context = &read.context;
     let begun = Instant::now();
     loop {
-        let mut apps: Vec<AppView> = context.client.get(&context.path("apps")).await?;
+        let mut apps: Vec<AppView> = context.client.list_apps(&context.scope, &ListArgs::default()).await?;
         apps.retain(|app| read.made.apps.keys().any(|name| name.as_str() == app.name));
-        let instances: Vec<InstanceView> = context.client.get(&context.path("instances")).await?;
+        let instances: Vec<InstanceView> = context.client.list_instances(&context.scope, &ListArgs::default()).await?;
         let ready = apps.iter().filter(|app| is_there(app)).count();
         if ready == apps.len() {
             return Ok(apps);
@@ -108,7 +109,7 @@ pub(super) async fn until_down(
     let end = Instant::now() + limit;
     let all = u32::try_from(done.apps.len()).unwrap_or(u32::MAX);
     let result = loop {
-        let mut left: Vec<AppView> = match context.client.get(&context.path("apps")).await {
+        let mut left: Vec<AppView> = match context.client.list_apps(&context.scope, &ListArgs::default()).await {
             Ok(left) => left,
             Err(problem) => break Err(problem),
         };
@@ -150,7 +151,7 @@ async fn volumes_left(context: &Context, done: &ProjectChanged) -> Result<Vec<St
     if done.volumes_removed.is_empty() {
         return Ok(Vec::new());
     }
-    let all: Vec<VolumeView> = match context.client.get(&context.path("volumes")).await {
+    let all: Vec<VolumeView> = match context.client.list_volumes(&context.scope, &ListArgs::default()).await {
         Err(problem) if problem.code == ErrorCode::NotFound => return Ok(Vec::new()),
         all => all?,
     };

@@ -12,19 +12,16 @@ mod verb;
 use std::collections::BTreeMap;
 
 use clap::{Args, ValueEnum};
-use http::Method;
 
 pub(in super::super) use verb::{BuildArgs, build};
 
 use super::{
-    super::{Context, image, parse::escape},
+    super::{Context, image},
     Read,
 };
 use crate::{
-    api::{
-        images::{ImageDetails, ImagesChanged},
-        view::AppView,
-    },
+    api::view::AppView,
+    client::DryRunArgs,
     compat::compose::build::{Builder, Wanted, When},
     model::{ErrorCode, Problem},
 };
@@ -179,8 +176,7 @@ async fn there(context: &Context, wanted: &Wanted, before: &[AppView]) -> Result
 
 /// What a name stands for on the node; `None` if there is no such image, or parts of it are missing.
 async fn digest_of(context: &Context, name: &str) -> Result<Option<String>, Problem> {
-    let found = context.client.get::<ImageDetails>(&format!("/v1/images/info?name={}", escape(name))).await;
-    match found {
+    match context.client.get_image(name).await {
         Ok(found) => Ok(found.image.platform.is_some().then_some(found.image.digest)),
         Err(problem) if problem.code == ErrorCode::NotFound => Ok(None),
         Err(problem) => Err(problem),
@@ -213,8 +209,7 @@ async fn named_by_digest(context: &Context, image: &str, digest: &str) -> Result
     if digest_of(context, &exact).await?.is_some() {
         return Ok(());
     }
-    let path = format!("/v1/images/tag?name={}&other={}", escape(image), escape(&exact));
-    context.client.without_key().call::<ImagesChanged>(Method::POST, &path).await.map(drop)
+    context.client.tag_image(image, &exact, &DryRunArgs::default()).await.map(drop)
 }
 
 #[cfg(test)]
