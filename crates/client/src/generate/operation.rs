@@ -90,7 +90,7 @@ impl<'a> Operation<'a> {
     fn optional(&self) -> Vec<Parameter<'a>> {
         let paged = self.success().is_some_and(|answer| answer["headers"]["x-continue"].is_object());
         let mut all = self.parameters("query");
-        all.retain(|one| !one.required && !(paged && PAGES.contains(&one.name)));
+        all.retain(|one| !(one.required || paged && PAGES.contains(&one.name)));
         if self.has_header(CONDITION) {
             let says = "Only if what it is about was last written at this revision.";
             all.push(Parameter { name: CONDITION, says, kind: "Revision".into(), required: false });
@@ -131,7 +131,7 @@ impl<'a> Operation<'a> {
                 continue;
             }
             let field = snake(one.name);
-            let rename = (field != one.name).then(|| format!("rename = {:?}, ", one.name)).unwrap_or_default();
+            let rename = if field == one.name { String::new() } else { format!("rename = {:?}, ", one.name) };
             let (kind, skip) = match one.kind.as_str() {
                 "bool" => ("bool".to_owned(), "Not::not"),
                 kind => (format!("Option<{kind}>"), "Option::is_none"),
