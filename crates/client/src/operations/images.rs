@@ -110,7 +110,7 @@ impl Client {
         self.lines(asked).await
     }
 
-    /// Give an image another name besides.
+    /// Give an image another name besides. One with a digest must have its own.
     ///
     /// `POST /v1/images/tag`
     pub async fn tag_image(&self, name: &str, other: &str, args: &DryRunArgs) -> Result<ImagesChanged, Problem> {
