@@ -46,6 +46,7 @@ pub(in super::super) async fn up(context: &Context, args: &UpArgs) -> Result<(),
     let mut read = args.what.read(context)?;
     let before = before(&read).await?;
     build::bring(&mut read, &before, &args.building).await?;
+    let context = &read.context;
     let done = put(&read, &args.what, Dry::default()).await?;
     say(&read, &before, &done);
     if args.waiting.wait {
