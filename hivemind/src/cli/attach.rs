@@ -26,7 +26,7 @@ use crate::{
         view::InstanceView,
     },
     client::ExecMessage,
-    model::{ErrorCode, Problem},
+    model::{ErrorCode, Problem, SidecarName},
 };
 
 /// How long a daemon that has gone may take to be back, and how often it is asked.
@@ -45,6 +45,9 @@ What was written before is in the log: hivemind logs. Input goes to processes of
 #[derive(Args, Debug)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct AttachArgs {
+    /// To a sidecar of the instance, by its name [default: the app's own container]
+    #[arg(short, long, value_name = "NAME")]
+    container: Option<SidecarName>,
     /// App (its first running instance), or instance by name or id
     #[arg(value_name = "APP|INSTANCE", add = complete::targets())]
     target: String,
@@ -84,8 +87,9 @@ pub(super) async fn run(context: &Context, args: AttachArgs) -> ExitCode {
 
 async fn attach(context: &Context, args: &AttachArgs) -> Result<u32, Problem> {
     let instance = running(context, &args.target).await?;
-    let stdin = instance.stdin_open && !args.no_stdin;
-    let terminal = instance.tty && stdin && std::io::stdin().is_terminal();
+    let (tty, stdin_open) = streams(&instance, args)?;
+    let stdin = stdin_open && !args.no_stdin;
+    let terminal = tty && stdin && std::io::stdin().is_terminal();
     let raw = terminal.then(RawTerminal::enter).flatten();
     let (typed, mut inbox) = mpsc::channel(16);
     let reading = async {
@@ -143,7 +147,9 @@ async fn once(
     inbox: &mut mpsc::Receiver<Typed>,
 ) -> Result<End, Problem> {
     let mut path = format!("instances/{}/attach?stdin={stdin}", instance.id);
-    if instance.tty && std::io::stdout().is_terminal() {
+    path.extend(args.container.iter().map(|name| format!("&container={name}")));
+    let (tty, _) = streams(instance, args)?;
+    if tty && std::io::stdout().is_terminal() {
         let size = terminal::size();
         path += &format!("&rows={}&cols={}", size.rows, size.cols);
     }
@@ -159,13 +165,13 @@ async fn once(
         std::future::pending::<()>().await;
     };
     let sizes = async {
-        if instance.tty {
+        if tty {
             resizes(outgoing.clone()).await;
         }
         std::future::pending::<()>().await;
     };
     let proxy = async {
-        if args.sig_proxy && !terminal { pass_signals(context, instance).await } else { left(terminal).await }
+        if args.sig_proxy && !terminal { pass_signals(context, args, instance).await } else { left(terminal).await }
     };
     tokio::select! {
         end = show(context, terminal, from_process) => Ok(end),
@@ -225,8 +231,20 @@ async fn input(to: mpsc::Sender<Typed>, mut keys: Option<DetachKeys>) {
     }
 }
 
+/// Whether the process has a terminal, and whether it has an input that can be written to.
+fn streams(instance: &InstanceView, args: &AttachArgs) -> Result<(bool, bool), Problem> {
+    let Some(name) = &args.container else { return Ok((instance.tty, instance.stdin_open)) };
+    if let Some(it) = instance.sidecars.iter().find(|it| it.name == *name) {
+        return Ok((it.tty, it.stdin_open));
+    }
+    if name.as_str() == instance.app {
+        return Ok((instance.tty, instance.stdin_open));
+    }
+    Err(Problem::new(ErrorCode::NotFound, format!("{} has no container {name}", instance.name)))
+}
+
 /// Passes signals on; never returns.
-async fn pass_signals(context: &Context, instance: &InstanceView) {
+async fn pass_signals(context: &Context, args: &AttachArgs, instance: &InstanceView) {
     use SignalKind as Kind;
     let kinds = [
         (Kind::interrupt(), "INT"),
@@ -240,7 +258,7 @@ async fn pass_signals(context: &Context, instance: &InstanceView) {
         let Ok(mut signals) = signal(kind) else { return };
         while signals.recv().await.is_some() {
             let path = context.path(&format!("instances/{}/kill", instance.id));
-            let kill = Kill { signal: name.to_owned() };
+            let kill = Kill { signal: name.to_owned(), container: args.container.clone() };
             let sent: Result<Killed, Problem> = context.client.without_key().send(Method::POST, &path, &kill).await;
             if let Err(problem) = sent {
                 context.output.problem(&problem);

@@ -17,7 +17,7 @@ use nix::{
 use super::{Context, complete, output, parse::escape, verbs::running};
 use crate::{
     api::files::CopiedView,
-    model::{ErrorCode, Problem},
+    model::{ErrorCode, Problem, SidecarName},
     runtime::tree::{self, Reading, TreeError},
 };
 
@@ -33,6 +33,9 @@ are copied as links. What a tar archive cannot carry (sockets, pipes, devices) i
 
 #[derive(Args, Debug)]
 pub(super) struct CopyArgs {
+    /// From or to a sidecar of the instance, by its name [default: the app's own container]
+    #[arg(short, long, value_name = "NAME")]
+    container: Option<SidecarName>,
     /// What to copy: INSTANCE:PATH, a path, or - for a tar stream
     #[arg(value_name = "FROM", add = complete::targets())]
     from: String,
@@ -75,9 +78,11 @@ pub(super) async fn run(context: &Context, args: &CopyArgs) {
 
 async fn copy(context: &Context, args: &CopyArgs) -> Result<(), Problem> {
     let copied = match (End::of(&args.from), End::of(&args.to)) {
-        (End::There { target, path }, to @ (End::Here(_) | End::Stream)) => fetch(context, &target, &path, to).await?,
+        (End::There { target, path }, to @ (End::Here(_) | End::Stream)) => {
+            fetch(context, args, &target, &path, to).await?
+        }
         (from @ (End::Here(_) | End::Stream), End::There { target, path }) => {
-            send(context, from, &target, &path).await?
+            send(context, args, from, &target, &path).await?
         }
         (End::There { .. }, End::There { .. }) => {
             let title = "both are in instances; one must be here";
@@ -103,18 +108,19 @@ async fn copy(context: &Context, args: &CopyArgs) -> Result<(), Problem> {
 }
 
 /// The path of the files of an instance. Of an app's it is the first one that runs.
-async fn files(context: &Context, target: &str, path: &str, more: &str) -> Result<String, Problem> {
+async fn files(context: &Context, args: &CopyArgs, target: &str, path: &str, more: &str) -> Result<String, Problem> {
     let mut instances = running(context, target).await?;
     let instance = instances.swap_remove(0);
-    Ok(context.path(&format!("instances/{}/files?path={}{more}", instance.id, escape(path))))
+    let of = args.container.as_ref().map(|name| format!("&container={name}")).unwrap_or_default();
+    Ok(context.path(&format!("instances/{}/files?path={}{more}{of}", instance.id, escape(path))))
 }
 
-async fn fetch(context: &Context, target: &str, path: &str, to: End) -> Result<CopiedView, Problem> {
+async fn fetch(context: &Context, args: &CopyArgs, target: &str, path: &str, to: End) -> Result<CopiedView, Problem> {
     let place = match &to {
         End::Here(to) => Some(place(to)?),
         _ => None,
     };
-    let url = files(context, target, path, "").await?;
+    let url = files(context, args, target, path, "").await?;
     let mut chunks = context.client.download(&url).await?;
     let (sender, from) = Reading::new();
     let mut broken = None;
@@ -162,7 +168,7 @@ fn place(to: &Path) -> Result<(OwnedFd, Option<std::ffi::OsString>), Problem> {
     Ok((opened, name))
 }
 
-async fn send(context: &Context, from: End, target: &str, path: &str) -> Result<CopiedView, Problem> {
+async fn send(context: &Context, args: &CopyArgs, from: End, target: &str, path: &str) -> Result<CopiedView, Problem> {
     let stream = match &from {
         End::Here(path) => {
             let flags = OFlag::O_PATH | OFlag::O_CLOEXEC;
@@ -171,7 +177,7 @@ async fn send(context: &Context, from: End, target: &str, path: &str) -> Result<
         }
         _ => None,
     };
-    let url = files(context, target, path, if stream.is_none() { "&folder=true" } else { "" }).await?;
+    let url = files(context, args, target, path, if stream.is_none() { "&folder=true" } else { "" }).await?;
     let streamed = stream.is_none();
     let (mut to, chunks) = tree::pipe();
     let written = tokio::task::spawn_blocking(move || {

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     api::ending::{Kill, Killed, Waited},
-    model::{ErrorCode, Problem, signal_number},
+    model::{ErrorCode, Problem, SidecarName, signal_number},
     spec::v1::RestartPolicy,
 };
 
@@ -42,6 +42,9 @@ pub(super) struct KillArgs {
     /// The signal: KILL, SIGHUP, 15, …
     #[arg(short, long, default_value = "KILL", value_parser = signal, value_name = "SIGNAL")]
     signal: String,
+    /// To a sidecar of the instance, by its name [default: the app's own container]
+    #[arg(short, long, value_name = "NAME")]
+    container: Option<SidecarName>,
     /// Apps (all their running instances), or instances by name or id
     #[arg(required = true, value_name = "APP|INSTANCE", add = complete::targets())]
     targets: Vec<String>,
@@ -83,7 +86,7 @@ pub(super) async fn kill(context: &Context, args: &KillArgs) -> Result<(), Probl
             continue;
         }
         let path = context.path(&format!("instances/{}/kill", instance.id));
-        let kill = Kill { signal: args.signal.clone() };
+        let kill = Kill { signal: args.signal.clone(), container: args.container.clone() };
         match context.client.without_key().send::<Killed>(Method::POST, &path, &kill).await {
             Ok(done) => killed.push(done),
             Err(problem) => failed.push(problem),

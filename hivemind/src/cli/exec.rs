@@ -24,7 +24,7 @@ use crate::{
         view::InstanceView,
     },
     client::ExecMessage,
-    model::{ErrorCode, Phase, Problem},
+    model::{ErrorCode, Phase, Problem, SidecarName},
 };
 
 /// Exit code for a fault of ours, as Docker gives it.
@@ -54,6 +54,9 @@ pub(super) struct ExecArgs {
     /// Working directory
     #[arg(short, long, value_name = "DIR")]
     workdir: Option<String>,
+    /// In a sidecar of the instance, by its name [default: the app's own container]
+    #[arg(short, long, value_name = "NAME")]
+    container: Option<SidecarName>,
     /// App (its first running instance), or instance by name or id
     #[arg(value_name = "APP|INSTANCE", add = complete::targets())]
     target: String,
@@ -120,7 +123,13 @@ async fn exec(context: &Context, args: &ExecArgs) -> Result<u32, Problem> {
 async fn detached(context: &Context, instance: &InstanceView, args: &ExecArgs) -> Result<u32, Problem> {
     let path = context.path(&format!("instances/{}/exec", instance.id));
     let (command, env) = (args.command.clone(), args.env.clone());
-    let body = DetachedExec { command, env, user: args.user.clone(), workdir: args.workdir.clone() };
+    let body = DetachedExec {
+        command,
+        env,
+        user: args.user.clone(),
+        workdir: args.workdir.clone(),
+        container: args.container.clone(),
+    };
     let started: ExecStarted = context.client.without_key().send(Method::POST, &path, &body).await?;
     if context.output.wants_document() {
         context.output.document(&started)?;
@@ -157,6 +166,7 @@ fn query(args: &ExecArgs) -> String {
     for (name, value) in [("user", &args.user), ("workdir", &args.workdir)] {
         query.extend(value.as_ref().map(|value| format!("{name}={}", escape(value))));
     }
+    query.extend(args.container.as_ref().map(|name| format!("container={name}")));
     if args.tty {
         let size = terminal::size();
         query.push(format!("rows={}&cols={}", size.rows, size.cols));

@@ -16,7 +16,7 @@ use crate::{
         usage::{ProcessView, StatsView},
         view::{AppView, InstanceView},
     },
-    model::{ErrorCode, InstanceId, Problem, Timestamp},
+    model::{ErrorCode, InstanceId, Problem, SidecarName, Timestamp},
 };
 
 /// How often `stats` looks.
@@ -35,6 +35,9 @@ Examples:
 
 #[derive(Args, Debug)]
 pub(super) struct TopArgs {
+    /// Of a sidecar of the instance, by its name [default: the app's own container]
+    #[arg(short, long, value_name = "NAME")]
+    container: Option<SidecarName>,
     /// App, or instance by name or id
     #[arg(value_name = "APP|INSTANCE", add = complete::targets())]
     target: String,
@@ -76,10 +79,11 @@ impl Listed for ProcessView {
 
 pub(super) async fn top(context: &Context, args: &TopArgs) -> Result<(), Problem> {
     let mut all: Vec<ProcessView> = Vec::new();
+    let of = args.container.as_ref().map(|name| format!("?container={name}")).unwrap_or_default();
     for instance in running(context, &args.target).await? {
         match context
             .client
-            .get::<Vec<ProcessView>>(&context.path(&format!("instances/{}/processes", instance.id)))
+            .get::<Vec<ProcessView>>(&context.path(&format!("instances/{}/processes{of}", instance.id)))
             .await
         {
             Ok(found) => all.extend(found),
