@@ -105,7 +105,7 @@ fn http() -> Check {
 
 fn subject(instance: &Instance) -> Subject {
     Subject {
-        id: InstanceId::from_bits(1),
+        id: InstanceId::from_bits(1).into(),
         addresses: instance.addresses.clone(),
         spec: None,
         probes: ProbesSpec::default(),

@@ -80,6 +80,8 @@ mod seen;
 mod service;
 #[path = "system/shown.rs"]
 mod shown;
+#[path = "system/sidecars.rs"]
+mod sidecars;
 #[path = "system/stress.rs"]
 mod stress;
 #[path = "system/told.rs"]

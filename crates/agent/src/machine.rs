@@ -1,7 +1,10 @@
-//! Floor 1: what to do next for one instance. Pure: time comes in as an argument, the step comes out as a value.
+//! Floor 1: what to do next for one container of an instance. Pure: time comes in as an argument, the step comes out as a
+//! value. The app's own container and its sidecars go by the same steps; `beside` says whose turn it is.
 //!
 //! The machine is level-triggered. It looks at what is wanted and what is there, never at how it came about, so
 //! that after `kill -9` at any moment the next call names the step that finishes or removes what was begun.
+
+mod beside;
 
 use std::time::Duration;
 
@@ -9,6 +12,8 @@ use tokio::time::Instant;
 
 use hivemind_core::{lifecycle::backoff, model::Desired, spec::v1::RestartPolicy};
 use hivemind_runtime::RunState;
+
+pub use beside::{Beside, Own, Turn, turns};
 
 /// First pause before a restart or another try.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
@@ -43,6 +48,10 @@ pub struct Seen {
     pub image: bool,
     /// The link was made, attached, programmed and brought up by this process.
     pub link: bool,
+    /// The sidecars that come before it have started.
+    pub sidecars: bool,
+    /// Nothing is left of the sidecars that end after it.
+    pub sidecars_gone: bool,
     /// The container.
     pub container: Option<RunState>,
     /// The container is one that comes before the app's: it is to end.
@@ -96,6 +105,8 @@ pub enum Step {
     EnsureImage,
     /// Make the link, attach the programs, program the tables, bring it up.
     EnsureLink,
+    /// Wait for the sidecars: to start before it, or to end after it.
+    AwaitSidecars,
     /// Make the container.
     Create,
     /// Start its process.
@@ -143,7 +154,7 @@ pub fn next(want: &Want, seen: &Seen, now: Instant) -> Step {
 fn next_to_run(want: &Want, seen: &Seen, now: Instant) -> Step {
     match &seen.container {
         Some(RunState::Running { .. }) if seen.link && seen.before && !seen.unlinked => Step::Rest,
-        Some(RunState::Running { .. }) if seen.link && !seen.unhealthy => match seen.retry_at {
+        Some(RunState::Running { .. }) if seen.link && !seen.unhealthy && !seen.unlinked => match seen.retry_at {
             _ if !want.post_start || seen.post_started => Step::Watch,
             Some(at) if now < at => Step::Wait(at),
             _ => Step::PostStart,
@@ -162,6 +173,7 @@ fn next_to_run(want: &Want, seen: &Seen, now: Instant) -> Step {
             _ if !seen.image => Step::EnsureImage,
             // A container needs no link, its process does: while links are waited for, other containers are made.
             (_, Some(RunState::Created)) if !seen.link => Step::EnsureLink,
+            (_, Some(RunState::Created)) if !seen.sidecars && !seen.before => Step::AwaitSidecars,
             (_, Some(RunState::Created)) => Step::Start,
             _ => Step::Create,
         },
@@ -180,6 +192,7 @@ fn next_to_stop(want: &Want, seen: &Seen, now: Instant) -> Step {
         },
         Some(RunState::Paused { .. }) if seen.drained_at.is_none() => Step::Drain,
         Some(RunState::Paused { .. }) => Step::Resume,
+        _ if !seen.sidecars_gone => Step::AwaitSidecars,
         _ if !seen.container_removed => Step::RemoveContainer,
         _ if !seen.link_removed => Step::RemoveLink,
         _ => Step::Gone,
@@ -227,6 +240,11 @@ mod tests {
     };
     const STOP: Want = Want { desired: Desired::Stop, ..RUN };
 
+    /// Nothing was done yet, and there are no sidecars.
+    fn alone() -> Seen {
+        Seen { sidecars: true, sidecars_gone: true, ..Seen::default() }
+    }
+
     fn exited() -> Option<RunState> {
         Some(RunState::Exited { code: 1, oom: false, at: Timestamp::from_millis(0) })
     }
@@ -238,7 +256,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_fresh_instance_goes_through_every_step_in_order() {
         let now = Instant::now();
-        let mut seen = Seen::default();
+        let mut seen = alone();
         assert_eq!(next(&RUN, &seen, now), Step::EnsureImage);
         seen.image = true;
         assert_eq!(next(&RUN, &seen, now), Step::Create);
@@ -253,7 +271,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_running_container_found_after_a_restart_is_adopted_not_touched() {
         let now = Instant::now();
-        let mut seen = Seen { container: running(), ..Seen::default() };
+        let mut seen = Seen { container: running(), ..alone() };
         assert_eq!(next(&RUN, &seen, now), Step::EnsureLink);
         seen.link = true;
         assert_eq!(next(&RUN, &seen, now), Step::Watch, "neither pulled nor created again");
@@ -262,7 +280,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn an_exit_is_recorded_once_then_waits_then_creates_anew() {
         let now = Instant::now();
-        let mut seen = Seen { image: true, link: true, container: exited(), ..Seen::default() };
+        let mut seen = Seen { image: true, link: true, container: exited(), ..alone() };
         assert_eq!(next(&RUN, &seen, now), Step::RecordExit);
         seen.exit_recorded = true;
         seen.retry_at = Some(now + Duration::from_secs(1));
@@ -275,7 +293,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_stop_drains_signals_waits_kills_and_removes() {
         let now = Instant::now();
-        let mut seen = Seen { image: true, link: true, container: running(), ..Seen::default() };
+        let mut seen = Seen { image: true, link: true, container: running(), ..alone() };
         assert_eq!(next(&STOP, &seen, now), Step::Drain);
         seen.drained_at = Some(now);
         assert_eq!(next(&STOP, &seen, now), Step::Linger);
@@ -304,7 +322,7 @@ mod tests {
     async fn a_stop_in_the_middle_of_creation_removes_what_is_there() {
         let now = Instant::now();
         for container in [None, Some(RunState::Created), exited()] {
-            let seen = Seen { container, retry_at: Some(now + Duration::from_secs(60)), ..Seen::default() };
+            let seen = Seen { container, retry_at: Some(now + Duration::from_secs(60)), ..alone() };
             assert_eq!(next(&STOP, &seen, now), Step::RemoveContainer, "back-off does not delay it");
         }
     }
@@ -313,7 +331,7 @@ mod tests {
     async fn a_refused_step_of_a_stop_is_repeated_after_its_pause() {
         let now = Instant::now();
         let at = now + Duration::from_secs(1);
-        let seen = Seen { stop_retry_at: Some(at), ..Seen::default() };
+        let seen = Seen { stop_retry_at: Some(at), ..alone() };
         assert_eq!(next(&STOP, &seen, now), Step::Wait(at));
         assert_eq!(next(&STOP, &seen, at), Step::RemoveContainer);
     }
@@ -321,7 +339,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn no_grace_means_kill_at_once() {
         let want = Want { grace: Duration::ZERO, ..STOP };
-        let seen = Seen { container: running(), drained_at: Some(Instant::now()), quiet: true, ..Seen::default() };
+        let seen = Seen { container: running(), drained_at: Some(Instant::now()), quiet: true, ..alone() };
         assert_eq!(next(&want, &seen, Instant::now()), Step::Kill);
     }
 
@@ -329,7 +347,7 @@ mod tests {
     async fn hooks_come_after_the_start_and_before_the_signal_once_each() {
         let (now, second) = (Instant::now(), Duration::from_secs(1));
         let want = Want { post_start: true, pre_stop: true, ..RUN };
-        let mut seen = Seen { image: true, link: true, container: running(), ..Seen::default() };
+        let mut seen = Seen { image: true, link: true, container: running(), ..alone() };
         assert_eq!(next(&want, &seen, now), Step::PostStart);
         seen.retry_at = Some(now + second);
         assert_eq!(next(&want, &seen, now), Step::Wait(now + second), "it could not be asked");
@@ -349,7 +367,7 @@ mod tests {
     async fn what_comes_before_is_left_alone_until_it_ends() {
         let now = Instant::now();
         let want = Want { post_start: true, pre_stop: true, ..RUN };
-        let mut seen = Seen { image: true, link: true, before: true, container: running(), ..Seen::default() };
+        let mut seen = Seen { image: true, link: true, before: true, container: running(), ..alone() };
         assert_eq!(next(&want, &seen, now), Step::Rest, "no hooks, no health");
         (seen.drained_at, seen.quiet) = (Some(now), true);
         assert_eq!(next(&Want { desired: Desired::Stop, ..want }, &seen, now), Step::Signal);
@@ -360,9 +378,38 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn the_app_begins_when_its_sidecars_have_started_and_what_comes_before_does_not_wait_for_them() {
+        let now = Instant::now();
+        let mut seen = Seen { image: true, link: true, sidecars: false, before: true, ..alone() };
+        assert_eq!(next(&RUN, &seen, now), Step::Create);
+        seen.container = Some(RunState::Created);
+        assert_eq!(next(&RUN, &seen, now), Step::Start);
+        seen.before = false;
+        assert_eq!(next(&RUN, &seen, now), Step::AwaitSidecars);
+        seen.sidecars = true;
+        assert_eq!(next(&RUN, &seen, now), Step::Start);
+        (seen.container, seen.sidecars) = (running(), false);
+        assert_eq!(next(&RUN, &seen, now), Step::Watch, "one that runs is left alone");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_a_stop_removes_is_removed_when_the_sidecars_have_ended() {
+        let now = Instant::now();
+        let mut seen = Seen { container: running(), drained_at: Some(now), quiet: true, ..alone() };
+        seen.sidecars_gone = false;
+        assert_eq!(next(&STOP, &seen, now), Step::Signal, "the app ends first");
+        for container in [None, Some(RunState::Created), exited()] {
+            seen.container = container;
+            assert_eq!(next(&STOP, &seen, now), Step::AwaitSidecars);
+        }
+        seen.sidecars_gone = true;
+        assert_eq!(next(&STOP, &seen, now), Step::RemoveContainer);
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn an_unhealthy_process_is_ended_as_a_stop_would_end_it() {
         let now = Instant::now();
-        let seen = Seen { image: true, link: true, container: running(), unhealthy: true, ..Seen::default() };
+        let seen = Seen { image: true, link: true, container: running(), unhealthy: true, ..alone() };
         assert_eq!(next(&RUN, &seen, now), Step::Signal);
     }
 
@@ -370,7 +417,7 @@ mod tests {
     async fn a_paused_one_is_left_alone_and_goes_on_to_end() {
         let now = Instant::now();
         let paused = Some(RunState::Paused { pid: 7 });
-        let mut seen = Seen { container: paused.clone(), ..Seen::default() };
+        let mut seen = Seen { container: paused.clone(), ..alone() };
         assert_eq!(next(&RUN, &seen, now), Step::EnsureLink, "after a restart of the daemon as well");
         seen.link = true;
         assert_eq!(next(&RUN, &seen, now), Step::Hold);
@@ -389,8 +436,9 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_process_whose_device_is_gone_ends_and_gets_another_device_before_it_begins_again() {
         let now = Instant::now();
-        let mut seen = Seen { image: true, container: running(), unlinked: true, ..Seen::default() };
+        let mut seen = Seen { image: true, container: running(), unlinked: true, ..alone() };
         assert_eq!(next(&RUN, &seen, now), Step::Signal);
+        assert_eq!(next(&RUN, &Seen { link: true, ..seen.clone() }, now), Step::Signal, "a sidecar's is there already");
         seen.stop = Stop::Signalled(now);
         assert_eq!(next(&RUN, &seen, now + RUN.grace), Step::Kill);
         seen.container = exited();

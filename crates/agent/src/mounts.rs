@@ -1,26 +1,27 @@
-//! What is mounted for an instance: volumes, filled at their first use, and paths of the node.
+//! What is mounted for a container of an instance: volumes, filled at their first use, and paths of the node.
 
 use std::path::{Path, PathBuf};
 
 use super::{fault::Fault, worker::Shared};
 use hivemind_core::{
     lifecycle::killpoint,
-    model::{Bytes, ContentKey, ContentKind, ContentVersions, ErrorCode, Instance, VolumeKey},
+    model::{Bytes, ContainerId, ContentKey, ContentKind, ContentVersions, ErrorCode, Instance, VolumeKey},
     spec::v1::{FileSpec, MountSource},
 };
 use hivemind_runtime::{Image, Mount};
 use hivemind_storage::{InstanceFile, Place};
 
-/// Brings about all mounts of an instance whose process does not run, and says what its container is to have, and which
-/// versions of its secrets and configs.
+/// Brings about all mounts of a container whose process does not run, and says what it is to have, and which versions of
+/// its secrets and configs. `instance` has its part of the specification.
 pub(super) async fn prepare(
     shared: &Shared,
+    container: &ContainerId,
     instance: &Instance,
     image: &Image,
 ) -> Result<(Vec<Mount>, ContentVersions), Fault> {
     let storage = &shared.storage;
     // What a former container had.
-    storage.release(&instance.id).await?;
+    storage.release(container).await?;
     let mut mounts = Vec::new();
     for (number, mount) in instance.spec.mounts.iter().enumerate() {
         let source = match &mount.source {
@@ -42,19 +43,21 @@ pub(super) async fn prepare(
                 let copy = (!nocopy && subpath.is_none()).then_some(&mount.target);
                 fill(shared, &place, (key.to_string(), size), image, copy).await?;
                 match subpath {
-                    Some(part) => storage.within(&instance.id, number, storage.data(&place), part.clone()).await?,
+                    Some(part) => storage.within(container, number, storage.data(&place), part.clone()).await?,
                     None => storage.data(&place),
                 }
             }
         };
         mounts.push(Mount { source, target: mount.target.clone(), read_only: mount.read_only });
     }
-    let (files, versions) = files(shared, instance).await?;
+    let (files, versions) = files(shared, container, instance).await?;
     mounts.extend(files);
     let in_memory = instance.spec.container.tmpfs.iter().map(|tmpfs| tmpfs.path.as_str());
     let taken: Vec<_> = mounts.iter().map(|mount| mount.target.as_str()).chain(in_memory).collect();
     for target in of_image(image, &taken) {
-        let place = Place::Own(instance.id.clone(), target.clone());
+        // Two images of an instance may say the same path and mean nothing by it.
+        let key = container.sidecar().map_or_else(|| target.clone(), |name| format!("{name}:{target}"));
+        let place = Place::Own(instance.id.clone(), key);
         fill(shared, &place, (instance.name(), None), image, Some(&target)).await?;
         mounts.push(Mount { source: storage.data(&place), target, read_only: false });
     }
@@ -64,8 +67,12 @@ pub(super) async fn prepare(
 }
 
 /// Secrets and configs, as they are now.
-async fn files(shared: &Shared, instance: &Instance) -> Result<(Vec<Mount>, ContentVersions), Fault> {
-    let wanted: Vec<_> = instance.spec.contents().collect();
+async fn files(
+    shared: &Shared,
+    container: &ContainerId,
+    instance: &Instance,
+) -> Result<(Vec<Mount>, ContentVersions), Fault> {
+    let wanted: Vec<_> = instance.spec.own_contents().collect();
     let mut versions = ContentVersions::default();
     if wanted.is_empty() {
         return Ok((Vec::new(), versions));
@@ -82,7 +89,7 @@ async fn files(shared: &Shared, instance: &Instance) -> Result<(Vec<Mount>, Cont
         let data = content.data.clone();
         files.push(InstanceFile { data, uid: file.uid, gid: file.gid, mode: file.mode.0 });
     }
-    let paths = shared.storage.files(&instance.id, files).await?;
+    let paths = shared.storage.files(container, files).await?;
     let mount = |(source, (kind, file)): (PathBuf, &(ContentKind, &FileSpec))| Mount {
         source,
         target: file.path(*kind),

@@ -8,14 +8,14 @@ use std::{
 
 use futures::StreamExt;
 use tokio::{
-    sync::{Notify, watch},
+    sync::watch,
     task::{Id, JoinSet},
 };
 
-use super::worker::{Shared, Wanted, Worker};
+use super::worker::{Shared, Wakes, Wanted, Worker};
 use hivemind_core::{
     lifecycle::backoff,
-    model::{Desired, EventKind, InstanceId, NodeDesired, Subject},
+    model::{ContainerId, Desired, EventKind, InstanceId, NodeDesired, Subject},
 };
 use hivemind_runtime::RuntimeEvent;
 
@@ -24,7 +24,7 @@ const RETRY: Duration = Duration::from_secs(10);
 
 struct Handle {
     wanted: watch::Sender<Wanted>,
-    wake: Arc<Notify>,
+    wakes: Wakes,
     /// `None` once it has ended: nothing is left of the instance, only its row.
     task: Option<Id>,
 }
@@ -39,8 +39,8 @@ pub(super) async fn run(shared: Arc<Shared>, mut desired: watch::Receiver<Arc<No
     let first = desired.borrow_and_update().clone();
     supervisor.apply(&first);
     let mut leftovers = JoinSet::new();
-    for id in orphans(&supervisor.shared, &first).await {
-        leftovers.spawn(remove_orphan(Arc::clone(&supervisor.shared), id));
+    for (id, containers) in orphans(&supervisor.shared, &first).await {
+        leftovers.spawn(remove_orphan(Arc::clone(&supervisor.shared), id, containers));
     }
     let mut events = RuntimeEvents::new(Arc::clone(&supervisor.shared));
     loop {
@@ -69,7 +69,7 @@ impl Supervisor {
     fn apply(&mut self, desired: &NodeDesired) {
         let revision = desired.revision;
         for (id, instance) in &desired.instances {
-            let wanted = Wanted { instance: Arc::clone(instance), revision };
+            let wanted = Wanted { instance: Arc::clone(instance), revision, told: None };
             match self.handles.get(id) {
                 Some(handle) => {
                     handle.wanted.send_if_modified(|now| {
@@ -93,7 +93,7 @@ impl Supervisor {
                 if running {
                     let mut instance = (*now.instance).clone();
                     instance.desired = Desired::Stop;
-                    *now = Wanted { instance: Arc::new(instance), revision };
+                    *now = Wanted { instance: Arc::new(instance), revision, told: None };
                 }
                 running
             });
@@ -103,10 +103,10 @@ impl Supervisor {
 
     fn spawn(&mut self, id: InstanceId, wanted: Wanted) {
         let (sender, receiver) = watch::channel(wanted);
-        let wake = Arc::new(Notify::new());
-        let worker = Worker::new(Arc::clone(&self.shared), receiver, Arc::clone(&wake));
+        let wakes = Wakes::new(&receiver.borrow().instance);
+        let worker = Worker::new(Arc::clone(&self.shared), receiver, wakes.clone());
         let task = self.tasks.spawn(worker.run()).id();
-        self.handles.insert(id, Handle { wanted: sender, wake, task: Some(task) });
+        self.handles.insert(id, Handle { wanted: sender, wakes, task: Some(task) });
     }
 
     fn ended(&mut self, ended: Result<(Id, ()), tokio::task::JoinError>) {
@@ -131,49 +131,55 @@ impl Supervisor {
                 | RuntimeEvent::Started { id }
                 | RuntimeEvent::Paused { id },
             ) => {
-                if let Some(handle) = id.parse().ok().and_then(|id: InstanceId| self.handles.get(&id)) {
-                    handle.wake.notify_one();
+                let Ok(id) = id.parse::<ContainerId>() else { return };
+                if let Some(handle) = self.handles.get(id.instance()) {
+                    handle.wakes.wake(&id);
                 }
             }
             // The stream was broken: anything may have been missed.
-            None => self.handles.values().for_each(|handle| handle.wake.notify_one()),
+            None => self.handles.values().for_each(|handle| handle.wakes.wake_all()),
         }
     }
 }
 
 /// The containers and links of ours that belong to no instance: the store lost them, or another daemon with another
-/// state left them here.
-async fn orphans(shared: &Shared, desired: &NodeDesired) -> BTreeSet<InstanceId> {
+/// state left them here. By instance.
+async fn orphans(shared: &Shared, desired: &NodeDesired) -> BTreeMap<InstanceId, BTreeSet<ContainerId>> {
     let mut found = BTreeSet::new();
     match shared.runtime.list().await {
         Ok(containers) => {
             let ours = containers.into_iter().filter(super::is_ours);
-            found.extend(ours.filter_map(|container| container.id.parse::<InstanceId>().ok()));
+            found.extend(ours.filter_map(|container| container.id.parse::<ContainerId>().ok()));
         }
         Err(error) => tracing::warn!(%error, "containers could not be listed; leftovers are kept"),
     }
     match shared.net.list_links().await {
-        Ok(links) => found.extend(links.into_iter().map(|(id, _)| id)),
+        Ok(links) => found.extend(links.into_iter().map(|(id, _)| ContainerId::from(id))),
         Err(error) => tracing::warn!(%error, "links could not be listed; leftovers are kept"),
     }
-    match shared.storage.instances().await {
-        Ok(instances) => found.extend(instances),
+    match shared.storage.containers().await {
+        Ok(containers) => found.extend(containers),
         Err(error) => tracing::warn!(%error, "what is mounted could not be listed; leftovers are kept"),
     }
-    found.retain(|id| !desired.instances.contains_key(id));
-    found
+    let mut orphans = BTreeMap::<_, BTreeSet<_>>::new();
+    for id in found.into_iter().filter(|id| !desired.instances.contains_key(id.instance())) {
+        orphans.entry(id.instance().clone()).or_default().insert(id);
+    }
+    orphans
 }
 
 /// Removes one, however often it must be tried.
-async fn remove_orphan(shared: Arc<Shared>, id: InstanceId) {
+async fn remove_orphan(shared: Arc<Shared>, id: InstanceId, containers: BTreeSet<ContainerId>) {
     let say = |message| shared.events.emit(EventKind::Warning, "Orphan", &Subject::Leftover(id.to_string()), message);
     let mut said = String::new();
     loop {
         let removed = async {
-            shared.runtime.remove(&id).await?;
-            shared.storage.release(&id).await?;
+            for container in &containers {
+                shared.runtime.remove(container).await?;
+                shared.storage.release(container).await?;
+            }
             shared.storage.remove_own(&id).await?;
-            shared.runtime.remove_logs(&id).await?;
+            shared.runtime.remove_logs(&ContainerId::from(&id)).await?;
             shared.datapath.detach(id.clone()).await?;
             shared.metrics.forgotten(shared.net.remove_link(&id).await?);
             Ok::<_, super::fault::Fault>(())

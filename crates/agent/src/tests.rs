@@ -6,6 +6,7 @@ mod lost;
 mod pause;
 mod probes;
 mod repeated;
+mod sidecars;
 mod upstream;
 mod world;
 
@@ -47,7 +48,7 @@ async fn a_stop_signals_when_the_data_plane_shows_it_and_leaves_nothing() {
     assert_eq!(world.runtime.calls(), []);
     world.dataplane.go_on();
     world.until(&id, Phase::Gone).await;
-    assert_eq!(world.runtime.calls().first(), Some(&Call::Kill(id.clone(), libc::SIGTERM)));
+    assert_eq!(world.runtime.calls().first(), Some(&Call::Kill(id.clone().into(), libc::SIGTERM)));
     world.nothing_left(&id);
 }
 
@@ -75,7 +76,7 @@ async fn a_data_plane_that_never_shows_it_holds_a_stop_up_for_two_seconds() {
     world.dataplane.stick();
     let begun = Instant::now();
     world.upstream.stop(&id);
-    world.until_call(&Call::Kill(id.clone(), libc::SIGTERM)).await;
+    world.until_call(&Call::Kill(id.clone().into(), libc::SIGTERM)).await;
     let waited = begun.elapsed();
     assert!((1_900..5_000).contains(&waited.as_millis()), "{waited:?}");
     world.dataplane.go_on();
@@ -103,7 +104,7 @@ async fn a_stop_waits_for_who_is_connected_but_not_for_ever_and_not_if_nothing_t
     let begun = Instant::now();
     world.upstream.stop(&ids[0]);
     world.upstream.stop(&ids[1]);
-    let signalled = |id: &InstanceId| Call::Kill(id.clone(), libc::SIGTERM);
+    let signalled = |id: &InstanceId| Call::Kill(id.clone().into(), libc::SIGTERM);
     world.until_call(&signalled(&ids[1])).await;
     assert!(begun.elapsed() >= Duration::from_secs(1), "{:?}", begun.elapsed());
     let mut ends = drained(3, 0);
@@ -131,9 +132,9 @@ async fn a_process_that_outlives_its_signal_is_killed_after_its_grace() {
     world.until(&id, Phase::Ready).await;
     world.runtime.clear_calls();
     world.upstream.stop(&id);
-    world.until_call(&Call::Kill(id.clone(), libc::SIGTERM)).await;
+    world.until_call(&Call::Kill(id.clone().into(), libc::SIGTERM)).await;
     let begun = Instant::now();
-    world.until_call(&Call::Kill(id.clone(), libc::SIGKILL)).await;
+    world.until_call(&Call::Kill(id.clone().into(), libc::SIGKILL)).await;
     assert!(begun.elapsed() > Duration::from_millis(900), "{:?}", begun.elapsed());
     world.until(&id, Phase::Gone).await;
     world.nothing_left(&id);
@@ -144,7 +145,7 @@ async fn pause_after_exit(world: &mut World, id: &InstanceId) -> Duration {
     world.runtime.clear_calls();
     let ended = Instant::now();
     world.runtime.exit(id, 1, false);
-    world.until_call(&Call::Start(id.clone())).await;
+    world.until_call(&Call::Start(id.clone().into())).await;
     ended.elapsed()
 }
 
@@ -153,7 +154,7 @@ async fn pauses_grow_from_one_exit_to_the_next_and_begin_anew_after_a_long_run()
     let mut world = World::paused();
     world.begin();
     let id = world.wants(1);
-    world.until_call(&Call::Start(id.clone())).await;
+    world.until_call(&Call::Start(id.clone().into())).await;
     let mut pauses = Vec::new();
     for _ in 0..8 {
         pauses.push(pause_after_exit(&mut world, &id).await);
@@ -183,7 +184,7 @@ async fn an_exit_while_the_events_are_broken_is_seen_when_they_are_back() {
     // Nobody is told of the exit.
     world.runtime.break_events();
     world.runtime.exit(&id, 1, false);
-    world.until_call(&Call::Start(id.clone())).await;
+    world.until_call(&Call::Start(id.clone().into())).await;
     // Two pauses before another subscription, one before the start. The next look of its own would be in 10 s.
     assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
     let asked = world.journal.entries().iter().filter(|entry| entry.what == "events").count();
@@ -211,9 +212,10 @@ async fn what_belongs_to_no_row_is_removed_and_what_is_wanted_is_not() {
     calls.retain(|call| !matches!(call, Call::EnsureImage(_)));
     // Both at once: what is in order is each by itself.
     for orphan in [link_only, lost] {
-        let of_it = |call: &mut Call| matches!(call, Call::Remove(id) | Call::RemoveLogs(id) if *id == orphan);
+        let of_it =
+            |call: &mut Call| matches!(call, Call::Remove(id) | Call::RemoveLogs(id) if *id.instance() == orphan);
         let removed: Vec<_> = calls.extract_if(.., of_it).collect();
-        assert_eq!(removed, [Call::Remove(orphan.clone()), Call::RemoveLogs(orphan.clone())]);
+        assert_eq!(removed, [Call::Remove(orphan.clone().into()), Call::RemoveLogs(orphan.clone().into())]);
     }
     assert_eq!(calls, [], "and nothing to the one that is wanted");
     assert!(world.net.links()[&wanted].up);
@@ -251,7 +253,8 @@ async fn a_feed_that_breaks_changes_nothing_before_the_next_is_complete() {
     world.until(&comes, Phase::Ready).await;
     world.until_nothing_left(&goes).await;
     world.all_there(&stays).await;
-    let touched = |call: &Call| matches!(call, Call::Kill(id, _) | Call::Remove(id) | Call::Start(id) if *id == stays);
+    let touched =
+        |call: &Call| matches!(call, Call::Kill(id, _) | Call::Remove(id) | Call::Start(id) if *id.instance() == stays);
     assert!(!world.runtime.calls().iter().any(touched), "{:?}", world.runtime.calls());
 }
 
@@ -263,5 +266,5 @@ async fn a_row_that_goes_without_a_stop_is_a_stop() {
     world.until(&id, Phase::Ready).await;
     world.upstream.forget(&id);
     world.until_nothing_left(&id).await;
-    assert!(world.runtime.calls().contains(&Call::Kill(id, libc::SIGTERM)));
+    assert!(world.runtime.calls().contains(&Call::Kill(id.into(), libc::SIGTERM)));
 }

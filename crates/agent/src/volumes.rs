@@ -103,7 +103,7 @@ async fn keep(shared: &Shared, volume: &Volume) -> bool {
         let desired = Arc::clone(&shared.desired.borrow());
         let mut instances = desired.instances.values().filter(|instance| instance.app.scope == volume.key.scope);
         let uses = |mount: &MountSpec| mount.volume() == Some(&volume.key.name);
-        let idle = !instances.any(|instance| instance.spec.mounts.iter().any(uses));
+        let idle = !instances.any(|instance| instance.spec.all_mounts().any(uses));
         shared.storage.grow(&place, size, idle).await
     };
     let fault = kept.await.err().map(|error| error.to_string());

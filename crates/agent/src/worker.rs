@@ -1,4 +1,4 @@
-//! One task for each instance: looks, asks [`machine::next`] for the step, takes it, and says what it saw.
+//! One task for each container of an instance: looks, asks [`machine::next`] for the step, takes it, and says what it saw.
 //!
 //! Every step is safe to repeat and safe to cancel: a change of what is wanted cancels a fetch or a wait at once.
 
@@ -20,8 +20,8 @@ use super::{
 use hivemind_core::{
     lifecycle::{clock, killpoint},
     model::{
-        Addresses, Desired, ErrorCode, EventKind, Exit, Instance, InstanceStatus, NodeDesired, NodeName, Phase,
-        Revision, StatusReport, Subject, Timestamp,
+        Addresses, ContainerId, ContentVersions, Desired, ErrorCode, EventKind, Exit, Instance, InstanceStatus,
+        NodeDesired, NodeName, Phase, Revision, Subject, Timestamp,
     },
     spec::v1::{AppSpec, PortSpec},
 };
@@ -32,12 +32,16 @@ use hivemind_runtime::{ContainerSpec, Image, Mark, Mount, RunState, Runtime};
 use hivemind_storage::Storage;
 
 mod before;
+mod beside;
 mod drain;
 mod health;
 mod hooks;
 mod image;
 mod lost;
 mod mounting;
+
+use beside::{Crew, Role};
+pub(super) use beside::{Told, Wakes};
 
 /// Label on every container of ours: the instance's app, `tenant/namespace/app`.
 pub(super) const LABEL_APP: &str = "hivemind.app";
@@ -76,6 +80,8 @@ pub(super) struct Shared {
 pub(super) struct Wanted {
     pub(super) instance: Arc<Instance>,
     pub(super) revision: Revision,
+    /// Of a sidecar: its turn.
+    pub(super) told: Option<Told>,
 }
 
 /// The worker.
@@ -84,11 +90,16 @@ pub(super) struct Worker {
     wanted: watch::Receiver<Wanted>,
     /// Something happened to the container.
     wake: Arc<Notify>,
+    /// Which container.
+    id: ContainerId,
+    role: Role,
     seen: Seen,
     /// How many of the containers that come before the app's have ended well.
     stage: usize,
     image: Option<Image>,
     link: Option<HostLink>,
+    /// What it was started with of secrets and configs.
+    contents: ContentVersions,
     /// This process has brought about what is mounted for the container that is there.
     mounted: bool,
     status: InstanceStatus,
@@ -113,15 +124,30 @@ struct Because {
 }
 
 impl Worker {
-    pub(super) fn new(shared: Arc<Shared>, wanted: watch::Receiver<Wanted>, wake: Arc<Notify>) -> Self {
+    /// The worker of an instance: of its app's own container, and of the workers of its sidecars.
+    pub(super) fn new(shared: Arc<Shared>, wanted: watch::Receiver<Wanted>, wakes: Wakes) -> Self {
+        let id = ContainerId::from(&wanted.borrow().instance.id);
+        Self::make(shared, wanted, wakes.of(&id), id, Role::App(Crew::new(wakes)))
+    }
+
+    fn make(
+        shared: Arc<Shared>,
+        wanted: watch::Receiver<Wanted>,
+        wake: Arc<Notify>,
+        id: ContainerId,
+        role: Role,
+    ) -> Self {
         Self {
             shared,
             wanted,
             wake,
+            id,
+            role,
             seen: Seen::default(),
             stage: 0,
             image: None,
             link: None,
+            contents: ContentVersions::default(),
             mounted: false,
             status: InstanceStatus::default(),
             started: None,
@@ -140,17 +166,25 @@ impl Worker {
             let instance = &wanted.instance;
             if let Err(fault) = self.observe(instance).await {
                 // The instance may well be running: its status stays as it was.
-                tracing::warn!(instance = %instance.id, %fault, "the runtime does not answer; trying again");
+                tracing::warn!(container = %self.id, %fault, "the runtime does not answer; trying again");
                 self.pause_or_change(Instant::now() + Duration::from_secs(1)).await;
                 continue;
             }
+            self.look_beside(&wanted);
             let want = self.want(instance);
             let step = machine::next(&want, &self.seen, Instant::now());
-            tracing::debug!(instance = %instance.id, ?step, "next");
+            tracing::debug!(container = %self.id, ?step, "next");
             match step {
                 Step::Gone => {
-                    self.say(instance, Phase::Gone, String::new(), None);
+                    self.say_gone(instance);
                     return;
+                }
+                // An image is fetched while others begin; all else has its turn.
+                step if step != Step::EnsureImage && self.waits_for_turn(&wanted) => self.changed().await,
+                Step::EnsureLink if self.is_sidecar() => self.changed().await,
+                Step::AwaitSidecars => {
+                    self.awaits(instance);
+                    self.pause_or_change(Instant::now() + LOOK_AGAIN).await;
                 }
                 // A lost event must not leave an ended process unnoticed for long.
                 Step::Rest if self.seen.before => {
@@ -204,7 +238,7 @@ impl Worker {
             self.seen.container = None;
             return Ok(());
         }
-        let state = self.shared.runtime.state(&instance.id).await?;
+        let state = self.shared.runtime.state(&self.id).await?;
         if let Some(state) = &state
             && let Some(restarts) = state.labels.get(LABEL_RESTARTS).and_then(|text| text.parse().ok())
         {
@@ -214,7 +248,9 @@ impl Worker {
         let marked = |mark| state.as_ref().is_some_and(|state| state.marks.contains(&mark));
         (self.seen.post_started, self.started_up) = (marked(Mark::Begun), marked(Mark::Started));
         self.look_at_task(state.map(|state| state.run));
-        self.look_at_link(instance).await;
+        if !self.is_sidecar() {
+            self.look_at_link(instance).await;
+        }
         Ok(())
     }
 
@@ -266,7 +302,7 @@ impl Worker {
                     // A container from before a reboot, or a kill: its mounts may be gone.
                     self.mount(instance).await?;
                 }
-                shared.runtime.start(&instance.id).await?;
+                shared.runtime.start(&self.id).await?;
                 self.started = Some(Instant::now());
                 self.status.started_at = Some(clock::now());
                 let what = self.before(instance);
@@ -277,32 +313,34 @@ impl Worker {
                     None,
                 );
                 let text = what.map_or_else(|| "started".to_owned(), |what| format!("{what} started"));
-                self.event(EventKind::Normal, "Started", instance, format!("{} {text}", instance.name()));
+                self.event(EventKind::Normal, "Started", instance, format!("{} {text}", self.name(instance)));
             }
             Step::PostStart => self.post_start(instance).await?,
             Step::RecordExit => self.record_exit(instance),
             Step::Drain => self.drain(wanted).await,
-            Step::Resume => shared.runtime.resume(&instance.id).await?,
+            Step::Resume => shared.runtime.resume(&self.id).await?,
             Step::PreStop => self.pre_stop(instance).await,
             Step::Signal => {
-                shared.runtime.kill(&instance.id, self.stop_signal(instance), false).await?;
+                shared.runtime.kill(&self.id, self.stop_signal(instance), false).await?;
                 // The time until SIGKILL is that of the hooks as well.
                 self.seen.stop = Stop::Signalled(self.seen.pre_stop.unwrap_or_else(Instant::now));
             }
             Step::Kill => {
-                shared.runtime.kill(&instance.id, nix::libc::SIGKILL, true).await?;
+                shared.runtime.kill(&self.id, nix::libc::SIGKILL, true).await?;
                 self.seen.stop = Stop::Killed(Instant::now());
             }
             Step::RemoveContainer => {
                 self.health = None;
                 self.status.serving = false;
                 self.say(instance, Phase::Stopping, String::new(), None);
-                shared.runtime.remove(&instance.id).await?;
+                shared.runtime.remove(&self.id).await?;
                 killpoint::before("removing what is mounted");
-                shared.storage.release(&instance.id).await?;
-                shared.storage.remove_own(&instance.id).await?;
-                killpoint::before("removing the logs");
-                shared.runtime.remove_logs(&instance.id).await?;
+                shared.storage.release(&self.id).await?;
+                if !self.is_sidecar() {
+                    shared.storage.remove_own(&instance.id).await?;
+                    killpoint::before("removing the logs");
+                    shared.runtime.remove_logs(&self.id).await?;
+                }
                 self.seen.container_removed = true;
             }
             Step::RemoveLink => {
@@ -312,7 +350,8 @@ impl Worker {
                 self.seen.link_removed = true;
                 self.event(EventKind::Normal, "Stopped", instance, format!("{} stopped", instance.name()));
             }
-            Step::Watch | Step::Hold | Step::Linger | Step::Wait(_) | Step::Rest | Step::Gone => {}
+            Step::Watch | Step::Hold | Step::Linger | Step::Wait(_) | Step::Rest | Step::Gone | Step::AwaitSidecars => {
+            }
         }
         Ok(())
     }
@@ -330,7 +369,7 @@ impl Worker {
         Ok(self.of_stage(
             instance,
             ContainerSpec {
-                id: instance.id.clone(),
+                id: self.id.clone(),
                 image,
                 hostname: spec.container.hostname.clone().unwrap_or_else(|| instance.name()),
                 command: spec.command.clone(),
@@ -385,13 +424,13 @@ impl Worker {
             let pause = machine::pause(self.seen.failures, rand::random());
             self.seen.retry_at = Some(Instant::now() + pause);
             let message = format!("{how}; started again in {:.1} s", pause.as_secs_f32());
-            self.event(EventKind::Warning, "BackOff", instance, format!("{}: {message}", instance.name()));
+            self.event(EventKind::Warning, "BackOff", instance, format!("{}: {message}", self.name(instance)));
             self.say(instance, Phase::Backoff, message, Some(fault));
         } else {
             self.seen.finished = true;
             let (phase, kind) =
                 if code == 0 { (Phase::Completed, EventKind::Normal) } else { (Phase::Failed, EventKind::Warning) };
-            self.event(kind, "Exited", instance, format!("{}: {how}", instance.name()));
+            self.event(kind, "Exited", instance, format!("{}: {how}", self.name(instance)));
             self.say(instance, phase, how, (code != 0).then_some(fault));
         }
     }
@@ -401,8 +440,8 @@ impl Worker {
         self.seen.failures += 1;
         let pause = machine::pause(self.seen.failures, rand::random());
         self.seen.retry_at = Some(Instant::now() + pause);
-        tracing::warn!(instance = %instance.id, ?step, %fault, failures = self.seen.failures, "a step failed");
-        let name = instance.name();
+        tracing::warn!(container = %self.id, ?step, %fault, failures = self.seen.failures, "a step failed");
+        let name = self.name(instance);
         self.event(EventKind::Warning, "Failed", instance, format!("{name}: {}", fault.message));
         if instance.desired == Desired::Stop {
             // The machine repeats a refused step of a stop after the pause; the pauses of a start do not count there.
@@ -423,13 +462,7 @@ impl Worker {
         self.status.phase = phase;
         self.status.message = message;
         self.status.code = code;
-        if self.status != before || phase == Phase::Gone {
-            self.shared.reporter.leave(StatusReport {
-                id: instance.id.clone(),
-                app: instance.app.clone(),
-                status: self.status.clone(),
-            });
-        }
+        self.pass_on(instance, &before);
     }
 }
 

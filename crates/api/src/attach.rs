@@ -12,11 +12,11 @@ use super::{
     ApiState,
     exec::{MESSAGE_LIMIT, carry},
     extract::{Args, Named},
-    instances::find,
+    instances::{container_of, find},
     problem::ApiError,
     serve::Stop,
 };
-use hivemind_core::model::{ErrorCode, Problem};
+use hivemind_core::model::{ErrorCode, Problem, SidecarName};
 use hivemind_runtime::{AttachSpec, TtySize};
 
 #[derive(Debug, Deserialize, IntoParams)]
@@ -30,6 +30,9 @@ pub(super) struct AttachArgs {
     rows: Option<u16>,
     /// It has so many columns.
     cols: Option<u16>,
+    /// To a sidecar of the instance, by its name; without it, to the app's own container.
+    #[param(value_type = Option<String>)]
+    container: Option<SidecarName>,
 }
 
 /// Attach to the process of an instance, over a WebSocket: what it writes from now on, and its input. The messages are those
@@ -47,9 +50,12 @@ pub(super) async fn attach(
 ) -> Result<Response, ApiError> {
     let upgrade = upgrade.map_err(|error| Problem::new(ErrorCode::BadRequest, error.body_text()))?;
     let instance = find(&state, &named)?;
-    let size = args.rows.zip(args.cols).filter(|_| instance.spec.container.tty);
+    let container = container_of(&instance, args.container.as_ref())?;
+    let beside = instance.spec.sidecars.iter().find(|it| Some(&it.name) == container.sidecar());
+    let tty = beside.map_or(instance.spec.container.tty, |it| it.container.tty);
+    let size = args.rows.zip(args.cols).filter(|_| tty);
     let size = size.map(|(rows, cols)| TtySize { rows, cols });
-    let session = state.runtime.attach(&instance.id, AttachSpec { stdin: args.stdin, size }).await?;
+    let session = state.runtime.attach(&container, AttachSpec { stdin: args.stdin, size }).await?;
     Ok(upgrade.max_message_size(MESSAGE_LIMIT).max_frame_size(MESSAGE_LIMIT).on_upgrade(move |socket| async move {
         tokio::select! {
             () = carry(socket, session) => {}

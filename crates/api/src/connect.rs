@@ -68,7 +68,7 @@ pub(super) async fn connect(
         return Err(Problem::new(ErrorCode::BadRequest, "port: 0 is no port").into());
     }
     let instance = find(&state, &named)?;
-    let pid = pid_of(&state, &instance).await?;
+    let pid = pid_of(&state, &instance, &(&instance.id).into()).await?;
     let failed = |error: &dyn std::fmt::Display| {
         let title = format!("cannot connect to port {} of {}: {error}", args.port, instance.name());
         Problem::new(ErrorCode::NotRunning, title).hint(format!("hivemind logs {}", instance.name()))

@@ -11,13 +11,13 @@ use super::{
     ApiState,
     events::{lines, ndjson},
     extract::{Args, Json, Named},
-    instances::{find, pid_of},
+    instances::{container_of, find, pid_of},
     problem::ApiError,
     serve::Stop,
     terms::DryRun,
 };
 use hivemind_core::{
-    model::{ErrorCode, EventKind, Exit, Instance, InstanceId, Phase, Problem, signal_number},
+    model::{ErrorCode, EventKind, Exit, Instance, InstanceId, Phase, Problem, SidecarName, signal_number},
     spec::v1::RestartPolicy,
 };
 use hivemind_runtime::{RunState, RuntimeEvent};
@@ -28,6 +28,10 @@ use hivemind_runtime::{RunState, RuntimeEvent};
 pub struct Kill {
     /// Its name with or without `SIG`, `RTMIN+3`, or its number.
     pub signal: String,
+    /// To a sidecar of the instance, by its name; without it, to the app's own container.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub container: Option<SidecarName>,
 }
 
 /// A signal that was sent.
@@ -97,13 +101,16 @@ pub(super) async fn kill(
         let title = format!("signal: there is no signal {:?}; write e.g. TERM, SIGHUP or 9", kill.signal);
         return Err(Problem::new(ErrorCode::Invalid, title).into());
     };
-    pid_of(&state, &instance).await?;
+    let id = container_of(&instance, kill.container.as_ref())?;
+    pid_of(&state, &instance, &id).await?;
+    let beside = instance.spec.sidecars.iter().find(|it| Some(&it.name) == id.sidecar());
     if !dry_run {
-        state.runtime.kill(&instance.id, signal, false).await?;
-        let message = format!("signal {signal} was sent to {} by request", instance.name());
+        state.runtime.kill(&id, signal, false).await?;
+        let of = beside.map(|it| format!("/{}", it.name)).unwrap_or_default();
+        let message = format!("signal {signal} was sent to {}{of} by request", instance.name());
         state.events.emit(EventKind::Normal, "Signalled", &instance.as_ref().into(), message);
     }
-    let restart = instance.spec.restart;
+    let restart = beside.map_or(instance.spec.restart, |it| it.restart);
     Ok(Body(Killed { instance: instance.name(), id: instance.id.clone(), signal, restart }))
 }
 
@@ -167,7 +174,7 @@ async fn waited(
             },
             event = events.next() => match event {
                 Some(RuntimeEvent::Exited { id: ended, code, at }) if ended == id.as_str() => {
-                    let oom = match state.runtime.state(id).await {
+                    let oom = match state.runtime.state(&id.into()).await {
                         Ok(Some(found)) => matches!(found.run, RunState::Exited { oom: true, .. }),
                         _ => false,
                     };

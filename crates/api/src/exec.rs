@@ -33,11 +33,11 @@ use utoipa::{IntoParams, ToSchema};
 use super::{
     ApiState,
     extract::{Args, Json, Named, NoArgs},
-    instances::find,
+    instances::{container_of, find},
     problem::ApiError,
     serve::Stop,
 };
-use hivemind_core::model::{ErrorCode, Problem};
+use hivemind_core::model::{ErrorCode, Problem, SidecarName};
 use hivemind_runtime::{ExecIo, ExecSession, ExecSpec, TtySize};
 
 /// First byte of every message.
@@ -104,6 +104,10 @@ pub struct DetachedExec {
     /// The working directory.
     #[serde(default)]
     pub workdir: Option<String>,
+    /// In a sidecar of the instance, by its name; without it, in the app's own container.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub container: Option<SidecarName>,
 }
 
 /// It runs.
@@ -134,6 +138,9 @@ pub(super) struct ExecArgs {
     /// Whether standard input will be sent.
     #[serde(default)]
     stdin: bool,
+    /// In a sidecar of the instance, by its name; without it, in the app's own container.
+    #[param(value_type = Option<String>)]
+    container: Option<SidecarName>,
 }
 
 fn checked(spec: ExecSpec) -> Result<ExecSpec, Problem> {
@@ -178,10 +185,11 @@ pub(super) async fn exec(
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Result<Response, ApiError> {
     let upgrade = upgrade.map_err(|error| Problem::new(ErrorCode::BadRequest, error.body_text()))?;
+    let name = args.container.clone();
     let spec = args.spec()?;
-    let instance = find(&state, &named)?;
+    let container = container_of(&*find(&state, &named)?, name.as_ref())?;
     // Before the upgrade, so that a refusal is an ordinary answer. Without an upgrade the session is dropped again.
-    let session = state.runtime.exec(&instance.id, spec).await?;
+    let session = state.runtime.exec(&container, spec).await?;
     Ok(upgrade.max_message_size(MESSAGE_LIMIT).max_frame_size(MESSAGE_LIMIT).on_upgrade(move |socket| async move {
         tokio::select! {
             () = carry(socket, session) => {}
@@ -201,10 +209,11 @@ pub(super) async fn exec_detached(
     Args(NoArgs {}): Args<NoArgs>,
     Json(exec): Json<DetachedExec>,
 ) -> Result<Body<ExecStarted>, ApiError> {
-    let DetachedExec { command, env, user, workdir } = exec;
+    let DetachedExec { command, env, user, workdir, container } = exec;
     let spec = checked(ExecSpec { command, env, user, workdir, tty: None, stdin: false })?;
     let instance = find(&state, &named)?;
-    let pid = state.runtime.exec_detached(&instance.id, spec).await?;
+    let container = container_of(&instance, container.as_ref())?;
+    let pid = state.runtime.exec_detached(&container, spec).await?;
     Ok(Body(ExecStarted { instance: instance.name(), pid }))
 }
 
@@ -288,7 +297,16 @@ mod tests {
 
     fn args(command: &str) -> ExecArgs {
         let command = command.to_owned();
-        ExecArgs { command, env: None, user: None, workdir: None, rows: None, cols: None, stdin: false }
+        ExecArgs {
+            command,
+            env: None,
+            user: None,
+            workdir: None,
+            rows: None,
+            cols: None,
+            stdin: false,
+            container: None,
+        }
     }
 
     #[test]

@@ -21,11 +21,11 @@ use utoipa::{IntoParams, ToSchema};
 use super::{
     ApiState,
     extract::{Args, Named},
-    instances::{find, pid_of},
+    instances::{container_of, find, pid_of},
     problem::ApiError,
     serve::Stop,
 };
-use hivemind_core::model::{ErrorCode, Problem};
+use hivemind_core::model::{ErrorCode, Problem, SidecarName};
 use hivemind_runtime::{
     Inside,
     tree::{self, Copied, Reading, TreeError},
@@ -37,6 +37,9 @@ use hivemind_runtime::{
 pub(super) struct FileArgs {
     /// The path in the instance; a relative one begins at its root.
     path: String,
+    /// In a sidecar of the instance, by its name; without it, in the app's own container.
+    #[param(value_type = Option<String>)]
+    container: Option<SidecarName>,
 }
 
 #[derive(Debug, Deserialize, IntoParams)]
@@ -48,6 +51,9 @@ pub(super) struct PutFileArgs {
     /// It must be a folder. Otherwise, one that is not there names what comes, as `cp` does.
     #[serde(default)]
     folder: bool,
+    /// In a sidecar of the instance, by its name; without it, in the app's own container.
+    #[param(value_type = Option<String>)]
+    container: Option<SidecarName>,
 }
 
 /// What was copied into an instance.
@@ -79,8 +85,9 @@ pub(super) async fn get(
     Args(args): Args<FileArgs>,
 ) -> Result<Response, ApiError> {
     let instance = find(&state, &named)?;
-    let pid = pid_of(&state, &instance).await?;
-    let (id, name) = (instance.id.clone(), instance.name());
+    let id = container_of(&instance, args.container.as_ref())?;
+    let pid = pid_of(&state, &instance, &id).await?;
+    let name = instance.name();
     let path = PathBuf::from(args.path);
     let wanted = path.clone();
     let opened = blocking(move || {
@@ -117,8 +124,9 @@ pub(super) async fn put(
     body: HttpBody,
 ) -> Result<Body<CopiedView>, ApiError> {
     let instance = find(&state, &named)?;
-    let pid = pid_of(&state, &instance).await?;
-    let (id, name) = (instance.id.clone(), instance.name());
+    let id = container_of(&instance, args.container.as_ref())?;
+    let pid = pid_of(&state, &instance, &id).await?;
+    let name = instance.name();
     let path = PathBuf::from(args.path);
     let wanted = path.clone();
     let opened = blocking(move || {

@@ -12,11 +12,11 @@ use super::{
     events::{lines, ndjson},
     extract::{Args, InScope, Named},
     list::{Candidate, List, ListAll, ListAllArgs, ListArgs, key},
-    problem::{ApiError, not_found},
+    problem::{ApiError, not_found, with_nearest},
     serve::Stop,
     view::InstanceView,
 };
-use hivemind_core::model::{AppKey, ErrorCode, Instance, Problem, Scope, Timestamp};
+use hivemind_core::model::{AppKey, ContainerId, ErrorCode, Instance, Problem, Scope, SidecarName, Timestamp};
 use hivemind_runtime::{LogLine, LogQuery, LogStream, NoPosition};
 
 /// A line of a log.
@@ -47,6 +47,9 @@ pub(super) struct LogArgs {
     since: Option<Timestamp>,
     /// Only lines behind the one with this `position`.
     after: Option<String>,
+    /// Of a sidecar of the instance, by its name; without it, of the app's own container.
+    #[param(value_type = Option<String>)]
+    container: Option<SidecarName>,
 }
 
 /// The instances of a namespace.
@@ -101,15 +104,51 @@ pub(super) fn find(state: &ApiState, named: &Named) -> Result<Arc<Instance>, Api
     found.cloned().ok_or_else(|| not_found("instance", name, Some(scope), names.iter().map(String::as_str)))
 }
 
-/// The number of an instance's first process in the host; refused if it does not run.
-pub(super) async fn pid_of(state: &ApiState, instance: &Instance) -> Result<u32, ApiError> {
-    let run = state.runtime.state(&instance.id).await?.map(|found| found.run);
+/// Which of an instance's containers. In a query: `container=proxy`.
+#[derive(Clone, Debug, Default, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct InContainer {
+    /// A sidecar of the instance by its name; without it, the app's own container.
+    #[serde(default)]
+    #[param(value_type = Option<String>)]
+    pub(super) container: Option<SidecarName>,
+}
+
+/// The container of that name of an instance; without one the app's own, which the app's name stands for as well, unless a
+/// sidecar has it.
+pub(super) fn container_of(instance: &Instance, name: Option<&SidecarName>) -> Result<ContainerId, ApiError> {
+    let own = ContainerId::from(&instance.id);
+    let Some(name) = name else { return Ok(own) };
+    let found = instance.containers().find(|id| id.sidecar() == Some(name));
+    if let Some(found) = found.or_else(|| (name.as_str() == instance.app.name.as_str()).then_some(own)) {
+        return Ok(found);
+    }
+    let there: Vec<_> = instance.spec.sidecars.iter().map(|it| it.name.to_string()).collect();
+    let hint = match there[..] {
+        [] => "leave it out: it has no sidecars".to_owned(),
+        _ => format!("its sidecars are {}", there.join(", ")),
+    };
+    let problem = Problem::new(ErrorCode::NotFound, format!("{} has no container {name}", instance.name()));
+    Err(with_nearest(problem, name.as_str(), there.iter().map(String::as_str)).hint(hint).into())
+}
+
+/// The number of a container's first process in the host; refused if it does not run.
+pub(super) async fn pid_of(state: &ApiState, instance: &Instance, id: &ContainerId) -> Result<u32, ApiError> {
+    let run = state.runtime.state(id).await?.map(|found| found.run);
     if let Some(pid) = run.and_then(|run| run.pid()) {
         return Ok(pid);
     }
-    let phase = state.control.snapshot().phase_of(&instance.id);
-    let problem = Problem::new(ErrorCode::NotRunning, format!("{} is not running: it is {phase}", instance.name()));
-    Err(problem.hint(format!("hivemind logs {}", instance.name())).into())
+    let status = state.control.snapshot().status_of(&instance.id);
+    let (what, phase, option) = match id.sidecar() {
+        None => (instance.name(), status.phase, String::new()),
+        Some(name) => {
+            let phase = status.sidecars.get(name).map(|status| status.phase).unwrap_or_default();
+            (format!("the sidecar {name} of {}", instance.name()), phase, format!(" -c {name}"))
+        }
+    };
+    let problem = Problem::new(ErrorCode::NotRunning, format!("{what} is not running: it is {phase}"));
+    Err(problem.hint(format!("hivemind logs {}{option}", instance.name())).into())
 }
 
 /// An instance.
@@ -131,10 +170,10 @@ pub(super) async fn logs(
     named: Named,
     Args(args): Args<LogArgs>,
 ) -> Result<Response, ApiError> {
-    let instance = find(&state, &named)?;
+    let container = container_of(&*find(&state, &named)?, args.container.as_ref())?;
     let after = args.after.map(|text| text.parse().map_err(|why| bad_position(&text, &why))).transpose()?;
     let query = LogQuery { tail: args.tail, follow: args.follow, since: args.since, after };
-    let read = state.runtime.logs(&instance.id, query).await?;
+    let read = state.runtime.logs(&container, query).await?;
     Ok(ndjson(read.map(|line| line.map(|line| lines(&[LogLineView::from(line)]))), stop))
 }
 

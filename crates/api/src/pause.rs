@@ -11,8 +11,8 @@ use super::{
     problem::ApiError,
     terms::DryRun,
 };
-use hivemind_core::model::{Desired, ErrorCode, Instance, InstanceId, Problem};
-use hivemind_runtime::{Mark, RunState};
+use hivemind_core::model::{ContainerId, Desired, ErrorCode, Instance, InstanceId, Problem};
+use hivemind_runtime::{Mark, RunState, RuntimeError};
 
 /// Whether an instance stands still.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -44,7 +44,13 @@ pub(super) async fn pause(
         return Err(Problem::new(ErrorCode::NotRunning, title).into());
     }
     if !dry_run {
-        state.runtime.pause(&instance.id).await?;
+        for id in instance.containers() {
+            match state.runtime.pause(&id).await {
+                // A sidecar that does not run just now finds its instance paused when it is started again.
+                Err(RuntimeError::NotRunning { .. }) if id.sidecar().is_some() => {}
+                done => done?,
+            }
+        }
     }
     Ok(Body(Paused { instance: instance.name(), id: instance.id.clone(), paused: true, changed: !before }))
 }
@@ -61,7 +67,9 @@ pub(super) async fn unpause(
     let instance = find(&state, &named)?;
     let before = is_paused(&state, &instance).await?;
     if !dry_run {
-        state.runtime.resume(&instance.id).await?;
+        for id in instance.containers() {
+            state.runtime.resume(&id).await?;
+        }
     }
     Ok(Body(Paused { instance: instance.name(), id: instance.id.clone(), paused: false, changed: before }))
 }
@@ -69,8 +77,9 @@ pub(super) async fn unpause(
 /// Whether the processes of an instance stand still; refused if none runs, or before its hooks of the start are done, whose time
 /// would run on.
 async fn is_paused(state: &ApiState, instance: &Instance) -> Result<bool, ApiError> {
-    pid_of(state, instance).await?;
-    let found = state.runtime.state(&instance.id).await?;
+    let id = ContainerId::from(&instance.id);
+    pid_of(state, instance, &id).await?;
+    let found = state.runtime.state(&id).await?;
     let hooks = !instance.spec.container.hooks.post_start.is_empty();
     if hooks && found.as_ref().is_some_and(|found| !found.marks.contains(&Mark::Begun)) {
         let title = format!("the post-start hook of {} still runs; try again when it has ended", instance.name());

@@ -8,14 +8,14 @@ use utoipa::ToSchema;
 
 use super::{
     ApiState,
-    extract::{Args, InScope, Named, NoArgs},
-    instances::{find, pid_of},
+    extract::{Args, InScope, Named},
+    instances::{InContainer, container_of, find, pid_of},
     problem::ApiError,
     tenants::OfTenant,
 };
 use hivemind_core::{
     lifecycle::clock,
-    model::{ErrorCode, InstanceId, NamespaceName, NodeName, Problem, Scope, TenantName, Timestamp},
+    model::{ContainerId, ErrorCode, InstanceId, NamespaceName, NodeName, Problem, Scope, TenantName, Timestamp},
 };
 use hivemind_dataplane::{Counter, Way};
 use hivemind_runtime::{self as runtime, Process, Usage};
@@ -41,7 +41,8 @@ pub struct ProcessView {
     pub command: String,
 }
 
-/// What an instance uses, now and since its process was started.
+/// What an instance uses, all its containers together, now and since their processes were started. Limits are those of the
+/// containers together, if each has one.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct StatsView {
     /// The instance.
@@ -98,16 +99,17 @@ struct Network {
 
 /// The processes of an instance.
 #[utoipa::path(get, operation_id = "listProcesses", path = "/v1/tenants/{tenant}/namespaces/{namespace}/instances/{name}/processes", tag = "instances",
-    params(("tenant" = String, Path), ("namespace" = String, Path), ("name" = String, Path, description = "Name or id")),
+    params(("tenant" = String, Path), ("namespace" = String, Path), ("name" = String, Path, description = "Name or id"), InContainer),
     responses((status = 200, body = [ProcessView]), (status = "4XX", body = Problem)))]
 pub(super) async fn processes(
     State(state): State<ApiState>,
     named: Named,
-    Args(NoArgs {}): Args<NoArgs>,
+    Args(InContainer { container }): Args<InContainer>,
 ) -> Result<Body<Vec<ProcessView>>, ApiError> {
     let instance = find(&state, &named)?;
-    let pid = pid_of(&state, &instance).await?;
-    let (id, name) = (instance.id.clone(), instance.name());
+    let id = container_of(&instance, container.as_ref())?;
+    let pid = pid_of(&state, &instance, &id).await?;
+    let name = instance.name();
     let found = blocking(move || runtime::processes(id.as_str(), pid)).await?;
     let ended = |error| Problem::new(ErrorCode::NotRunning, format!("{name} has just ended: {error}"));
     let view = |process: Process| ProcessView {
@@ -154,7 +156,8 @@ async fn measured(state: &ApiState, of: impl Fn(&Scope) -> bool) -> Result<Body<
     let links = state.datapath.links().await?;
     let network = network(&counters);
     let views = found.into_iter().filter_map(|instance| {
-        let (at, usage) = used.remove(&instance.id)?;
+        let (at, usage) =
+            instance.containers().filter_map(|id| used.remove(&id)).reduce(|all, it| (all.0, all.1 + it.1))?;
         let net = links.get(&instance.id).and_then(|link| network.get(&link.ifindex)).copied().unwrap_or_default();
         Some(StatsView {
             instance: instance.name(),
@@ -182,11 +185,11 @@ async fn measured(state: &ApiState, of: impl Fn(&Scope) -> bool) -> Result<Body<
 }
 
 /// What all running containers of this node use, and when that was read. One that ends meanwhile is left out.
-pub(super) async fn usages(state: &ApiState) -> Result<HashMap<InstanceId, (Timestamp, Usage)>, ApiError> {
+pub(super) async fn usages(state: &ApiState) -> Result<HashMap<ContainerId, (Timestamp, Usage)>, ApiError> {
     let listed = state.runtime.list().await?;
     let running = listed
         .into_iter()
-        .filter_map(|container| Some((container.id.parse::<InstanceId>().ok()?, container.run.pid()?)));
+        .filter_map(|container| Some((container.id.parse::<ContainerId>().ok()?, container.run.pid()?)));
     let running: Vec<_> = running.collect();
     let read = |(id, pid)| Some((id, (clock::now(), runtime::usage(pid).ok()?)));
     blocking(move || running.into_iter().filter_map(read).collect()).await

@@ -6,11 +6,12 @@ use utoipa::ToSchema;
 use super::round_trips::RoundTripView;
 use hivemind_core::{
     model::{
-        Addresses, App, AppStatus, ErrorCode, Exit, Instance, InstanceId, NamespaceName, Node, NodeName, NodeStatus,
-        Phase, PortProto, Revision, Rollout, RolloutState, Service, ServicePort, TenantName, Timestamp,
+        Addresses, App, AppStatus, ErrorCode, Exit, Instance, InstanceId, InstanceStatus, NamespaceName, Node,
+        NodeName, NodeStatus, Phase, PortProto, Revision, Rollout, RolloutState, Service, ServicePort, SidecarName,
+        SidecarStatus, TenantName, Timestamp,
     },
     model::{ClusterSnapshot, Row},
-    spec::v1::{AppSpec, BalanceSpec},
+    spec::v1::{AppSpec, BalanceSpec, SidecarSpec},
 };
 
 /// How an app stands, in a word.
@@ -131,9 +132,39 @@ pub struct InstanceView {
     /// Whether its process has an input that can be written to.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub stdin_open: bool,
+    /// Its sidecars, in the order in which they are started.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sidecars: Vec<SidecarView>,
     /// The secrets and configs of which it has an older content than there is: `secret db_password`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub outdated: Vec<String>,
+}
+
+/// A sidecar of an instance.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct SidecarView {
+    /// Its name.
+    #[schema(value_type = String)]
+    pub name: SidecarName,
+    /// Its image, as it was asked for.
+    pub image: String,
+    /// Whether its process has a terminal.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub tty: bool,
+    /// Whether its process has an input that can be written to.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub stdin_open: bool,
+    /// How it is.
+    #[serde(flatten)]
+    pub status: SidecarStatus,
+}
+
+impl SidecarView {
+    fn new(spec: &SidecarSpec, of: &InstanceStatus) -> Self {
+        let status = of.sidecars.get(&spec.name).cloned().unwrap_or_default();
+        let (tty, stdin_open) = (spec.container.tty, spec.container.stdin_open);
+        Self { name: spec.name.clone(), image: spec.image.clone(), tty, stdin_open, status }
+    }
 }
 
 /// A service and who serves it.
@@ -316,6 +347,7 @@ impl InstanceView {
     /// An instance of the snapshot.
     pub fn new(snapshot: &ClusterSnapshot, instance: &Instance) -> Self {
         let status = snapshot.status_of(&instance.id);
+        let sidecars = instance.spec.sidecars.iter().map(|it| SidecarView::new(it, &status)).collect();
         Self {
             id: instance.id.clone(),
             name: instance.name(),
@@ -337,6 +369,7 @@ impl InstanceView {
             started_at: status.started_at,
             tty: instance.spec.container.tty,
             stdin_open: instance.spec.container.stdin_open,
+            sidecars,
             outdated: snapshot
                 .outdated_contents(instance)
                 .iter()

@@ -292,7 +292,7 @@ mod tests {
     #[tokio::test]
     async fn a_change_without_a_key_is_sent_once() {
         let (_dir, client, asked) = daemon(&[None]);
-        let kill = Kill { signal: "HUP".into() };
+        let kill = Kill { signal: "HUP".into(), container: None };
         let answer = client.kill_instance(&Scope::default(), "web-x7k2p", &kill, &DryRunArgs::default()).await;
         assert_eq!(answer.expect_err("it broke").code, ErrorCode::Unreachable);
         let asked = asked.await.expect("ended");

@@ -269,7 +269,7 @@ fn apply(
         planned.outcome.contents_put.insert(format!("{} {}", content.kind, content.key.name));
         planned.rows.push(ProjectRow::Content(content));
     }
-    let named = apps.values().flat_map(|(app, _)| app.spec.mounts.iter().filter_map(|mount| mount.volume()));
+    let named = apps.values().flat_map(|(app, _)| app.spec.all_mounts().filter_map(|mount| mount.volume()));
     let is_new =
         |name: &&VolumeName| !snapshot.volumes.contains_key(&VolumeKey::new(key.scope.clone(), Clone::clone(*name)));
     planned.outcome.volumes_put.extend(named.filter(is_new).cloned());

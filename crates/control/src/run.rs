@@ -385,8 +385,8 @@ impl Loop {
         let mut txn = Txn::new();
         for StatusReport { id, app, mut status } in reports {
             status.ready_since = self.ready_since(&id, &status);
-            if let Some(before) = self.snapshot.instance_status.get(&id).filter(|_| status.contents.is_empty()) {
-                status.contents = before.object.contents.clone();
+            if let Some(before) = self.snapshot.instance_status.get(&id) {
+                status.contents.keep(&before.object.contents);
             }
             let known = self.snapshot.instances.get(&id).is_some_and(|row| row.object.app == app);
             let Some(before) = self.snapshot.instance_status.get(&id).filter(|_| known) else {

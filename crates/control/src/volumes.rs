@@ -93,7 +93,7 @@ pub(super) fn of_removed<'a>(snapshot: &'a ClusterSnapshot, key: &'a ProjectKey)
     };
     let foreign = |spec: &AppSpec| spec.labels.get(PROJECT_LABEL) != Some(&key.name);
     let used = move |volume: &Volume| {
-        let names = |spec: &AppSpec| spec.mounts.iter().any(|mount| mount.volume() == Some(&volume.key.name));
+        let names = |spec: &AppSpec| spec.all_mounts().any(|mount| mount.volume() == Some(&volume.key.name));
         let apps = snapshot.apps.values().map(|row| &row.object).filter(|app| app.key.scope == key.scope);
         let mut apps = apps.filter(|app| foreign(&app.spec));
         let instances = snapshot.instances.values().map(|row| &row.object).filter(|it| it.app.scope == key.scope);
@@ -120,7 +120,7 @@ pub(super) fn remove(snapshot: &ClusterSnapshot, key: VolumeKey) -> Result<Vec<R
 
 /// Whether none of the volumes that an app is to have is being removed.
 pub(super) fn check_staying(snapshot: &ClusterSnapshot, scope: &Scope, spec: &AppSpec) -> Result<(), ControlError> {
-    let named = spec.mounts.iter().filter_map(|mount| mount.volume());
+    let named = spec.all_mounts().filter_map(|mount| mount.volume());
     let keys = named.map(|name| VolumeKey::new(scope.clone(), name.clone()));
     let leaves = |key: &VolumeKey| snapshot.volumes.get(key).is_some_and(|row| row.object.deleting);
     match keys.into_iter().find(leaves) {
@@ -140,7 +140,7 @@ pub(super) fn missing(
     if app.deleting {
         return missing;
     }
-    for name in app.spec.mounts.iter().filter_map(|mount| mount.volume()) {
+    for name in app.spec.all_mounts().filter_map(|mount| mount.volume()) {
         let key = VolumeKey::new(app.key.scope.clone(), name.clone());
         if !snapshot.volumes.contains_key(&key) && missing.iter().all(|volume| volume.key != key) {
             let id = VolumeId::from_bits(random());

@@ -1,5 +1,7 @@
 //! A runtime without containers, for tests of what drives it; and one that fails.
 
+mod faulty;
+
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     path::{Path, PathBuf},
@@ -15,7 +17,7 @@ use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio_stream::wrappers::BroadcastStream;
 
 use hivemind_core::{
-    model::{InstanceId, Timestamp},
+    model::{ContainerId, Timestamp},
     spec::v1::{PullPolicy, Resources},
 };
 use hivemind_runtime::{
@@ -23,29 +25,31 @@ use hivemind_runtime::{
     PullProgress, RunState, Runtime, RuntimeError, RuntimeEvent,
 };
 
+pub use faulty::{Fault, FaultyRuntime};
+
 /// A change that was asked of the runtime.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Call {
     /// `ensure_image`
     EnsureImage(String),
     /// `create`
-    Create(InstanceId),
+    Create(ContainerId),
     /// `copy_out`, with the path.
     CopyOut(String),
     /// `start`
-    Start(InstanceId),
+    Start(ContainerId),
     /// `pause`
-    Pause(InstanceId),
+    Pause(ContainerId),
     /// `resume`
-    Resume(InstanceId),
+    Resume(ContainerId),
     /// `kill`, with the signal.
-    Kill(InstanceId, i32),
+    Kill(ContainerId, i32),
     /// `remove`
-    Remove(InstanceId),
+    Remove(ContainerId),
     /// `remove_logs`
-    RemoveLogs(InstanceId),
+    RemoveLogs(ContainerId),
     /// `exec`, with the command.
-    Exec(InstanceId, Vec<String>),
+    Exec(ContainerId, Vec<String>),
 }
 
 /// Keeps containers in memory. Clones share it. A process that gets SIGKILL, or SIGTERM unless
@@ -57,13 +61,13 @@ pub struct FakeRuntime(Arc<Mutex<Inner>>);
 struct Inner {
     calls: Vec<Call>,
     images: BTreeMap<String, Image>,
-    containers: BTreeMap<InstanceId, (ContainerSpec, RunState)>,
-    logs: BTreeMap<InstanceId, Vec<LogLine>>,
+    containers: BTreeMap<ContainerId, (ContainerSpec, RunState)>,
+    logs: BTreeMap<ContainerId, Vec<LogLine>>,
     exec_codes: VecDeque<u32>,
     /// So many execs are not answered.
     silent: u32,
-    marks: BTreeSet<(InstanceId, Mark)>,
-    ignores_term: BTreeSet<InstanceId>,
+    marks: BTreeSet<(ContainerId, Mark)>,
+    ignores_term: BTreeSet<ContainerId>,
     next_pid: u32,
     events: broadcast::Sender<RuntimeEvent>,
 }
@@ -110,9 +114,9 @@ impl FakeRuntime {
     }
 
     /// A container with nothing special.
-    pub fn container(id: &InstanceId) -> ContainerSpec {
+    pub fn container(id: impl Into<ContainerId>) -> ContainerSpec {
         ContainerSpec {
-            id: id.clone(),
+            id: id.into(),
             image: Self::image("x"),
             hostname: String::new(),
             command: None,
@@ -148,18 +152,23 @@ impl FakeRuntime {
     }
 
     /// The specification a container was made from.
-    pub fn spec(&self, id: &InstanceId) -> Option<ContainerSpec> {
-        self.inner().containers.get(id).map(|(spec, _)| spec.clone())
+    pub fn spec(&self, id: impl Into<ContainerId>) -> Option<ContainerSpec> {
+        self.inner().containers.get(&id.into()).map(|(spec, _)| spec.clone())
+    }
+
+    /// The containers there are.
+    pub fn containers(&self) -> Vec<ContainerId> {
+        self.inner().containers.keys().cloned().collect()
     }
 
     /// Ends a running process; nothing if it does not run.
-    pub fn exit(&self, id: &InstanceId, code: u32, oom: bool) {
-        self.inner().end(id, code, oom);
+    pub fn exit(&self, id: impl Into<ContainerId>, code: u32, oom: bool) {
+        self.inner().end(&id.into(), code, oom);
     }
 
     /// Lets a process outlive SIGTERM.
-    pub fn ignore_term(&self, id: &InstanceId) {
-        self.inner().ignores_term.insert(id.clone());
+    pub fn ignore_term(&self, id: impl Into<ContainerId>) {
+        self.inner().ignores_term.insert(id.into());
     }
 
     /// The exit codes of the next execs; 0 when there are none.
@@ -178,13 +187,13 @@ impl FakeRuntime {
     }
 
     /// Adds a line to a log.
-    pub fn log(&self, id: &InstanceId, line: LogLine) {
-        self.inner().logs.entry(id.clone()).or_default().push(line);
+    pub fn log(&self, id: impl Into<ContainerId>, line: LogLine) {
+        self.inner().logs.entry(id.into()).or_default().push(line);
     }
 }
 
 impl Inner {
-    fn end(&mut self, id: &InstanceId, code: u32, oom: bool) {
+    fn end(&mut self, id: &ContainerId, code: u32, oom: bool) {
         let Some((_, run)) = self.containers.get_mut(id).filter(|(_, run)| run.pid().is_some()) else { return };
         let at = Timestamp::from_millis(0);
         *run = RunState::Exited { code, oom, at };
@@ -194,7 +203,7 @@ impl Inner {
         self.tell(RuntimeEvent::Exited { id: id.to_string(), code, at });
     }
 
-    fn set_paused(&mut self, id: &InstanceId, paused: bool) -> Result<(), RuntimeError> {
+    fn set_paused(&mut self, id: &ContainerId, paused: bool) -> Result<(), RuntimeError> {
         self.calls.push(if paused { Call::Pause(id.clone()) } else { Call::Resume(id.clone()) });
         let run = self.containers.get_mut(id).map(|(_, run)| run);
         match run.as_ref().and_then(|run| run.pid()).zip(run) {
@@ -212,7 +221,7 @@ impl Inner {
         let _ = self.events.send(event);
     }
 
-    fn state(&self, id: &InstanceId, (spec, run): &(ContainerSpec, RunState)) -> ContainerState {
+    fn state(&self, id: &ContainerId, (spec, run): &(ContainerSpec, RunState)) -> ContainerState {
         let marks = self.marks.iter().filter(|(of, _)| of == id).map(|(_, mark)| *mark).collect();
         ContainerState { id: id.to_string(), run: run.clone(), labels: spec.labels.clone(), marks }
     }
@@ -253,7 +262,7 @@ impl Runtime for FakeRuntime {
         Ok(())
     }
 
-    async fn start(&self, id: &InstanceId) -> Result<u32, RuntimeError> {
+    async fn start(&self, id: &ContainerId) -> Result<u32, RuntimeError> {
         let mut inner = self.inner();
         inner.calls.push(Call::Start(id.clone()));
         inner.next_pid += 1;
@@ -272,20 +281,20 @@ impl Runtime for FakeRuntime {
         }
     }
 
-    async fn set_mark(&self, id: &InstanceId, mark: Mark) -> Result<(), RuntimeError> {
+    async fn set_mark(&self, id: &ContainerId, mark: Mark) -> Result<(), RuntimeError> {
         self.inner().marks.insert((id.clone(), mark));
         Ok(())
     }
 
-    async fn pause(&self, id: &InstanceId) -> Result<(), RuntimeError> {
+    async fn pause(&self, id: &ContainerId) -> Result<(), RuntimeError> {
         self.inner().set_paused(id, true)
     }
 
-    async fn resume(&self, id: &InstanceId) -> Result<(), RuntimeError> {
+    async fn resume(&self, id: &ContainerId) -> Result<(), RuntimeError> {
         self.inner().set_paused(id, false)
     }
 
-    async fn kill(&self, id: &InstanceId, signal: i32, _all: bool) -> Result<(), RuntimeError> {
+    async fn kill(&self, id: &ContainerId, signal: i32, _all: bool) -> Result<(), RuntimeError> {
         let mut inner = self.inner();
         inner.calls.push(Call::Kill(id.clone(), signal));
         let runs = matches!(inner.containers.get(id), Some((_, RunState::Running { .. })));
@@ -296,7 +305,7 @@ impl Runtime for FakeRuntime {
         Ok(())
     }
 
-    async fn remove(&self, id: &InstanceId) -> Result<(), RuntimeError> {
+    async fn remove(&self, id: &ContainerId) -> Result<(), RuntimeError> {
         let mut inner = self.inner();
         inner.calls.push(Call::Remove(id.clone()));
         inner.end(id, 128 + libc::SIGKILL.unsigned_abs(), false);
@@ -304,10 +313,10 @@ impl Runtime for FakeRuntime {
         Ok(())
     }
 
-    async fn remove_logs(&self, id: &InstanceId) -> Result<(), RuntimeError> {
+    async fn remove_logs(&self, id: &ContainerId) -> Result<(), RuntimeError> {
         let mut inner = self.inner();
         inner.calls.push(Call::RemoveLogs(id.clone()));
-        inner.logs.remove(id);
+        inner.logs.retain(|of, _| of != id && (id.sidecar().is_some() || of.instance() != id.instance()));
         Ok(())
     }
 
@@ -316,7 +325,7 @@ impl Runtime for FakeRuntime {
         Ok(inner.containers.iter().map(|(id, c)| inner.state(id, c)).collect())
     }
 
-    async fn state(&self, id: &InstanceId) -> Result<Option<ContainerState>, RuntimeError> {
+    async fn state(&self, id: &ContainerId) -> Result<Option<ContainerState>, RuntimeError> {
         let inner = self.inner();
         Ok(inner.containers.get(id).map(|c| inner.state(id, c)))
     }
@@ -327,7 +336,7 @@ impl Runtime for FakeRuntime {
         Ok(events.scan((), |(), event| std::future::ready(event.ok())).boxed())
     }
 
-    async fn exec(&self, id: &InstanceId, spec: ExecSpec) -> Result<ExecSession, RuntimeError> {
+    async fn exec(&self, id: &ContainerId, spec: ExecSpec) -> Result<ExecSession, RuntimeError> {
         let mut inner = self.inner();
         inner.calls.push(Call::Exec(id.clone(), spec.command));
         if !matches!(inner.containers.get(id), Some((_, RunState::Running { .. }))) {
@@ -345,17 +354,17 @@ impl Runtime for FakeRuntime {
         Ok(ExecSession { stdin: mpsc::channel(16).0, output: output_rx, resize: mpsc::channel(1).0, exit: exit_rx })
     }
 
-    async fn exec_detached(&self, id: &InstanceId, spec: ExecSpec) -> Result<u32, RuntimeError> {
+    async fn exec_detached(&self, id: &ContainerId, spec: ExecSpec) -> Result<u32, RuntimeError> {
         self.exec(id, spec).await.map(|_| 1)
     }
 
-    async fn attach(&self, id: &InstanceId, _: AttachSpec) -> Result<ExecSession, RuntimeError> {
+    async fn attach(&self, id: &ContainerId, _: AttachSpec) -> Result<ExecSession, RuntimeError> {
         self.exec(id, ExecSpec { command: vec!["attach".to_owned()], ..ExecSpec::default() }).await
     }
 
     async fn logs(
         &self,
-        id: &InstanceId,
+        id: &ContainerId,
         query: LogQuery,
     ) -> Result<BoxStream<'static, Result<LogLine, RuntimeError>>, RuntimeError> {
         let mut lines = self.inner().logs.get(id).cloned().unwrap_or_default();
@@ -366,123 +375,10 @@ impl Runtime for FakeRuntime {
     }
 }
 
-/// Fails the calls that `should_fail` picks, which it is told by name; passes on the others. A failed change may have
-/// been made all the same, as with a real runtime whose answer was lost.
-pub struct FaultyRuntime<R> {
-    inner: R,
-    should_fail: Box<dyn Fn(&'static str) -> Fault + Send + Sync>,
-}
-
-impl<R: std::fmt::Debug> std::fmt::Debug for FaultyRuntime<R> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("FaultyRuntime").field("inner", &self.inner).finish_non_exhaustive()
-    }
-}
-
-/// How a call fails.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fault {
-    /// It does not.
-    None,
-    /// Before anything was done.
-    Before,
-    /// After it was done: the answer is lost.
-    After,
-    /// Before anything was done, and there is no answer: whoever asks is not there any more.
-    Never,
-}
-
-impl<R: Runtime> FaultyRuntime<R> {
-    /// `inner`, with faults.
-    pub fn new(inner: R, should_fail: impl Fn(&'static str) -> Fault + Send + Sync + 'static) -> Self {
-        Self { inner, should_fail: Box::new(should_fail) }
-    }
-
-    async fn pass<T>(
-        &self,
-        name: &'static str,
-        call: impl Future<Output = Result<T, RuntimeError>>,
-    ) -> Result<T, RuntimeError> {
-        let gone = || RuntimeError::Unavailable { socket: PathBuf::from("/faulty"), why: format!("{name} failed") };
-        match (self.should_fail)(name) {
-            Fault::None => call.await,
-            Fault::Before => Err(gone()),
-            Fault::After => call.await.and_then(|_| Err(gone())),
-            Fault::Never => std::future::pending().await,
-        }
-    }
-}
-
-#[async_trait::async_trait]
-impl<R: Runtime> Runtime for FaultyRuntime<R> {
-    async fn version(&self) -> Result<String, RuntimeError> {
-        self.pass("version", self.inner.version()).await
-    }
-    async fn ensure_image(
-        &self,
-        reference: &str,
-        pull: PullPolicy,
-        progress: watch::Sender<PullProgress>,
-    ) -> Result<Image, RuntimeError> {
-        self.pass("ensure_image", self.inner.ensure_image(reference, pull, progress)).await
-    }
-    async fn create(&self, spec: &ContainerSpec) -> Result<(), RuntimeError> {
-        self.pass("create", self.inner.create(spec)).await
-    }
-    async fn copy_out(&self, image: &Image, path: &str, into: &Path) -> Result<(), RuntimeError> {
-        self.pass("copy_out", self.inner.copy_out(image, path, into)).await
-    }
-    async fn start(&self, id: &InstanceId) -> Result<u32, RuntimeError> {
-        self.pass("start", self.inner.start(id)).await
-    }
-    async fn set_mark(&self, id: &InstanceId, mark: Mark) -> Result<(), RuntimeError> {
-        self.pass("set_mark", self.inner.set_mark(id, mark)).await
-    }
-    async fn pause(&self, id: &InstanceId) -> Result<(), RuntimeError> {
-        self.pass("pause", self.inner.pause(id)).await
-    }
-    async fn resume(&self, id: &InstanceId) -> Result<(), RuntimeError> {
-        self.pass("resume", self.inner.resume(id)).await
-    }
-    async fn kill(&self, id: &InstanceId, signal: i32, all: bool) -> Result<(), RuntimeError> {
-        self.pass("kill", self.inner.kill(id, signal, all)).await
-    }
-    async fn remove(&self, id: &InstanceId) -> Result<(), RuntimeError> {
-        self.pass("remove", self.inner.remove(id)).await
-    }
-    async fn remove_logs(&self, id: &InstanceId) -> Result<(), RuntimeError> {
-        self.pass("remove_logs", self.inner.remove_logs(id)).await
-    }
-    async fn list(&self) -> Result<Vec<ContainerState>, RuntimeError> {
-        self.pass("list", self.inner.list()).await
-    }
-    async fn state(&self, id: &InstanceId) -> Result<Option<ContainerState>, RuntimeError> {
-        self.pass("state", self.inner.state(id)).await
-    }
-    async fn events(&self) -> Result<BoxStream<'static, RuntimeEvent>, RuntimeError> {
-        self.pass("events", self.inner.events()).await
-    }
-    async fn exec(&self, id: &InstanceId, spec: ExecSpec) -> Result<ExecSession, RuntimeError> {
-        self.pass("exec", self.inner.exec(id, spec)).await
-    }
-    async fn exec_detached(&self, id: &InstanceId, spec: ExecSpec) -> Result<u32, RuntimeError> {
-        self.pass("exec_detached", self.inner.exec_detached(id, spec)).await
-    }
-    async fn attach(&self, id: &InstanceId, spec: AttachSpec) -> Result<ExecSession, RuntimeError> {
-        self.pass("attach", self.inner.attach(id, spec)).await
-    }
-    async fn logs(
-        &self,
-        id: &InstanceId,
-        query: LogQuery,
-    ) -> Result<BoxStream<'static, Result<LogLine, RuntimeError>>, RuntimeError> {
-        self.pass("logs", self.inner.logs(id, query)).await
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use hivemind_core::model::InstanceId;
 
     #[tokio::test]
     async fn faults_hit_before_or_after() {
@@ -492,7 +388,7 @@ mod tests {
             "kill" => Fault::Before,
             _ => Fault::None,
         });
-        let id = InstanceId::from_bits(1);
+        let id = ContainerId::from(InstanceId::from_bits(1));
         assert!(faulty.remove(&id).await.is_err() && faulty.kill(&id, 9, false).await.is_err());
         assert!(faulty.list().await.is_ok());
         assert_eq!(fake.calls(), [Call::Remove(id)]);

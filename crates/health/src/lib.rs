@@ -12,7 +12,7 @@ use tokio::{sync::watch, time::Instant};
 
 use gate::{Gate, Limits};
 use hivemind_core::{
-    model::InstanceId,
+    model::ContainerId,
     spec::v1::{HealthSpec, ProbesSpec},
 };
 use hivemind_runtime::{ImageHealth, Runtime};
@@ -55,7 +55,7 @@ pub struct Failure {
 #[derive(Clone, Debug)]
 pub struct Subject {
     /// The instance.
-    pub id: InstanceId,
+    pub id: ContainerId,
     /// Its addresses; network checks go to all of them.
     pub addresses: Vec<IpAddr>,
     /// The check that the user wrote.
@@ -150,12 +150,12 @@ async fn started(subject: &Subject, state: &watch::Sender<HealthState>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use hivemind_core::spec::v1::Check;
+    use hivemind_core::{model::InstanceId, spec::v1::Check};
 
     fn subject(spec: Option<HealthSpec>, image: Option<ImageHealth>) -> Subject {
         let (addresses, steady) = (Vec::new(), Duration::ZERO);
         let (probes, started, adopted) = (ProbesSpec::default(), false, false);
-        let id = InstanceId::from_bits(1);
+        let id = ContainerId::from(InstanceId::from_bits(1));
         Subject { id, addresses, spec, probes, started, adopted, image, first_tcp_port: None, steady }
     }
 

@@ -16,7 +16,7 @@ use tokio::{
 
 use super::grpc;
 use hivemind_core::{
-    model::{ErrorCode, InstanceId},
+    model::{ContainerId, ErrorCode},
     spec::v1::Check,
 };
 use hivemind_runtime::{ExecIo, ExecSession, ExecSpec, Runtime};
@@ -33,7 +33,7 @@ const UNANSWERED: Duration = Duration::from_millis(500);
 /// when it runs.
 pub(super) async fn probe(
     check: &Check,
-    id: &InstanceId,
+    id: &ContainerId,
     addresses: &[IpAddr],
     runtime: &Arc<dyn Runtime>,
     limit: Duration,
@@ -119,7 +119,7 @@ async fn http(to: SocketAddr, path: &str) -> Result<(), String> {
     if (200..400).contains(&status.as_u16()) { Ok(()) } else { Err(format!("GET {to}{path}: {status}")) }
 }
 
-async fn exec(command: &[String], id: &InstanceId, runtime: &Arc<dyn Runtime>, limit: Duration) -> Result<(), String> {
+async fn exec(command: &[String], id: &ContainerId, runtime: &Arc<dyn Runtime>, limit: Duration) -> Result<(), String> {
     let spec = ExecSpec { command: command.to_vec(), env: vec![], user: None, workdir: None, tty: None, stdin: false };
     loop {
         match runtime.exec(id, spec.clone()).await {
@@ -162,6 +162,7 @@ mod tests {
     };
 
     use super::*;
+    use hivemind_core::model::InstanceId;
     use hivemind_fakes::runtime::FakeRuntime;
 
     /// Answers every connection on a port of loopback with these bytes.
@@ -183,7 +184,8 @@ mod tests {
 
     async fn check(check: Check, address: IpAddr) -> Result<(), String> {
         let runtime: Arc<dyn Runtime> = Arc::new(FakeRuntime::default());
-        probe(&check, &InstanceId::from_bits(1), &[address], &runtime, Duration::from_millis(300)).await
+        probe(&check, &ContainerId::from(InstanceId::from_bits(1)), &[address], &runtime, Duration::from_millis(300))
+            .await
     }
 
     #[tokio::test]
@@ -214,7 +216,7 @@ mod tests {
     #[tokio::test]
     async fn the_commands_exit_code_decides() {
         let fake = FakeRuntime::default();
-        let id = InstanceId::from_bits(1);
+        let id = ContainerId::from(InstanceId::from_bits(1));
         fake.create(&FakeRuntime::container(&id)).await.expect("made");
         fake.start(&id).await.expect("started");
         fake.script_exec([0, 1]);
@@ -228,7 +230,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_runtime_that_does_not_answer_says_nothing_of_the_process() {
         let fake = FakeRuntime::default();
-        let id = InstanceId::from_bits(1);
+        let id = ContainerId::from(InstanceId::from_bits(1));
         fake.create(&FakeRuntime::container(&id)).await.expect("made");
         fake.start(&id).await.expect("started");
         fake.silence(1_000);

@@ -39,9 +39,9 @@ pub use usage::{Process, Usage, processes, usage};
 use futures::stream::BoxStream;
 use tokio::sync::watch;
 
-use hivemind_core::model::InstanceId;
+use hivemind_core::model::ContainerId;
 
-/// Runs containers. Every call is idempotent and named by the instance it serves; a call that is repeated after
+/// Runs containers. Every call is idempotent and names its container; a call that is repeated after
 /// `kill -9` finds or finishes what the first one began.
 #[async_trait::async_trait]
 pub trait Runtime: Send + Sync + std::fmt::Debug {
@@ -67,50 +67,50 @@ pub trait Runtime: Send + Sync + std::fmt::Debug {
     async fn copy_out(&self, image: &Image, path: &str, into: &std::path::Path) -> Result<(), RuntimeError>;
 
     /// Starts the container's process and returns its pid. If it runs already, that pid.
-    async fn start(&self, id: &InstanceId) -> Result<u32, RuntimeError>;
+    async fn start(&self, id: &ContainerId) -> Result<u32, RuntimeError>;
 
     /// Notes something of the process: [`ContainerState::marks`], until another one starts.
-    async fn set_mark(&self, id: &InstanceId, mark: Mark) -> Result<(), RuntimeError>;
+    async fn set_mark(&self, id: &ContainerId, mark: Mark) -> Result<(), RuntimeError>;
 
     /// Has all processes of the container stand still. Ok if they do already; refused if none runs.
-    async fn pause(&self, id: &InstanceId) -> Result<(), RuntimeError>;
+    async fn pause(&self, id: &ContainerId) -> Result<(), RuntimeError>;
 
     /// Has the processes of a paused container go on. Ok if they run, or there are none.
-    async fn resume(&self, id: &InstanceId) -> Result<(), RuntimeError>;
+    async fn resume(&self, id: &ContainerId) -> Result<(), RuntimeError>;
 
     /// Sends a signal to the process; with `all`, to every process of the container. Ok if there is none any more. A paused one
     /// gets it when it goes on; SIGKILL has it go on.
-    async fn kill(&self, id: &InstanceId, signal: i32, all: bool) -> Result<(), RuntimeError>;
+    async fn kill(&self, id: &ContainerId, signal: i32, all: bool) -> Result<(), RuntimeError>;
 
     /// Removes process (killing it), container, file system and runtime files. Ok if there is nothing.
     /// The log stays until [`Runtime::remove_logs`].
-    async fn remove(&self, id: &InstanceId) -> Result<(), RuntimeError>;
+    async fn remove(&self, id: &ContainerId) -> Result<(), RuntimeError>;
 
-    /// Removes the log files of an instance. Ok if there are none.
-    async fn remove_logs(&self, id: &InstanceId) -> Result<(), RuntimeError>;
+    /// Removes the log files of a container; of an app's own, also those of its instance's sidecars. Ok if there are none.
+    async fn remove_logs(&self, id: &ContainerId) -> Result<(), RuntimeError>;
 
     /// Every container in hivemind's containerd namespace, whoever made it, running or not.
     async fn list(&self) -> Result<Vec<ContainerState>, RuntimeError>;
 
     /// The state of one container; `None` if there is none.
-    async fn state(&self, id: &InstanceId) -> Result<Option<ContainerState>, RuntimeError>;
+    async fn state(&self, id: &ContainerId) -> Result<Option<ContainerState>, RuntimeError>;
 
     /// What happens from now on. The stream ends when the connection breaks; the caller lists again and resubscribes.
     async fn events(&self) -> Result<BoxStream<'static, RuntimeEvent>, RuntimeError>;
 
     /// Runs a further process in a running container.
-    async fn exec(&self, id: &InstanceId, spec: ExecSpec) -> Result<ExecSession, RuntimeError>;
+    async fn exec(&self, id: &ContainerId, spec: ExecSpec) -> Result<ExecSession, RuntimeError>;
 
     /// The same without anybody who waits for it: the process has no input, and its output goes nowhere. Its pid.
-    async fn exec_detached(&self, id: &InstanceId, spec: ExecSpec) -> Result<u32, RuntimeError>;
+    async fn exec_detached(&self, id: &ContainerId, spec: ExecSpec) -> Result<u32, RuntimeError>;
 
     /// Looks on what the container's own process writes from now on, and writes to its input. Several may do so at once.
-    async fn attach(&self, id: &InstanceId, spec: AttachSpec) -> Result<ExecSession, RuntimeError>;
+    async fn attach(&self, id: &ContainerId, spec: AttachSpec) -> Result<ExecSession, RuntimeError>;
 
     /// The log's lines, oldest first; with `follow`, also those to come until the container is removed.
     async fn logs(
         &self,
-        id: &InstanceId,
+        id: &ContainerId,
         query: LogQuery,
     ) -> Result<BoxStream<'static, Result<LogLine, RuntimeError>>, RuntimeError>;
 }

@@ -10,7 +10,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::LogPosition;
 use hivemind_core::{
-    model::{InstanceId, PortProto, Timestamp},
+    model::{ContainerId, PortProto, Timestamp},
     spec::v1::{Check, ContainerSpec as Options, LogSpec, Resources},
 };
 
@@ -73,7 +73,7 @@ pub struct PullProgress {
 #[derive(Clone, Debug, PartialEq)]
 pub struct ContainerSpec {
     /// Its id.
-    pub id: InstanceId,
+    pub id: ContainerId,
     /// Its image.
     pub image: Image,
     /// The host name in it.

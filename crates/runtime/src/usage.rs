@@ -41,6 +41,24 @@ pub struct Usage {
     pub written_bytes: u64,
 }
 
+impl std::ops::Add for Usage {
+    type Output = Self;
+    /// What two containers use together. There is a limit if both have one.
+    fn add(self, other: Self) -> Self {
+        let both = |one: Option<u64>, other: Option<u64>| Some(one? + other?);
+        Self {
+            cpu_seconds: self.cpu_seconds + other.cpu_seconds,
+            cpu_limit: self.cpu_limit.zip(other.cpu_limit).map(|(one, other)| one + other),
+            memory_bytes: self.memory_bytes + other.memory_bytes,
+            memory_limit: both(self.memory_limit, other.memory_limit),
+            pids: self.pids + other.pids,
+            pids_limit: both(self.pids_limit, other.pids_limit),
+            read_bytes: self.read_bytes + other.read_bytes,
+            written_bytes: self.written_bytes + other.written_bytes,
+        }
+    }
+}
+
 /// A process of a container.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Process {

@@ -71,7 +71,7 @@ impl Member {
     /// Why it will not come up, if that is known.
     fn hopeless(&self) -> Option<String> {
         use ErrorCode as Code;
-        let InstanceStatus { phase, code, restarts, last_exit, message, .. } = &self.status;
+        let InstanceStatus { phase, code, message, .. } = &self.status;
         let lost = match phase {
             Phase::Failed | Phase::Unhealthy => true,
             Phase::Backoff => {
@@ -88,7 +88,8 @@ impl Member {
                     )
                 );
                 // The runtime refused to start it at all: the same will happen again.
-                at_once || *restarts >= CRASHES || (*code == Some(Code::StartFailed) && last_exit.is_none())
+                let refused = *code == Some(Code::StartFailed) && !self.status.has_ended();
+                at_once || self.status.most_restarts() >= CRASHES || refused
             }
             _ => false,
         };

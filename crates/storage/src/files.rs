@@ -10,7 +10,7 @@ use std::{
 use nix::mount::{MsFlags, mount};
 
 use super::{Storage, StorageError};
-use hivemind_core::model::{Hidden, InstanceId};
+use hivemind_core::model::{ContainerId, Hidden};
 
 /// What the file system in memory needs for itself and for each file, besides what is in them.
 const OVERHEAD: usize = 64 * 1024;
@@ -32,8 +32,8 @@ pub struct InstanceFile {
 impl Storage {
     /// Makes these files for an instance, in a file system of its own that nobody can write to any more. What it had must
     /// have been released.
-    pub async fn files(&self, instance: &InstanceId, files: Vec<InstanceFile>) -> Result<Vec<PathBuf>, StorageError> {
-        let dir = self.mounts_of(instance).join("files");
+    pub async fn files(&self, container: &ContainerId, files: Vec<InstanceFile>) -> Result<Vec<PathBuf>, StorageError> {
+        let dir = self.mounts_of(container).join("files");
         self.run(move |inner| {
             inner.private_folder(&dir)?;
             let bytes: usize = files.iter().map(|file| file.data.0.len() + PER_FILE).sum::<usize>() + OVERHEAD;

@@ -154,14 +154,14 @@ mod tests {
         fs::create_dir(&strange).expect("made");
         let unknown = storage.unknown(std::iter::once(id.clone()).collect()).await.expect("looked");
         assert_eq!(unknown, std::slice::from_ref(&strange));
-        let instances: Vec<_> = storage.instances().await.expect("looked").into_iter().collect();
-        assert_eq!(instances, [InstanceId::from_bits(1)]);
+        let instances: Vec<_> = storage.containers().await.expect("looked").into_iter().collect();
+        assert_eq!(instances, [InstanceId::from_bits(1).into()]);
         for _ in 0..2 {
             storage.remove(&id).await.expect("removed");
             storage.remove_own(&InstanceId::from_bits(1)).await.expect("removed");
         }
         assert!(outside.join("file").exists() && strange.exists());
-        assert!(storage.instances().await.expect("looked").is_empty());
+        assert!(storage.containers().await.expect("looked").is_empty());
     }
 
     #[tokio::test]

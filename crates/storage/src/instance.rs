@@ -14,7 +14,7 @@ use nix::{
 };
 
 use super::{Storage, StorageError, entries};
-use hivemind_core::model::InstanceId;
+use hivemind_core::model::ContainerId;
 
 impl Storage {
     /// The path of the node that `path` leads to, without symbolic links. With `create`, a folder is made if there is
@@ -47,12 +47,12 @@ impl Storage {
     /// have put there leads nowhere else: no symbolic link is followed, and what is mounted is what was opened.
     pub async fn within(
         &self,
-        instance: &InstanceId,
+        container: &ContainerId,
         number: usize,
         data: PathBuf,
         subpath: String,
     ) -> Result<PathBuf, StorageError> {
-        let dir = self.mounts_of(instance);
+        let dir = self.mounts_of(container);
         self.run(move |inner| {
             let shown = data.join(&subpath);
             let found = open_beneath(&data, &subpath).map_err(|error| StorageError::Refused {
@@ -76,8 +76,8 @@ impl Storage {
 
     /// Takes down what is mounted for an instance. Ok if nothing is. Nothing behind a mount is touched: mount points are
     /// removed only when they are empty.
-    pub async fn release(&self, instance: &InstanceId) -> Result<(), StorageError> {
-        let dir = self.mounts_of(instance);
+    pub async fn release(&self, container: &ContainerId) -> Result<(), StorageError> {
+        let dir = self.mounts_of(container);
         self.run(move |_| {
             for name in entries(&dir)? {
                 let point = dir.join(name);
@@ -98,8 +98,8 @@ impl Storage {
         .await
     }
 
-    pub(super) fn mounts_of(&self, instance: &InstanceId) -> PathBuf {
-        self.0.mounts.join(instance.as_str())
+    pub(super) fn mounts_of(&self, container: &ContainerId) -> PathBuf {
+        self.0.mounts.join(container.as_str())
     }
 }
 

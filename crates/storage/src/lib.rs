@@ -29,7 +29,7 @@ use std::{
 use sha2::{Digest as _, Sha256};
 use tokio::sync::OwnedMutexGuard;
 
-use hivemind_core::model::{InstanceId, VolumeId};
+use hivemind_core::model::{ContainerId, InstanceId, VolumeId};
 
 /// The folder of volumes without a name; no id is that short.
 const OWN: &str = "own";
@@ -148,8 +148,8 @@ impl Storage {
         .await
     }
 
-    /// The instances that have something of their own here.
-    pub async fn instances(&self) -> Result<BTreeSet<InstanceId>, StorageError> {
+    /// The containers that have something of their own here. What instances have is said as their apps' own containers'.
+    pub async fn containers(&self) -> Result<BTreeSet<ContainerId>, StorageError> {
         self.run(|inner| {
             let mut names = entries(&inner.mounts)?;
             names.extend(entries(&inner.volumes.join(OWN))?);

@@ -238,6 +238,7 @@ async fn info(context: &Context, name: &AppName) -> Result<(), Problem> {
             }
             line("");
             context.output.list(&instances, "no instances")?;
+            instances.iter().flat_map(super::sidecar::states).for_each(|text| line(&text));
             // Why the first of those that have fallen, in its own words.
             let fallen = [Phase::Backoff, Phase::Failed, Phase::Unhealthy, Phase::NotReady];
             if let Some(instance) = instances.iter().find(|instance| fallen.contains(&instance.phase)) {
@@ -304,6 +305,7 @@ fn describe(app: &AppView) {
     show("Log", logs.into_iter().flatten().collect::<Vec<_>>().join(", "));
     show("Updates", super::update::words(&app.spec.update));
     show("Container", super::container::shown(&app.spec.container));
+    show("Sidecars", super::sidecar::shown(&app.spec));
     show("Traffic", super::limits::shown(&app.spec.limits));
     show("Generation", app.generation.to_string());
     show("Age", age(app.created_at));

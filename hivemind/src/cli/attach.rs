@@ -25,7 +25,7 @@ use crate::{
         view::InstanceView,
     },
     client::{AttachToInstanceArgs, DryRunArgs, ExecMessage},
-    model::{ErrorCode, Problem},
+    model::{ErrorCode, Problem, SidecarName},
 };
 
 /// How long a daemon that has gone may take to be back, and how often it is asked.
@@ -44,6 +44,9 @@ What was written before is in the log: hivemind logs. Input goes to processes of
 #[derive(Args, Debug)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct AttachArgs {
+    /// To a sidecar of the instance, by its name [default: the app's own container]
+    #[arg(short, long, value_name = "NAME")]
+    container: Option<SidecarName>,
     /// App (its first running instance), or instance by name or id
     #[arg(value_name = "APP|INSTANCE", add = complete::targets())]
     target: String,
@@ -83,8 +86,9 @@ pub(super) async fn run(context: &Context, args: AttachArgs) -> ExitCode {
 
 async fn attach(context: &Context, args: &AttachArgs) -> Result<u32, Problem> {
     let instance = running(context, &args.target).await?;
-    let stdin = instance.stdin_open && !args.no_stdin;
-    let terminal = instance.tty && stdin && std::io::stdin().is_terminal();
+    let (tty, stdin_open) = streams(&instance, args)?;
+    let stdin = stdin_open && !args.no_stdin;
+    let terminal = tty && stdin && std::io::stdin().is_terminal();
     let raw = terminal.then(RawTerminal::enter).flatten();
     let (typed, mut inbox) = mpsc::channel(16);
     let reading = async {
@@ -141,9 +145,11 @@ async fn once(
     terminal: bool,
     inbox: &mut mpsc::Receiver<Typed>,
 ) -> Result<End, Problem> {
-    let size = (instance.tty && std::io::stdout().is_terminal()).then(terminal::size);
+    let (tty, _) = streams(instance, args)?;
+    let size = (tty && std::io::stdout().is_terminal()).then(terminal::size);
     let (rows, cols) = (size.map(|size| size.rows.into()), size.map(|size| size.cols.into()));
-    let asked = AttachToInstanceArgs { stdin, rows, cols };
+    let container = args.container.as_ref().map(ToString::to_string);
+    let asked = AttachToInstanceArgs { stdin, rows, cols, container };
     let (to_process, from_process) =
         context.client.attach_to_instance(&context.scope, instance.id.as_str(), &asked).await?;
     let (outgoing, messages) = mpsc::channel(16);
@@ -157,13 +163,13 @@ async fn once(
         std::future::pending::<()>().await;
     };
     let sizes = async {
-        if instance.tty {
+        if tty {
             resizes(outgoing.clone()).await;
         }
         std::future::pending::<()>().await;
     };
     let proxy = async {
-        if args.sig_proxy && !terminal { pass_signals(context, instance).await } else { left(terminal).await }
+        if args.sig_proxy && !terminal { pass_signals(context, args, instance).await } else { left(terminal).await }
     };
     tokio::select! {
         end = show(context, terminal, from_process) => Ok(end),
@@ -223,8 +229,20 @@ async fn input(to: mpsc::Sender<Typed>, mut keys: Option<DetachKeys>) {
     }
 }
 
+/// Whether the process has a terminal, and whether it has an input that can be written to.
+fn streams(instance: &InstanceView, args: &AttachArgs) -> Result<(bool, bool), Problem> {
+    let Some(name) = &args.container else { return Ok((instance.tty, instance.stdin_open)) };
+    if let Some(it) = instance.sidecars.iter().find(|it| it.name == *name) {
+        return Ok((it.tty, it.stdin_open));
+    }
+    if name.as_str() == instance.app {
+        return Ok((instance.tty, instance.stdin_open));
+    }
+    Err(Problem::new(ErrorCode::NotFound, format!("{} has no container {name}", instance.name)))
+}
+
 /// Passes signals on; never returns.
-async fn pass_signals(context: &Context, instance: &InstanceView) {
+async fn pass_signals(context: &Context, args: &AttachArgs, instance: &InstanceView) {
     use SignalKind as Kind;
     let kinds = [
         (Kind::interrupt(), "INT"),
@@ -237,7 +255,7 @@ async fn pass_signals(context: &Context, instance: &InstanceView) {
     let passing = kinds.map(|(kind, name)| async move {
         let Ok(mut signals) = signal(kind) else { return };
         while signals.recv().await.is_some() {
-            let kill = Kill { signal: name.to_owned() };
+            let kill = Kill { signal: name.to_owned(), container: args.container.clone() };
             let (scope, id) = (&context.scope, instance.id.as_str());
             if let Err(problem) = context.client.kill_instance(scope, id, &kill, &DryRunArgs::default()).await {
                 context.output.problem(&problem);

@@ -17,8 +17,8 @@ use nix::{
 use super::{Context, complete, output, verbs::running};
 use crate::{
     api::files::CopiedView,
-    client::PutFilesArgs,
-    model::{ErrorCode, InstanceId, Problem},
+    client::{GetFilesArgs, PutFilesArgs},
+    model::{ErrorCode, InstanceId, Problem, SidecarName},
     runtime::tree::{self, Reading, TreeError},
 };
 
@@ -34,6 +34,9 @@ are copied as links. What a tar archive cannot carry (sockets, pipes, devices) i
 
 #[derive(Args, Debug)]
 pub(super) struct CopyArgs {
+    /// From or to a sidecar of the instance, by its name [default: the app's own container]
+    #[arg(short, long, value_name = "NAME")]
+    container: Option<SidecarName>,
     /// What to copy: INSTANCE:PATH, a path, or - for a tar stream
     #[arg(value_name = "FROM", add = complete::targets())]
     from: String,
@@ -76,9 +79,11 @@ pub(super) async fn run(context: &Context, args: &CopyArgs) {
 
 async fn copy(context: &Context, args: &CopyArgs) -> Result<(), Problem> {
     let copied = match (End::of(&args.from), End::of(&args.to)) {
-        (End::There { target, path }, to @ (End::Here(_) | End::Stream)) => fetch(context, &target, &path, to).await?,
+        (End::There { target, path }, to @ (End::Here(_) | End::Stream)) => {
+            fetch(context, args, &target, &path, to).await?
+        }
         (from @ (End::Here(_) | End::Stream), End::There { target, path }) => {
-            send(context, from, &target, &path).await?
+            send(context, args, from, &target, &path).await?
         }
         (End::There { .. }, End::There { .. }) => {
             let title = "both are in instances; one must be here";
@@ -109,13 +114,14 @@ async fn instance(context: &Context, target: &str) -> Result<InstanceId, Problem
     Ok(instances.swap_remove(0).id)
 }
 
-async fn fetch(context: &Context, target: &str, path: &str, to: End) -> Result<CopiedView, Problem> {
+async fn fetch(context: &Context, args: &CopyArgs, target: &str, path: &str, to: End) -> Result<CopiedView, Problem> {
     let place = match &to {
         End::Here(to) => Some(place(to)?),
         _ => None,
     };
     let instance = instance(context, target).await?;
-    let mut chunks = context.client.get_files(&context.scope, instance.as_str(), path).await?;
+    let asked = GetFilesArgs { container: args.container.as_ref().map(ToString::to_string) };
+    let mut chunks = context.client.get_files(&context.scope, instance.as_str(), path, &asked).await?;
     let (sender, from) = Reading::new();
     let mut broken = None;
     let carried = async {
@@ -162,7 +168,7 @@ fn place(to: &Path) -> Result<(OwnedFd, Option<std::ffi::OsString>), Problem> {
     Ok((opened, name))
 }
 
-async fn send(context: &Context, from: End, target: &str, path: &str) -> Result<CopiedView, Problem> {
+async fn send(context: &Context, args: &CopyArgs, from: End, target: &str, path: &str) -> Result<CopiedView, Problem> {
     let stream = match &from {
         End::Here(path) => {
             let flags = OFlag::O_PATH | OFlag::O_CLOEXEC;
@@ -191,7 +197,8 @@ async fn send(context: &Context, from: End, target: &str, path: &str) -> Result<
             }
         }
     });
-    let how = PutFilesArgs { folder: streamed };
+    let container = args.container.as_ref().map(ToString::to_string);
+    let how = PutFilesArgs { folder: streamed, container };
     let answer = context.client.put_files(&context.scope, instance.as_str(), path, chunks, &how).await;
     // Standard input may go on for long: it is not waited for when the daemon has refused it.
     if answer.is_err() && streamed {

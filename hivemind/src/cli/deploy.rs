@@ -94,6 +94,9 @@ pub(super) struct DeployArgs {
     mounts: MountArgs,
     #[command(flatten)]
     container: ContainerArgs,
+    /// A container beside the app's own in each instance, as a TOML file, or JSON if its name ends so; may be repeated
+    #[arg(long, value_name = "FILE")]
+    sidecar: Vec<PathBuf>,
     #[command(flatten)]
     limits: LimitArgs,
     #[command(flatten)]
@@ -276,6 +279,7 @@ impl DeployArgs {
         spec.env = environment(&process.env, &process.env_file, &mut faults);
         spec.labels = pairs(&self.label, &mut faults);
         spec.container = self.container.spec(&mut faults);
+        spec.sidecars = super::sidecar::read(&self.sidecar, &mut faults);
         (spec.health, spec.probes) = self.health.spec(&mut faults);
         spec.mounts = self.mounts.spec(&mut faults, say);
         spec.logging = logging(&process.log_opt, &mut faults);

@@ -15,7 +15,7 @@ use super::{
 use crate::{
     api::ending::{Kill, Killed, Until},
     client::{DryRunArgs, WaitForInstanceArgs},
-    model::{ErrorCode, Problem, signal_number},
+    model::{ErrorCode, Problem, SidecarName, signal_number},
     spec::v1::RestartPolicy,
 };
 
@@ -42,6 +42,9 @@ pub(super) struct KillArgs {
     /// The signal: KILL, SIGHUP, 15, …
     #[arg(short, long, default_value = "KILL", value_parser = signal, value_name = "SIGNAL")]
     signal: String,
+    /// To a sidecar of the instance, by its name [default: the app's own container]
+    #[arg(short, long, value_name = "NAME")]
+    container: Option<SidecarName>,
     /// Apps (all their running instances), or instances by name or id
     #[arg(required = true, value_name = "APP|INSTANCE", add = complete::targets())]
     targets: Vec<String>,
@@ -82,7 +85,7 @@ pub(super) async fn kill(context: &Context, args: &KillArgs) -> Result<(), Probl
         if killed.iter().any(|other| other.id == instance.id) {
             continue;
         }
-        let kill = Kill { signal: args.signal.clone() };
+        let kill = Kill { signal: args.signal.clone(), container: args.container.clone() };
         let (scope, id) = (&context.scope, instance.id.as_str());
         match context.client.kill_instance(scope, id, &kill, &DryRunArgs::default()).await {
             Ok(done) => killed.push(done),

@@ -22,7 +22,7 @@ use crate::{
         view::InstanceView,
     },
     client::{ExecInInstanceArgs, ExecMessage},
-    model::{ErrorCode, Phase, Problem},
+    model::{ErrorCode, Phase, Problem, SidecarName},
 };
 
 /// Exit code for a fault of ours, as Docker gives it.
@@ -52,6 +52,9 @@ pub(super) struct ExecArgs {
     /// Working directory
     #[arg(short, long, value_name = "DIR")]
     workdir: Option<String>,
+    /// In a sidecar of the instance, by its name [default: the app's own container]
+    #[arg(short, long, value_name = "NAME")]
+    container: Option<SidecarName>,
     /// App (its first running instance), or instance by name or id
     #[arg(value_name = "APP|INSTANCE", add = complete::targets())]
     target: String,
@@ -118,7 +121,13 @@ async fn exec(context: &Context, args: &ExecArgs) -> Result<u32, Problem> {
 
 async fn detached(context: &Context, instance: &InstanceView, args: &ExecArgs) -> Result<u32, Problem> {
     let (command, env) = (args.command.clone(), args.env.clone());
-    let body = DetachedExec { command, env, user: args.user.clone(), workdir: args.workdir.clone() };
+    let body = DetachedExec {
+        command,
+        env,
+        user: args.user.clone(),
+        workdir: args.workdir.clone(),
+        container: args.container.clone(),
+    };
     let started: ExecStarted = context.client.exec_detached(&context.scope, instance.id.as_str(), &body).await?;
     if context.output.wants_document() {
         context.output.document(&started)?;
@@ -160,6 +169,7 @@ fn asked(args: &ExecArgs) -> ExecInInstanceArgs {
         rows: size.map(|size| size.rows.into()),
         cols: size.map(|size| size.cols.into()),
         stdin: args.interactive,
+        container: args.container.as_ref().map(ToString::to_string),
     }
 }
 

@@ -27,7 +27,7 @@ use crate::{
     },
     client::{Client, GetInstanceLogsArgs, ListArgs},
     lifecycle::clock,
-    model::{ErrorCode, InstanceId, Problem, Scope, Timestamp},
+    model::{ErrorCode, InstanceId, Problem, Scope, SidecarName, Timestamp},
 };
 
 /// How often to look for new instances, and for those whose process was started again.
@@ -52,6 +52,12 @@ pub(super) struct LogsArgs {
     /// Only lines since then: 10m, or 2026-11-21T01:14:07Z
     #[arg(long, value_parser = since, value_name = "TIME")]
     since: Option<Since>,
+    /// Of a sidecar of the instances, by its name [default: the app's own container]
+    #[arg(short, long, value_name = "NAME")]
+    container: Option<SidecarName>,
+    /// Of the app's own container and of all sidecars
+    #[arg(long, conflicts_with = "container")]
+    all_containers: bool,
     /// Show when each line was written
     #[arg(short, long)]
     timestamps: bool,
@@ -74,20 +80,22 @@ pub(super) async fn run(context: &Context, args: &LogsArgs) -> Result<(), Proble
     let part = Part { follow: args.follow, tail: args.tail, since, after: None };
     let context = &project::here(context, args.project_name.as_deref()).await?;
     let (wanted, instances) = Wanted::find(context, args).await?;
-    let mut printer = Printer::new(context, args, &instances);
+    let of = Of::new(args, &instances)?;
+    let sources: Vec<_> = of.sources(&instances).collect();
+    let mut printer = Printer::new(context, args, &sources);
     if args.follow {
-        let known = instances.iter().map(|instance| instance.id.clone()).collect();
-        let mut follow = Follow { context, part, wanted, known, open: BTreeSet::new(), last: BTreeMap::new() };
+        let known = sources.iter().map(|source| source.key()).collect();
+        let mut follow = Follow { context, part, wanted, of, known, open: BTreeSet::new(), last: BTreeMap::new() };
         return follow.run(&mut printer, instances).await;
     }
     if instances.is_empty() {
         context.output.say(&format!("{wanted} has no instances"));
     }
     let mut heads = Vec::new();
-    for instance in instances {
-        let mut lines = open(context, &instance.id, &part).await?;
+    for source in sources {
+        let mut lines = open(context, &source, &part).await?;
         if let Some(first) = lines.next().await {
-            heads.push((instance.name, first?, lines));
+            heads.push((source.name, first?, lines));
         }
     }
     // In the order it was written, over all instances; each by itself is in order.
@@ -100,6 +108,70 @@ pub(super) async fn run(context: &Context, args: &LogsArgs) -> Result<(), Proble
         }
     }
     Ok(())
+}
+
+/// Of which containers of the instances.
+#[derive(Debug)]
+enum Of {
+    /// Of the apps' own.
+    Own,
+    /// Of the sidecars of that name.
+    Sidecar(SidecarName),
+    /// Of all.
+    All,
+}
+
+/// The log of one container.
+#[derive(Clone, Debug)]
+struct Source {
+    id: InstanceId,
+    container: Option<SidecarName>,
+    /// For people: the instance's name, and behind a slash the sidecar's.
+    name: String,
+}
+
+type Key = (InstanceId, Option<SidecarName>);
+
+impl Source {
+    fn key(&self) -> Key {
+        (self.id.clone(), self.container.clone())
+    }
+}
+
+impl Of {
+    /// # Errors
+    /// If there are instances, and none has the sidecar.
+    fn new(args: &LogsArgs, instances: &[InstanceView]) -> Result<Self, Problem> {
+        let Some(name) = &args.container else {
+            return Ok(if args.all_containers { Self::All } else { Self::Own });
+        };
+        let of = Self::Sidecar(name.clone());
+        if instances.is_empty() || of.sources(instances).next().is_some() {
+            return Ok(of);
+        }
+        let mut there: Vec<_> = instances.iter().flat_map(|it| &it.sidecars).map(|it| it.name.to_string()).collect();
+        there.dedup();
+        let hint = if there.is_empty() { "leave out -c: there are none".into() } else { there.join(", ") };
+        Err(Problem::new(ErrorCode::NotFound, format!("no instance has a sidecar {name}")).hint(hint))
+    }
+
+    fn sources<'a>(&'a self, instances: &'a [InstanceView]) -> impl Iterator<Item = Source> + 'a {
+        instances.iter().flat_map(move |instance| {
+            let own = || Source { id: instance.id.clone(), container: None, name: instance.name.clone() };
+            let own = (!matches!(self, Self::Sidecar(_))).then(own);
+            let wanted = |name: &SidecarName| match self {
+                Self::Own => false,
+                Self::Sidecar(of) => of == name,
+                Self::All => true,
+            };
+            let beside = instance.sidecars.iter().filter(move |it| wanted(&it.name)).map(|it| Source {
+                id: instance.id.clone(),
+                container: Some(it.name.clone()),
+                name: format!("{}/{}", instance.name, it.name),
+            });
+            own.into_iter().chain(beside)
+        })
+    }
 }
 
 /// Whose lines.
@@ -157,14 +229,15 @@ impl Wanted {
     }
 }
 
-async fn open(context: &Context, id: &InstanceId, part: &Part) -> Result<Lines, Problem> {
+async fn open(context: &Context, source: &Source, part: &Part) -> Result<Lines, Problem> {
     let asked = GetInstanceLogsArgs {
         tail: part.tail.map(|tail| tail as u64),
         follow: part.follow,
         since: part.since.map(|since| since.to_string()),
         after: part.after.clone(),
+        container: source.container.as_ref().map(ToString::to_string),
     };
-    context.client.get_instance_logs(&context.scope, id.as_str(), &asked).await
+    context.client.get_instance_logs(&context.scope, source.id.as_str(), &asked).await
 }
 
 /// A log that is followed.
@@ -172,16 +245,17 @@ struct Follow<'a> {
     context: &'a Context,
     part: Part,
     wanted: Wanted,
-    /// The instances that there were at the beginning.
-    known: BTreeSet<InstanceId>,
-    /// The instances whose lines are being read.
-    open: BTreeSet<InstanceId>,
+    of: Of,
+    /// The containers that there were at the beginning.
+    known: BTreeSet<Key>,
+    /// The containers whose lines are being read.
+    open: BTreeSet<Key>,
     /// The position of the last line of each.
-    last: BTreeMap<InstanceId, String>,
+    last: BTreeMap<Key, String>,
 }
 
-/// A line, or the end of an instance's lines.
-type Piece = (InstanceId, String, Option<Result<LogLineView, Problem>>);
+/// A line, or the end of a container's lines.
+type Piece = (Key, String, Option<Result<LogLineView, Problem>>);
 
 impl Follow<'_> {
     async fn run(&mut self, printer: &mut Printer, first: Vec<InstanceView>) -> Result<(), Problem> {
@@ -250,23 +324,25 @@ impl Follow<'_> {
         streams: &mut SelectAll<BoxStream<'static, Piece>>,
         instances: Vec<InstanceView>,
     ) -> Result<(), Problem> {
-        for InstanceView { id, name, .. } in instances {
-            if self.open.contains(&id) {
+        let sources: Vec<_> = self.of.sources(&instances).collect();
+        for source in sources {
+            let (key, name) = (source.key(), source.name.clone());
+            if self.open.contains(&key) {
                 continue;
             }
             let rest = Part { follow: true, ..Part::default() };
-            let part = match self.last.get(&id) {
+            let part = match self.last.get(&key) {
                 Some(last) => Part { after: Some(last.clone()), ..rest.clone() },
-                None if self.known.contains(&id) => self.part.clone(),
+                None if self.known.contains(&key) => self.part.clone(),
                 None => rest.clone(),
             };
-            let mut lines = open(self.context, &id, &part).await;
+            let mut lines = open(self.context, &source, &part).await;
             if let Err(problem) = &lines
                 && problem.code == ErrorCode::Expired
             {
                 // All that is kept is newer.
                 self.context.output.say(&format!("lines of {name} are missing here: {}", problem.title));
-                lines = open(self.context, &id, &rest).await;
+                lines = open(self.context, &source, &rest).await;
             }
             let lines = match lines {
                 Ok(lines) => lines,
@@ -274,9 +350,9 @@ impl Follow<'_> {
                 Err(problem) if problem.code == ErrorCode::NotFound || is_away(&problem) => continue,
                 Err(problem) => return Err(problem),
             };
-            self.open.insert(id.clone());
-            let end = (id.clone(), name.clone(), None);
-            let pieces = lines.map(move |line| (id.clone(), name.clone(), Some(line)));
+            self.open.insert(key.clone());
+            let end = (key.clone(), name.clone(), None);
+            let pieces = lines.map(move |line| (key.clone(), name.clone(), Some(line)));
             streams.push(pieces.chain(futures::stream::iter([end])).boxed());
         }
         Ok(())
@@ -295,21 +371,25 @@ struct Printer {
 }
 
 impl Printer {
-    fn new(context: &Context, args: &LogsArgs, instances: &[InstanceView]) -> Self {
+    fn new(context: &Context, args: &LogsArgs, sources: &[Source]) -> Self {
         Self {
             output: context.output,
             timestamps: args.timestamps,
             colours: colours(&std::io::stdout()),
-            width: instances.iter().map(|instance| instance.name.len()).max().unwrap_or(0),
-            names: instances.iter().map(|instance| instance.name.clone()).collect(),
-            prefixes: instances.len() > 1,
+            width: sources.iter().map(|source| source.name.len()).max().unwrap_or(0),
+            names: sources.iter().map(|source| source.name.clone()).collect(),
+            prefixes: sources.len() > 1,
         }
     }
 
     fn print(&mut self, name: &str, logged: &LogLineView) -> Result<(), Problem> {
         if self.output.wants_document() {
             let mut document = serde_json::to_value(logged).unwrap_or_default();
-            document["instance"] = name.into();
+            let (instance, container) = name.split_once('/').map_or((name, None), |(it, of)| (it, Some(of)));
+            document["instance"] = instance.into();
+            if let Some(container) = container {
+                document["container"] = container.into();
+            }
             return self.output.streamed(&document);
         }
         let number = self.names.iter().position(|known| known == name).unwrap_or_else(|| {

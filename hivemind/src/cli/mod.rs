@@ -46,6 +46,7 @@ mod push;
 mod reference;
 mod settings;
 mod show;
+mod sidecar;
 mod tenant;
 mod terminal;
 mod uninstall;

@@ -13,8 +13,8 @@ use super::{
 };
 use crate::{
     api::usage::{ProcessView, StatsView},
-    client::GetStatsOfAllArgs,
-    model::{ErrorCode, InstanceId, Problem, Timestamp},
+    client::{GetStatsOfAllArgs, ListProcessesArgs},
+    model::{ErrorCode, InstanceId, Problem, SidecarName, Timestamp},
 };
 
 /// How often `stats` looks.
@@ -33,6 +33,9 @@ Examples:
 
 #[derive(Args, Debug)]
 pub(super) struct TopArgs {
+    /// Of a sidecar of the instance, by its name [default: the app's own container]
+    #[arg(short, long, value_name = "NAME")]
+    container: Option<SidecarName>,
     /// App, or instance by name or id
     #[arg(value_name = "APP|INSTANCE", add = complete::targets())]
     target: String,
@@ -74,8 +77,9 @@ impl Listed for ProcessView {
 
 pub(super) async fn top(context: &Context, args: &TopArgs) -> Result<(), Problem> {
     let mut all: Vec<ProcessView> = Vec::new();
+    let asked = ListProcessesArgs { container: args.container.as_ref().map(ToString::to_string) };
     for instance in running(context, &args.target).await? {
-        match context.client.list_processes(&context.scope, instance.id.as_str()).await {
+        match context.client.list_processes(&context.scope, instance.id.as_str(), &asked).await {
             Ok(found) => all.extend(found),
             // It has ended since; the others are still of interest.
             Err(problem) if matches!(problem.code, ErrorCode::NotRunning | ErrorCode::NotFound) => {

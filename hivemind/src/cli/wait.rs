@@ -233,7 +233,10 @@ pub(super) fn lost(instance: &InstanceView, generation: u64) -> bool {
         Phase::Failed | Phase::Unhealthy => true,
         // The runtime refused to start it at all: the same will happen again.
         Phase::Backoff => {
-            hopeless || instance.restarts >= CRASHES || (instance.code.is_some() && instance.last_exit.is_none())
+            let restarts = instance.sidecars.iter().map(|it| it.status.restarts).fold(instance.restarts, u32::max);
+            let ended =
+                instance.last_exit.is_some() || instance.sidecars.iter().any(|it| it.status.last_exit.is_some());
+            hopeless || restarts >= CRASHES || (instance.code.is_some() && !ended)
         }
         _ => false,
     }
@@ -287,14 +290,18 @@ fn describe(instance: &InstanceView) -> String {
 
 /// The last log lines of an instance, with a title; nothing if there are none.
 pub(super) async fn last_lines(context: &Context, instance: &InstanceView) -> Vec<String> {
-    let asked = GetInstanceLogsArgs { tail: Some(LINES), ..GetInstanceLogsArgs::default() };
+    // Where a sidecar is what has fallen, the message says so.
+    let fallen = instance.sidecars.iter().find(|it| instance.message.contains(&format!("sidecar {}:", it.name)));
+    let container = fallen.map(|it| it.name.to_string());
+    let asked = GetInstanceLogsArgs { tail: Some(LINES), container, ..GetInstanceLogsArgs::default() };
     let lines = context.client.get_instance_logs(&context.scope, instance.id.as_str(), &asked).await;
     let Ok(lines) = lines else { return Vec::new() };
     let lines: Vec<_> = lines.filter_map(|line| std::future::ready(line.ok())).collect().await;
     if lines.is_empty() {
         return Vec::new();
     }
-    let title = format!("the last lines of {}:", instance.name);
+    let of = fallen.map(|it| format!("/{}", it.name)).unwrap_or_default();
+    let title = format!("the last lines of {}{of}:", instance.name);
     std::iter::once(title).chain(lines.into_iter().map(|line| format!("  | {}", line.line))).collect()
 }
 
@@ -376,6 +383,7 @@ mod tests {
             started_at: None,
             tty: false,
             stdin_open: false,
+            sidecars: Vec::new(),
             outdated: Vec::new(),
         }
     }

@@ -16,7 +16,7 @@ use super::{
 use crate::{
     agent, api,
     dataplane::bpf,
-    model::{ErrorCode, InstanceId, Problem},
+    model::{ContainerId, ErrorCode, Problem},
     net::{
         Net as _,
         linux::{LinuxNet, NetConfig},
@@ -96,7 +96,7 @@ async fn containers(config: &DaemonConfig) -> Result<String, Problem> {
     let all = runtime.list().await.map_err(refused)?;
     let ours: Vec<_> = all.iter().filter(|container| agent::is_ours(container)).collect();
     for container in &ours {
-        let Ok(id) = container.id.parse::<InstanceId>() else { continue };
+        let Ok(id) = container.id.parse::<ContainerId>() else { continue };
         runtime.remove(&id).await.map_err(refused)?;
         runtime.remove_logs(&id).await.map_err(refused)?;
     }

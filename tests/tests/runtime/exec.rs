@@ -3,7 +3,7 @@
 use anyhow::Result;
 use bytes::Bytes;
 use hivemind::{
-    model::InstanceId,
+    model::ContainerId,
     runtime::{ContainerdRuntime, ExecIo, ExecSession, ExecSpec, Runtime as _, RuntimeError, TtySize},
 };
 
@@ -35,7 +35,7 @@ async fn finish(mut session: ExecSession) -> Result<(String, String, u32)> {
     Ok((text(out), text(err), session.exit.await?))
 }
 
-async fn output(runtime: &ContainerdRuntime, id: &InstanceId, spec: ExecSpec) -> Result<(String, String, u32)> {
+async fn output(runtime: &ContainerdRuntime, id: &ContainerId, spec: ExecSpec) -> Result<(String, String, u32)> {
     finish(runtime.exec(id, spec).await?).await
 }
 

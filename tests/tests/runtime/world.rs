@@ -13,7 +13,7 @@ use std::{
 use anyhow::{Context as _, Result};
 use futures::StreamExt as _;
 use hivemind::{
-    model::InstanceId,
+    model::{ContainerId, InstanceId},
     runtime::{ContainerSpec, ContainerdRuntime, Image, LogQuery, PullProgress, RunState, Runtime as _, RuntimeConfig},
     spec::v1::{PullPolicy, Resources},
 };
@@ -174,7 +174,7 @@ impl World {
     /// A container of `image` that runs a script.
     pub(crate) fn container(&self, image: &Image, n: u64, script: &str) -> ContainerSpec {
         ContainerSpec {
-            id: InstanceId::from_bits(n),
+            id: ContainerId::from(InstanceId::from_bits(n)),
             image: image.clone(),
             hostname: "box-1".to_owned(),
             command: Some(["/bin/sh", "-c", script].map(str::to_owned).to_vec()),
@@ -253,7 +253,7 @@ pub(crate) async fn run(runtime: &ContainerdRuntime, spec: &ContainerSpec) -> Re
     ended(runtime, &spec.id).await
 }
 
-pub(crate) async fn ended(runtime: &ContainerdRuntime, id: &InstanceId) -> Result<(u32, bool)> {
+pub(crate) async fn ended(runtime: &ContainerdRuntime, id: &ContainerId) -> Result<(u32, bool)> {
     let mut end = None;
     until("the container ends", async || {
         if let Ok(Some(RunState::Exited { code, oom, .. })) = runtime.state(id).await.map(|s| s.map(|s| s.run)) {
@@ -265,11 +265,11 @@ pub(crate) async fn ended(runtime: &ContainerdRuntime, id: &InstanceId) -> Resul
     end.context("has ended")
 }
 
-pub(crate) async fn log(runtime: &ContainerdRuntime, id: &InstanceId) -> Result<Vec<String>> {
+pub(crate) async fn log(runtime: &ContainerdRuntime, id: &ContainerId) -> Result<Vec<String>> {
     lines(runtime, id, LogQuery::default()).await
 }
 
-pub(crate) async fn lines(runtime: &ContainerdRuntime, id: &InstanceId, query: LogQuery) -> Result<Vec<String>> {
+pub(crate) async fn lines(runtime: &ContainerdRuntime, id: &ContainerId, query: LogQuery) -> Result<Vec<String>> {
     let mut stream = runtime.logs(id, query).await?;
     let mut lines = Vec::new();
     while let Some(line) = stream.next().await {
@@ -279,7 +279,7 @@ pub(crate) async fn lines(runtime: &ContainerdRuntime, id: &InstanceId, query: L
 }
 
 /// The log once it has `n` lines: the last ones may still be on their way when the process has ended.
-pub(crate) async fn log_of(runtime: &ContainerdRuntime, id: &InstanceId, n: usize) -> Result<Vec<String>> {
+pub(crate) async fn log_of(runtime: &ContainerdRuntime, id: &ContainerId, n: usize) -> Result<Vec<String>> {
     until("the log is written", async || log(runtime, id).await.is_ok_and(|l| l.len() >= n)).await?;
     log(runtime, id).await
 }

@@ -1,24 +1,34 @@
 //! One history, from an instance that is wanted to one of which nothing is left: broken off at every call, and with
-//! every call refused. In the end it is the same.
+//! every call refused. In the end it is the same. With sidecars it is as well.
 
 use std::collections::BTreeSet;
 
 use futures::future::join_all;
 
-use super::world::World;
-use hivemind_core::model::{InstanceId, Phase};
+use super::world::{World, instance};
+use hivemind_core::{
+    model::{InstanceId, Phase},
+    spec::v1::SidecarSpec,
+};
 use hivemind_fakes::runtime::{Call, Fault};
 
+/// With how many sidecars the history is tried.
+const SIDECARS: [usize; 2] = [0, 2];
+
 /// Runs the history. A daemon whose life is over is followed by another, which lives on.
-async fn history(world: &mut World) {
-    let id = world.wants(1);
+async fn history(world: &mut World, sidecars: usize) {
+    let mut wanted = instance(1);
+    let names = (0..sidecars).map(|n| format!("beside-{n}").parse().expect("a name"));
+    wanted.spec.sidecars = names.map(|name| SidecarSpec::new(name, "y")).collect();
+    let id = wanted.id.clone();
+    world.upstream.want(wanted);
     reach(world, &id, Phase::Ready).await;
     world.all_there(&id).await;
     world.upstream.stop(&id);
     reach(world, &id, Phase::Gone).await;
     world.nothing_left(&id);
     let starts = world.runtime.calls().iter().filter(|call| matches!(call, Call::Start(_))).count();
-    assert_eq!(starts, 1, "what runs is adopted: {:#?}", world.journal.entries());
+    assert_eq!(starts, 1 + sidecars, "what runs is adopted: {:#?}", world.journal.entries());
     world.end().await;
 }
 
@@ -36,30 +46,38 @@ async fn reach(world: &mut World, id: &InstanceId, phase: Phase) {
 }
 
 /// The calls of a history in which nothing goes wrong.
-async fn calls() -> Vec<&'static str> {
+async fn calls(sidecars: usize) -> Vec<&'static str> {
     let mut world = World::new();
     world.begin();
-    history(&mut world).await;
+    history(&mut world, sidecars).await;
     world.journal.entries().iter().map(|entry| entry.what).collect()
 }
 
 #[tokio::test]
 async fn a_daemon_that_ends_before_any_call_is_followed_by_one_that_finishes() {
     // A few more: not every history has the same calls.
-    let count = calls().await.len() + 5;
-    assert!(count > 20, "{count}");
-    join_all((0..count).map(|calls| async move {
-        let mut world = World::new();
-        world.begin_for(calls);
-        history(&mut world).await;
-        world.in_order();
-    }))
-    .await;
+    for sidecars in SIDECARS {
+        let count = calls(sidecars).await.len() + 5;
+        assert!(count > 20, "{count}");
+        join_all((0..count).map(|calls| async move {
+            let mut world = World::new();
+            world.begin_for(calls);
+            history(&mut world, sidecars).await;
+            world.in_order();
+        }))
+        .await;
+    }
 }
 
 #[tokio::test]
 async fn a_call_that_fails_is_repeated() {
-    let calls: BTreeSet<&str> = calls().await.into_iter().collect();
+    for sidecars in SIDECARS {
+        each_call_fails(sidecars).await;
+    }
+}
+
+async fn each_call_fails(sidecars: usize) {
+    let calls: BTreeSet<&str> = calls(sidecars).await.into_iter().collect();
     for effect in ["create", "start", "kill", "remove", "remove_logs", "net.ensure_link", "net.bring_up"] {
         assert!(calls.contains(effect), "{effect}: {calls:?}");
     }
@@ -70,7 +88,7 @@ async fn a_call_that_fails_is_repeated() {
         let mut world = World::new();
         (0..times).for_each(|_| world.journal.fail(what, fault));
         world.begin();
-        history(&mut world).await;
+        history(&mut world, sidecars).await;
         world.in_order();
     }))
     .await;

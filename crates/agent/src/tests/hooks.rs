@@ -41,8 +41,8 @@ async fn hooks_run_once_each_also_when_the_daemon_starts_again() {
     assert_eq!(execs(&world), ["a 1", "b", "c"]);
     let calls = world.runtime.calls();
     let at = |wanted: &Call| calls.iter().position(|call| call == wanted);
-    let signal = at(&Call::Kill(id.clone(), libc::SIGTERM));
-    assert!(at(&Call::Exec(id.clone(), words("c"))) < signal && signal.is_some(), "{calls:?}");
+    let signal = at(&Call::Kill(id.clone().into(), libc::SIGTERM));
+    assert!(at(&Call::Exec(id.clone().into(), words("c"))) < signal && signal.is_some(), "{calls:?}");
     world.nothing_left(&id);
 }
 

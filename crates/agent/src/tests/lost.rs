@@ -35,7 +35,7 @@ async fn an_instance_whose_device_is_removed_is_started_again_on_another() {
     assert!(status.message.contains("was removed by somebody else"), "{}", status.message);
     world.until(&id, Phase::Ready).await;
     world.all_there(&id).await;
-    assert_eq!(world.runtime.calls().first(), Some(&Call::Kill(id.clone(), libc::SIGTERM)));
+    assert_eq!(world.runtime.calls().first(), Some(&Call::Kill(id.clone().into(), libc::SIGTERM)));
     assert_eq!(world.upstream.said().borrow()[&id].restarts, 1);
     assert_ne!(world.net.links()[&id].host.ifindex, before);
     assert_eq!(said(&world, "LinkLost").len(), 1, "{:?}", said(&world, "LinkLost"));

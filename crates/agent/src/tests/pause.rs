@@ -17,7 +17,7 @@ async fn nobody_asks_a_paused_instance_and_it_is_asked_again_when_it_goes_on() {
     let id = asked.id.clone();
     world.upstream.want(asked);
     world.until(&id, Phase::Ready).await;
-    world.runtime.pause(&id).await.expect("paused");
+    world.runtime.pause(&(&id).into()).await.expect("paused");
     world.until(&id, Phase::Paused).await;
     world.runtime.clear_calls();
     sleep(Duration::from_secs(60)).await;
@@ -30,10 +30,10 @@ async fn nobody_asks_a_paused_instance_and_it_is_asked_again_when_it_goes_on() {
     assert!(
         !world.runtime.calls().iter().any(|call| matches!(call, Call::Resume(_) | Call::Exec(..) | Call::Kill(..)))
     );
-    world.runtime.resume(&id).await.expect("goes on");
+    world.runtime.resume(&(&id).into()).await.expect("goes on");
     world.until(&id, Phase::Ready).await;
     world.runtime.clear_calls();
-    world.until_call(&Call::Exec(id, vec!["check".into()])).await;
+    world.until_call(&Call::Exec(id.into(), vec!["check".into()])).await;
 }
 
 #[tokio::test]
@@ -45,9 +45,9 @@ async fn what_comes_before_the_app_stands_still_as_well() {
     let id = two.id.clone();
     world.upstream.want(two);
     world.until(&id, Phase::Starting).await;
-    world.runtime.pause(&id).await.expect("paused");
+    world.runtime.pause(&(&id).into()).await.expect("paused");
     world.until(&id, Phase::Paused).await;
-    world.runtime.resume(&id).await.expect("goes on");
+    world.runtime.resume(&(&id).into()).await.expect("goes on");
     world.until(&id, Phase::Starting).await;
     world.runtime.exit(&id, 0, false);
     world.until(&id, Phase::Ready).await;
@@ -59,12 +59,16 @@ async fn a_paused_instance_goes_on_to_be_stopped() {
     world.begin();
     let id = world.wants(1);
     world.until(&id, Phase::Ready).await;
-    world.runtime.pause(&id).await.expect("paused");
+    world.runtime.pause(&(&id).into()).await.expect("paused");
     world.until(&id, Phase::Paused).await;
     world.runtime.clear_calls();
     world.upstream.stop(&id);
     world.until(&id, Phase::Gone).await;
-    let expected = [Call::Resume(id.clone()), Call::Kill(id.clone(), libc::SIGTERM), Call::Remove(id.clone())];
+    let expected = [
+        Call::Resume(id.clone().into()),
+        Call::Kill(id.clone().into(), libc::SIGTERM),
+        Call::Remove(id.clone().into()),
+    ];
     assert_eq!(world.runtime.calls()[..3], expected);
     world.nothing_left(&id);
 }

@@ -23,7 +23,7 @@ async fn a_refused_stop_is_tried_again_only_after_its_pause() {
     }
     world.upstream.stop(&id);
     let refused = world.until_asked("remove").await;
-    world.until_call(&Call::Remove(id.clone())).await;
+    world.until_call(&Call::Remove(id.clone().into())).await;
     // 200, 400 and 800 ms, each a quarter more or less.
     let waited = Instant::now() - refused;
     assert!(waited >= Duration::from_millis(1_000), "{waited:?}");
@@ -49,7 +49,7 @@ async fn a_process_that_is_unhealthy_again_gets_the_signal_again() {
     world.until(&id, Phase::Ready).await;
     let calls = world.runtime.calls().into_iter();
     let signals: Vec<_> = calls.filter(|call| matches!(call, Call::Kill(..))).collect();
-    assert_eq!(signals, [Call::Kill(id.clone(), libc::SIGTERM), Call::Kill(id, libc::SIGTERM)]);
+    assert_eq!(signals, [Call::Kill(id.clone().into(), libc::SIGTERM), Call::Kill(id.into(), libc::SIGTERM)]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -85,7 +85,7 @@ async fn sockets_are_closed_when_the_tables_lead_nobody_to_who_is_gone() {
     let before = closes(&world).len();
     world.upstream.forget(&goes);
     // Its worker gives up waiting for the tables after two seconds: time enough for one that does not wait.
-    world.until_call(&Call::Kill(goes.clone(), libc::SIGTERM)).await;
+    world.until_call(&Call::Kill(goes.clone().into(), libc::SIGTERM)).await;
     assert_eq!(closes(&world).len(), before, "a socket made now would get the one that is gone again");
     world.dataplane.go_on();
     world.poll("sockets to be closed", || closes(&world).len() > before).await;

@@ -171,7 +171,7 @@ impl World {
         let mut spec = FakeRuntime::container(id);
         spec.labels.insert(LABEL_APP.into(), "default/default/web".into());
         self.runtime.create(&spec).await.expect("made");
-        self.runtime.start(id).await.expect("started");
+        self.runtime.start(&id.into()).await.expect("started");
         self.net.add_link(id);
     }
 
@@ -246,7 +246,7 @@ impl World {
 
     /// Checks that all of an instance is there, and its process runs. Its row may still come.
     pub(super) async fn all_there(&self, id: &InstanceId) {
-        let state = self.runtime.state(id).await.expect("an answer").expect("a container");
+        let state = self.runtime.state(&id.into()).await.expect("an answer").expect("a container");
         assert!(matches!(state.run, RunState::Running { .. }), "{state:?}");
         let (links, pinned) = (self.net.links(), self.dataplane.pinned());
         let link = links.get(id).expect("a link");
@@ -269,7 +269,7 @@ impl World {
         let pinned = self.dataplane.pinned();
         let there = [
             ("a row", self.upstream.has(id)),
-            ("a container", self.runtime.spec(id).is_some()),
+            ("a container", self.runtime.containers().iter().any(|container| container.instance() == id)),
             ("a link", self.net.links().contains_key(id)),
             ("programs", pinned.attached.contains(id)),
         ];

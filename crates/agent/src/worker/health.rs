@@ -32,12 +32,17 @@ impl Worker {
             // An adopted instance keeps the status it had until its health is known.
             HealthState::Unknown => {}
             HealthState::Waiting(why) => self.say_unless_ready(instance, why),
-            HealthState::Ready => {
-                if self.status.phase != Phase::Ready {
-                    self.event(EventKind::Normal, "Ready", instance, format!("{} is ready", instance.name()));
+            HealthState::Ready => match self.unready_sidecar() {
+                // As above: an instance that was Ready before this daemon began stays so until its sidecars are known.
+                Err(()) => {}
+                Ok(Some((why, _, code))) => self.beside_not_ready(instance, why, code),
+                Ok(None) => {
+                    if self.status.phase != Phase::Ready {
+                        self.event(EventKind::Normal, "Ready", instance, format!("{} is ready", self.name(instance)));
+                    }
+                    self.say(instance, Phase::Ready, String::new(), None);
                 }
-                self.say(instance, Phase::Ready, String::new(), None);
-            }
+            },
             HealthState::NotReady(why) => self.not_ready(instance, &why),
             HealthState::Unhealthy(failure) => return self.unhealthy(instance, failure),
         }
@@ -59,7 +64,7 @@ impl Worker {
     pub(super) async fn hold(&mut self, instance: &Instance) {
         self.health = None;
         if self.status.phase != Phase::Paused {
-            self.event(EventKind::Normal, "Paused", instance, format!("{} stands still", instance.name()));
+            self.event(EventKind::Normal, "Paused", instance, format!("{} stands still", self.name(instance)));
         }
         let message = format!("it stands still; hivemind unpause {}", instance.name());
         self.say(instance, Phase::Paused, message, None);
@@ -69,7 +74,7 @@ impl Worker {
     /// Its processes run. If they stood still, it begins anew to become Ready.
     pub(super) fn goes_on(&mut self, instance: &Instance) {
         if self.status.phase == Phase::Paused {
-            self.event(EventKind::Normal, "Resumed", instance, format!("{} goes on", instance.name()));
+            self.event(EventKind::Normal, "Resumed", instance, format!("{} goes on", self.name(instance)));
             let what = self.before(instance).map(|what| format!("{what} runs"));
             let message = what.unwrap_or_else(|| "it goes on: its health is looked at again".into());
             self.say(instance, Phase::Starting, message, None);
@@ -81,17 +86,31 @@ impl Worker {
     fn not_ready(&mut self, instance: &Instance, why: &str) {
         let message = format!("readiness probe failed: {why}");
         if self.status.phase != Phase::NotReady {
-            let text = format!("{}: {message}; it is not served until it passes", instance.name());
+            let text = format!("{}: {message}; it is not served until it passes", self.name(instance));
             self.event(EventKind::Warning, "NotReady", instance, text);
         }
         self.say(instance, Phase::NotReady, message, Some(ErrorCode::NotReady));
+    }
+
+    /// The container is well, and one beside it is not: the instance is not to be served.
+    fn beside_not_ready(&mut self, instance: &Instance, why: String, code: Option<ErrorCode>) {
+        match self.status.phase {
+            Phase::Ready | Phase::NotReady => {
+                if self.status.phase == Phase::Ready {
+                    let text = format!("{} is not served: {why}", instance.name());
+                    self.event(EventKind::Warning, "NotReady", instance, text);
+                }
+                self.say(instance, Phase::NotReady, why, code.or(Some(ErrorCode::NotReady)));
+            }
+            _ => self.say(instance, Phase::Starting, why, code),
+        }
     }
 
     /// It must be started again.
     fn unhealthy(&mut self, instance: &Instance, failure: Failure) {
         let Failure { of, why, well } = failure;
         let message = format!("{of} failed: {why}");
-        self.event(EventKind::Warning, "Unhealthy", instance, format!("{}: {message}", instance.name()));
+        self.event(EventKind::Warning, "Unhealthy", instance, format!("{}: {message}", self.name(instance)));
         self.say(instance, Phase::Unhealthy, message.clone(), Some(ErrorCode::Unhealthy));
         self.ended_because = Some(Because { message, code: ErrorCode::Unhealthy, well: Some(well) });
         self.seen.unhealthy = true;
@@ -108,7 +127,7 @@ impl Worker {
     fn begin_health(&self, instance: &Instance) -> Watching {
         let (tx, state) = watch::channel(HealthState::Unknown);
         let subject = health::Subject {
-            id: instance.id.clone(),
+            id: self.id.clone(),
             addresses: instance.addresses.iter().collect(),
             spec: instance.spec.health.clone(),
             probes: instance.spec.probes.clone(),

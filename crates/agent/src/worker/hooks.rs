@@ -6,7 +6,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::{Because, Fault, Worker};
 use hivemind_core::{
-    model::{ErrorCode, EventKind, Instance, Phase},
+    model::{ContainerId, ErrorCode, EventKind, Instance, Phase},
     spec::v1::HookSpec,
 };
 use hivemind_runtime::{ExecIo, ExecSpec, Mark, Runtime, RuntimeError};
@@ -31,23 +31,23 @@ impl Worker {
         let runtime = Arc::clone(&self.shared.runtime);
         self.say(instance, Phase::Starting, "its post-start hook runs".into(), None);
         for hook in &instance.spec.container.hooks.post_start {
-            let why = match run(&*runtime, instance, hook, None).await {
+            let why = match run(&*runtime, &self.id, hook, None).await {
                 Ok(()) => continue,
                 Err(Failed::Runtime(error)) => return Err(error.into()),
                 Err(Failed::Hook(why)) => why,
             };
             // A hook ends with its container, whose own end says more.
-            let state = runtime.state(&instance.id).await?;
+            let state = runtime.state(&self.id).await?;
             if state.is_some_and(|state| state.run.pid().is_some()) {
                 let message = format!("post-start hook failed: {why}");
-                let text = format!("{}: {message}", instance.name());
+                let text = format!("{}: {message}", self.name(instance));
                 self.event(EventKind::Warning, "PostStartFailed", instance, text);
                 self.ended_because = Some(Because { message, code: ErrorCode::StartFailed, well: None });
                 self.seen.unhealthy = true;
             }
             return Ok(());
         }
-        runtime.set_mark(&instance.id, Mark::Begun).await?;
+        runtime.set_mark(&self.id, Mark::Begun).await?;
         Ok(())
     }
 
@@ -57,12 +57,12 @@ impl Worker {
         let end = begun + Duration::from_secs(instance.spec.stop.grace_seconds.into());
         let runtime = Arc::clone(&self.shared.runtime);
         for hook in &instance.spec.container.hooks.pre_stop {
-            let why = match run(&*runtime, instance, hook, Some(end)).await {
+            let why = match run(&*runtime, &self.id, hook, Some(end)).await {
                 Ok(()) => continue,
                 Err(Failed::Hook(why)) => why,
                 Err(Failed::Runtime(error)) => error.to_string(),
             };
-            let text = format!("{}: pre-stop hook failed: {why}; the stop goes on", instance.name());
+            let text = format!("{}: pre-stop hook failed: {why}; the stop goes on", self.name(instance));
             self.event(EventKind::Warning, "PreStopFailed", instance, text);
         }
         self.seen.pre_stop = Some(begun);
@@ -70,16 +70,16 @@ impl Worker {
 }
 
 /// Runs a hook to its end, but not beyond `end`.
-async fn run(runtime: &dyn Runtime, instance: &Instance, hook: &HookSpec, end: Option<Instant>) -> Result<(), Failed> {
+async fn run(runtime: &dyn Runtime, id: &ContainerId, hook: &HookSpec, end: Option<Instant>) -> Result<(), Failed> {
     let own = Instant::now() + Duration::from_secs(hook.timeout_seconds.into());
     let limit = end.map_or(own, |end| end.min(own));
     let late = if limit < own { "within the time of the stop" } else { "in its time" };
     let program = hook.command.first().map(String::as_str).unwrap_or_default();
     let late = || Err(Failed::Hook(format!("{program} did not end {late}")));
-    timeout_at(limit, exec(runtime, instance, hook)).await.unwrap_or_else(|_| late())
+    timeout_at(limit, exec(runtime, id, hook)).await.unwrap_or_else(|_| late())
 }
 
-async fn exec(runtime: &dyn Runtime, instance: &Instance, hook: &HookSpec) -> Result<(), Failed> {
+async fn exec(runtime: &dyn Runtime, id: &ContainerId, hook: &HookSpec) -> Result<(), Failed> {
     let spec = ExecSpec {
         command: hook.command.clone(),
         env: hook.env.iter().map(|(name, value)| format!("{name}={value}")).collect(),
@@ -88,7 +88,7 @@ async fn exec(runtime: &dyn Runtime, instance: &Instance, hook: &HookSpec) -> Re
         tty: None,
         stdin: false,
     };
-    let mut session = match runtime.exec(&instance.id, spec).await {
+    let mut session = match runtime.exec(id, spec).await {
         Ok(session) => session,
         Err(error) if error.code() == ErrorCode::NoContainerd => return Err(Failed::Runtime(error)),
         Err(error) => return Err(Failed::Hook(error.to_string())),

@@ -55,6 +55,7 @@ impl Worker {
             }
             LinkState::Gone => {
                 self.seen.link = false;
+                self.count_lost_link();
                 self.shared.metrics.repaired("link", 1);
                 let running = self.seen.container.as_ref().is_some_and(|run| run.pid().is_some());
                 let because = format!("its network device {device} was removed by somebody else");

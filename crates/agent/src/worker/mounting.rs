@@ -11,10 +11,10 @@ impl Worker {
         let Some(image) = &self.image else {
             return Err(Fault { code: ErrorCode::Internal, message: "the image is not known".into() });
         };
-        let (mounts, contents) = mounts::prepare(&self.shared, instance, image).await?;
+        let (mounts, contents) = mounts::prepare(&self.shared, &self.id, instance, image).await?;
         self.mounted = true;
         // Said with the start of the process.
-        self.status.contents = contents;
+        self.contents = contents;
         Ok(mounts)
     }
 }

@@ -7,10 +7,11 @@ use hivemind_core::model::ClusterSnapshot;
 pub(super) async fn samples(state: &ApiState, snapshot: &ClusterSnapshot, all: &mut Vec<Sample>) {
     let Ok(used) = super::super::usage::usages(state).await else { return };
     for (id, (_, usage)) in used {
-        let Some(row) = snapshot.instances.get(&id) else { continue };
+        let Some(row) = snapshot.instances.get(id.instance()) else { continue };
         let labels = || {
             let mut labels = app_labels(&row.object.app);
             labels.push(("instance", row.object.name()));
+            labels.extend(id.sidecar().map(|name| ("container", name.to_string())));
             labels
         };
         let help = "CPU time of an instance, user and system";

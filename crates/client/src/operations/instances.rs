@@ -23,6 +23,9 @@ pub struct AttachToInstanceArgs {
     /// It has so many columns.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cols: Option<u32>,
+    /// To a sidecar of the instance, by its name; without it, to the app's own container.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub container: Option<String>,
 }
 
 /// What else can be asked of [`Client::capture_instance`].
@@ -66,6 +69,17 @@ pub struct ExecInInstanceArgs {
     /// Whether standard input will be sent.
     #[serde(skip_serializing_if = "Not::not")]
     pub stdin: bool,
+    /// In a sidecar of the instance, by its name; without it, in the app's own container.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub container: Option<String>,
+}
+
+/// What else can be asked of [`Client::get_files`].
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct GetFilesArgs {
+    /// In a sidecar of the instance, by its name; without it, in the app's own container.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub container: Option<String>,
 }
 
 /// What else can be asked of [`Client::put_files`].
@@ -74,6 +88,9 @@ pub struct PutFilesArgs {
     /// It must be a folder. Otherwise, one that is not there names what comes, as `cp` does.
     #[serde(skip_serializing_if = "Not::not")]
     pub folder: bool,
+    /// In a sidecar of the instance, by its name; without it, in the app's own container.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub container: Option<String>,
 }
 
 /// What else can be asked of [`Client::get_instance_logs`].
@@ -91,6 +108,17 @@ pub struct GetInstanceLogsArgs {
     /// Only lines behind the one with this `position`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub after: Option<String>,
+    /// Of a sidecar of the instance, by its name; without it, of the app's own container.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub container: Option<String>,
+}
+
+/// What else can be asked of [`Client::list_processes`].
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct ListProcessesArgs {
+    /// A sidecar of the instance by its name; without it, the app's own container.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub container: Option<String>,
 }
 
 /// What else can be asked of [`Client::wait_for_instance`].
@@ -213,10 +241,17 @@ impl Client {
     /// its end.
     ///
     /// `GET /v1/tenants/{tenant}/namespaces/{namespace}/instances/{name}/files`
-    pub async fn get_files(&self, scope: &Scope, name: &str, path: &str) -> Result<Download, Problem> {
+    pub async fn get_files(
+        &self,
+        scope: &Scope,
+        name: &str,
+        path: &str,
+        args: &GetFilesArgs,
+    ) -> Result<Download, Problem> {
         let parts = [scope.tenant.as_str(), scope.namespace.as_str(), name];
-        let asked =
-            Asked::new(Method::GET, "/v1/tenants/{}/namespaces/{}/instances/{}/files", &parts).with("path", path);
+        let asked = Asked::new(Method::GET, "/v1/tenants/{}/namespaces/{}/instances/{}/files", &parts)
+            .with("path", path)
+            .query(args)?;
         self.download(asked).await
     }
 
@@ -284,9 +319,15 @@ impl Client {
     /// The processes of an instance.
     ///
     /// `GET /v1/tenants/{tenant}/namespaces/{namespace}/instances/{name}/processes`
-    pub async fn list_processes(&self, scope: &Scope, name: &str) -> Result<Vec<ProcessView>, Problem> {
+    pub async fn list_processes(
+        &self,
+        scope: &Scope,
+        name: &str,
+        args: &ListProcessesArgs,
+    ) -> Result<Vec<ProcessView>, Problem> {
         let parts = [scope.tenant.as_str(), scope.namespace.as_str(), name];
-        let asked = Asked::new(Method::GET, "/v1/tenants/{}/namespaces/{}/instances/{}/processes", &parts);
+        let asked =
+            Asked::new(Method::GET, "/v1/tenants/{}/namespaces/{}/instances/{}/processes", &parts).query(args)?;
         self.document(asked).await
     }
 

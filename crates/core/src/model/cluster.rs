@@ -118,7 +118,7 @@ impl ClusterSnapshot {
 
     /// Who uses a volume, in words: apps, and instances that are still there of what an app was.
     pub fn users_of(&self, volume: &VolumeKey) -> Vec<String> {
-        self.users(&volume.scope, |spec| spec.mounts.iter().any(|mount| mount.volume() == Some(&volume.name)))
+        self.users(&volume.scope, |spec| spec.all_mounts().any(|mount| mount.volume() == Some(&volume.name)))
     }
 
     /// Who uses a secret or a config, in the same words.

@@ -118,6 +118,24 @@ impl ContentVersions {
         }
     }
 
+    /// Takes in what another container of the same instance was started with: of what both have, the older counts.
+    pub fn merge(&mut self, other: &Self) {
+        for (into, from) in [(&mut self.secrets, &other.secrets), (&mut self.configs, &other.configs)] {
+            for (name, version) in from {
+                into.entry(name.clone()).and_modify(|known| *known = (*known).min(*version)).or_insert(*version);
+            }
+        }
+    }
+
+    /// Keeps what was known before of those that nothing is known of now.
+    pub fn keep(&mut self, before: &Self) {
+        for (into, from) in [(&mut self.secrets, &before.secrets), (&mut self.configs, &before.configs)] {
+            for (name, version) in from {
+                into.entry(name.clone()).or_insert(*version);
+            }
+        }
+    }
+
     /// Notes the version of one.
     pub fn set(&mut self, kind: ContentKind, name: ContentName, version: u64) {
         match kind {

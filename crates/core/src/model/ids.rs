@@ -115,6 +115,8 @@ name_type!(/// A policy's name: a DNS label, unique in its namespace.
     PolicyName, "policy name");
 name_type!(/// A node's name: a DNS label, unique in the cluster.
     NodeName, "node name");
+name_type!(/// A sidecar's name: a DNS label, unique in its app.
+    SidecarName, "sidecar name");
 name_type!(/// A volume's name, unique in its namespace: letters, digits and `_ . -`, as Docker has them.
     VolumeName, "volume name", check_word);
 name_type!(/// The name of a secret or a config, unique among these in its namespace; of the same form as a volume's.

@@ -3,6 +3,7 @@
 //! Nothing here does I/O, reads a clock or draws a random number.
 
 mod cluster;
+mod container;
 mod content;
 mod desired;
 mod done;
@@ -21,6 +22,7 @@ mod time;
 mod volume;
 
 pub use cluster::{ClusterSnapshot, Cursor, Row};
+pub use container::{ContainerId, SidecarStatus};
 pub use content::{Content, ContentKind, ContentVersions, Hidden};
 pub use desired::{Backend, FeedMessage, NodeDesired, Peer, ServedService, StatusReport};
 pub use done::Done;
@@ -28,7 +30,7 @@ pub use error::{ErrorCode, Problem, chain};
 pub use event::{Event, EventKind, Subject};
 pub use ids::{
     AppKey, AppName, ContentKey, ContentName, DNS_ZONE, InstanceId, InvalidName, NamespaceName, NodeName, PolicyKey,
-    PolicyName, Scope, ServiceKey, ServiceName, TenantName, VolumeId, VolumeKey, VolumeName, in_dns_zone,
+    PolicyName, Scope, ServiceKey, ServiceName, SidecarName, TenantName, VolumeId, VolumeKey, VolumeName, in_dns_zone,
 };
 pub use index::{Held, HeldAddresses};
 pub use object::{

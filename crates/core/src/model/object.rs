@@ -11,10 +11,10 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::{
-    AppKey, ContentVersions, ErrorCode, InstanceId, NodeName, PolicyKey, Scope, ServiceKey, Shares, TenantName,
-    Timestamp,
+    AppKey, ContainerId, ContentVersions, ErrorCode, InstanceId, NodeName, PolicyKey, Scope, ServiceKey, Shares,
+    SidecarName, SidecarStatus, TenantName, Timestamp,
 };
-use crate::spec::v1::{AppSpec, BalanceSpec, LimitSpec, PolicySpec, PortSpec, ServedPort, ServiceSpec};
+use crate::spec::v1::{AppSpec, BalanceSpec, LimitSpec, PolicySpec, PortSpec, ServedPort, ServiceSpec, SidecarSpec};
 
 /// A transport protocol that carries ports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize, ToSchema)]
@@ -201,6 +201,12 @@ impl Instance {
     pub fn name(&self) -> String {
         format!("{}-{}", self.app.name, &self.id.as_str()[..5])
     }
+
+    /// Its containers: the app's own first, and then its sidecars in the order in which they are started.
+    pub fn containers(&self) -> impl Iterator<Item = ContainerId> {
+        let of = |it: &SidecarSpec| ContainerId::of_sidecar(self.id.clone(), it.name.clone());
+        std::iter::once(ContainerId::from(&self.id)).chain(self.spec.sidecars.iter().map(of))
+    }
 }
 
 /// Where an instance is in its life.
@@ -316,6 +322,10 @@ pub struct InstanceStatus {
     /// anew does not know it.
     #[serde(default, skip_serializing_if = "ContentVersions::is_empty")]
     pub contents: ContentVersions,
+    /// Its sidecars.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schema(value_type = BTreeMap<String, SidecarStatus>)]
+    pub sidecars: BTreeMap<SidecarName, SidecarStatus>,
     /// Since when it is Ready. `control` notes it: an agent that begins anew does not know it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ready_since: Option<Timestamp>,

@@ -16,10 +16,10 @@ use crate::{
     AttachSpec, ExecIo, ExecSession, LogStream, RuntimeError,
     logs::{self, Heard, Listening},
 };
-use hivemind_core::model::InstanceId;
+use hivemind_core::model::ContainerId;
 
 impl ContainerdRuntime {
-    pub(super) async fn look_on(&self, id: &InstanceId, spec: AttachSpec) -> Result<ExecSession, RuntimeError> {
+    pub(super) async fn look_on(&self, id: &ContainerId, spec: AttachSpec) -> Result<ExecSession, RuntimeError> {
         let refuse = |why: &str| RuntimeError::Attach { id: id.to_string(), why: why.to_owned() };
         self.running(id).await?;
         let dir = self.log_files(id);

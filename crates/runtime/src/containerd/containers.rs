@@ -26,7 +26,7 @@ use crate::{
     ContainerSpec, ContainerState, Mark, RunState, RuntimeError, devices, init, logs, manifest::digest_of, oci, rootfs,
     user::UserDb,
 };
-use hivemind_core::model::InstanceId;
+use hivemind_core::model::ContainerId;
 
 /// The digest of everything a container was made from.
 const SPEC_LABEL: &str = "hivemind.io/spec";
@@ -126,7 +126,7 @@ impl ContainerdRuntime {
         self.snapshots.remove(id).await
     }
 
-    pub(super) async fn remove_files(&self, id: &InstanceId) -> Result<(), RuntimeError> {
+    pub(super) async fn remove_files(&self, id: &ContainerId) -> Result<(), RuntimeError> {
         let dir = self.files(id);
         match tokio::fs::remove_dir_all(&dir).await {
             Err(e) if e.kind() != io::ErrorKind::NotFound => Err(file_error("remove", dir)(e)),
@@ -135,7 +135,7 @@ impl ContainerdRuntime {
     }
 
     /// Forgets what was noted of the last process: another is about to start.
-    pub(super) async fn remove_marks(&self, id: &InstanceId) -> Result<(), RuntimeError> {
+    pub(super) async fn remove_marks(&self, id: &ContainerId) -> Result<(), RuntimeError> {
         for mark in Mark::ALL {
             let path = self.files(id).join(mark.file());
             match tokio::fs::remove_file(&path).await {

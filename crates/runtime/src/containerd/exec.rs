@@ -35,7 +35,7 @@ use super::{
     tasks::{TaskStatus, reason},
 };
 use crate::{ExecIo, ExecSession, ExecSpec, RuntimeError, TtySize, oci, rootfs};
-use hivemind_core::model::InstanceId;
+use hivemind_core::model::ContainerId;
 
 const PROCESS_TYPE: &str = "types.containerd.io/opencontainers/runtime-spec/1/Process";
 
@@ -61,7 +61,7 @@ const SHIM_OPENS: Duration = Duration::from_secs(5);
 const SHIM_LOOK: Duration = Duration::from_millis(5);
 
 impl ContainerdRuntime {
-    pub(super) async fn start_exec(&self, id: &InstanceId, spec: ExecSpec) -> Result<ExecSession, RuntimeError> {
+    pub(super) async fn start_exec(&self, id: &ContainerId, spec: ExecSpec) -> Result<ExecSession, RuntimeError> {
         let process = self.process_of(id, &spec).await?;
         let exec = self.new_exec(id);
         let pipes = Pipes::make(self.files(id).join(&exec.exec_id), &spec)?;
@@ -81,7 +81,7 @@ impl ContainerdRuntime {
 
     /// One that nobody waits for. What is left of it when it has ended is taken away; if there is no daemon then, it goes with
     /// the container.
-    pub(super) async fn start_detached(&self, id: &InstanceId, spec: ExecSpec) -> Result<u32, RuntimeError> {
+    pub(super) async fn start_detached(&self, id: &ContainerId, spec: ExecSpec) -> Result<u32, RuntimeError> {
         let process = self.process_of(id, &spec).await?;
         let exec = self.new_exec(id);
         match exec.start(&spec, process.to_string(), None).await {
@@ -112,12 +112,12 @@ impl ContainerdRuntime {
         execs.spawn(task);
     }
 
-    fn new_exec(&self, id: &InstanceId) -> Exec {
+    fn new_exec(&self, id: &ContainerId) -> Exec {
         let exec_id = format!("exec-{:016x}", rand::random::<u64>());
         Exec { client: self.client.clone(), container: id.to_string(), exec_id }
     }
 
-    fn exec_error(&self, id: &InstanceId, status: &Status) -> RuntimeError {
+    fn exec_error(&self, id: &ContainerId, status: &Status) -> RuntimeError {
         match status.code() {
             Code::NotFound | Code::FailedPrecondition => RuntimeError::NotRunning { id: id.to_string() },
             _ => self.client.error("run a command in", id.as_str(), status),
@@ -125,7 +125,7 @@ impl ContainerdRuntime {
     }
 
     /// The pid of the container's own process, which runs.
-    pub(super) async fn running(&self, id: &InstanceId) -> Result<u32, RuntimeError> {
+    pub(super) async fn running(&self, id: &ContainerId) -> Result<u32, RuntimeError> {
         match self.task(id.as_str()).await?.map(|task| task.status) {
             Some(TaskStatus::Running { pid }) => Ok(pid),
             Some(TaskStatus::Paused { .. }) => Err(RuntimeError::Paused { id: id.to_string() }),
@@ -136,7 +136,7 @@ impl ContainerdRuntime {
     }
 
     /// OCI's specification of a further process.
-    async fn process_of(&self, id: &InstanceId, spec: &ExecSpec) -> Result<serde_json::Value, RuntimeError> {
+    async fn process_of(&self, id: &ContainerId, spec: &ExecSpec) -> Result<serde_json::Value, RuntimeError> {
         let not_running = || RuntimeError::NotRunning { id: id.to_string() };
         let refuse = |why: String| RuntimeError::Command { id: id.to_string(), why };
         let broken = |why: String| RuntimeError::Start { id: id.to_string(), why };

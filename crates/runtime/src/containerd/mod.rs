@@ -45,7 +45,7 @@ use super::{
     user::UserDb,
 };
 use hivemind_core::{
-    model::{InstanceId, Timestamp},
+    model::{ContainerId, Timestamp},
     spec::v1::PullPolicy,
 };
 
@@ -153,12 +153,14 @@ impl ContainerdRuntime {
     }
 
     /// The folder of a container's generated files.
-    fn files(&self, id: &InstanceId) -> PathBuf {
+    fn files(&self, id: &ContainerId) -> PathBuf {
         self.config.files_dir.join(id.as_str())
     }
 
-    fn log_files(&self, id: &InstanceId) -> PathBuf {
-        self.config.log_dir.join(id.as_str())
+    /// The folder of a container's log. Those of sidecars are in that of their instance's, which goes as a whole.
+    fn log_files(&self, id: &ContainerId) -> PathBuf {
+        let of_instance = self.config.log_dir.join(id.instance().as_str());
+        id.sidecar().map_or_else(|| of_instance.clone(), |name| of_instance.join(name.as_str()))
     }
 }
 
@@ -187,31 +189,31 @@ impl Runtime for ContainerdRuntime {
         self.copy_of_image(image, path, into).await
     }
 
-    async fn start(&self, id: &InstanceId) -> Result<u32, RuntimeError> {
+    async fn start(&self, id: &ContainerId) -> Result<u32, RuntimeError> {
         let _one = self.locks.lock(id.as_str()).await;
         self.start_task(id).await
     }
 
-    async fn set_mark(&self, id: &InstanceId, mark: Mark) -> Result<(), RuntimeError> {
+    async fn set_mark(&self, id: &ContainerId, mark: Mark) -> Result<(), RuntimeError> {
         let path = self.files(id).join(mark.file());
         tokio::fs::write(&path, "").await.map_err(file_error("write", path))
     }
 
-    async fn pause(&self, id: &InstanceId) -> Result<(), RuntimeError> {
+    async fn pause(&self, id: &ContainerId) -> Result<(), RuntimeError> {
         let _one = self.locks.lock(id.as_str()).await;
         self.pause_task(id.as_str()).await
     }
 
-    async fn resume(&self, id: &InstanceId) -> Result<(), RuntimeError> {
+    async fn resume(&self, id: &ContainerId) -> Result<(), RuntimeError> {
         let _one = self.locks.lock(id.as_str()).await;
         self.resume_task(id.as_str()).await
     }
 
-    async fn kill(&self, id: &InstanceId, signal: i32, all: bool) -> Result<(), RuntimeError> {
+    async fn kill(&self, id: &ContainerId, signal: i32, all: bool) -> Result<(), RuntimeError> {
         self.kill_task(id.as_str(), signal, all).await
     }
 
-    async fn remove(&self, id: &InstanceId) -> Result<(), RuntimeError> {
+    async fn remove(&self, id: &ContainerId) -> Result<(), RuntimeError> {
         let _one = self.locks.lock(id.as_str()).await;
         self.remove_task(id.as_str()).await?;
         self.remove_files(id).await?;
@@ -220,7 +222,7 @@ impl Runtime for ContainerdRuntime {
         Ok(())
     }
 
-    async fn remove_logs(&self, id: &InstanceId) -> Result<(), RuntimeError> {
+    async fn remove_logs(&self, id: &ContainerId) -> Result<(), RuntimeError> {
         logs::remove(&self.log_files(id)).await
     }
 
@@ -228,7 +230,7 @@ impl Runtime for ContainerdRuntime {
         self.list_containers().await
     }
 
-    async fn state(&self, id: &InstanceId) -> Result<Option<ContainerState>, RuntimeError> {
+    async fn state(&self, id: &ContainerId) -> Result<Option<ContainerState>, RuntimeError> {
         self.container_state(id.as_str()).await
     }
 
@@ -236,21 +238,21 @@ impl Runtime for ContainerdRuntime {
         events::subscribe(&self.client, &self.config.namespace).await
     }
 
-    async fn exec(&self, id: &InstanceId, spec: ExecSpec) -> Result<ExecSession, RuntimeError> {
+    async fn exec(&self, id: &ContainerId, spec: ExecSpec) -> Result<ExecSession, RuntimeError> {
         self.start_exec(id, spec).await
     }
 
-    async fn exec_detached(&self, id: &InstanceId, spec: ExecSpec) -> Result<u32, RuntimeError> {
+    async fn exec_detached(&self, id: &ContainerId, spec: ExecSpec) -> Result<u32, RuntimeError> {
         self.start_detached(id, spec).await
     }
 
-    async fn attach(&self, id: &InstanceId, spec: AttachSpec) -> Result<ExecSession, RuntimeError> {
+    async fn attach(&self, id: &ContainerId, spec: AttachSpec) -> Result<ExecSession, RuntimeError> {
         self.look_on(id, spec).await
     }
 
     async fn logs(
         &self,
-        id: &InstanceId,
+        id: &ContainerId,
         query: LogQuery,
     ) -> Result<BoxStream<'static, Result<LogLine, RuntimeError>>, RuntimeError> {
         if let Some(position) = query.after {

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use super::{ContainerdRuntime, client::found, containers::file_error, shims, timestamp};
 use crate::{RuntimeError, logs};
-use hivemind_core::model::{InstanceId, Timestamp};
+use hivemind_core::model::{ContainerId, Timestamp};
 
 /// How long a killed process may take to vanish. It does so at once unless the kernel is stuck in its I/O.
 const KILL_TIMEOUT: Duration = Duration::from_secs(30);
@@ -91,7 +91,7 @@ impl ContainerdRuntime {
         Ok(tasks.into_iter().filter_map(|p| Some((p.id.clone(), Task::known(&p)?))).collect())
     }
 
-    pub(super) async fn start_task(&self, id: &InstanceId) -> Result<u32, RuntimeError> {
+    pub(super) async fn start_task(&self, id: &ContainerId) -> Result<u32, RuntimeError> {
         let name = id.as_str();
         let refuse = |why: &str| RuntimeError::Start { id: name.to_owned(), why: why.to_owned() };
         match self.task(name).await?.map(|t| t.status) {
@@ -113,7 +113,7 @@ impl ContainerdRuntime {
         }
     }
 
-    async fn create_task(&self, id: &InstanceId) -> Result<(), RuntimeError> {
+    async fn create_task(&self, id: &ContainerId) -> Result<(), RuntimeError> {
         let name = id.as_str();
         let dir = self.log_files(id);
         tokio::fs::create_dir_all(&dir).await.map_err(file_error("make", dir.clone()))?;

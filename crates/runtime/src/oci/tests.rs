@@ -29,7 +29,7 @@ fn image() -> Image {
 
 fn spec() -> ContainerSpec {
     ContainerSpec {
-        id: InstanceId::from_bits(7),
+        id: InstanceId::from_bits(7).into(),
         image: image(),
         hostname: "web-1".to_owned(),
         command: None,

@@ -202,7 +202,10 @@ pub(super) const ROWS: &[Row] = &[
     no("services.*.mem_swappiness", "Swap is the node's affair. Remove it."),
     no("services.*.memswap_limit", "Swap is the node's affair. Use mem_limit."),
     no("services.*.models.**", "Language models are not run. Run a model's server as a service."),
-    but("services.*.network_mode", "bridge is the usual network; others are refused."),
+    but(
+        "services.*.network_mode",
+        "bridge is the usual network; others are refused. For service:NAME there are sidecars of an app.",
+    ),
     yes("services.*.networks"),
     yes("services.*.networks.*.aliases"),
     no("services.*.networks.*.driver_opts", "The network has no drivers. Remove it."),

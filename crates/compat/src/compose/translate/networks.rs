@@ -27,6 +27,14 @@ impl Work<'_> {
     pub(super) fn networks(&mut self, name: &str, service: &Service, spec: &mut AppSpec) {
         match service.network_mode.as_deref() {
             None | Some("bridge" | "default" | "") => {}
+            // The two would be one: scaled, updated and waited for together, which services are not.
+            Some(other) if other.starts_with("service:") => {
+                let message = format!(
+                    "{other} is not known here: a container in another's network is a part of that one's app, a sidecar \
+                     (hivemind app deploy --sidecar). Remove it, or deploy the two as one app"
+                );
+                self.fault(&["services", name, "network_mode"], message);
+            }
             Some(other) => {
                 let message = format!("{other} is not known here: every instance has a network of its own. Remove it");
                 self.fault(&["services", name, "network_mode"], message);

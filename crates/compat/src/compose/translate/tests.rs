@@ -235,6 +235,15 @@ fn what_is_not_honoured_is_told_with_its_place() {
 }
 
 #[test]
+fn the_network_of_another_service_is_refused_with_what_there_is_instead() {
+    let faults =
+        refused("name: shop\nservices:\n  web: {image: web}\n  proxy: {image: proxy, network_mode: 'service:web'}\n");
+    assert_eq!(faults.len(), 1, "{faults:?}");
+    assert!(faults[0].contains("services.proxy.network_mode: service:web is not known here"), "{faults:?}");
+    assert!(faults[0].contains("a sidecar (hivemind app deploy --sidecar)"), "{faults:?}");
+}
+
+#[test]
 fn what_would_make_a_service_wrong_is_refused_with_its_place() {
     for (lines, fault) in [
         ("ports: ['80:80/sctp']", "5:13: services.web.ports[0]: sctp is not published"),

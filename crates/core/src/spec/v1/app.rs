@@ -19,6 +19,7 @@ use super::{
     mount::{MountSource, MountSpec},
     project::Dependency,
     service::ServiceSpec,
+    sidecar::SidecarSpec,
     update::UpdateSpec,
 };
 use crate::model::{AppName, Bytes, ContentKind, MilliCpu, Protocol, ServiceName};
@@ -57,7 +58,11 @@ pub struct AppSpec {
     /// How its containers are made: rights, file systems in memory, devices, hooks.
     #[serde(default, skip_serializing_if = "ContainerSpec::is_default")]
     pub container: ContainerSpec,
-    /// Ports of the instances that the service offers, and that are published on the nodes.
+    /// Containers beside its own in each instance, in its network namespace: started before it in this order, and ended after it in
+    /// the reverse one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sidecars: Vec<SidecarSpec>,
+    /// Ports of the instances, whichever container listens there, that the service offers, and that are published on the nodes.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ports: Vec<PortSpec>,
     /// DNS names of the app's service besides `<app>.<namespace>.<tenant>.hivemind`, e.g. `web.local`.
@@ -133,6 +138,7 @@ impl AppSpec {
             workdir: None,
             resources: Resources::default(),
             container: ContainerSpec::default(),
+            sidecars: Vec::new(),
             ports: Vec::new(),
             services: Vec::new(),
             headless: false,
@@ -155,10 +161,16 @@ impl AppSpec {
         }
     }
 
-    /// The images that an instance is made of: the app's own, and those of what runs before it.
+    /// The images that an instance is made of: the app's own, and those of what runs before and beside it.
     pub fn images(&self) -> impl Iterator<Item = &str> {
         let before = self.container.hooks.pre_start.iter().filter_map(|init| init.image.as_deref());
-        std::iter::once(&*self.image).chain(before)
+        let beside = self.sidecars.iter().map(|sidecar| &*sidecar.image);
+        std::iter::once(&*self.image).chain(before).chain(beside)
+    }
+
+    /// What is mounted in any of an instance's containers.
+    pub fn all_mounts(&self) -> impl Iterator<Item = &MountSpec> {
+        self.mounts.iter().chain(self.sidecars.iter().flat_map(|sidecar| &sidecar.mounts))
     }
 
     /// The fields that give rights on the machine itself, by name: folders of the node, and those of
@@ -167,7 +179,8 @@ impl AppSpec {
         let container = self.container.operator_only().into_iter().map(|field| format!("container.{field}"));
         let folders = self.mounts.iter().enumerate();
         let folders = folders.filter(|(_, mount)| matches!(mount.source, MountSource::Bind { .. }));
-        container.chain(folders.map(|(at, _)| format!("mounts[{at}].source"))).collect()
+        let folders = folders.map(|(at, _)| format!("mounts[{at}].source"));
+        container.chain(folders).chain(self.sidecars.iter().flat_map(SidecarSpec::operator_only)).collect()
     }
 
     /// The DNS names of all its services, but for those that services have by themselves.
@@ -175,15 +188,22 @@ impl AppSpec {
         self.services.iter().chain(self.more_services.values().flat_map(|service| &service.dns_names))
     }
 
-    /// The secrets and configs that it has as files; one that it has twice is there twice.
+    /// The secrets and configs that any of an instance's containers has as files; one that is there twice is said twice.
     pub fn contents(&self) -> impl Iterator<Item = (ContentKind, &FileSpec)> {
-        let secrets = self.secrets.iter().map(|file| (ContentKind::Secret, file));
-        secrets.chain(self.configs.iter().map(|file| (ContentKind::Config, file)))
+        let beside = self.sidecars.iter().flat_map(|sidecar| files(&sidecar.secrets, &sidecar.configs));
+        self.own_contents().chain(beside)
     }
 
-    /// How long, in milliseconds, its process may take to start before anything is wrong with it.
+    /// The same of the app's own container.
+    pub fn own_contents(&self) -> impl Iterator<Item = (ContentKind, &FileSpec)> {
+        files(&self.secrets, &self.configs)
+    }
+
+    /// How long, in milliseconds, an instance may take to start before anything is wrong with it: its containers start one
+    /// after the other.
     pub fn start_allowance_ms(&self) -> i64 {
-        start_allowance_ms(self.health.as_ref(), &self.probes)
+        let beside = self.sidecars.iter().map(|it| start_allowance_ms(it.health.as_ref(), &it.probes));
+        start_allowance_ms(self.health.as_ref(), &self.probes) + beside.sum::<i64>()
     }
 
     /// Whether going from `self` to `new` needs new instances, i.e. something differs other than `replicas`, what is
@@ -210,7 +230,12 @@ impl AppSpec {
     }
 }
 
-/// The most an instance may use. Absent means unlimited.
+fn files<'a>(secrets: &'a [FileSpec], configs: &'a [FileSpec]) -> impl Iterator<Item = (ContentKind, &'a FileSpec)> {
+    let secrets = secrets.iter().map(|file| (ContentKind::Secret, file));
+    secrets.chain(configs.iter().map(|file| (ContentKind::Config, file)))
+}
+
+/// The most a container may use. Absent means unlimited.
 #[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Resources {
@@ -223,6 +248,13 @@ pub struct Resources {
     /// Processes and threads; at least 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pids: Option<u32>,
+}
+
+impl Resources {
+    /// Whether nothing is limited.
+    pub fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// Reads `[OUTER:]TARGET[/tcp|/udp]`. `forms` are told to who writes anything else.

@@ -14,6 +14,7 @@ mod policy;
 mod project;
 mod selector;
 mod service;
+mod sidecar;
 mod tier;
 mod update;
 mod validate;
@@ -49,6 +50,7 @@ pub use project::{
 };
 pub use selector::{SELECTOR_FORM, conditions};
 pub use service::{MAX_SERVICES, ServedPort, ServiceSpec};
+pub use sidecar::{MAX_SIDECARS, SidecarSpec};
 pub use tier::{Action, MAX_PRIORITY, Tier, TierRule, TierSpec, Way, validate_tier, validate_tier_of};
 pub use update::{DEFAULT_PROGRESS, OnContent, OnFailure, Order, Portion, Room, UpdateSpec};
 pub use validate::{MAX_REPLICAS, MIN_MEMORY, validate_app};

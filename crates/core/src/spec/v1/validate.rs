@@ -57,6 +57,7 @@ pub fn validate_app(spec: &AppSpec) -> Vec<String> {
         fault("resources.pids", "0 is below the minimum of 1".into());
     }
     super::container::check(&spec.container, &mut fault);
+    super::sidecar::check(spec, &mut fault);
 
     let mut targets = BTreeSet::new();
     let mut published = BTreeSet::new();
